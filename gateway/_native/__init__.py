@@ -1,0 +1,1 @@
+"""Compiled core: built from ext/ by setup.py; only gateway.edge and gateway.store import it."""

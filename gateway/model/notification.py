@@ -1,0 +1,68 @@
+"""What a provider sends: content, target and options, as the core keeps them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Body(StrEnum):
+    """When the message body (`data`) goes to the device (B2)."""
+
+    AUTO = "auto"  # at once where it is small (delivery.inline_bytes), else on demand
+    AT_ONCE = "at_once"
+    ON_DEMAND = "on_demand"  # a light notification first, the body when the device fetches it
+
+
+class Content(msgspec.Struct, omit_defaults=True):
+    title: str = ""
+    text: str = ""
+    #: message body: any JSON value, packed as msgpack; empty = none
+    data: bytes = b""
+
+
+class Target(msgspec.Struct, omit_defaults=True):
+    """Exactly one of token, alias, tag, versions, everyone."""
+
+    token: str = ""
+    alias: str = ""
+    tag: str = ""
+    #: PEP 440 specifier set on the app version, ">=2.0,<3"
+    versions: str = ""
+    everyone: bool = False
+
+    @property
+    def is_broadcast(self) -> bool:
+        """Stored once, with a cursor per registration (A3)."""
+        return bool(self.versions) or self.everyone
+
+
+class Notification(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One accepted notification. `seq` is its place in the journal; the provider sees `push_id`, derived from it."""
+
+    seq: int
+    app: str
+    target: Target
+    content: Content
+    accepted_ms: int  # Unix milliseconds
+    expires_s: int  # Unix seconds; equal to the acceptance second where TTL was 0
+    urgency: int = 2
+    collapse_key: str = ""
+    body: Body = Body.AUTO
+    ack_ms: int  # already resolved: push, else app, else gateway default
+    notifier_ack_ms: int
+    #: None: the registration's or the app's chain; []: never leave the channel
+    fallback: list[str] | None = None
+    #: deliveries seq+1 … seq+count; 0: the notification is its own single delivery, or a broadcast
+    count: int = 0
+
+    @property
+    def has_data(self) -> bool:
+        return bool(self.content.data)
+
+
+def pack_data(value: Any) -> bytes:
+    """JSON value → msgpack bytes for Content.data."""
+    return b"" if value is None else msgspec.msgpack.encode(value)

@@ -1,0 +1,69 @@
+"""States of a delivery and the steps of its history: one answer to *where is my push?*"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+
+class State(IntEnum):
+    """State of one delivery; the number is stored, so never renumber."""
+
+    ACCEPTED = 0  # in the journal, not tried yet
+    SENT = 1  # on the wire of a link, ack timer armed
+    NOTIFIED = 2  # handed to a notifier, recheck timer armed
+    WAITING = 3  # nothing can be done until the device is back, or the retry timer fires
+    ANNOUNCED = 4  # the light notification was acked, the body waits for a FETCH (B2)
+    # final
+    ACKED = 16
+    EXPIRED = 17
+    RECALLED = 18
+    REPLACED = 19  # by a newer one with the same collapse key
+    REJECTED = 20  # its token was revoked while it was pending
+
+    @property
+    def is_final(self) -> bool:
+        return self >= State.ACKED
+
+
+class Event(IntEnum):
+    """What can happen to a delivery."""
+
+    ROUTE = 0  # look at the channel and choose: first try, or look again
+    ACK = 1  # the device acked the whole message
+    ACK_LIGHT = 2  # the device acked a light notification
+    ACK_TIMEOUT = 3  # B3
+    LOST = 4  # the link went down with it unacked, or was gone already
+    SPILLED = 5  # in-flight window or outbox full: it stays in the journal
+    NOTIFIER_OK = 6
+    NOTIFIER_RETRY = 7  # that notifier failed for now
+    NOTIFIER_DEAD = 8  # that notifier will never reach this registration
+    NOTIFIER_TIMEOUT = 9  # no ack after the notifier: recheck (B5)
+    BACK = 10  # the device is connected again, or has room again
+    EXPIRE = 11
+    RECALL = 12
+    REPLACE = 13
+    REVOKE = 14
+
+
+class Step(msgspec.Struct, array_like=True, gc=False):
+    """One line of a delivery's history."""
+
+    at_ms: int  # Unix milliseconds
+    #: accepted sent acked shown ack_timeout lost spilled notified notifier_failed recheck announced expired recalled …
+    what: str
+    channel: str = ""  # edge, webhook, …
+    detail: str = ""  # never an address, a secret or a subscriber identity
+
+
+class Outcome(msgspec.Struct, array_like=True, gc=False):
+    """The end of one delivery, as kept for receipts."""
+
+    seq: int  # delivery sequence
+    notification: int  # sequence of its notification
+    registration: int
+    app: str
+    state: int
+    at_ms: int
+    steps: list[Step]

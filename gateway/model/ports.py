@@ -1,0 +1,278 @@
+"""The seams of the house: what each floor may ask of the one below, and what it is told in return.
+
+Everything here is called on the control thread (the uvloop thread) only. Nothing above `store` and `edge` knows
+whether the journal is LMDB or a stream of a cluster, nor how many reactors there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from gateway.model.notification import Notification
+from gateway.model.outcome import Outcome, Step
+from gateway.model.registration import App, Registration
+
+
+class Delivery(NamedTuple):
+    """One pending delivery as it stands in RAM."""
+
+    seq: int
+    registration: int
+    notification: int  # sequence of its notification
+    state: int  # model.outcome.State, never a final one
+    hop: int  # notifiers of its chain already used up
+    expires_s: int
+
+
+class Ack(NamedTuple):
+    """One confirmation from a device, with the data plane's own clock readings (Unix ms)."""
+
+    seq: int
+    registration: int
+    sent_ms: int  # 0 where the reactor no longer knew the notification (a late ack)
+    acked_ms: int
+    shown: bool
+    link: int
+
+
+class Receipt(NamedTuple):
+    """One line of the receipts feed of an app."""
+
+    cursor: int  # rising; resume after it
+    outcome: Outcome
+
+
+class Edge(Protocol):
+    """The gateway's own channel. A registration without a bound link is *disconnected* (B1)."""
+
+    def is_connected(self, registration: int) -> bool: ...
+
+    def urgency_floor(self, registration: int) -> int:
+        """Below this urgency the device wants nothing now; 0 where it takes all."""
+        ...
+
+    def notify(self, registration: int, frame: bytes, seq: int, ack_ms: int, *, again: bool = False) -> bool:
+        """Queue a NOTIFY on the registration's link and arm its ack timer; exactly one of EdgeEvents.on_acks,
+        on_ack_timeout or on_lost follows. False: not connected, or the mailbox is full (nothing was queued).
+
+        A notification that is in flight on that link already is not sent twice unless `again`.
+        """
+        ...
+
+    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int) -> int:
+        """Queue one shared frame to every link of these (app, version) groups; returns how many links were bound.
+        Each link's fate comes back through EdgeEvents like notify's."""
+        ...
+
+    def recall(self, registration: int, seq: int) -> None:
+        """Cancel an unacked notification and tell the device to take it away."""
+        ...
+
+    def recall_fanout(self, groups: Sequence[int], seq: int) -> None: ...
+
+
+class EdgeEvents(Protocol):
+    """What the edge tells the delivery floor; implemented by delivery.dispatcher.Dispatcher."""
+
+    def on_acks(self, acks: Sequence[Ack]) -> None: ...
+
+    def on_ack_timeout(self, seq: int, registration: int) -> None: ...
+
+    def on_lost(self, seq: int, registration: int, *, spilled: bool) -> None:
+        """Unacked and gone from the link: `spilled` where window or outbox was full, else the link is down."""
+        ...
+
+    def on_ready(self, registrations: Sequence[int]) -> None:
+        """Bound just now, or room again after a spill: send what waits for them, broadcasts too."""
+        ...
+
+    def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
+        """A4: send bodies now; returns (how many were queued, more wait)."""
+        ...
+
+
+class Notifier(Protocol):
+    """An outside push service (APNs, FCM, Web Push, a webhook). One object a process; must bound its own queue."""
+
+    name: str
+
+    async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult: ...
+
+    async def close(self) -> None: ...
+
+
+class NotifierResult(NamedTuple):
+    """ok: it was taken. dead: it never will be (bad address, not configured). Neither: try later."""
+
+    ok: bool
+    dead: bool = False
+    retry_after_ms: int = 0
+    detail: str = ""  # for the history; never an address or secret
+
+
+class Journal(Protocol):
+    """Accepted notifications and their pending deliveries; durable by group commit.
+
+    The RAM part (`get`, `set_state`, `pending_of`, `due`) is exact at once; the durable part follows with the next
+    commit. A commit that fails (disk full) fails the futures of the rows in it, takes those rows out of RAM again, and
+    keeps settled rows to be retried.
+    """
+
+    @property
+    def writable(self) -> bool:
+        """False after a failed commit, until one succeeds (the journal probes by itself)."""
+        ...
+
+    def reserve(self, count: int) -> int:
+        """Take `count` consecutive sequence numbers; returns the first."""
+        ...
+
+    def append(self, notification: Notification, registrations: Sequence[int]) -> asyncio.Future[None]:
+        """Store a notification for registrations (not a broadcast). One registration: the delivery's sequence is the
+        notification's own; more: seq+1+i, reserved by the caller, and `notification.count` says how many.
+        Raises StoreUnavailable at once where not writable, QueueFull where max_pending is reached."""
+        ...
+
+    def broadcast(self, notification: Notification) -> asyncio.Future[None]:
+        """Store a broadcast once (A3)."""
+        ...
+
+    def notification(self, seq: int) -> Notification | None:
+        """Content of a live notification or broadcast, None when settled and gone."""
+        ...
+
+    def get(self, seq: int) -> Delivery | None: ...
+
+    def set_state(self, seq: int, state: int, hop: int) -> None: ...
+
+    def arm(self, seq: int, at_ms: int) -> None:
+        """One timer a delivery, Unix ms; expiry stays armed beside it (the earlier one fires)."""
+        ...
+
+    def due(self, now_ms: int, limit: int) -> list[int]:
+        """Deliveries whose timer fired or which expired."""
+        ...
+
+    def pending_of(self, registration: int, limit: int = 0) -> list[int]:
+        """Ascending delivery sequences; limit 0 = all."""
+        ...
+
+    def collapsed_by(self, registration: int, collapse_key: str) -> list[int]:
+        """Pending deliveries of the registration with this collapse key."""
+        ...
+
+    def step(self, seq: int, step: Step) -> None:
+        """Add a line to the history of a pending delivery."""
+        ...
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Final states: rows deleted, outcomes and receipts written, with the next commit. `Outcome.steps` holds only
+        the closing steps; the journal puts the earlier ones before them."""
+        ...
+
+    def amend(self, seq: int, step: Step) -> None:
+        """Add a line to an outcome already settled (SHOWN after ACK)."""
+        ...
+
+    def pending_count(self) -> int: ...
+
+
+class Broadcasts(Protocol):
+    """Live broadcasts of each app and how far each registration has come."""
+
+    def live(self, app: str) -> list[int]:
+        """Ascending sequences of broadcasts neither expired nor recalled."""
+        ...
+
+    def waiting(self, registration: int) -> list[int]:
+        """Live broadcasts that match the registration's app and version and which it has not acked, ascending."""
+        ...
+
+    def acked(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:
+        """Cursors move on; durable with the next commit."""
+        ...
+
+    def matches(self, notification: Notification, registration: int) -> bool: ...
+
+    def count(self, seq: int, what: str, n: int = 1) -> None:
+        """Figures of a broadcast: targeted, sent, acked, shown, notified, expired."""
+        ...
+
+    def figures(self, seq: int) -> dict[str, int]: ...
+
+    def end(self, seq: int, state: int, at_ms: int) -> None:
+        """Expired or recalled."""
+        ...
+
+
+class PushRecord(NamedTuple):
+    """Where is my push? One notification with all that is known of its deliveries."""
+
+    notification: Notification
+    deliveries: list[Outcome]  # pending ones too: state not final
+    figures: dict[str, int]  # of a broadcast, or counts by state
+    state: int | None  # of a broadcast: ACCEPTED while live, else EXPIRED or RECALLED
+
+
+class Receipts(Protocol):
+    """The feed of final outcomes, per app, in commit order."""
+
+    def lookup(self, app: str, seq: int, *, offset: int = 0, limit: int = 100) -> PushRecord | None: ...
+
+    def after(self, app: str, cursor: int, limit: int) -> list[Receipt]: ...
+
+    def last_cursor(self) -> int: ...
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """`wake` is called after each commit that wrote receipts; returns the unsubscribe."""
+        ...
+
+    def saved_cursor(self, name: str) -> int: ...
+
+    def save_cursor(self, name: str, cursor: int) -> None: ...
+
+
+class Directory(Protocol):
+    """Apps, registrations, aliases and tags; token look-up in RAM."""
+
+    def app(self, name: str) -> App | None: ...
+
+    def app_names(self) -> list[str]: ...
+
+    def put_app(self, app: App) -> Awaitable[App]:
+        """Create or replace; returns it with its number."""
+        ...
+
+    def find(self, token: str, app: str) -> int:
+        """Registration number of a live token of this app, else -1: unknown, revoked and foreign are the same."""
+        ...
+
+    def registration(self, number: int) -> Registration | None: ...
+
+    def by_alias(self, app: str, alias: str) -> list[int]: ...
+
+    def by_tag(self, app: str, tag: str) -> Sequence[int]: ...
+
+    def by_versions(self, app: str, versions: str) -> Iterator[int]:
+        """Registrations whose app version is in the specifier set; all of the app where it is empty."""
+        ...
+
+    def groups(self, app: str, versions: str) -> list[int]:
+        """Group numbers of the app's versions that match; all where empty. Raises InvalidField for a bad specifier."""
+        ...
+
+    def update(
+        self,
+        number: int,
+        *,
+        alias: str | None = None,
+        tags: Sequence[str] | None = None,
+        addresses: Mapping[str, str] | None = None,
+        fallback: Sequence[str] | None = None,
+    ) -> Awaitable[Registration]: ...
+
+    def revoke(self, number: int) -> Awaitable[None]:
+        """The token is dead for good; the next REGISTER of the triple gets another."""
+        ...

@@ -1,0 +1,76 @@
+"""Apps and registrations: who can be pushed to, and by whom."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import msgspec
+
+TOKEN_BYTES = 16
+TOKEN_CHARS = 22
+
+
+class ApiKey(msgspec.Struct):
+    """A provider's key; only its hash is kept."""
+
+    id: str
+    hash: bytes
+    created_at: int  # Unix seconds
+    label: str = ""
+
+
+class App(msgspec.Struct, kw_only=True):
+    """One tenant: its keys, defaults and addresses. Times in milliseconds, 0 or None = the gateway's default."""
+
+    name: str
+    number: int = 0  # assigned by the store
+    keys: list[ApiKey] = []
+    #: wait this long for the device's ack before the first notifier (B3)
+    ack_ms: int = 0
+    #: wait this long for an ack after a notifier took it, then recheck (B5)
+    notifier_ack_ms: int = 0
+    ttl_s: int = 0
+    #: notifiers in order, where the registration names none
+    fallback: list[str] = []
+    #: settings of each notifier, by its name: {"webhook": {"url": "https://…"}}
+    notifiers: dict[str, dict[str, str]] = {}
+    #: receipts are posted here, signed with the secret
+    receipts_url: str = ""
+    receipts_secret: str = ""
+    created_at: int = 0
+
+
+class Registration(msgspec.Struct, kw_only=True):
+    """One (device, app, account) and its token (A1)."""
+
+    number: int  # dense, assigned by the store; never reused while live
+    token: bytes  # TOKEN_BYTES random-looking bytes
+    device: str
+    app: str
+    version: str
+    account: str = ""
+    alias: str = ""
+    tags: list[str] = []
+    addresses: dict[str, str] = {}
+    fallback: list[str] | None = None
+    created_at: int = 0  # Unix seconds
+    revoked_at: int = 0
+    #: how many earlier tokens of this triple were revoked
+    generation: int = 0
+
+
+def build_token(token: bytes) -> str:
+    """Text form of a token: base64url without padding, 22 characters."""
+    return base64.urlsafe_b64encode(token).rstrip(b"=").decode()
+
+
+def parse_token(text: str) -> bytes | None:
+    """Token bytes, or None where the text is no canonical token."""
+    if len(text) != TOKEN_CHARS:
+        return None
+    try:
+        token = base64.b64decode(text.encode("ascii") + b"==", altchars=b"-_", validate=True)
+    except (binascii.Error, UnicodeEncodeError, ValueError):
+        return None
+    return token if build_token(token) == text else None
