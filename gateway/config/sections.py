@@ -146,6 +146,10 @@ class Api:
     max_batch: int = within(10_000, 1, 1_000_000)
     # an idempotency key is remembered this long
     idempotency_s: int = within(86_400, 0, 31_536_000)
+    # open connections; past it a new one is closed at once and counted
+    max_connections: int = 4_096
+    # receipt streams and waiting receipt requests in all; past it 429
+    max_watchers: int = 1_024
     # a 201 waits at most this long for commit or ack
     accept_timeout_s: float = within(10.0, 0.1, 600)
     # receipts webhook: first pause between tries

@@ -55,6 +55,18 @@ class Metric(Enum):
     DELIVERIES = Spec("heliograph_deliveries_total", "counter", "Deliveries settled, by final state", "state")
     # --- store
     # --- api
+    API_REQUESTS = Spec(
+        "heliograph_api_requests_total", "counter", "Provider requests, by route template and status class", "request"
+    )
+    API_SECONDS = Spec(
+        "heliograph_api_seconds", "histogram", "Time to answer a provider request, by route template", "route", SECONDS
+    )
+    API_CONNECTIONS = Spec("heliograph_api_connections", "gauge", "Open connections at the provider door")
+    API_CUT = Spec(
+        "heliograph_api_cut_total", "counter", "Provider connections refused or cut by a bound, by reason", "reason"
+    )
+    API_WATCHERS = Spec("heliograph_api_watchers", "gauge", "Receipt streams and waiting receipt requests")
+    API_REPLAYS = Spec("heliograph_api_replays_total", "counter", "Pushes answered again for their idempotency key")
     # --- notifiers
 
     @property
