@@ -81,6 +81,27 @@ class Metric(Enum):
         "heliograph_idempotency_evicted_total", "counter", "Idempotency keys forgotten early, for there were too many"
     )
     # --- store
+    STORE_COMMITS = Spec("heliograph_store_commits_total", "counter", "Group commits")
+    STORE_COMMIT_ROWS = Spec("heliograph_store_commit_rows_total", "counter", "Rows written by group commits")
+    STORE_COMMIT_SECONDS = Spec(
+        "heliograph_store_commit_seconds", "histogram", "Time of a group commit, disk sync included", "", SECONDS
+    )
+    STORE_COMMIT_FAILURES = Spec(
+        "heliograph_store_commit_failures_total", "counter", "Group commits that failed, by error", "error"
+    )
+    STORE_REFUSED = Spec(
+        "heliograph_store_refused_total", "counter", "Writes refused at a bound of the store, by reason", "reason"
+    )
+    STORE_ROWS_DROPPED = Spec(
+        "heliograph_store_rows_dropped_total",
+        "counter",
+        "Settled rows given up while the store could not be written (their deliveries may come again after a restart)",
+    )
+    STORE_HISTORY_DROPPED = Spec(
+        "heliograph_store_history_dropped_total", "counter", "Lines left out of a delivery's history, for it was full"
+    )
+    STORE_PENDING = Spec("heliograph_store_pending", "gauge", "Deliveries not settled yet")
+    STORE_WRITABLE = Spec("heliograph_store_writable", "gauge", "1 while the store can be written, else 0")
     # --- api
     API_REQUESTS = Spec(
         "heliograph_api_requests_total", "counter", "Provider requests, by route template and status class", "request"
