@@ -1,0 +1,130 @@
+"""`heliograph apps`: tenants of a gateway and their API keys, over the provider API with the operator's key."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gateway.cli.options import ConfigFile, Json, StoreFolder, Url, api_url
+from gateway.cli.output import print_fields, print_json, print_table, say, when
+from gateway.cli.provider import Provider, operator_key
+
+group = typer.Typer(no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Name of the app, as its devices register it.")]
+OperatorKey = Annotated[
+    str | None,
+    typer.Option("--key", help="The operator's key; default: the key file in the local store.", show_default=False),
+]
+
+
+@group.callback()
+def apps() -> None:
+    """Apps (tenants) and their API keys.
+
+    These commands use the operator's key. On the gateway's machine it is read from the store folder.
+    """
+
+
+@group.command()
+def create(
+    name: Name,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Create an app and print its first API key, once: only its hash is kept.
+
+    [dim]export HELIOGRAPH_KEY=$(heliograph apps create demo)[/dim]
+    """
+    with Provider(api_url(url, config), operator_key(key, store, config)) as provider:
+        made = provider.post("apps", body={"name": name})
+    if as_json:
+        print_json(made)
+    else:
+        say(f"app {name} is created; its API key, shown this once:")
+        print(made["key"])
+
+
+@group.command("list")
+def list_apps(
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """All apps."""
+    with Provider(api_url(url, config), operator_key(key, store, config)) as provider:
+        found = provider.get("apps")
+    if as_json:
+        print_json(found)
+        return
+    rows = found["apps"]
+    if not rows:
+        say("no apps yet; create one: heliograph apps create demo")
+        return
+    print_table(
+        ("name", "keys", "fallback", "receipts", "created (UTC)"),
+        ([a["name"], a["keys"], a["fallback"], a["receipts_url"], when(a["created_at"])] for a in rows),
+    )
+
+
+@group.command("show")
+def show_app(
+    name: Name,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """One app with its settings and its keys (their ids; the keys themselves are not kept)."""
+    with Provider(api_url(url, config), operator_key(key, store, config)) as provider:
+        found = provider.get("apps", name)
+        keys = provider.get("apps", name, "keys")["keys"]
+    if as_json:
+        print_json({**found, "keys": keys})
+        return
+    print_fields((k, when(v) if k == "created_at" else v) for k, v in found.items() if k != "keys")
+    print_table(("key", "label", "created (UTC)"), ([k["id"], k["label"], when(k["created_at"])] for k in keys))
+
+
+@group.command("key")
+def new_key(
+    name: Name,
+    label: Annotated[str, typer.Option("--label", help="A note to know the key by.")] = "",
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key for an app and print it, once: only its hash is kept.
+
+    [dim]export HELIOGRAPH_KEY=$(heliograph apps key demo)[/dim]
+    """
+    with Provider(api_url(url, config), operator_key(key, store, config)) as provider:
+        made = provider.post("apps", name, "keys", body={"label": label} if label else {})
+    if as_json:
+        print_json(made)
+    else:
+        print(made["key"])
+
+
+@group.command("revoke")
+def revoke_key(
+    name: Name,
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="Id of the key, see `heliograph apps show`.")],
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+) -> None:
+    """Take an API key away; requests with it are refused from now on."""
+    with Provider(api_url(url, config), operator_key(key, store, config)) as provider:
+        provider.delete("apps", name, "keys", key_id)
+    say(f"key {key_id} of app {name} is revoked")

@@ -1,0 +1,39 @@
+"""`heliograph backup`: a consistent copy of the store, while the gateway runs or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli.options import ConfigFile, Json, StoreFolder, read_config, store_folder
+from gateway.cli.output import print_json, say
+
+command = typer.Typer()
+
+
+@command.command()
+def backup(
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A folder that is new or empty.")],
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Copy the store and its keys as they are at one moment; the gateway may be running.
+
+    To restore: stop the gateway, put the folder where store.path says, start. Keep the copy as safe as the store: it
+    holds the keys.
+
+    [dim]heliograph backup /backups/heliograph-$(date +%F)[/dim]
+    """
+    from gateway.store.environment import backup_folder
+
+    settings = read_config(config).store
+    settings.path = str(store_folder(store, config))
+    backup_folder(settings, destination)
+    size = sum(file.stat().st_size for file in destination.iterdir())
+    if as_json:
+        print_json({"path": str(destination), "bytes": size})
+    else:
+        say(f"backup of {settings.path} is in {destination} ({size / 1e6:.1f} MB)")

@@ -1,0 +1,106 @@
+"""`heliograph inspect`: a push and a token through the provider API, a device in the local store; must change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli.options import ConfigFile, Json, Key, StoreFolder, Url, api_url, read_config, store_folder
+from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
+
+group = typer.Typer(no_args_is_help=True)
+
+
+@group.callback()
+def inspect() -> None:
+    """Look at a push, a token or a device."""
+
+
+@group.command()
+def push(
+    push_id: Annotated[str, typer.Argument(metavar="ID", help="What `send` or the API answered.")],
+    offset: Annotated[int, typer.Option("--offset", min=0, help="First delivery to show.")] = 0,
+    url: Url = None,
+    key: Key = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Where is my push? Its deliveries with every step they took.
+
+    [dim]heliograph inspect push AAAAAAAAAAcx…[/dim]
+    """
+    from gateway.cli.provider import Provider, app_key
+    from gateway.cli.send import show_push
+
+    with Provider(api_url(url, config), app_key(key)) as provider:
+        found = provider.get("push", push_id, **({"offset": str(offset)} if offset else {}))
+    if as_json:
+        print_json(found)
+    else:
+        show_push(found)
+
+
+@group.command()
+def token(
+    text: Annotated[str, typer.Argument(metavar="TOKEN")],
+    url: Url = None,
+    key: Key = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """What the gateway knows of a token of your app, and whether its device is connected (B1).
+
+    An unknown token, a revoked one and one of another app get the same answer.
+    """
+    from gateway.cli.provider import Provider, app_key
+
+    with Provider(api_url(url, config), app_key(key)) as provider:
+        found = provider.get("registrations", text)
+    if as_json:
+        print_json(found)
+    else:
+        print_fields((k, when(v) if k == "created_at" else v) for k, v in found.items())
+
+
+@group.command()
+def device(
+    device_id: Annotated[str, typer.Argument(metavar="ID", help="The device id its WELCOME named.")],
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Registrations of a device in the local store; works beside a running gateway, as its user.
+
+    Shows what is committed. Whether the device is connected is known to the running gateway: `inspect token`.
+    """
+    from gateway.store.inspection import registrations_of
+
+    folder: Path = store_folder(store, config)
+    settings = read_config(config).store
+    settings.path = str(folder)
+    found = registrations_of(settings, device_id)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        raise CommandFailed("the store has no registration of this device")
+    print_table(
+        ("token", "app", "version", "account", "alias", "tags", "notifiers", "created (UTC)", "revoked (UTC)"),
+        (
+            [
+                row["token"],
+                row["app"],
+                row["version"],
+                row["account"],
+                row["alias"],
+                row["tags"],
+                row["notifiers"],
+                when(row["created_at"]),
+                when(row["revoked_at"]),
+            ]
+            for row in found
+        ),
+    )
+    say(f"{len(found)} registration{'s' if len(found) != 1 else ''}")

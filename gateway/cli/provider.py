@@ -1,0 +1,122 @@
+"""A small client of the provider API for the commands; must never print or keep a key.
+
+Every failure becomes a ProviderFailed whose message says what to do next.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from gateway.cli.output import CommandFailed
+from gateway.model.errors import ConfigError
+
+TIMEOUT_S = 30.0
+
+
+class ProviderFailed(CommandFailed):
+    """The gateway answered with an error (then with its name, number and HTTP status), or not at all."""
+
+    def __init__(self, message: str, *, name: str = "", code: int = 0, status: int = 0) -> None:
+        super().__init__(f"{message} ({name}, {code})" if name else message)
+        self.name, self.code, self.status = name, code, status
+
+
+class Provider:
+    """One connection to the API; use it in a `with`."""
+
+    def __init__(self, url: str, key: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url
+        try:
+            self._http = httpx.Client(
+                base_url=url,
+                headers={"authorization": f"Bearer {key}"},
+                timeout=TIMEOUT_S,
+                transport=transport,
+                trust_env=False,
+            )
+        except (httpx.InvalidURL, UnicodeEncodeError, ValueError):
+            raise ConfigError("the URL or the key is not one; a URL reads http://127.0.0.1:7480") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._http.close()
+
+    def get(self, *path: str, **query: str) -> Any:
+        return self._call("GET", path, params=query)
+
+    def post(self, *path: str, body: Any = None) -> Any:
+        return self._call("POST", path, json={} if body is None else body)
+
+    def delete(self, *path: str) -> Any:
+        return self._call("DELETE", path)
+
+    def _call(self, method: str, path: tuple[str, ...], **options: Any) -> Any:
+        target = "/v1/" + "/".join(quote(part, safe="") for part in path)
+        try:
+            answer = self._http.request(method, target, **options)
+        except httpx.UnsupportedProtocol:
+            raise ConfigError(f"{self.url} is no URL; it reads http://127.0.0.1:7480") from None
+        except httpx.ConnectError:
+            raise ProviderFailed(
+                f"nobody answers at {self.url}; start a gateway with `heliograph serve`, or name another with --url"
+            ) from None
+        except httpx.HTTPError as exc:
+            raise ProviderFailed(f"the gateway at {self.url} did not answer ({type(exc).__name__})") from None
+        if answer.status_code >= 400:
+            raise _failure(answer)
+        if not answer.content:
+            return {}
+        try:
+            return answer.json()
+        except ValueError:
+            raise ProviderFailed(f"what answers at {self.url} is no Heliograph (its answer is not JSON)") from None
+
+
+def _failure(answer: httpx.Response) -> ProviderFailed:
+    try:
+        error = answer.json()["error"]
+        message, name, code = str(error["message"]), str(error["name"]), int(error["code"])
+        field = str(error.get("field") or "")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ProviderFailed(f"the gateway answered {answer.status_code}", status=answer.status_code)
+    if field and field not in message:
+        message = f"{field}: {message}"
+    return ProviderFailed(message, name=name, code=code, status=answer.status_code)
+
+
+def app_key(key: str | None) -> str:
+    """The key of an app: flag, then $HELIOGRAPH_KEY. Raises ConfigError."""
+    found = key or os.environ.get("HELIOGRAPH_KEY")
+    if not found:
+        raise ConfigError(
+            "an app's API key is needed: set HELIOGRAPH_KEY (make one with `heliograph apps key NAME`) or give --key"
+        )
+    return found.strip()
+
+
+def operator_key(key: str | None, store: Path | None, config: Path | None = None) -> str:
+    """The operator's key: flag, then the key file of the local store. Raises ConfigError.
+
+    $HELIOGRAPH_KEY is not looked at: it holds an app's key for `send`.
+    """
+    if key:
+        return key.strip()
+    from gateway.auth.admin_key import FILE_NAME, load_or_create
+    from gateway.cli.options import store_folder
+
+    folder = store_folder(store, config)
+    path = folder / FILE_NAME
+    try:
+        if not path.exists():
+            raise ConfigError(f"{path} is not there; start the gateway once, or give the operator's key with --key")
+        return load_or_create(path).text
+    except PermissionError:
+        raise ConfigError(f"may not read {path}; run this as the gateway's user, or give --key") from None
