@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 cdef enum:
     WHEEL_LEVELS = 4
     WHEEL_SLOTS = 256
+    WHEEL_DUE = 0xFFFF
 
 cdef struct wheel_node_t:
     wheel_node_t *next      # NULL while not armed

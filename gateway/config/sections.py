@@ -1,12 +1,23 @@
-"""Every setting of the gateway, one dataclass a section; `docs/config.md` and `heliograph default-config` come from here.
+"""Every setting of the gateway, one dataclass a section; must hold no logic.
 
-The comment line above a field is its documentation (unit included). A field's name ends with its unit: _s _ms _bytes.
+`docs/config.md` and `heliograph default-config` come from here. The comment above a field is its
+documentation (unit included); a field's name ends with its unit: _s _ms _bytes. A number is 0 or more unless `within`
+says otherwise; a `Literal` or the metadata entry `words` names the allowed words.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+
+def within(default: float, low: float, high: float | None = None) -> Any:
+    """A number field with the range it must lie in, both ends included; `high` None = no upper end."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+#: jwt_algorithms that may be named
+JWT_ALGORITHMS = ("ES256", "RS256", "EdDSA", "HS256")
 
 
 @dataclass(slots=True)
@@ -16,29 +27,31 @@ class Edge:
     # address the device listener binds
     host: str = "127.0.0.1"
     # TCP port; 0 takes a free one (see serve --ready-file)
-    port: int = 7400
+    port: int = within(7400, 0, 65_535)
     # reactor threads; 0 = one per two cores, at least one
-    reactors: int = 1
+    reactors: int = within(1, 0, 255)
     # listen backlog of each reactor
-    backlog: int = 4096
+    backlog: int = within(4096, 1, 65_535)
     # most links of each reactor; past it a connection is closed at once and counted
-    max_links: int = 4_000_000
+    max_links: int = within(4_000_000, 1, 16_000_000)
     # a link that sent no HELLO by then is closed (login_timeout)
-    login_timeout_s: float = 10.0
+    login_timeout_s: float = within(10.0, 0.1, 600)
     # largest frame body before login
-    login_frame_bytes: int = 4096
+    login_frame_bytes: int = within(4096, 256, 268_435_455)
     # largest frame body after login
-    max_frame_bytes: int = 65_536
-    # heartbeat interval offered first, and the bounds inside which a device may ask for another
-    heartbeat_s: int = 60
-    heartbeat_min_s: int = 30
-    heartbeat_max_s: int = 240
+    max_frame_bytes: int = within(65_536, 1024, 268_435_455)
+    # heartbeat interval offered first
+    heartbeat_s: int = within(60, 1, 86_400)
+    # shortest heartbeat interval a device may ask for
+    heartbeat_min_s: int = within(30, 1, 86_400)
+    # longest heartbeat interval a device may ask for
+    heartbeat_max_s: int = within(240, 1, 86_400)
     # unacked notifications on one link; the device may ask for fewer; past it they wait in the journal
-    window: int = 32
+    window: int = within(32, 1, 65_535)
     # unsent bytes on one link; past it notifications wait in the journal (counted as spilled)
-    outbox_bytes: int = 262_144
+    outbox_bytes: int = within(262_144, 1024)
     # a link that takes nothing from a non-empty outbox for this long is closed (slow_consumer)
-    slow_timeout_s: float = 15.0
+    slow_timeout_s: float = within(15.0, 0.1, 3600)
     # logins a second over all reactors; past it a device gets GOAWAY overloaded; 0 = no limit
     logins_per_s: int = 0
     # logins of one device in a minute; past it GOAWAY flapping; 0 = no limit
@@ -46,9 +59,9 @@ class Edge:
     # resident memory past which new logins are refused (overloaded); 0 = no limit
     memory_limit_bytes: int = 0
     # each direction's mailbox between a reactor and the control thread
-    mailbox_bytes: int = 8_388_608
+    mailbox_bytes: int = within(8_388_608, 65_536, 1_073_741_824)
     # on SIGTERM devices are sent away spread over this time
-    drain_s: float = 10.0
+    drain_s: float = within(10.0, 0, 3600)
 
 
 @dataclass(slots=True)
@@ -59,7 +72,10 @@ class Auth:
     device: Literal["open", "secret", "jwt"] = "secret"
     # PEM public key (ES256, RS256, EdDSA) or shared secret (HS256) that signs device tokens; a file's path
     jwt_key_file: str = ""
-    jwt_algorithms: list[str] = field(default_factory=lambda: ["ES256", "RS256", "EdDSA"])
+    # signature algorithms taken; public-key ones and HS256 can not be mixed
+    jwt_algorithms: list[str] = field(
+        default_factory=lambda: ["ES256", "RS256", "EdDSA"], metadata={"words": JWT_ALGORITHMS}
+    )
     # expected aud claim; empty = not checked
     jwt_audience: str = ""
 
@@ -71,19 +87,21 @@ class Store:
     # folder of the store and of the key file
     path: str = "var/heliograph"
     # largest size the store may grow to (address space, not disk taken at once)
-    max_bytes: int = 68_719_476_736
-    # a group commit waits this long for more rows, or until it has commit_rows
-    commit_ms: float = 2.0
-    commit_rows: int = 10_000
+    max_bytes: int = within(68_719_476_736, 1_048_576, 1 << 46)
+    # a group commit waits at most this long for more rows
+    commit_ms: float = within(2.0, 0, 1000)
+    # a group commit with this many rows waits no longer
+    commit_rows: int = within(10_000, 1, 1_000_000)
     # rows waiting for a commit; past it a push is refused (503 queue_full)
-    max_uncommitted: int = 200_000
-    # pending deliveries in all and for one registration; past it a push is refused (503 queue_full)
-    max_pending: int = 50_000_000
-    max_pending_per_registration: int = 1_000
+    max_uncommitted: int = within(200_000, 1)
+    # pending deliveries in all; past it a push is refused (503 queue_full)
+    max_pending: int = within(50_000_000, 1, 1 << 31)
+    # pending deliveries for one registration; past it a push to it is refused (503 queue_full)
+    max_pending_per_registration: int = within(1_000, 1)
     # live broadcasts of one app; past it a broadcast is refused (503 queue_full)
-    max_broadcasts_per_app: int = 1_000
+    max_broadcasts_per_app: int = within(1_000, 1)
     # outcomes and receipts are kept this long
-    history_days: float = 7.0
+    history_days: float = within(7.0, 0, 3650)
     # false gives up durability of the last moments on power loss for speed; a killed process still loses nothing
     sync: bool = True
 
@@ -93,57 +111,67 @@ class Delivery:
     """When and where a notification goes."""
 
     # no ack from the device within this time: the first notifier (B3); app and push may set their own
-    ack_ms: int = 3_000
+    ack_ms: int = within(3_000, 100, 3_600_000)
     # no ack within this time after a notifier took it: look at the channel again (B5)
-    notifier_ack_ms: int = 30_000
+    notifier_ack_ms: int = within(30_000, 100, 86_400_000)
     # unacked on a live link and no notifier left: send again after this time
-    retry_ms: int = 30_000
-    # time to live of a push that names none, and the longest allowed
-    ttl_s: int = 86_400
-    max_ttl_s: int = 2_419_200
+    retry_ms: int = within(30_000, 100, 86_400_000)
+    # time to live of a push that names none
+    ttl_s: int = within(86_400, 0, 31_536_000)
+    # longest time to live a push may ask for
+    max_ttl_s: int = within(2_419_200, 1, 31_536_000)
     # message bodies up to this size go with the notification where the push says body = auto
     inline_bytes: int = 4_096
     # notifier calls under way at once, for each notifier
-    notifier_concurrency: int = 64
+    notifier_concurrency: int = within(64, 1, 10_000)
     # notifier calls waiting, for each notifier; past it the delivery waits for its retry timer
-    notifier_queue: int = 100_000
+    notifier_queue: int = within(100_000, 1)
     # how long one notifier call may take
-    notifier_timeout_s: float = 10.0
+    notifier_timeout_s: float = within(10.0, 0.1, 600)
 
 
 @dataclass(slots=True)
 class Api:
     """The provider door."""
 
+    # address the provider API binds; plain HTTP, so put TLS in front of anything but loopback
     host: str = "127.0.0.1"
     # TCP port; 0 takes a free one
-    port: int = 7480
+    port: int = within(7480, 0, 65_535)
     # largest body of a single request; a batch is streamed and bounded by line
-    max_body_bytes: int = 1_048_576
+    max_body_bytes: int = within(1_048_576, 1024, 1_073_741_824)
     # largest title + text + data of one push
-    max_push_bytes: int = 32_768
+    max_push_bytes: int = within(32_768, 64, 268_435_455)
     # notifications in one batch request
-    max_batch: int = 10_000
+    max_batch: int = within(10_000, 1, 1_000_000)
     # an idempotency key is remembered this long
-    idempotency_s: int = 86_400
+    idempotency_s: int = within(86_400, 0, 31_536_000)
+    # open connections; past it a new one is closed at once and counted
+    max_connections: int = 4_096
+    # receipt streams and waiting receipt requests in all; past it 429
+    max_watchers: int = 1_024
     # a 201 waits at most this long for commit or ack
-    accept_timeout_s: float = 10.0
-    # receipts webhook: first and longest pause between tries
-    receipts_retry_s: float = 1.0
-    receipts_retry_max_s: float = 300.0
+    accept_timeout_s: float = within(10.0, 0.1, 600)
+    # receipts webhook: first pause between tries
+    receipts_retry_s: float = within(1.0, 0.05, 3600)
+    # receipts webhook: longest pause between tries
+    receipts_retry_max_s: float = within(300.0, 0.05, 86_400)
 
 
 @dataclass(slots=True)
 class Log:
-    """Logs: one JSON object a line on stderr, never a secret, a token or a subscriber identity."""
+    """Logs: one line each on stderr, never a secret, a token or a subscriber identity."""
 
+    # least severe level that is written
     level: Literal["debug", "info", "warning", "error"] = "info"
-    # json or text
+    # json for machines, text for people
     format: Literal["json", "text"] = "json"
 
 
 @dataclass(slots=True)
 class Config:
+    """All sections."""
+
     edge: Edge = field(default_factory=Edge)
     auth: Auth = field(default_factory=Auth)
     store: Store = field(default_factory=Store)

@@ -164,6 +164,21 @@ class TooManyRequests(GatewayError):
     summary = "A rate limit or quota was reached; come back after the given time."
 
 
+class MethodNotAllowed(GatewayError):
+    code, name, status, retryable, after_ms = 40, "method_not_allowed", 405, False, 0
+    summary = "This path does not take this method; the Allow header names those it takes."
+
+
+class RequestTimeout(GatewayError):
+    code, name, status, retryable, after_ms = 41, "request_timeout", 408, True, 0
+    summary = "The request's headers or body came too slowly."
+
+
+class HeadersTooLarge(GatewayError):
+    code, name, status, retryable, after_ms = 42, "headers_too_large", 431, False, 0
+    summary = "The request line and headers are larger than allowed."
+
+
 # --- store -----------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +195,11 @@ class StoreSchemaTooNew(GatewayError):
 class QueueFull(GatewayError):
     code, name, status, retryable, after_ms = 52, "queue_full", 503, True, 1_000
     summary = "A bounded queue is full; nothing was accepted."
+
+
+class AcceptTimeout(GatewayError):
+    code, name, status, retryable, after_ms = 53, "accept_timeout", 503, True, 1_000
+    summary = "No commit and no ack in time; it may still be accepted, so repeat it with the same idempotency key."
 
 
 class ConfigError(GatewayError):

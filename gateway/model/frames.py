@@ -7,9 +7,10 @@ the SDK and the control plane; `ext/frame.pyx` is the data plane's own, and a pr
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from gateway.model.errors import FrameTooLarge, InvalidField, MalformedFrame
 
@@ -18,6 +19,30 @@ PROTOCOL_VERSION = 1
 LOGIN_FRAME_BYTES = 4 * 1024
 FRAME_BYTES = 64 * 1024
 MAX_VARINT_BYTES = 4
+#: ids in one ACK, SHOWN or FETCH
+MAX_IDS = 1024
+
+# Bounds of fields, checked when a body is parsed. String lengths count Unicode characters.
+Id = Annotated[int, Meta(ge=0)]  # u64: msgpack has no larger integer
+Req = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+Seconds = Annotated[int, Meta(ge=0, le=86_400)]
+DeviceId = Annotated[str, Meta(max_length=128)]
+Secret = Annotated[bytes, Meta(max_length=256)]
+Jwt = Annotated[str, Meta(max_length=3_584)]
+Window = Annotated[int, Meta(ge=0, le=65_535)]
+Sdk = Annotated[str, Meta(max_length=64)]
+AppName = Annotated[str, Meta(min_length=1, max_length=128)]
+Version = Annotated[str, Meta(min_length=1, max_length=64)]
+Account = Annotated[str, Meta(max_length=256)]
+Alias = Annotated[str, Meta(max_length=256)]
+Tag = Annotated[str, Meta(min_length=1, max_length=128)]
+Tags = Annotated[list[Tag], Meta(max_length=64)]
+Channel = Annotated[str, Meta(min_length=1, max_length=32)]
+Address = Annotated[str, Meta(max_length=4_096)]
+Addresses = Annotated[dict[Channel, Address], Meta(max_length=8)]
+Fallback = Annotated[list[Channel], Meta(max_length=8)]
+TokenText = Annotated[str, Meta(max_length=64)]
+Ids = Annotated[list[Id], Meta(max_length=MAX_IDS)]
 
 
 class FrameType(IntEnum):
@@ -50,6 +75,9 @@ class Urgency(IntEnum):
     HIGH = 3
 
 
+_NO_DATA = msgspec.Raw()
+
+
 class _Body(msgspec.Struct, omit_defaults=True, gc=False):
     pass
 
@@ -59,48 +87,48 @@ class Hello(_Body, kw_only=True):
     #: "device"; "provider" is reserved for the provider stream
     role: str = "device"
     #: issued by an earlier WELCOME; or a label of the device's own to be part of the issued one; or empty
-    device: str = ""
-    secret: bytes = b""
-    jwt: str = ""
+    device: DeviceId = ""
+    secret: Secret = b""
+    jwt: Jwt = ""
     #: wanted heartbeat interval, seconds; 0 = the gateway's choice
-    heartbeat: int = 0
+    heartbeat: Seconds = 0
     #: most unacked NOTIFYs the device takes at once; 0 = the gateway's choice
-    window: int = 0
+    window: Window = 0
     #: below this urgency notifications wait in the gateway (RFC 8030 §5.3)
-    urgency: int = 0
-    sdk: str = ""
+    urgency: Annotated[int, Meta(ge=0, le=3)] = 0
+    sdk: Sdk = ""
 
 
 class Welcome(_Body, kw_only=True):
     v: int
     #: the id to present from now on
-    device: str
+    device: DeviceId
     #: present when one was issued or replaced by a newer key: store it beside the device id
-    secret: bytes = b""
+    secret: Secret = b""
     #: agreed interval and the bounds inside which the device may ask for another, seconds
     heartbeat: int
     heartbeat_min: int
     heartbeat_max: int
-    window: int
+    window: Window
     max_frame: int
     #: gateway clock, Unix milliseconds
     now_ms: int
 
 
 class Register(_Body, kw_only=True):
-    req: int
-    app: str
-    version: str
-    account: str = ""
+    req: Req
+    app: AppName
+    version: Version
+    account: Account = ""
     #: True: other accounts of this app stay bound on this device; False (default): this account replaces them
     keep: bool = False
     #: None: leave as it is
-    alias: str | None = None
-    tags: list[str] | None = None
+    alias: Alias | None = None
+    tags: Tags | None = None
     #: notifier channel → address of this device there (an APNs token, a URL), opaque to the core
-    addresses: dict[str, str] | None = None
+    addresses: Addresses | None = None
     #: notifier channels to fall back to, in order; None: the app's own
-    fallback: list[str] | None = None
+    fallback: Fallback | None = None
 
 
 class Token(_Body, kw_only=True):
@@ -111,22 +139,22 @@ class Token(_Body, kw_only=True):
 
 
 class Unregister(_Body, kw_only=True):
-    req: int
-    token: str
+    req: Req
+    token: TokenText
     #: True: revoke the token for good; False: only stop delivery to this device until it registers again
     forget: bool = False
 
 
 class Notify(_Body, kw_only=True):
     #: delivery id, unique for this token: acknowledge it, and drop what was seen already
-    id: int
+    id: Id
     #: the registration it is for; empty for a broadcast, then `app` says whose it is
-    token: str = ""
+    token: TokenText = ""
     app: str = ""
     title: str = ""
     text: str = ""
     #: message body, any msgpack value; absent in a light notification
-    data: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw = _NO_DATA
     #: True: a light notification, the body is there for a FETCH (B2)
     more: bool = False
     urgency: int = 2
@@ -135,12 +163,17 @@ class Notify(_Body, kw_only=True):
     expires: int = 0
     collapse: str = ""
 
+    def __post_init__(self) -> None:
+        # msgspec leaves a default out by identity: another empty Raw would be packed as a key without a value
+        if not self.data:
+            self.data = _NO_DATA
+
 
 class Fetch(_Body, kw_only=True):
-    req: int
-    token: str
+    req: Req
+    token: TokenText
     #: only these ids; empty: everything that waits (A4)
-    ids: list[int] = []
+    ids: Ids = []
 
 
 class Fetched(_Body, kw_only=True):
@@ -152,11 +185,11 @@ class Fetched(_Body, kw_only=True):
 
 
 class State(_Body, kw_only=True):
-    req: int = 0
+    req: Req = 0
     #: asked-for heartbeat interval, seconds; 0 = unchanged
-    heartbeat: int = 0
+    heartbeat: Seconds = 0
     #: urgency floor; -1 = unchanged
-    urgency: int = -1
+    urgency: Annotated[int, Meta(ge=-1, le=3)] = -1
     foreground: bool | None = None
 
 
@@ -189,7 +222,7 @@ class Goaway(_Body, kw_only=True):
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()
-_ids_decoder = msgspec.msgpack.Decoder(list[int])
+_ids_decoder = msgspec.msgpack.Decoder(Ids)
 _decoders: dict[type, Any] = {}
 
 
@@ -223,7 +256,7 @@ def parse_body(body: bytes | memoryview, as_type: type[_T]) -> _T:
     try:
         return decoder.decode(body)  # type: ignore[no-any-return]
     except msgspec.ValidationError as exc:
-        reason, _, path = str(exc).partition(" - at `")
+        _reason, _, path = str(exc).partition(" - at `")
         raise InvalidField(str(exc), field=path.rstrip("`").removeprefix("$.") if path else "") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as exc:
         raise MalformedFrame(f"the body is not valid msgpack: {exc}") from None
@@ -234,42 +267,54 @@ def parse_ids(body: bytes | memoryview) -> list[int]:
     try:
         return _ids_decoder.decode(body)
     except (msgspec.DecodeError, ValueError) as exc:
-        raise MalformedFrame(f"expected an array of ids: {exc}") from None
+        raise MalformedFrame(f"expected an array of at most {MAX_IDS} ids: {exc}") from None
 
 
 class FrameReader:
-    """Cuts a byte stream into frames; feed it any pieces, in order. Keeps at most one incomplete frame."""
+    """Cuts a byte stream into frames; give it any pieces, in order. Keeps what was appended and not yet taken.
+
+    Raises MalformedFrame or FrameTooLarge where the stream can not be cut on; it must not be used after that.
+    """
 
     def __init__(self, max_body: int = FRAME_BYTES) -> None:
         self.max_body = max_body
         self._buf = bytearray()
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, bytes]]:
-        """Return the complete frames as (type, body); raises MalformedFrame or FrameTooLarge, then must not be used on."""
+    def __len__(self) -> int:
+        """Bytes held."""
+        return len(self._buf)
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
         self._buf += data
+
+    def take(self) -> tuple[int, bytes] | None:
+        """The next complete frame as (type, body), None where there is none yet. Frames before a bad one come out."""
+        buf = self._buf
+        end = len(buf)
+        size = shift = 0
+        for at in range(1, min(end, 1 + MAX_VARINT_BYTES)):
+            byte = buf[at]
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                break
+        else:
+            if end > MAX_VARINT_BYTES:
+                raise MalformedFrame("a frame length takes at most 4 bytes")
+            return None
+        if size > self.max_body:
+            raise FrameTooLarge(f"a frame body of {size} bytes is over the limit of {self.max_body}")
+        start = at + 1
+        if end - start < size:
+            return None
+        frame = buf[0], bytes(memoryview(buf)[start : start + size])
+        del buf[: start + size]
+        return frame
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, bytes]]:
+        """append, then all that take gives. Where it raises, complete frames before the bad one are lost."""
+        self.append(data)
         frames: list[tuple[int, bytes]] = []
-        pos, end = 0, len(self._buf)
-        while end - pos >= 2:
-            size = shift = 0
-            at = pos + 1
-            complete = False
-            while at < end and at - pos <= MAX_VARINT_BYTES:
-                byte = self._buf[at]
-                size |= (byte & 0x7F) << shift
-                shift += 7
-                at += 1
-                if not byte & 0x80:
-                    complete = True
-                    break
-            if not complete:
-                if at - pos > MAX_VARINT_BYTES:
-                    raise MalformedFrame("a frame length takes at most 4 bytes")
-                break
-            if size > self.max_body:
-                raise FrameTooLarge(f"a frame body of {size} bytes is over the limit of {self.max_body}")
-            if end - at < size:
-                break
-            frames.append((self._buf[pos], bytes(self._buf[at : at + size])))
-            pos = at + size
-        del self._buf[:pos]
+        while (frame := self.take()) is not None:
+            frames.append(frame)
         return frames
