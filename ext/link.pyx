@@ -71,7 +71,7 @@ cdef void slab_give(slab_t *s, link_t *link) noexcept nogil:
 
 cdef void slab_free(slab_t *s) noexcept nogil:
     cdef uint32_t i
-    for i in range(CHUNKS_MAX):
+    for i in range(<uint32_t>CHUNKS_MAX):
         free(s.chunks[i])
     memset(s, 0, sizeof(slab_t))
 

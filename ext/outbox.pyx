@@ -1,6 +1,6 @@
 """Frames waiting for one socket; every frame of a link that is ready leaves in one system call."""
 cimport cython
-from libc.errno cimport EAGAIN, EINTR, EWOULDBLOCK, errno
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -105,7 +105,7 @@ cdef long outbox_flush(outbox_t *box, outbox_pool_t *pool, int fd) noexcept nogi
         if sent < 0:
             if errno == EINTR:
                 continue
-            if errno == EAGAIN or errno == EWOULDBLOCK:
+            if errno == EAGAIN:
                 break
             return -1
         total += sent

@@ -1,51 +1,33 @@
-"""The data plane's thread: accept, parse, heartbeat, ack, timers, fan-out, write; never takes the GIL while it runs."""
+"""The data plane's thread: accept, commands, timers, the loop; never takes the GIL while it runs."""
 cimport cython
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EWOULDBLOCK, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memmove, memset
-from gateway._native.frame cimport (
-    FRAME_ACK, FRAME_HELLO, FRAME_MALFORMED, FRAME_PING, FRAME_SHOWN, FRAME_TOO_LARGE, IDS_MAX, frame_parse, frame_t,
-    ids_parse)
-from gateway._native.group cimport group_t, member_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+from gateway._native.fanout cimport fan_add, fan_drop, fan_step
 from gateway._native.link cimport (
-    LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_SPILLED, LINK_STALLED, groups_bytes,
-    groups_free, inflight_add, inflight_find, inflight_pool_free, inflight_remove, inflight_t, link_id, link_join,
-    link_leave, link_leave_all, link_t, membership_t, partial_t, slab_at, slab_find, slab_free, slab_give, slab_take)
+    LINK_CLOSING, LINK_FREE, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_STALLED, groups_bytes, groups_free, inflight_find,
+    inflight_pool_free, inflight_remove, inflight_t, link_id, link_join, link_leave, link_leave_all, link_t, slab_at,
+    slab_find, slab_free, slab_take)
 from gateway._native.mailbox cimport (
-    gw_ring_free, gw_ring_init, gw_ring_peek, gw_ring_pop, gw_ring_publish, gw_ring_reserve, gw_ring_room,
-    gw_ring_sleep)
-from gateway._native.outbox cimport (
-    gw_buffer_drop, gw_buffer_new, gw_buffer_t, gw_buffer_take, outbox_clear, outbox_flush, outbox_pool_free,
-    outbox_push)
+    gw_ring_free, gw_ring_init, gw_ring_peek, gw_ring_pop, gw_ring_publish, gw_ring_reserve, gw_ring_sleep)
+from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t, outbox_pool_free
+from gateway._native.plane cimport *
+from gateway._native.traffic cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
+    flush_dirty, gw_count, gw_read, has_room, link_down, link_free, link_readable, link_send, mark_dirty, maybe_ready,
+    notify, say, watch)
 from gateway._native.wheel cimport (
     wheel_advance, wheel_arm, wheel_cancel, wheel_init, wheel_next, wheel_node_t, wheel_pop)
-
-cdef extern from "gw_atomic.h" nogil:
-    void gw_count(uint64_t *c, uint64_t n)
-    uint64_t gw_read(const uint64_t *c)
 
 cdef extern from "gw_sys.h" nogil:
     int gw_own_descriptors(int keep_a, int keep_b)
     uint64_t gw_monotonic_ms()
     uint64_t gw_unix_ms()
 
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        uint64_t u64
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
-    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
-    enum: EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
-
 cdef extern from "<sys/socket.h>" nogil:
     int accept4(int fd, void *address, void *length, int flags)
-    ssize_t recv(int fd, void *buf, size_t n, int flags)
-    int shutdown(int fd, int how)
-    enum: SOCK_NONBLOCK, SOCK_CLOEXEC, MSG_DONTWAIT, SHUT_WR
+    enum: SOCK_NONBLOCK, SOCK_CLOEXEC
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -53,18 +35,10 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *buf, size_t n)
 
 cdef enum:
-    TICK_MS = 10
-    TIMER_LINK = 1
-    TIMER_ACK = 2
-    TIMER_ACCEPT = 3
-    SCRATCH_BYTES = 16384           # read at once from one link
-    UP_RESERVE = 1048576            # room one event of any kind may need; see gw_ring.h
     ACCEPTS_A_TURN = 256
     EVENTS_A_TURN = 512
     COMMANDS_A_TURN = 4096
-    FAN_LINKS_A_TURN = 2048
     TIMERS_A_TURN = 8192
-    LATE = 0xFFFFFFFF               # registration of an ack nobody waits for
     KEY_LISTENER = 0xFFFFFFFF       # epoll keys beyond any slot
     KEY_MAILBOX = 0xFFFFFFFE
 
@@ -75,281 +49,6 @@ COUNTERS = (
     "accepted", "accept_errors", "links", "logins", "frames_in", "frames_out", "bytes_in", "bytes_out", "heartbeats",
     "notified", "acks", "late_acks", "ack_timeouts", "spilled_window", "spilled_outbox", "gone", "mailbox_full",
     "stalled", "inflight")
-
-
-# --- events up -------------------------------------------------------------------------------------------------------
-
-cdef inline int has_room(reactor_t *r) noexcept nogil:
-    """Is there place for the events of one more step? Every step asks before it begins, so an event never fails."""
-    if r.up.capacity - (r.up.tail_next - r.up.head_seen) >= UP_RESERVE:
-        return 1
-    return gw_ring_room(&r.up) >= UP_RESERVE
-
-
-cdef void say(reactor_t *r, uint16_t kind, uint8_t flag, uint64_t link, uint64_t seq, uint32_t registration,
-              uint64_t sent_ms) noexcept nogil:
-    cdef event_t *e = <event_t *>gw_ring_reserve(&r.up, sizeof(event_t))
-    if e == NULL:
-        return      # can not be: UP_RESERVE was there
-    memset(e, 0, sizeof(event_t))
-    e.kind = kind
-    e.flag = flag
-    e.link = link
-    e.seq = seq
-    e.registration = registration
-    e.sent_ms = sent_ms
-    e.acked_ms = r.now_ms + r.unix_base_ms
-
-
-cdef void say_frame(reactor_t *r, link_t *link, const frame_t *f) noexcept nogil:
-    cdef event_t *e = <event_t *>gw_ring_reserve(&r.up, <uint32_t>sizeof(event_t) + f.size)
-    if e == NULL:
-        return
-    memset(e, 0, sizeof(event_t))
-    e.kind = EV_FRAME
-    e.frame = f.kind
-    e.link = link_id(&r.slab, link)
-    memcpy(<uint8_t *>e + sizeof(event_t), f.body, f.size)
-
-
-# --- links: end, flush, last words -----------------------------------------------------------------------------------
-
-cdef inline void mark_dirty(reactor_t *r, link_t *link) noexcept nogil:
-    if not link.flags & LINK_DIRTY:
-        link.flags |= LINK_DIRTY
-        link.next_dirty = r.dirty
-        r.dirty = link.slot + 1
-
-
-cdef void watch(reactor_t *r, link_t *link, uint32_t events, int op) noexcept nogil:
-    cdef epoll_event e
-    e.events = events
-    e.data.u64 = <uint64_t>link.slot << 32 | link.generation
-    epoll_ctl(r.epoll, op, link.fd, &e)
-
-
-cdef void link_free(reactor_t *r, link_t *link) noexcept nogil:
-    wheel_cancel(&r.wheel, &link.timer)
-    outbox_clear(&link.outbox, &r.nodes)
-    close(link.fd)
-    slab_give(&r.slab, link)
-    gw_count(&r.counters[C_LINKS], <uint64_t>-1)
-
-
-cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *words) noexcept nogil:
-    """The link is over: what was unacked is reported lost, last words are sent, the socket lingers shortly so that
-    they arrive (closing with unread bytes would reset the connection and could destroy them)."""
-    cdef inflight_t *entry
-    cdef uint64_t me = link_id(&r.slab, link)
-    if link.state == LINK_CLOSING or link.state == LINK_FREE:
-        return
-    gw_count(&r.ended[reason], 1)
-    while link.inflight != NULL:
-        entry = link.inflight
-        say(r, EV_LOST, 0, me, entry.seq, entry.registration, 0)
-        inflight_remove(&r.inflight, &r.wheel, link, entry)
-        gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
-    if link.state != LINK_NEW:
-        say(r, EV_DOWN, reason, me, link.device, 0, 0)
-    link_leave_all(&r.slab, &r.groups, link)
-    free(link.partial)
-    link.partial = NULL
-    link.state = LINK_CLOSING
-    if reason == REASON_PEER or reason == REASON_SOCKET or reason == REASON_FULL:
-        link_free(r, link)
-        return
-    if words == NULL:
-        words = r.last_words[reason]
-    if words != NULL and outbox_push(&link.outbox, &r.nodes, words) == 0:
-        gw_count(&r.counters[C_FRAMES_OUT], 1)
-    wheel_arm(&r.wheel, &link.timer, r.now + r.set.linger_ticks)
-    mark_dirty(r, link)
-
-
-cdef void maybe_ready(reactor_t *r, link_t *link) noexcept nogil:
-    if (link.flags & LINK_SPILLED and link.state == LINK_LIVE and link.inflight_count * 2 <= link.window
-            and link.outbox.bytes * 2 <= r.set.outbox_bytes):
-        link.flags &= ~<uint8_t>LINK_SPILLED
-        say(r, EV_READY, 0, link_id(&r.slab, link), link.device, 0, 0)
-
-
-cdef void link_flush(reactor_t *r, link_t *link) noexcept nogil:
-    cdef long sent
-    if link.outbox.head != NULL:
-        sent = outbox_flush(&link.outbox, &r.nodes, link.fd)
-        if sent < 0:
-            if link.state == LINK_CLOSING:
-                link_free(r, link)
-            else:
-                link_down(r, link, REASON_SOCKET, NULL)
-            return
-        if sent > 0:
-            gw_count(&r.counters[C_BYTES_OUT], <uint64_t>sent)
-            link.stalled_at = r.now
-    if link.outbox.head != NULL:
-        if not link.flags & LINK_STALLED:
-            link.flags |= LINK_STALLED
-            link.stalled_at = r.now
-            gw_count(&r.counters[C_STALLED], 1)
-            watch(r, link, EPOLLIN | EPOLLOUT, EPOLL_CTL_MOD)
-            if link.state == LINK_LIVE and <int32_t>(link.timer.at - (r.now + r.set.slow_ticks)) > 0:
-                wheel_arm(&r.wheel, &link.timer, r.now + r.set.slow_ticks)
-        return
-    if link.flags & LINK_STALLED:
-        link.flags &= ~<uint8_t>LINK_STALLED
-        watch(r, link, EPOLLIN, EPOLL_CTL_MOD)
-    if link.state == LINK_CLOSING:
-        shutdown(link.fd, SHUT_WR)
-    else:
-        maybe_ready(r, link)
-
-
-cdef void flush_dirty(reactor_t *r) noexcept nogil:
-    cdef link_t *link
-    while r.dirty and has_room(r):
-        link = slab_at(&r.slab, r.dirty - 1)
-        r.dirty = link.next_dirty
-        link.flags &= ~<uint8_t>LINK_DIRTY
-        if link.state != LINK_FREE:
-            link_flush(r, link)
-
-
-cdef int link_send(reactor_t *r, link_t *link, gw_buffer_t *buffer) noexcept nogil:
-    """Queue one frame; 0, or -1 where there was no memory (the link is closed then)."""
-    if outbox_push(&link.outbox, &r.nodes, buffer) != 0:
-        link_down(r, link, REASON_MEMORY, NULL)
-        return -1
-    gw_count(&r.counters[C_FRAMES_OUT], 1)
-    mark_dirty(r, link)
-    return 0
-
-
-# --- bytes in --------------------------------------------------------------------------------------------------------
-
-cdef int may_login(reactor_t *r) noexcept nogil:
-    """Token bucket of one second's size."""
-    if r.refusing:
-        return 0
-    if r.set.logins_per_s == 0:
-        return 1
-    r.login_tokens += (r.now_ms - r.login_refill_ms) * (r.set.logins_per_s / 1000.0)
-    r.login_refill_ms = r.now_ms
-    if r.login_tokens > r.set.logins_per_s:
-        r.login_tokens = r.set.logins_per_s
-    if r.login_tokens < 1.0:
-        return 0
-    r.login_tokens -= 1.0
-    return 1
-
-
-cdef void handle_acks(reactor_t *r, link_t *link, const frame_t *f) noexcept nogil:
-    cdef uint64_t ids[IDS_MAX]
-    cdef inflight_t *entry
-    cdef uint64_t me = link_id(&r.slab, link)
-    cdef uint8_t shown = f.kind == FRAME_SHOWN
-    cdef int i, n = ids_parse(f.body, f.size, ids)
-    if n < 0:
-        link_down(r, link, REASON_MALFORMED, NULL)
-        return
-    for i in range(n):
-        entry = inflight_find(link, ids[i], 0, 1)
-        if entry == NULL:
-            # After its ack time, or SHOWN after ACK: the control thread knows whether it still means something.
-            gw_count(&r.counters[C_LATE_ACKS], 1)
-            say(r, EV_ACK, shown, me, ids[i], LATE, 0)
-            continue
-        gw_count(&r.counters[C_ACKS], 1)
-        say(r, EV_ACK, shown, me, ids[i], entry.registration, r.start_ms + entry.sent_ms + r.unix_base_ms)
-        inflight_remove(&r.inflight, &r.wheel, link, entry)
-        gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
-    maybe_ready(r, link)
-
-
-cdef void handle_frame(reactor_t *r, link_t *link, const frame_t *f) noexcept nogil:
-    gw_count(&r.counters[C_FRAMES_IN], 1)
-    if link.state == LINK_NEW:
-        if f.kind != FRAME_HELLO:
-            link_down(r, link, REASON_OUT_OF_ORDER, NULL)
-        elif not may_login(r):
-            link_down(r, link, REASON_OVERLOADED, NULL)
-        else:
-            link.state = LINK_HELLO
-            say_frame(r, link, f)
-    elif f.kind == FRAME_PING:
-        gw_count(&r.counters[C_HEARTBEATS], 1)
-        # One PONG answers every PING before it, so a peer that never reads can not grow its outbox by pinging.
-        if link.outbox.tail == NULL or link.outbox.tail.buffer != r.pong:
-            link_send(r, link, r.pong)
-    elif f.kind == FRAME_ACK or f.kind == FRAME_SHOWN:
-        handle_acks(r, link, f)
-    elif f.kind == FRAME_HELLO:
-        link_down(r, link, REASON_OUT_OF_ORDER, NULL)
-    else:
-        say_frame(r, link, f)
-
-
-cdef void handle_bytes(reactor_t *r, link_t *link, ssize_t got) noexcept nogil:
-    cdef uint8_t *p = r.scratch
-    cdef size_t n = <size_t>got, at = 0, need
-    cdef partial_t *partial = link.partial
-    cdef long used
-    cdef frame_t f
-    link.seen = r.now
-    if partial != NULL:
-        need = partial.size + n
-        if need > partial.capacity:
-            partial = <partial_t *>realloc(partial, sizeof(partial_t) + need * 2)
-            if partial == NULL:
-                link_down(r, link, REASON_MEMORY, NULL)
-                return
-            link.partial = partial
-            partial.capacity = <uint32_t>(need * 2)
-        memcpy(partial.data + partial.size, p, n)
-        partial.size = <uint32_t>need
-        p = partial.data
-        n = need
-    while True:
-        used = frame_parse(
-            p + at, n - at, r.set.max_frame_bytes if link.state == LINK_LIVE else r.set.login_frame_bytes, &f)
-        if used <= 0:
-            break
-        at += <size_t>used
-        handle_frame(r, link, &f)
-        if link.state == LINK_CLOSING or link.state == LINK_FREE:
-            return      # the partial buffer is gone too
-    if used == FRAME_MALFORMED:
-        link_down(r, link, REASON_MALFORMED, NULL)
-    elif used == FRAME_TOO_LARGE:
-        link_down(r, link, REASON_TOO_LARGE, NULL)
-    elif at == n:
-        free(partial)
-        link.partial = NULL
-    elif partial != NULL:
-        if at:
-            memmove(partial.data, partial.data + at, n - at)
-            partial.size = <uint32_t>(n - at)
-    else:
-        partial = <partial_t *>malloc(sizeof(partial_t) + (n - at))
-        if partial == NULL:
-            link_down(r, link, REASON_MEMORY, NULL)
-            return
-        partial.size = partial.capacity = <uint32_t>(n - at)
-        memcpy(partial.data, p + at, n - at)
-        link.partial = partial
-
-
-cdef void link_readable(reactor_t *r, link_t *link) noexcept nogil:
-    cdef ssize_t got = recv(link.fd, r.scratch, SCRATCH_BYTES, MSG_DONTWAIT)
-    if got > 0:
-        gw_count(&r.counters[C_BYTES_IN], <uint64_t>got)
-        if link.state != LINK_CLOSING:
-            handle_bytes(r, link, got)
-    elif got < 0 and (errno == EAGAIN or errno == EWOULDBLOCK or errno == EINTR):
-        return
-    elif link.state == LINK_CLOSING:
-        link_free(r, link)
-    else:
-        link_down(r, link, REASON_PEER if got == 0 else REASON_SOCKET, NULL)
 
 
 # --- accept ----------------------------------------------------------------------------------------------------------
@@ -376,7 +75,7 @@ cdef void accept_links(reactor_t *r) noexcept nogil:
     for i in range(ACCEPTS_A_TURN):
         fd = accept4(r.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd < 0:
-            if errno == EAGAIN or errno == EWOULDBLOCK:
+            if errno == EAGAIN:
                 return
             if errno == EINTR or errno == ECONNABORTED:
                 continue
@@ -397,144 +96,6 @@ cdef void accept_links(reactor_t *r) noexcept nogil:
         link.seen = r.now
         wheel_arm(&r.wheel, &link.timer, r.now + r.set.login_ticks)
         watch(r, link, EPOLLIN, EPOLL_CTL_ADD)
-
-
-# --- notifications out -----------------------------------------------------------------------------------------------
-
-cdef void notify(reactor_t *r, link_t *link, gw_buffer_t *buffer, uint64_t seq, uint32_t registration, uint32_t ms,
-                 int again) noexcept nogil:
-    """Queue a notification and arm its ack timer; what does not fit stays in the journal and is reported."""
-    cdef inflight_t *entry = inflight_find(link, seq, registration, 0)
-    cdef uint64_t me = link_id(&r.slab, link)
-    if entry != NULL and not again:
-        return      # on its way already
-    if entry == NULL and link.inflight_count >= link.window:
-        gw_count(&r.counters[C_SPILLED_WINDOW], 1)
-        link.flags |= LINK_SPILLED
-        say(r, EV_LOST, 1, me, seq, registration, 0)
-        return
-    if link.outbox.bytes + buffer.size > r.set.outbox_bytes and link.outbox.bytes:
-        gw_count(&r.counters[C_SPILLED_OUTBOX], 1)
-        link.flags |= LINK_SPILLED
-        if entry != NULL:
-            inflight_remove(&r.inflight, &r.wheel, link, entry)
-            gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
-        say(r, EV_LOST, 1, me, seq, registration, 0)
-        return
-    if entry == NULL:
-        entry = inflight_add(&r.inflight, link, seq, registration)
-        if entry == NULL:
-            say(r, EV_LOST, 1, me, seq, registration, 0)
-            link_down(r, link, REASON_MEMORY, NULL)
-            return
-        gw_count(&r.counters[C_INFLIGHT], 1)
-        entry.timer.kind = TIMER_ACK
-    entry.sent_ms = <uint32_t>(r.now_ms - r.start_ms)
-    wheel_arm(&r.wheel, &entry.timer, r.now + (ms + TICK_MS - 1) // TICK_MS)
-    gw_count(&r.counters[C_NOTIFIED], 1)
-    link_send(r, link, buffer)
-
-
-cdef void fan_drop(fan_t *fan) noexcept nogil:
-    cdef fan_item_t *item
-    while fan.first != NULL:
-        item = fan.first
-        fan.first = item.next
-        gw_buffer_drop(item.buffer)
-        free(item)
-    free(fan)
-
-
-cdef int fan_same(const fan_t *fan, const uint32_t *groups, uint32_t count) noexcept nogil:
-    cdef uint32_t i
-    if fan.count != count:
-        return 0
-    for i in range(count):
-        if fan.groups[i] != groups[i]:
-            return 0
-    return 1
-
-
-cdef int fan_add(reactor_t *r, const command_t *c, const uint32_t *groups) noexcept nogil:
-    """Queue a fan-out; one to the same groups as the last that has not begun joins it, so that a burst makes one pass
-    over the links and leaves each in one write. Takes over the command's reference. -1: no memory."""
-    cdef fan_t *fan = r.fan_tail
-    cdef fan_item_t *item = <fan_item_t *>malloc(sizeof(fan_item_t))
-    if item == NULL:
-        return -1
-    item.buffer = c.buffer
-    item.seq = c.seq
-    item.ms = c.ms
-    item.next = NULL
-    if fan != NULL and not fan.started and fan_same(fan, groups, c.count):
-        fan.last.next = item
-        fan.last = item
-        return 0
-    fan = <fan_t *>malloc(sizeof(fan_t) + c.count * sizeof(uint32_t))
-    if fan == NULL:
-        free(item)
-        return -1
-    memset(fan, 0, sizeof(fan_t))
-    fan.first = fan.last = item
-    fan.position = -1
-    fan.count = c.count
-    memcpy(fan.groups, groups, c.count * sizeof(uint32_t))
-    if r.fan_tail == NULL:
-        r.fan_head = fan
-    else:
-        r.fan_tail.next = fan
-    r.fan_tail = fan
-    return 0
-
-
-cdef void fan_to(reactor_t *r, link_t *link, uint32_t registration, const fan_t *fan) noexcept nogil:
-    cdef fan_item_t *item = fan.first
-    cdef inflight_t *entry
-    while item != NULL and link.state == LINK_LIVE:
-        if item.ms:
-            notify(r, link, item.buffer, item.seq, registration, item.ms, 0)
-        else:
-            entry = inflight_find(link, item.seq, registration, 0)
-            if entry != NULL:
-                inflight_remove(&r.inflight, &r.wheel, link, entry)
-                gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
-            link_send(r, link, item.buffer)
-        item = item.next
-
-
-cdef void fan_step(reactor_t *r) noexcept nogil:
-    """A slice of the oldest fan-out. Members are walked downwards: one that leaves meanwhile moves a member that was
-    served already into its place (served twice at worst, and the in-flight check or the device drops that), never
-    one that was not. One that joins meanwhile asks the store what waits for it."""
-    cdef fan_t *fan = r.fan_head
-    cdef group_t *group
-    cdef member_t *member
-    cdef link_t *link
-    cdef int left = FAN_LINKS_A_TURN
-    if fan == NULL:
-        return
-    fan.started = 1
-    while left > 0 and has_room(r):
-        if fan.position < 0:
-            if fan.group_at == fan.count:
-                r.fan_head = fan.next
-                if r.fan_head == NULL:
-                    r.fan_tail = NULL
-                fan_drop(fan)
-                return
-            if fan.groups[fan.group_at] < r.groups.size:
-                fan.position = <long>r.groups.items[fan.groups[fan.group_at]].size - 1
-            fan.group_at += 1
-            continue
-        group = &r.groups.items[fan.groups[fan.group_at - 1]]
-        if fan.position >= <long>group.size:
-            fan.position = <long>group.size - 1
-            continue
-        member = &group.members[fan.position]
-        fan.position -= 1
-        left -= 1
-        link = slab_at(&r.slab, member.slot)
-        fan_to(r, link, member.registration, fan)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -891,8 +452,8 @@ cdef class Reactor:
 
     # -- the control thread: commands; False: the mailbox is full, nothing was queued
 
-    cdef bint put(self, uint16_t kind, uint64_t link, uint64_t seq=0, uint32_t registration=0, uint32_t ms=0,
-                  uint32_t count=0, uint8_t flag=0, bytes frame=None):
+    cdef bint put(self, uint16_t kind, uint64_t link, uint64_t seq, uint32_t registration, uint32_t ms, uint32_t count,
+                  uint8_t flag, bytes frame):
         cdef command_t *c
         cdef gw_buffer_t *buffer = as_buffer(frame)
         c = <command_t *>gw_ring_reserve(&self.r.down, sizeof(command_t))
@@ -912,15 +473,14 @@ cdef class Reactor:
         return True
 
     def send(self, link: int, frame: bytes) -> bool:
-        return self.put(CMD_SEND, link, frame=frame)
+        return self.put(CMD_SEND, link, 0, 0, 0, 0, 0, frame)
 
     def welcome(self, link: int, device: int, silence_ms: int, window: int, frame: bytes) -> bool:
         """The login was accepted: the link is live, and `silence_ms` without a byte ends it."""
-        return self.put(CMD_WELCOME, link, seq=device, ms=silence_ms, count=window, frame=frame)
+        return self.put(CMD_WELCOME, link, device, 0, silence_ms, window, 0, frame)
 
     def notify(self, link: int, frame: bytes, seq: int, registration: int, ack_ms: int, again: bool = False) -> bool:
-        return self.put(CMD_NOTIFY, link, seq=seq, registration=registration, ms=max(1, ack_ms), flag=again,
-                        frame=frame)
+        return self.put(CMD_NOTIFY, link, seq, registration, max(1, ack_ms), 0, again, frame)
 
     def fanout(self, groups: list, frame: bytes, seq: int, ack_ms: int) -> bool:
         """To every link in these groups; ack_ms 0: a recall, which cancels `seq` and sends the frame unacked."""
@@ -947,31 +507,31 @@ cdef class Reactor:
         return True
 
     def bind(self, link: int, group: int, registration: int) -> bool:
-        return self.put(CMD_BIND, link, registration=registration, count=group)
+        return self.put(CMD_BIND, link, 0, registration, 0, group, 0, None)
 
     def unbind(self, link: int, registration: int) -> bool:
         """Leave its group; what is unacked for it comes back as lost."""
-        return self.put(CMD_UNBIND, link, registration=registration)
+        return self.put(CMD_UNBIND, link, 0, registration, 0, 0, 0, None)
 
     def cancel(self, link: int, seq: int, registration: int, frame: bytes | None = None) -> bool:
         """Forget an unacked notification (no event follows) and send `frame`."""
-        return self.put(CMD_CANCEL, link, seq=seq, registration=registration, frame=frame)
+        return self.put(CMD_CANCEL, link, seq, registration, 0, 0, 0, frame)
 
     def close(self, link: int, frame: bytes | None = None) -> bool:
-        return self.put(CMD_CLOSE, link, frame=frame)
+        return self.put(CMD_CLOSE, link, 0, 0, 0, 0, 0, frame)
 
     def set_silence(self, link: int, silence_ms: int) -> bool:
-        return self.put(CMD_SILENCE, link, ms=silence_ms)
+        return self.put(CMD_SILENCE, link, 0, 0, silence_ms, 0, 0, None)
 
     def drain_links(self, frame: bytes, over_ms: int) -> bool:
         """Stop accepting; send every link away with `frame`, spread over the time; EV_DRAINED at the end."""
-        return self.put(CMD_DRAIN, 0, ms=over_ms, frame=frame)
+        return self.put(CMD_DRAIN, 0, 0, 0, over_ms, 0, 0, frame)
 
     def refuse_logins(self, refuse: bool) -> bool:
-        return self.put(CMD_REFUSE, 0, flag=refuse)
+        return self.put(CMD_REFUSE, 0, 0, 0, 0, 0, refuse, None)
 
     def stop(self) -> bool:
-        return self.put(CMD_STOP, 0)
+        return self.put(CMD_STOP, 0, 0, 0, 0, 0, 0, None)
 
     # -- the control thread: events
 

@@ -1,9 +1,20 @@
-"""Reactor: one thread, its listener, links, timers, groups and outboxes. Docs: docs/threads.md."""
+"""What a reactor is made of: its struct, and the records it exchanges with the control thread. Declarations only."""
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from gateway._native.link cimport groups_t, inflight_pool_t, slab_t
 from gateway._native.mailbox cimport gw_ring_t
 from gateway._native.outbox cimport gw_buffer_t, outbox_pool_t
 from gateway._native.wheel cimport wheel_node_t, wheel_t
+
+cdef enum:
+    TICK_MS = 10
+    SCRATCH_BYTES = 16384       # read at once from one link
+    UP_RESERVE = 1048576        # room in the mailbox that the events of any one step fit in
+    LATE = 0xFFFFFFFF           # registration of an ack nobody waits for
+
+cdef enum:                      # kind of a timer node
+    TIMER_LINK = 1
+    TIMER_ACK = 2
+    TIMER_ACCEPT = 3
 
 cdef enum:                      # events, reactor → control
     EV_FRAME = 1                # a frame only the control thread can answer
