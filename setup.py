@@ -1,6 +1,7 @@
 """Build the compiled core: every ext/<name>.pyx becomes gateway._native.<name>.
 
-GATEWAY_BUILD selects the flavour: release (default), trace, asan or tsan.
+GATEWAY_BUILD selects the flavour: release (default), trace, asan or tsan; `none` leaves the compiled core out, for an
+editable install whose core is built in place (see .ci/setup).
 Sanitizer flavours build into their own tree (see `make test-asan`), so a release build is never overwritten.
 """
 
@@ -18,16 +19,17 @@ CFLAGS = {
     "trace": ["-O0", "-g", "-DCYTHON_TRACE_NOGIL=1"],
     "asan": ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"],
     "tsan": ["-O1", "-g", "-fsanitize=thread"],
+    "none": [],
 }
 if FLAVOUR not in CFLAGS:
     sys.exit(f"GATEWAY_BUILD={FLAVOUR!r} is not a build flavour; choose one of {', '.join(CFLAGS)}")
 FLAGS = CFLAGS[FLAVOUR]
 
-# Cython resolves `from gateway._native.x cimport y` by folder; this link gives flat ext/ its installed name at compile time.
+# Cython resolves `from gateway._native.x cimport y` by folder; this link gives flat ext/ its name at compile time.
 alias = ROOT / "build" / "cimport" / "gateway" / "_native"
 alias.parent.mkdir(parents=True, exist_ok=True)
 if not alias.is_symlink():
-    alias.symlink_to(ROOT / "ext")
+    alias.symlink_to(Path("..", "..", "..", "ext"))
 
 
 def extension(name: str, source: str) -> Extension:
@@ -42,8 +44,10 @@ def extension(name: str, source: str) -> Extension:
 
 
 modules = [extension(p.stem, f"ext/{p.name}") for p in sorted(Path("ext").glob("*.pyx"))]
+if FLAVOUR == "none":
+    modules = []
 shared = None if FLAVOUR == "trace" else "gateway._native._cyutility"
-if shared:
+if shared and modules:
     modules.append(extension("_cyutility", f"build/cython-{FLAVOUR}/_cyutility.c"))
 
 setup(

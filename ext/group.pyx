@@ -1,4 +1,4 @@
-"""Fan-out group: a dense array of members, so that a fan-out is one linear walk; keeps no order and checks no duplicates."""
+"""Fan-out group: a dense array of members, so that a fan-out is one linear walk; never keeps an order."""
 cimport cython
 from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc

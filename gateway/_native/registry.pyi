@@ -5,7 +5,8 @@ from typing_extensions import Buffer
 @final
 class Registry:
     """Registrations and sessions in RAM: token → number; number → group, broadcast cursor, link; device → link, bound
-    registrations. Control thread only."""
+    registrations. Control thread only. Numbers have 31 bits (else ValueError or OverflowError); the attributes of an
+    unknown number raise KeyError, while questions about its link answer 0 or False."""
     def __len__(self) -> int: ...
     def add(self, number: int, token: Buffer, group: int, cursor: int = 0) -> None:
         """ValueError where the number or the token is taken already."""
@@ -21,14 +22,16 @@ class Registry:
     def advance_many(self, numbers: Sequence[int], seq: int, floor: int) -> list[int]:
         """Each number whose cursor is ≥ floor gets cursor = max(cursor, seq); returns the numbers below the floor (and unknown ones are ignored)."""
     def login(self, device: int, link: int) -> int:
-        """The device's link is now this one; returns the previous link or 0. What was bound to the previous is unbound."""
+        """The device's link is now this one; returns the previous link or 0. What was bound to the previous is unbound.
+        The same link again is no takeover: 0, and what is bound stays. ValueError for link 0."""
     def logout(self, device: int, link: int) -> list[int]:
         """Forget the session if its link is still this one; returns the registrations that were bound (else [])."""
     def device_link(self, device: int) -> int: ...
     def bind(self, number: int, device: int) -> bool:
-        """False where the device has no session. A number bound elsewhere is moved."""
+        """False where the device has no session, or the number is unknown. A number bound elsewhere is moved."""
     def unbind(self, number: int) -> bool: ...
-    def bound(self, device: int) -> list[int]: ...
+    def bound(self, device: int) -> list[int]:
+        """In order of binding."""
     def link(self, number: int) -> int:
         """Link the registration is bound to, or 0."""
     def links(self, numbers: Sequence[int]) -> list[int]: ...

@@ -53,7 +53,55 @@ class Metric(Enum):
     PUSHES = Spec("heliograph_pushes_total", "counter", "Pushes accepted, by kind of target", "target")
     PUSHES_REFUSED = Spec("heliograph_pushes_refused_total", "counter", "Pushes refused, by error name", "error")
     DELIVERIES = Spec("heliograph_deliveries_total", "counter", "Deliveries settled, by final state", "state")
+    DELIVERY_STEPS = Spec("heliograph_delivery_steps_total", "counter", "Unusual steps of deliveries, by step", "step")
+    EVENTS_IGNORED = Spec(
+        "heliograph_events_ignored_total",
+        "counter",
+        "Events that came too late or make no sense now, by event",
+        "event",
+    )
+    ACKS_FOREIGN = Spec("heliograph_acks_foreign_total", "counter", "Acks by a registration the message is not for")
+    DELIVERY_MEMORY_EVICTED = Spec(
+        "heliograph_delivery_memory_evicted_total",
+        "counter",
+        "Notes on deliveries dropped from bounded memory (back-off starts again, a body is asked for again), by kind",
+        "kind",
+    )
+    BROADCASTS_ADOPTED = Spec(
+        "heliograph_broadcasts_adopted_total", "counter", "Broadcasts turned into single deliveries for a fallback"
+    )
+    RECEIPTS_POSTED = Spec("heliograph_receipts_posted_total", "counter", "Receipts taken by a provider's endpoint")
+    RECEIPTS_FAILED = Spec(
+        "heliograph_receipts_failed_total",
+        "counter",
+        "Receipt posts that failed and are tried again, by reason",
+        "reason",
+    )
+    IDEMPOTENCY_EVICTED = Spec(
+        "heliograph_idempotency_evicted_total", "counter", "Idempotency keys forgotten early, for there were too many"
+    )
     # --- store
+    STORE_COMMITS = Spec("heliograph_store_commits_total", "counter", "Group commits")
+    STORE_COMMIT_ROWS = Spec("heliograph_store_commit_rows_total", "counter", "Rows written by group commits")
+    STORE_COMMIT_SECONDS = Spec(
+        "heliograph_store_commit_seconds", "histogram", "Time of a group commit, disk sync included", "", SECONDS
+    )
+    STORE_COMMIT_FAILURES = Spec(
+        "heliograph_store_commit_failures_total", "counter", "Group commits that failed, by error", "error"
+    )
+    STORE_REFUSED = Spec(
+        "heliograph_store_refused_total", "counter", "Writes refused at a bound of the store, by reason", "reason"
+    )
+    STORE_ROWS_DROPPED = Spec(
+        "heliograph_store_rows_dropped_total",
+        "counter",
+        "Settled rows given up while the store could not be written (their deliveries may come again after a restart)",
+    )
+    STORE_HISTORY_DROPPED = Spec(
+        "heliograph_store_history_dropped_total", "counter", "Lines left out of a delivery's history, for it was full"
+    )
+    STORE_PENDING = Spec("heliograph_store_pending", "gauge", "Deliveries not settled yet")
+    STORE_WRITABLE = Spec("heliograph_store_writable", "gauge", "1 while the store can be written, else 0")
     # --- api
     API_REQUESTS = Spec(
         "heliograph_api_requests_total", "counter", "Provider requests, by route template and status class", "request"
@@ -68,6 +116,19 @@ class Metric(Enum):
     API_WATCHERS = Spec("heliograph_api_watchers", "gauge", "Receipt streams and waiting receipt requests")
     API_REPLAYS = Spec("heliograph_api_replays_total", "counter", "Pushes answered again for their idempotency key")
     # --- notifiers
+    NOTIFIER_OK = Spec("heliograph_notifier_ok_total", "counter", "Notifications a notifier took", "notifier")
+    NOTIFIER_RETRY = Spec("heliograph_notifier_retry_total", "counter", "Notifier failures for now", "notifier")
+    NOTIFIER_DEAD = Spec("heliograph_notifier_dead_total", "counter", "Notifier failures for good", "notifier")
+    NOTIFIER_QUEUE_FULL = Spec(
+        "heliograph_notifier_queue_full_total", "counter", "Times a notifier's queue was full (tried later)", "notifier"
+    )
+    NOTIFIER_QUEUED = Spec("heliograph_notifier_queued", "gauge", "Calls that wait for a notifier", "notifier")
+    CIRCUITS_OPENED = Spec(
+        "heliograph_circuits_opened_total",
+        "counter",
+        "Times an address of a notifier was left alone for a while",
+        "notifier",
+    )
 
     @property
     def spec(self) -> Spec:

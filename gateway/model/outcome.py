@@ -45,6 +45,7 @@ class Event(IntEnum):
     RECALL = 12
     REPLACE = 13
     REVOKE = 14
+    FETCH = 15  # the device asks for the body (A4, B2)
 
 
 class Step(msgspec.Struct, array_like=True, gc=False):

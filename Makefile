@@ -1,0 +1,65 @@
+# Heliograph: `make` lists the targets. Everything lives in this checkout: .venv/ (packages) and build/ (what is derived).
+# POSIX sh and GNU make; .ci/setup says in words what a machine lacks.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# pytest's temporary folders stay inside the checkout
+PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
+NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h)
+
+.PHONY: help setup demo serve test lint unit docs test-asan test-tsan test-chaos wheel clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/native.stamp ## packages and compiled core into .venv/ (every other target does it by itself)
+
+demo: setup ## the guided tour: a gateway, 1,000 devices, every kind of push, a table by clause
+	@$(BIN)/heliograph tour
+
+serve: setup ## run a gateway on loopback with an app called demo (store in var/)
+	@$(BIN)/heliograph serve --app demo
+
+test: lint unit ## lint, types, floors and all fast tests
+
+lint: setup ## ruff, mypy --strict, cython-lint, import-linter
+	@echo "== ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@echo "== mypy --strict"; $(BIN)/mypy --no-error-summary
+	@echo "== cython-lint"; $(BIN)/cython-lint ext
+	@echo "== import-linter"; $(BIN)/lint-imports --no-timing > build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
+
+unit: setup ## the fast tests alone
+	@echo "== pytest"; $(PYTEST) -q -m "not slow and not chaos"
+
+test-asan: setup ## native tests under address and undefined-behaviour sanitizers
+	@.ci/sanitize asan
+
+test-tsan: setup ## native tests under the thread sanitizer
+	@.ci/sanitize tsan
+
+test-chaos: setup ## kills, full disks, cut connections
+	@$(PYTEST) -q -m chaos tests/chaos
+
+docs: setup ## write the generated pages in docs/ again
+	@$(BIN)/heliograph docs
+
+wheel: setup ## sdist, wheel from it, import check in a clean environment
+	@.ci/wheel
+
+clean: ## remove everything built, keep .venv
+	@rm -rf build dist *.egg-info gateway/_native/*.so ext/*.c .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .hypothesis .benchmarks .venv/native.stamp
+	@find gateway tests bench load docs -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	@rm -rf .venv
+
+.venv/packages.stamp: pyproject.toml .ci/setup
+	@.ci/setup packages
+
+.venv/native.stamp: .venv/packages.stamp setup.py $(NATIVE)
+	@.ci/setup native

@@ -1,0 +1,156 @@
+"""The server's secret keys, in `keys.json` beside the store; they must never be logged, nor made anew where a store needs the old ones."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Any
+
+from gateway.model.errors import ConfigError
+
+KEY_FILE = "keys.json"
+KEY_BYTES = 32
+_FORMAT = 1
+_NAMES = ("token_key", "push_id_key", "hash_key")
+_FIELD = "store.path"
+
+
+class ServerKeys:
+    """Keys that outlive every restart. Losing them makes every token and device secret worthless."""
+
+    def __init__(
+        self, path: Path, *, token_key: bytes, push_id_key: bytes, hash_key: bytes, device_keys: dict[int, bytes], device_key_id: int
+    ) -> None:
+        self.path = path
+        #: makes message tokens from triples (A1)
+        self.token_key = token_key
+        #: turns sequence numbers into push ids
+        self.push_id_key = push_id_key
+        #: keyed hashes of device ids
+        self.hash_key = hash_key
+        #: device secrets are made with the current one and verified with the one they name
+        self.device_keys = device_keys
+        self.device_key_id = device_key_id
+
+    @classmethod
+    def load(cls, folder: Path, *, may_create: bool) -> ServerKeys:
+        """Read the key file, or make it where there is none and `may_create`. ConfigError says what is wrong and the fix."""
+        path = folder / KEY_FILE
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if not may_create:
+                raise ConfigError(
+                    f"{KEY_FILE} is missing beside a store that has registrations; put it back from the backup",
+                    field=_FIELD,
+                ) from None
+            return cls._create(path)
+        except OSError as exc:
+            raise ConfigError(f"{KEY_FILE} can not be read: {exc.strerror}", field=_FIELD) from exc
+        with os.fdopen(descriptor, "rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise ConfigError(f"{KEY_FILE} can be read by others; chmod 600 it", field=_FIELD)
+            raw = file.read()
+        try:
+            return cls._parse(path, json.loads(raw))
+        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+            # the cause could quote a key: leave it out
+            raise ConfigError(f"{KEY_FILE} is damaged; put it back from the backup", field=_FIELD) from None
+
+    @classmethod
+    def _create(cls, path: Path) -> ServerKeys:
+        keys = cls(
+            path,
+            token_key=secrets.token_bytes(KEY_BYTES),
+            push_id_key=secrets.token_bytes(KEY_BYTES),
+            hash_key=secrets.token_bytes(KEY_BYTES),
+            device_keys={1: secrets.token_bytes(KEY_BYTES)},
+            device_key_id=1,
+        )
+        keys._save()
+        return keys
+
+    @classmethod
+    def _parse(cls, path: Path, record: dict[str, Any]) -> ServerKeys:
+        if record["format"] != _FORMAT:
+            raise ConfigError(f"{KEY_FILE} was written by a newer version; start that version", field=_FIELD)
+        named = {name: _parse_key(record[name]) for name in _NAMES}
+        device_keys = {int(key_id): _parse_key(text) for key_id, text in record["device_keys"].items()}
+        current = record["device_key_id"]
+        if not isinstance(current, int) or current not in device_keys:
+            raise ValueError
+        return cls(path, **named, device_keys=device_keys, device_key_id=current)
+
+    def rotate_device_key(self) -> int:
+        """New device secrets use a new key from now on; those made with older ones stay valid until dropped."""
+        key_id = max(self.device_keys) + 1
+        self._replace({**self.device_keys, key_id: secrets.token_bytes(KEY_BYTES)}, key_id)
+        return key_id
+
+    def drop_device_key(self, key_id: int) -> None:
+        """Secrets made with this key are no longer valid. ConfigError for the current key or an unknown id."""
+        if key_id == self.device_key_id:
+            raise ConfigError("the current device key can not be dropped; rotate first", field="device_key_id")
+        if key_id not in self.device_keys:
+            raise ConfigError("there is no device key with this id", field="device_key_id")
+        self._replace({k: v for k, v in self.device_keys.items() if k != key_id}, self.device_key_id)
+
+    def _replace(self, device_keys: dict[int, bytes], device_key_id: int) -> None:
+        before = self.device_keys, self.device_key_id
+        self.device_keys, self.device_key_id = device_keys, device_key_id
+        try:
+            self._save()
+        except ConfigError:
+            self.device_keys, self.device_key_id = before
+            raise
+
+    def _save(self) -> None:
+        record: dict[str, object] = {"format": _FORMAT}
+        record.update({name: _build_key(getattr(self, name)) for name in _NAMES})
+        record["device_keys"] = {str(key_id): _build_key(key) for key_id, key in self.device_keys.items()}
+        record["device_key_id"] = self.device_key_id
+        write_secret_file(self.path, json.dumps(record, indent=1).encode() + b"\n")
+
+
+def write_secret_file(path: Path, raw: bytes) -> None:
+    """Write a mode 0600 file so that a crash leaves either the old one or the new one, whole and on disk."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise ConfigError(f"{path.name} can not be written: {exc.strerror}", field=_FIELD) from exc
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _build_key(key: bytes) -> str:
+    return base64.b64encode(key).decode()
+
+
+def _parse_key(text: str) -> bytes:
+    key = base64.b64decode(text, validate=True)
+    if len(key) != KEY_BYTES:
+        raise ValueError
+    return key

@@ -1,0 +1,301 @@
+"""Key and value layouts of every row in the store; pure bytes in, values out, and must never touch LMDB, a clock or a key file.
+
+Numbers in keys are big-endian, so that LMDB's byte order is their order. What recovery needs of a row stands in a
+fixed header before the msgpack part, so that a start decodes no record whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from enum import IntEnum
+from typing import NamedTuple
+
+import msgspec
+
+from gateway.model.notification import Content, Notification
+from gateway.model.outcome import Outcome, Step
+from gateway.model.registration import App, Registration
+
+#: version of everything in this module and of the list of databases; raise it with any change that an older program
+#: would misread
+SCHEMA = 1
+
+
+class Db(IntEnum):
+    """The databases of the environment; the number is only an index in RAM, the name is what is stored."""
+
+    META = 0  # name → value: schema, sequence mark, …
+    APPS = 1  # app number u32 → App
+    REGISTRATIONS = 2  # number u32 → header + Registration
+    TOMBSTONES = 3  # first token of a triple → how many of its tokens were revoked, u32
+    ALIASES = 4  # app number + alias → numbers (dupsort)
+    TAGS = 5  # app number + tag → numbers (dupsort)
+    DEVICES = 6  # device hash → numbers (dupsort)
+    JOURNAL = 7  # seq u64 → notification or delivery
+    BROADCASTS = 8  # seq u64 → notification
+    CURSORS = 9  # number >> 6 → 64 broadcast cursors
+    DONE = 10  # number u32 → packed seqs acked above the cursor
+    STEPS = 11  # delivery seq u64 + flush time u64 → history lines of a pending delivery
+    OUTCOMES = 12  # delivery seq u64 → metadata of its notification (single deliveries) + Outcome
+    PUSHES = 13  # notification seq u64 → metadata of a settled multi-target push or an ended broadcast
+    FIGURES = 14  # notification seq u64 → counts of a multi-target push or a broadcast
+    RECEIPTS = 15  # app number + first cursor u64 → time + delivery seqs
+    IDEMPOTENCY = 16  # app number + SHA-256 of the key → seq, expiry, body hash
+    LAPSES = 17  # expiry u32 + idempotency key → nothing; the order in which they lapse
+    POSITIONS = 18  # name → cursor u64 (how far a webhook has come)
+
+
+DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
+
+PUT, DELETE, DELETE_DUP = 0, 1, 2
+#: (operation, database, key, value); value is empty for DELETE
+Row = tuple[int, int, bytes, bytes]
+
+U32 = struct.Struct(">I")
+U64 = struct.Struct(">Q")
+U64_PAIR = struct.Struct(">QQ")
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_notification = msgspec.msgpack.Decoder(Notification).decode
+_decode_content = msgspec.msgpack.Decoder(Content).decode
+_decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
+_decode_steps = msgspec.msgpack.Decoder(tuple[int, list[Step]]).decode
+_decode_app = msgspec.msgpack.Decoder(App).decode
+_decode_registration = msgspec.msgpack.Decoder(Registration).decode
+_decode_figures = msgspec.msgpack.Decoder(dict[str, int]).decode
+
+pack_u32 = U32.pack
+pack_u64 = U64.pack
+
+
+def unpack_u32(raw: bytes) -> int:
+    return int.from_bytes(raw[:4], "big")
+
+
+def unpack_u64(raw: bytes) -> int:
+    return int.from_bytes(raw[:8], "big")
+
+
+# --- apps and registrations ----------------------------------------------------------------------------------------
+
+_REGISTRATION = struct.Struct(">16sIB")  # token, app number, length of the version that follows
+
+
+def build_app(app: App) -> bytes:
+    return _encode(app)
+
+
+def parse_app(raw: bytes) -> App:
+    return _decode_app(raw)
+
+
+def build_registration(registration: Registration, app_number: int) -> bytes:
+    version = registration.version.encode()
+    return (
+        _REGISTRATION.pack(registration.token, app_number, len(version)) + version + bytes(_encode(registration))
+    )
+
+
+class RegistrationHead(NamedTuple):
+    token: bytes
+    app_number: int
+    version: bytes
+
+
+def parse_registration_head(raw: bytes) -> RegistrationHead:
+    token, app_number, size = _REGISTRATION.unpack_from(raw)
+    return RegistrationHead(token, app_number, bytes(raw[_REGISTRATION.size : _REGISTRATION.size + size]))
+
+
+def parse_registration(raw: bytes) -> Registration:
+    return _decode_registration(raw[_REGISTRATION.size + raw[_REGISTRATION.size - 1] :])
+
+
+#: LMDB takes keys up to 511 bytes; longer names are kept by their digest, marked by a byte that UTF-8 never has
+_PLAIN_NAME_BYTES = 256
+
+
+def name_key(app_number: int, name: str) -> bytes:
+    """Key of an alias or tag."""
+    raw = name.encode()
+    if len(raw) > _PLAIN_NAME_BYTES:
+        raw = b"\xff" + hashlib.blake2b(raw, digest_size=32).digest()
+    return pack_u32(app_number) + raw
+
+
+# --- journal and broadcasts ------------------------------------------------------------------------------------------
+
+NOTIFICATION, DELIVERY = 1, 2
+_HEAD = struct.Struct(">BIIIII")  # kind, registration, expires_s, collapse hash, count, bytes of metadata
+_DELIVERY = struct.Struct(">BII")  # kind, registration, distance to the notification's seq
+_NO_CONTENT = Content()
+
+
+def collapse_hash(key: str) -> int:
+    """32 bits, 0 only for no key; equal keys have equal hashes, so a look-up by it must compare the key itself."""
+    return zlib.crc32(key.encode()) or 1 if key else 0
+
+
+def build_metadata(notification: Notification) -> bytes:
+    """The notification without its content: what stays for look-up when it is settled."""
+    content = notification.content
+    notification.content = _NO_CONTENT
+    try:
+        return _encode(notification)
+    finally:
+        notification.content = content
+
+
+def build_notification(notification: Notification, registration: int = 0) -> bytes:
+    """Row of a notification; `registration` where it is its own single delivery."""
+    metadata = build_metadata(notification)
+    head = _HEAD.pack(
+        NOTIFICATION,
+        registration,
+        notification.expires_s,
+        collapse_hash(notification.collapse_key),
+        notification.count,
+        len(metadata),
+    )
+    return head + metadata + bytes(_encode(notification.content))
+
+
+def parse_notification(raw: bytes) -> Notification:
+    size = unpack_u32(raw[_HEAD.size - 4 : _HEAD.size])
+    notification = _decode_notification(raw[_HEAD.size : _HEAD.size + size])
+    notification.content = _decode_content(raw[_HEAD.size + size :])
+    return notification
+
+
+def parse_metadata(raw: bytes) -> Notification:
+    return _decode_notification(raw)
+
+
+def metadata_of(raw: bytes) -> bytes:
+    """The metadata part of a notification's row, still packed."""
+    size = unpack_u32(raw[_HEAD.size - 4 : _HEAD.size])
+    return raw[_HEAD.size : _HEAD.size + size]
+
+
+def build_delivery(registration: int, distance: int) -> bytes:
+    return _DELIVERY.pack(DELIVERY, registration, distance)
+
+
+class JournalHead(NamedTuple):
+    registration: int
+    expires_s: int
+    collapse: int
+    count: int
+
+
+def parse_journal_head(raw: bytes) -> JournalHead:
+    _, registration, expires_s, collapse, count, _ = _HEAD.unpack_from(raw)
+    return JournalHead(registration, expires_s, collapse, count)
+
+
+def parse_delivery(raw: bytes) -> tuple[int, int]:
+    """(registration, distance to its notification)"""
+    _, registration, distance = _DELIVERY.unpack_from(raw)
+    return registration, distance
+
+
+# --- broadcast cursors ------------------------------------------------------------------------------------------------
+
+CURSORS_SHIFT = 6
+CURSORS_A_PAGE = 1 << CURSORS_SHIFT
+CURSOR_PAGE = struct.Struct(f">{CURSORS_A_PAGE}Q")
+
+
+def build_seqs(seqs: list[int]) -> bytes:
+    return struct.pack(f">{len(seqs)}Q", *seqs)
+
+
+def parse_seqs(raw: bytes) -> tuple[int, ...]:
+    return struct.unpack(f">{len(raw) // 8}Q", raw)
+
+
+# --- history ------------------------------------------------------------------------------------------------------------
+
+
+def build_steps(hop: int, steps: list[Step]) -> bytes:
+    return _encode((hop, steps))
+
+
+def parse_steps(raw: bytes) -> tuple[int, list[Step]]:
+    return _decode_steps(raw)
+
+
+def build_outcome(outcome: Outcome, metadata: bytes = b"") -> bytes:
+    """`metadata` of the notification where this is its only delivery."""
+    return pack_u32(len(metadata)) + metadata + bytes(_encode(outcome))
+
+
+def parse_outcome(raw: bytes) -> Outcome:
+    return _decode_outcome(raw[4 + unpack_u32(raw) :])
+
+
+def metadata_of_outcome(raw: bytes) -> bytes:
+    return raw[4 : 4 + unpack_u32(raw)]
+
+
+_PUSH = struct.Struct(">IB")  # Unix seconds of its end, state (a broadcast's) or NO_STATE
+NO_STATE = 255
+
+
+class PushEnd(NamedTuple):
+    """What stays of a settled multi-target push or an ended broadcast."""
+
+    at_s: int
+    state: int  # NO_STATE for a multi-target push
+    metadata: bytes
+
+
+def build_push(end: PushEnd) -> bytes:
+    return _PUSH.pack(end.at_s, end.state) + end.metadata
+
+
+def parse_push(raw: bytes) -> PushEnd:
+    at_s, state = _PUSH.unpack_from(raw)
+    return PushEnd(at_s, state, bytes(raw[_PUSH.size :]))
+
+
+def build_figures(figures: dict[str, int]) -> bytes:
+    return _encode(figures)
+
+
+def parse_figures(raw: bytes) -> dict[str, int]:
+    return _decode_figures(raw)
+
+
+def receipts_key(app_number: int, cursor: int) -> bytes:
+    return pack_u32(app_number) + pack_u64(cursor)
+
+
+def build_receipts(at_s: int, seqs: list[int]) -> bytes:
+    return pack_u32(at_s) + build_seqs(seqs)
+
+
+def parse_receipts(raw: bytes) -> tuple[int, tuple[int, ...]]:
+    """(Unix seconds, delivery seqs in cursor order)"""
+    return unpack_u32(raw), parse_seqs(raw[4:])
+
+
+# --- idempotency ----------------------------------------------------------------------------------------------------------
+
+_IDEMPOTENCY = struct.Struct(">QI")
+
+
+def idempotency_key(app_number: int, key: str) -> bytes:
+    return pack_u32(app_number) + hashlib.sha256(key.encode()).digest()
+
+
+def build_idempotency(seq: int, expires_s: int, body_hash: bytes) -> bytes:
+    return _IDEMPOTENCY.pack(seq, expires_s) + body_hash
+
+
+def parse_idempotency(raw: bytes) -> tuple[int, int, bytes]:
+    """(seq, expires_s, body hash)"""
+    seq, expires_s = _IDEMPOTENCY.unpack_from(raw)
+    return seq, expires_s, bytes(raw[_IDEMPOTENCY.size :])
