@@ -1,4 +1,4 @@
-"""Device frame codec of the data plane; gateway.model.frames is its Python twin and a property test holds them equal."""
+"""Device frame codec of the data plane; gateway.model.frames is its Python twin, held equal by a property test."""
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

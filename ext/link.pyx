@@ -3,7 +3,6 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
 from gateway._native.group cimport group_add, group_free, group_init, group_remove, group_t, member_t
-from gateway._native.outbox cimport outbox_t
 from gateway._native.wheel cimport wheel_cancel, wheel_t
 
 cdef enum:

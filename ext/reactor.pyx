@@ -71,8 +71,8 @@ cdef void listener_close(reactor_t *r) noexcept nogil:
 
 cdef void accept_links(reactor_t *r) noexcept nogil:
     cdef link_t *link
-    cdef int fd, i
-    for i in range(ACCEPTS_A_TURN):
+    cdef int fd, _
+    for _ in range(ACCEPTS_A_TURN):
         fd = accept4(r.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd < 0:
             if errno == EAGAIN:
@@ -177,8 +177,8 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
 cdef void handle_commands(reactor_t *r) noexcept nogil:
     cdef uint32_t size
     cdef command_t *c
-    cdef int i
-    for i in range(COMMANDS_A_TURN):
+    cdef int _
+    for _ in range(COMMANDS_A_TURN):
         if not has_room(r):
             return
         c = <command_t *>gw_ring_peek(&r.down, &size)
@@ -222,9 +222,9 @@ cdef void ack_timer(reactor_t *r, inflight_t *entry) noexcept nogil:
 
 cdef void handle_timers(reactor_t *r) noexcept nogil:
     cdef wheel_node_t *node
-    cdef int i
+    cdef int _
     wheel_advance(&r.wheel, r.now)
-    for i in range(TIMERS_A_TURN):
+    for _ in range(TIMERS_A_TURN):
         if not has_room(r):
             return
         node = wheel_pop(&r.wheel)
@@ -543,9 +543,9 @@ cdef class Reactor:
         cdef uint32_t size
         cdef event_t *e
         cdef uint64_t dropped
-        cdef int i, count = limit
+        cdef int _, count = limit
         read(self.event_fd, &dropped, 8)
-        for i in range(count):
+        for _ in range(count):
             e = <event_t *>gw_ring_peek(&self.r.up, &size)
             if e == NULL:
                 return acks, others, gw_ring_sleep(&self.r.up) != 0

@@ -26,7 +26,6 @@ cdef extern from "<unistd.h>" nogil:
 # --- events up -------------------------------------------------------------------------------------------------------
 
 cdef int has_room(reactor_t *r) noexcept nogil:
-    """Is there place for the events of one more step? Every step asks before it begins, so an event never fails."""
     if r.up.capacity - (r.up.tail_next - r.up.head_seen) >= UP_RESERVE:
         return 1
     return gw_ring_room(&r.up) >= UP_RESERVE
@@ -58,7 +57,7 @@ cdef void say_frame(reactor_t *r, link_t *link, const frame_t *f) noexcept nogil
     memcpy(<uint8_t *>e + sizeof(event_t), f.body, f.size)
 
 
-# --- the end, and bytes out ---------------------------------------------------------------------------------------------
+# --- the end, and bytes out -------------------------------------------------------------------------------------------
 
 cdef void mark_dirty(reactor_t *r, link_t *link) noexcept nogil:
     if not link.flags & LINK_DIRTY:

@@ -131,7 +131,7 @@ def test_shown_is_an_ack_that_says_so() -> None:
 
 def test_an_ack_nobody_waits_for_is_reported_as_late() -> None:
     with Rig() as rig:
-        peer, link = rig.login()
+        peer, _link = rig.login()
         peer.send(FrameType.ACK, [2**64 - 1])
         assert rig.ack()[:3] == (2**64 - 1, -1, 0)
 
