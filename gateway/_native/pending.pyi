@@ -7,9 +7,20 @@ class Pending:
     Control thread only. Times are Unix milliseconds in, 100 ms ticks inside."""
     def __init__(self, now_ms: int) -> None: ...
     def __len__(self) -> int: ...
-    def add(self, seq: int, registration: int, notification: int, expires_s: int, collapse: int = 0, state: int = 0, hop: int = 0) -> None:
+    def add(
+        self,
+        seq: int,
+        registration: int,
+        notification: int,
+        expires_s: int,
+        collapse: int = 0,
+        state: int = 0,
+        hop: int = 0,
+    ) -> None:
         """ValueError where the sequence is there already. Arms the expiry."""
-    def add_many(self, first_seq: int, registrations: Buffer, notification: int, expires_s: int, collapse: int = 0) -> None:
+    def add_many(
+        self, first_seq: int, registrations: Buffer, notification: int, expires_s: int, collapse: int = 0
+    ) -> None:
         """registrations: packed native uint32; sequences first_seq, first_seq+1, …"""
     def get(self, seq: int) -> tuple[int, int, int, int, int] | None:
         """(registration, notification, state, hop, expires_s)"""

@@ -1,0 +1,171 @@
+"""Frames waiting for one socket; every frame of a link that is ready leaves in one system call."""
+cimport cython
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    ssize_t sendmsg(int fd, const msghdr *msg, int flags)
+    int MSG_NOSIGNAL
+    int MSG_DONTWAIT
+
+cdef enum:
+    NODES_A_CHUNK = 1023
+    IOV_MAX_USED = 64       # buffers in one sendmsg
+
+cdef struct chunk_t:
+    void *next
+    outbox_node_t nodes[NODES_A_CHUNK]
+
+
+cdef outbox_node_t *node_take(outbox_pool_t *pool) noexcept nogil:
+    cdef chunk_t *chunk
+    cdef outbox_node_t *node
+    cdef int i
+    if pool.free == NULL:
+        chunk = <chunk_t *>malloc(sizeof(chunk_t))
+        if chunk == NULL:
+            return NULL
+        chunk.next = pool.chunks
+        pool.chunks = chunk
+        pool.nodes += NODES_A_CHUNK
+        for i in range(NODES_A_CHUNK):
+            chunk.nodes[i].next = pool.free
+            pool.free = &chunk.nodes[i]
+    node = pool.free
+    pool.free = node.next
+    return node
+
+
+cdef void node_give(outbox_pool_t *pool, outbox_node_t *node) noexcept nogil:
+    gw_buffer_drop(node.buffer)
+    node.next = pool.free
+    pool.free = node
+
+
+cdef void outbox_pool_free(outbox_pool_t *pool) noexcept nogil:
+    cdef chunk_t *chunk = <chunk_t *>pool.chunks
+    cdef chunk_t *after
+    while chunk != NULL:
+        after = <chunk_t *>chunk.next
+        free(chunk)
+        chunk = after
+    memset(pool, 0, sizeof(outbox_pool_t))
+
+
+cdef int outbox_push(outbox_t *box, outbox_pool_t *pool, gw_buffer_t *buffer) noexcept nogil:
+    cdef outbox_node_t *node = node_take(pool)
+    if node == NULL:
+        return -1
+    gw_buffer_take(buffer)
+    node.buffer = buffer
+    node.next = NULL
+    if box.tail == NULL:
+        box.head = node
+        box.offset = 0
+    else:
+        box.tail.next = node
+    box.tail = node
+    box.bytes += buffer.size
+    return 0
+
+
+cdef long outbox_flush(outbox_t *box, outbox_pool_t *pool, int fd) noexcept nogil:
+    cdef iovec iov[IOV_MAX_USED]
+    cdef msghdr msg
+    cdef outbox_node_t *node
+    cdef size_t skip
+    cdef ssize_t sent
+    cdef long total = 0
+    cdef uint32_t left
+    cdef int n
+    while box.head != NULL:
+        n = 0
+        skip = box.offset
+        node = box.head
+        while node != NULL and n < IOV_MAX_USED:
+            iov[n].iov_base = node.buffer.data + skip
+            iov[n].iov_len = node.buffer.size - skip
+            skip = 0
+            n += 1
+            node = node.next
+        memset(&msg, 0, sizeof(msg))
+        msg.msg_iov = iov
+        msg.msg_iovlen = <size_t>n
+        sent = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
+        if sent < 0:
+            if errno == EINTR:
+                continue
+            if errno == EAGAIN:
+                break
+            return -1
+        total += sent
+        box.bytes -= <uint32_t>sent
+        while sent > 0:
+            node = box.head
+            left = node.buffer.size - box.offset
+            if sent < left:
+                box.offset += <uint32_t>sent
+                break
+            sent -= left
+            box.head = node.next
+            box.offset = 0
+            node_give(pool, node)
+        if box.head == NULL:
+            box.tail = NULL
+    return total
+
+
+cdef void outbox_clear(outbox_t *box, outbox_pool_t *pool) noexcept nogil:
+    cdef outbox_node_t *node
+    while box.head != NULL:
+        node = box.head
+        box.head = node.next
+        node_give(pool, node)
+    memset(box, 0, sizeof(outbox_t))
+
+
+@cython.final
+cdef class Outbox:
+    """One outbox with a pool of its own; for tests and benchmarks."""
+    cdef outbox_t box
+    cdef outbox_pool_t pool
+
+    def __dealloc__(self):
+        outbox_clear(&self.box, &self.pool)
+        outbox_pool_free(&self.pool)
+
+    def push(self, const unsigned char[::1] frame not None) -> None:
+        if frame.shape[0] == 0:
+            raise ValueError("a frame has at least its two header bytes")
+        cdef gw_buffer_t *buffer = gw_buffer_new(&frame[0], <uint32_t>frame.shape[0])
+        cdef int failed = buffer == NULL or outbox_push(&self.box, &self.pool, buffer) != 0
+        gw_buffer_drop(buffer)
+        if failed:
+            raise MemoryError
+
+    def flush(self, fd: int) -> int:
+        """Bytes written; 0 when the socket takes no more; OSError when it is broken."""
+        cdef int number = fd
+        cdef long n
+        with nogil:
+            n = outbox_flush(&self.box, &self.pool, number)
+        if n < 0:
+            raise OSError(errno, "send failed")
+        return n
+
+    def clear(self) -> None:
+        outbox_clear(&self.box, &self.pool)
+
+    @property
+    def pending_bytes(self) -> int:
+        return self.box.bytes

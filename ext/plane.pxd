@@ -1,0 +1,161 @@
+"""What a reactor is made of: its struct, and the records it exchanges with the control thread. Declarations only."""
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from gateway._native.link cimport groups_t, inflight_pool_t, slab_t
+from gateway._native.mailbox cimport gw_ring_t
+from gateway._native.outbox cimport gw_buffer_t, outbox_pool_t
+from gateway._native.wheel cimport wheel_node_t, wheel_t
+
+cdef enum:
+    TICK_MS = 10
+    SCRATCH_BYTES = 16384       # read at once from one link
+    UP_RESERVE = 1048576        # room in the mailbox that the events of any one step fit in
+    LATE = 0xFFFFFFFF           # registration of an ack nobody waits for
+
+cdef enum:                      # kind of a timer node
+    TIMER_LINK = 1
+    TIMER_ACK = 2
+    TIMER_ACCEPT = 3
+
+cdef enum:                      # events, reactor → control
+    EV_FRAME = 1                # a frame only the control thread can answer
+    EV_ACK = 2
+    EV_TIMEOUT = 3              # ack time over
+    EV_LOST = 4                 # notification not delivered: link gone (flag 0) or spilled (flag 1)
+    EV_READY = 5                # room again after a spill
+    EV_DOWN = 6                 # the link is over; flag is the reason
+    EV_DRAINED = 7
+
+cdef enum:                      # commands, control → reactor
+    CMD_SEND = 1
+    CMD_WELCOME = 2
+    CMD_NOTIFY = 3
+    CMD_FANOUT = 4
+    CMD_BIND = 5
+    CMD_UNBIND = 6
+    CMD_CANCEL = 7
+    CMD_CLOSE = 8
+    CMD_SILENCE = 9
+    CMD_DRAIN = 10
+    CMD_REFUSE = 11
+    CMD_STOP = 12
+
+cdef enum:                      # why a link ended; names in REASONS
+    REASON_PEER = 0
+    REASON_SOCKET = 1
+    REASON_LOGIN_TIMEOUT = 2
+    REASON_HEARTBEAT = 3
+    REASON_SLOW = 4
+    REASON_OVERLOADED = 5
+    REASON_MALFORMED = 6
+    REASON_TOO_LARGE = 7
+    REASON_OUT_OF_ORDER = 8
+    REASON_CONTROL = 9
+    REASON_DRAIN = 10
+    REASON_FULL = 11
+    REASON_MEMORY = 12
+    REASONS_COUNT = 13
+
+cdef enum:                      # counters; names in COUNTERS
+    C_ACCEPTED = 0
+    C_ACCEPT_ERRORS = 1
+    C_LINKS = 2                 # gauge
+    C_LOGINS = 3
+    C_FRAMES_IN = 4
+    C_FRAMES_OUT = 5
+    C_BYTES_IN = 6
+    C_BYTES_OUT = 7
+    C_HEARTBEATS = 8
+    C_NOTIFIED = 9
+    C_ACKS = 10
+    C_LATE_ACKS = 11
+    C_ACK_TIMEOUTS = 12
+    C_SPILLED_WINDOW = 13
+    C_SPILLED_OUTBOX = 14
+    C_GONE = 15                 # a command met a link that was over
+    C_MAILBOX_FULL = 16
+    C_STALLED = 17
+    C_INFLIGHT = 18             # gauge
+    C_COUNT = 19
+
+cdef struct event_t:
+    uint16_t kind
+    uint8_t frame               # frame type
+    uint8_t flag
+    uint32_t registration
+    uint64_t link
+    uint64_t seq                # sequence, or device with EV_DOWN and EV_READY
+    uint64_t sent_ms            # Unix ms; 0 with a late ack
+    uint64_t acked_ms
+
+cdef struct command_t:
+    uint16_t kind
+    uint8_t flag
+    uint8_t reserved
+    uint32_t registration
+    uint64_t link
+    uint64_t seq                # sequence, or device with CMD_WELCOME
+    uint32_t ms
+    uint32_t count              # groups that follow, group, or window
+    gw_buffer_t *buffer         # one reference travels with the command
+
+cdef struct fan_item_t:
+    gw_buffer_t *buffer
+    uint64_t seq
+    uint32_t ms                 # ack time; 0: a recall, cancels instead of arming
+    fan_item_t *next
+
+cdef struct fan_t:              # one pass over some groups, for one or more frames
+    fan_t *next
+    fan_item_t *first
+    fan_item_t *last
+    uint32_t group_at
+    long position               # next member, downwards; -1: take the next group
+    int started
+    uint32_t count
+    uint32_t groups[1]
+
+cdef struct settings_t:
+    uint32_t max_links
+    uint32_t login_ticks
+    uint32_t login_frame_bytes
+    uint32_t max_frame_bytes
+    uint32_t outbox_bytes
+    uint32_t slow_ticks
+    uint32_t linger_ticks
+    uint32_t logins_per_s       # 0: no limit
+
+cdef struct reactor_t:
+    # shared with the control thread
+    gw_ring_t up                # events
+    gw_ring_t down              # commands
+    uint64_t counters[C_COUNT]  # written here, read anywhere (relaxed)
+    uint64_t ended[REASONS_COUNT]
+    # this thread's own
+    settings_t set
+    int epoll
+    int listener                # -1: closed
+    int listening               # in the epoll set
+    uint64_t start_ms           # monotonic
+    uint64_t unix_base_ms       # add to monotonic ms
+    uint64_t now_ms             # monotonic, once a turn
+    uint32_t now                # tick
+    wheel_t wheel
+    slab_t slab
+    groups_t groups
+    inflight_pool_t inflight
+    outbox_pool_t nodes
+    uint32_t dirty              # 1 + first link to flush
+    fan_t *fan_head
+    fan_t *fan_tail
+    gw_buffer_t *pong
+    gw_buffer_t *last_words[REASONS_COUNT]
+    uint8_t *scratch            # receive buffer of all links
+    wheel_node_t accept_timer   # try to accept again
+    double login_tokens
+    uint64_t login_refill_ms
+    int refusing
+    int stopping
+    gw_buffer_t *drain_buffer
+    uint32_t drain_end          # tick
+    uint32_t drain_at           # next slot
+    int draining

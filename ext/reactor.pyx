@@ -1,0 +1,587 @@
+"""The data plane's thread: accept, commands, timers, the loop; never takes the GIL while it runs."""
+cimport cython
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+from gateway._native.fanout cimport fan_add, fan_drop, fan_step
+from gateway._native.link cimport (
+    LINK_CLOSING, LINK_FREE, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_STALLED, groups_bytes, groups_free, inflight_find,
+    inflight_pool_free, inflight_remove, inflight_t, link_id, link_join, link_leave, link_leave_all, link_t, slab_at,
+    slab_find, slab_free, slab_take)
+from gateway._native.mailbox cimport (
+    gw_ring_free, gw_ring_init, gw_ring_peek, gw_ring_pop, gw_ring_publish, gw_ring_reserve, gw_ring_sleep)
+from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t, outbox_pool_free
+from gateway._native.plane cimport *
+from gateway._native.traffic cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
+    flush_dirty, gw_count, gw_read, has_room, link_down, link_free, link_readable, link_send, mark_dirty, maybe_ready,
+    notify, say, watch)
+from gateway._native.wheel cimport (
+    wheel_advance, wheel_arm, wheel_cancel, wheel_init, wheel_next, wheel_node_t, wheel_pop)
+
+cdef extern from "gw_sys.h" nogil:
+    int gw_own_descriptors(int keep_a, int keep_b)
+    uint64_t gw_monotonic_ms()
+    uint64_t gw_unix_ms()
+
+cdef extern from "<sys/socket.h>" nogil:
+    int accept4(int fd, void *address, void *length, int flags)
+    enum: SOCK_NONBLOCK, SOCK_CLOEXEC
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+    int usleep(unsigned int us)
+    ssize_t read(int fd, void *buf, size_t n)
+
+cdef enum:
+    ACCEPTS_A_TURN = 256
+    EVENTS_A_TURN = 512
+    COMMANDS_A_TURN = 4096
+    TIMERS_A_TURN = 8192
+    KEY_LISTENER = 0xFFFFFFFF       # epoll keys beyond any slot
+    KEY_MAILBOX = 0xFFFFFFFE
+
+REASONS = (
+    "peer", "socket", "login_timeout", "heartbeat_timeout", "slow_consumer", "overloaded", "malformed_frame",
+    "frame_too_large", "out_of_order", "control", "draining", "full", "memory")
+COUNTERS = (
+    "accepted", "accept_errors", "links", "logins", "frames_in", "frames_out", "bytes_in", "bytes_out", "heartbeats",
+    "notified", "acks", "late_acks", "ack_timeouts", "spilled_window", "spilled_outbox", "gone", "mailbox_full",
+    "stalled", "inflight")
+
+
+# --- accept ----------------------------------------------------------------------------------------------------------
+
+cdef void listener_watch(reactor_t *r, int op) noexcept nogil:
+    cdef epoll_event e
+    e.events = EPOLLIN
+    e.data.u64 = <uint64_t>KEY_LISTENER << 32
+    if r.listener >= 0 and epoll_ctl(r.epoll, op, r.listener, &e) == 0:
+        r.listening = op == EPOLL_CTL_ADD
+
+
+cdef void listener_close(reactor_t *r) noexcept nogil:
+    if r.listener >= 0:
+        close(r.listener)
+    r.listener = -1
+    r.listening = 0
+    wheel_cancel(&r.wheel, &r.accept_timer)
+
+
+cdef void accept_links(reactor_t *r) noexcept nogil:
+    cdef link_t *link
+    cdef int fd, _
+    for _ in range(ACCEPTS_A_TURN):
+        fd = accept4(r.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd < 0:
+            if errno == EAGAIN:
+                return
+            if errno == EINTR or errno == ECONNABORTED:
+                continue
+            # Out of descriptors or memory: the backlog waits in the kernel; look again in 100 ms, don't spin.
+            gw_count(&r.counters[C_ACCEPT_ERRORS], 1)
+            listener_watch(r, EPOLL_CTL_DEL)
+            wheel_arm(&r.wheel, &r.accept_timer, r.now + 10)
+            return
+        gw_count(&r.counters[C_ACCEPTED], 1)
+        link = slab_take(&r.slab) if r.slab.used < r.set.max_links else NULL
+        if link == NULL:
+            gw_count(&r.ended[REASON_FULL], 1)
+            close(fd)
+            continue
+        gw_count(&r.counters[C_LINKS], 1)
+        link.fd = fd
+        link.timer.kind = TIMER_LINK
+        link.seen = r.now
+        wheel_arm(&r.wheel, &link.timer, r.now + r.set.login_ticks)
+        watch(r, link, EPOLLIN, EPOLL_CTL_ADD)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
+    """Executes one command; its buffer reference is dropped here unless a fan-out keeps it."""
+    cdef link_t *link = NULL
+    cdef inflight_t *entry
+    cdef const uint32_t *groups = <const uint32_t *>(<const uint8_t *>c + sizeof(command_t))
+    if c.kind == CMD_FANOUT:
+        if fan_add(r, c, groups) == 0:
+            return
+        gw_buffer_drop(c.buffer)    # no memory: the broadcast waits for each registration by its cursor
+        return
+    if c.kind == CMD_DRAIN:
+        listener_close(r)
+        r.draining = 1
+        r.drain_buffer = c.buffer
+        r.drain_end = r.now + c.ms // TICK_MS
+        r.drain_at = 0
+        return
+    if c.kind == CMD_STOP:
+        r.stopping = 1
+        return
+    if c.kind == CMD_REFUSE:
+        r.refusing = c.flag
+        return
+    link = slab_find(&r.slab, c.link)
+    if link == NULL or link.state == LINK_CLOSING or link.state == LINK_NEW:
+        gw_count(&r.counters[C_GONE], 1)
+        if c.kind == CMD_NOTIFY:
+            say(r, EV_LOST, 0, c.link, c.seq, c.registration, 0)
+    elif c.kind == CMD_SEND:
+        if link.outbox.bytes > r.set.outbox_bytes * 2:
+            link_down(r, link, REASON_SLOW, NULL)   # asks and asks, and never reads the answers
+        else:
+            link_send(r, link, c.buffer)
+    elif c.kind == CMD_NOTIFY:
+        notify(r, link, c.buffer, c.seq, c.registration, c.ms, c.flag)
+    elif c.kind == CMD_WELCOME:
+        link.state = LINK_LIVE
+        link.device = c.seq
+        link.window = <uint16_t>c.count
+        link.silence = c.ms // TICK_MS
+        gw_count(&r.counters[C_LOGINS], 1)
+        wheel_arm(&r.wheel, &link.timer, link.seen + link.silence)
+        link_send(r, link, c.buffer)
+    elif c.kind == CMD_BIND:
+        if link_join(&r.slab, &r.groups, link, c.count, c.registration) < 0:
+            link_down(r, link, REASON_MEMORY, NULL)
+    elif c.kind == CMD_UNBIND:
+        link_leave(&r.slab, &r.groups, link, c.registration)
+        entry = link.inflight
+        while entry != NULL:
+            if entry.registration == c.registration:
+                say(r, EV_LOST, 0, c.link, entry.seq, entry.registration, 0)
+                inflight_remove(&r.inflight, &r.wheel, link, entry)
+                gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
+                entry = link.inflight
+            else:
+                entry = entry.next
+    elif c.kind == CMD_CANCEL:
+        entry = inflight_find(link, c.seq, c.registration, 0)
+        if entry != NULL:
+            inflight_remove(&r.inflight, &r.wheel, link, entry)
+            gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
+        if c.buffer != NULL:
+            link_send(r, link, c.buffer)
+        maybe_ready(r, link)
+    elif c.kind == CMD_CLOSE:
+        link_down(r, link, REASON_CONTROL, c.buffer)
+    elif c.kind == CMD_SILENCE:
+        link.silence = c.ms // TICK_MS
+        if link.state == LINK_LIVE:
+            wheel_arm(&r.wheel, &link.timer, link.seen + link.silence)
+    gw_buffer_drop(c.buffer)
+
+
+cdef void handle_commands(reactor_t *r) noexcept nogil:
+    cdef uint32_t size
+    cdef command_t *c
+    cdef int _
+    for _ in range(COMMANDS_A_TURN):
+        if not has_room(r):
+            return
+        c = <command_t *>gw_ring_peek(&r.down, &size)
+        if c == NULL:
+            return
+        handle_command(r, c)
+        gw_ring_pop(&r.down, size)
+
+
+# --- timers ----------------------------------------------------------------------------------------------------------
+
+cdef void link_timer(reactor_t *r, link_t *link) noexcept nogil:
+    cdef uint32_t at
+    if link.state == LINK_CLOSING:
+        link_free(r, link)
+    elif link.state == LINK_NEW:
+        link_down(r, link, REASON_LOGIN_TIMEOUT, NULL)
+    elif link.state == LINK_HELLO:
+        link_down(r, link, REASON_OVERLOADED, NULL)     # the control thread did not decide in time
+    elif link.flags & LINK_STALLED and r.now - link.stalled_at >= r.set.slow_ticks:
+        link_down(r, link, REASON_SLOW, NULL)
+    elif r.now - link.seen >= link.silence:
+        link_down(r, link, REASON_HEARTBEAT, NULL)
+    else:
+        # Heartbeats only touch `seen`; the deadline is worked out when the old one comes up.
+        at = link.seen + link.silence
+        if link.flags & LINK_STALLED and <int32_t>(at - (link.stalled_at + r.set.slow_ticks)) > 0:
+            at = link.stalled_at + r.set.slow_ticks
+        wheel_arm(&r.wheel, &link.timer, at)
+
+
+cdef void ack_timer(reactor_t *r, inflight_t *entry) noexcept nogil:
+    cdef link_t *link = slab_at(&r.slab, entry.slot)
+    gw_count(&r.counters[C_ACK_TIMEOUTS], 1)
+    gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
+    say(r, EV_TIMEOUT, 0, link_id(&r.slab, link), entry.seq, entry.registration,
+        r.start_ms + entry.sent_ms + r.unix_base_ms)
+    inflight_remove(&r.inflight, &r.wheel, link, entry)
+    maybe_ready(r, link)
+
+
+cdef void handle_timers(reactor_t *r) noexcept nogil:
+    cdef wheel_node_t *node
+    cdef int _
+    wheel_advance(&r.wheel, r.now)
+    for _ in range(TIMERS_A_TURN):
+        if not has_room(r):
+            return
+        node = wheel_pop(&r.wheel)
+        if node == NULL:
+            return
+        if node.kind == TIMER_LINK:
+            link_timer(r, <link_t *>node)
+        elif node.kind == TIMER_ACK:
+            ack_timer(r, <inflight_t *>node)
+        else:
+            listener_watch(r, EPOLL_CTL_ADD)
+
+
+cdef void drain_step(reactor_t *r) noexcept nogil:
+    """Send links away evenly over the drain time."""
+    cdef uint32_t left = r.slab.size - r.drain_at
+    cdef int32_t ticks = <int32_t>(r.drain_end - r.now)
+    cdef uint32_t slice = left if ticks <= 0 else left // <uint32_t>ticks + 1
+    cdef link_t *link
+    while slice and r.drain_at < r.slab.size and has_room(r):
+        link = slab_at(&r.slab, r.drain_at)
+        r.drain_at += 1
+        slice -= 1
+        if link.state != LINK_FREE:
+            link_down(r, link, REASON_DRAIN, r.drain_buffer)
+    if r.drain_at == r.slab.size:
+        r.draining = 0
+        gw_buffer_drop(r.drain_buffer)
+        r.drain_buffer = NULL
+        say(r, EV_DRAINED, 0, 0, 0, 0, 0)
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+cdef inline void read_clock(reactor_t *r) noexcept nogil:
+    r.now_ms = gw_monotonic_ms()
+    r.now = <uint32_t>((r.now_ms - r.start_ms) // TICK_MS)
+
+
+cdef int sleep_ms(reactor_t *r) noexcept nogil:
+    """How long epoll_wait may sleep."""
+    cdef uint32_t ticks
+    if r.dirty or r.fan_head != NULL or gw_ring_sleep(&r.down):
+        return 0
+    if r.draining:
+        return TICK_MS
+    ticks = wheel_next(&r.wheel)
+    if ticks > 6000:
+        return 60000
+    return <int>(ticks * TICK_MS)
+
+
+cdef void run(reactor_t *r) noexcept nogil:
+    cdef epoll_event events[EVENTS_A_TURN]
+    cdef link_t *link
+    cdef uint64_t key, drop
+    cdef int i, n
+    while not r.stopping:
+        if not has_room(r):
+            # The control thread is behind: nothing is read or sent meanwhile, devices wait in the kernel's buffers.
+            gw_count(&r.counters[C_MAILBOX_FULL], 1)
+            gw_ring_publish(&r.up)
+            usleep(500)
+            read_clock(r)
+            continue
+        n = epoll_wait(r.epoll, events, EVENTS_A_TURN, sleep_ms(r))
+        read_clock(r)
+        for i in range(n):
+            key = events[i].data.u64 >> 32
+            if key == KEY_LISTENER:
+                if r.listening:
+                    accept_links(r)
+                continue
+            if key == KEY_MAILBOX:
+                read(r.down.event_fd, &drop, 8)
+                continue
+            link = slab_at(&r.slab, <uint32_t>key)
+            # Another event of this turn may have ended the link and its slot may live again.
+            if link.state == LINK_FREE or link.generation != <uint32_t>events[i].data.u64:
+                continue
+            if not has_room(r):
+                break       # level-triggered: it comes again
+            if events[i].events & EPOLLOUT:
+                mark_dirty(r, link)
+            if events[i].events & ~<uint32_t>EPOLLOUT:
+                link_readable(r, link)
+        handle_commands(r)
+        fan_step(r)
+        handle_timers(r)
+        if r.draining:
+            drain_step(r)
+        flush_dirty(r)
+        gw_ring_publish(&r.up)
+
+
+cdef void shut(reactor_t *r) noexcept nogil:
+    """Close every socket and give back what links hold; runs in the reactor's thread, which owns the descriptors."""
+    cdef uint32_t i
+    cdef link_t *link
+    listener_close(r)
+    for i in range(r.slab.size):
+        link = slab_at(&r.slab, i)
+        if link.state != LINK_FREE:
+            while link.inflight != NULL:
+                inflight_remove(&r.inflight, &r.wheel, link, link.inflight)
+            link_leave_all(&r.slab, &r.groups, link)
+            free(link.partial)
+            link.partial = NULL
+            link_free(r, link)
+    close(r.epoll)
+    r.epoll = -1
+
+
+cdef gw_buffer_t *as_buffer(bytes frame) except? NULL:
+    cdef gw_buffer_t *buffer = NULL
+    if frame is not None:
+        buffer = gw_buffer_new(<const uint8_t *><const char *>frame, <uint32_t>len(frame))
+        if buffer == NULL:
+            raise MemoryError
+    return buffer
+
+
+@cython.final
+cdef class Reactor:
+    """One reactor. `open` and `run` belong to its own thread, everything else to the control thread."""
+    cdef reactor_t *r
+    cdef readonly int index
+    cdef readonly int event_fd      # readable when `drain` has something
+    cdef int down_fd
+
+    def __cinit__(self, index: int, event_fd: int, command_fd: int, last_words: dict, *, mailbox_bytes: int,
+                  max_links: int, login_ms: int, login_frame_bytes: int, max_frame_bytes: int, outbox_bytes: int,
+                  slow_ms: int, linger_ms: int = 2000, logins_per_s: int = 0):
+        """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close."""
+        cdef uint64_t capacity = 4 * UP_RESERVE
+        cdef reactor_t *r = <reactor_t *>malloc(sizeof(reactor_t))
+        if r == NULL:
+            raise MemoryError
+        self.r = r
+        memset(r, 0, sizeof(reactor_t))
+        self.index = index
+        self.event_fd = event_fd
+        self.down_fd = command_fd
+        while capacity < <uint64_t>mailbox_bytes:
+            capacity *= 2
+        r.epoll = r.listener = -1
+        if gw_ring_init(&r.up, capacity, event_fd) != 0 or gw_ring_init(&r.down, capacity, command_fd) != 0:
+            raise MemoryError
+        r.scratch = <uint8_t *>malloc(SCRATCH_BYTES)
+        if r.scratch == NULL:
+            raise MemoryError
+        r.pong = as_buffer(b"\x02\x00")
+        for i, name in enumerate(REASONS):
+            r.last_words[i] = as_buffer(last_words.get(name))
+        r.slab.reactor = <uint8_t>index
+        r.set.max_links = max_links
+        r.set.login_ticks = max(1, login_ms // TICK_MS)
+        r.set.login_frame_bytes = login_frame_bytes
+        r.set.max_frame_bytes = max_frame_bytes
+        r.set.outbox_bytes = outbox_bytes
+        r.set.slow_ticks = max(1, slow_ms // TICK_MS)
+        r.set.linger_ticks = max(1, linger_ms // TICK_MS)
+        r.set.logins_per_s = logins_per_s
+        r.login_tokens = logins_per_s
+        r.accept_timer.kind = TIMER_ACCEPT
+        wheel_init(&r.wheel, 0)
+        r.start_ms = r.now_ms = r.login_refill_ms = gw_monotonic_ms()
+        r.unix_base_ms = gw_unix_ms() - r.start_ms
+
+    def __dealloc__(self):
+        cdef reactor_t *r = self.r
+        cdef uint32_t size
+        cdef command_t *c
+        cdef fan_t *fan
+        cdef int i
+        if r == NULL:
+            return
+        if r.down.buf != NULL:
+            while True:
+                c = <command_t *>gw_ring_peek(&r.down, &size)
+                if c == NULL:
+                    break
+                gw_buffer_drop(c.buffer)
+                gw_ring_pop(&r.down, size)
+        while r.fan_head != NULL:
+            fan = r.fan_head
+            r.fan_head = fan.next
+            fan_drop(fan)
+        for i in range(REASONS_COUNT):
+            gw_buffer_drop(r.last_words[i])
+        gw_buffer_drop(r.pong)
+        gw_buffer_drop(r.drain_buffer)
+        gw_ring_free(&r.up)
+        gw_ring_free(&r.down)
+        inflight_pool_free(&r.inflight)
+        outbox_pool_free(&r.nodes)
+        groups_free(&r.groups)
+        slab_free(&r.slab)
+        free(r.scratch)
+        free(r)
+
+    # -- the reactor's own thread
+
+    def open(self, listen) -> None:
+        """Take a descriptor table of one's own, then `listen()` → a listening, non-blocking socket's descriptor."""
+        cdef reactor_t *r = self.r
+        cdef epoll_event e
+        if gw_own_descriptors(self.event_fd, self.down_fd) != 0:
+            raise OSError(errno, "the reactor could not get a descriptor table of its own")
+        r.listener = listen()
+        r.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if r.epoll < 0:
+            raise OSError(errno, "epoll_create1")
+        listener_watch(r, EPOLL_CTL_ADD)
+        e.events = EPOLLIN
+        e.data.u64 = <uint64_t>KEY_MAILBOX << 32
+        if epoll_ctl(r.epoll, EPOLL_CTL_ADD, self.down_fd, &e) != 0:
+            raise OSError(errno, "epoll_ctl")
+
+    def run(self) -> None:
+        """Serve until `stop`; without the GIL."""
+        with nogil:
+            run(self.r)
+            shut(self.r)
+
+    # -- the control thread: commands; False: the mailbox is full, nothing was queued
+
+    cdef bint put(self, uint16_t kind, uint64_t link, uint64_t seq, uint32_t registration, uint32_t ms, uint32_t count,
+                  uint8_t flag, bytes frame):
+        cdef command_t *c
+        cdef gw_buffer_t *buffer = as_buffer(frame)
+        c = <command_t *>gw_ring_reserve(&self.r.down, sizeof(command_t))
+        if c == NULL:
+            gw_buffer_drop(buffer)
+            return False
+        memset(c, 0, sizeof(command_t))
+        c.kind = kind
+        c.flag = flag
+        c.link = link
+        c.seq = seq
+        c.registration = registration
+        c.ms = ms
+        c.count = count
+        c.buffer = buffer
+        gw_ring_publish(&self.r.down)
+        return True
+
+    def send(self, link: int, frame: bytes) -> bool:
+        return self.put(CMD_SEND, link, 0, 0, 0, 0, 0, frame)
+
+    def welcome(self, link: int, device: int, silence_ms: int, window: int, frame: bytes) -> bool:
+        """The login was accepted: the link is live, and `silence_ms` without a byte ends it."""
+        return self.put(CMD_WELCOME, link, device, 0, silence_ms, window, 0, frame)
+
+    def notify(self, link: int, frame: bytes, seq: int, registration: int, ack_ms: int, again: bool = False) -> bool:
+        return self.put(CMD_NOTIFY, link, seq, registration, max(1, ack_ms), 0, again, frame)
+
+    def fanout(self, groups: list, frame: bytes, seq: int, ack_ms: int) -> bool:
+        """To every link in these groups; ack_ms 0: a recall, which cancels `seq` and sends the frame unacked."""
+        cdef uint32_t n = <uint32_t>len(groups), i
+        cdef command_t *c
+        cdef uint32_t *ids
+        cdef uint32_t ms = ack_ms
+        cdef uint64_t number = seq
+        cdef gw_buffer_t *buffer = as_buffer(frame)
+        c = <command_t *>gw_ring_reserve(&self.r.down, <uint32_t>(sizeof(command_t) + n * 4))
+        if c == NULL:
+            gw_buffer_drop(buffer)
+            return False
+        memset(c, 0, sizeof(command_t))
+        c.kind = CMD_FANOUT
+        c.seq = number
+        c.ms = ms
+        c.count = n
+        c.buffer = buffer
+        ids = <uint32_t *>(<uint8_t *>c + sizeof(command_t))
+        for i in range(n):
+            ids[i] = <uint32_t>(groups[i] & 0xFFFFFFFF)
+        gw_ring_publish(&self.r.down)
+        return True
+
+    def bind(self, link: int, group: int, registration: int) -> bool:
+        return self.put(CMD_BIND, link, 0, registration, 0, group, 0, None)
+
+    def unbind(self, link: int, registration: int) -> bool:
+        """Leave its group; what is unacked for it comes back as lost."""
+        return self.put(CMD_UNBIND, link, 0, registration, 0, 0, 0, None)
+
+    def cancel(self, link: int, seq: int, registration: int, frame: bytes | None = None) -> bool:
+        """Forget an unacked notification (no event follows) and send `frame`."""
+        return self.put(CMD_CANCEL, link, seq, registration, 0, 0, 0, frame)
+
+    def close(self, link: int, frame: bytes | None = None) -> bool:
+        return self.put(CMD_CLOSE, link, 0, 0, 0, 0, 0, frame)
+
+    def set_silence(self, link: int, silence_ms: int) -> bool:
+        return self.put(CMD_SILENCE, link, 0, 0, silence_ms, 0, 0, None)
+
+    def drain_links(self, frame: bytes, over_ms: int) -> bool:
+        """Stop accepting; send every link away with `frame`, spread over the time; EV_DRAINED at the end."""
+        return self.put(CMD_DRAIN, 0, 0, 0, over_ms, 0, 0, frame)
+
+    def refuse_logins(self, refuse: bool) -> bool:
+        return self.put(CMD_REFUSE, 0, 0, 0, 0, 0, refuse, None)
+
+    def stop(self) -> bool:
+        return self.put(CMD_STOP, 0, 0, 0, 0, 0, 0, None)
+
+    # -- the control thread: events
+
+    def drain(self, limit: int = 4096) -> tuple:
+        """(acks, others, more): acks as (seq, registration or -1, sent_ms, acked_ms, shown, link); others as
+        (kind, link, a, b, c): FRAME a=type b=body; TIMEOUT a=seq b=registration; LOST a=seq b=registration c=spilled;
+        READY a=device; DOWN a=device b=reason. more: call again. When False, event_fd will tell."""
+        cdef list acks = [], others = []
+        cdef uint32_t size
+        cdef event_t *e
+        cdef uint64_t dropped
+        cdef int _, count = limit
+        read(self.event_fd, &dropped, 8)
+        for _ in range(count):
+            e = <event_t *>gw_ring_peek(&self.r.up, &size)
+            if e == NULL:
+                return acks, others, gw_ring_sleep(&self.r.up) != 0
+            if e.kind == EV_ACK:
+                acks.append((e.seq, -1 if e.registration == LATE else <long>e.registration, e.sent_ms, e.acked_ms,
+                             e.flag != 0, e.link))
+            elif e.kind == EV_FRAME:
+                others.append((EV_FRAME, e.link, e.frame,
+                               (<const uint8_t *>e + sizeof(event_t))[:size - sizeof(event_t)], None))
+            elif e.kind == EV_DOWN:
+                others.append((EV_DOWN, e.link, e.seq, e.flag, None))
+            else:
+                others.append((e.kind, e.link, e.seq, e.registration, e.flag))
+            gw_ring_pop(&self.r.up, size)
+        return acks, others, True
+
+    def counters(self) -> dict:
+        """Counters by name, ended links as `ended:<reason>`."""
+        cdef int i
+        out = {COUNTERS[i]: gw_read(&self.r.counters[i]) for i in range(C_COUNT)}
+        for i in range(REASONS_COUNT):
+            out["ended:" + REASONS[i]] = gw_read(&self.r.ended[i])
+        return out
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes taken for links, in-flight entries, outbox nodes and groups; exact only while the thread rests."""
+        cdef reactor_t *r = self.r
+        return (((r.slab.size + 4095) // 4096) * 4096 * sizeof(link_t) + r.inflight.entries * sizeof(inflight_t)
+                + r.nodes.nodes * 16 + groups_bytes(&r.groups))
+
+
+EVENT_FRAME = EV_FRAME
+EVENT_TIMEOUT = EV_TIMEOUT
+EVENT_LOST = EV_LOST
+EVENT_READY = EV_READY
+EVENT_DOWN = EV_DOWN
+EVENT_DRAINED = EV_DRAINED
+LINK_BYTES = sizeof(link_t)

@@ -1,0 +1,76 @@
+from collections.abc import Callable, Mapping
+from typing import Any, Final, final
+
+REASONS: Final[tuple[str, ...]]
+COUNTERS: Final[tuple[str, ...]]
+EVENT_FRAME: Final[int]
+EVENT_TIMEOUT: Final[int]
+EVENT_LOST: Final[int]
+EVENT_READY: Final[int]
+EVENT_DOWN: Final[int]
+EVENT_DRAINED: Final[int]
+LINK_BYTES: Final[int]
+
+@final
+class Reactor:
+    """One reactor. `open` and `run` belong to its own thread, everything else to the control thread.
+
+    Commands return False when the mailbox is full: nothing was queued then.
+    """
+    @property
+    def index(self) -> int: ...
+    @property
+    def event_fd(self) -> int:
+        """Readable when `drain` has something."""
+    def __init__(
+        self,
+        index: int,
+        event_fd: int,
+        command_fd: int,
+        last_words: Mapping[str, bytes],
+        *,
+        mailbox_bytes: int,
+        max_links: int,
+        login_ms: int,
+        login_frame_bytes: int,
+        max_frame_bytes: int,
+        outbox_bytes: int,
+        slow_ms: int,
+        linger_ms: int = 2000,
+        logins_per_s: int = 0,
+    ) -> None:
+        """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close."""
+    def open(self, listen: Callable[[], int]) -> None:
+        """Take a descriptor table of one's own, then `listen()` → a listening, non-blocking socket's descriptor."""
+    def run(self) -> None:
+        """Serve until `stop`; without the GIL."""
+    def send(self, link: int, frame: bytes) -> bool: ...
+    def welcome(self, link: int, device: int, silence_ms: int, window: int, frame: bytes) -> bool:
+        """The login was accepted: the link is live, and `silence_ms` without a byte ends it."""
+    def notify(
+        self, link: int, frame: bytes, seq: int, registration: int, ack_ms: int, again: bool = False
+    ) -> bool: ...
+    def fanout(self, groups: list[int], frame: bytes, seq: int, ack_ms: int) -> bool:
+        """To every link in these groups; ack_ms 0: a recall, which cancels `seq` and sends the frame unacked."""
+    def bind(self, link: int, group: int, registration: int) -> bool: ...
+    def unbind(self, link: int, registration: int) -> bool:
+        """Leave its group; what is unacked for it comes back as lost."""
+    def cancel(self, link: int, seq: int, registration: int, frame: bytes | None = None) -> bool:
+        """Forget an unacked notification (no event follows) and send `frame`."""
+    def close(self, link: int, frame: bytes | None = None) -> bool: ...
+    def set_silence(self, link: int, silence_ms: int) -> bool: ...
+    def drain_links(self, frame: bytes, over_ms: int) -> bool:
+        """Stop accepting; send every link away with `frame`, spread over the time; EVENT_DRAINED at the end."""
+    def refuse_logins(self, refuse: bool) -> bool: ...
+    def stop(self) -> bool: ...
+    def drain(
+        self, limit: int = 4096
+    ) -> tuple[list[tuple[int, int, int, int, bool, int]], list[tuple[int, int, Any, Any, Any]], bool]:
+        """(acks, others, more): acks as (seq, registration or -1, sent_ms, acked_ms, shown, link); others as
+        (kind, link, a, b, c): FRAME a=type b=body; TIMEOUT a=seq b=registration; LOST a=seq b=registration c=spilled;
+        READY a=device; DOWN a=device b=reason. more: call again. When False, event_fd will tell."""
+    def counters(self) -> dict[str, int]:
+        """Counters by name, ended links as `ended:<reason>`."""
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes taken for links, in-flight entries, outbox nodes and groups; exact only while the thread rests."""

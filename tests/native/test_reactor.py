@@ -1,0 +1,317 @@
+"""The data plane by itself: real sockets, no control plane."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+import pytest
+from reactor_rig import Rig
+
+from gateway._native import reactor as native
+from gateway.model.frames import FrameType, build_frame, parse_ids
+
+NOTICE = build_frame(FrameType.NOTIFY, {"id": 1})
+
+
+def notice(seq: int, size: int = 0) -> bytes:
+    return build_frame(FrameType.NOTIFY, {"id": seq, "text": "x" * size})
+
+
+def test_a_heartbeat_is_answered_without_the_control_thread() -> None:
+    with Rig() as rig:
+        peer, _ = rig.login()
+        peer.send(FrameType.PING)
+        assert peer.receive() == (FrameType.PONG, b"")
+        assert rig.reactor.counters()["heartbeats"] == 1
+        assert rig.events == []
+
+
+def test_frames_come_up_whole_and_in_order_however_they_are_cut() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        stream = b"".join(build_frame(FrameType.STATE, {"req": i, "pad": "y" * (i * 37)}) for i in range(40))
+        for byte in stream[:300]:
+            peer.sock.sendall(bytes((byte,)))
+        peer.sock.sendall(stream[300:])
+        for i in range(40):
+            _, source, kind, body, _ = rig.event(native.EVENT_FRAME)
+            assert (source, kind) == (link, FrameType.STATE)
+            assert body == build_frame(FrameType.STATE, {"req": i, "pad": "y" * (i * 37)})[-len(body) :]
+
+
+def test_anything_before_hello_is_out_of_order() -> None:
+    with Rig() as rig:
+        peer = rig.connect()
+        peer.send(FrameType.PING)
+        kind, body = peer.receive()
+        assert kind == FrameType.GOAWAY
+        assert b"out_of_order" in body
+        assert peer.receive() is None
+        assert rig.reactor.counters()["ended:out_of_order"] == 1
+
+
+def test_a_second_hello_is_out_of_order() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        peer.send(FrameType.HELLO, {"v": 1})
+        assert b"out_of_order" in peer.receive()[1]
+        assert rig.event(native.EVENT_DOWN)[:4] == (native.EVENT_DOWN, link, 7, native.REASONS.index("out_of_order"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"\x03\xff\xff\xff\xff\x01", b"malformed_frame"),
+        (b"\x03\x81\x20", b"frame_too_large"),  # 4,097 bytes before login
+    ],
+)
+def test_a_bad_length_ends_the_link_with_its_reason(raw: bytes, reason: bytes) -> None:
+    with Rig() as rig:
+        peer = rig.connect()
+        peer.sock.sendall(raw)
+        assert reason in peer.receive()[1]
+        assert peer.receive() is None
+
+
+def test_a_larger_frame_is_taken_after_login() -> None:
+    with Rig() as rig:
+        peer, _ = rig.login()
+        peer.send(FrameType.STATE, {"pad": "z" * 60_000})
+        assert len(rig.event(native.EVENT_FRAME)[3]) > 60_000
+        peer.send(FrameType.STATE, {"pad": "z" * 66_000})
+        assert b"frame_too_large" in peer.receive()[1]
+
+
+def test_who_never_logs_in_is_sent_away() -> None:
+    with Rig(login_ms=50) as rig:
+        peer = rig.connect()
+        assert b"login_timeout" in peer.receive()[1]
+        assert peer.receive() is None
+        peer.close()
+        while rig.reactor.counters()["links"]:
+            rig.pump(0.01)
+
+
+def test_silence_ends_a_link_and_any_byte_keeps_it() -> None:
+    with Rig() as rig:
+        quiet, quiet_link = rig.login(1, silence_ms=200)
+        lively, lively_link = rig.login(2, silence_ms=400)
+        seen = set()
+        while quiet_link not in seen:
+            lively.send(FrameType.PING)
+            assert lively.receive() == (FrameType.PONG, b"")
+            if rig.pump(0.02):
+                seen |= {e[1] for e in rig.events if e[0] == native.EVENT_DOWN}
+        assert lively_link not in seen
+        assert b"heartbeat_timeout" in quiet.receive()[1]
+
+
+def test_a_notification_is_delivered_and_its_ack_comes_back_with_times() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        assert rig.reactor.notify(link, notice(5), 5, 77, 60_000)
+        assert peer.receive() == (FrameType.NOTIFY, notice(5)[2:])
+        peer.send(FrameType.ACK, [5])
+        seq, registration, sent_ms, acked_ms, shown, source = rig.ack()
+        assert (seq, registration, shown, source) == (5, 77, False, link)
+        assert 0 < sent_ms <= acked_ms
+        assert rig.reactor.counters()["inflight"] == 0
+
+
+def test_shown_is_an_ack_that_says_so() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        rig.reactor.notify(link, notice(5), 5, 77, 60_000)
+        peer.receive()
+        peer.send(FrameType.SHOWN, [5])
+        assert rig.ack()[4] is True
+
+
+def test_an_ack_nobody_waits_for_is_reported_as_late() -> None:
+    with Rig() as rig:
+        peer, _link = rig.login()
+        peer.send(FrameType.ACK, [2**64 - 1])
+        assert rig.ack()[:3] == (2**64 - 1, -1, 0)
+
+
+def test_no_ack_in_time_is_a_timeout_once() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        rig.reactor.notify(link, notice(5), 5, 77, 30)
+        assert rig.event(native.EVENT_TIMEOUT)[:4] == (native.EVENT_TIMEOUT, link, 5, 77)
+        peer.send(FrameType.ACK, [5])
+        assert rig.ack()[1] == -1
+        assert rig.events == []
+
+
+def test_what_is_in_flight_is_not_sent_twice_unless_asked() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        for again in (False, False, True):
+            rig.reactor.notify(link, notice(5), 5, 77, 60_000, again)
+        rig.reactor.notify(link, notice(6), 6, 77, 60_000)
+        assert [peer.receive()[1] for _ in range(3)] == [notice(5)[2:], notice(5)[2:], notice(6)[2:]]
+        peer.send(FrameType.ACK, [5, 6])
+        assert {rig.ack()[0], rig.ack()[0]} == {5, 6}
+
+
+def test_the_window_spills_and_says_ready_when_half_empty() -> None:
+    with Rig() as rig:
+        peer, link = rig.login(window=4)
+        for seq in range(1, 7):
+            rig.reactor.notify(link, notice(seq), seq, 77, 60_000)
+        assert [rig.event(native.EVENT_LOST)[2:] for _ in range(2)] == [(5, 77, 1), (6, 77, 1)]
+        for _ in range(4):
+            peer.receive()
+        peer.send(FrameType.ACK, [1])
+        rig.ack()
+        assert rig.events == []
+        peer.send(FrameType.ACK, [2])
+        assert rig.event(native.EVENT_READY)[:3] == (native.EVENT_READY, link, 7)
+
+
+def test_a_peer_that_never_reads_spills_then_is_closed() -> None:
+    with Rig(outbox_bytes=65_536, slow_ms=100) as rig:
+        _, link = rig.login(window=1000, receive_buffer=4096)
+        for seq in range(1, 1000):
+            rig.reactor.notify(link, notice(seq, 16_000), seq, 77, 60_000)
+        rig.event(native.EVENT_LOST)
+        down = rig.event(native.EVENT_DOWN)
+        assert native.REASONS[down[3]] == "slow_consumer"
+        lost = {e[2] for e in rig.events if e[0] == native.EVENT_LOST}
+        assert rig.reactor.counters()["spilled_outbox"] > 0
+        assert len(lost) == 998  # with the one taken above every one is accounted for
+
+
+def test_a_link_that_goes_down_gives_back_what_was_unacked() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        for seq in (5, 6):
+            rig.reactor.notify(link, notice(seq), seq, 77, 60_000)
+            peer.receive()
+        peer.close()
+        assert {rig.event(native.EVENT_LOST)[2:] for _ in range(2)} == {(5, 77, 0), (6, 77, 0)}
+        assert rig.event(native.EVENT_DOWN)[:3] == (native.EVENT_DOWN, link, 7)
+
+
+def test_a_stale_link_id_is_harmless_and_reported() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        peer.close()
+        rig.event(native.EVENT_DOWN)
+        again, fresh = rig.login()
+        assert fresh != link
+        assert fresh >> 32 == link >> 32  # the same slot
+        rig.reactor.notify(link, notice(5), 5, 77, 60_000)
+        assert rig.event(native.EVENT_LOST)[1:] == (link, 5, 77, 0)
+        rig.reactor.send(link, NOTICE)
+        rig.reactor.close(link)
+        again.send(FrameType.PING)
+        assert again.receive() == (FrameType.PONG, b"")
+
+
+def test_a_fanout_reaches_the_members_of_its_groups_only() -> None:
+    with Rig() as rig:
+        links = [rig.login(device) for device in range(1, 7)]
+        for i, (_, link) in enumerate(links):
+            rig.reactor.bind(link, i % 3, 100 + i)
+        rig.reactor.fanout([0, 2], notice(9), 9, 60_000)
+        for i, (peer, _) in enumerate(links):
+            peer.send(FrameType.PING)
+            kinds = [peer.receive()[0]]
+            if i % 3 != 1:
+                kinds.append(peer.receive()[0])
+                peer.send(FrameType.ACK, [9])
+            assert set(kinds) == ({FrameType.PONG} if i % 3 == 1 else {FrameType.NOTIFY, FrameType.PONG})
+        assert {rig.ack()[1] for _ in range(4)} == {100, 102, 103, 105}
+
+
+def test_a_burst_of_fanouts_to_one_group_leaves_each_link_in_few_writes_and_in_order() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        rig.reactor.bind(link, 3, 1)
+        for seq in range(20, 40):
+            rig.reactor.fanout([3], notice(seq), seq, 60_000)
+        assert [peer.receive()[1] for _ in range(20)] == [notice(seq)[2:] for seq in range(20, 40)]
+
+
+def test_one_who_left_a_group_gets_nothing_more_and_its_unacked_come_back() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        rig.reactor.bind(link, 0, 1)
+        rig.reactor.bind(link, 1, 2)
+        rig.reactor.fanout([0], notice(5), 5, 60_000)
+        assert peer.receive()[0] == FrameType.NOTIFY
+        rig.reactor.unbind(link, 1)
+        assert rig.event(native.EVENT_LOST)[2:] == (5, 1, 0)
+        rig.reactor.fanout([0, 1], notice(6), 6, 60_000)
+        assert peer.receive()[1] == notice(6)[2:]
+        peer.send(FrameType.PING)
+        assert peer.receive()[0] == FrameType.PONG
+
+
+def test_a_recall_cancels_and_tells_the_device() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        rig.reactor.notify(link, notice(5), 5, 77, 100)
+        peer.receive()
+        rig.reactor.cancel(link, 5, 77, build_frame(FrameType.RECALL, [5]))
+        kind, body = peer.receive()
+        assert (kind, parse_ids(body)) == (FrameType.RECALL, [5])
+        assert not rig.pump(0.2)  # no timeout, no loss: it is forgotten
+
+
+def test_the_login_rate_is_held_by_sending_away() -> None:
+    with Rig(logins_per_s=2) as rig:
+        kinds = []
+        for _ in range(6):
+            peer = rig.connect()
+            peer.send(FrameType.HELLO, {"v": 1})
+        rig.event(native.EVENT_FRAME)
+        rig.event(native.EVENT_FRAME)
+        for peer in rig.peers[2:]:
+            kinds.append(peer.receive()[1])
+        assert all(b"overloaded" in body for body in kinds)
+
+
+def test_links_over_the_limit_are_closed_and_counted() -> None:
+    with Rig(max_links=2) as rig:
+        rig.login(1)
+        rig.login(2)
+        assert rig.connect().receive() is None
+        assert rig.reactor.counters()["ended:full"] == 1
+
+
+def test_a_drain_sends_everyone_away_and_reports_the_end() -> None:
+    with Rig() as rig:
+        peers = [rig.login(device)[0] for device in range(1, 20)]
+        rig.reactor.drain_links(build_frame(FrameType.GOAWAY, {"name": "draining"}), 100)
+        for peer in peers:
+            assert b"draining" in peer.receive()[1]
+            assert peer.receive() is None
+        rig.event(native.EVENT_DRAINED)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", rig.port))
+
+
+def test_a_connection_reset_is_an_end_like_any_other() -> None:
+    with Rig() as rig:
+        peer, link = rig.login()
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        assert rig.event(native.EVENT_DOWN)[1] == link
+
+
+def test_the_reactor_has_a_descriptor_table_of_its_own() -> None:
+    with Rig() as rig:
+        before = len(os.listdir("/proc/self/fd"))
+        for device in range(1, 30):
+            rig.login(device)
+        ours = len(os.listdir("/proc/self/fd"))
+        assert ours - before == 29  # the devices' ends only
+
+
+def test_a_link_takes_128_bytes() -> None:
+    assert native.LINK_BYTES == 128
