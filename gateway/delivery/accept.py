@@ -1,0 +1,173 @@
+"""Takes a push in: checks, audience, journal, first send; must never answer before it is durable or acked.
+
+The device is not kept waiting for the disk: a push is dispatched at once, and the provider is answered after the
+commit or the device's ack, whichever comes first. Where the commit fails and no ack came, it was never accepted: it is
+taken back from the link, and the provider gets StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from gateway.config.sections import Config
+from gateway.delivery.audience import Audience, resolve_audience
+from gateway.delivery.backlog import SLICE
+from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.idempotency import RecentKeys
+from gateway.delivery.request import BODIES, URGENCIES, PushRequest
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import BadRequest, GatewayError, PayloadTooLarge, QueueFull, StoreUnavailable
+from gateway.model.notification import Content, Notification, pack_data
+from gateway.model.ports import Directory, Journal
+from gateway.model.registration import App
+
+
+class Accepted(NamedTuple):
+    """A push that was taken in. Answer the provider when `done` is; it may raise StoreUnavailable.
+
+    Await it shielded (`asyncio.shield`): others may wait for the same future (a repeated idempotency key).
+    """
+
+    seq: int  # see push_ids
+    done: asyncio.Future[None]
+    targeted: int | None  # deliveries; None for a broadcast, whose figures are counted as it goes
+    repeated: bool = False  # answered by an earlier push with the same idempotency key
+
+
+class Acceptor:
+    """The only way in for pushes. Loop thread only."""
+
+    def __init__(
+        self, *, directory: Directory, journal: Journal, dispatcher: Dispatcher, config: Config, metrics: Metrics
+    ) -> None:
+        self._directory = directory
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._delivery = config.delivery
+        self._max_push_bytes = config.api.max_push_bytes
+        self._metrics = metrics
+        self._keys = RecentKeys(config.api.idempotency_s, metrics)
+
+    def push(self, app: App, request: PushRequest, now_ms: int) -> Accepted:
+        """Take in one push; raises a GatewayError where nothing was accepted."""
+        try:
+            return self._push(app, request, now_ms)
+        except GatewayError as error:
+            self._metrics.count(Metric.PUSHES_REFUSED, label=error.name)
+            raise
+
+    def push_many(self, app: App, requests: Sequence[PushRequest], now_ms: int) -> list[Accepted | GatewayError]:
+        """A batch, in one turn of the loop and so in one commit; a bad one does not stop the others."""
+        results: list[Accepted | GatewayError] = []
+        for request in requests:
+            try:
+                results.append(self.push(app, request, now_ms))
+            except GatewayError as error:
+                results.append(error)
+        return results
+
+    def _push(self, app: App, request: PushRequest, now_ms: int) -> Accepted:
+        if request.idempotency_key:
+            known = self._keys.find(app.name, request, now_ms)
+            if known is not None:
+                targeted = None if known.targeted < 0 else known.targeted
+                return Accepted(known.seq, known.done, targeted, repeated=True)
+        audience = resolve_audience(self._directory, app.name, request.target)
+        count = len(audience.registrations)
+        if count > SLICE and not self._dispatcher.backlog.has_room:
+            raise QueueFull("too many large audiences are being sent to; try again soon")
+        many = count if count > 1 else 0
+        notification = self._build(app, request, audience, now_ms, many)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Nobody may be left to hear of a failure (the provider hung up): that is no error of ours.
+        done.add_done_callback(_hear)
+        if audience.target.is_broadcast:
+            commit = self._journal.broadcast(notification)
+            self._dispatcher.broadcast.send(notification)
+        else:
+            commit = self._journal.append(notification, audience.registrations)
+            if count == 1:
+                self._dispatcher.watch(notification.seq, done)
+            self._dispatcher.dispatch(notification, audience.registrations)
+        commit.add_done_callback(partial(self._on_commit, request, notification, audience, done))
+        if request.idempotency_key:
+            known_count = -1 if audience.target.is_broadcast else count
+            self._keys.remember(app.name, request, notification.seq, known_count, done, now_ms)
+        self._metrics.count(Metric.PUSHES, label=audience.kind)
+        return Accepted(notification.seq, done, None if audience.target.is_broadcast else count)
+
+    def _build(self, app: App, request: PushRequest, audience: Audience, now_ms: int, count: int) -> Notification:
+        defaults = self._delivery
+        ttl = request.ttl if request.ttl is not None else app.ttl_s or defaults.ttl_s
+        if ttl > defaults.max_ttl_s:
+            raise BadRequest(f"the longest time to live is {defaults.max_ttl_s} seconds", field="ttl")
+        try:
+            data = pack_data(request.data)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise BadRequest("data holds a value that can not be sent to a device", field="data") from error
+        size = len(request.title.encode()) + len(request.text.encode()) + len(data)
+        if size > self._max_push_bytes:
+            raise PayloadTooLarge(
+                f"title, text and data take {size} bytes, the limit is {self._max_push_bytes}", field="data"
+            )
+        return Notification(
+            seq=self._journal.reserve(1 + count),
+            app=app.name,
+            target=audience.target,
+            content=Content(title=request.title, text=request.text, data=data),
+            accepted_ms=now_ms,
+            # Rounded up, so that a short life is not cut; TTL 0 ends with the second it came in.
+            expires_s=(now_ms + ttl * 1000 + 999) // 1000 if ttl else now_ms // 1000,
+            urgency=URGENCIES[request.urgency],
+            collapse_key=request.collapse_key,
+            body=BODIES[request.body],
+            ack_ms=request.ack_ms or app.ack_ms or defaults.ack_ms,
+            notifier_ack_ms=request.notifier_ack_ms or app.notifier_ack_ms or defaults.notifier_ack_ms,
+            fallback=self._fallback(request, audience),
+            count=count,
+        )
+
+    def _fallback(self, request: PushRequest, audience: Audience) -> list[str] | None:
+        for name in request.fallback or ():
+            if name not in self._dispatcher.notifiers:
+                known = ", ".join(sorted(self._dispatcher.notifiers)) or "none"
+                raise BadRequest(f"there is no such notifier; configured: {known}", field="fallback")
+        if audience.target.is_broadcast:
+            return request.fallback or []  # a broadcast stays on the channel unless the push says otherwise
+        return request.fallback
+
+    def _on_commit(
+        self,
+        request: PushRequest,
+        notification: Notification,
+        audience: Audience,
+        done: asyncio.Future[None],
+        commit: asyncio.Future[None],
+    ) -> None:
+        self._dispatcher.forget_watch(notification.seq)
+        error = None if commit.cancelled() else commit.exception()
+        failed = commit.cancelled() or error is not None
+        acked = done.done() and not done.cancelled() and done.exception() is None
+        if failed and not acked:
+            self._keys.forget(notification.app, request.idempotency_key, notification.seq)
+            if audience.target.is_broadcast:
+                self._dispatcher.broadcast.withdraw(notification)
+            else:
+                self._dispatcher.withdraw(notification, audience.registrations)
+            if not done.done():
+                done.set_exception(error if isinstance(error, GatewayError) else StoreUnavailable())
+            return
+        if not done.done():
+            done.set_result(None)
+        if audience.target.is_broadcast:
+            self._dispatcher.broadcast.committed(notification)
+        elif notification.collapse_key:
+            self._dispatcher.replace_older(notification, audience.registrations)
+
+
+def _hear(done: asyncio.Future[None]) -> None:
+    if not done.cancelled():
+        done.exception()

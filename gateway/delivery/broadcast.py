@@ -1,0 +1,242 @@
+"""Broadcasts (A3): stored once, sent to whole groups, a cursor a registration; must never be copied per device.
+
+A broadcast leaves this scheme for a registration only where the push named a fallback of its own: then the device that
+does not ack, or is not connected, gets a single delivery of its own and the ordinary table carries on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import msgspec
+
+from gateway.delivery.backlog import SLICE, Backlog
+from gateway.delivery.forms import build_notify, goes_light
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import GatewayError
+from gateway.model.notification import Notification, Target
+from gateway.model.outcome import State
+from gateway.model.ports import Ack, Broadcasts, Directory, Edge, Journal
+from gateway.model.registration import build_token
+
+#: single deliveries remembered for one broadcast, so that a recall takes them back too; past it only the broadcast is
+MAX_ADOPTED = 100_000
+
+#: starts the single delivery: (notification, was it sent to the device as a broadcast already?)
+Adopt = Callable[[Notification, bool], None]
+
+
+class _Live:
+    """A live broadcast and its frames, built when first needed."""
+
+    __slots__ = ("adopted", "frame", "light", "notification", "whole")
+
+    def __init__(self, notification: Notification, inline_bytes: int) -> None:
+        self.notification = notification
+        self.light = goes_light(notification, inline_bytes)
+        self.frame = build_notify(notification, notification.seq, "", light=self.light)
+        self.whole = b"" if self.light else self.frame
+        self.adopted: list[int] = []
+
+    def whole_frame(self) -> bytes:
+        return self.whole or build_notify(self.notification, self.notification.seq, "", light=False)
+
+
+class BroadcastRouter:
+    """Everything delivery does with a broadcast. Loop thread only."""
+
+    def __init__(
+        self,
+        *,
+        edge: Edge,
+        journal: Journal,
+        broadcasts: Broadcasts,
+        directory: Directory,
+        backlog: Backlog,
+        metrics: Metrics,
+        inline_bytes: int,
+        clock: Callable[[], int],
+        adopt: Adopt,
+    ) -> None:
+        self._edge = edge
+        self._journal = journal
+        self._broadcasts = broadcasts
+        self._directory = directory
+        self._backlog = backlog
+        self._metrics = metrics
+        self._inline_bytes = inline_bytes
+        self._clock = clock
+        self._adopt = adopt
+        self._live: dict[int, _Live] = {}
+        self._expiries: list[tuple[int, int]] = []  # heap of (Unix ms, sequence)
+        self._adopting: set[tuple[int, int]] = set()  # (sequence, registration) whose row is not committed yet
+
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._live
+
+    def load(self) -> None:
+        """Take up the live broadcasts of every app, after a start."""
+        for app in self._directory.app_names():
+            for seq in self._broadcasts.live(app):
+                notification = self._journal.notification(seq)
+                if notification is not None:
+                    self._hold(notification)
+
+    def _hold(self, notification: Notification) -> _Live:
+        live = self._live[notification.seq] = _Live(notification, self._inline_bytes)
+        # Acks of what was sent at its last moment still count (TTL 0).
+        until = max(notification.expires_s * 1000, notification.accepted_ms + notification.ack_ms)
+        heapq.heappush(self._expiries, (until, notification.seq))
+        return live
+
+    # --- the push
+
+    def send(self, notification: Notification) -> None:
+        """Fan out to the links that are there now; the others come by `waiting` when they are back."""
+        live = self._hold(notification)
+        groups = self._groups(notification)
+        if groups:
+            sent = self._edge.fanout(groups, live.frame, notification.seq, notification.ack_ms)
+            self._broadcasts.count(notification.seq, "sent", sent)
+
+    def committed(self, notification: Notification) -> None:
+        """The row is durable: count the audience, and fall back for those who are away where the push says so."""
+        if notification.seq in self._live:
+            self._backlog.add(self._walk(notification))
+
+    def withdraw(self, notification: Notification) -> None:
+        """The commit failed: it was never accepted, so take it back."""
+        if self._live.pop(notification.seq, None) is not None:
+            self._edge.recall_fanout(self._groups(notification), notification.seq)
+
+    def _walk(self, notification: Notification) -> Iterator[None]:
+        audience = iter(self._directory.by_versions(notification.app, notification.target.versions))
+        while notification.seq in self._live:
+            part = list(islice(audience, SLICE))
+            if not part:
+                return
+            self._broadcasts.count(notification.seq, "targeted", len(part))
+            if notification.fallback:
+                for registration in part:
+                    if not self._edge.is_connected(registration):
+                        self._fall_back(notification, registration, sent=False)  # B4
+            yield
+
+    def _groups(self, notification: Notification) -> list[int]:
+        return self._directory.groups(notification.app, notification.target.versions)
+
+    # --- what devices answer
+
+    def on_acks(self, acks: Sequence[Ack]) -> None:
+        """One batch: cursors move once a broadcast. A light form's ack counts: its body is there while it is live."""
+        acked: dict[int, list[int]] = {}
+        shown: dict[int, int] = {}
+        seen: set[tuple[int, int]] = set()
+        at_ms = 0
+        for ack in acks:
+            key = (ack.seq, ack.registration)
+            # A late ack is looked up: an acked one, or one that was never for it, moves and counts nothing.
+            fresh = key not in seen and (ack.sent_ms > 0 or ack.seq in self._broadcasts.waiting(ack.registration))
+            if fresh:
+                seen.add(key)
+                acked.setdefault(ack.seq, []).append(ack.registration)
+                at_ms = max(at_ms, ack.acked_ms)
+            if ack.shown and (fresh or self._is_for(ack)):
+                shown[ack.seq] = shown.get(ack.seq, 0) + 1
+        for seq, registrations in acked.items():
+            self._broadcasts.acked(seq, registrations, at_ms)
+            self._broadcasts.count(seq, "acked", len(registrations))
+        for seq, n in shown.items():
+            self._broadcasts.count(seq, "shown", n)
+
+    def _is_for(self, ack: Ack) -> bool:
+        return self._broadcasts.matches(self._live[ack.seq].notification, ack.registration)
+
+    def on_unacked(self, seq: int, registration: int, *, spilled: bool) -> None:
+        """Ack time over, link lost, or no room: its cursor keeps it, or its own fallback takes it up (B3)."""
+        notification = self._live[seq].notification
+        if notification.fallback and not spilled:
+            self._fall_back(notification, registration, sent=True)
+
+    def send_one(self, seq: int, registration: int, *, whole: bool = False) -> bool | None:
+        """Send to one registration. None: the device does not want it now; False: no room or no link."""
+        live = self._live[seq]
+        notification = live.notification
+        if not whole and notification.urgency < self._edge.urgency_floor(registration):
+            return None
+        frame = live.whole_frame() if whole else live.frame
+        sent = self._edge.notify(registration, frame, seq, notification.ack_ms, again=whole)
+        if sent and not whole:
+            self._broadcasts.count(seq, "sent", 1)
+        return sent
+
+    def is_for(self, seq: int, registration: int) -> bool:
+        return self._broadcasts.matches(self._live[seq].notification, registration)
+
+    def waiting(self, registration: int) -> list[int]:
+        """Live ones this registration has not acked, ascending (A4)."""
+        return [
+            seq
+            for seq in self._broadcasts.waiting(registration)
+            if seq in self._live and (seq, registration) not in self._adopting
+        ]
+
+    # --- fallback of its own
+
+    def _fall_back(self, broadcast: Notification, registration: int, *, sent: bool) -> None:
+        key = (broadcast.seq, registration)
+        record = self._directory.registration(registration)
+        if record is None or key in self._adopting:
+            return
+        notification = msgspec.structs.replace(
+            broadcast,
+            seq=self._journal.reserve(1),
+            target=Target(token=build_token(record.token)),
+            accepted_ms=self._clock(),
+            count=0,
+        )
+        try:
+            commit = self._journal.append(notification, [registration])
+        except GatewayError:
+            return  # it stays waiting by its cursor
+        self._adopting.add(key)
+        commit.add_done_callback(lambda done: self._adopted(broadcast.seq, notification.seq, registration, done))
+        if sent:
+            # The single delivery has another id: the device must not show both.
+            self._edge.recall(registration, broadcast.seq)
+        self._adopt(notification, sent)
+
+    def _adopted(self, broadcast: int, seq: int, registration: int, commit: asyncio.Future[None]) -> None:
+        self._adopting.discard((broadcast, registration))
+        if commit.cancelled() or commit.exception() is not None:
+            return  # the row is out of RAM again; the broadcast still waits by its cursor
+        self._broadcasts.acked(broadcast, [registration], self._clock())
+        self._broadcasts.count(broadcast, "notified", 1)
+        self._metrics.count(Metric.BROADCASTS_ADOPTED)
+        live = self._live.get(broadcast)
+        if live is not None and len(live.adopted) < MAX_ADOPTED:
+            live.adopted.append(seq)
+
+    # --- the end
+
+    def notification(self, seq: int) -> Notification:
+        return self._live[seq].notification
+
+    def expire(self, now_ms: int) -> None:
+        while self._expiries and self._expiries[0][0] <= now_ms:
+            _, seq = heapq.heappop(self._expiries)
+            if self._live.pop(seq, None) is not None:
+                figures = self._broadcasts.figures(seq)
+                missed = figures.get("targeted", 0) - figures.get("acked", 0) - figures.get("notified", 0)
+                self._broadcasts.count(seq, "expired", max(0, missed))
+                self._broadcasts.end(seq, State.EXPIRED, now_ms)
+
+    def recall(self, seq: int, now_ms: int) -> list[int]:
+        """Take it back everywhere; returns the single deliveries that grew out of it."""
+        live = self._live.pop(seq)
+        self._broadcasts.end(seq, State.RECALLED, now_ms)
+        self._edge.recall_fanout(self._groups(live.notification), seq)
+        return live.adopted

@@ -1,0 +1,419 @@
+"""Executes what the policy decides, and hears what edge and notifiers report; must never decide by itself.
+
+Races are closed by order: route, store, look again. A refused send is looked at again on the spot; a link that goes
+down after the send is reported by the edge as lost; a device that comes back is reported as ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import structlog
+
+from gateway.config.sections import Config
+from gateway.delivery.backlog import SLICE, Backlog
+from gateway.delivery.broadcast import BroadcastRouter
+from gateway.delivery.executor import EDGE, Executor, Sent
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import UnknownPush
+from gateway.model.notification import Notification
+from gateway.model.outcome import Event, Outcome, State, Step
+from gateway.model.ports import Ack, Broadcasts, Delivery, Directory, Edge, Journal, Notifier
+
+TICK_S = 0.1
+#: timers handled in one slice of a tick
+DUE_SLICE = 1_000
+MAX_RECENT = 65_536
+
+_LOST_LOOK: dict[State, Event] = {
+    State.ACCEPTED: Event.ROUTE,
+    State.SENT: Event.LOST,
+}
+
+_log = structlog.get_logger(__name__)
+
+
+def unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Dispatcher:
+    """EdgeEvents, the timers, the notifiers' results, recalls. Everything on the loop thread; nothing blocks it."""
+
+    def __init__(
+        self,
+        *,
+        edge: Edge,
+        journal: Journal,
+        broadcasts: Broadcasts,
+        directory: Directory,
+        notifiers: Mapping[str, Notifier],
+        config: Config,
+        metrics: Metrics,
+        clock: Callable[[], int] = unix_ms,
+    ) -> None:
+        self._edge = edge
+        self._journal = journal
+        self._broadcasts = broadcasts
+        self._directory = directory
+        self._metrics = metrics
+        self._clock = clock
+        # One more than fits makes the edge say when there is room again.
+        self._burst = config.edge.window + 1
+        self.backlog = Backlog()
+        self.broadcast = BroadcastRouter(
+            edge=edge,
+            journal=journal,
+            broadcasts=broadcasts,
+            directory=directory,
+            backlog=self.backlog,
+            metrics=metrics,
+            inline_bytes=config.delivery.inline_bytes,
+            clock=clock,
+            adopt=self._adopt,
+        )
+        self._executor = Executor(
+            edge=edge,
+            journal=journal,
+            directory=directory,
+            notifiers=notifiers,
+            config=config,
+            metrics=metrics,
+            clock=clock,
+        )
+        #: delivery → registration of what was acked lately: a SHOWN may follow
+        self._recent: dict[int, int] = {}
+        self._early: dict[int, asyncio.Future[None]] = {}
+        self._ready: deque[int] = deque()
+        self._ready_working = False
+        self._task: asyncio.Task[None] | None = None
+        # Those who were connected before the restart are back by then; only then is a device "disconnected" (B4).
+        self._resume_at_ms: int | None = clock() + config.delivery.notifier_ack_ms
+
+    @property
+    def notifiers(self) -> frozenset[str]:
+        """Names a fallback chain may hold."""
+        return self._executor.notifiers
+
+    # --- life
+
+    def start(self) -> None:
+        """Take up what the journal holds and run the timers."""
+        self.broadcast.load()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="delivery-timers")
+
+    async def close(self) -> None:
+        """Stop timers and notifiers; what is pending stays in the journal."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.backlog.close()
+        await self._executor.close()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                more = self.tick()
+            except Exception:
+                _log.exception("tick_failed")
+                more = False
+            await asyncio.sleep(0 if more else TICK_S)
+
+    def tick(self) -> bool:
+        """Fire what is due, at most one slice; True where more is due now."""
+        now = self._clock()
+        due = self._journal.due(now, DUE_SLICE)
+        for seq in due:
+            self._on_due(seq, now)
+        self.broadcast.expire(now)
+        if self._resume_at_ms is not None and now >= self._resume_at_ms:
+            self._resume_at_ms = None
+            if self._journal.pending_count():
+                self.backlog.add(self._resume())
+        return len(due) >= DUE_SLICE
+
+    def _on_due(self, seq: int, now: int) -> None:
+        delivery = self._journal.get(seq)
+        if delivery is None:
+            return
+        expires_ms = delivery.expires_s * 1000
+        if now >= expires_ms:
+            if not self._has_last_chance(delivery, now):
+                self._executor.apply(seq, Event.EXPIRE)
+        elif delivery.state == State.NOTIFIED:
+            self._executor.apply(seq, Event.NOTIFIER_TIMEOUT)
+        elif delivery.state in (State.WAITING, State.ACCEPTED):
+            self._executor.apply(seq, Event.ROUTE)
+
+    def _has_last_chance(self, delivery: Delivery, now: int) -> bool:
+        """What was sent before its expiry is given its ack time; TTL 0 handed to a notifier that notifier's too."""
+        if delivery.state not in (State.SENT, State.NOTIFIED):
+            return False
+        notification = self._journal.notification(delivery.notification)
+        if notification is None:
+            return False
+        if delivery.state == State.SENT:
+            return now < delivery.expires_s * 1000 + notification.ack_ms + 1_000
+        is_ttl_0 = notification.expires_s <= notification.accepted_ms // 1000
+        return is_ttl_0 and now < notification.accepted_ms + notification.ack_ms + notification.notifier_ack_ms
+
+    def _resume(self) -> Iterator[None]:
+        """After a restart: look once at what the journal held, in slices."""
+        left = self._journal.pending_count()
+        looked = 0
+        for app in self._directory.app_names():
+            for registration in self._directory.by_versions(app, ""):
+                for seq in self._journal.pending_of(registration):
+                    delivery = self._journal.get(seq)
+                    left -= 1
+                    looked += SLICE // 10
+                    if delivery is None:
+                        continue
+                    event = _LOST_LOOK.get(State(delivery.state))
+                    if event is not None and not self._edge.is_connected(registration):
+                        self._executor.apply(seq, event)
+                if left <= 0:
+                    return
+                looked += 1
+                if looked >= SLICE:
+                    looked = 0
+                    yield
+
+    # --- pushes
+
+    def dispatch(self, notification: Notification, registrations: Sequence[int]) -> None:
+        """First look at each delivery of a notification that was just appended; large audiences in slices."""
+        if not notification.count:
+            if registrations:
+                self._route(notification, notification.seq)
+            return
+        first = notification.seq + 1
+        for i in range(min(SLICE, len(registrations))):
+            self._route(notification, first + i)
+        if len(registrations) > SLICE:
+            self.backlog.add(self._dispatch_rest(notification, len(registrations)))
+
+    def _dispatch_rest(self, notification: Notification, count: int) -> Iterator[None]:
+        first = notification.seq + 1
+        for start in range(SLICE, count, SLICE):
+            for i in range(start, min(start + SLICE, count)):
+                self._route(notification, first + i)
+            yield
+
+    def _route(self, notification: Notification, seq: int) -> None:
+        delivery = self._journal.get(seq)
+        if delivery is not None and delivery.state == State.ACCEPTED:
+            self._executor.carry_out(delivery, notification, Event.ROUTE)
+
+    def watch(self, seq: int, acked: asyncio.Future[None]) -> None:
+        """Resolve the future when the device acks, where that is before the commit. `forget_watch` ends it."""
+        self._early[seq] = acked
+
+    def forget_watch(self, seq: int) -> None:
+        self._early.pop(seq, None)
+
+    def withdraw(self, notification: Notification, registrations: Sequence[int]) -> None:
+        """The commit failed, the journal has dropped the rows: take back what was sent already."""
+        first = notification.seq + 1 if notification.count else notification.seq
+        for i, registration in enumerate(registrations):
+            if self._recent.get(first + i) != registration:
+                self._edge.recall(registration, first + i)
+            self._executor.forget(first + i, notification.seq)
+
+    def replace_older(self, notification: Notification, registrations: Sequence[int]) -> None:
+        """Collapse: older pending ones with the key give way to this one, which is safe now (durable or acked)."""
+        if len(registrations) > SLICE:
+            self.backlog.add(self._replace_in_slices(notification, registrations))
+            return
+        for registration in registrations:
+            for older in self._journal.collapsed_by(registration, notification.collapse_key):
+                if older < notification.seq:
+                    self._executor.apply(older, Event.REPLACE)
+
+    def _replace_in_slices(self, notification: Notification, registrations: Sequence[int]) -> Iterator[None]:
+        for start in range(0, len(registrations), SLICE):
+            self.replace_older(notification, registrations[start : start + SLICE])
+            yield
+
+    def revoke(self, registration: int) -> None:
+        """Its token was revoked: what is pending for it ends."""
+        for seq in self._journal.pending_of(registration):
+            self._executor.apply(seq, Event.REVOKE)
+
+    async def recall(self, app: str, seq: int) -> int:
+        """Take a push back; returns how many deliveries were still pending. UnknownPush where nothing of it is live."""
+        if seq in self.broadcast:
+            if self.broadcast.notification(seq).app != app:
+                raise UnknownPush
+            return 1 + await self._recall_many(self.broadcast.recall(seq, self._clock()))
+        notification = self._journal.notification(seq)
+        if notification is None or notification.app != app:
+            raise UnknownPush
+        count = notification.count
+        return await self._recall_many(range(seq + 1, seq + count + 1) if count else (seq,))
+
+    async def _recall_many(self, sequences: Sequence[int]) -> int:
+        recalled = 0
+        for i, seq in enumerate(sequences, 1):
+            if self._journal.get(seq) is not None:
+                self._executor.apply(seq, Event.RECALL)
+                recalled += 1
+            if not i % SLICE:
+                await asyncio.sleep(0)
+        return recalled
+
+    def _adopt(self, notification: Notification, sent: bool) -> None:
+        """A broadcast that became a single delivery for this registration."""
+        if sent:
+            # Its ack time is over already; the table goes on from there (B3).
+            self._journal.set_state(notification.seq, State.SENT, 0)
+            self._executor.apply(notification.seq, Event.ACK_TIMEOUT)
+        else:
+            self._route(notification, notification.seq)
+
+    # --- EdgeEvents
+
+    def on_acks(self, acks: Sequence[Ack]) -> None:
+        outcomes: dict[int, Outcome] = {}
+        of_broadcasts: list[Ack] = []
+        for ack in acks:
+            seq = ack.seq
+            if seq in self.broadcast:
+                of_broadcasts.append(ack)
+                continue
+            settled = outcomes.get(seq)
+            delivery = None if settled else self._journal.get(seq)
+            if delivery is None:
+                self._on_ack_of_settled(ack, settled)
+                continue
+            if delivery.registration != ack.registration:
+                self._metrics.count(Metric.ACKS_FOREIGN)
+                continue
+            app, light = self._executor.brief(delivery.notification)
+            if self._executor.is_light(seq, light):
+                self._executor.apply(seq, Event.ACK_LIGHT)
+                if ack.shown:
+                    self._journal.step(seq, Step(ack.acked_ms, "shown", EDGE))
+                continue
+            # ACK settles every pending state, whatever the facts (checked by the table's test): no look-up here.
+            steps = [Step(ack.acked_ms, "acked", EDGE, "" if ack.sent_ms else "late")]
+            if ack.sent_ms:
+                steps.insert(0, Step(ack.sent_ms, "sent", EDGE))
+            if ack.shown:
+                steps.append(Step(ack.acked_ms, "shown", EDGE))
+            outcomes[seq] = Outcome(
+                seq, delivery.notification, delivery.registration, app, State.ACKED, ack.acked_ms, steps
+            )
+        if outcomes:
+            self._journal.settle(list(outcomes.values()))
+            self._metrics.count(Metric.DELIVERIES, len(outcomes), "acked")
+            for seq, outcome in outcomes.items():
+                self._executor.forget(seq, outcome.notification)
+                self._remember_recent(seq, outcome.registration)
+                waiter = self._early.pop(seq, None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(None)
+        if of_broadcasts:
+            self.broadcast.on_acks(of_broadcasts)
+
+    def _on_ack_of_settled(self, ack: Ack, settled: Outcome | None) -> None:
+        registration = settled.registration if settled else self._recent.get(ack.seq, ack.registration)
+        if registration != ack.registration:
+            self._metrics.count(Metric.ACKS_FOREIGN)
+        elif not ack.shown:
+            self._metrics.count(Metric.EVENTS_IGNORED, label="ack")
+        elif settled is None:
+            self._journal.amend(ack.seq, Step(ack.acked_ms, "shown", EDGE))
+        elif settled.steps[-1].what != "shown":
+            settled.steps.append(Step(ack.acked_ms, "shown", EDGE))
+
+    def _remember_recent(self, seq: int, registration: int) -> None:
+        if len(self._recent) >= MAX_RECENT:
+            del self._recent[next(iter(self._recent))]
+        self._recent[seq] = registration
+
+    def on_ack_timeout(self, seq: int, registration: int) -> None:
+        if seq in self.broadcast:
+            self.broadcast.on_unacked(seq, registration, spilled=False)
+        else:
+            self._executor.apply(seq, Event.ACK_TIMEOUT)
+
+    def on_lost(self, seq: int, registration: int, *, spilled: bool) -> None:
+        if seq in self.broadcast:
+            self.broadcast.on_unacked(seq, registration, spilled=spilled)
+        else:
+            self._executor.apply(seq, Event.SPILLED if spilled else Event.LOST)
+
+    def on_ready(self, registrations: Sequence[int]) -> None:
+        if not self._ready_working and len(registrations) <= SLICE:
+            for registration in registrations:
+                self._send_waiting(registration)
+            return
+        self._ready.extend(registrations)
+        if not self._ready_working:
+            self._ready_working = True
+            self.backlog.add(self._work_ready())
+
+    def _work_ready(self) -> Iterator[None]:
+        try:
+            while self._ready:
+                for _ in range(min(SLICE, len(self._ready))):
+                    self._send_waiting(self._ready.popleft())
+                yield
+        finally:
+            self._ready_working = False
+
+    def _send_waiting(self, registration: int) -> None:
+        pending = self._journal.pending_of(registration)
+        broadcasts = self.broadcast.waiting(registration)
+        if not pending and not broadcasts:
+            return
+        order = sorted(pending + broadcasts) if broadcasts else pending
+        if self._executor.has_trails:
+            # What a link took and did not ack must not keep the rest from the window.
+            order = [s for s in order if not self._executor.was_timed_out(s)] + [
+                s for s in order if self._executor.was_timed_out(s)
+            ]
+        room = self._burst
+        for seq in order:
+            if room <= 0:
+                return
+            if seq in self.broadcast:
+                sent = self.broadcast.send_one(seq, registration)
+                refused, queued = sent is False, sent is True
+            else:
+                result = self._executor.apply(seq, Event.BACK)
+                refused, queued = result is Sent.REFUSED, result is Sent.QUEUED
+            if refused:
+                return
+            room -= queued
+
+    def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
+        if not ids:
+            ids = sorted(self._journal.pending_of(registration) + self.broadcast.waiting(registration))
+        count = 0
+        for seq in ids:
+            if count >= self._burst:
+                return count, True
+            if seq in self.broadcast:
+                if not self.broadcast.is_for(seq, registration):
+                    self._metrics.count(Metric.ACKS_FOREIGN)
+                    continue
+                queued = bool(self.broadcast.send_one(seq, registration, whole=True))
+                refused = not queued
+            else:
+                delivery = self._journal.get(seq)
+                if delivery is None:
+                    continue
+                if delivery.registration != registration:
+                    self._metrics.count(Metric.ACKS_FOREIGN)
+                    continue
+                result = self._executor.apply(seq, Event.FETCH)
+                refused, queued = result is Sent.REFUSED, result is Sent.QUEUED
+            if refused:
+                return count, True
+            count += queued
+        return count, False

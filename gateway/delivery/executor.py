@@ -1,0 +1,333 @@
+"""The table's hands: gathers the facts, asks the policy, executes its actions in order; must never decide by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+
+from gateway.config.sections import Config
+from gateway.delivery.forms import build_notify, goes_light
+from gateway.delivery.notify_queue import Call, Job, NotifyQueue
+from gateway.delivery.policy import Action, Facts, decide
+from gateway.delivery.trails import Remembered, Trail
+from gateway.metrics import Metric, Metrics
+from gateway.model.notification import Notification
+from gateway.model.outcome import Event, Outcome, State, Step
+from gateway.model.ports import Delivery, Directory, Edge, Journal, Notifier, NotifierResult
+from gateway.model.registration import build_token
+
+#: failures for now of the notifiers of one delivery, after which the last is not tried again
+MAX_TRIES = 5
+#: the retry pause doubles up to this many times delivery.retry_ms
+MAX_BACKOFF = 16
+#: the longest pause a notifier may ask for
+MAX_RETRY_AFTER_MS = 3_600_000
+#: what RAM remembers of unusual deliveries (trails.py says what an eviction costs)
+MAX_TRAILS = 200_000
+MAX_FETCHED = 65_536
+MAX_BRIEFS = 262_144
+
+#: the gateway's own channel in a history
+EDGE = "edge"
+
+_SENDS = frozenset((Action.SEND, Action.SEND_AGAIN, Action.SEND_BODY))
+_USES_CHAIN = frozenset(
+    (
+        Event.ROUTE,
+        Event.BACK,
+        Event.LOST,
+        Event.ACK_TIMEOUT,
+        Event.NOTIFIER_RETRY,
+        Event.NOTIFIER_DEAD,
+        Event.NOTIFIER_TIMEOUT,
+    )
+)
+#: where the device is there and wants it, the table does not look at the notifiers (checked by its test)
+_CHANNEL_FIRST = frozenset((Event.ROUTE, Event.BACK, Event.LOST, Event.NOTIFIER_TIMEOUT))
+_CLOSING = {
+    State.EXPIRED: "expired",
+    State.RECALLED: "recalled",
+    State.REPLACED: "replaced",
+    State.REJECTED: "revoked",
+    State.ACKED: "acked",
+}
+
+
+class Sent(IntEnum):
+    """What became of the channel when an event was applied."""
+
+    NOTHING = 0  # the event did not lead to a send
+    QUEUED = 1
+    REFUSED = 2  # no link, or no room
+
+
+class Executor:
+    """Applies events to deliveries. Loop thread only; one event is carried out whole before the next."""
+
+    def __init__(
+        self,
+        *,
+        edge: Edge,
+        journal: Journal,
+        directory: Directory,
+        notifiers: Mapping[str, Notifier],
+        config: Config,
+        metrics: Metrics,
+        clock: Callable[[], int],
+    ) -> None:
+        self._edge = edge
+        self._journal = journal
+        self._directory = directory
+        self._metrics = metrics
+        self._clock = clock
+        self._retry_ms = config.delivery.retry_ms
+        self._inline_bytes = config.delivery.inline_bytes
+        self._queues = {
+            name: NotifyQueue(
+                notifier,
+                concurrency=config.delivery.notifier_concurrency,
+                capacity=config.delivery.notifier_queue,
+                timeout_s=config.delivery.notifier_timeout_s,
+                load=self._load_call,
+                on_result=self._on_notifier_result,
+                metrics=metrics,
+            )
+            for name, notifier in notifiers.items()
+        }
+        self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail")
+        self._fetched: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "fetched")
+        #: notification → (app, goes light), so that an ack needs no read of the journal
+        self._briefs: dict[int, tuple[str, bool]] = {}
+
+    @property
+    def notifiers(self) -> frozenset[str]:
+        """Names a fallback chain may hold."""
+        return frozenset(self._queues)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(queue.close() for queue in self._queues.values()))
+
+    def apply(self, seq: int, event: Event) -> Sent:
+        """Let an event happen to a delivery; too late where it has ended."""
+        delivery = self._journal.get(seq)
+        notification = self._journal.notification(delivery.notification) if delivery is not None else None
+        if delivery is None or notification is None:
+            self._metrics.count(Metric.EVENTS_IGNORED, label=event.name.lower())
+            return Sent.NOTHING
+        return self.carry_out(delivery, notification, event)
+
+    def carry_out(
+        self,
+        delivery: Delivery,
+        notification: Notification,
+        event: Event,
+        *,
+        channel: str = EDGE,
+        detail: str = "",
+        after_ms: int = 0,
+    ) -> Sent:
+        now = self._clock()
+        seq, registration = delivery.seq, delivery.registration
+        facts = self._facts(delivery, notification, event, now)
+        old = State(delivery.state)
+        state, actions = decide(old, event, facts)
+        hop = delivery.hop + (Action.NOTIFY in actions) - (Action.REOPEN in actions and delivery.hop > 0)
+        if not state.is_final and (state is not old or hop != delivery.hop):
+            self._journal.set_state(seq, state, hop)
+        sent = Sent.NOTHING
+        for action in actions:
+            if action in _SENDS:
+                sent = self._send(delivery, notification, action)
+            elif action is Action.SETTLE:
+                self._settle(delivery, notification, state, now)
+            elif action is Action.NOTIFY:
+                self._notify(delivery, notification)
+            elif action is Action.CANCEL:
+                self._edge.recall(registration, seq)
+            elif action is Action.ARM_RECHECK:
+                self._journal.arm(seq, now + notification.notifier_ack_ms)  # B5
+            elif action is Action.ARM_RETRY:
+                self._arm_retry(seq, now, after_ms)
+            elif action is Action.IGNORE:
+                self._metrics.count(Metric.EVENTS_IGNORED, label=event.name.lower())
+            elif action is not Action.REOPEN:
+                self._step(delivery, notification, action, now, channel, detail)
+        return sent
+
+    def _facts(self, delivery: Delivery, notification: Notification, event: Event, now: int) -> Facts:
+        registration = delivery.registration
+        connected = self._edge.is_connected(registration)
+        wanted = not connected or notification.urgency >= self._edge.urgency_floor(registration)
+        more = tries = False
+        if event in _USES_CHAIN and not (connected and wanted and event in _CHANNEL_FIRST):
+            more = delivery.hop < len(self._chain(notification, registration))
+            trail = self._trails.get(delivery.seq)
+            tries = trail is None or trail.tries < MAX_TRIES
+        return Facts(
+            connected=connected,
+            wanted=wanted,
+            light=delivery.seq not in self._fetched and goes_light(notification, self._inline_bytes),
+            more_notifiers=more,
+            tries_left=tries,
+            ttl_left=notification.expires_s * 1000 > now,
+        )
+
+    def _send(self, delivery: Delivery, notification: Notification, action: Action) -> Sent:
+        seq, registration = delivery.seq, delivery.registration
+        token = notification.target.token
+        if not token:
+            record = self._directory.registration(registration)
+            if record is None:  # revoked this moment; REVOKE is on its way
+                return Sent.REFUSED
+            token = build_token(record.token)
+        goes = goes_light(notification, self._inline_bytes)
+        if action is Action.SEND_BODY and goes:
+            self._fetched.put(seq, True)
+        light = goes and seq not in self._fetched
+        self._remember_brief(notification, goes)
+        frame = build_notify(notification, seq, token, light=light)
+        if self._edge.notify(registration, frame, seq, notification.ack_ms, again=action is not Action.SEND):
+            return Sent.QUEUED
+        # Route, store, look again: nothing was queued, so nothing will be reported.
+        if not self._edge.is_connected(registration):
+            self.apply(seq, Event.LOST)
+            return Sent.REFUSED
+        self.apply(seq, Event.SPILLED)
+        if self._journal.get(seq) is not None:
+            self._arm_retry(seq, self._clock(), 0)
+        return Sent.REFUSED
+
+    def _notify(self, delivery: Delivery, notification: Notification) -> None:
+        chain = self._chain(notification, delivery.registration)
+        name = chain[delivery.hop]
+        queue = self._queues.get(name)
+        job = Job(delivery.seq, delivery.hop)
+        if queue is None:
+            self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="not configured"))
+        elif not queue.offer(job):
+            self._on_notifier_result(job, NotifierResult(ok=False, detail="queue full"))
+
+    def _step(
+        self, delivery: Delivery, notification: Notification, action: Action, now: int, channel: str, detail: str
+    ) -> None:
+        what = action.removeprefix("step: ")
+        if action is Action.STEP_ACK_TIMEOUT:
+            self._trail(delivery.seq).timed_out = True
+            self._journal.step(delivery.seq, Step(now - notification.ack_ms, "sent", EDGE))
+        elif action is Action.STEP_RECHECK:
+            channel = EDGE
+        self._journal.step(delivery.seq, Step(now, what, channel, detail))
+        self._metrics.count(Metric.DELIVERY_STEPS, label=what)
+
+    def _trail(self, seq: int) -> Trail:
+        trail = self._trails.get(seq)
+        if trail is None:
+            trail = Trail()
+            self._trails.put(seq, trail)
+        return trail
+
+    def _arm_retry(self, seq: int, now: int, after_ms: int) -> None:
+        trail = self._trail(seq)
+        pause = self._retry_ms * min(1 << min(trail.retries, 16), MAX_BACKOFF)
+        trail.retries += 1
+        self._journal.arm(seq, now + max(pause, after_ms))
+
+    def _settle(self, delivery: Delivery, notification: Notification, state: State, now: int) -> None:
+        step = Step(now, _CLOSING[state], EDGE if state is State.ACKED else "")
+        self._journal.settle(
+            [Outcome(delivery.seq, delivery.notification, delivery.registration, notification.app, state, now, [step])]
+        )
+        self._metrics.count(Metric.DELIVERIES, label=state.name.lower())
+        self.forget(delivery.seq, delivery.notification)
+
+    def forget(self, seq: int, notification: int) -> None:
+        if self._trails:
+            self._trails.pop(seq)
+        if self._fetched:
+            self._fetched.pop(seq)
+        if seq == notification:
+            self._briefs.pop(seq, None)
+
+    def brief(self, seq: int) -> tuple[str, bool]:
+        brief = self._briefs.get(seq)
+        if brief is not None:
+            return brief
+        notification = self._journal.notification(seq)
+        if notification is None:
+            return "", False
+        return self._remember_brief(notification, goes_light(notification, self._inline_bytes))
+
+    def _remember_brief(self, notification: Notification, light: bool) -> tuple[str, bool]:
+        brief = self._briefs.get(notification.seq)
+        if brief is None:
+            if len(self._briefs) >= MAX_BRIEFS:
+                del self._briefs[next(iter(self._briefs))]
+            brief = self._briefs[notification.seq] = (notification.app, light)
+        return brief
+
+    def is_light(self, seq: int, light: bool) -> bool:
+        """Was the last frame of this delivery its light form?"""
+        return light and seq not in self._fetched
+
+    def was_timed_out(self, seq: int) -> bool:
+        """A link took it, and no ack came."""
+        trail = self._trails.get(seq)
+        return trail is not None and trail.timed_out
+
+    @property
+    def has_trails(self) -> bool:
+        return bool(self._trails)
+
+    # --- notifiers
+
+    def _load_call(self, job: Job) -> Call | None:
+        """What to call the notifier with; None where the delivery ended, or is on the channel again meanwhile."""
+        delivery = self._journal.get(job.seq)
+        if delivery is None or delivery.hop != job.hop + 1:
+            return None
+        if delivery.state in (State.SENT, State.ANNOUNCED):
+            self._journal.set_state(job.seq, delivery.state, job.hop)  # not used up after all
+            return None
+        notification = self._journal.notification(delivery.notification)
+        registration = self._directory.registration(delivery.registration)
+        app = self._directory.app(notification.app) if notification is not None else None
+        if notification is None or registration is None or app is None:
+            return None
+        return app, registration, notification
+
+    def _on_notifier_result(self, job: Job, result: NotifierResult) -> None:
+        delivery = self._journal.get(job.seq)
+        if delivery is None:
+            return
+        notification = self._journal.notification(delivery.notification)
+        if notification is None:
+            return
+        chain = self._chain(notification, delivery.registration)
+        channel = chain[job.hop] if job.hop < len(chain) else ""
+        if delivery.hop != job.hop + 1:
+            # The delivery has moved on to another notifier: only its history hears of this one.
+            what = "notified" if result.ok else "notifier_failed"
+            self._journal.step(job.seq, Step(self._clock(), what, channel, result.detail))
+            return
+        event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY
+        if event is Event.NOTIFIER_RETRY:
+            self._trail(job.seq).tries += 1
+        self.carry_out(
+            delivery,
+            notification,
+            event,
+            channel=channel,
+            detail=result.detail,
+            after_ms=min(result.retry_after_ms, MAX_RETRY_AFTER_MS),
+        )
+
+    def _chain(self, notification: Notification, registration: int) -> Sequence[str]:
+        """Notifiers in order: the push's own, else the registration's, else the app's."""
+        if notification.fallback is not None:
+            return notification.fallback
+        record = self._directory.registration(registration)
+        if record is not None and record.fallback is not None:
+            return record.fallback
+        app = self._directory.app(notification.app)
+        return app.fallback if app is not None else ()

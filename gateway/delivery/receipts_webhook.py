@@ -1,0 +1,155 @@
+"""Posts receipts to the apps that want them, signed, each at least once; must never let one endpoint delay another.
+
+One task an app. Its cursor moves only after a 2xx answer, and is kept in the store: after a restart it goes on from
+there. A receiver drops what it has seen by (push, delivery).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import httpx
+import msgspec
+import structlog
+
+from gateway.config.sections import Api
+from gateway.delivery.push_ids import PushIds
+from gateway.delivery.signature import HEADER, build_signature
+from gateway.metrics import Metric, Metrics
+from gateway.model.outcome import State
+from gateway.model.ports import Directory, Receipt, Receipts
+from gateway.model.registration import App, build_token
+
+#: receipts in one post
+BATCH = 500
+TIMEOUT_S = 10.0
+#: apps are looked through for new or changed addresses at least this often, seconds
+REFRESH_S = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class ReceiptsWebhook:
+    """Start it after the store is there; `close` stops it and leaves cursors where the last 2xx put them."""
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        receipts: Receipts,
+        push_ids: PushIds,
+        config: Api,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        client: httpx.AsyncClient | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._directory = directory
+        self._receipts = receipts
+        self._push_ids = push_ids
+        self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._client = client or httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False)
+        self._sleep = sleep
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._wakes: dict[str, asyncio.Event] = {}
+        self._refresher: asyncio.Task[None] | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        self._unsubscribe = self._receipts.subscribe(self._wake)
+        self.refresh()
+        self._refresher = asyncio.get_running_loop().create_task(self._keep_fresh(), name="receipts-refresh")
+
+    def refresh(self) -> None:
+        """Start a task for each app that has an address by now."""
+        for name in self._directory.app_names():
+            app = self._directory.app(name)
+            if app is not None and app.receipts_url and name not in self._tasks:
+                self._wakes[name] = asyncio.Event()
+                task = asyncio.get_running_loop().create_task(self._serve(name), name="receipts-webhook")
+                self._tasks[name] = task
+                task.add_done_callback(lambda _, name=name: self._tasks.pop(name, None))  # type: ignore[misc]
+
+    async def close(self) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        tasks = [*self._tasks.values(), *([self._refresher] if self._refresher else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.aclose()
+
+    def _wake(self) -> None:
+        for wake in self._wakes.values():
+            wake.set()
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            self.refresh()
+
+    async def _serve(self, name: str) -> None:
+        wake = self._wakes[name]
+        cursor = self._receipts.saved_cursor(f"webhook:{name}")
+        failures = 0
+        while True:
+            wake.clear()
+            app = self._directory.app(name)
+            if app is None or not app.receipts_url:
+                return
+            batch = self._receipts.after(name, cursor, BATCH)
+            if not batch:
+                await wake.wait()
+                continue
+            reason = await self._post(app, batch)
+            if not reason:
+                failures = 0
+                cursor = batch[-1].cursor
+                self._receipts.save_cursor(f"webhook:{name}", cursor)
+                self._metrics.count(Metric.RECEIPTS_POSTED, len(batch))
+                continue
+            failures += 1
+            self._metrics.count(Metric.RECEIPTS_FAILED, label=reason)
+            _log.info("receipts_post_failed", app=name, reason=reason, failures=failures)
+            await self._sleep(self._pause(failures))
+
+    def _pause(self, failures: int) -> float:
+        """Doubling, with jitter of a half, so that endpoints of one provider are not met all at once."""
+        full = min(self._config.receipts_retry_s * 2 ** min(failures - 1, 30), self._config.receipts_retry_max_s)
+        return full * (0.5 + random.random() / 2)  # noqa: S311
+
+    async def _post(self, app: App, batch: Sequence[Receipt]) -> str:
+        """Empty where the endpoint took it, else why not."""
+        body = msgspec.json.encode({"app": app.name, "receipts": [self._line(app.name, one) for one in batch]})
+        headers = {
+            "Content-Type": "application/json",
+            HEADER: build_signature(app.receipts_secret, body, self._clock() // 1000),
+        }
+        try:
+            request = self._client.build_request("POST", app.receipts_url, content=body, headers=headers)
+            # The answer's body is of no interest: it is not read.
+            response = await self._client.send(request, stream=True)
+            await response.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return "timeout" if isinstance(error, httpx.TimeoutException) else "connection"
+        return "" if response.is_success else f"status_{response.status_code // 100}xx"
+
+    def _line(self, app: str, receipt: Receipt) -> dict[str, Any]:
+        outcome = receipt.outcome
+        record = self._directory.registration(outcome.registration)
+        return {
+            "push": self._push_ids.build(app, outcome.notification),
+            "delivery": outcome.seq,
+            "token": build_token(record.token) if record is not None else "",
+            "state": State(outcome.state).name.lower(),
+            "at_ms": outcome.at_ms,
+            "history": [
+                {"at_ms": step.at_ms, "step": step.what, "channel": step.channel, "detail": step.detail}
+                for step in outcome.steps
+            ],
+        }

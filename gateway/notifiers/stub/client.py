@@ -1,0 +1,65 @@
+"""A notifier that reaches nobody: it records what it was asked, and answers as it was told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from enum import StrEnum
+from typing import NamedTuple
+
+from gateway.model.notification import Notification
+from gateway.model.ports import NotifierResult
+from gateway.model.registration import App, Registration
+
+#: calls remembered; older ones are forgotten
+MAX_CALLS = 10_000
+
+
+class Answer(StrEnum):
+    OK = "ok"
+    RETRY = "retry"
+    DEAD = "dead"
+    HANG = "hang"  # until released or cut off
+
+
+class StubCall(NamedTuple):
+    app: str
+    registration: int
+    account: str
+    notification: int  # its sequence
+    title: str
+
+
+class StubNotifier:
+    """Answers OK unless told otherwise. `expect` gives the next answers, in order; `answer` is the one after those."""
+
+    name = "stub"
+
+    def __init__(self) -> None:
+        self.calls: deque[StubCall] = deque(maxlen=MAX_CALLS)
+        self.answer = Answer.OK
+        self.retry_after_ms = 0
+        self._next: deque[Answer] = deque(maxlen=MAX_CALLS)
+        self._released = asyncio.Event()
+
+    def expect(self, *answers: Answer) -> None:
+        self._next.extend(answers)
+
+    def release(self) -> None:
+        """Let the calls that hang go on."""
+        self._released.set()
+
+    async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:
+        self.calls.append(
+            StubCall(app.name, registration.number, registration.account, notification.seq, notification.content.title)
+        )
+        answer = self._next.popleft() if self._next else self.answer
+        if answer is Answer.HANG:
+            await self._released.wait()
+            answer = Answer.OK
+        if answer is Answer.RETRY:
+            return NotifierResult(ok=False, retry_after_ms=self.retry_after_ms, detail="told to")
+        return NotifierResult(ok=answer is Answer.OK, dead=answer is Answer.DEAD, detail="told to")
+
+    async def close(self) -> None:
+        self._released.set()
