@@ -430,9 +430,9 @@ cdef class Registry:
         return registry_unbind(self.r, number)
 
     cdef list bound_to(self, uint64_t device):
+        cdef list numbers = []      # first: making it may run the garbage collector
         cdef const gw_session_row_t *session = registry_session(self.r, device)
         cdef uint32_t number = <uint32_t>REGISTRY_NONE if session == NULL else session.first
-        cdef list numbers = []
         while number != REGISTRY_NONE:
             numbers.append(number)
             number = row_at(self.r, number).next
