@@ -10,7 +10,7 @@ from gateway.cli.options import ConfigFile, Json, StoreFolder, Url, api_url
 from gateway.cli.output import print_fields, print_json, print_table, say, when
 from gateway.cli.provider import Provider, operator_key
 
-group = typer.Typer(no_args_is_help=True)
+group = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Name = Annotated[str, typer.Argument(help="Name of the app, as its devices register it.")]
 OperatorKey = Annotated[

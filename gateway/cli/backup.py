@@ -10,7 +10,7 @@ import typer
 from gateway.cli.options import ConfigFile, Json, StoreFolder, read_config, store_folder
 from gateway.cli.output import print_json, say
 
-command = typer.Typer()
+command = typer.Typer(add_completion=False)
 
 
 @command.command()

@@ -10,8 +10,8 @@ import typer
 from gateway.cli.options import ConfigFile, Json, Overrides
 from gateway.cli.output import print_json, say
 
-check = typer.Typer()
-default = typer.Typer()
+check = typer.Typer(add_completion=False)
+default = typer.Typer(add_completion=False)
 
 
 @check.command()

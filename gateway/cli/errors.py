@@ -10,7 +10,7 @@ from gateway.cli.options import Json
 from gateway.cli.output import print_fields, print_json, print_table
 from gateway.model.errors import ERRORS, ConfigError
 
-command = typer.Typer()
+command = typer.Typer(add_completion=False)
 
 
 @command.command()

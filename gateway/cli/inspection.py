@@ -1,4 +1,4 @@
-"""`heliograph inspect`: a push and a token through the provider API, a device in the local store; must change nothing."""
+"""`heliograph inspect`: a push and a token through the API, a device in the local store; must change nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from gateway.cli.options import ConfigFile, Json, Key, StoreFolder, Url, api_url, read_config, store_folder
 from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
 
-group = typer.Typer(no_args_is_help=True)
+group = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @group.callback()

@@ -9,7 +9,7 @@ import typer
 from gateway.cli.options import ConfigFile, Json, StoreFolder, store_folder
 from gateway.cli.output import print_json, print_table, say
 
-group = typer.Typer(no_args_is_help=True)
+group = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @group.callback()

@@ -10,7 +10,7 @@ import typer
 
 from gateway.cli.output import say
 
-command = typer.Typer()
+command = typer.Typer(add_completion=False)
 
 
 def generated() -> dict[str, Callable[[], str]]:

@@ -12,7 +12,7 @@ import typer
 from gateway.cli.options import ConfigFile, Json, Key, Url, api_url
 from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say
 
-command = typer.Typer()
+command = typer.Typer(add_completion=False)
 MAX_DATA_BYTES = 16 << 20
 
 

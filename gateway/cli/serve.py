@@ -9,7 +9,7 @@ import typer
 
 from gateway.cli.options import ConfigFile, Overrides, read_config
 
-command = typer.Typer()
+command = typer.Typer(add_completion=False)
 
 
 @command.command()

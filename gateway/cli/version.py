@@ -11,7 +11,7 @@ import typer
 from gateway.cli.options import Json
 from gateway.cli.output import print_json
 
-command = typer.Typer()
+command = typer.Typer(add_completion=False)
 
 
 def show(*, as_json: bool) -> None:

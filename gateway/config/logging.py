@@ -25,7 +25,8 @@ HIDDEN = re.compile(
 #: … unless it ends with a word that says it is only a figure or a place
 FIGURES = re.compile(r"count|total|port|bytes|ms|s|limit|max|min|file|path|kind|mode")
 _WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+")
+#: credentials inside any text: an Authorization header's, or an API key (its id may stay)
+_CREDENTIAL = re.compile(r"(?i)(\b(?:bearer|basic)\s+|\bhk_[a-z0-9]{8}_)[\w.~+/=-]+")
 #: loggers of libraries that put addresses into their info lines
 QUIET = ("httpx", "httpcore", "hpack")
 MAX_DEPTH = 6
@@ -98,7 +99,7 @@ def _redacted(name: str, value: Any, depth: int) -> Any:
     if is_hidden(name) and value not in (None, "", b""):
         return REDACTED
     if isinstance(value, str):
-        return _BEARER.sub(r"\1 " + REDACTED, value)
+        return _CREDENTIAL.sub(r"\1" + REDACTED, value)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"  # tokens and secrets are bytes inside the gateway
     if depth >= MAX_DEPTH:
