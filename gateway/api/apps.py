@@ -1,0 +1,130 @@
+"""The operator's routes: apps and their keys. Secrets go in and never come out again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from starlette.responses import Response
+
+from gateway.api.call import Call
+from gateway.api.ports import Backend
+from gateway.api.wire import AppCreate, AppCreated, AppList, AppPatch, AppView, KeyCreate, KeyCreated, KeyList, KeyView
+from gateway.auth.api_keys import issue_key
+from gateway.model.errors import BadRequest, Conflict, NotFound, UnknownApp
+from gateway.model.registration import App
+
+#: of one app; past it a new key is refused (409)
+MAX_KEYS = 32
+
+
+def view_app(app: App) -> AppView:
+    return AppView(
+        name=app.name,
+        ack_ms=app.ack_ms,
+        notifier_ack_ms=app.notifier_ack_ms,
+        ttl=app.ttl_s,
+        fallback=app.fallback,
+        notifiers={name: sorted(settings) for name, settings in app.notifiers.items()},
+        receipts_url=app.receipts_url,
+        receipts_signed=bool(app.receipts_secret),
+        keys=len(app.keys),
+        created_at=app.created_at,
+    )
+
+
+class AppRoutes:
+    def __init__(self, backend: Backend, *, now_s: Callable[[], float] = time.time) -> None:
+        self._backend = backend
+        self._directory = backend.directory
+        self._now_s = now_s
+        # Read, change, write: one change at a time, or one of two would be lost.
+        self._changing = asyncio.Lock()
+
+    async def create(self, call: Call) -> Response:
+        wanted = await call.body(AppCreate)
+        self._check_chain(wanted.fallback, wanted.notifiers)
+        async with self._changing:
+            if self._directory.app(wanted.name) is not None:
+                raise Conflict("There is an app of this name already.", field="name")
+            key, text = issue_key("first", now_s=int(self._now_s()))
+            app = App(
+                name=wanted.name,
+                keys=[key],
+                ack_ms=wanted.ack_ms,
+                notifier_ack_ms=wanted.notifier_ack_ms,
+                ttl_s=wanted.ttl,
+                fallback=wanted.fallback,
+                notifiers=wanted.notifiers,
+                receipts_url=wanted.receipts_url,
+                receipts_secret=wanted.receipts_secret,
+                created_at=int(self._now_s()),
+            )
+            app = await self._put(call, app)
+        headers = {"location": f"/v1/apps/{app.name}"}
+        return call.answer(AppCreated(app=view_app(app), key=text), status=201, headers=headers)
+
+    async def list_apps(self, call: Call) -> Response:
+        apps = (self._directory.app(name) for name in sorted(self._directory.app_names()))
+        return call.answer(AppList(apps=[view_app(app) for app in apps if app is not None]))
+
+    async def show(self, call: Call) -> Response:
+        return call.answer(view_app(self._app(call)))
+
+    async def change(self, call: Call) -> Response:
+        patch = await call.body(AppPatch)
+        changes: dict[str, Any] = {
+            "ttl_s" if name == "ttl" else name: value
+            for name in patch.__struct_fields__
+            if (value := getattr(patch, name)) is not UNSET
+        }
+        self._check_chain(changes.get("fallback", []), changes.get("notifiers", {}))
+        async with self._changing:
+            app = await self._put(call, msgspec.structs.replace(self._app(call), **changes))
+        return call.answer(view_app(app))
+
+    async def create_key(self, call: Call) -> Response:
+        wanted = await call.body(KeyCreate, optional=True)
+        async with self._changing:
+            app = self._app(call)
+            if len(app.keys) >= MAX_KEYS:
+                raise Conflict(f"An app has at most {MAX_KEYS} keys; delete one first.")
+            key, text = issue_key(wanted.label, now_s=int(self._now_s()))
+            await self._put(call, msgspec.structs.replace(app, keys=[*app.keys, key]))
+        made = KeyCreated(id=key.id, key=text, label=key.label, created_at=key.created_at)
+        return call.answer(made, status=201, headers={"location": f"/v1/apps/{app.name}/keys/{key.id}"})
+
+    async def list_keys(self, call: Call) -> Response:
+        keys = self._app(call).keys
+        return call.answer(KeyList(keys=[KeyView(id=k.id, label=k.label, created_at=k.created_at) for k in keys]))
+
+    async def delete_key(self, call: Call) -> Response:
+        async with self._changing:
+            app = self._app(call)
+            keys = [key for key in app.keys if key.id != call.path("id")]
+            if len(keys) == len(app.keys):
+                raise NotFound("This app has no such key.")
+            await self._put(call, msgspec.structs.replace(app, keys=keys))
+        return Response(status_code=204)
+
+    def _app(self, call: Call) -> App:
+        app = self._directory.app(call.path("app"))
+        if app is None:
+            raise UnknownApp
+        return app
+
+    async def _put(self, call: Call, app: App) -> App:
+        app = await call.committed(self._directory.put_app(app))
+        self._backend.keys.update(app)
+        return app
+
+    def _check_chain(self, fallback: list[str], notifiers: dict[str, dict[str, str]]) -> None:
+        known = self._backend.notifiers
+        for field, names in (("fallback", fallback), ("notifiers", list(notifiers))):
+            for name in names if known else ():
+                if name not in known:
+                    raise BadRequest(f"{name!r} is no notifier here; there are {', '.join(sorted(known))}", field=field)

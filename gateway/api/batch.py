@@ -1,0 +1,200 @@
+"""Many pushes in one request, streamed both ways: items are read, accepted and answered while more are on their way.
+
+Must never hold the whole batch: what is kept of an item that was read is its number and its future. Answers are queued
+(at most one an item, so at most max_batch) while the peer still sends, so a peer that reads only after it has sent
+everything is no deadlock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.call import Call
+from gateway.api.media import (
+    JSON,
+    MSGPACK,
+    NDJSON,
+    PIECE_S,
+    build_error,
+    content_kind,
+    decode,
+    describe,
+    encode,
+    wants_msgpack,
+)
+from gateway.api.once import Once, Push, as_push, settle
+from gateway.api.pieces import Piece, build_cutter
+from gateway.api.ports import Backend
+from gateway.api.wire import BatchResult
+from gateway.delivery.request import PushRequest
+from gateway.model.errors import GatewayError, PayloadTooLarge, RequestTimeout
+from gateway.model.registration import App
+
+KINDS = frozenset({JSON, MSGPACK, NDJSON})
+#: items accepted in one turn of the loop
+GROUP = 200
+#: answers written in one piece at most
+WRITE_BYTES = 65_536
+
+
+class BatchRoutes:
+    def __init__(self, backend: Backend, once: Once, *, piece_s: float = PIECE_S) -> None:
+        self._backend = backend
+        self._once = once
+        self._piece_s = piece_s
+
+    async def push(self, call: Call) -> Response:
+        kind = content_kind(call.request.headers.get("content-type"), allowed=KINDS)
+        return BatchAnswer(self._backend, self._once, call.app, kind, wants_msgpack(call.request), self._piece_s)
+
+
+class BatchAnswer(Response):
+    """Reads the batch itself, for it answers while it reads."""
+
+    def __init__(
+        self, backend: Backend, once: Once, app: App, kind: str, as_msgpack: bool, piece_s: float = PIECE_S
+    ) -> None:
+        super().__init__(media_type=MSGPACK if as_msgpack else NDJSON, headers={"cache-control": "no-store"})
+        del self.headers["content-length"]
+        self._backend = backend
+        self._once = once
+        self._app = app
+        self._kind = MSGPACK if kind == MSGPACK else JSON  # of one item
+        self._cutter = build_cutter(kind, backend.config.max_body_bytes)
+        self._packed = as_msgpack
+        self._piece_s = piece_s
+        self._taken = 0
+        self._results: deque[tuple[Push | GatewayError, float]] = deque()  # with the moment its answer is due
+        self._changed = asyncio.Event()
+        self._read = False  # the request is read to its end, or given up
+        self._fatal: GatewayError | None = None  # why it was given up
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        reader = asyncio.create_task(self._take_all(request))
+        try:
+            await self._answer_all(request, scope, receive, send)
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    # --- reading ---
+
+    async def _take_all(self, request: Request) -> None:
+        try:
+            stream = request.stream()
+            while True:
+                try:
+                    async with asyncio.timeout(self._piece_s):
+                        data = await anext(stream, None)
+                except TimeoutError:
+                    raise RequestTimeout("The next piece of the batch came too slowly.") from None
+                if data is None:
+                    break
+                await self._take(self._cutter.feed(data))
+            await self._take(self._cutter.end())
+        except GatewayError as exc:
+            self._fatal = exc
+        except ClientDisconnect:
+            pass  # what was read is accepted; nobody is there to be told
+        finally:
+            self._read = True
+            self._changed.set()
+
+    async def _take(self, pieces: Sequence[Piece]) -> None:
+        for at in range(0, len(pieces), GROUP):
+            group = pieces[at : at + GROUP]
+            room = self._backend.config.max_batch - self._taken
+            self._taken += min(len(group), room)
+            self._accept([self._parse(piece) for piece in group[:room]])
+            self._changed.set()
+            if room < len(group):
+                raise PayloadTooLarge(f"A batch has at most {self._backend.config.max_batch} items.")
+            await asyncio.sleep(0)  # others want the loop too
+
+    def _parse(self, piece: Piece) -> PushRequest | GatewayError:
+        if isinstance(piece, GatewayError):
+            return piece
+        try:
+            return decode(piece, PushRequest, kind=self._kind)
+        except GatewayError as exc:
+            return exc
+
+    def _accept(self, group: list[PushRequest | GatewayError]) -> None:
+        """Into the journal together, results in the order of the batch."""
+        results: list[Push | GatewayError | None] = []
+        plain: list[PushRequest] = []
+        for item in group:
+            if isinstance(item, GatewayError):
+                results.append(item)
+            elif item.idempotency_key:
+                try:
+                    results.append(self._once.start(self._app, item))
+                except GatewayError as exc:
+                    results.append(exc)
+            else:
+                plain.append(item)
+                results.append(None)
+        started = iter(self._backend.pushing.push_many(self._app, plain) if plain else ())
+        due = asyncio.get_running_loop().time() + self._backend.config.accept_timeout_s
+        for result in results:
+            if result is None:
+                accepted = next(started)
+                result = accepted if isinstance(accepted, GatewayError) else as_push(accepted)
+            self._results.append((result, due))
+
+    # --- answering ---
+
+    async def _answer_all(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+        index = 0
+        started = False
+        while True:
+            while not self._results and not self._read:
+                self._changed.clear()
+                await self._changed.wait()
+            if not self._results:
+                break
+            out = bytearray()
+            while self._results and len(out) < WRITE_BYTES:
+                result, due = self._results[0]
+                if out and isinstance(result, Push) and result.future is not None and not result.future.done():
+                    break  # what is known already need not wait for this one
+                out += await self._line(index, result, due)
+                self._results.popleft()
+                index += 1
+            if not started:
+                started = True
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": bytes(out), "more_body": True})
+        if self._fatal is not None and not started:
+            await build_error(request, self._fatal)(scope, receive, send)
+            return
+        if not started:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        tail = b"" if self._fatal is None else self._encode(self._refused(index, self._fatal))
+        await send({"type": "http.response.body", "body": tail, "more_body": False})
+
+    async def _line(self, index: int, result: Push | GatewayError, due: float) -> bytes:
+        if isinstance(result, Push):
+            try:
+                await settle(result, due - asyncio.get_running_loop().time())
+            except GatewayError as exc:
+                result = exc
+        if isinstance(result, GatewayError):
+            return self._encode(self._refused(index, result))
+        status = 200 if result.replayed else 201
+        push_id = self._backend.push_ids.build(self._app.name, result.seq)
+        return self._encode(BatchResult(index=index, status=status, id=push_id, targeted=result.targeted))
+
+    def _refused(self, index: int, error: GatewayError) -> BatchResult:
+        return BatchResult(index=index, status=error.status, error=describe(error))
+
+    def _encode(self, result: BatchResult) -> bytes:
+        body = encode(result, as_msgpack=self._packed)
+        return body if self._packed else body + b"\n"

@@ -1,0 +1,55 @@
+"""What a route is: one entry serves the router, the key check and the API description, so they can not disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway.api.call import Call
+from gateway.model.errors import GatewayError
+
+#: who may call: the holder of the admin key, of an app's key, or anybody
+OPERATOR, PROVIDER, ANYBODY = "operator", "provider", ""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query or header parameter of a route."""
+
+    name: str
+    about: str
+    kind: str = "integer"
+    place: str = "query"
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    method: str
+    path: str
+    handle: Callable[[Call], Awaitable[Response]]
+    caller: str
+    summary: str
+    about: str = ""
+    group: str = ""
+    #: type of the request body; None = none
+    takes: Any = None
+    takes_optional: bool = False
+    #: kinds besides JSON and msgpack
+    takes_also: tuple[str, ...] = ()
+    example: Any = None
+    #: type of the answer; None = no body
+    gives: Any = None
+    gives_example: Any = None
+    #: where it is not JSON or msgpack
+    gives_media: str = ""
+    status: int = 200
+    #: further success answers: status → what it means
+    also: tuple[tuple[int, str], ...] = ()
+    params: tuple[Query, ...] = ()
+    errors: tuple[type[GatewayError], ...] = ()
+    #: not part of the description
+    hidden: bool = False

@@ -1,0 +1,156 @@
+"""The provider door put together: the Starlette application, and uvicorn inside the loop that runs already.
+
+Must never install a signal handler, write an access log or outlive its stop by more than the given bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+
+from gateway.api.apps import AppRoutes
+from gateway.api.batch import BatchRoutes
+from gateway.api.door import Observer, answer_error, build_endpoint
+from gateway.api.http_protocol import Limits, bounded
+from gateway.api.once import Once
+from gateway.api.openapi import build_document, build_document_3_0
+from gateway.api.operations import OperationRoutes
+from gateway.api.ports import Backend
+from gateway.api.push import PushRoutes
+from gateway.api.receipts import HEARTBEAT_S, ReceiptRoutes
+from gateway.api.registrations import RegistrationRoutes
+from gateway.api.route import Route
+from gateway.api.routes import app_routes, operation_routes, push_routes, receipt_routes, registration_routes
+
+log = structlog.get_logger("gateway.api")
+
+
+def build_routes(backend: Backend, *, heartbeat_s: float = HEARTBEAT_S) -> list[Route]:
+    """Every route with its handler."""
+    once = Once(backend)
+    operations = OperationRoutes(backend)
+    routes = [
+        *app_routes(AppRoutes(backend)),
+        *push_routes(PushRoutes(backend, once), BatchRoutes(backend, once)),
+        *receipt_routes(ReceiptRoutes(backend, heartbeat_s=heartbeat_s)),
+        *registration_routes(RegistrationRoutes(backend)),
+        *operation_routes(operations),
+    ]
+    document = build_document(routes)
+    operations.openapi = msgspec.json.encode(document)
+    operations.openapi_for_page = msgspec.json.encode(build_document_3_0(document))
+    return routes
+
+
+def build_app(backend: Backend, *, heartbeat_s: float = HEARTBEAT_S) -> Starlette:
+    """The ASGI application. `heartbeat_s`: how often an idle receipt stream says that it is there."""
+    by_path: dict[str, dict[str, Route]] = {}
+    for route in build_routes(backend, heartbeat_s=heartbeat_s):
+        by_path.setdefault(route.path, {})[route.method] = route
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        return answer_error(request, error)
+
+    app = Starlette(
+        routes=[
+            StarletteRoute(path, build_endpoint(backend, methods), methods=list(methods))
+            for path, methods in by_path.items()
+        ],
+        middleware=[Middleware(Observer, backend=backend)],
+        exception_handlers={HTTPException: on_error},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The composition root handles signals."""
+        yield
+
+
+class ApiServer:
+    """uvicorn on config.api.host and port, in the running loop."""
+
+    def __init__(self, app: Starlette, backend: Backend, *, limits: Limits | None = None) -> None:
+        self._app = app
+        self._backend = backend
+        self._limits = limits or Limits(max_connections=backend.config.max_connections)
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The port bound, also where the configured one is 0."""
+        return self._port
+
+    async def start(self) -> None:
+        """Bound and accepting when it returns. OSError where the address is taken or not ours."""
+        config = self._backend.config
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((config.host, config.port))
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            raise
+        self._port = sock.getsockname()[1]
+        protocol: Any = bounded(self._limits, self._backend.metrics)
+        self._server = _Server(
+            uvicorn.Config(
+                self._app,
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=self._limits.backlog,
+                timeout_keep_alive=self._limits.keep_alive_s,
+            )
+        )
+        self._serving = asyncio.create_task(self._server.serve(sockets=[sock]), name="provider door")
+        while not self._server.started:
+            if self._serving.done():
+                self._serving.result()
+                raise OSError("the provider door did not start")
+            await asyncio.sleep(0)
+        log.info("provider door open", host=config.host, port=self._port)
+
+    async def stop(self, timeout_s: float = 10.0) -> None:
+        """Accept no more, end streams and long polls, let requests finish for at most `timeout_s`, then cut them."""
+        server, serving = self._server, self._serving
+        if server is None or serving is None:
+            return
+        self._backend.stopping.set()
+        server.should_exit = True
+        await asyncio.wait((serving,), timeout=timeout_s)
+        if not serving.done():
+            state = server.server_state
+            log.warning("requests cut at shutdown", connections=len(state.connections))
+            server.force_exit = True
+            for task in list(state.tasks):
+                task.cancel()
+            for connection in list(state.connections):
+                connection.transport.abort()
+        await asyncio.gather(serving, return_exceptions=True)
+        self._server = self._serving = None
+        log.info("provider door closed")

@@ -1,0 +1,85 @@
+"""Outcomes and notifications as a provider sees them: by token and push id, never by number, device or address."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from gateway.api.wire import DeliveryView, PushView, ReceiptView, StateName, StepView, TargetView
+from gateway.delivery.push_ids import PushIds
+from gateway.delivery.request import URGENCIES
+from gateway.model.outcome import Outcome, State, Step
+from gateway.model.ports import Directory, PushRecord, Receipt
+from gateway.model.registration import build_token
+
+_URGENCY_NAMES = {int(value): name for name, value in URGENCIES.items()}
+
+
+def state_name(state: int) -> StateName:
+    return cast(StateName, State(state).name.lower())
+
+
+def _token(directory: Directory, number: int) -> str | None:
+    registration = directory.registration(number)
+    return None if registration is None else build_token(registration.token)
+
+
+def _steps(steps: Sequence[Step]) -> list[StepView]:
+    return [StepView(at_ms=s.at_ms, what=s.what, channel=s.channel, detail=s.detail) for s in steps]
+
+
+def _delivery(outcome: Outcome, directory: Directory) -> DeliveryView:
+    return DeliveryView(
+        token=_token(directory, outcome.registration),
+        state=state_name(outcome.state),
+        at_ms=outcome.at_ms,
+        steps=_steps(outcome.steps),
+    )
+
+
+def view_push(push_id: str, record: PushRecord, offset: int, limit: int, directory: Directory) -> PushView:
+    """One page of a push's deliveries and what is known of the push itself; not its content."""
+    n = record.notification
+    if record.state is not None:
+        state: Any = "live" if record.state == State.ACCEPTED else state_name(record.state)
+    elif n.count == 0 and record.deliveries:
+        state = "done" if State(record.deliveries[0].state).is_final else "pending"
+    else:
+        pending = {s.name.lower() for s in State if not s.is_final}
+        state = "pending" if any(n for name, n in record.figures.items() if name in pending) else "done"
+    total = 0 if n.target.is_broadcast else max(n.count, 1)
+    after = offset + limit
+    return PushView(
+        id=push_id,
+        target=TargetView(
+            token=n.target.token,
+            alias=n.target.alias,
+            tag=n.target.tag,
+            versions=n.target.versions,
+            everyone=n.target.everyone,
+        ),
+        state=state,
+        accepted_at_ms=n.accepted_ms,
+        expires_at=n.expires_s,
+        urgency=cast(Any, _URGENCY_NAMES[n.urgency]),
+        collapse_key=n.collapse_key,
+        body=n.body.value,
+        ack_ms=n.ack_ms,
+        notifier_ack_ms=n.notifier_ack_ms,
+        fallback=n.fallback,
+        deliveries=[_delivery(outcome, directory) for outcome in record.deliveries],
+        figures=record.figures,
+        next_offset=after if after < total else None,
+    )
+
+
+def view_receipt(app: str, receipt: Receipt, push_ids: PushIds, directory: Directory) -> ReceiptView:
+    outcome = receipt.outcome
+    return ReceiptView(
+        cursor=receipt.cursor,
+        push=push_ids.build(app, outcome.notification),
+        token=_token(directory, outcome.registration),
+        state=state_name(outcome.state),
+        at_ms=outcome.at_ms,
+        steps=_steps(outcome.steps),
+    )

@@ -1,0 +1,239 @@
+"""Bodies of the provider API; the OpenAPI document is made from these types. No secret is ever a field of an answer
+but the key shown once, and no device id or address is a field at all."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.api.media import ErrorDetail
+
+Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000, description="milliseconds; 0 = the gateway's default")]
+Seconds = Annotated[int, Meta(ge=0, le=2_419_200, description="seconds; 0 = the gateway's default")]
+Channel = Annotated[str, Meta(min_length=1, max_length=32, pattern="^[a-z0-9_-]+$")]
+Chain = Annotated[list[Channel], Meta(max_length=8, description="notifiers in order; empty = never leave the channel")]
+Settings = Annotated[
+    dict[Channel, dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=8_192)]]],
+    Meta(max_length=16, description="settings of each notifier by its name; write-only"),
+]
+Label = Annotated[str, Meta(max_length=128)]
+AppName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+ReceiptsUrl = Annotated[str, Meta(max_length=2_048, pattern=r"^(https?://[^\s]+)?$")]
+ReceiptsSecret = Annotated[str, Meta(max_length=256, description="signs receipts posted to receipts_url; write-only")]
+UnixMs = Annotated[int, Meta(description="Unix milliseconds")]
+UnixS = Annotated[int, Meta(description="Unix seconds")]
+StateName = Literal[
+    "accepted", "sent", "notified", "waiting", "announced", "acked", "expired", "recalled", "replaced", "rejected"
+]
+
+
+class _In(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class _Out(msgspec.Struct, kw_only=True, omit_defaults=False):
+    pass
+
+
+# --- operator ---
+
+
+class AppCreate(_In):
+    name: AppName
+    ack_ms: Milliseconds = 0
+    notifier_ack_ms: Milliseconds = 0
+    ttl: Seconds = 0
+    fallback: Chain = []
+    notifiers: Settings = {}
+    receipts_url: ReceiptsUrl = ""
+    receipts_secret: ReceiptsSecret = ""
+
+
+class AppPatch(_In):
+    """Fields left out stay as they are."""
+
+    ack_ms: Milliseconds | UnsetType = UNSET
+    notifier_ack_ms: Milliseconds | UnsetType = UNSET
+    ttl: Seconds | UnsetType = UNSET
+    fallback: Chain | UnsetType = UNSET
+    notifiers: Settings | UnsetType = UNSET
+    receipts_url: ReceiptsUrl | UnsetType = UNSET
+    receipts_secret: ReceiptsSecret | UnsetType = UNSET
+
+
+class AppView(_Out):
+    name: str
+    ack_ms: int
+    notifier_ack_ms: int
+    ttl: int
+    fallback: list[str]
+    #: notifier → names of the settings it has; the values are write-only
+    notifiers: dict[str, list[str]]
+    receipts_url: str
+    #: is a receipts secret set?
+    receipts_signed: bool
+    keys: int
+    created_at: UnixS
+
+
+class AppCreated(_Out):
+    app: AppView
+    #: shown once, kept only as a hash
+    key: str
+
+
+class AppList(_Out):
+    apps: list[AppView]
+
+
+class KeyCreate(_In):
+    label: Label = ""
+
+
+class KeyCreated(_Out):
+    id: str
+    #: shown once, kept only as a hash
+    key: str
+    label: str
+    created_at: UnixS
+
+
+class KeyView(_Out):
+    id: str
+    label: str
+    created_at: UnixS
+
+
+class KeyList(_Out):
+    keys: list[KeyView]
+
+
+# --- pushes ---
+
+
+class PushAccepted(msgspec.Struct, kw_only=True, omit_defaults=True):
+    id: str
+    #: deliveries made of it; absent for broadcasts and in replays
+    targeted: int | None = None
+
+
+class BatchResult(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One line of the answer to a batch. The stream ends early with an error where the rest could not be read."""
+
+    index: int
+    status: int
+    id: str | None = None
+    targeted: int | None = None
+    error: ErrorDetail | None = None
+
+
+class StepView(_Out):
+    at_ms: UnixMs
+    #: accepted sent acked shown ack_timeout lost spilled notified notifier_failed recheck announced expired recalled …
+    what: str
+    channel: str
+    detail: str
+
+
+class DeliveryView(_Out):
+    #: null where the registration is gone
+    token: str | None
+    state: StateName
+    at_ms: UnixMs
+    steps: list[StepView]
+
+
+class TargetView(msgspec.Struct, omit_defaults=True, kw_only=True):
+    token: str = ""
+    alias: str = ""
+    tag: str = ""
+    versions: str = ""
+    everyone: bool = False
+
+
+class PushView(_Out):
+    id: str
+    target: TargetView
+    #: pending until every delivery has a final state; a broadcast: live, expired or recalled
+    state: Literal["pending", "done", "live", "expired", "recalled"]
+    accepted_at_ms: UnixMs
+    expires_at: UnixS
+    urgency: Literal["very-low", "low", "normal", "high"]
+    collapse_key: str
+    body: Literal["auto", "at_once", "on_demand"]
+    ack_ms: int
+    notifier_ack_ms: int
+    #: null: each registration's or the app's own chain
+    fallback: list[str] | None
+    #: a page of deliveries (see offset, limit); none for a broadcast
+    deliveries: list[DeliveryView]
+    #: counts by state, or figures of a broadcast
+    figures: dict[str, int]
+    #: offset of the next page, null where there is none
+    next_offset: int | None
+
+
+class Recalled(_Out):
+    recalled: int
+    too_late: int
+
+
+class ReceiptView(_Out):
+    cursor: int
+    #: id of the push it belongs to
+    push: str
+    token: str | None
+    state: StateName
+    at_ms: UnixMs
+    steps: list[StepView]
+
+
+class ReceiptPage(_Out):
+    receipts: list[ReceiptView]
+    #: give it as `after` the next time
+    cursor: int
+
+
+# --- registrations ---
+
+
+class RegistrationView(_Out):
+    token: str
+    app: str
+    version: str
+    account: str
+    alias: str
+    tags: list[str]
+    connected: bool
+    created_at: UnixS
+
+
+class RegistrationPage(_Out):
+    #: of all registrations with the alias or tag
+    count: int
+    registrations: list[RegistrationView]
+    next_offset: int | None
+
+
+class RegistrationUpdate(_In):
+    """Fields left out or null stay as they are; "" and [] take away."""
+
+    alias: Annotated[str, Meta(max_length=256)] | None = None
+    tags: Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=64)] | None = None
+    #: notifier → address of the device there; write-only
+    addresses: Annotated[dict[Channel, Annotated[str, Meta(max_length=4_096)]], Meta(max_length=8)] | None = None
+    fallback: Chain | None = None
+
+
+# --- operations ---
+
+
+class Health(_Out):
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(_Out):
+    ready: bool
+    reasons: list[str]
