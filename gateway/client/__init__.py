@@ -1,0 +1,35 @@
+"""The device SDK: `Device`, its registrations and what they hand out; imports nothing of the package but the model."""
+
+from gateway.client.content import NEW_MESSAGE, AckPolicy, Counters, Item, Notification, Recall, Tip
+from gateway.client.credentials import Credentials, CredentialStore, FileCredentials, MemoryCredentials
+from gateway.client.device import Device
+from gateway.client.errors import DeviceClosed, LinkLost, RegistrationEnded
+from gateway.client.events import Fetched
+from gateway.client.registration import Registration
+from gateway.client.seen import SeenStore
+from gateway.client.session import Session
+from gateway.client.states import Connection, DeviceState
+
+__all__ = [
+    "NEW_MESSAGE",
+    "AckPolicy",
+    "Connection",
+    "Counters",
+    "CredentialStore",
+    "Credentials",
+    "Device",
+    "DeviceClosed",
+    "DeviceState",
+    "Fetched",
+    "FileCredentials",
+    "Item",
+    "LinkLost",
+    "MemoryCredentials",
+    "Notification",
+    "Recall",
+    "Registration",
+    "RegistrationEnded",
+    "SeenStore",
+    "Session",
+    "Tip",
+]

@@ -1,0 +1,167 @@
+"""What to do with a notification: tip or message, confirm or not, fetch its body (B6); sans-IO, never reads a clock.
+
+    app in the     light NOTIFY (more)             NOTIFY with everything
+    background     tip, hold                       tip, hold
+    foreground     hold, FETCH → message           message
+    comes to the
+    foreground     held ones whole → messages; held light ones → FETCH → messages
+
+Confirmation follows the binding's AckPolicy: RECEIPT when the app's queue has it, DISPLAY when the app says shown().
+Held ones are bounded; past the bound a notification is refused without an ack, so the gateway keeps it and goes to a
+notifier, and a FETCH of all brings it in the foreground.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.client.content import AckPolicy, Counters, Notification, Recall, Tip, build_tip
+from gateway.client.events import Arrived, Binding
+from gateway.client.seen import (
+    ACKED_FULL,
+    ACKED_LIGHT,
+    CONFIRMED_FULL,
+    CONFIRMED_LIGHT,
+    FULL,
+    SHOWN_FULL,
+    SHOWN_LIGHT,
+    Seen,
+)
+from gateway.model.errors import InvalidField, MalformedFrame
+from gateway.model.frames import MAX_IDS, FrameType, Notify, build_frame
+
+MAX_HELD = 256
+#: confirmations waiting to be written; only off line can there be so many
+MAX_CONFIRMATIONS = 4_096
+
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def parse_data(raw: msgspec.Raw) -> object:
+    """The message body; raises MalformedFrame."""
+    try:
+        return _decode(raw)
+    except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as exc:
+        raise MalformedFrame(f"the message body is not valid msgpack: {exc}") from None
+
+
+class Inbox:
+    def __init__(self, seen: Seen, counters: Counters) -> None:
+        self._seen = seen
+        self._counters = counters
+        #: ids to confirm with the next flush
+        self.acks: list[int] = []
+        self.shown: list[int] = []
+
+    def take(self, binding: Binding, notify: Notify) -> list[Arrived]:
+        """A NOTIFY for a live binding."""
+        whole = not notify.more or bool(notify.data)
+        notification = Notification(
+            id=notify.id,
+            app=binding.app,
+            account=binding.account,
+            title=notify.title,
+            text=notify.text,
+            data=parse_data(notify.data) if notify.data else None,
+            light=not whole,
+            broadcast=not notify.token,
+            urgency=notify.urgency,
+            at=notify.at,
+            expires=notify.expires,
+            collapse=notify.collapse,
+            source=notify.token or notify.app,
+        )
+        if not notification.source:
+            raise InvalidField("NOTIFY names neither token nor app", field="token")
+        flags = self._seen.get(notification.source, notification.id)
+        if flags is not None and (flags & FULL or not whole):
+            self._counters.duplicates += 1
+            self._confirm_again(notification.id, flags)
+            return []
+        if binding.foreground and whole:
+            self._counters.notifications += 1
+            binding.held.pop(notification.id, None)
+            self._seen.mark(notification.source, notification.id, FULL)
+            return [Arrived(binding, notification)]
+        return self._hold(binding, notification, first=flags is None)
+
+    def _hold(self, binding: Binding, notification: Notification, *, first: bool) -> list[Arrived]:
+        held = binding.held
+        if notification.collapse:
+            for older in [n.id for n in held.values() if n.collapse == notification.collapse]:
+                del held[older]
+        if notification.id not in held and len(held) >= MAX_HELD:
+            self._counters.held_full += 1
+            binding.missed = True
+            return []
+        if first:
+            self._counters.notifications += 1
+        held[notification.id] = notification
+        self._seen.mark(notification.source, notification.id, 0 if notification.light else FULL)
+        if binding.foreground or not first:
+            # No tip: the message follows at once (foreground), or the tip was there already and this is its body.
+            self.confirm(binding, notification)
+            return []
+        return [Arrived(binding, build_tip(notification))]
+
+    def foreground(self, binding: Binding, unix_s: float) -> list[Arrived]:
+        """The app came to the foreground: its whole messages, in the order they came. Light ones wait for FETCH."""
+        ready = [n for n in binding.held.values() if not n.light]
+        for notification in ready:
+            del binding.held[notification.id]
+        live = [n for n in ready if not n.expires or n.expires >= unix_s]
+        self._counters.expired += len(ready) - len(live)
+        return [Arrived(binding, n) for n in live]
+
+    def recall(self, binding: Binding, ids: list[int]) -> list[Arrived]:
+        """Only what this binding has had is its business."""
+        gone = []
+        for id in ids:
+            binding.held.pop(id, None)
+            if any(self._seen.get(source, id) is not None for source in (binding.token, binding.app)):
+                self._counters.recalled += 1
+                gone.append(Arrived(binding, Recall(id)))
+        return gone
+
+    def confirm(self, binding: Binding, item: Notification | Tip) -> None:
+        """Received: the app's queue has it. Does nothing in AckPolicy.DISPLAY, nor a second time."""
+        if binding.ack is AckPolicy.DISPLAY:
+            return  # B6: what was not shown is not acked
+        notification = item.notification if isinstance(item, Tip) else item
+        flag = ACKED_LIGHT if notification.light else ACKED_FULL
+        if self._seen.mark(notification.source, notification.id, flag):
+            self._put(self.acks, notification.id)
+
+    def confirm_shown(self, notification: Notification) -> None:
+        flag = SHOWN_LIGHT if notification.light else SHOWN_FULL
+        if self._seen.mark(notification.source, notification.id, flag):
+            self._put(self.shown, notification.id)
+
+    def flush(self, max_body: int) -> bytes:
+        """All confirmations since the last call, as few frames as fit."""
+        if not self.acks and not self.shown:
+            return b""
+        out = bytearray()
+        step = min(MAX_IDS, (max_body - 5) // 9)  # msgpack: 5 bytes of array header at most, 9 an id
+        for kind, ids in ((FrameType.ACK, self.acks), (FrameType.SHOWN, self.shown)):
+            for at in range(0, len(ids), step):
+                out += build_frame(kind, ids[at : at + step])
+        self._counters.acks += len(self.acks)
+        self._counters.shown += len(self.shown)
+        self.acks.clear()
+        self.shown.clear()
+        return bytes(out)
+
+    def _confirm_again(self, id: int, flags: int) -> None:
+        """The gateway sent it again, so it had no confirmation: repeat what was said. Nothing was: still nothing."""
+        confirmed = flags & (CONFIRMED_FULL if flags & FULL else CONFIRMED_LIGHT)
+        if confirmed & (SHOWN_LIGHT | SHOWN_FULL):
+            self._put(self.shown, id)
+        elif confirmed:
+            self._put(self.acks, id)
+
+    def _put(self, ids: list[int], id: int) -> None:
+        if len(ids) >= MAX_CONFIRMATIONS:
+            self._counters.late_confirmations += 1
+            return
+        ids.append(id)

@@ -1,0 +1,58 @@
+"""One TCP connection of a Device; knows nothing of frames."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, cast
+
+
+class LinkOwner(Protocol):
+    def on_connected(self, link: Link) -> None: ...
+
+    def on_data(self, link: Link, data: bytes) -> None: ...
+
+    def on_gone(self, link: Link) -> None: ...
+
+
+class Link(asyncio.Protocol):
+    def __init__(self, owner: LinkOwner) -> None:
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self.closing = False
+        #: set when the connection is gone
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
+        self._owner.on_connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._owner.on_data(self, data)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        if not self.gone.done():
+            self.gone.set_result(None)
+        self._owner.on_gone(self)
+
+    def write(self, data: bytes) -> None:
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def pause(self, paused: bool) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def close(self, last: bytes) -> None:
+        """Behind what is written and `last`. It may take for ever where the peer reads nothing; then abort."""
+        self.write(last)
+        self.closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
