@@ -6,7 +6,7 @@ from gateway._native.group cimport group_t, member_t
 from gateway._native.link cimport LINK_LIVE, inflight_find, inflight_remove, inflight_t, link_t, slab_at
 from gateway._native.outbox cimport gw_buffer_drop
 from gateway._native.plane cimport *
-from gateway._native.traffic cimport gw_count, has_room, link_send, notify
+from gateway._native.traffic cimport gw_count, has_room, link_send, notify, say
 
 cdef enum:
     FAN_LINKS_A_TURN = 2048
@@ -42,6 +42,7 @@ cdef int fan_add(reactor_t *r, const command_t *c, const uint32_t *groups) noexc
     item.buffer = c.buffer
     item.seq = c.seq
     item.ms = c.ms
+    item.sent = 0
     item.next = NULL
     if fan != NULL and not fan.started and fan_same(fan, groups, c.count):
         fan.last.next = item
@@ -69,7 +70,7 @@ cdef void fan_to(reactor_t *r, link_t *link, uint32_t registration, const fan_t 
     cdef inflight_t *entry
     while item != NULL and link.state == LINK_LIVE:
         if item.ms:
-            notify(r, link, item.buffer, item.seq, registration, item.ms, 0)
+            item.sent += <uint32_t>notify(r, link, item.buffer, item.seq, registration, item.ms, 0)
         else:
             entry = inflight_find(link, item.seq, registration, 0)
             if entry != NULL:
@@ -87,6 +88,7 @@ cdef void fan_step(reactor_t *r) noexcept nogil:
     cdef group_t *group
     cdef member_t *member
     cdef link_t *link
+    cdef fan_item_t *item
     cdef int left = FAN_LINKS_A_TURN
     if fan == NULL:
         return
@@ -97,6 +99,11 @@ cdef void fan_step(reactor_t *r) noexcept nogil:
                 r.fan_head = fan.next
                 if r.fan_head == NULL:
                     r.fan_tail = NULL
+                item = fan.first
+                while item != NULL:
+                    if item.ms:
+                        say(r, EV_FANNED, 0, 0, item.seq, item.sent, 0)
+                    item = item.next
                 fan_drop(fan)
                 return
             if fan.groups[fan.group_at] < r.groups.size:

@@ -9,7 +9,6 @@ cdef enum:
     TICK_MS = 10
     SCRATCH_BYTES = 16384       # read at once from one link
     UP_RESERVE = 1048576        # room in the mailbox that the events of any one step fit in
-    LATE = 0xFFFFFFFF           # registration of an ack nobody waits for
 
 cdef enum:                      # kind of a timer node
     TIMER_LINK = 1
@@ -24,6 +23,8 @@ cdef enum:                      # events, reactor → control
     EV_READY = 5                # room again after a spill
     EV_DOWN = 6                 # the link is over; flag is the reason
     EV_DRAINED = 7
+    EV_FANNED = 9               # a fan-out is done; registration is how many it was queued for
+    EV_LATE = 8                 # an ack for what is no longer in flight: after its ack time, or SHOWN after ACK
 
 cdef enum:                      # commands, control → reactor
     CMD_SEND = 1
@@ -83,8 +84,8 @@ cdef struct event_t:
     uint8_t flag
     uint32_t registration
     uint64_t link
-    uint64_t seq                # sequence, or device with EV_DOWN and EV_READY
-    uint64_t sent_ms            # Unix ms; 0 with a late ack
+    uint64_t seq                # sequence; device with EV_FRAME, EV_DOWN and EV_READY
+    uint64_t sent_ms            # Unix ms; device with EV_LATE
     uint64_t acked_ms
 
 cdef struct command_t:
@@ -102,6 +103,7 @@ cdef struct fan_item_t:
     gw_buffer_t *buffer
     uint64_t seq
     uint32_t ms                 # ack time; 0: a recall, cancels instead of arming
+    uint32_t sent               # links it was queued for
     fan_item_t *next
 
 cdef struct fan_t:              # one pass over some groups, for one or more frames

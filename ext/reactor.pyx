@@ -536,9 +536,10 @@ cdef class Reactor:
     # -- the control thread: events
 
     def drain(self, limit: int = 4096) -> tuple:
-        """(acks, others, more): acks as (seq, registration or -1, sent_ms, acked_ms, shown, link); others as
-        (kind, link, a, b, c): FRAME a=type b=body; TIMEOUT a=seq b=registration; LOST a=seq b=registration c=spilled;
-        READY a=device; DOWN a=device b=reason. more: call again. When False, event_fd will tell."""
+        """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
+        b, c): FRAME a=type b=body c=device (0 before WELCOME); TIMEOUT a=seq b=registration; LOST a=seq b=registration
+        c=spilled; LATE a=seq b=device c=shown; READY a=device; FANNED a=seq b=links; DOWN a=device b=reason. more: call again; when False,
+        event_fd will tell."""
         cdef list acks = [], others = []
         cdef uint32_t size
         cdef event_t *e
@@ -550,11 +551,12 @@ cdef class Reactor:
             if e == NULL:
                 return acks, others, gw_ring_sleep(&self.r.up) != 0
             if e.kind == EV_ACK:
-                acks.append((e.seq, -1 if e.registration == LATE else <long>e.registration, e.sent_ms, e.acked_ms,
-                             e.flag != 0, e.link))
+                acks.append((e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0, e.link))
             elif e.kind == EV_FRAME:
                 others.append((EV_FRAME, e.link, e.frame,
-                               (<const uint8_t *>e + sizeof(event_t))[:size - sizeof(event_t)], None))
+                               (<const uint8_t *>e + sizeof(event_t))[:size - sizeof(event_t)], e.seq))
+            elif e.kind == EV_LATE:
+                others.append((EV_LATE, e.link, e.seq, e.sent_ms, e.flag != 0))
             elif e.kind == EV_DOWN:
                 others.append((EV_DOWN, e.link, e.seq, e.flag, None))
             else:
@@ -584,4 +586,6 @@ EVENT_LOST = EV_LOST
 EVENT_READY = EV_READY
 EVENT_DOWN = EV_DOWN
 EVENT_DRAINED = EV_DRAINED
+EVENT_LATE = EV_LATE
+EVENT_FANNED = EV_FANNED
 LINK_BYTES = sizeof(link_t)

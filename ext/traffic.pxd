@@ -31,5 +31,6 @@ cdef void link_readable(reactor_t *r, link_t *link) noexcept nogil
 cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *words) noexcept nogil
 cdef void link_free(reactor_t *r, link_t *link) noexcept nogil
 cdef void maybe_ready(reactor_t *r, link_t *link) noexcept nogil
-cdef void notify(reactor_t *r, link_t *link, gw_buffer_t *buffer, uint64_t seq, uint32_t registration, uint32_t ms,
-                 int again) noexcept nogil
+# 1: queued; 0: it is on its way already, or was given back as lost
+cdef int notify(reactor_t *r, link_t *link, gw_buffer_t *buffer, uint64_t seq, uint32_t registration, uint32_t ms,
+                int again) noexcept nogil

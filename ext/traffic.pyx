@@ -54,6 +54,7 @@ cdef void say_frame(reactor_t *r, link_t *link, const frame_t *f) noexcept nogil
     e.kind = EV_FRAME
     e.frame = f.kind
     e.link = link_id(&r.slab, link)
+    e.seq = link.device
     memcpy(<uint8_t *>e + sizeof(event_t), f.body, f.size)
 
 
@@ -199,9 +200,8 @@ cdef void handle_acks(reactor_t *r, link_t *link, const frame_t *f) noexcept nog
     for i in range(n):
         entry = inflight_find(link, ids[i], 0, 1)
         if entry == NULL:
-            # After its ack time, or SHOWN after ACK: the control thread knows whether it still means something.
             gw_count(&r.counters[C_LATE_ACKS], 1)
-            say(r, EV_ACK, shown, me, ids[i], LATE, 0)
+            say(r, EV_LATE, shown, me, ids[i], 0, link.device)
             continue
         gw_count(&r.counters[C_ACKS], 1)
         say(r, EV_ACK, shown, me, ids[i], entry.registration, r.start_ms + entry.sent_ms + r.unix_base_ms)
@@ -299,18 +299,18 @@ cdef void link_readable(reactor_t *r, link_t *link) noexcept nogil:
 
 # --- notifications out ------------------------------------------------------------------------------------------------
 
-cdef void notify(reactor_t *r, link_t *link, gw_buffer_t *buffer, uint64_t seq, uint32_t registration, uint32_t ms,
-                 int again) noexcept nogil:
+cdef int notify(reactor_t *r, link_t *link, gw_buffer_t *buffer, uint64_t seq, uint32_t registration, uint32_t ms,
+                int again) noexcept nogil:
     """Queue a notification and arm its ack timer; what does not fit stays in the journal and is reported."""
     cdef inflight_t *entry = inflight_find(link, seq, registration, 0)
     cdef uint64_t me = link_id(&r.slab, link)
     if entry != NULL and not again:
-        return      # on its way already
+        return 0    # on its way already
     if entry == NULL and link.inflight_count >= link.window:
         gw_count(&r.counters[C_SPILLED_WINDOW], 1)
         link.flags |= LINK_SPILLED
         say(r, EV_LOST, 1, me, seq, registration, 0)
-        return
+        return 0
     if link.outbox.bytes + buffer.size > r.set.outbox_bytes and link.outbox.bytes:
         gw_count(&r.counters[C_SPILLED_OUTBOX], 1)
         link.flags |= LINK_SPILLED
@@ -318,16 +318,16 @@ cdef void notify(reactor_t *r, link_t *link, gw_buffer_t *buffer, uint64_t seq, 
             inflight_remove(&r.inflight, &r.wheel, link, entry)
             gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
         say(r, EV_LOST, 1, me, seq, registration, 0)
-        return
+        return 0
     if entry == NULL:
         entry = inflight_add(&r.inflight, link, seq, registration)
         if entry == NULL:
             say(r, EV_LOST, 1, me, seq, registration, 0)
             link_down(r, link, REASON_MEMORY, NULL)
-            return
+            return 0
         gw_count(&r.counters[C_INFLIGHT], 1)
         entry.timer.kind = TIMER_ACK
     entry.sent_ms = <uint32_t>(r.now_ms - r.start_ms)
     wheel_arm(&r.wheel, &entry.timer, r.now + (ms + TICK_MS - 1) // TICK_MS)
     gw_count(&r.counters[C_NOTIFIED], 1)
-    link_send(r, link, buffer)
+    return link_send(r, link, buffer) == 0

@@ -9,6 +9,8 @@ EVENT_LOST: Final[int]
 EVENT_READY: Final[int]
 EVENT_DOWN: Final[int]
 EVENT_DRAINED: Final[int]
+EVENT_LATE: Final[int]
+EVENT_FANNED: Final[int]
 LINK_BYTES: Final[int]
 
 @final
@@ -66,9 +68,10 @@ class Reactor:
     def drain(
         self, limit: int = 4096
     ) -> tuple[list[tuple[int, int, int, int, bool, int]], list[tuple[int, int, Any, Any, Any]], bool]:
-        """(acks, others, more): acks as (seq, registration or -1, sent_ms, acked_ms, shown, link); others as
-        (kind, link, a, b, c): FRAME a=type b=body; TIMEOUT a=seq b=registration; LOST a=seq b=registration c=spilled;
-        READY a=device; DOWN a=device b=reason. more: call again. When False, event_fd will tell."""
+        """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
+        b, c): FRAME a=type b=body c=device (0 before WELCOME); TIMEOUT a=seq b=registration; LOST a=seq b=registration
+        c=spilled; LATE a=seq b=device c=shown; READY a=device; FANNED a=seq b=links; DOWN a=device b=reason. more: call again; when False,
+        event_fd will tell."""
     def counters(self) -> dict[str, int]:
         """Counters by name, ended links as `ended:<reason>`."""
     @property

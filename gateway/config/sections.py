@@ -47,7 +47,7 @@ class Edge:
     # longest heartbeat interval a device may ask for
     heartbeat_max_s: int = within(240, 1, 86_400)
     # unacked notifications on one link; the device may ask for fewer; past it they wait in the journal
-    window: int = within(32, 1, 65_535)
+    window: int = within(32, 1, 4096)
     # unsent bytes on one link; past it notifications wait in the journal (counted as spilled)
     outbox_bytes: int = within(262_144, 1024)
     # a link that takes nothing from a non-empty outbox for this long is closed (slow_consumer)

@@ -42,9 +42,10 @@ class Metric(Enum):
     SPILLED = Spec(
         "heliograph_spilled_total", "counter", "Notifications left in the journal for now, by reason", "reason"
     )
-    OUTBOX_FULL = Spec("heliograph_outbox_full_total", "counter", "Times a link's outbox was full (it spills)")
-    WINDOW_FULL = Spec(
-        "heliograph_window_full_total", "counter", "Times a link's in-flight window was full (it spills)"
+    INFLIGHT = Spec("heliograph_inflight", "gauge", "Notifications on links that are not acked yet")
+    STALLED = Spec("heliograph_links_stalled_total", "counter", "Times a device's socket took no more for now")
+    ACCEPT_ERRORS = Spec(
+        "heliograph_accept_errors_total", "counter", "Failed accepts (descriptors or memory short), tried again"
     )
     MAILBOX_FULL = Spec(
         "heliograph_mailbox_full_total", "counter", "Times a mailbox was full, by direction", "direction"

@@ -61,9 +61,9 @@ class Edge(Protocol):
         """
         ...
 
-    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int) -> int:
-        """Queue one shared frame to every link of these (app, version) groups; returns how many links were bound.
-        Each link's fate comes back through EdgeEvents like notify's."""
+    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int) -> None:
+        """Queue one shared frame to every link of these (app, version) groups. Each link's fate comes back through
+        EdgeEvents like notify's, and on_fanned says how many it was queued for (once a reactor)."""
         ...
 
     def recall(self, registration: int, seq: int) -> None:
@@ -82,6 +82,10 @@ class EdgeEvents(Protocol):
 
     def on_lost(self, seq: int, registration: int, *, spilled: bool) -> None:
         """Unacked and gone from the link: `spilled` where window or outbox was full, else the link is down."""
+        ...
+
+    def on_fanned(self, seq: int, links: int) -> None:
+        """One reactor is done with a fan-out, which it queued for so many links."""
         ...
 
     def on_ready(self, registrations: Sequence[int]) -> None:

@@ -133,7 +133,7 @@ def test_an_ack_nobody_waits_for_is_reported_as_late() -> None:
     with Rig() as rig:
         peer, _link = rig.login()
         peer.send(FrameType.ACK, [2**64 - 1])
-        assert rig.ack()[:3] == (2**64 - 1, -1, 0)
+        assert rig.event(native.EVENT_LATE)[2:] == (2**64 - 1, 7, False)
 
 
 def test_no_ack_in_time_is_a_timeout_once() -> None:
@@ -142,7 +142,7 @@ def test_no_ack_in_time_is_a_timeout_once() -> None:
         rig.reactor.notify(link, notice(5), 5, 77, 30)
         assert rig.event(native.EVENT_TIMEOUT)[:4] == (native.EVENT_TIMEOUT, link, 5, 77)
         peer.send(FrameType.ACK, [5])
-        assert rig.ack()[1] == -1
+        assert rig.event(native.EVENT_LATE)[2:] == (5, 7, False)
         assert rig.events == []
 
 
@@ -226,6 +226,7 @@ def test_a_fanout_reaches_the_members_of_its_groups_only() -> None:
                 peer.send(FrameType.ACK, [9])
             assert set(kinds) == ({FrameType.PONG} if i % 3 == 1 else {FrameType.NOTIFY, FrameType.PONG})
         assert {rig.ack()[1] for _ in range(4)} == {100, 102, 103, 105}
+        assert rig.event(native.EVENT_FANNED)[2:4] == (9, 4)
 
 
 def test_a_burst_of_fanouts_to_one_group_leaves_each_link_in_few_writes_and_in_order() -> None:

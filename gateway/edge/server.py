@@ -1,0 +1,288 @@
+"""The device door: turns what reactors report into sessions and delivery events, and deliveries into frames on links.
+
+Must never keep a Python object for a device that only sits there: who is bound where lives in the native registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from gateway._native import reactor as native
+from gateway.config.sections import Config
+from gateway.edge.flapping import FlappingGuard
+from gateway.edge.login import DeviceLogin, Session
+from gateway.edge.plane import AckEvent, Event, Plane, build_error, build_goaway
+from gateway.edge.requests import DeviceRequests
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import Draining, GatewayError, Takeover
+from gateway.model.frames import FrameType, build_frame
+from gateway.model.ports import Ack, EdgeEvents
+from gateway.store.directory import Directory
+
+_log = structlog.get_logger(__name__)
+#: a login is remembered this long, for frames that came right behind HELLO
+FRESH_S = 5.0
+FUSE_S = 1.0
+
+
+def unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class EdgeServer:
+    """model.ports.Edge on the data plane."""
+
+    def __init__(
+        self,
+        config: Config,
+        login: DeviceLogin,
+        directory: Directory,
+        metrics: Metrics,
+        clock: Callable[[], int] = unix_ms,
+    ) -> None:
+        self._config = config.edge
+        self._login = login
+        self._directory = directory
+        self._registry = directory.registry
+        self._metrics = metrics
+        self._clock = clock
+        self._events: EdgeEvents | None = None
+        self._flapping = FlappingGuard(config.edge.device_logins_per_minute)
+        #: links that logged in just now or have no registration yet: link → session
+        self._fresh: dict[int, Session] = {}
+        self._fresh_order: deque[tuple[float, int]] = deque()
+        #: links whose device wants nothing below an urgency: link → floor
+        self._floors: dict[int, int] = {}
+        self._drained = 0
+        self._all_drained = asyncio.Event()
+        self._housekeeping: asyncio.Task[None] | None = None
+        self.plane = Plane(config.edge, metrics, self._on_batch)
+        self._requests = DeviceRequests(self, directory, config.edge)
+
+    # --- life
+
+    def attach(self, events: EdgeEvents) -> None:
+        """Who hears what becomes of notifications; before start."""
+        self._events = events
+
+    @property
+    def events(self) -> EdgeEvents:
+        assert self._events is not None, "attach the delivery floor before start"
+        return self._events
+
+    @property
+    def port(self) -> int:
+        return self.plane.port
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.plane.start(loop)
+        self._housekeeping = loop.create_task(self._keep_house(), name="edge-housekeeping")
+
+    async def drain(self, over_s: float) -> None:
+        """Stop accepting and send every device away, spread over the time; returns when the last was told."""
+        frame = build_goaway(Draining, after_ms=Draining.after_ms, jitter_ms=int(over_s * 1000) + Draining.after_ms)
+        self._drained = 0
+        self._all_drained.clear()
+        for reactor in self.plane.reactors:
+            while not reactor.drain_links(frame, int(over_s * 1000)):
+                await asyncio.sleep(0.01)
+        if self.plane.reactors:
+            await self._all_drained.wait()
+
+    async def stop(self) -> None:
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            await asyncio.gather(self._housekeeping, return_exceptions=True)
+            self._housekeeping = None
+        await self._requests.close()
+        await self.plane.stop()
+
+    async def _keep_house(self) -> None:
+        """Forget logins that are past their first moments; hold the memory fuse."""
+        limit = self._config.memory_limit_bytes
+        page = os.sysconf("SC_PAGE_SIZE")
+        refusing = False
+        while True:
+            await asyncio.sleep(FUSE_S)
+            self._forget_fresh()
+            if not limit:
+                continue
+            with open("/proc/self/statm") as statm:
+                resident = int(statm.read().split()[1]) * page
+            if (resident > limit) != refusing:
+                refusing = not refusing
+                self.plane.refuse_logins(refusing)
+                _log.warning("memory_fuse", refusing=refusing, resident_bytes=resident, limit_bytes=limit)
+
+    def _forget_fresh(self) -> None:
+        """A session with a registration can be found again through it; one without stays until it has one or ends."""
+        before = time.monotonic() - FRESH_S
+        while self._fresh_order and self._fresh_order[0][0] < before:
+            _, link = self._fresh_order.popleft()
+            session = self._fresh.get(link)
+            if session is not None and self._registry.bound(session.key):
+                del self._fresh[link]
+
+    # --- sessions
+
+    def session(self, link: int, device: int) -> Session | None:
+        """Who is on this link; `device` is what the reactor knows (0 for frames that came before WELCOME)."""
+        session = self._fresh.get(link)
+        if session is not None:
+            return session
+        if not device or self._registry.device_link(device) != link:
+            return None
+        for number in self._registry.bound(device):
+            registration = self._directory.registration(number)
+            if registration is not None:
+                return Session(device, registration.device)
+        return None
+
+    def remember(self, link: int, session: Session) -> None:
+        """Keep a session that has no registration (any more) to be found by."""
+        self._fresh[link] = session
+
+    def set_floor(self, link: int, urgency: int) -> None:
+        if urgency > 0:
+            self._floors[link] = urgency
+        else:
+            self._floors.pop(link, None)
+
+    def send(self, link: int, frame: bytes) -> bool:
+        return self.plane.sent(self.plane.of(link).send(link, frame))
+
+    def close(self, link: int, frame: bytes | None) -> None:
+        self.plane.sent(self.plane.of(link).close(link, frame))
+
+    def refuse(self, link: int, error: GatewayError, req: int = 0) -> None:
+        """Tell a device what was wrong; a fatal error ends the link."""
+        frame = build_error(error, req=req, versions=getattr(error, "versions", None))
+        if error.fatal:
+            self.close(link, frame)
+        else:
+            self.send(link, frame)
+
+    def unbind(self, link: int, number: int) -> None:
+        """Nothing more for this registration on this link; what is unacked comes back as lost."""
+        self._registry.unbind(number)
+        self.plane.sent(self.plane.of(link).unbind(link, number))
+
+    # --- what the reactors report
+
+    def _on_batch(self, acks: list[AckEvent], others: list[Event]) -> None:
+        events = self.events
+        if acks:
+            events.on_acks([Ack._make(ack) for ack in acks])
+        if not others:
+            return
+        gone: list[Event] = []
+        late: list[Ack] = []
+        for event in others:
+            kind, link, a, b, c = event
+            try:
+                if kind == native.EVENT_FRAME:
+                    self._on_frame(link, a, b, c)
+                elif kind == native.EVENT_DOWN:
+                    self._on_down(link, a)
+                elif kind == native.EVENT_READY:
+                    if self._registry.device_link(a) == link:
+                        events.on_ready(self._registry.bound(a))
+                elif kind == native.EVENT_LATE:
+                    # The reactor no longer knows which registration it was for; the delivery floor does.
+                    now = self._clock()
+                    late += [Ack(a, number, 0, now, c, link) for number in self._registry.bound(b)]
+                elif kind == native.EVENT_FANNED:
+                    events.on_fanned(a, b)
+                elif kind == native.EVENT_DRAINED:
+                    self._drained += 1
+                    if self._drained == len(self.plane.reactors):
+                        self._all_drained.set()
+                else:
+                    gone.append(event)
+            except Exception:
+                # One device's frame must not cost the others of its batch.
+                _log.exception("edge_event_failed", kind=kind)
+        if late:
+            events.on_acks(late)
+        # After the batch's logins and ends: whoever looks again sees the channel as it is now.
+        for kind, _link, seq, number, spilled in gone:
+            if kind == native.EVENT_TIMEOUT:
+                events.on_ack_timeout(seq, number)
+            else:
+                events.on_lost(seq, number, spilled=bool(spilled))
+
+    def _on_frame(self, link: int, kind: int, body: bytes, device: int) -> None:
+        if kind == FrameType.HELLO:
+            self._on_hello(link, body)
+        else:
+            self._requests.handle(link, device, kind, body)
+
+    def _on_hello(self, link: int, body: bytes) -> None:
+        try:
+            accepted = self._login.decide(body)
+            if not self._flapping.admit(accepted.session.key, self._clock()):
+                accepted.refuse_flapping()
+        except GatewayError as exc:
+            self._metrics.count(Metric.LOGINS, label=exc.name)
+            exc_fatal = build_error(exc, versions=getattr(exc, "versions", None))
+            self.close(link, exc_fatal)
+            return
+        session = accepted.session
+        welcomed = self.plane.of(link).welcome(
+            link, session.key, accepted.silence_ms, accepted.window, accepted.frame(self._clock())
+        )
+        if not self.plane.sent(welcomed):
+            return  # the reactor ends the link at its login deadline
+        self._metrics.count(Metric.LOGINS, label="ok")
+        previous = self._registry.login(session.key, link)
+        if previous and previous != link:
+            self._floors.pop(previous, None)
+            self._fresh.pop(previous, None)
+            self.close(previous, build_goaway(Takeover))
+        self._fresh[link] = session
+        self._fresh_order.append((time.monotonic(), link))
+        self.set_floor(link, accepted.urgency)
+
+    def _on_down(self, link: int, device: int) -> None:
+        session = self._fresh.pop(link, None)
+        self._floors.pop(link, None)
+        key = device or (session.key if session else 0)
+        if key:
+            self._registry.logout(key, link)
+
+    # --- model.ports.Edge
+
+    def is_connected(self, registration: int) -> bool:
+        return self._registry.link(registration) != 0
+
+    def urgency_floor(self, registration: int) -> int:
+        return self._floors.get(self._registry.link(registration), 0) if self._floors else 0
+
+    def notify(self, registration: int, frame: bytes, seq: int, ack_ms: int, *, again: bool = False) -> bool:
+        link = self._registry.link(registration)
+        if not link:
+            return False
+        return self.plane.sent(self.plane.of(link).notify(link, frame, seq, registration, ack_ms, again))
+
+    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int) -> None:
+        targets = list(groups)
+        for reactor in self.plane.reactors:
+            self.plane.sent(reactor.fanout(targets, frame, seq, max(1, ack_ms)))
+
+    def recall(self, registration: int, seq: int) -> None:
+        link = self._registry.link(registration)
+        if link:
+            frame = build_frame(FrameType.RECALL, [seq])
+            self.plane.sent(self.plane.of(link).cancel(link, seq, registration, frame))
+
+    def recall_fanout(self, groups: Sequence[int], seq: int) -> None:
+        frame = build_frame(FrameType.RECALL, [seq])
+        for reactor in self.plane.reactors:
+            self.plane.sent(reactor.fanout(list(groups), frame, seq, 0))
