@@ -41,7 +41,12 @@ class _Entry:
     __slots__ = ("done", "future", "kept", "rows", "size", "undo")
 
     def __init__(
-        self, rows: Collection[Row], future: asyncio.Future[None] | None, kept: bool, done: Call | None, undo: Call | None
+        self,
+        rows: Collection[Row],
+        future: asyncio.Future[None] | None,
+        kept: bool,
+        done: Call | None,
+        undo: Call | None,
     ) -> None:
         self.rows = rows
         self.size = len(rows)
@@ -94,7 +99,7 @@ class Committer:
         if not self._writable:
             self._arm_probe()
 
-    # --- entries -----------------------------------------------------------------------------------------------------
+    # --- entries --------------------------------------------------------------------------------------------
 
     @property
     def writable(self) -> bool:
@@ -115,7 +120,9 @@ class Committer:
             self._metrics.count(Metric.STORE_REFUSED, label="uncommitted")
             raise QueueFull("too many rows wait for the disk; nothing was accepted")
 
-    def accept(self, rows: Collection[Row], *, undo: Call | None = None, done: Call | None = None) -> asyncio.Future[None]:
+    def accept(
+        self, rows: Collection[Row], *, undo: Call | None = None, done: Call | None = None
+    ) -> asyncio.Future[None]:
         """Rows of a promise. The future resolves when they are durable, or fails with StoreUnavailable after `undo`."""
         self.admit(len(rows))
         future: asyncio.Future[None] = self._loop.create_future()
@@ -149,7 +156,7 @@ class Committer:
         """Return when everything submitted so far is durable; raises StoreUnavailable where that failed."""
         await self.accept(())
 
-    # --- batches -------------------------------------------------------------------------------------------------------
+    # --- batches --------------------------------------------------------------------------------------------
 
     def _submit(self, entry: _Entry) -> None:
         self._waiting.append(entry)
@@ -243,7 +250,7 @@ class Committer:
         else:
             self._cut()
 
-    # --- trouble -------------------------------------------------------------------------------------------------------
+    # --- trouble --------------------------------------------------------------------------------------------
 
     def _on_failed(self, batch: list[_Entry], error: BaseException) -> None:
         self._metrics.count(Metric.STORE_COMMIT_FAILURES, label=type(error).__name__)

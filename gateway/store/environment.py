@@ -80,7 +80,9 @@ class Environment:
                 self._drop()
                 if not _is_unwritable(exc):
                     raise _cannot_open(exc) from exc
-                log.error("store_read_only", reason=_reason(exc), consequence="nothing is accepted until it is writable")
+                log.error(
+                    "store_read_only", reason=_reason(exc), consequence="nothing is accepted until it is writable"
+                )
         self.readonly = True
         try:
             self._open_as(readonly=True)
@@ -102,7 +104,9 @@ class Environment:
         )
         self._check_schema()
         self._dbs = [
-            self._env.open_db(db.name.lower().encode(), dupsort=db in DUPSORT, dupfixed=db in DUPSORT, create=not readonly)
+            self._env.open_db(
+                db.name.lower().encode(), dupsort=db in DUPSORT, dupfixed=db in DUPSORT, create=not readonly
+            )
             for db in Db
         ]
         if not readonly and self.get(Db.META, SCHEMA_KEY) is None:
@@ -128,7 +132,7 @@ class Environment:
                 " or restore a backup"
             )
 
-    # --- reading: control thread -----------------------------------------------------------------------------------
+    # --- reading: control thread ----------------------------------------------------------------------------
 
     def begin(self, *, buffers: bool = False) -> Any:
         """A read transaction; keep it short, for pages it can see are not reused."""
@@ -161,7 +165,7 @@ class Environment:
                     return
                 yield row
 
-    # --- writing: commit thread --------------------------------------------------------------------------------------
+    # --- writing: commit thread -----------------------------------------------------------------------------
 
     def apply(self, groups: Iterable[Iterable[Row]]) -> None:
         """Write all rows in order in one transaction; nothing is written where it raises (WRITE_ERRORS)."""
@@ -194,7 +198,7 @@ class Environment:
         txn.commit()
         self._last_journal = last
 
-    # --- size and state: control thread, no transaction under way ------------------------------------------------------
+    # --- size and state: control thread, no transaction under way -------------------------------------------
 
     @property
     def resizable(self) -> bool:
@@ -241,7 +245,7 @@ class Environment:
             os.close(self._lock)
             self._lock = -1
 
-    # --- backup: any thread between begin_copy and end_copy ------------------------------------------------------------
+    # --- backup: any thread between begin_copy and end_copy -------------------------------------------------
 
     def begin_copy(self) -> None:
         self._copies += 1

@@ -1,4 +1,6 @@
-"""The server's secret keys, in `keys.json` beside the store; they must never be logged, nor made anew where a store needs the old ones."""
+"""The server's secret keys, in `keys.json` beside the store; they must never be logged, nor made anew where a store
+needs the old ones.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,8 @@ from gateway.model.errors import ConfigError
 
 KEY_FILE = "keys.json"
 KEY_BYTES = 32
+#: a device secret names its key in one byte
+KEY_IDS = 256
 _FORMAT = 1
 _NAMES = ("token_key", "push_id_key", "hash_key")
 _FIELD = "store.path"
@@ -24,7 +28,14 @@ class ServerKeys:
     """Keys that outlive every restart. Losing them makes every token and device secret worthless."""
 
     def __init__(
-        self, path: Path, *, token_key: bytes, push_id_key: bytes, hash_key: bytes, device_keys: dict[int, bytes], device_key_id: int
+        self,
+        path: Path,
+        *,
+        token_key: bytes,
+        push_id_key: bytes,
+        hash_key: bytes,
+        device_keys: dict[int, bytes],
+        device_key_id: int,
     ) -> None:
         self.path = path
         #: makes message tokens from triples (A1)
@@ -39,7 +50,9 @@ class ServerKeys:
 
     @classmethod
     def load(cls, folder: Path, *, may_create: bool) -> ServerKeys:
-        """Read the key file, or make it where there is none and `may_create`. ConfigError says what is wrong and the fix."""
+        """Read the key file, or make it where there is none and `may_create`. ConfigError says what is wrong and the
+        fix.
+        """
         path = folder / KEY_FILE
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -88,7 +101,10 @@ class ServerKeys:
 
     def rotate_device_key(self) -> int:
         """New device secrets use a new key from now on; those made with older ones stay valid until dropped."""
-        key_id = max(self.device_keys) + 1
+        free = ((self.device_key_id + step) % KEY_IDS for step in range(1, KEY_IDS))
+        key_id = next((key_id for key_id in free if key_id not in self.device_keys), -1)
+        if key_id < 0:
+            raise ConfigError("all device key ids are in use; drop old ones first", field="device_key_id")
         self._replace({**self.device_keys, key_id: secrets.token_bytes(KEY_BYTES)}, key_id)
         return key_id
 

@@ -1,4 +1,5 @@
-"""Name → registration numbers (aliases, tags, devices) over an LMDB dupsort database; must never answer with what a failed commit undid.
+"""Name → registration numbers (aliases, tags, devices) over an LMDB dupsort database; must never answer with what a
+failed commit undid.
 
 Changes not durable yet are laid over what is stored, so that a change is seen at once.
 """
@@ -14,9 +15,10 @@ from gateway.store.records import DELETE_DUP, PUT, Db, Row, pack_u32
 class Change:
     """One number added to or removed from one name; `row` is its row."""
 
-    __slots__ = ("added", "key", "number", "row")
+    __slots__ = ("added", "key", "number", "postings", "row")
 
-    def __init__(self, db: Db, key: bytes, number: int, added: bool) -> None:
+    def __init__(self, postings: Postings, db: Db, key: bytes, number: int, added: bool) -> None:
+        self.postings = postings
         self.key = key
         self.number = number
         self.added = added
@@ -33,7 +35,7 @@ class Postings:
 
     def change(self, key: bytes, number: int, *, added: bool) -> Change:
         """Visible at once; call `settled` when its row is durable or its commit failed."""
-        change = Change(self._db, key, number, added)
+        change = Change(self, self._db, key, number, added)
         self._fresh.setdefault(key, {})[number] = change
         return change
 

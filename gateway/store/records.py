@@ -1,4 +1,5 @@
-"""Key and value layouts of every row in the store; pure bytes in, values out, and must never touch LMDB, a clock or a key file.
+"""Key and value layouts of every row in the store; pure bytes in, values out, and must never touch LMDB, a clock or a
+key file.
 
 Numbers in keys are big-endian, so that LMDB's byte order is their order. What recovery needs of a row stands in a
 fixed header before the msgpack part, so that a start decodes no record whole.
@@ -78,7 +79,7 @@ def unpack_u64(raw: bytes) -> int:
     return int.from_bytes(raw[:8], "big")
 
 
-# --- apps and registrations ----------------------------------------------------------------------------------------
+# --- apps and registrations ---------------------------------------------------------------------------------
 
 _REGISTRATION = struct.Struct(">16sIB")  # token, app number, length of the version that follows
 
@@ -93,9 +94,7 @@ def parse_app(raw: bytes) -> App:
 
 def build_registration(registration: Registration, app_number: int) -> bytes:
     version = registration.version.encode()
-    return (
-        _REGISTRATION.pack(registration.token, app_number, len(version)) + version + bytes(_encode(registration))
-    )
+    return _REGISTRATION.pack(registration.token, app_number, len(version)) + version + bytes(_encode(registration))
 
 
 class RegistrationHead(NamedTuple):
@@ -125,7 +124,7 @@ def name_key(app_number: int, name: str) -> bytes:
     return pack_u32(app_number) + raw
 
 
-# --- journal and broadcasts ------------------------------------------------------------------------------------------
+# --- journal and broadcasts ---------------------------------------------------------------------------------
 
 NOTIFICATION, DELIVERY = 1, 2
 _HEAD = struct.Struct(">BIIIII")  # kind, registration, expires_s, collapse hash, count, bytes of metadata
@@ -187,7 +186,7 @@ class JournalHead(NamedTuple):
     registration: int
     expires_s: int
     collapse: int
-    count: int
+    targets: int
 
 
 def parse_journal_head(raw: bytes) -> JournalHead:
@@ -201,7 +200,7 @@ def parse_delivery(raw: bytes) -> tuple[int, int]:
     return registration, distance
 
 
-# --- broadcast cursors ------------------------------------------------------------------------------------------------
+# --- broadcast cursors --------------------------------------------------------------------------------------
 
 CURSORS_SHIFT = 6
 CURSORS_A_PAGE = 1 << CURSORS_SHIFT
@@ -216,7 +215,7 @@ def parse_seqs(raw: bytes) -> tuple[int, ...]:
     return struct.unpack(f">{len(raw) // 8}Q", raw)
 
 
-# --- history ------------------------------------------------------------------------------------------------------------
+# --- history ------------------------------------------------------------------------------------------------
 
 
 def build_steps(hop: int, steps: list[Step]) -> bytes:
@@ -282,7 +281,7 @@ def parse_receipts(raw: bytes) -> tuple[int, tuple[int, ...]]:
     return unpack_u32(raw), parse_seqs(raw[4:])
 
 
-# --- idempotency ----------------------------------------------------------------------------------------------------------
+# --- idempotency --------------------------------------------------------------------------------------------
 
 _IDEMPOTENCY = struct.Struct(">QI")
 

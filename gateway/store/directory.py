@@ -1,0 +1,498 @@
+"""Apps, registrations, aliases and tags: who can be pushed to; must never make a revoked token live again.
+
+A token is an HMAC of its triple and of how many tokens of that triple were revoked, so a returning device is found in
+RAM by computing it. Numbers of registrations are never reused. Changes are seen at once and undone with a failed
+commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from gateway._native.registry import Registry
+from gateway.model.errors import UnknownApp, UnknownToken
+from gateway.model.registration import TOKEN_BYTES, App, Registration, parse_token
+from gateway.store.broadcasts import Broadcasts
+from gateway.store.checks import check_app_name, check_labels, check_triple
+from gateway.store.commit import Committer
+from gateway.store.environment import Environment
+from gateway.store.groups import Groups
+from gateway.store.keys import ServerKeys
+from gateway.store.postings import Change, Postings
+from gateway.store.records import (
+    DELETE,
+    PUT,
+    Db,
+    Row,
+    build_app,
+    build_registration,
+    name_key,
+    pack_u32,
+    pack_u64,
+    parse_registration,
+    unpack_u32,
+)
+
+NUMBERS_KEY = b"registrations"
+#: registration numbers reserved at once in the store
+_NUMBERS_BLOCK = 4_096
+#: decoded registrations kept in RAM; past it the least recently used is read again
+_CACHED = 16_384
+
+_T = TypeVar("_T")
+Registered = tuple[Registration, bool, "asyncio.Future[None] | None"]
+
+
+class Directory:
+    """Control thread only; see model.ports.Directory."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        committer: Committer,
+        keys: ServerKeys,
+        registry: Registry,
+        groups: Groups,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], int],
+        *,
+        next_number: int = 1,
+    ) -> None:
+        self._environment = environment
+        self._committer = committer
+        self._keys = keys
+        #: links, sessions, token look-up: the edge works on it directly
+        self.registry = registry
+        self._groups = groups
+        self._loop = loop
+        self._clock = clock
+        self._broadcasts: Broadcasts | None = None
+        self._apps: dict[str, App] = {}
+        self._names: dict[int, str] = {}  # app number → name
+        self._next_app = 1
+        self._next = max(1, next_number)
+        self._reserved = self._next  # numbers below it are covered by a row of META
+        self._aliases = Postings(environment, Db.ALIASES)
+        self._tags = Postings(environment, Db.TAGS)
+        self._devices = Postings(environment, Db.DEVICES)
+        self._fresh: dict[int, Registration | None] = {}  # not durable yet; None: revoked
+        self._cache: OrderedDict[int, Registration] = OrderedDict()
+        self._writes: dict[int, asyncio.Future[None]] = {}  # number → its last write under way
+        self._tombstones: dict[bytes, int] = {}  # not durable yet
+
+    def attach(self, broadcasts: Broadcasts) -> None:
+        """They must know of changed versions and of registrations gone."""
+        self._broadcasts = broadcasts
+
+    # --- apps -----------------------------------------------------------------------------------------------
+
+    def app(self, name: str) -> App | None:
+        return self._apps.get(name)
+
+    def app_names(self) -> list[str]:
+        return sorted(self._apps)
+
+    def app_number(self, name: str) -> int:
+        """0 for an unknown app."""
+        app = self._apps.get(name)
+        return 0 if app is None else app.number
+
+    def app_numbers(self) -> list[int]:
+        return list(self._names)
+
+    def put_app(self, app: App) -> asyncio.Future[App]:
+        check_app_name(app.name)
+        before = self._apps.get(app.name)
+        number = before.number if before is not None else self._next_app
+        app = replace(app, number=number)
+
+        def undo() -> None:
+            if before is None:
+                del self._apps[app.name], self._names[number]
+            else:
+                self._apps[app.name] = before
+
+        written = self._committer.accept([(PUT, Db.APPS, pack_u32(number), build_app(app))], undo=undo)
+        if before is None:
+            self._next_app += 1
+        self._apps[app.name] = app
+        self._names[number] = app.name
+        return self._answer(written, app)
+
+    def restore_app(self, app: App) -> None:
+        self._apps[app.name] = app
+        self._names[app.number] = app.name
+        self._next_app = max(self._next_app, app.number + 1)
+
+    def app_name(self, number: int) -> str | None:
+        return self._names.get(number)
+
+    # --- groups ---------------------------------------------------------------------------------------------
+
+    def group(self, app: str, version: str) -> int:
+        """Dense number of an (app, version)."""
+        return self._groups.number(app, version)
+
+    def group_app(self, group: int) -> str:
+        return self._groups.app(group)
+
+    def groups(self, app: str, versions: str) -> list[int]:
+        return self._groups.matching(app, versions)
+
+    def by_versions(self, app: str, versions: str) -> Iterator[int]:
+        """One pass over all numbers, as far as it is asked for; no transaction is open in between."""
+        groups = set(self._groups.matching(app, versions))
+        has, group = self.registry.has, self.registry.group
+        if groups:
+            for number in range(1, self._next):
+                if has(number) and group(number) in groups:
+                    yield number
+
+    def stop(self) -> None:
+        """The next start goes on without a gap in the numbers."""
+        self._committer.keep([(PUT, Db.META, NUMBERS_KEY, pack_u64(self._next))])
+
+    # --- look-up --------------------------------------------------------------------------------------------
+
+    def find(self, token: str, app: str) -> int:
+        raw = parse_token(token)
+        if raw is None:
+            return -1
+        number = self.registry.find(raw)
+        # unknown, revoked and foreign tokens are the same to whoever asks
+        return number if number >= 0 and self._groups.app(self.registry.group(number)) == app else -1
+
+    def registration(self, number: int) -> Registration | None:
+        if number in self._fresh:
+            return self._fresh[number]
+        cached = self._cache.get(number)
+        if cached is not None:
+            self._cache.move_to_end(number)
+            return cached
+        if not 0 <= number < 1 << 31:
+            return None
+        raw = self._environment.get(Db.REGISTRATIONS, pack_u32(number))
+        if raw is None:
+            return None
+        registration = self._cache[number] = parse_registration(raw)
+        if len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
+        return registration
+
+    def by_alias(self, app: str, alias: str) -> list[int]:
+        number = self.app_number(app)
+        return self._aliases.of(name_key(number, alias)) if number and alias else []
+
+    def by_tag(self, app: str, tag: str) -> Sequence[int]:
+        number = self.app_number(app)
+        return self._tags.of(name_key(number, tag)) if number and tag else []
+
+    def device_key(self, device: str) -> int:
+        """64-bit keyed hash of a device id, never 0."""
+        return int.from_bytes(self._device_hash(device), "big") or 1
+
+    def device_registrations(self, device: str) -> list[int]:
+        """All live registrations of a device, ascending."""
+        return self._devices.of(self._device_hash(device))
+
+    def _device_hash(self, device: str) -> bytes:
+        return hashlib.blake2b(device.encode(), digest_size=8, key=self._keys.hash_key).digest()
+
+    # --- registering ----------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        device: str,
+        app: str,
+        version: str,
+        account: str,
+        *,
+        alias: str | None = None,
+        tags: Sequence[str] | None = None,
+        addresses: Mapping[str, str] | None = None,
+        fallback: Sequence[str] | None = None,
+    ) -> Registered:
+        """A1: the live token of (device, app, account), made where there is none. Usable at once.
+
+        Returns (registration, created, future): TOKEN is answered when the future resolves; None: nothing was written.
+        Where nothing but the triple and the version was given and nothing changed, the store is not read, and the
+        registration returned has no alias, tags, addresses or fallback.
+        """
+        check_triple(device, app, version, account)
+        check_labels(alias, tags, addresses, fallback)
+        if app not in self._apps:
+            raise UnknownApp()
+        group = self._groups.number(app, version)
+        token, generation = self._token(device, app, account, 0), 0
+        number = self.registry.find(token)
+        if number < 0 and (generation := self._revoked(token)):
+            token = self._token(device, app, account, generation)
+            number = self.registry.find(token)
+        if number < 0:
+            registration = Registration(
+                number=self._next,
+                token=token,
+                device=device,
+                app=app,
+                version=version,
+                account=account,
+                alias=alias or "",
+                tags=_distinct(tags or ()),
+                addresses=dict(addresses or {}),
+                fallback=None if fallback is None else list(fallback),
+                created_at=self._clock() // 1_000,
+                generation=generation,
+            )
+            return registration, True, self._create(registration, group)
+        if self.registry.group(number) == group and not _given(alias, tags, addresses, fallback):
+            known = Registration(
+                number=number,
+                token=token,
+                device=device,
+                app=app,
+                version=version,
+                account=account,
+                generation=generation,
+            )
+            return known, False, self._under_way(number)
+        before = self._existing(number)
+        changed = _changed(before, alias, tags, addresses, fallback, version)
+        if changed == before:
+            return before, False, self._under_way(number)
+        return changed, False, self._change(before, changed)
+
+    def update(
+        self,
+        number: int,
+        *,
+        alias: str | None = None,
+        tags: Sequence[str] | None = None,
+        addresses: Mapping[str, str] | None = None,
+        fallback: Sequence[str] | None = None,
+    ) -> asyncio.Future[Registration]:
+        """UnknownToken where it is not live."""
+        check_labels(alias, tags, addresses, fallback)
+        before = self._existing(number)
+        changed = _changed(before, alias, tags, addresses, fallback, before.version)
+        written = self._under_way(number) if changed == before else self._change(before, changed)
+        return self._answer(written, changed)
+
+    def _existing(self, number: int) -> Registration:
+        registration = self.registration(number)
+        if registration is None:
+            raise UnknownToken()
+        return registration
+
+    def _create(self, registration: Registration, group: int) -> asyncio.Future[None]:
+        number = registration.number
+        changes = self._changes(None, registration)
+        rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(registration))]
+        reserved = self._reserved
+        if number >= reserved:
+            reserved = number + _NUMBERS_BLOCK
+            rows.append((PUT, Db.META, NUMBERS_KEY, pack_u64(reserved)))
+        rows += [change.row for change in changes]
+
+        def undo() -> None:
+            self.registry.remove(number, registration.token)
+            if self._broadcasts is not None:
+                self._broadcasts.forget(number)
+            self._reserved = min(self._reserved, number)
+            self._settled(number, registration, changes)
+
+        written = self._write(number, registration, rows, changes, undo)
+        self._next += 1
+        self._reserved = reserved
+        self.registry.add(number, registration.token, group)
+        return written
+
+    def _change(self, before: Registration, after: Registration) -> asyncio.Future[None]:
+        number = before.number
+        changes = self._changes(before, after)
+        old_group = self.registry.group(number)
+        new_group = self._groups.number(after.app, after.version)
+
+        def undo() -> None:
+            if old_group != new_group and self.registry.has(number):
+                self._move(number, old_group)
+            self._settled(number, after, changes)
+
+        rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(after))]
+        written = self._write(number, after, rows + [change.row for change in changes], changes, undo)
+        if old_group != new_group:
+            self._move(number, new_group)
+        return written
+
+    def _move(self, number: int, group: int) -> None:
+        if self._broadcasts is not None:
+            self._broadcasts.move(number, group)
+        else:
+            self.registry.set_group(number, group)
+
+    def revoke(self, number: int) -> asyncio.Future[None]:
+        """The token is dead at once and for good. Its row goes; its outcomes stay as long as all history does."""
+        registration = self.registration(number)
+        if registration is None:
+            done: asyncio.Future[None] = self._loop.create_future()
+            done.set_result(None)
+            return done
+        first = self._token(registration.device, registration.app, registration.account, 0)
+        group, cursor = self.registry.group(number), self.registry.cursor(number)
+        changes = self._changes(registration, None)
+        rows: list[Row] = [
+            (DELETE, Db.REGISTRATIONS, pack_u32(number), b""),
+            (PUT, Db.TOMBSTONES, first, pack_u32(registration.generation + 1)),
+            *(change.row for change in changes),
+        ]
+
+        def undo() -> None:
+            self.registry.add(number, registration.token, group, cursor)
+            self._tombstones.pop(first, None)
+            self._settled(number, None, changes)
+
+        def done_() -> None:
+            if self._tombstones.get(first) == registration.generation + 1:
+                del self._tombstones[first]
+
+        written = self._write(number, None, rows, changes, undo, done_)
+        self.registry.remove(number, registration.token)
+        self._tombstones[first] = registration.generation + 1
+        if self._broadcasts is not None:
+            self._broadcasts.forget(number)
+        return written
+
+    # --- rows -----------------------------------------------------------------------------------------------
+
+    def _write(
+        self,
+        number: int,
+        registration: Registration | None,
+        rows: list[Row],
+        changes: list[Change],
+        undo: Callable[[], None],
+        done: Callable[[], None] | None = None,
+    ) -> asyncio.Future[None]:
+        def landed() -> None:
+            if done is not None:
+                done()
+            self._settled(number, registration, changes)
+
+        try:
+            written = self._committer.accept(rows, undo=undo, done=landed)
+        except BaseException:
+            for change in changes:
+                change.postings.settled(change)
+            raise
+        self._fresh[number] = registration
+        self._cache.pop(number, None)
+        self._writes[number] = written
+        # not the write's own future: a caller that gives up must not make it look done
+        return self._answer(written, None)
+
+    def _settled(self, number: int, registration: Registration | None, changes: list[Change]) -> None:
+        """Durable or undone: what the store says holds again, unless a later write is under way."""
+        for change in changes:
+            change.postings.settled(change)
+        if number in self._fresh and self._fresh[number] is registration:
+            del self._fresh[number]
+            self._cache.pop(number, None)
+            self._writes.pop(number, None)
+
+    def _changes(self, before: Registration | None, after: Registration | None) -> list[Change]:
+        one = after if after is not None else before
+        if one is None:
+            return []
+        app = self.app_number(one.app)
+        number = one.number
+        changes: list[Change] = []
+
+        def differ(postings: Postings, old: set[bytes], new: set[bytes]) -> None:
+            changes.extend(postings.change(key, number, added=False) for key in sorted(old - new))
+            changes.extend(postings.change(key, number, added=True) for key in sorted(new - old))
+
+        def keys(names: Sequence[str]) -> set[bytes]:
+            return {name_key(app, name) for name in names if name}
+
+        differ(self._aliases, keys([before.alias] if before else []), keys([after.alias] if after else []))
+        differ(self._tags, keys(before.tags if before else []), keys(after.tags if after else []))
+        device = {self._device_hash(one.device)}
+        differ(self._devices, device if before else set(), device if after else set())
+        return changes
+
+    def _build(self, registration: Registration) -> bytes:
+        return build_registration(registration, self.app_number(registration.app))
+
+    def _under_way(self, number: int) -> asyncio.Future[None] | None:
+        """A write of this registration that is not durable yet: its answer must wait for it too."""
+        written = self._writes.get(number)
+        return None if written is None or written.done() else self._answer(written, None)
+
+    def _answer(self, written: asyncio.Future[None] | None, value: _T) -> asyncio.Future[_T]:
+        answer: asyncio.Future[_T] = self._loop.create_future()
+
+        def on_written(future: asyncio.Future[None]) -> None:
+            if answer.done():
+                return
+            error = None if future.cancelled() else future.exception()
+            if future.cancelled():
+                answer.cancel()
+            elif error is not None:
+                answer.set_exception(error)
+                answer.exception()  # a caller that went away is no reason for a warning
+            else:
+                answer.set_result(value)
+
+        if written is None:
+            answer.set_result(value)
+        else:
+            written.add_done_callback(on_written)
+        return answer
+
+    # --- tokens ---------------------------------------------------------------------------------------------
+
+    def _token(self, device: str, app: str, account: str, generation: int) -> bytes:
+        parts = [part.encode() for part in (device, app, account)]
+        message = b"".join(struct.pack(">H", len(part)) + part for part in parts) + struct.pack(">I", generation)
+        return hmac.digest(self._keys.token_key, message, "sha256")[:TOKEN_BYTES]
+
+    def _revoked(self, first: bytes) -> int:
+        """How many tokens of the triple with this first token were revoked."""
+        count = self._tombstones.get(first)
+        if count is None:
+            raw = self._environment.get(Db.TOMBSTONES, first)
+            count = 0 if raw is None else unpack_u32(raw)
+        return count
+
+
+def _given(*labels: object) -> bool:
+    return any(label is not None for label in labels)
+
+
+def _distinct(tags: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(tags))
+
+
+def _changed(
+    before: Registration,
+    alias: str | None,
+    tags: Sequence[str] | None,
+    addresses: Mapping[str, str] | None,
+    fallback: Sequence[str] | None,
+    version: str,
+) -> Registration:
+    return replace(
+        before,
+        version=version,
+        alias=before.alias if alias is None else alias,
+        tags=before.tags if tags is None else _distinct(tags),
+        addresses=before.addresses if addresses is None else dict(addresses),
+        fallback=before.fallback if fallback is None else list(fallback),
+    )

@@ -1,0 +1,330 @@
+"""The receipts feed of each app, look-up of pushes, idempotency keys and the sweep of old history; must never show one
+app another's.
+
+The feed names settled deliveries in commit order: a row holds those of one app that one call settled. It is also the
+order in time by which history is swept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from gateway.config.sections import Store as StoreConfig
+from gateway.model.notification import Notification
+from gateway.model.outcome import Outcome, State
+from gateway.model.ports import PushRecord, Receipt
+from gateway.store.commit import Committer
+from gateway.store.environment import Environment
+from gateway.store.figures import Figures
+from gateway.store.history import History
+from gateway.store.records import (
+    DELETE,
+    NO_STATE,
+    PUT,
+    Db,
+    PushEnd,
+    Row,
+    build_idempotency,
+    build_push,
+    build_receipts,
+    idempotency_key,
+    pack_u32,
+    pack_u64,
+    parse_idempotency,
+    parse_metadata,
+    parse_push,
+    parse_receipts,
+    receipts_key,
+    unpack_u32,
+    unpack_u64,
+)
+
+if TYPE_CHECKING:
+    from gateway.store.directory import Directory
+    from gateway.store.journal import Journal
+
+#: the highest cursor ever written, so that sweeping the feed does not start it anew
+CURSOR_KEY = b"receipts"
+#: rows looked at in one call of `sweep`, for each kind of history
+SWEEP_ROWS = 1_000
+
+
+class Receipts:
+    """Control thread only; see model.ports.Receipts."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        committer: Committer,
+        directory: Directory,
+        figures: Figures,
+        history: History,
+        config: StoreConfig,
+        clock: Callable[[], int],
+        *,
+        cursor: int = 0,
+    ) -> None:
+        self._environment = environment
+        self._committer = committer
+        self._directory = directory
+        self._figures = figures
+        self._history = history
+        self._clock = clock
+        self._retention_s = int(config.history_days * 86_400)
+        self._next = cursor + 1
+        self._landed = cursor
+        self._fed = False
+        self._subscribers: list[Callable[[], None]] = []
+        self._ends: dict[int, PushEnd] = {}  # pushes that ended, not durable yet
+        self._keys: dict[bytes, tuple[int, int, bytes]] = {}  # idempotency keys not durable yet
+        self._positions: dict[str, int] = {}
+        self._swept_push = b""
+        self._journal: Journal | None = None
+        committer.add_hook(self._after_commit)
+
+    def attach(self, journal: Journal) -> None:
+        """Look-up needs what is pending."""
+        self._journal = journal
+
+    # --- feed -----------------------------------------------------------------------------------------------
+
+    def feed(self, outcomes: Sequence[Outcome]) -> tuple[list[Row], int]:
+        """Rows that put these outcomes into the feed of their apps, and the last cursor: `feed_landed` when durable."""
+        by_app: dict[str, list[int]] = {}
+        for outcome in outcomes:
+            by_app.setdefault(outcome.app, []).append(outcome.seq)
+        now_s = self._clock() // 1_000
+        rows: list[Row] = []
+        for app, seqs in by_app.items():
+            rows.append(
+                (
+                    PUT,
+                    Db.RECEIPTS,
+                    receipts_key(self._directory.app_number(app), self._next),
+                    build_receipts(now_s, seqs),
+                )
+            )
+            self._next += len(seqs)
+        return rows, self._next - 1
+
+    def feed_landed(self, cursor: int) -> None:
+        self._landed = cursor
+        self._fed = True
+
+    def _after_commit(self) -> None:
+        if not self._fed:
+            return
+        self._fed = False
+        for wake in list(self._subscribers):
+            wake()
+
+    def last_cursor(self) -> int:
+        return self._landed
+
+    def after(self, app: str, cursor: int, limit: int) -> list[Receipt]:
+        number = self._directory.app_number(app)
+        if limit <= 0 or not number:
+            return []
+        places: list[tuple[int, int]] = []
+        for key, raw in self._environment.scan(Db.RECEIPTS, self._row_of(number, cursor + 1)):
+            if unpack_u32(key) != number:
+                break
+            first = unpack_u64(key[4:])
+            _, seqs = parse_receipts(raw)
+            skip = max(0, cursor + 1 - first)
+            places += enumerate(seqs[skip:], first + skip)
+            if len(places) >= limit:
+                break
+        receipts = []
+        for place, seq in places[:limit]:
+            outcome = self._history.outcome(seq)
+            if outcome is not None and outcome.app == app:
+                receipts.append(Receipt(place, outcome))
+        return receipts
+
+    def _row_of(self, app_number: int, cursor: int) -> bytes:
+        """Key of the row that holds this cursor, or of the first one after it."""
+        wanted = receipts_key(app_number, cursor)
+        with self._environment.begin() as txn, txn.cursor(self._environment.db(Db.RECEIPTS)) as rows:
+            if rows.set_range(wanted) and bytes(rows.key()) == wanted:
+                return wanted
+            if rows.prev() if rows.key() else rows.last():
+                key = bytes(rows.key())
+                if unpack_u32(key) == app_number:
+                    _, seqs = parse_receipts(bytes(rows.value()))
+                    if unpack_u64(key[4:]) + len(seqs) > cursor:
+                        return key
+        return wanted
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        self._subscribers.append(wake)
+
+        def unsubscribe() -> None:
+            if wake in self._subscribers:
+                self._subscribers.remove(wake)
+
+        return unsubscribe
+
+    def saved_cursor(self, name: str) -> int:
+        return self._positions.get(name, 0)
+
+    def save_cursor(self, name: str, cursor: int) -> None:
+        self._positions[name] = cursor
+        self._committer.keep([(PUT, Db.POSITIONS, name.encode(), pack_u64(cursor))])
+
+    def restore_position(self, name: str, cursor: int) -> None:
+        self._positions[name] = cursor
+
+    # --- where is my push? ----------------------------------------------------------------------------------
+
+    def end_push(self, seq: int, end: PushEnd) -> Row:
+        """A multi-target push or a broadcast is over: its row; `push_landed` when it is durable."""
+        self._ends[seq] = end
+        return (PUT, Db.PUSHES, pack_u64(seq), build_push(end))
+
+    def push_landed(self, seq: int) -> None:
+        self._ends.pop(seq, None)
+
+    def lookup(self, app: str, seq: int, *, offset: int = 0, limit: int = 100) -> PushRecord | None:
+        if self._journal is None:
+            return None
+        state: int | None = None
+        notification = self._journal.notification(seq)
+        if notification is None:
+            notification, state = self._settled(seq)
+        if notification is None or notification.app != app:
+            return None
+        single = self._journal.get(seq) is not None or bool(self._history.metadata(seq))
+        if notification.target.is_broadcast and not notification.count and not single:
+            return PushRecord(notification, [], self._figures.of(seq), int(State.ACCEPTED) if state is None else state)
+        if single:
+            delivery = self._delivery(seq, app)
+            shown = [delivery] if delivery is not None and offset == 0 and limit > 0 else []
+            figures = {} if delivery is None else {State(delivery.state).name.lower(): 1}
+            return PushRecord(notification, shown, figures, None)
+        last = seq + notification.count
+        deliveries = [
+            delivery
+            for number in range(seq + 1 + max(0, offset), min(last, seq + max(0, offset) + max(0, limit)) + 1)
+            if (delivery := self._delivery(number, app)) is not None
+        ]
+        figures = {"targeted": notification.count, "pending": self._journal.outstanding(seq), **self._figures.of(seq)}
+        return PushRecord(notification, deliveries, figures, None)
+
+    def _settled(self, seq: int) -> tuple[Notification | None, int | None]:
+        metadata = self._history.metadata(seq)
+        if metadata:
+            return parse_metadata(metadata), None
+        end = self._ends.get(seq)
+        if end is None:
+            raw = self._environment.get(Db.PUSHES, pack_u64(seq))
+            if raw is None:
+                return None, None
+            end = parse_push(raw)
+        if not end.metadata:
+            return None, None
+        return parse_metadata(end.metadata), None if end.state == NO_STATE else end.state
+
+    def _delivery(self, seq: int, app: str) -> Outcome | None:
+        if self._journal is None:
+            return None
+        pending = self._journal.get(seq)
+        if pending is None:
+            return self._history.outcome(seq)
+        return Outcome(
+            seq, pending.notification, pending.registration, app, pending.state, 0, self._history.steps_of(seq)
+        )
+
+    # --- idempotency ----------------------------------------------------------------------------------------
+
+    def remember(self, app: str, key: str, body_hash: bytes, seq: int, expires_s: int) -> asyncio.Future[None]:
+        """Tie an idempotency key to a push. Call it in the same callback as `append`: both are one transaction then."""
+        stored = idempotency_key(self._directory.app_number(app), key)
+        entry = (seq, expires_s, body_hash)
+
+        def settled() -> None:
+            if self._keys.get(stored) is entry:
+                del self._keys[stored]
+
+        future = self._committer.accept(
+            [
+                (PUT, Db.IDEMPOTENCY, stored, build_idempotency(seq, expires_s, body_hash)),
+                (PUT, Db.LAPSES, pack_u32(expires_s) + stored, b""),
+            ],
+            undo=settled,
+            done=settled,
+        )
+        self._keys[stored] = entry
+        return future
+
+    def recall_idempotent(self, app: str, key: str) -> tuple[int, bytes] | None:
+        """(seq, body hash) of the push made with this key, None where there is none or it lapsed."""
+        stored = idempotency_key(self._directory.app_number(app), key)
+        entry = self._keys.get(stored)
+        if entry is None:
+            raw = self._environment.get(Db.IDEMPOTENCY, stored)
+            if raw is None:
+                return None
+            entry = parse_idempotency(raw)
+        seq, expires_s, body_hash = entry
+        return (seq, body_hash) if expires_s > self._clock() // 1_000 else None
+
+    # --- sweep ----------------------------------------------------------------------------------------------
+
+    def sweep(self, now_ms: int) -> bool:
+        """Remove a slice of what is past retention; True where there is more. Does nothing while nothing can be
+        written.
+        """
+        if not self._committer.writable:
+            return False
+        now_s = now_ms // 1_000
+        rows: list[Row] = []
+        more = self._sweep_keys(now_s, rows)
+        more |= self._sweep_outcomes(now_s - self._retention_s, rows)
+        more |= self._sweep_pushes(now_s - self._retention_s, rows)
+        if rows:
+            self._committer.refresh(rows)  # a failed one is found again by the next sweep
+        return more
+
+    def _sweep_keys(self, now_s: int, rows: list[Row]) -> bool:
+        seen = 0
+        for key, _ in self._environment.scan(Db.LAPSES, limit=SWEEP_ROWS):
+            if unpack_u32(key) > now_s:
+                return False
+            seen += 1
+            rows.append((DELETE, Db.LAPSES, key, b""))
+            raw = self._environment.get(Db.IDEMPOTENCY, key[4:])
+            # the key may have been used again since, after it lapsed
+            if raw is not None and key[4:] not in self._keys and parse_idempotency(raw)[1] <= now_s:
+                rows.append((DELETE, Db.IDEMPOTENCY, key[4:], b""))
+        return seen == SWEEP_ROWS
+
+    def _sweep_outcomes(self, before_s: int, rows: list[Row]) -> bool:
+        more = False
+        for number in self._directory.app_numbers():
+            seen = 0
+            for key, raw in self._environment.scan(Db.RECEIPTS, receipts_key(number, 0), limit=SWEEP_ROWS):
+                at_s, seqs = parse_receipts(raw)
+                if unpack_u32(key) != number or at_s >= before_s:
+                    break
+                seen += len(seqs)
+                rows += [(DELETE, Db.RECEIPTS, key, b""), (PUT, Db.META, CURSOR_KEY, pack_u64(self._landed))]
+                rows += [(DELETE, Db.OUTCOMES, pack_u64(seq), b"") for seq in seqs]
+                if seen >= SWEEP_ROWS:
+                    more = True
+                    break
+        return more
+
+    def _sweep_pushes(self, before_s: int, rows: list[Row]) -> bool:
+        """These are not in the order of their ends: go round, a slice a call."""
+        last = b""
+        seen = 0
+        for key, raw in self._environment.scan(Db.PUSHES, self._swept_push, limit=SWEEP_ROWS):
+            seen += 1
+            last = key
+            if parse_push(raw).at_s < before_s:
+                rows += [(DELETE, Db.PUSHES, key, b""), (DELETE, Db.FIGURES, key, b"")]
+        self._swept_push = last + b"\0" if seen == SWEEP_ROWS else b""
+        return seen == SWEEP_ROWS

@@ -1,0 +1,233 @@
+"""What a start reads: RAM is rebuilt from the rows in one pass over each database; must never decode content, nor
+settle anything.
+
+What expired meanwhile is loaded like the rest and reported by `Journal.due`. Rows without their owner (of a settled row
+given up while the disk was full) are counted and removed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple
+
+from gateway._native.pending import Pending
+from gateway._native.registry import Registry
+from gateway.model.outcome import State
+from gateway.store.broadcasts import Broadcasts
+from gateway.store.directory import NUMBERS_KEY, Directory
+from gateway.store.environment import Environment
+from gateway.store.figures import Figures
+from gateway.store.groups import Groups
+from gateway.store.history import History
+from gateway.store.journal import Journal
+from gateway.store.receipts import CURSOR_KEY
+from gateway.store.records import (
+    CURSOR_PAGE,
+    CURSORS_SHIFT,
+    DELETE,
+    NOTIFICATION,
+    Db,
+    JournalHead,
+    Row,
+    pack_u64,
+    parse_app,
+    parse_delivery,
+    parse_figures,
+    parse_journal_head,
+    parse_notification,
+    parse_outcome,
+    parse_receipts,
+    parse_registration_head,
+    parse_seqs,
+    parse_steps,
+    receipts_key,
+    unpack_u32,
+    unpack_u64,
+)
+from gateway.store.sequences import MARK_KEY
+
+
+class Marks(NamedTuple):
+    """Where numbering goes on."""
+
+    sequence: int
+    registration: int
+    receipts: int
+
+
+class Counts(NamedTuple):
+    apps: int
+    registrations: int
+    broadcasts: int
+    notifications: int
+    deliveries: int
+    orphans: int
+
+
+def read_marks(environment: Environment) -> Marks:
+    def mark(key: bytes) -> int:
+        raw = environment.get(Db.META, key)
+        return 0 if raw is None else unpack_u64(raw)
+
+    def above(db: Db, size: int) -> int:
+        key = environment.last_key(db)
+        return 0 if key is None else int.from_bytes(key[:size], "big") + 1
+
+    receipts = mark(CURSOR_KEY)
+    for key, _ in environment.scan(Db.APPS):
+        for last in _last_receipts(environment, unpack_u32(key)):
+            receipts = max(receipts, last)
+    return Marks(
+        sequence=max(mark(MARK_KEY), *(above(db, 8) for db in (Db.JOURNAL, Db.BROADCASTS, Db.OUTCOMES, Db.PUSHES))),
+        registration=max(mark(NUMBERS_KEY), above(Db.REGISTRATIONS, 4)),
+        receipts=receipts,
+    )
+
+
+def _last_receipts(environment: Environment, app_number: int) -> list[int]:
+    """The last cursor of an app, or nothing."""
+    with environment.begin() as txn, txn.cursor(environment.db(Db.RECEIPTS)) as cursor:
+        there = cursor.prev() if cursor.set_range(receipts_key(app_number + 1, 0)) else cursor.last()
+        if not there or unpack_u32(bytes(cursor.key())) != app_number:
+            return []
+        return [unpack_u64(bytes(cursor.key())[4:]) + len(parse_receipts(bytes(cursor.value()))[1]) - 1]
+
+
+class Recovery:
+    """One start."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        directory: Directory,
+        groups: Groups,
+        registry: Registry,
+        broadcasts: Broadcasts,
+        journal: Journal,
+        pending: Pending,
+        figures: Figures,
+        history: History,
+    ) -> None:
+        self._environment = environment
+        self._directory = directory
+        self._groups = groups
+        self._registry = registry
+        self._broadcasts = broadcasts
+        self._journal = journal
+        self._pending = pending
+        self._figures = figures
+        self._history = history
+        #: rows to remove
+        self.orphans: list[Row] = []
+
+    def run(self) -> Counts:
+        apps = self._load_apps()
+        self._load_registrations()
+        self._load_cursors()
+        broadcasts = self._load_broadcasts()
+        for key, raw in self._environment.scan(Db.DONE):
+            self._broadcasts.restore_done(unpack_u32(key), parse_seqs(raw))
+        notifications = self._load_journal()
+        self._load_hops()
+        return Counts(apps, len(self._registry), broadcasts, notifications, len(self._pending), len(self.orphans))
+
+    def _load_apps(self) -> int:
+        for _, raw in self._environment.scan(Db.APPS):
+            self._directory.restore_app(parse_app(raw))
+        return len(self._directory.app_names())
+
+    def _load_registrations(self) -> None:
+        groups: dict[tuple[int, bytes], int] = {}
+        add = self._registry.add
+        for key, raw in self._environment.scan(Db.REGISTRATIONS):
+            token, app_number, version = parse_registration_head(raw)
+            group = groups.get((app_number, version), -1)
+            if group < 0:
+                app = self._directory.app_name(app_number)
+                if app is None:
+                    continue
+                group = groups[(app_number, version)] = self._groups.number(app, version.decode())
+            add(unpack_u32(key), token, group)
+
+    def _load_cursors(self) -> None:
+        has, set_cursor = self._registry.has, self._registry.set_cursor
+        for key, raw in self._environment.scan(Db.CURSORS):
+            first = unpack_u32(key) << CURSORS_SHIFT
+            for number, cursor in enumerate(CURSOR_PAGE.unpack(raw), first):
+                if cursor and has(number):
+                    set_cursor(number, cursor)
+
+    def _load_broadcasts(self) -> int:
+        count = 0
+        for key, raw in self._environment.scan(Db.BROADCASTS):
+            figures = self._environment.get(Db.FIGURES, key)
+            self._broadcasts.restore(parse_notification(raw), {} if figures is None else parse_figures(figures))
+            count += 1
+        return count
+
+    def _load_journal(self) -> int:
+        notifications = 0
+        head = JournalHead(0, 0, 0, 0)
+        fan = -1  # the notification whose deliveries are being read
+        first, run = 0, array("I")  # deliveries with consecutive sequences
+        outstanding: dict[int, tuple[int, int]] = {}  # notification → (of how many, still there)
+
+        def load_run() -> None:
+            if run:
+                self._pending.add_many(first, run, fan, head.expires_s, head.collapse)
+                count, there = outstanding[fan]
+                outstanding[fan] = (count, there + len(run))
+
+        for key, raw in self._environment.scan(Db.JOURNAL):
+            seq = unpack_u64(key)
+            if raw[0] == NOTIFICATION:
+                load_run()
+                run = array("I")
+                notifications += 1
+                head = parse_journal_head(raw)
+                if head.targets:
+                    fan = seq
+                    outstanding[seq] = (head.targets, 0)
+                else:
+                    self._pending.add(seq, head.registration, seq, head.expires_s, head.collapse, State.ACCEPTED, 0)
+                continue
+            registration, distance = parse_delivery(raw)
+            if seq - distance != fan:
+                self.orphans.append((DELETE, Db.JOURNAL, key, b""))
+                continue
+            if run and seq != first + len(run):
+                load_run()
+                run = array("I")
+            if not run:
+                first = seq
+            run.append(registration)
+        load_run()
+        for notification, (count, there) in outstanding.items():
+            if there:
+                self._journal.restore_fan(notification, there)
+                self._figures.open(notification, self._fan_figures(notification, count, there))
+            else:
+                self.orphans.append((DELETE, Db.JOURNAL, pack_u64(notification), b""))
+                notifications -= 1
+        return notifications
+
+    def _fan_figures(self, notification: int, count: int, there: int) -> dict[str, int]:
+        """Counts by state of a push to several; written behind, so after a crash they may have to be counted."""
+        raw = self._environment.get(Db.FIGURES, pack_u64(notification))
+        figures = {} if raw is None else parse_figures(raw)
+        if sum(figures.values()) == count - there:
+            return figures
+        figures = {}
+        for key, outcome in self._environment.scan(Db.OUTCOMES, pack_u64(notification + 1)):
+            if unpack_u64(key) > notification + count:
+                break
+            name = State(parse_outcome(outcome).state).name.lower()
+            figures[name] = figures.get(name, 0) + 1
+        return figures
+
+    def _load_hops(self) -> None:
+        """The last row of steps of a delivery says how many notifiers it had used."""
+        for key, raw in self._environment.scan(Db.STEPS):
+            self._history.has_rows = True
+            if not self._pending.set_state(unpack_u64(key), State.ACCEPTED, parse_steps(raw)[0]):
+                self.orphans.append((DELETE, Db.STEPS, key, b""))

@@ -1,0 +1,228 @@
+"""The embedded store as one object: opens, recovers, ticks, copies and closes; must never be used from another thread
+than its loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from gateway._native.pending import Pending
+from gateway._native.registry import Registry
+from gateway.config.sections import Store as StoreConfig
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import StoreUnavailable
+from gateway.store.broadcasts import Broadcasts
+from gateway.store.commit import Committer
+from gateway.store.contents import Contents
+from gateway.store.directory import Directory
+from gateway.store.environment import Environment
+from gateway.store.figures import Figures
+from gateway.store.groups import Groups
+from gateway.store.history import History
+from gateway.store.journal import Journal
+from gateway.store.keys import ServerKeys
+from gateway.store.receipts import Receipts
+from gateway.store.records import Db
+from gateway.store.recovery import Recovery, read_marks
+from gateway.store.sequences import Sequences
+
+log = structlog.get_logger(__name__)
+
+#: history is swept so often; while there is more to sweep, at every tick
+SWEEP_S = 60.0
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Store:
+    """Everything durable. `journal`, `broadcasts`, `receipts` and `directory` are the ports of model.ports."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        keys: ServerKeys,
+        config: StoreConfig,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], int],
+        probe_s: float,
+        tick_s: float,
+    ) -> None:
+        self._environment = environment
+        self._metrics = metrics
+        self._loop = loop
+        self._clock = clock
+        self._tick_s = tick_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._sweep_at_s = 0.0
+        self._closed = False
+        marks = read_marks(environment)
+        self.keys = keys
+        self.committer = Committer(environment, config, metrics, loop, probe_s=probe_s)
+        registry, groups, pending = Registry(), Groups(), Pending(clock())
+        self._pending = pending
+        contents = Contents(environment)
+        self._figures = Figures(environment, self.committer)
+        self.directory = Directory(
+            environment, self.committer, keys, registry, groups, loop, clock, next_number=marks.registration
+        )
+
+        def hop_of(seq: int) -> int | None:
+            row = pending.get(seq)
+            return None if row is None else row[3]
+
+        self._history = History(environment, self.committer, metrics, clock, hop_of)
+        self.receipts = Receipts(
+            environment,
+            self.committer,
+            self.directory,
+            self._figures,
+            self._history,
+            config,
+            clock,
+            cursor=marks.receipts,
+        )
+        self.broadcasts = Broadcasts(
+            self.committer, registry, groups, contents, self._figures, self.receipts, config, metrics, clock
+        )
+        self.directory.attach(self.broadcasts)
+        self._sequences = Sequences(self.committer, marks.sequence)
+        self.journal = Journal(
+            self.committer,
+            pending,
+            self._sequences,
+            contents,
+            self._figures,
+            self._history,
+            self.broadcasts,
+            self.receipts,
+            config,
+            metrics,
+            clock,
+        )
+        self.receipts.attach(self.journal)
+        self._recovery = Recovery(
+            environment,
+            self.directory,
+            groups,
+            registry,
+            self.broadcasts,
+            self.journal,
+            pending,
+            self._figures,
+            self._history,
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        config: StoreConfig,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop | None = None,
+        clock: Callable[[], int] = now_ms,
+        *,
+        probe_s: float = 1.0,
+        tick_s: float = 1.0,
+    ) -> Store:
+        """Open or create the folder `config.path` and recover; blocks the loop while it reads.
+
+        Raises ConfigError (field store.path) or StoreSchemaTooNew. A folder that can not be written is served
+        read-only: `journal.writable` is False until it can be. `clock` gives Unix milliseconds; `probe_s` is the pause
+        between attempts to write again, `tick_s` the period of what is written behind.
+        """
+        loop = loop or asyncio.get_running_loop()
+        environment = Environment.open(config)
+        try:
+            fresh = not environment.readonly and environment.entries(Db.REGISTRATIONS) == 0
+            keys = ServerKeys.load(Path(config.path), may_create=fresh)
+            self = cls(environment, keys, config, metrics, loop, clock, probe_s, tick_s)
+        except BaseException:
+            environment.close()
+            raise
+        try:
+            self._recover()
+            await self.committer.flush()
+        except StoreUnavailable:
+            pass  # logged by the committer; reads work
+        except BaseException:
+            await self.close()
+            raise
+        self._timer = loop.call_later(tick_s, self._on_tick)
+        return self
+
+    def _recover(self) -> None:
+        started = time.perf_counter()
+        recovery = self._recovery
+        counts = recovery.run()
+        for number, cursor in self._positions():
+            self.receipts.restore_position(number, cursor)
+        if recovery.orphans:
+            self.committer.refresh(recovery.orphans)
+        log.info("store_recovered", **counts._asdict(), seconds=round(time.perf_counter() - started, 3))
+
+    def _positions(self) -> list[tuple[str, int]]:
+        rows = self._environment.scan(Db.POSITIONS)
+        return [(key.decode(), int.from_bytes(raw, "big")) for key, raw in rows]
+
+    @property
+    def path(self) -> Path:
+        return self._environment.folder
+
+    # --- ticks ----------------------------------------------------------------------------------------------
+
+    def _on_tick(self) -> None:
+        if self._closed:
+            return
+        self._timer = self._loop.call_later(self._tick_s, self._on_tick)
+        self.write_behind()
+        if self._loop.time() >= self._sweep_at_s and not self.sweep():
+            self._sweep_at_s = self._loop.time() + SWEEP_S
+        self._metrics.set(Metric.STORE_PENDING, len(self._pending))
+        self._metrics.set(Metric.STORE_WRITABLE, int(self.committer.writable))
+
+    def write_behind(self) -> None:
+        """Histories and figures that changed go with the next commit; a tick does it by itself."""
+        self._history.write_behind()
+        if self._figures.dirty:
+            self.committer.nudge()
+
+    def sweep(self) -> bool:
+        """Remove a slice of history past retention; True where there is more. A tick does it by itself."""
+        return self.receipts.sweep(self._clock())
+
+    # --- copies and end -------------------------------------------------------------------------------------
+
+    async def backup(self, destination: Path) -> None:
+        """A consistent copy of store and keys into a new or empty folder, while everything goes on; ConfigError where
+        it can not be made."""
+        if self.committer.writable:
+            await self.committer.flush()
+        self._environment.begin_copy()
+        try:
+            await self._loop.run_in_executor(None, self._environment.copy_to, destination)
+        finally:
+            self._environment.end_copy()
+
+    async def close(self) -> None:
+        """Commit what waits, then close. Nothing may be accepted any more."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._history.write_behind()
+        if self.committer.writable:
+            self._sequences.stop()
+            self.directory.stop()
+        try:
+            await self.committer.close()
+            self._environment.sync()
+        finally:
+            self._environment.close()
