@@ -1,0 +1,212 @@
+"""Builds the whole gateway from a Config, starts it, drains it, stops it: the only place where the floors meet."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from gateway.api.ports import Backend
+from gateway.api.server import ApiServer, build_app
+from gateway.auth.admin_key import FILE_NAME, load_or_create
+from gateway.auth.api_keys import ApiKeys
+from gateway.auth.device import DeviceVerifier
+from gateway.config.sections import Config
+from gateway.delivery.accept import Acceptor
+from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.push_ids import PushIds
+from gateway.delivery.receipts_webhook import ReceiptsWebhook
+from gateway.edge.login import DeviceLogin
+from gateway.edge.server import EdgeServer
+from gateway.metrics import Metrics
+from gateway.model.errors import ConfigError, GatewayError
+from gateway.model.registration import App
+from gateway.notifiers import build_notifiers
+from gateway.store import Store
+
+_log = structlog.get_logger(__name__)
+
+
+def unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Gateway:
+    """One running gateway. `async with await Gateway.start(config)`, or start, drain, stop by hand."""
+
+    def __init__(self, config: Config, store: Store, metrics: Metrics) -> None:
+        path = store.path
+        self.config = config
+        self.store = store
+        self.metrics = metrics
+        self.draining = False
+        self.admin_key_file = path / FILE_NAME
+        push_ids = PushIds(store.keys.push_id_key)
+        directory = store.directory
+        self.notifiers = build_notifiers(config, metrics, push_ids)
+        login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
+        self.edge = EdgeServer(config, login, directory, metrics, unix_ms)
+        self.dispatcher = Dispatcher(
+            edge=self.edge,
+            journal=store.journal,
+            broadcasts=store.broadcasts,
+            directory=directory,
+            notifiers=self.notifiers,
+            config=config,
+            metrics=metrics,
+            clock=unix_ms,
+        )
+        self.edge.attach(self.dispatcher)
+        acceptor = Acceptor(
+            directory=directory, journal=store.journal, dispatcher=self.dispatcher, config=config, metrics=metrics
+        )
+        self.receipts_webhook = ReceiptsWebhook(
+            directory=directory,
+            receipts=store.receipts,
+            push_ids=push_ids,
+            config=config.api,
+            metrics=metrics,
+            clock=unix_ms,
+        )
+        backend = Backend(
+            config=config.api,
+            keys=ApiKeys(directory, load_or_create(self.admin_key_file).hash),
+            directory=directory,
+            receipts=store.receipts,
+            acceptor=acceptor,
+            dispatcher=self.dispatcher,
+            memory=store.receipts,
+            push_ids=push_ids,
+            metrics=metrics,
+            is_connected=self.edge.is_connected,
+            readiness=self.readiness,
+            now_ms=unix_ms,
+        )
+        self.api = ApiServer(build_app(backend), backend)
+
+    @classmethod
+    async def start(cls, config: Config, apps: Sequence[str] = ()) -> Gateway:
+        """Recovered, listening on both doors. Raises GatewayError with nothing left running."""
+        metrics = Metrics()
+        store = await Store.open(config.store, metrics)
+        try:
+            self = cls(config, store, metrics)
+        except BaseException:
+            await store.close()
+            raise
+        try:
+            for name in apps:
+                await self._create_app(name)
+            self.dispatcher.start()
+            await self.edge.start()
+            self.receipts_webhook.start()
+            try:
+                await self.api.start()
+            except OSError as exc:
+                raise ConfigError(
+                    f"the provider door can not bind {config.api.host}:{config.api.port}: {exc.strerror or exc}",
+                    field="api.port",
+                ) from exc
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def _create_app(self, name: str) -> None:
+        if self.store.directory.app(name) is None:
+            await self.store.directory.put_app(App(name=name, created_at=unix_ms() // 1000))
+
+    def readiness(self) -> list[str]:
+        """Why no push can be taken now; empty = ready."""
+        reasons = []
+        if not self.store.journal.writable:
+            reasons.append("the store can not be written")
+        if self.draining:
+            reasons.append("draining")
+        return reasons
+
+    async def drain(self) -> None:
+        """Take no more pushes and connections, send the devices away in turn, commit."""
+        self.draining = True
+        await self.api.stop()
+        await self.edge.drain(self.config.edge.drain_s)
+
+    async def stop(self) -> None:
+        """End everything that runs; what is pending stays in the journal."""
+        await self.api.stop(timeout_s=1.0)
+        await self.receipts_webhook.close()
+        await self.edge.stop()
+        await self.dispatcher.close()
+        for notifier in self.notifiers.values():
+            await notifier.close()
+        await self.store.close()
+
+
+def _write_ready_file(path: Path, gateway: Gateway) -> None:
+    """Appears whole, so that who waits for it never reads half."""
+    ready = {"pid": os.getpid(), "device_port": gateway.edge.port, "api_port": gateway.api.port}
+    draft = path.with_name(path.name + ".new")
+    draft.write_bytes(msgspec.json.encode(ready))
+    draft.replace(path)
+
+
+def _greet(gateway: Gateway) -> None:
+    config = gateway.config
+    url = f"http://{config.api.host}:{gateway.api.port}"
+    print(
+        f"devices:    {config.edge.host}:{gateway.edge.port}\n"
+        f"providers:  {url}  (try it: {url}/docs)\n"
+        f"store:      {gateway.store.path}\n"
+        f"admin key:  {gateway.admin_key_file}\n"
+        "next:       heliograph apps create shop            # prints its API key, once\n"
+        "            export HELIOGRAPH_KEY=hk_…\n"
+        '            heliograph send --everyone --title "Hello"',
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[str] = ()) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Returns the exit code."""
+    loop = asyncio.get_running_loop()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            hurry.set()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        gateway = await Gateway.start(config, apps)
+    except GatewayError as exc:
+        where = f"{exc.field}: " if exc.field else ""
+        print(f"heliograph: {where}{exc.message}", file=sys.stderr)
+        return 2
+    try:
+        if ready_file is not None:
+            _write_ready_file(ready_file, gateway)
+        _greet(gateway)
+        _log.info("serving", device_port=gateway.edge.port, api_port=gateway.api.port, links=gateway.edge.plane.links())
+        await stop.wait()
+        _log.info("draining", seconds=config.edge.drain_s)
+        draining = asyncio.create_task(gateway.drain())
+        hurrying = asyncio.create_task(hurry.wait())
+        await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, hurrying):
+            task.cancel()
+        await asyncio.gather(draining, hurrying, return_exceptions=True)
+    finally:
+        await gateway.stop()
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+    _log.info("stopped")
+    return 0
