@@ -123,8 +123,10 @@ class AppRoutes:
         return app
 
     def _check_chain(self, fallback: list[str], notifiers: dict[str, dict[str, str]]) -> None:
-        known = self._backend.notifiers
+        known = self._backend.dispatcher.notifiers
         for field, names in (("fallback", fallback), ("notifiers", list(notifiers))):
-            for name in names if known else ():
+            for name in names:
                 if name not in known:
-                    raise BadRequest(f"{name!r} is no notifier here; there are {', '.join(sorted(known))}", field=field)
+                    raise BadRequest(
+                        f"{name!r} is no notifier here; there are: {', '.join(sorted(known)) or 'none'}", field=field
+                    )

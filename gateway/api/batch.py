@@ -128,6 +128,7 @@ class BatchAnswer(Response):
 
     def _accept(self, group: list[PushRequest | GatewayError]) -> None:
         """Into the journal together, results in the order of the batch."""
+        backend = self._backend
         results: list[Push | GatewayError | None] = []
         plain: list[PushRequest] = []
         for item in group:
@@ -141,8 +142,8 @@ class BatchAnswer(Response):
             else:
                 plain.append(item)
                 results.append(None)
-        started = iter(self._backend.pushing.push_many(self._app, plain) if plain else ())
-        due = asyncio.get_running_loop().time() + self._backend.config.accept_timeout_s
+        started = iter(backend.acceptor.push_many(self._app, plain, backend.now_ms()) if plain else ())
+        due = asyncio.get_running_loop().time() + backend.config.accept_timeout_s
         for result in results:
             if result is None:
                 accepted = next(started)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
 from gateway.api.ports import Accepting, Backend
+from gateway.api.views import count_targeted
 from gateway.delivery.request import PushRequest
 from gateway.metrics import Metric
 from gateway.model.errors import AcceptTimeout, BadRequest, Conflict, GatewayError
@@ -40,8 +39,8 @@ class _Flight(NamedTuple):
 
 
 def hash_body(request: PushRequest) -> bytes:
-    """SHA-256 of what is asked for, whatever the spelling (JSON or msgpack, order of fields); without the key."""
-    return hashlib.sha256(_canonical.encode(msgspec.structs.replace(request, idempotency_key=""))).digest()
+    """SHA-256 of what is asked for, whatever the spelling (JSON or msgpack, order of fields)."""
+    return hashlib.sha256(_canonical.encode(request)).digest()
 
 
 def with_header(request: PushRequest, header: str | None) -> PushRequest:
@@ -58,27 +57,31 @@ def with_header(request: PushRequest, header: str | None) -> PushRequest:
 class Once:
     """Starts pushes, or finds the one that was started for the same key."""
 
-    def __init__(self, backend: Backend, *, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._now_s = now_s
         self._flights: dict[tuple[str, str], _Flight] = {}  # bounded by the journal's own bound on uncommitted rows
 
     def start(self, app: App, request: PushRequest) -> Push:
         """Raises GatewayError where it is refused; Conflict where the key was used with another body."""
+        backend, now_ms = self._backend, self._backend.now_ms()
         key = request.idempotency_key
         if not key:
-            return as_push(self._backend.pushing.push(app, request))
+            return as_push(backend.acceptor.push(app, request, now_ms))
+        request = msgspec.structs.replace(request, idempotency_key="")  # settled here, and durably
         body_hash = hash_body(request)
         flight = self._flights.get((app.name, key))
         if flight is not None:
             return self._again(flight.push, same=flight.body_hash == body_hash)
-        kept = self._backend.memory.recall_idempotent(app.name, key)
+        kept = backend.memory.recall_idempotent(app.name, key)
         if kept is not None:
-            return self._again(Push(kept.seq, None), same=kept.body_hash == body_hash)
-        push = as_push(self._backend.pushing.push(app, request))
-        expires_s = int(self._now_s()) + self._backend.config.idempotency_s
-        # Before the commit, so that key and push are durable together.
-        self._backend.memory.remember(app.name, key, body_hash, push.seq, expires_s)
+            seq, kept_hash = kept
+            return self._again(Push(seq, None, targeted=self._targeted(app, seq)), same=kept_hash == body_hash)
+        push = as_push(backend.acceptor.push(app, request, now_ms))
+        # In the same turn, so that key and push are one commit: neither is ever there without the other.
+        kept_future = backend.memory.remember(
+            app.name, key, body_hash, push.seq, now_ms // 1000 + backend.config.idempotency_s
+        )
+        kept_future.add_done_callback(_retrieve)  # the push's own future tells of a failure
         if push.future is not None and not push.future.done():
             self._flights[app.name, key] = _Flight(body_hash, push)
             push.future.add_done_callback(lambda _: self._flights.pop((app.name, key), None))
@@ -90,10 +93,13 @@ class Once:
         self._backend.metrics.count(Metric.API_REPLAYS)
         return push._replace(replayed=True)
 
+    def _targeted(self, app: App, seq: int) -> int | None:
+        record = self._backend.receipts.lookup(app.name, seq, limit=0)
+        return None if record is None else count_targeted(record)
+
 
 def as_push(accepted: Accepting) -> Push:
-    targeted = getattr(accepted, "targeted", None)
-    return Push(accepted.seq, accepted.future, False, targeted)
+    return Push(accepted.seq, accepted.done, targeted=accepted.targeted)
 
 
 async def settle(push: Push, timeout_s: float) -> None:

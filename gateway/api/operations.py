@@ -23,7 +23,7 @@ _ASSETS = {
 _PAGE = Path(__file__).with_name("docs.html")
 #: nothing from elsewhere, no inline script but the page's own (by its hash)
 _POLICY = (
-    "default-src 'none'; script-src 'self' '{script}'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "default-src 'none'; script-src 'self' '{script}'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HARDENED = {

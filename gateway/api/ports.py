@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from gateway.auth.api_keys import ApiKeys
 from gateway.config.sections import Api
@@ -18,45 +19,58 @@ from gateway.model.registration import App
 
 
 class Accepting(Protocol):
-    """A push on its way into the journal; `future` is done after the commit or the device's ack, whichever is first."""
+    """A push that was taken in (delivery.accept.Accepted)."""
 
     @property
     def seq(self) -> int: ...
 
     @property
-    def future(self) -> asyncio.Future[None]: ...
+    def done(self) -> asyncio.Future[None]:
+        """Done after the commit or the device's ack, whichever is first; may raise StoreUnavailable."""
+        ...
+
+    @property
+    def targeted(self) -> int | None: ...
 
 
-class Pushing(Protocol):
-    """delivery's front. All of it returns at once."""
+class Accepts(Protocol):
+    """The way in for pushes; delivery.accept.Acceptor. Idempotency keys are settled before (see `once`)."""
 
-    def push(self, app: App, request: PushRequest) -> Accepting:
+    def push(self, app: App, request: PushRequest, now_ms: int) -> Accepting:
         """Raises GatewayError where it is refused."""
         ...
 
-    def push_many(self, app: App, requests: Sequence[PushRequest]) -> Sequence[Accepting | GatewayError]:
-        """One result a request, in order; all of them share commits."""
-        ...
-
-    def recall(self, app: App, seq: int) -> tuple[int, int]:
-        """(deliveries recalled, deliveries it was too late for); raises UnknownPush."""
+    def push_many(self, app: App, requests: Sequence[PushRequest], now_ms: int) -> Sequence[Accepting | GatewayError]:
+        """One result a request, in order; all of them in one commit."""
         ...
 
 
-class Remembered(NamedTuple):
-    """What the store kept for an idempotency key."""
+class Dispatches(Protocol):
+    """What can be done to a push under way; delivery.dispatcher.Dispatcher."""
 
-    seq: int
-    body_hash: bytes
+    @property
+    def notifiers(self) -> frozenset[str]:
+        """Names an app or registration may fall back to."""
+        ...
+
+    async def recall(self, app: str, seq: int) -> int:
+        """How many deliveries were still pending; raises UnknownPush where nothing of it is live."""
+        ...
+
+    def revoke(self, registration: int) -> None:
+        """End what is pending for it."""
+        ...
 
 
 class Memory(Protocol):
-    """Idempotency keys, kept by the store."""
+    """Idempotency keys, kept by the store (store.receipts.Receipts)."""
 
-    def recall_idempotent(self, app: str, key: str) -> Remembered | None: ...
+    def recall_idempotent(self, app: str, key: str) -> tuple[int, bytes] | None:
+        """(sequence, body hash)"""
+        ...
 
-    def remember(self, app: str, key: str, body_hash: bytes, seq: int, expires_s: int) -> None:
-        """Durable with the commit of that push; gone again where that commit fails."""
+    def remember(self, app: str, key: str, body_hash: bytes, seq: int, expires_s: int) -> asyncio.Future[None]:
+        """Durable with the commit of that push, where it is called in the same turn; gone again where it fails."""
         ...
 
 
@@ -78,6 +92,10 @@ class Stopping:
         return lambda: self._wakes.discard(wake)
 
 
+def _unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(slots=True, kw_only=True)
 class Backend:
     """Everything the provider door works with, handed in by the composition root."""
@@ -86,16 +104,15 @@ class Backend:
     keys: ApiKeys
     directory: Directory
     receipts: Receipts
-    pushing: Pushing
+    acceptor: Accepts
+    dispatcher: Dispatches
     memory: Memory
     push_ids: PushIds
     metrics: Metrics
-    # takes a registration away for good, pending deliveries too (Event.REVOKE)
-    revoke: Callable[[int], asyncio.Future[None]]
     # is this registration's device connected now (B1)?
     is_connected: Callable[[int], bool]
     # why the gateway can not take pushes now; empty = ready
     readiness: Callable[[], Sequence[str]]
-    # notifiers an app may name; empty = not checked
-    notifiers: Sequence[str] = ()
+    # Unix milliseconds
+    now_ms: Callable[[], int] = _unix_ms
     stopping: Stopping = field(default_factory=Stopping)

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from gateway.api.call import Call
 from gateway.api.once import Once, settle, with_header
 from gateway.api.ports import Backend
-from gateway.api.views import view_push
+from gateway.api.views import count_targeted, view_push
 from gateway.api.wire import PushAccepted, Recalled
 from gateway.delivery.request import PushRequest
 from gateway.model.errors import UnknownPush
@@ -42,8 +42,18 @@ class PushRoutes:
         return call.answer(view_push(call.path("id"), record, offset, limit, self._backend.directory))
 
     async def recall(self, call: Call) -> Response:
-        recalled, too_late = self._backend.pushing.recall(call.app, self._seq(call))
-        return call.answer(Recalled(recalled=recalled, too_late=too_late))
+        seq = self._seq(call)
+        record = self._backend.receipts.lookup(call.app.name, seq, limit=0)
+        if record is None:
+            raise UnknownPush
+        try:
+            recalled = await self._backend.dispatcher.recall(call.app.name, seq)
+        except UnknownPush:  # nothing of it is live any more
+            recalled = 0
+        total = count_targeted(record)
+        if total is None:
+            return call.answer(Recalled(recalled=recalled, too_late=record.figures.get("acked", 0)))
+        return call.answer(Recalled(recalled=recalled, too_late=max(total - recalled, 0)))
 
     def _seq(self, call: Call) -> int:
         seq = self._backend.push_ids.parse(call.path("id"), call.app.name)

@@ -44,7 +44,10 @@ class RegistrationRoutes:
         return call.answer(self._view(number, updated))
 
     async def revoke(self, call: Call) -> Response:
-        await call.committed(self._backend.revoke(self._number(call)))
+        number = self._number(call)
+        await call.committed(self._directory.revoke(number))
+        # Only now: where the store refuses, the token lives on and so does what waits for it.
+        self._backend.dispatcher.revoke(number)
         return Response(status_code=204)
 
     async def find(self, call: Call) -> Response:

@@ -71,7 +71,7 @@ _STEPS = [
     {"at_ms": 1760000000041, "what": "acked", "channel": "edge", "detail": ""},
 ]
 _DELIVERY = {"token": _TOKEN, "state": "acked", "at_ms": 1760000000041, "steps": _STEPS}
-_RECEIPT = {"cursor": 4711, "push": _PUSH_ID, **_DELIVERY}
+_RECEIPT = {"cursor": 4711, "push": _PUSH_ID, "delivery": 17, **_DELIVERY}
 _APP = {
     "name": "chat",
     "ack_ms": 0,
@@ -216,8 +216,9 @@ def push_routes(pushes: PushRoutes, batches: BatchRoutes) -> list[Route]:
             handle=batches.push,
             summary="Many pushes, streamed",
             about="A JSON array, NDJSON, a msgpack array or msgpack maps one after the other; read, accepted and "
-            "answered item by item, never held whole. The answer is one result an item in order (NDJSON, or msgpack maps one "
-            "after the other); a last result with an error and no item of its own says why the rest was not read.",
+            "answered item by item, never held whole. The answer is one result an item in order (NDJSON, or msgpack "
+            "maps one after the other); a last result with an error and no item of its own says why the "
+            "rest was not read.",
             takes=list[PushRequest],
             takes_also=(NDJSON,),
             example=[_PUSH, {"target": {"tag": "beta"}, "title": "New build"}],

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from gateway.api.wire import DeliveryView, PushView, ReceiptView, StateName, StepView, TargetView
+from gateway.delivery.lookup import timeline
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.request import URGENCIES
+from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, State, Step
 from gateway.model.ports import Directory, PushRecord, Receipt
 from gateway.model.registration import build_token
 
+#: figures that say something of it is not final yet
+_PENDING = ("pending", *(state.name.lower() for state in State if not state.is_final))
 _URGENCY_NAMES = {int(value): name for name, value in URGENCIES.items()}
 
 
@@ -28,13 +32,20 @@ def _steps(steps: Sequence[Step]) -> list[StepView]:
     return [StepView(at_ms=s.at_ms, what=s.what, channel=s.channel, detail=s.detail) for s in steps]
 
 
-def _delivery(outcome: Outcome, directory: Directory) -> DeliveryView:
+def _delivery(notification: Notification, outcome: Outcome, directory: Directory) -> DeliveryView:
+    steps = timeline(notification, outcome)
     return DeliveryView(
         token=_token(directory, outcome.registration),
         state=state_name(outcome.state),
-        at_ms=outcome.at_ms,
-        steps=_steps(outcome.steps),
+        at_ms=outcome.at_ms or steps[-1].at_ms,
+        steps=_steps(steps),
     )
+
+
+def count_targeted(record: PushRecord) -> int | None:
+    """Deliveries made of a push; None for a broadcast."""
+    n = record.notification
+    return None if n.target.is_broadcast else record.figures.get("targeted", max(n.count, 1))
 
 
 def view_push(push_id: str, record: PushRecord, offset: int, limit: int, directory: Directory) -> PushView:
@@ -42,12 +53,9 @@ def view_push(push_id: str, record: PushRecord, offset: int, limit: int, directo
     n = record.notification
     if record.state is not None:
         state: Any = "live" if record.state == State.ACCEPTED else state_name(record.state)
-    elif n.count == 0 and record.deliveries:
-        state = "done" if State(record.deliveries[0].state).is_final else "pending"
     else:
-        pending = {s.name.lower() for s in State if not s.is_final}
-        state = "pending" if any(n for name, n in record.figures.items() if name in pending) else "done"
-    total = 0 if n.target.is_broadcast else max(n.count, 1)
+        state = "pending" if any(record.figures.get(name, 0) for name in _PENDING) else "done"
+    total = 0 if record.state is not None else count_targeted(record) or 0
     after = offset + limit
     return PushView(
         id=push_id,
@@ -67,7 +75,7 @@ def view_push(push_id: str, record: PushRecord, offset: int, limit: int, directo
         ack_ms=n.ack_ms,
         notifier_ack_ms=n.notifier_ack_ms,
         fallback=n.fallback,
-        deliveries=[_delivery(outcome, directory) for outcome in record.deliveries],
+        deliveries=[_delivery(n, outcome, directory) for outcome in record.deliveries],
         figures=record.figures,
         next_offset=after if after < total else None,
     )
@@ -78,6 +86,7 @@ def view_receipt(app: str, receipt: Receipt, push_ids: PushIds, directory: Direc
     return ReceiptView(
         cursor=receipt.cursor,
         push=push_ids.build(app, outcome.notification),
+        delivery=outcome.seq,
         token=_token(directory, outcome.registration),
         state=state_name(outcome.state),
         at_ms=outcome.at_ms,

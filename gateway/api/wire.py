@@ -184,6 +184,8 @@ class ReceiptView(_Out):
     cursor: int
     #: id of the push it belongs to
     push: str
+    #: which of its deliveries; (push, delivery) is unique
+    delivery: int
     token: str | None
     state: StateName
     at_ms: UnixMs
