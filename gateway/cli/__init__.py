@@ -64,25 +64,33 @@ app = typer.Typer(
 )
 
 
-@app.callback(epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.")
-def heliograph(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-) -> None:
-    """A push gateway: one connection a device, opaque tokens, acks, fallback to notifiers.
-
-    Begin with [bold]heliograph serve --app demo[/bold]; it says what to try next.
-    """
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from gateway.cli.version import show
 
         show(as_json=False)
         raise typer.Exit(OK)
 
 
+@app.callback(epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.")
+def heliograph(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """A push gateway: one connection a device, opaque tokens, acks, fallback to notifiers.
+
+    Begin with [bold]heliograph serve --app demo[/bold]; it says what to try next.
+    """
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """One command line to its exit code; errors meant for people go to stderr in one line."""
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="heliograph")
+        try:
+            app(args=None if arguments is None else list(arguments), prog_name="heliograph")
+        finally:
+            sys.stdout.flush()  # here, where a full disk or a closed pipe is still an answer
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else (OK if exc.code is None else FAILED)
     except ConfigError as exc:
@@ -96,9 +104,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except BrokenPipeError:
         # the reader went away (`heliograph errors | head`); keep the interpreter from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
+        return FAILED
+    except OSError as exc:
+        print(f"heliograph: {exc.strerror or exc}" + (f": {exc.filename}" if exc.filename else ""), file=sys.stderr)
+        _drop_stdout()
         return FAILED
     return OK
+
+
+def _drop_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:

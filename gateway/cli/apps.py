@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gateway.cli.options import ConfigFile, Json, StoreFolder, Url, api_url
 from gateway.cli.output import print_fields, print_json, print_table, say, when
-from gateway.cli.provider import Provider, operator_key
+
+if TYPE_CHECKING:
+    from gateway.cli.provider import Provider
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -17,6 +20,12 @@ OperatorKey = Annotated[
     str | None,
     typer.Option("--key", help="The operator's key; default: the key file in the local store.", show_default=False),
 ]
+
+
+def _provider(url: str | None, key: str | None, store: Path | None, config: Path | None) -> Provider:
+    from gateway.cli.provider import Provider, operator_key
+
+    return Provider(api_url(url, config), operator_key(key, store, config))
 
 
 @group.callback()
@@ -40,7 +49,7 @@ def create(
 
     [dim]export HELIOGRAPH_KEY=$(heliograph apps create demo)[/dim]
     """
-    with Provider(api_url(url, config), operator_key(key, store, config)) as provider:
+    with _provider(url, key, store, config) as provider:
         made = provider.post("apps", body={"name": name})
     if as_json:
         print_json(made)
@@ -58,7 +67,7 @@ def list_apps(
     as_json: Json = False,
 ) -> None:
     """All apps."""
-    with Provider(api_url(url, config), operator_key(key, store, config)) as provider:
+    with _provider(url, key, store, config) as provider:
         found = provider.get("apps")
     if as_json:
         print_json(found)
@@ -83,7 +92,7 @@ def show_app(
     as_json: Json = False,
 ) -> None:
     """One app with its settings and its keys (their ids; the keys themselves are not kept)."""
-    with Provider(api_url(url, config), operator_key(key, store, config)) as provider:
+    with _provider(url, key, store, config) as provider:
         found = provider.get("apps", name)
         keys = provider.get("apps", name, "keys")["keys"]
     if as_json:
@@ -107,7 +116,7 @@ def new_key(
 
     [dim]export HELIOGRAPH_KEY=$(heliograph apps key demo)[/dim]
     """
-    with Provider(api_url(url, config), operator_key(key, store, config)) as provider:
+    with _provider(url, key, store, config) as provider:
         made = provider.post("apps", name, "keys", body={"label": label} if label else {})
     if as_json:
         print_json(made)
@@ -125,6 +134,6 @@ def revoke_key(
     config: ConfigFile = None,
 ) -> None:
     """Take an API key away; requests with it are refused from now on."""
-    with Provider(api_url(url, config), operator_key(key, store, config)) as provider:
+    with _provider(url, key, store, config) as provider:
         provider.delete("apps", name, "keys", key_id)
     say(f"key {key_id} of app {name} is revoked")

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -33,6 +33,9 @@ class Provider:
     def __init__(self, url: str, key: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url
         try:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                raise ValueError
             self._http = httpx.Client(
                 base_url=url,
                 headers={"authorization": f"Bearer {key}"},
@@ -62,8 +65,6 @@ class Provider:
         target = "/v1/" + "/".join(quote(part, safe="") for part in path)
         try:
             answer = self._http.request(method, target, **options)
-        except httpx.UnsupportedProtocol:
-            raise ConfigError(f"{self.url} is no URL; it reads http://127.0.0.1:7480") from None
         except httpx.ConnectError:
             raise ProviderFailed(
                 f"nobody answers at {self.url}; start a gateway with `heliograph serve`, or name another with --url"

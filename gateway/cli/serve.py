@@ -41,7 +41,7 @@ def serve(
         str | None, typer.Option("--log-level", help="debug, info, warning, error (log.level).", show_default=False)
     ] = None,
 ) -> None:
-    """Run a gateway.
+    """Run a gateway in the foreground, with or without a configuration file.
 
     SIGTERM or Ctrl-C drains it: no new connections, devices sent away in turn, everything committed, exit 0.
     A second signal ends it at once; nothing accepted is lost.

@@ -12,8 +12,8 @@ from gateway.config.logging import REDACTED, is_hidden, path_shape, setup_loggin
 from gateway.config.sections import Log
 
 TELLING = """
-token tokens device device_id deviceId api_key apikeys_key secret receipts_secret account alias aliases address addresses
-peer remote_addr Authorization jwt client_ip password X-Auth-Token imsi webhook_url
+token tokens device device_id deviceId api_key apikeys_key secret receipts_secret account alias aliases address
+addresses peer remote_addr Authorization jwt client_ip password X-Auth-Token imsi webhook_url
 """
 HARMLESS = """
 event token_count device_port key_file app seq reason links monkey tokenizer accounting max_bytes tags device_limit n

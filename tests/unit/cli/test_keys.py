@@ -1,0 +1,58 @@
+"""`heliograph keys` on a key file: numbers are shown, keys never."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import run
+from gateway.store.keys import KEY_FILE, ServerKeys
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    ServerKeys.load(tmp_path, may_create=True)
+    return tmp_path
+
+
+def listed(store: Path, capsys: pytest.CaptureFixture[str]) -> list[tuple[int, bool]]:
+    capsys.readouterr()
+    assert run(["keys", "list", "--store", str(store), "--json"]) == 0
+    return [(row["id"], row["current"]) for row in json.loads(capsys.readouterr().out)]
+
+
+def test_rotate_then_drop(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert listed(store, capsys) == [(1, True)]
+    assert run(["keys", "rotate", "--store", str(store)]) == 0
+    assert listed(store, capsys) == [(1, False), (2, True)]
+    assert run(["keys", "drop", "1", "--yes", "--store", str(store)]) == 0
+    assert listed(store, capsys) == [(2, True)]
+
+
+def test_the_key_in_use_and_an_unknown_one_stay(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keys", "drop", "1", "--yes", "--store", str(store)]) == 2
+    assert run(["keys", "drop", "9", "--yes", "--store", str(store)]) == 2
+    assert listed(store, capsys) == [(1, True)]
+
+
+def test_drop_asks_first(store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(["keys", "rotate", "--store", str(store)])
+    monkeypatch.setattr("typer.confirm", _decline)
+    assert run(["keys", "drop", "1", "--store", str(store)]) == 1
+    assert len(listed(store, capsys)) == 2
+
+
+def test_no_key_is_ever_printed(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["keys", "rotate", "--store", str(store)])
+    run(["keys", "list", "--store", str(store)])
+    shown = "".join(capsys.readouterr())
+    record = json.loads((store / KEY_FILE).read_text())
+    secrets = [record["token_key"], record["hash_key"], *record["device_keys"].values()]
+    assert not [secret for secret in secrets if secret in shown]
+
+
+def _decline(*_args: object, abort: bool = False, **_kwargs: object) -> bool:
+    from typer import Abort
+
+    assert abort
+    raise Abort

@@ -1,0 +1,310 @@
+"""Commands that speak to the provider API, against a small server on loopback that answers as the API does."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.auth.admin_key import FILE_NAME, load_or_create
+from gateway.cli import run
+
+APP = {
+    "name": "demo",
+    "ack_ms": 0,
+    "notifier_ack_ms": 0,
+    "ttl": 0,
+    "fallback": ["webhook"],
+    "notifiers": {},
+    "receipts_url": "",
+    "receipts_signed": False,
+    "keys": 1,
+    "created_at": 1_700_000_000,
+}
+
+
+def push_view(state: str, *steps: str, figures: dict[str, int] | None = None) -> dict[str, Any]:
+    delivery = {
+        "token": "T" * 22,
+        "state": steps[-1] if steps else "accepted",
+        "at_ms": 1_000,
+        "steps": [{"at_ms": 1_000 + n, "what": w, "channel": "edge", "detail": ""} for n, w in enumerate(steps)],
+    }
+    return {
+        "id": "p1",
+        "target": {"token": "T" * 22},
+        "state": state,
+        "accepted_at_ms": 1_000,
+        "expires_at": 90_000,
+        "urgency": "normal",
+        "collapse_key": "",
+        "body": "auto",
+        "ack_ms": 3000,
+        "notifier_ack_ms": 30_000,
+        "fallback": None,
+        "deliveries": [delivery],
+        "figures": figures or {},
+        "next_offset": None,
+    }
+
+
+class Api:
+    """Answers from a table; keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[tuple[int, Any]]] = {}
+        self.asked: list[tuple[str, Any, str]] = []
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                length = int(self.headers.get("content-length") or 0)
+                body = json.loads(self.rfile.read(length)) if length else None
+                line = f"{self.command} {self.path}"
+                api.asked.append((line, body, self.headers.get("authorization", "")))
+                missing = (
+                    404,
+                    {"error": {"code": 35, "name": "not_found", "message": "No such resource.", "field": ""}},
+                )
+                queue = api.answers.get(line, [missing])
+                status, answer = queue.pop(0) if len(queue) > 1 else queue[0]
+                raw = (
+                    answer if isinstance(answer, bytes) else json.dumps(answer).encode() if answer is not None else b""
+                )
+                self.send_response(status)
+                self.send_header("content-length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+
+            do_GET = do_POST = do_DELETE = handle_any
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def on(self, line: str, *answers: Any, status: int = 200) -> None:
+        self.answers[line] = [(status, answer) for answer in answers]
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    api = Api()
+    thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("HELIOGRAPH_URL", api.url)
+    monkeypatch.setenv("HELIOGRAPH_KEY", "app-key")
+    monkeypatch.delenv("HELIOGRAPH_CONFIG", raising=False)
+    yield api
+    api.server.shutdown()
+    thread.join()
+    api.server.server_close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    load_or_create(tmp_path / FILE_NAME)
+    return tmp_path
+
+
+def test_apps_are_managed_with_the_operators_key_of_the_store(api: Api, store: Path, capsys) -> None:
+    api.on("POST /v1/apps", {"app": APP, "key": "hk_new"}, status=201)
+    assert run(["apps", "create", "demo", "--store", str(store)]) == 0
+    out, err = capsys.readouterr()
+    assert out == "hk_new\n", "a script takes the key from stdout"
+    assert "demo" in err
+    _, body, authorization = api.asked[0]
+    assert body == {"name": "demo"}
+    assert authorization == f"Bearer {(store / FILE_NAME).read_text().strip()}"
+
+
+def test_a_store_without_operators_key_says_what_to_do(api: Api, tmp_path: Path, capsys) -> None:
+    assert run(["apps", "list", "--store", str(tmp_path)]) == 2
+    assert "--key" in capsys.readouterr().err
+
+
+def test_apps_are_listed_for_people_and_programs(api: Api, store: Path, capsys) -> None:
+    api.on("GET /v1/apps", {"apps": [APP]})
+    assert run(["apps", "list", "--store", str(store)]) == 0
+    assert "demo" in capsys.readouterr().out
+    assert run(["apps", "list", "--key", "k", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"apps": [APP]}
+    assert api.asked[-1][2] == "Bearer k"
+
+
+def test_an_app_is_shown_with_its_keys(api: Api, capsys) -> None:
+    api.on("GET /v1/apps/demo", APP)
+    api.on("GET /v1/apps/demo/keys", {"keys": [{"id": "abc", "label": "ci", "created_at": 1}]})
+    assert run(["apps", "show", "demo", "--key", "k"]) == 0
+    out = capsys.readouterr().out
+    assert "abc" in out
+    assert "webhook" in out
+
+
+def test_a_new_key_is_all_there_is_on_stdout(api: Api, capsys) -> None:
+    api.on("POST /v1/apps/demo/keys", {"id": "abc", "key": "hk_x", "label": "ci", "created_at": 1}, status=201)
+    assert run(["apps", "key", "demo", "--label", "ci", "--key", "k"]) == 0
+    assert capsys.readouterr().out == "hk_x\n"
+    assert api.asked[0][1] == {"label": "ci"}
+
+
+def test_a_key_is_revoked(api: Api) -> None:
+    api.on("DELETE /v1/apps/demo/keys/abc", None, status=204)
+    assert run(["apps", "revoke", "demo", "abc", "--key", "k"]) == 0
+
+
+def test_a_name_can_not_leave_its_place_in_the_path(api: Api) -> None:
+    assert run(["apps", "show", "../push?x=1", "--key", "k"]) == 1
+    assert api.asked[0][0] == "GET /v1/apps/..%2Fpush%3Fx%3D1"
+
+
+def test_send_asks_for_exactly_what_was_given(api: Api, capsys) -> None:
+    api.on("POST /v1/push", {"id": "p1", "targeted": 1}, status=201)
+    assert run(["send", "--alias", "c17", "hello"]) == 0
+    assert capsys.readouterr().out == "p1\n"
+    assert api.asked[0][1] == {"target": {"alias": "c17"}, "urgency": "normal", "body": "auto", "text": "hello"}
+    assert api.asked[0][2] == "Bearer app-key"
+
+
+def test_send_takes_every_option(api: Api, tmp_path: Path) -> None:
+    api.on("POST /v1/push", {"id": "p1"}, status=201)
+    (tmp_path / "d.json").write_text('{"a": [1]}')
+    command = ["send", "--versions", ">=2,<3", "--title", "t", "--data", f"@{tmp_path / 'd.json'}", "--ttl", "0"]
+    command += ["--urgency", "very-low", "--collapse-key", "c", "--body", "on_demand", "--ack-ms", "500"]
+    command += ["--fallback", "webhook", "--fallback", "stub", "--idempotency-key", "i", "--json"]
+    assert run(command) == 0
+    assert api.asked[0][1] == {
+        "target": {"versions": ">=2,<3"},
+        "title": "t",
+        "data": {"a": [1]},
+        "ttl": 0,
+        "urgency": "very-low",
+        "collapse_key": "c",
+        "body": "on_demand",
+        "ack_ms": 500,
+        "fallback": ["webhook", "stub"],
+        "idempotency_key": "i",
+    }
+
+
+def test_no_fallback_is_an_empty_chain(api: Api) -> None:
+    api.on("POST /v1/push", {"id": "p1"}, status=201)
+    assert run(["send", "--everyone", "--no-fallback", "x"]) == 0
+    assert api.asked[0][1]["fallback"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hello"],
+        ["--token", "a", "--everyone", "x"],
+        ["--everyone", "--data", "{"],
+        ["--everyone", "--data", "@/nonexistent"],
+        ["--everyone", "--fallback", "a", "--no-fallback"],
+        ["--everyone", "--urgency", "extreme"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_asks_nothing(api: Api, arguments: list[str]) -> None:
+    assert run(["send", *arguments]) == 2
+    assert api.asked == []
+
+
+def test_send_without_a_key_says_how_to_get_one(api: Api, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.delenv("HELIOGRAPH_KEY")
+    assert run(["send", "--everyone", "x"]) == 2
+    assert "heliograph apps key" in capsys.readouterr().err
+
+
+def test_wait_follows_a_push_until_it_is_acked(api: Api, capsys) -> None:
+    api.on("POST /v1/push", {"id": "p1", "targeted": 1}, status=201)
+    done = push_view("done", "accepted", "sent", "acked", figures={"acked": 1})
+    api.on("GET /v1/push/p1", push_view("pending", "accepted"), push_view("pending", "accepted", "sent"), done)
+    assert run(["send", "--token", "T" * 22, "x", "--wait"]) == 0
+    out, err = capsys.readouterr()
+    assert "acked via edge" in out
+    assert err.count("accepted") == 1, "each step is said once"
+
+
+def test_wait_fails_where_it_was_settled_without_ack(api: Api) -> None:
+    api.on("POST /v1/push", {"id": "p1"}, status=201)
+    api.on("GET /v1/push/p1", push_view("done", "accepted", "expired", figures={"expired": 1}))
+    assert run(["send", "--token", "T" * 22, "x", "--wait"]) == 1
+
+
+def test_wait_gives_up_in_time(api: Api, capsys) -> None:
+    api.on("POST /v1/push", {"id": "p1"}, status=201)
+    api.on("GET /v1/push/p1", push_view("pending", "accepted"))
+    assert run(["send", "--token", "T" * 22, "x", "--wait", "--timeout", "0.1", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["state"] == "pending"
+    assert "not settled" in err
+
+
+@pytest.mark.parametrize(
+    ("figures", "settled"),
+    [({}, False), ({"targeted": 2, "acked": 1}, False), ({"targeted": 2, "acked": 2}, True), ({"targeted": 0}, False)],
+)
+def test_a_broadcast_is_settled_when_all_it_was_for_have_acked(figures: dict[str, int], settled: bool) -> None:
+    from gateway.cli.send import is_settled
+
+    assert is_settled(push_view("live", figures=figures)) is settled
+    assert is_settled(push_view("expired", figures=figures))
+
+
+def test_a_push_and_a_token_are_shown(api: Api, capsys) -> None:
+    api.on("GET /v1/push/p1", push_view("done", "accepted", "sent", "acked"))
+    assert run(["inspect", "push", "p1"]) == 0
+    assert "+2 ms" in capsys.readouterr().out
+    view = {"token": "T", "app": "demo", "version": "1", "account": "", "alias": "", "tags": [], "connected": True}
+    api.on("GET /v1/registrations/T", {**view, "created_at": 0})
+    assert run(["inspect", "token", "T"]) == 0
+    assert "yes" in capsys.readouterr().out
+
+
+def test_an_error_of_the_gateway_is_one_line_with_name_and_number(api: Api, capsys) -> None:
+    error = {"code": 30, "name": "bad_request", "message": "too long", "field": "title"}
+    api.on("POST /v1/push", {"error": error}, status=400)
+    assert run(["send", "--everyone", "x"]) == 1
+    assert capsys.readouterr().err == "heliograph: title: too long (bad_request, 30)\n"
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"error": 1}'])
+def test_an_error_that_is_not_ours_shows_its_status(api: Api, answer: bytes, capsys) -> None:
+    api.on("POST /v1/push", answer, status=502)
+    assert run(["send", "--everyone", "x"]) == 1
+    assert "502" in capsys.readouterr().err
+
+
+def test_an_answer_that_is_not_json_is_said(api: Api, capsys) -> None:
+    api.on("POST /v1/push", b"<html>")
+    assert run(["send", "--everyone", "x"]) == 1
+    assert "no Heliograph" in capsys.readouterr().err
+
+
+def test_nobody_there_says_how_to_start_a_gateway(api: Api, capsys) -> None:
+    from socket import socket
+
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        assert run(["send", "--everyone", "x", "--url", f"http://127.0.0.1:{port}"]) == 1
+    assert "heliograph serve" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://[", "http://h:port"])
+def test_a_url_that_is_none_is_wrong_usage(api: Api, url: str, capsys) -> None:
+    assert run(["send", "--everyone", "x", "--url", url]) == 2
+
+
+def test_the_url_comes_from_the_configuration_where_nothing_else_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gateway.cli.options import api_url
+
+    monkeypatch.delenv("HELIOGRAPH_URL", raising=False)
+    monkeypatch.setenv("HELIOGRAPH_API_HOST", "0.0.0.0")
+    monkeypatch.setenv("HELIOGRAPH_API_PORT", "9")
+    assert api_url(None) == "http://127.0.0.1:9"
+    assert api_url("http://x/") == "http://x"
