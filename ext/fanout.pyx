@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from gateway._native.group cimport group_t, member_t
-from gateway._native.link cimport LINK_LIVE, inflight_find, inflight_remove, inflight_t, link_t, slab_at
+from gateway._native.link cimport LINK_FLOOR_SHIFT, LINK_LIVE, inflight_find, inflight_remove, inflight_t, link_t, slab_at
 from gateway._native.outbox cimport gw_buffer_drop
 from gateway._native.plane cimport *
 from gateway._native.traffic cimport gw_count, has_room, link_send, notify, say
@@ -43,6 +43,7 @@ cdef int fan_add(reactor_t *r, const command_t *c, const uint32_t *groups) noexc
     item.seq = c.seq
     item.ms = c.ms
     item.sent = 0
+    item.urgency = c.urgency
     item.next = NULL
     if fan != NULL and not fan.started and fan_same(fan, groups, c.count):
         fan.last.next = item
@@ -69,7 +70,9 @@ cdef void fan_to(reactor_t *r, link_t *link, uint32_t registration, const fan_t 
     cdef fan_item_t *item = fan.first
     cdef inflight_t *entry
     while item != NULL and link.state == LINK_LIVE:
-        if item.ms:
+        if item.ms and item.urgency < link.flags >> LINK_FLOOR_SHIFT:
+            pass        # the device wants nothing so low now; it waits by its cursor
+        elif item.ms:
             item.sent += <uint32_t>notify(r, link, item.buffer, item.seq, registration, item.ms, 0)
         else:
             entry = inflight_find(link, item.seq, registration, 0)

@@ -39,6 +39,7 @@ cdef enum:                      # commands, control → reactor
     CMD_DRAIN = 10
     CMD_REFUSE = 11
     CMD_STOP = 12
+    CMD_FLOOR = 13
 
 cdef enum:                      # why a link ended; names in REASONS
     REASON_PEER = 0
@@ -90,8 +91,8 @@ cdef struct event_t:
 
 cdef struct command_t:
     uint16_t kind
-    uint8_t flag
-    uint8_t reserved
+    uint8_t flag                # again, floor, refuse
+    uint8_t urgency             # of a fan-out
     uint32_t registration
     uint64_t link
     uint64_t seq                # sequence, or device with CMD_WELCOME
@@ -104,6 +105,7 @@ cdef struct fan_item_t:
     uint64_t seq
     uint32_t ms                 # ack time; 0: a recall, cancels instead of arming
     uint32_t sent               # links it was queued for
+    uint8_t urgency
     fan_item_t *next
 
 cdef struct fan_t:              # one pass over some groups, for one or more frames

@@ -6,7 +6,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from gateway._native.fanout cimport fan_add, fan_drop, fan_step
 from gateway._native.link cimport (
-    LINK_CLOSING, LINK_FREE, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_STALLED, groups_bytes, groups_free, inflight_find,
+    LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_STALLED, groups_bytes, groups_free, inflight_find,
     inflight_pool_free, inflight_remove, inflight_t, link_id, link_join, link_leave, link_leave_all, link_t, slab_at,
     slab_find, slab_free, slab_take)
 from gateway._native.mailbox cimport (
@@ -167,6 +167,8 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
         maybe_ready(r, link)
     elif c.kind == CMD_CLOSE:
         link_down(r, link, REASON_CONTROL, c.buffer)
+    elif c.kind == CMD_FLOOR:
+        link.flags = <uint8_t>(link.flags & 0x3F | c.flag << LINK_FLOOR_SHIFT)
     elif c.kind == CMD_SILENCE:
         link.silence = c.ms // TICK_MS
         if link.state == LINK_LIVE:
@@ -482,12 +484,14 @@ cdef class Reactor:
     def notify(self, link: int, frame: bytes, seq: int, registration: int, ack_ms: int, again: bool = False) -> bool:
         return self.put(CMD_NOTIFY, link, seq, registration, max(1, ack_ms), 0, again, frame)
 
-    def fanout(self, groups: list, frame: bytes, seq: int, ack_ms: int) -> bool:
-        """To every link in these groups; ack_ms 0: a recall, which cancels `seq` and sends the frame unacked."""
+    def fanout(self, groups: list, frame: bytes, seq: int, ack_ms: int, urgency: int = 3) -> bool:
+        """To every link in these groups whose floor is not above the urgency; ack_ms 0: a recall, which cancels `seq`
+        and sends the frame unacked."""
         cdef uint32_t n = <uint32_t>len(groups), i
         cdef command_t *c
         cdef uint32_t *ids
         cdef uint32_t ms = ack_ms
+        cdef uint8_t level = urgency
         cdef uint64_t number = seq
         cdef gw_buffer_t *buffer = as_buffer(frame)
         c = <command_t *>gw_ring_reserve(&self.r.down, <uint32_t>(sizeof(command_t) + n * 4))
@@ -496,6 +500,7 @@ cdef class Reactor:
             return False
         memset(c, 0, sizeof(command_t))
         c.kind = CMD_FANOUT
+        c.urgency = level
         c.seq = number
         c.ms = ms
         c.count = n
@@ -523,6 +528,10 @@ cdef class Reactor:
     def set_silence(self, link: int, silence_ms: int) -> bool:
         return self.put(CMD_SILENCE, link, 0, 0, silence_ms, 0, 0, None)
 
+    def set_floor(self, link: int, urgency: int) -> bool:
+        """Broadcasts below this urgency (0..3) are not sent on this link."""
+        return self.put(CMD_FLOOR, link, 0, 0, 0, 0, urgency & 3, None)
+
     def drain_links(self, frame: bytes, over_ms: int) -> bool:
         """Stop accepting; send every link away with `frame`, spread over the time; EV_DRAINED at the end."""
         return self.put(CMD_DRAIN, 0, 0, 0, over_ms, 0, 0, frame)
@@ -538,8 +547,8 @@ cdef class Reactor:
     def drain(self, limit: int = 4096) -> tuple:
         """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
         b, c): FRAME a=type b=body c=device (0 before WELCOME); TIMEOUT a=seq b=registration; LOST a=seq b=registration
-        c=spilled; LATE a=seq b=device c=shown; READY a=device; FANNED a=seq b=links; DOWN a=device b=reason. more: call again; when False,
-        event_fd will tell."""
+        c=spilled; LATE a=seq b=device c=shown; READY a=device; FANNED a=seq b=links; DOWN a=device b=reason.
+        more: call again; when False, event_fd will tell."""
         cdef list acks = [], others = []
         cdef uint32_t size
         cdef event_t *e

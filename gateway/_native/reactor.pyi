@@ -52,8 +52,9 @@ class Reactor:
     def notify(
         self, link: int, frame: bytes, seq: int, registration: int, ack_ms: int, again: bool = False
     ) -> bool: ...
-    def fanout(self, groups: list[int], frame: bytes, seq: int, ack_ms: int) -> bool:
-        """To every link in these groups; ack_ms 0: a recall, which cancels `seq` and sends the frame unacked."""
+    def fanout(self, groups: list[int], frame: bytes, seq: int, ack_ms: int, urgency: int = 3) -> bool:
+        """To every link in these groups whose floor is not above the urgency; ack_ms 0: a recall, which cancels `seq`
+        and sends the frame unacked."""
     def bind(self, link: int, group: int, registration: int) -> bool: ...
     def unbind(self, link: int, registration: int) -> bool:
         """Leave its group; what is unacked for it comes back as lost."""
@@ -61,6 +62,8 @@ class Reactor:
         """Forget an unacked notification (no event follows) and send `frame`."""
     def close(self, link: int, frame: bytes | None = None) -> bool: ...
     def set_silence(self, link: int, silence_ms: int) -> bool: ...
+    def set_floor(self, link: int, urgency: int) -> bool:
+        """Broadcasts below this urgency (0..3) are not sent on this link."""
     def drain_links(self, frame: bytes, over_ms: int) -> bool:
         """Stop accepting; send every link away with `frame`, spread over the time; EVENT_DRAINED at the end."""
     def refuse_logins(self, refuse: bool) -> bool: ...
@@ -70,8 +73,8 @@ class Reactor:
     ) -> tuple[list[tuple[int, int, int, int, bool, int]], list[tuple[int, int, Any, Any, Any]], bool]:
         """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
         b, c): FRAME a=type b=body c=device (0 before WELCOME); TIMEOUT a=seq b=registration; LOST a=seq b=registration
-        c=spilled; LATE a=seq b=device c=shown; READY a=device; FANNED a=seq b=links; DOWN a=device b=reason. more: call again; when False,
-        event_fd will tell."""
+        c=spilled; LATE a=seq b=device c=shown; READY a=device; FANNED a=seq b=links; DOWN a=device b=reason.
+        more: call again; when False, event_fd will tell."""
     def counters(self) -> dict[str, int]:
         """Counters by name, ended links as `ended:<reason>`."""
     @property

@@ -106,6 +106,8 @@ class ApiServer:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Inherited by what it accepts: head and body of an answer are two writes, the second must not wait.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.bind((config.host, config.port))
             sock.setblocking(False)
         except OSError:

@@ -150,6 +150,8 @@ class EdgeServer:
         self._fresh[link] = session
 
     def set_floor(self, link: int, urgency: int) -> None:
+        if urgency > 0 or link in self._floors:
+            self.plane.sent(self.plane.of(link).set_floor(link, urgency))
         if urgency > 0:
             self._floors[link] = urgency
         else:
@@ -271,10 +273,10 @@ class EdgeServer:
             return False
         return self.plane.sent(self.plane.of(link).notify(link, frame, seq, registration, ack_ms, again))
 
-    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int) -> None:
+    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int, urgency: int) -> None:
         targets = list(groups)
         for reactor in self.plane.reactors:
-            self.plane.sent(reactor.fanout(targets, frame, seq, max(1, ack_ms)))
+            self.plane.sent(reactor.fanout(targets, frame, seq, max(1, ack_ms), urgency))
 
     def recall(self, registration: int, seq: int) -> None:
         link = self._registry.link(registration)

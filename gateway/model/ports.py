@@ -61,8 +61,8 @@ class Edge(Protocol):
         """
         ...
 
-    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int) -> None:
-        """Queue one shared frame to every link of these (app, version) groups. Each link's fate comes back through
+    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int, urgency: int) -> None:
+        """Queue one shared frame to every link of these (app, version) groups that takes this urgency. Each link's fate comes back through
         EdgeEvents like notify's, and on_fanned says how many it was queued for (once a reactor)."""
         ...
 
@@ -176,8 +176,8 @@ class Journal(Protocol):
         the closing steps; the journal puts the earlier ones before them."""
         ...
 
-    def amend(self, seq: int, step: Step) -> None:
-        """Add a line to an outcome already settled (SHOWN after ACK)."""
+    def amend(self, seq: int, step: Step, registration: int) -> None:
+        """Add a line to an outcome already settled (SHOWN after ACK); ignored where it is another registration's."""
         ...
 
     def pending_count(self) -> int: ...

@@ -229,6 +229,19 @@ def test_a_fanout_reaches_the_members_of_its_groups_only() -> None:
         assert rig.event(native.EVENT_FANNED)[2:4] == (9, 4)
 
 
+def test_a_fanout_below_a_links_floor_is_not_sent_there() -> None:
+    with Rig() as rig:
+        (calm, calm_link), (other, other_link) = rig.login(1), rig.login(2)
+        for number, link in ((1, calm_link), (2, other_link)):
+            rig.reactor.bind(link, 0, number)
+        rig.reactor.set_floor(calm_link, 3)
+        rig.reactor.fanout([0], notice(5), 5, 60_000, 2)
+        rig.reactor.fanout([0], notice(6), 6, 60_000, 3)
+        assert calm.receive()[1] == notice(6)[2:]
+        assert [other.receive()[1] for _ in range(2)] == [notice(5)[2:], notice(6)[2:]]
+        assert {rig.event(native.EVENT_FANNED)[2:4] for _ in range(2)} == {(5, 1), (6, 2)}
+
+
 def test_a_burst_of_fanouts_to_one_group_leaves_each_link_in_few_writes_and_in_order() -> None:
     with Rig() as rig:
         peer, link = rig.login()
