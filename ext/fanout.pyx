@@ -3,7 +3,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from gateway._native.group cimport group_t, member_t
-from gateway._native.link cimport LINK_FLOOR_SHIFT, LINK_LIVE, inflight_find, inflight_remove, inflight_t, link_t, slab_at
+from gateway._native.link cimport (
+    LINK_FLOOR_SHIFT, LINK_LIVE, inflight_find, inflight_remove, inflight_t, link_t, slab_at)
 from gateway._native.outbox cimport gw_buffer_drop
 from gateway._native.plane cimport *
 from gateway._native.traffic cimport gw_count, has_room, link_send, notify, say

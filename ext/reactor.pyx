@@ -6,9 +6,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from gateway._native.fanout cimport fan_add, fan_drop, fan_step
 from gateway._native.link cimport (
-    LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_STALLED, groups_bytes, groups_free, inflight_find,
-    inflight_pool_free, inflight_remove, inflight_t, link_id, link_join, link_leave, link_leave_all, link_t, slab_at,
-    slab_find, slab_free, slab_take)
+    LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_STALLED, groups_bytes,
+    groups_free, inflight_find, inflight_pool_free, inflight_remove, inflight_t, link_id, link_join, link_leave,
+    link_leave_all, link_t, slab_at, slab_find, slab_free, slab_take)
 from gateway._native.mailbox cimport (
     gw_ring_free, gw_ring_init, gw_ring_peek, gw_ring_pop, gw_ring_publish, gw_ring_reserve, gw_ring_sleep)
 from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t, outbox_pool_free
