@@ -16,7 +16,6 @@ from gateway.config.sections import Config
 from gateway.delivery.audience import Audience, resolve_audience
 from gateway.delivery.backlog import SLICE
 from gateway.delivery.dispatcher import Dispatcher
-from gateway.delivery.idempotency import RecentKeys
 from gateway.delivery.request import BODIES, URGENCIES, PushRequest
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import BadRequest, GatewayError, PayloadTooLarge, QueueFull, StoreUnavailable
@@ -26,19 +25,15 @@ from gateway.model.registration import App
 
 
 class Accepted(NamedTuple):
-    """A push that was taken in. Answer the provider when `done` is; it may raise StoreUnavailable.
-
-    Await it shielded (`asyncio.shield`): others may wait for the same future (a repeated idempotency key).
-    """
+    """A push that was taken in. Answer the provider when `done` is; it may raise StoreUnavailable."""
 
     seq: int  # see push_ids
     done: asyncio.Future[None]
     targeted: int | None  # deliveries; None for a broadcast, whose figures are counted as it goes
-    repeated: bool = False  # answered by an earlier push with the same idempotency key
 
 
 class Acceptor:
-    """The only way in for pushes. Loop thread only."""
+    """The only way in for pushes. Loop thread only. Idempotency keys are settled before (api.once)."""
 
     def __init__(
         self, *, directory: Directory, journal: Journal, dispatcher: Dispatcher, config: Config, metrics: Metrics
@@ -49,7 +44,6 @@ class Acceptor:
         self._delivery = config.delivery
         self._max_push_bytes = config.api.max_push_bytes
         self._metrics = metrics
-        self._keys = RecentKeys(config.api.idempotency_s, metrics)
 
     def push(self, app: App, request: PushRequest, now_ms: int) -> Accepted:
         """Take in one push; raises a GatewayError where nothing was accepted."""
@@ -70,11 +64,6 @@ class Acceptor:
         return results
 
     def _push(self, app: App, request: PushRequest, now_ms: int) -> Accepted:
-        if request.idempotency_key:
-            known = self._keys.find(app.name, request, now_ms)
-            if known is not None:
-                targeted = None if known.targeted < 0 else known.targeted
-                return Accepted(known.seq, known.done, targeted, repeated=True)
         audience = resolve_audience(self._directory, app.name, request.target)
         count = len(audience.registrations)
         if count > SLICE and not self._dispatcher.backlog.has_room:
@@ -92,10 +81,7 @@ class Acceptor:
             if count == 1:
                 self._dispatcher.watch(notification.seq, done)
             self._dispatcher.dispatch(notification, audience.registrations)
-        commit.add_done_callback(partial(self._on_commit, request, notification, audience, done))
-        if request.idempotency_key:
-            known_count = -1 if audience.target.is_broadcast else count
-            self._keys.remember(app.name, request, notification.seq, known_count, done, now_ms)
+        commit.add_done_callback(partial(self._on_commit, notification, audience, done))
         self._metrics.count(Metric.PUSHES, label=audience.kind)
         return Accepted(notification.seq, done, None if audience.target.is_broadcast else count)
 
@@ -141,7 +127,6 @@ class Acceptor:
 
     def _on_commit(
         self,
-        request: PushRequest,
         notification: Notification,
         audience: Audience,
         done: asyncio.Future[None],
@@ -152,7 +137,6 @@ class Acceptor:
         failed = commit.cancelled() or error is not None
         acked = done.done() and not done.cancelled() and done.exception() is None
         if failed and not acked:
-            self._keys.forget(notification.app, request.idempotency_key, notification.seq)
             if audience.target.is_broadcast:
                 self._dispatcher.broadcast.withdraw(notification)
             else:

@@ -99,8 +99,7 @@ class BroadcastRouter:
         live = self._hold(notification)
         groups = self._groups(notification)
         if groups:
-            sent = self._edge.fanout(groups, live.frame, notification.seq, notification.ack_ms)
-            self._broadcasts.count(notification.seq, "sent", sent)
+            self._edge.fanout(groups, live.frame, notification.seq, notification.ack_ms)
 
     def committed(self, notification: Notification) -> None:
         """The row is durable: count the audience, and fall back for those who are away where the push says so."""

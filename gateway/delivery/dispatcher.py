@@ -26,7 +26,6 @@ from gateway.model.ports import Ack, Broadcasts, Delivery, Directory, Edge, Jour
 TICK_S = 0.1
 #: timers handled in one slice of a tick
 DUE_SLICE = 1_000
-MAX_RECENT = 65_536
 
 _LOST_LOOK: dict[State, Event] = {
     State.ACCEPTED: Event.ROUTE,
@@ -84,8 +83,6 @@ class Dispatcher:
             metrics=metrics,
             clock=clock,
         )
-        #: delivery → registration of what was acked lately: a SHOWN may follow
-        self._recent: dict[int, int] = {}
         self._early: dict[int, asyncio.Future[None]] = {}
         self._ready: deque[int] = deque()
         self._ready_working = False
@@ -219,8 +216,7 @@ class Dispatcher:
         """The commit failed, the journal has dropped the rows: take back what was sent already."""
         first = notification.seq + 1 if notification.count else notification.seq
         for i, registration in enumerate(registrations):
-            if self._recent.get(first + i) != registration:
-                self._edge.recall(registration, first + i)
+            self._edge.recall(registration, first + i)
             self._executor.forget(first + i, notification.seq)
 
     def replace_older(self, notification: Notification, registrations: Sequence[int]) -> None:
@@ -290,7 +286,7 @@ class Dispatcher:
                 self._on_ack_of_settled(ack, settled)
                 continue
             if delivery.registration != ack.registration:
-                self._metrics.count(Metric.ACKS_FOREIGN)
+                self._count_foreign(ack)
                 continue
             app, light = self._executor.brief(delivery.notification)
             if self._executor.is_light(seq, light):
@@ -312,7 +308,6 @@ class Dispatcher:
             self._metrics.count(Metric.DELIVERIES, len(outcomes), "acked")
             for seq, outcome in outcomes.items():
                 self._executor.forget(seq, outcome.notification)
-                self._remember_recent(seq, outcome.registration)
                 waiter = self._early.pop(seq, None)
                 if waiter is not None and not waiter.done():
                     waiter.set_result(None)
@@ -320,20 +315,23 @@ class Dispatcher:
             self.broadcast.on_acks(of_broadcasts)
 
     def _on_ack_of_settled(self, ack: Ack, settled: Outcome | None) -> None:
-        registration = settled.registration if settled else self._recent.get(ack.seq, ack.registration)
-        if registration != ack.registration:
-            self._metrics.count(Metric.ACKS_FOREIGN)
+        if settled is not None and settled.registration != ack.registration:
+            self._count_foreign(ack)
         elif not ack.shown:
             self._metrics.count(Metric.EVENTS_IGNORED, label="ack")
         elif settled is None:
-            self._journal.amend(ack.seq, Step(ack.acked_ms, "shown", EDGE))
+            # The journal looks whether it is this registration's: sequences can be guessed.
+            self._journal.amend(ack.seq, Step(ack.acked_ms, "shown", EDGE), ack.registration)
         elif settled.steps[-1].what != "shown":
             settled.steps.append(Step(ack.acked_ms, "shown", EDGE))
 
-    def _remember_recent(self, seq: int, registration: int) -> None:
-        if len(self._recent) >= MAX_RECENT:
-            del self._recent[next(iter(self._recent))]
-        self._recent[seq] = registration
+    def _count_foreign(self, ack: Ack) -> None:
+        # A late ack comes once for each registration of its device; only one of them is meant.
+        if ack.sent_ms:
+            self._metrics.count(Metric.ACKS_FOREIGN)
+
+    def on_fanned(self, seq: int, links: int) -> None:
+        self._broadcasts.count(seq, "sent", links)
 
     def on_ack_timeout(self, seq: int, registration: int) -> None:
         if seq in self.broadcast:

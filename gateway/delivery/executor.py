@@ -291,8 +291,11 @@ class Executor:
             return None
         notification = self._journal.notification(delivery.notification)
         registration = self._directory.registration(delivery.registration)
+        if registration is None or registration.revoked_at:
+            self.apply(job.seq, Event.REVOKE)
+            return None
         app = self._directory.app(notification.app) if notification is not None else None
-        if notification is None or registration is None or app is None:
+        if notification is None or app is None:
             return None
         return app, registration, notification
 

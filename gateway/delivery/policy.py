@@ -326,7 +326,7 @@ def every_facts() -> Iterator[Facts]:
 
 
 def describe() -> str:
-    """The tables as Markdown, for docs/delivery.md (`python -m gateway.delivery.policy` rewrites it)."""
+    """The tables as Markdown, for docs/delivery.md (`python -m gateway.delivery docs/delivery.md` rewrites it)."""
     out = ["| event | " + " | ".join(s.name for s in PENDING) + " |", "|---" * (len(PENDING) + 1) + "|"]
     for event in Event:
         cells = (TABLE[state][event].name for state in PENDING)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import httpx
@@ -53,7 +54,13 @@ class ReceiptsWebhook:
         self._config = config
         self._metrics = metrics
         self._clock = clock
-        self._client = client or httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False)
+        self._client = client or httpx.AsyncClient(
+            timeout=TIMEOUT_S,
+            # No pool limit: one task an app is limit enough, and slow endpoints must not take the others' connections.
+            limits=httpx.Limits(max_connections=None),
+            follow_redirects=False,
+            trust_env=False,
+        )
         self._sleep = sleep
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wakes: dict[str, asyncio.Event] = {}
@@ -73,7 +80,12 @@ class ReceiptsWebhook:
                 self._wakes[name] = asyncio.Event()
                 task = asyncio.get_running_loop().create_task(self._serve(name), name="receipts-webhook")
                 self._tasks[name] = task
-                task.add_done_callback(lambda _, name=name: self._tasks.pop(name, None))  # type: ignore[misc]
+                task.add_done_callback(partial(self._on_end, name))
+
+    def _on_end(self, name: str, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(name, None)  # the next refresh starts it again where it is still wanted
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("receipts_webhook_failed", app=name, error=type(task.exception()).__name__)
 
     async def close(self) -> None:
         if self._unsubscribe is not None:
@@ -120,21 +132,23 @@ class ReceiptsWebhook:
 
     def _pause(self, failures: int) -> float:
         """Doubling, with jitter of a half, so that endpoints of one provider are not met all at once."""
-        full = min(self._config.receipts_retry_s * 2 ** min(failures - 1, 30), self._config.receipts_retry_max_s)
-        return full * (0.5 + random.random() / 2)  # noqa: S311
+        full = min(self._config.receipts_retry_s * 2.0 ** min(failures - 1, 30), self._config.receipts_retry_max_s)
+        return float(full) * (0.5 + random.random() / 2)  # noqa: S311
 
     async def _post(self, app: App, batch: Sequence[Receipt]) -> str:
         """Empty where the endpoint took it, else why not."""
         body = msgspec.json.encode({"app": app.name, "receipts": [self._line(app.name, one) for one in batch]})
-        headers = {
-            "Content-Type": "application/json",
-            HEADER: build_signature(app.receipts_secret, body, self._clock() // 1000),
-        }
+        headers = {"Content-Type": "application/json"}
+        if app.receipts_secret:
+            headers[HEADER] = build_signature(app.receipts_secret, body, self._clock() // 1000)
         try:
-            request = self._client.build_request("POST", app.receipts_url, content=body, headers=headers)
-            # The answer's body is of no interest: it is not read.
-            response = await self._client.send(request, stream=True)
-            await response.aclose()
+            async with asyncio.timeout(TIMEOUT_S):
+                request = self._client.build_request("POST", app.receipts_url, content=body, headers=headers)
+                # The answer's body is of no interest: it is not read.
+                response = await self._client.send(request, stream=True)
+                await response.aclose()
+        except TimeoutError:
+            return "timeout"
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return "timeout" if isinstance(error, httpx.TimeoutException) else "connection"
         return "" if response.is_success else f"status_{response.status_code // 100}xx"

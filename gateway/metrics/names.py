@@ -78,9 +78,6 @@ class Metric(Enum):
         "Receipt posts that failed and are tried again, by reason",
         "reason",
     )
-    IDEMPOTENCY_EVICTED = Spec(
-        "heliograph_idempotency_evicted_total", "counter", "Idempotency keys forgotten early, for there were too many"
-    )
     # --- store
     STORE_COMMITS = Spec("heliograph_store_commits_total", "counter", "Group commits")
     STORE_COMMIT_ROWS = Spec("heliograph_store_commit_rows_total", "counter", "Rows written by group commits")

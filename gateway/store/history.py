@@ -170,8 +170,8 @@ class History:
         raw = self._environment.get(Db.OUTCOMES, pack_u64(seq))
         return b"" if raw is None else metadata_of_outcome(raw)
 
-    def amend(self, seq: int, step: Step) -> bool:
-        """Add a line to an outcome; False where there is none."""
+    def amend(self, seq: int, step: Step, registration: int) -> bool:
+        """Add a line to an outcome; False where there is none of this registration."""
         entry = self._fresh.get(seq)
         if entry is None:
             raw = self._environment.get(Db.OUTCOMES, pack_u64(seq))
@@ -179,6 +179,8 @@ class History:
                 return False
             entry = (parse_outcome(raw), metadata_of_outcome(raw))
         outcome, metadata = entry
+        if outcome.registration != registration:
+            return False
         if len(outcome.steps) >= MAX_STEPS * 2:
             self._metrics.count(Metric.STORE_HISTORY_DROPPED)
             return True

@@ -278,11 +278,12 @@ class Journal:
         end = PushEnd(at_ms // 1_000, NO_STATE, metadata)
         return [(DELETE, Db.JOURNAL, pack_u64(notification), b""), self._receipts.end_push(notification, end)]
 
-    def amend(self, seq: int, step: Step) -> None:
-        if self._pending.get(seq) is not None:
+    def amend(self, seq: int, step: Step, registration: int) -> None:
+        pending = self._pending.get(seq)
+        if pending is None:
+            self._history.amend(seq, step, registration)
+        elif pending[0] == registration:
             self._history.step(seq, step)
-        else:
-            self._history.amend(seq, step)
 
     # --- recovery -------------------------------------------------------------------------------------------
 

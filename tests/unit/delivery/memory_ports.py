@@ -1,0 +1,471 @@
+"""Strict in-memory ports: they hold the delivery floor to the contract of gateway.model.ports."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from gateway.model.errors import InvalidField, QueueFull, StoreUnavailable
+from gateway.model.frames import FrameReader, FrameType, Notify, parse_body
+from gateway.model.notification import Notification
+from gateway.model.outcome import Outcome, State, Step
+from gateway.model.ports import Ack, Delivery, EdgeEvents, PushRecord, Receipt
+from gateway.model.registration import App, Registration, build_token, parse_token
+
+
+class Clock:
+    def __init__(self, now_ms: int = 1_800_000_000_000) -> None:
+        self.now_ms = now_ms
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+class MemoryDirectory:
+    def __init__(self) -> None:
+        self.apps: dict[str, App] = {}
+        self.records: dict[int, Registration] = {}
+        self._groups: dict[tuple[str, str], int] = {}
+
+    def add_app(self, name: str = "shop", **options: object) -> App:
+        self.apps[name] = App(name=name, number=len(self.apps) + 1, **options)  # type: ignore[arg-type]
+        return self.apps[name]
+
+    def add(self, app: str = "shop", version: str = "1.0", **options: object) -> Registration:
+        number = len(self.records) + 1
+        self.records[number] = Registration(
+            number=number,
+            token=struct.pack(">QQ", 7, number),
+            device=f"d{number}",
+            app=app,
+            version=version,
+            **options,  # type: ignore[arg-type]
+        )
+        self.group_of(number)
+        return self.records[number]
+
+    def group_of(self, number: int) -> int:
+        record = self.records[number]
+        return self._groups.setdefault((record.app, record.version), len(self._groups) + 1)
+
+    def app(self, name: str) -> App | None:
+        return self.apps.get(name)
+
+    def app_names(self) -> list[str]:
+        return list(self.apps)
+
+    async def put_app(self, app: App) -> App:
+        self.apps[app.name] = app
+        return app
+
+    def find(self, token: str, app: str) -> int:
+        raw = parse_token(token)
+        for number, record in self.records.items():
+            if record.token == raw and record.app == app and not record.revoked_at:
+                return number
+        return -1
+
+    def registration(self, number: int) -> Registration | None:
+        return self.records.get(number)
+
+    def by_alias(self, app: str, alias: str) -> list[int]:
+        return [n for n, r in self.records.items() if r.app == app and r.alias == alias]
+
+    def by_tag(self, app: str, tag: str) -> Sequence[int]:
+        return [n for n, r in self.records.items() if r.app == app and tag in r.tags]
+
+    def by_versions(self, app: str, versions: str) -> Iterator[int]:
+        allowed = self._parse(versions)
+        return iter([n for n, r in self.records.items() if r.app == app and allowed.contains(r.version)])
+
+    def groups(self, app: str, versions: str) -> list[int]:
+        allowed = self._parse(versions)
+        return [g for (a, v), g in self._groups.items() if a == app and allowed.contains(v)]
+
+    def _parse(self, versions: str) -> SpecifierSet:
+        try:
+            return SpecifierSet(versions, prereleases=True)
+        except InvalidSpecifier:
+            raise InvalidField("not a version range", field="versions") from None
+
+    async def update(
+        self,
+        number: int,
+        *,
+        alias: str | None = None,
+        tags: Sequence[str] | None = None,
+        addresses: Mapping[str, str] | None = None,
+        fallback: Sequence[str] | None = None,
+    ) -> Registration:
+        raise AssertionError("delivery does not change registrations")
+
+    async def revoke(self, number: int) -> None:
+        raise AssertionError("delivery does not revoke")
+
+
+@dataclass
+class Row:
+    delivery: Delivery
+    collapse_key: str
+    timer_ms: int
+    steps: list[Step] = field(default_factory=list)
+
+
+class MemoryJournal:
+    """Commits when the loop turns, or when told to (`hold`)."""
+
+    def __init__(self, clock: Clock, max_pending: int = 1_000_000) -> None:
+        self.clock = clock
+        self.rows: dict[int, Row] = {}
+        self.notifications: dict[int, Notification] = {}
+        self.outcomes: dict[int, Outcome] = {}
+        self.broadcast_seqs: set[int] = set()
+        self.commits = 0
+        self.hold = False
+        self.fail = False
+        self.max_pending = max_pending
+        self._next = 1
+        self._uncommitted: list[tuple[asyncio.Future[None], Notification, list[int]]] = []
+        self._scheduled = False
+        self._writable = True
+        self.settled_more_than_once: list[int] = []
+
+    @property
+    def writable(self) -> bool:
+        return self._writable
+
+    @writable.setter
+    def writable(self, value: bool) -> None:
+        self._writable = value
+
+    def reserve(self, count: int) -> int:
+        assert count >= 1
+        first = self._next
+        self._next += count
+        return first
+
+    def append(self, notification: Notification, registrations: Sequence[int]) -> asyncio.Future[None]:
+        n = len(registrations)
+        assert notification.count == (n if n > 1 else 0)
+        assert not notification.target.is_broadcast
+        if not self._writable:
+            raise StoreUnavailable
+        if len(self.rows) + n > self.max_pending:
+            raise QueueFull
+        first = notification.seq + (1 if n > 1 else 0)
+        assert first + max(n, 1) <= self._next, "sequences must be reserved"
+        self.notifications[notification.seq] = notification
+        for i, registration in enumerate(registrations):
+            seq = first + i
+            assert seq not in self.rows.keys() | self.outcomes.keys(), "a sequence is used once"
+            self.rows[seq] = Row(
+                Delivery(seq, registration, notification.seq, State.ACCEPTED, 0, notification.expires_s),
+                notification.collapse_key,
+                notification.expires_s * 1000,
+            )
+        return self._enqueue(notification, list(range(first, first + n)))
+
+    def broadcast(self, notification: Notification) -> asyncio.Future[None]:
+        assert notification.target.is_broadcast
+        if not self._writable:
+            raise StoreUnavailable
+        self.notifications[notification.seq] = notification
+        self.broadcast_seqs.add(notification.seq)
+        return self._enqueue(notification, [])
+
+    def _enqueue(self, notification: Notification, seqs: list[int]) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._uncommitted.append((future, notification, seqs))
+        if not self.hold and not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self.commit)
+        return future
+
+    def commit(self) -> None:
+        self._scheduled = False
+        batch, self._uncommitted = self._uncommitted, []
+        self.commits += bool(batch)
+        for future, notification, seqs in batch:
+            if self.fail:
+                for seq in seqs:
+                    self.rows.pop(seq, None)
+                self.notifications.pop(notification.seq, None)
+                self.broadcast_seqs.discard(notification.seq)
+                future.set_exception(StoreUnavailable())
+            else:
+                future.set_result(None)
+
+    def notification(self, seq: int) -> Notification | None:
+        return self.notifications.get(seq)
+
+    def get(self, seq: int) -> Delivery | None:
+        row = self.rows.get(seq)
+        return row.delivery if row else None
+
+    def set_state(self, seq: int, state: int, hop: int) -> None:
+        assert not State(state).is_final
+        assert hop >= 0
+        row = self.rows[seq]
+        row.delivery = row.delivery._replace(state=state, hop=hop)
+
+    def arm(self, seq: int, at_ms: int) -> None:
+        row = self.rows[seq]
+        row.timer_ms = min(at_ms, row.delivery.expires_s * 1000)
+
+    def due(self, now_ms: int, limit: int) -> list[int]:
+        fired = [seq for seq, row in self.rows.items() if row.timer_ms <= now_ms][:limit]
+        for seq in fired:
+            row = self.rows[seq]
+            expires_ms = row.delivery.expires_s * 1000
+            row.timer_ms = expires_ms if now_ms < expires_ms else now_ms + 1000
+        return fired
+
+    def pending_of(self, registration: int, limit: int = 0) -> list[int]:
+        found = sorted(seq for seq, row in self.rows.items() if row.delivery.registration == registration)
+        return found[:limit] if limit else found
+
+    def collapsed_by(self, registration: int, collapse_key: str) -> list[int]:
+        return [
+            seq
+            for seq, row in sorted(self.rows.items())
+            if row.delivery.registration == registration and row.collapse_key == collapse_key
+        ]
+
+    def step(self, seq: int, step: Step) -> None:
+        self.rows[seq].steps.append(step)
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            assert State(outcome.state).is_final
+            if outcome.seq in self.outcomes:
+                self.settled_more_than_once.append(outcome.seq)
+            row = self.rows.pop(outcome.seq)
+            assert outcome.registration == row.delivery.registration
+            assert outcome.notification == row.delivery.notification
+            assert outcome.app == self.notifications[outcome.notification].app
+            self.outcomes[outcome.seq] = msgspec.structs.replace(outcome, steps=row.steps + outcome.steps)
+
+    def amend(self, seq: int, step: Step, registration: int) -> None:
+        if seq in self.outcomes and self.outcomes[seq].registration == registration:
+            self.outcomes[seq].steps.append(step)
+
+    def pending_count(self) -> int:
+        return len(self.rows)
+
+
+class MemoryBroadcasts:
+    def __init__(self, journal: MemoryJournal, directory: MemoryDirectory, clock: Clock) -> None:
+        self._journal = journal
+        self._directory = directory
+        self._clock = clock
+        self.seen: set[tuple[int, int]] = set()
+        self.ended: dict[int, int] = {}
+        self._figures: dict[int, dict[str, int]] = {}
+
+    def live(self, app: str) -> list[int]:
+        return sorted(
+            seq
+            for seq in self._journal.broadcast_seqs
+            if seq not in self.ended
+            and self._journal.notifications[seq].app == app
+            and self._journal.notifications[seq].expires_s * 1000 > self._clock.now_ms
+        )
+
+    def waiting(self, registration: int) -> list[int]:
+        record = self._directory.records.get(registration)
+        if record is None:
+            return []
+        return [
+            seq
+            for seq in self.live(record.app)
+            if (seq, registration) not in self.seen and self.matches(self._journal.notifications[seq], registration)
+        ]
+
+    def acked(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:
+        for registration in registrations:
+            self.seen.add((seq, registration))
+
+    def matches(self, notification: Notification, registration: int) -> bool:
+        record = self._directory.records.get(registration)
+        return record is not None and registration in set(
+            self._directory.by_versions(notification.app, notification.target.versions)
+        )
+
+    def count(self, seq: int, what: str, n: int = 1) -> None:
+        assert what in ("targeted", "sent", "acked", "shown", "notified", "expired")
+        figures = self._figures.setdefault(seq, {})
+        figures[what] = figures.get(what, 0) + n
+
+    def figures(self, seq: int) -> dict[str, int]:
+        return dict(self._figures.get(seq, {}))
+
+    def end(self, seq: int, state: int, at_ms: int) -> None:
+        assert state in (State.EXPIRED, State.RECALLED)
+        assert seq not in self.ended
+        self.ended[seq] = state
+
+
+@dataclass
+class Flight:
+    sent_ms: int
+    deadline_ms: int
+
+
+class MemoryEdge:
+    """Links with windows. Events are given back one call at a time, as the real mailbox does."""
+
+    def __init__(self, clock: Clock, directory: MemoryDirectory, window: int = 32) -> None:
+        self.clock = clock
+        self.directory = directory
+        self.window = window
+        self.events: EdgeEvents | None = None
+        self.bound: set[int] = set()
+        self.floors: dict[int, int] = {}
+        self.flights: dict[tuple[int, int], Flight] = {}
+        self.spilled: list[tuple[int, int]] = []
+        self.wants_ready: set[int] = set()
+        self.frames: list[tuple[int, Notify]] = []  # (registration, NOTIFY) as they went out
+        self.recalled: list[tuple[int, int]] = []
+        self.fanned: list[tuple[int, int]] = []
+        self.mailbox_full = False
+        #: called inside notify before the answer: to cut a link between routing and sending
+        self.before_notify: Callable[[int], None] | None = None
+
+    # --- port
+    def is_connected(self, registration: int) -> bool:
+        return registration in self.bound
+
+    def urgency_floor(self, registration: int) -> int:
+        return self.floors.get(registration, 0) if registration in self.bound else 0
+
+    def notify(self, registration: int, frame: bytes, seq: int, ack_ms: int, *, again: bool = False) -> bool:
+        assert ack_ms > 0
+        if self.before_notify is not None:
+            self.before_notify(registration)
+        if registration not in self.bound or self.mailbox_full:
+            return False
+        self._put(registration, frame, seq, ack_ms, again)
+        return True
+
+    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int) -> None:
+        links = [r for r in sorted(self.bound) if self.directory.group_of(r) in groups]
+        for registration in links:
+            self._put(registration, frame, seq, ack_ms, False)
+        self.fanned.append((seq, len(links)))
+
+    def recall(self, registration: int, seq: int) -> None:
+        self.flights.pop((registration, seq), None)
+        self.recalled.append((registration, seq))
+
+    def recall_fanout(self, groups: Sequence[int], seq: int) -> None:
+        for registration in sorted(self.bound):
+            if self.directory.group_of(registration) in groups:
+                self.recall(registration, seq)
+
+    # --- the other side
+    def _put(self, registration: int, frame: bytes, seq: int, ack_ms: int, again: bool) -> None:
+        key = (registration, seq)
+        if key in self.flights and not again:
+            return
+        if key not in self.flights and self.in_flight(registration) >= self.window:
+            self.spilled.append(key)
+            self.wants_ready.add(registration)
+            return
+        [(kind, body)] = FrameReader().feed(frame)
+        assert kind == FrameType.NOTIFY
+        notify = parse_body(body, Notify)
+        assert notify.id == seq
+        if notify.token:
+            assert notify.token == build_token(self.directory.records[registration].token)
+        else:
+            assert notify.app
+        self.frames.append((registration, notify))
+        self.flights[key] = Flight(self.clock.now_ms, self.clock.now_ms + ack_ms)
+
+    def in_flight(self, registration: int) -> int:
+        return sum(1 for r, _ in self.flights if r == registration)
+
+    def flush_spilled(self) -> None:
+        assert self.events
+        fanned, self.fanned = self.fanned, []
+        for seq, links in fanned:
+            self.events.on_fanned(seq, links)
+        spilled, self.spilled = self.spilled, []
+        for registration, seq in spilled:
+            self.events.on_lost(seq, registration, spilled=True)
+
+    def connect(self, *registrations: int) -> None:
+        assert self.events
+        self.bound.update(registrations)
+        self.events.on_ready(list(registrations))
+        self.flush_spilled()
+
+    def disconnect(self, *registrations: int, tell: bool = True) -> None:
+        assert self.events
+        for registration in registrations:
+            self.bound.discard(registration)
+            self.wants_ready.discard(registration)
+            for key in [k for k in self.flights if k[0] == registration]:
+                del self.flights[key]
+                if tell:
+                    self.events.on_lost(key[1], registration, spilled=False)
+
+    def ack(self, registration: int, *seqs: int, shown: bool = False) -> None:
+        assert self.events
+        acks = []
+        for seq in seqs:
+            flight = self.flights.pop((registration, seq), None)
+            acks.append(Ack(seq, registration, flight.sent_ms if flight else 0, self.clock.now_ms, shown, registration))
+        self.events.on_acks(acks)
+        if registration in self.wants_ready:
+            self.wants_ready.discard(registration)
+            self.events.on_ready([registration])
+            self.flush_spilled()
+
+    def fire_timeouts(self) -> None:
+        assert self.events
+        for (registration, seq), flight in sorted(self.flights.items()):
+            if flight.deadline_ms <= self.clock.now_ms:
+                self.flights.pop((registration, seq), None)
+                self.events.on_ack_timeout(seq, registration)
+
+    def sent_to(self, registration: int) -> list[int]:
+        return [notify.id for r, notify in self.frames if r == registration]
+
+
+class MemoryReceipts:
+    def __init__(self) -> None:
+        self.feed: list[tuple[str, Receipt]] = []
+        self.cursors: dict[str, int] = {}
+        self._wakes: list[Callable[[], None]] = []
+
+    def add(self, app: str, outcome: Outcome) -> None:
+        self.feed.append((app, Receipt(len(self.feed) + 1, outcome)))
+        for wake in self._wakes:
+            wake()
+
+    def lookup(self, app: str, seq: int, *, offset: int = 0, limit: int = 100) -> PushRecord | None:
+        raise AssertionError("not asked by delivery")
+
+    def after(self, app: str, cursor: int, limit: int) -> list[Receipt]:
+        return [receipt for name, receipt in self.feed if name == app and receipt.cursor > cursor][:limit]
+
+    def last_cursor(self) -> int:
+        return len(self.feed)
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        self._wakes.append(wake)
+        return lambda: self._wakes.remove(wake)
+
+    def saved_cursor(self, name: str) -> int:
+        return self.cursors.get(name, 0)
+
+    def save_cursor(self, name: str, cursor: int) -> None:
+        assert cursor >= self.cursors.get(name, 0)
+        self.cursors[name] = cursor
