@@ -30,7 +30,7 @@ lint: setup ## ruff, mypy --strict, cython-lint, import-linter
 	@echo "== ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@echo "== mypy --strict"; $(BIN)/mypy --no-error-summary
 	@echo "== cython-lint"; $(BIN)/cython-lint ext
-	@echo "== import-linter"; $(BIN)/lint-imports --no-timing > build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
+	@echo "== import-linter"; $(BIN)/lint-imports > build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
 
 unit: setup ## the fast tests alone
 	@echo "== pytest"; $(PYTEST) -q -m "not slow and not chaos"

@@ -36,7 +36,7 @@ def upward(name: str, text: str) -> set[str]:
 
 def test_imports_in_gateway_go_down_only() -> None:
     done = subprocess.run(
-        [Path(sys.executable).with_name("lint-imports"), "--no-timing", "--no-cache"],
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 MAX_LINES = {".py": 500, ".pyx": 800}
 TEXT = {".py", ".pyx", ".pxd", ".pyi", ".h", ".md", ".toml", ".supp", ".html", ".in", ""}
 # written apart, so that this file passes its own check
-UNFINISHED = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r"|NotImplemented" + "Error")
+UNFINISHED = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")))
 HOME = re.compile(r"(?<![\w.])/(?:work|home/\w+|root|Users/\w+|tmp/\w{6,})(?:/|\b)")
 VAGUE = {"manager", "util", "utils", "helper", "helpers", "common", "misc"}
 
@@ -60,6 +60,11 @@ def test_nothing_is_left_unfinished() -> None:
         for n, line in enumerate(p.read_text().splitlines(), 1)
         if UNFINISHED.search(line)
     ]
+    assert found == []
+
+
+def test_the_gateway_has_no_stubs() -> None:
+    found = [ids(p) for p in code("gateway") if "NotImplementedError" in p.read_text()]
     assert found == []
 
 
