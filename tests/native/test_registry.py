@@ -1,6 +1,7 @@
 """The registry against plain dicts: tokens, groups, cursors, takeovers, bindings; and what a device costs."""
 
 import hashlib
+import random
 from collections.abc import Callable
 
 import pytest
@@ -154,6 +155,39 @@ class RegistryAgainstDicts(RuleBasedStateMachine):
 
 TestRegistryAgainstDicts = RegistryAgainstDicts.TestCase
 TestRegistryAgainstDicts.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_chains_keep_the_order_of_binding_through_moves_removals_and_takeovers(seed: int) -> None:
+    rng = random.Random(seed)
+    registry = Registry()
+    chains: dict[int, list[int]] = {7: [], 8: []}
+    for number in range(8):
+        registry.add(number, token_of(number), group=0)
+    for device in chains:
+        registry.login(device, 1)
+    for step in range(4000):
+        number, device = rng.randrange(8), rng.choice([7, 8])
+        held_by = next((device for device, chain in chains.items() if number in chain), None)
+        what = rng.choice(["bind", "bind", "bind", "unbind", "renew", "takeover" if step % 20 == 0 else "bind"])
+        if what == "takeover":
+            registry.login(device, step + 2)
+            chains[device] = []
+        elif what == "bind":
+            assert registry.bind(number, device)
+            if held_by != device:
+                if held_by is not None:
+                    chains[held_by].remove(number)
+                chains[device].append(number)
+        else:
+            if what == "unbind":
+                assert registry.unbind(number) is (held_by is not None)
+            else:
+                assert registry.remove(number, token_of(number))
+                registry.add(number, token_of(number), group=0)
+            if held_by is not None:
+                chains[held_by].remove(number)
+        assert {device: registry.bound(device) for device in chains} == chains
 
 
 def crowd(devices: int) -> Registry:
