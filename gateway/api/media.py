@@ -59,7 +59,7 @@ def describe(error: GatewayError) -> ErrorDetail:
 
 def content_kind(content_type: str | None, *, allowed: frozenset[str] = frozenset({JSON, MSGPACK})) -> str:
     """JSON, MSGPACK or NDJSON for a Content-Type; none at all is taken as JSON. Raises UnsupportedMedia."""
-    name = (content_type or JSON).partition(";")[0].strip().lower()
+    name = (JSON if content_type is None else content_type).partition(";")[0].strip().lower()
     kind = JSON if name in _JSON_NAMES else MSGPACK if name in _MSGPACK_NAMES else ""
     kind = NDJSON if name in _NDJSON_NAMES else kind
     if kind not in allowed:
@@ -156,8 +156,9 @@ def decode(body: bytes | memoryview, as_type: type[_T], *, kind: str = JSON) -> 
 
 def explain(exc: msgspec.ValidationError) -> BadRequest:
     """msgspec's text names the place as a path; ours is the dotted field."""
-    reason, _, path = str(exc).partition(" - at `")
-    place = path.rstrip("`").removeprefix("key in ").removeprefix("$").lstrip(".")
+    reason, _, path = str(exc).partition(" - at ")
+    # "`$.tags[1]`", or "`key` in `$.addresses`" where the name of an entry is wrong
+    place = path.rpartition(" in ")[2].strip("`").removeprefix("$").lstrip(".")
     quoted = reason.split("`")
     if "unknown field" in reason or "missing required field" in reason:
         name = quoted[1] if len(quoted) > 1 else ""
