@@ -1,4 +1,4 @@
-from typing import final
+from typing import Self, final
 from typing_extensions import Buffer
 
 @final
@@ -7,7 +7,7 @@ class Pending:
     Control thread only. Times are Unix milliseconds in, 100 ms ticks inside, rounded up: nothing fires early.
     Registrations have 31 bits, state and hop 8, expires_s and collapse 32, sequences 64 (else ValueError or
     OverflowError)."""
-    def __init__(self, now_ms: int) -> None: ...
+    def __new__(cls, now_ms: int) -> Self: ...
     def __len__(self) -> int: ...
     def add(
         self,

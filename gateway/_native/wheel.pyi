@@ -1,9 +1,9 @@
-from typing import final
+from typing import Self, final
 
 @final
 class Wheel:
     """Hierarchical timing wheel (4 levels of 256 slots), ticks are 32-bit and may wrap; for tests and benchmarks."""
-    def __init__(self, now: int = 0) -> None: ...
+    def __new__(cls, now: int = 0) -> Self: ...
     def __len__(self) -> int: ...
     def arm(self, key: int, at: int) -> None:
         """(Re-)arm key to fire at this tick; a tick at or before now fires at the next advance."""
