@@ -1,4 +1,5 @@
 from typing import Self, final
+
 from typing_extensions import Buffer
 
 @final
@@ -38,6 +39,7 @@ class Pending:
         the sequence is unknown."""
     def due(self, now_ms: int, limit: int) -> list[int]:
         """Rows whose timer fired, at most limit (the rest stay due). A row that fired before its expiry gets its timer
-        re-armed at the expiry, so that it can not be forgotten; one at its expiry is reported once more each second."""
+        re-armed at the expiry, so that it can not be forgotten; one at its expiry is reported once more each
+        second."""
     @property
     def memory_bytes(self) -> int: ...

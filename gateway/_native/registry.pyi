@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from typing import final
+
 from typing_extensions import Buffer
 
 @final
@@ -20,7 +21,8 @@ class Registry:
     def cursor(self, number: int) -> int: ...
     def set_cursor(self, number: int, cursor: int) -> None: ...
     def advance_many(self, numbers: Sequence[int], seq: int, floor: int) -> list[int]:
-        """Each number whose cursor is ≥ floor gets cursor = max(cursor, seq); returns the numbers below the floor (and unknown ones are ignored)."""
+        """Each number whose cursor is ≥ floor gets cursor = max(cursor, seq); returns the numbers below the floor
+        (and unknown ones are ignored)."""
     def login(self, device: int, link: int) -> int:
         """The device's link is now this one; returns the previous link or 0. What was bound to the previous is unbound.
         The same link again is no takeover: 0, and what is bound stays. ValueError for link 0."""
