@@ -24,7 +24,7 @@ class Pending:
     def add_many(
         self, first_seq: int, registrations: Buffer, notification: int, expires_s: int, collapse: int = 0
     ) -> None:
-        """registrations: packed native uint32; sequences first_seq, first_seq+1, … All of them or, with an error, none."""
+        """registrations: packed native uint32; sequences first_seq, first_seq+1, … With an error: none."""
     def get(self, seq: int) -> tuple[int, int, int, int, int] | None:
         """(registration, notification, state, hop, expires_s)"""
     def set_state(self, seq: int, state: int, hop: int) -> bool: ...
