@@ -99,7 +99,7 @@ class BroadcastRouter:
         live = self._hold(notification)
         groups = self._groups(notification)
         if groups:
-            self._edge.fanout(groups, live.frame, notification.seq, notification.ack_ms)
+            self._edge.fanout(groups, live.frame, notification.seq, notification.ack_ms, notification.urgency)
 
     def committed(self, notification: Notification) -> None:
         """The row is durable: count the audience, and fall back for those who are away where the push says so."""

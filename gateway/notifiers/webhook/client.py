@@ -6,6 +6,7 @@ for its user. Signed as delivery.signature says, with the app's secret for this 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -24,12 +25,27 @@ from gateway.notifiers.webhook.settings import Settings, parse_endpoint
 
 #: of an answer's body at most this much is read, so that the connection can be kept
 MAX_ANSWER_BYTES = 4_096
+#: and at most this long
+ANSWER_S = 1.0
 
 _URGENCIES = ("very-low", "low", "normal", "high")
 
 
 def _unix_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+async def _read_some(response: httpx.Response) -> None:
+    """The head was the answer: trouble with the body costs the connection, not the result."""
+    read = 0
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            async for chunk in response.aiter_raw(MAX_ANSWER_BYTES):
+                read += len(chunk)
+                if read >= MAX_ANSWER_BYTES:
+                    return
+    except (TimeoutError, httpx.HTTPError):
+        return
 
 
 class WebhookNotifier:
@@ -86,11 +102,7 @@ class WebhookNotifier:
         try:
             async with self._client.stream("POST", url, content=body, headers=headers) as response:
                 result = parse_status(response.status_code, response.headers, self._clock())
-                read = 0
-                async for chunk in response.aiter_raw(MAX_ANSWER_BYTES):
-                    read += len(chunk)
-                    if read >= MAX_ANSWER_BYTES:
-                        break
+                await _read_some(response)
                 return result
         except httpx.InvalidURL:
             return NotifierResult(ok=False, dead=True, detail="no url")

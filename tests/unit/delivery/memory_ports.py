@@ -353,8 +353,10 @@ class MemoryEdge:
         self._put(registration, frame, seq, ack_ms, again)
         return True
 
-    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int) -> None:
-        links = [r for r in sorted(self.bound) if self.directory.group_of(r) in groups]
+    def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int, urgency: int) -> None:
+        links = [
+            r for r in sorted(self.bound) if self.directory.group_of(r) in groups and urgency >= self.urgency_floor(r)
+        ]
         for registration in links:
             self._put(registration, frame, seq, ack_ms, False)
         self.fanned.append((seq, len(links)))

@@ -205,3 +205,14 @@ async def test_storm_of_devices_coming_back_is_served_in_slices(house: House) ->
             turns += 1
     assert turns >= 3
     assert {f.id for _, f in house.edge.frames} == {seq}
+
+
+async def test_fan_out_leaves_alone_who_wants_nothing_so_unimportant(house: House) -> None:
+    device, other = house.directory.add(), house.directory.add()
+    house.edge.floors[device.number] = 2
+    house.edge.connect(device.number, other.number)
+    seq = await house.accepted(EVERYONE, urgency="low")
+    assert [number for number, _ in house.edge.frames] == [other.number]
+    house.edge.floors[device.number] = 0
+    house.dispatcher.on_ready([device.number])
+    assert house.edge.sent_to(device.number) == [seq]
