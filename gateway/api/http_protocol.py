@@ -192,6 +192,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._linger = self.loop.call_later(self.limits.linger_s, self.transport.abort)
 
     def _abort(self, reason: str) -> None:
+        if self.transport.is_closing():  # the parser may still have pieces of what came at once
+            return
         self.metrics.count(Metric.API_CUT, label=reason)
         self.transport.abort()
 

@@ -180,4 +180,6 @@ def _older(node: Any) -> Any:
     if out.get("type") == "null":
         out = {"nullable": True, "enum": [None]}
     out.pop("propertyNames", None)
+    if out.get("required") == []:
+        del out["required"]
     return out
