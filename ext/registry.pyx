@@ -37,6 +37,7 @@ cdef extern from *:
 cdef enum:
     LIVE = 1            # the row is in use
     BOUND = 2           # to the session of its device
+    SIGNED_OUT = 4      # its account is not in use on the device (A5)
     PLACES = 16         # smallest table of chunks
     BATCH = 32          # look-ups whose cache misses overlap
 
@@ -367,6 +368,15 @@ cdef class Registry:
     @cython.critical_section
     def set_group(self, uint32_t number, uint32_t group):
         self.known(number).group = group
+
+    @cython.critical_section
+    def signed_out(self, uint32_t number):
+        return self.known(number).flags & SIGNED_OUT != 0
+
+    @cython.critical_section
+    def set_signed_out(self, uint32_t number, bint signed_out):
+        cdef registration_t *row = self.known(number)
+        row.flags = row.flags | SIGNED_OUT if signed_out else row.flags & ~<uint32_t>SIGNED_OUT
 
     @cython.critical_section
     def cursor(self, uint32_t number):

@@ -22,6 +22,7 @@ OK, FAILED, USAGE = 0, 1, 2
 #: command → the module of this package that has it, and the name of its Typer object there; in the order of --help
 COMMANDS = {
     "serve": "serve:command",
+    "tour": "tour:command",
     "apps": "apps:group",
     "send": "send:command",
     "inspect": "inspection:group",

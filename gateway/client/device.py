@@ -171,6 +171,11 @@ class Device:
                     return
         raise self.error or DeviceClosed("The device was closed.")
 
+    def cut(self) -> None:
+        """Drop the connection without a word, as a network does; the device reconnects by itself. For tests."""
+        if self._link is not None:
+            self._link.abort()
+
     async def states(self) -> AsyncGenerator[DeviceState, None]:
         """The state now and each change, up to STOPPED. A slow observer misses the oldest."""
         observer = Observer(self.state)

@@ -326,10 +326,12 @@ class Executor:
         )
 
     def _chain(self, notification: Notification, registration: int) -> Sequence[str]:
-        """Notifiers in order: the push's own, else the registration's, else the app's."""
+        """Notifiers in order: the push's own, else the registration's, else the app's; none while it is signed out."""
+        record = self._directory.registration(registration)
+        if record is not None and record.signed_out:
+            return ()  # A5: another account uses the device, and a notifier would show this one's there
         if notification.fallback is not None:
             return notification.fallback
-        record = self._directory.registration(registration)
         if record is not None and record.fallback is not None:
             return record.fallback
         app = self._directory.app(notification.app)

@@ -1,4 +1,4 @@
-"""The device door: reactors, logins, and the frames a control thread must answer; must never decide where a push goes."""
+"""The device door: reactors, logins, frames a control thread must answer; must never decide where a push goes."""
 
 from gateway.edge.server import EdgeServer
 

@@ -54,7 +54,7 @@ AckEvent = tuple[int, int, int, int, bool, int]
 
 
 def build_goaway(error: type[GatewayError], *, after_ms: int | None = None, jitter_ms: int | None = None) -> bytes:
-    """Farewell for an error; without a jitter of its own a device waits up to twice the time, so that a crowd spreads."""
+    """Farewell for an error; without a jitter given, up to once more the wait, so that a crowd spreads."""
     wait = error.after_ms if after_ms is None else after_ms
     return build_frame(
         FrameType.GOAWAY,
@@ -92,7 +92,7 @@ def _last_words() -> dict[str, bytes]:
 
 def raise_descriptor_limit() -> int:
     """As many descriptors as this process may have (each reactor counts for itself); returns the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard
     try:
         with open("/proc/sys/fs/nr_open") as f:
@@ -278,5 +278,3 @@ class Plane:
             yield (Metric.LINKS_REJECTED if reason in _REJECTED else Metric.LINKS_CLOSED), reason, ended
             if reason in _MALFORMED:
                 yield Metric.FRAMES_MALFORMED, reason, ended
-
-

@@ -128,8 +128,8 @@ class DeviceRequests:
             # A5: this account takes the place of the app's other accounts on this device.
             for other in bound:
                 if other != number and self._directory.group_app(self._registry.group(other)) == ask.app:
-                    self._edge.unbind(link, other)
                     self._directory.sign_out(other)
+                    self._edge.unbind(link, other)
         elif number not in bound and len(bound) >= MAX_BOUND:
             raise InvalidField(f"at most {MAX_BOUND} registrations on one connection", field="keep")
         answer = Token(req=ask.req, token=build_token(registration.token), created=created)
@@ -144,7 +144,7 @@ class DeviceRequests:
 
     # --- UNREGISTER
 
-    def _own(self, session: Session, token: str, link: int) -> int:
+    def _own(self, token: str, link: int) -> int:
         """Number of a token bound on this link; any other is unknown here."""
         raw = parse_token(token)
         number = self._registry.find(raw) if raw else -1
@@ -154,7 +154,7 @@ class DeviceRequests:
 
     def _on_unregister(self, link: int, session: Session, body: bytes) -> None:
         ask = parse_body(body, Unregister)
-        number = self._own(session, ask.token, link)
+        number = self._own(ask.token, link)
         self._edge.unbind(link, number)
         if not self._registry.bound(session.key):
             self._edge.remember(link, session)
@@ -163,18 +163,16 @@ class DeviceRequests:
             if ask.forget:
                 await self._directory.revoke(number)
             else:
-                signed_out = self._directory.sign_out(number)
-                if signed_out is not None:
-                    await signed_out
+                await self._directory.sign_out(number)
             self._edge.send(link, build_frame(FrameType.DONE, Done(req=ask.req)))
 
         self._later(link, ask.req, work())
 
     # --- FETCH (A4, B2)
 
-    def _on_fetch(self, link: int, session: Session, body: bytes) -> None:
+    def _on_fetch(self, link: int, _session: Session, body: bytes) -> None:
         ask = parse_body(body, Fetch)
-        number = self._own(session, ask.token, link)
+        number = self._own(ask.token, link)
         count, more = self._edge.events.on_fetch(number, ask.ids)
         self._edge.send(link, build_frame(FrameType.FETCHED, Fetched(req=ask.req, count=count, more=more)))
 

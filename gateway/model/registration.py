@@ -56,6 +56,8 @@ class Registration(msgspec.Struct, kw_only=True):
     fallback: list[str] | None = None
     created_at: int = 0  # Unix seconds
     revoked_at: int = 0
+    #: the device said this account is not in use there: nothing for it leaves the gateway until it registers again (A5)
+    signed_out: bool = False
     #: how many earlier tokens of this triple were revoked
     generation: int = 0
 

@@ -154,7 +154,9 @@ class Committer:
 
     async def flush(self) -> None:
         """Return when everything submitted so far is durable; raises StoreUnavailable where that failed."""
-        await self.accept(())
+        landed = self.accept(())
+        self._arm(hurry=True)
+        await landed
 
     # --- batches --------------------------------------------------------------------------------------------
 
@@ -164,10 +166,10 @@ class Committer:
         if self._writable and not self._closed:
             self._arm()  # else the probe takes it along
 
-    def _arm(self) -> None:
+    def _arm(self, *, hurry: bool = False) -> None:
         if self._due:
             return
-        if self._waiting_rows >= self._commit_rows:
+        if hurry or self._waiting_rows >= self._commit_rows:
             if not self._hurried:
                 if self._timer is not None:
                     self._timer.cancel()

@@ -252,7 +252,8 @@ class Directory:
                 generation=generation,
             )
             return registration, True, self._create(registration, group)
-        if self.registry.group(number) == group and not _given(alias, tags, addresses, fallback):
+        is_as_before = self.registry.group(number) == group and not self.registry.signed_out(number)
+        if is_as_before and not _given(alias, tags, addresses, fallback):
             known = Registration(
                 number=number,
                 token=token,
@@ -264,7 +265,7 @@ class Directory:
             )
             return known, False, self._under_way(number)
         before = self._existing(number)
-        changed = _changed(before, alias, tags, addresses, fallback, version)
+        changed = replace(_changed(before, alias, tags, addresses, fallback, version), signed_out=False)
         if changed == before:
             return before, False, self._under_way(number)
         return changed, False, self._change(before, changed)
@@ -284,6 +285,14 @@ class Directory:
         changed = _changed(before, alias, tags, addresses, fallback, before.version)
         written = self._under_way(number) if changed == before else self._change(before, changed)
         return self._answer(written, changed)
+
+    def sign_out(self, number: int) -> asyncio.Future[None]:
+        """A5: this account is not in use on its device now; until it registers again nothing for it may leave the
+        gateway, by no channel. In force at once, durable when the future resolves."""
+        before = self._existing(number)
+        after = replace(before, signed_out=True)
+        written = self._under_way(number) if after == before else self._change(before, after)
+        return self._answer(written, None)
 
     def _existing(self, number: int) -> Registration:
         registration = self.registration(number)
@@ -321,12 +330,15 @@ class Directory:
         new_group = self._groups.number(after.app, after.version)
 
         def undo() -> None:
+            if self.registry.has(number):
+                self.registry.set_signed_out(number, before.signed_out)
             if old_group != new_group and self.registry.has(number):
                 self._move(number, old_group)
             self._settled(number, after, changes)
 
         rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(after))]
         written = self._write(number, after, rows + [change.row for change in changes], changes, undo)
+        self.registry.set_signed_out(number, after.signed_out)
         if old_group != new_group:
             self._move(number, new_group)
         return written
@@ -355,6 +367,7 @@ class Directory:
 
         def undo() -> None:
             self.registry.add(number, registration.token, group, cursor)
+            self.registry.set_signed_out(number, registration.signed_out)
             self._tombstones.pop(first, None)
             self._settled(number, None, changes)
 

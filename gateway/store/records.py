@@ -81,7 +81,7 @@ def unpack_u64(raw: bytes) -> int:
 
 # --- apps and registrations ---------------------------------------------------------------------------------
 
-_REGISTRATION = struct.Struct(">16sIB")  # token, app number, length of the version that follows
+_REGISTRATION = struct.Struct(">16sI?B")  # token, app number, signed out, length of the version that follows
 
 
 def build_app(app: App) -> bytes:
@@ -94,18 +94,20 @@ def parse_app(raw: bytes) -> App:
 
 def build_registration(registration: Registration, app_number: int) -> bytes:
     version = registration.version.encode()
-    return _REGISTRATION.pack(registration.token, app_number, len(version)) + version + bytes(_encode(registration))
+    head = _REGISTRATION.pack(registration.token, app_number, registration.signed_out, len(version))
+    return head + version + bytes(_encode(registration))
 
 
 class RegistrationHead(NamedTuple):
     token: bytes
     app_number: int
+    signed_out: bool
     version: bytes
 
 
 def parse_registration_head(raw: bytes) -> RegistrationHead:
-    token, app_number, size = _REGISTRATION.unpack_from(raw)
-    return RegistrationHead(token, app_number, bytes(raw[_REGISTRATION.size : _REGISTRATION.size + size]))
+    token, app_number, signed_out, size = _REGISTRATION.unpack_from(raw)
+    return RegistrationHead(token, app_number, signed_out, bytes(raw[_REGISTRATION.size : _REGISTRATION.size + size]))
 
 
 def parse_registration(raw: bytes) -> Registration:

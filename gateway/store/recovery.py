@@ -140,14 +140,17 @@ class Recovery:
         groups: dict[tuple[int, bytes], int] = {}
         add = self._registry.add
         for key, raw in self._environment.scan(Db.REGISTRATIONS):
-            token, app_number, version = parse_registration_head(raw)
+            token, app_number, signed_out, version = parse_registration_head(raw)
             group = groups.get((app_number, version), -1)
             if group < 0:
                 app = self._directory.app_name(app_number)
                 if app is None:
                     continue
                 group = groups[(app_number, version)] = self._groups.number(app, version.decode())
-            add(unpack_u32(key), token, group)
+            number = unpack_u32(key)
+            add(number, token, group)
+            if signed_out:
+                self._registry.set_signed_out(number, True)
 
     def _load_cursors(self) -> None:
         has, set_cursor = self._registry.has, self._registry.set_cursor

@@ -1,0 +1,71 @@
+"""Goes from clause to clause, each in turn on the same stage; a clause that fails does not stop the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple
+
+from gateway.tour.clauses_a import CLAUSES as CLAUSES_A
+from gateway.tour.clauses_b import CLAUSES as CLAUSES_B
+from gateway.tour.clauses_f import CLAUSES as CLAUSES_F
+from gateway.tour.fleet import Fleet
+from gateway.tour.stage import Failed, Stage
+
+Clause = Callable[[Stage, Fleet], Awaitable[str]]
+#: id → (what it shows, how); ids sort as the mission's clauses do
+CLAUSES: dict[str, tuple[str, Clause]] = {**CLAUSES_A, **CLAUSES_B, **CLAUSES_F}
+
+
+class Row(NamedTuple):
+    """One line of the table: ok None = skipped, `detail` says why."""
+
+    clause: str
+    tried: str
+    ok: bool | None
+    detail: str
+    seconds: float
+
+
+class Walk(NamedTuple):
+    """What a walk reports while it goes: devices up so far, then rows as they come."""
+
+    on_devices: Callable[[int, int], None]
+    on_clause: Callable[[str, str], None]
+    on_row: Callable[[Row], None]
+
+
+def select(wanted: Iterable[str]) -> list[str]:
+    """Clause ids for arguments like "A" or "B3"; all for none. KeyError names one that is not there."""
+    chosen: list[str] = []
+    for word in wanted:
+        found = [clause for clause in CLAUSES if clause == word.upper() or clause[0] == word.upper()]
+        if not found:
+            raise KeyError(word)
+        chosen += [clause for clause in found if clause not in chosen]
+    return chosen or list(CLAUSES)
+
+
+async def walk(clauses: list[str], devices: int, report: Walk) -> list[Row]:
+    """Start a gateway and a fleet, show each clause, and clean up. Raises Failed where the stage itself fails."""
+    rows = []
+    async with Stage() as stage:
+        fleet = Fleet(devices, stage.device_port)
+        try:
+            await fleet.connect(lambda up: report.on_devices(up, devices))
+            for clause in clauses:
+                tried, show = CLAUSES[clause]
+                report.on_clause(clause, tried)
+                began = time.monotonic()
+                try:
+                    ok, detail = True, await show(stage, fleet)
+                except Failed as exc:
+                    ok, detail = False, str(exc)
+                except Exception as exc:
+                    ok, detail = False, f"{type(exc).__name__}: {exc}"
+                row = Row(clause, tried, ok, detail, time.monotonic() - began)
+                rows.append(row)
+                report.on_row(row)
+        finally:
+            await fleet.close()
+    return rows
