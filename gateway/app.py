@@ -207,6 +207,6 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
     finally:
         await gateway.stop()
         if ready_file is not None:
-            ready_file.unlink(missing_ok=True)
+            ready_file.unlink(missing_ok=True)  # noqa: ASYNC240 - nothing is served any more
     _log.info("stopped")
     return 0

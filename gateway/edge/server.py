@@ -91,7 +91,7 @@ class EdgeServer:
         self._drained = 0
         self._all_drained.clear()
         for reactor in self.plane.reactors:
-            while not reactor.drain_links(frame, int(over_s * 1000)):
+            while not reactor.drain_links(frame, int(over_s * 1000)):  # noqa: ASYNC110 - a full mailbox has no event
                 await asyncio.sleep(0.01)
         if self.plane.reactors:
             await self._all_drained.wait()
@@ -114,7 +114,7 @@ class EdgeServer:
             self._forget_fresh()
             if not limit:
                 continue
-            with open("/proc/self/statm") as statm:
+            with open("/proc/self/statm") as statm:  # noqa: ASYNC230 - no disk behind it
                 resident = int(statm.read().split()[1]) * page
             if (resident > limit) != refusing:
                 refusing = not refusing

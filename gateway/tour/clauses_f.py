@@ -70,7 +70,7 @@ async def f3(stage: Stage, fleet: Fleet) -> str:
     for push in kept:
         await stage.state_of(push, "acked")
     async with asyncio.timeout(60):
-        while not await stage.is_connected(acked.token):
+        while not await stage.is_connected(acked.token):  # noqa: ASYNC110 - asked over HTTP
             await asyncio.sleep(0.05)
     check(acked.titles["f3 acked"] == 1, "what was acked before the kill came again")
     return f"kill -9: {len(kept)} of {len(kept)} accepted pushes came after a restart of {restart_s:.1f} s, none twice"
