@@ -32,7 +32,12 @@ log = structlog.get_logger(__name__)
 KEPT_FACTOR = 4
 #: the probe writes so much that success means room for more than the probe itself
 _PROBE_ROWS: list[Row] = [(PUT, Db.META, b"probe%02d" % i, bytes(1_500)) for i in range(16)]
+#: LMDB reuses a page two transactions after the one that freed it; these are the two
+_AGEING: list[Row] = [(PUT, Db.META, b"probe", b"\0")]
 _PROBE_REMOVAL: list[Row] = [(DELETE, Db.META, key, b"") for _, _, key, _ in _PROBE_ROWS]
+
+#: steps of a probe: write what was kept, write something of its own, done
+_KEPT, _PROBE, _PROBED = range(3)
 
 Call = Callable[[], None]
 
@@ -87,7 +92,8 @@ class Committer:
         self._writable = not environment.readonly
         self._full = False  # the last failure was a full map: kept rows may use the reserve
         self._panic = environment.readonly  # the environment has to be opened again before anything can be written
-        self._probing = False  # the commit under way, or the one to come, is the probe itself
+        self._probing = False  # the commit under way belongs to a probe
+        self._step = _KEPT  # of the probe
         self._probe_timer: asyncio.TimerHandle | None = None
         self._probe_ends: list[asyncio.Future[None]] = []
         self._closed = False
@@ -248,7 +254,7 @@ class Committer:
         for hook in self._hooks:
             hook()
         if self._probing:
-            self._probe_on(bool(batch))
+            self._probe_on()
         else:
             self._cut()
 
@@ -317,14 +323,22 @@ class Committer:
             self._panic = False
         for drain in self._sources:
             drain()
-        self._probe_on(kept_landed=True)
+        self._step = _KEPT
+        self._probe_on()
 
-    def _probe_on(self, kept_landed: bool) -> None:
-        if self._waiting:
+    def _probe_on(self) -> None:
+        if self._step == _KEPT:
             if self._full:
                 self._environment.grow()
-            self._fly(self._take())
-        elif kept_landed:
+            if self._waiting:
+                self._fly(self._take())
+                return
+            self._step = _PROBE
+            if self._full:
+                self._fly([], _AGEING, _AGEING)
+                return
+        if self._step == _PROBE:
+            self._step = _PROBED
             if self._full:
                 self._environment.shrink()
             self._fly([], _PROBE_ROWS, _PROBE_REMOVAL)
