@@ -294,6 +294,9 @@ class Executor:
         if registration is None or registration.revoked_at:
             self.apply(job.seq, Event.REVOKE)
             return None
+        if registration.signed_out:  # A5, while the call waited
+            self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="signed out"))
+            return None
         app = self._directory.app(notification.app) if notification is not None else None
         if notification is None or app is None:
             return None

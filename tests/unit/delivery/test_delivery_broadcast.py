@@ -123,6 +123,21 @@ async def test_fallback_that_can_not_be_stored_leaves_it_waiting_by_its_cursor(h
     house.journal.writable = True
 
 
+async def test_device_that_is_back_before_its_single_delivery_is_stored_gets_one_of_both(house: House) -> None:
+    away = house.directory.add()
+    taken = house.push(EVERYONE, fallback=["stub"])
+    await taken.done
+    house.journal.hold = True
+    await house.settle_down()
+    house.edge.connect(away.number)
+    [own] = house.edge.sent_to(away.number)
+    assert own != taken.seq
+    house.journal.commit()
+    await house.settle_down()
+    house.dispatcher.on_ready([away.number])
+    assert house.edge.sent_to(away.number) == [own]
+
+
 async def test_recall_reaches_links_and_single_deliveries_and_ends_it(house: House) -> None:
     there, away = house.directory.add(), house.directory.add()
     house.edge.connect(there.number)

@@ -295,6 +295,20 @@ async def test_notifier_is_not_called_for_a_token_revoked_meanwhile(house: House
     assert not house.stub.calls
 
 
+async def test_signed_out_account_reaches_no_notifier_not_even_a_call_that_waits(house: House) -> None:  # A5
+    device = house.directory.add(fallback=["stub"])
+    taken = house.push(device)
+    device.signed_out = True
+    await taken.done
+    await house.settle_down()
+    later = await house.accepted(device)
+    assert not house.stub.calls
+    assert [house.state(seq) for seq in (taken.seq, later)] == [State.WAITING] * 2
+    device.signed_out = False
+    house.edge.connect(device.number)
+    assert house.edge.sent_to(device.number) == [taken.seq, later]
+
+
 async def test_light_form_is_announced_and_the_body_settles_it_on_fetch(house: House) -> None:  # B2
     device = house.directory.add()
     house.edge.connect(device.number)
@@ -335,6 +349,7 @@ async def test_fetch_tells_that_the_light_form_is_there_before_its_ack(house: Ho
     house.edge.connect(device.number)
     seq = await house.accepted(device, data="body", body="on_demand")
     assert house.dispatcher.on_fetch(device.number, [seq]) == (1, False)
+    assert [f.more for f in house.frames(device)] == [True, False]
     house.edge.ack(device.number, seq)
     assert house.state(seq) is State.ACKED
 
@@ -348,10 +363,11 @@ async def test_body_that_goes_at_once_is_never_light(house: House) -> None:
 
 async def test_fetch_of_anothers_message_gets_nothing(house: House) -> None:
     mine, other = house.directory.add(), house.directory.add()
-    house.edge.connect(other.number)
-    seq = await house.accepted(mine, data="secret")
+    house.edge.connect(mine.number, other.number)
+    seq = await house.accepted(mine, data="secret", body="on_demand")
     assert house.dispatcher.on_fetch(other.number, [seq, 10**9]) == (0, False)
-    assert not house.edge.frames
+    assert [f.more for _, f in house.edge.frames] == [True]
+    assert house.counted(Metric.ACKS_FOREIGN) == 1
 
 
 async def test_device_below_its_floor_is_left_alone_until_it_asks(house: House) -> None:
@@ -500,14 +516,20 @@ async def test_call_that_waits_is_dropped_and_not_used_up_once_the_device_is_bac
 async def test_result_of_a_notifier_that_was_left_behind_only_enters_the_history(house: House) -> None:
     device = house.directory.add(fallback=["stub", "other"])
     house.stub.expect(Answer.HANG)
+    house.other.expect(Answer.HANG)
     seq = await house.accepted(device)
     house.edge.connect(device.number)
     await house.advance(3_000)
     assert len(house.other.calls) == 1
     house.stub.release()
     await house.settle_down()
-    assert house.steps(seq) == ["sent", "ack_timeout", "notified", "notified"]
-    assert house.state(seq) is State.NOTIFIED
+    assert house.steps(seq) == ["sent", "ack_timeout", "notified"]
+    row = house.journal.rows[seq]
+    assert row.steps[-1].channel == "stub"
+    assert row.timer_ms == row.delivery.expires_s * 1000  # the recheck belongs to the other one's answer
+    house.other.release()
+    await house.settle_down()
+    assert row.timer_ms == house.clock.now_ms + 30_000
 
 
 async def test_shown_implies_ack_and_a_later_one_amends_the_history(house: House) -> None:
