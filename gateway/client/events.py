@@ -71,7 +71,7 @@ class Request:
     internal: bool = False
     #: NOTIFYs sent in answer so far (FETCH)
     count: int = 0
-    #: Counters.notifications when it was sent (FETCH)
+    #: Inbox.news when it was sent (FETCH)
     had: int = 0
 
 

@@ -27,7 +27,7 @@ from gateway.client.seen import (
     SHOWN_LIGHT,
     Seen,
 )
-from gateway.model.errors import InvalidField, MalformedFrame
+from gateway.model.errors import MalformedFrame
 from gateway.model.frames import MAX_IDS, FrameType, Notify, build_frame
 
 MAX_HELD = 256
@@ -49,6 +49,8 @@ class Inbox:
     def __init__(self, seen: Seen, counters: Counters) -> None:
         self._seen = seen
         self._counters = counters
+        #: NOTIFYs that brought something, a body included; duplicates do not
+        self.news = 0
         #: ids to confirm with the next flush
         self.acks: list[int] = []
         self.shown: list[int] = []
@@ -71,15 +73,14 @@ class Inbox:
             collapse=notify.collapse,
             source=notify.token or notify.app,
         )
-        if not notification.source:
-            raise InvalidField("NOTIFY names neither token nor app", field="token")
         flags = self._seen.get(notification.source, notification.id)
         if flags is not None and (flags & FULL or not whole):
             self._counters.duplicates += 1
             self._confirm_again(notification.id, flags)
             return []
+        self.news += 1
         if binding.foreground and whole:
-            self._counters.notifications += 1
+            self._counters.notifications += flags is None
             binding.held.pop(notification.id, None)
             self._seen.mark(notification.source, notification.id, FULL)
             return [Arrived(binding, notification)]

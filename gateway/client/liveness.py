@@ -53,6 +53,12 @@ class Liveness:
         idle = self._ping_at is None
         self._heartbeat.on_cut(now - max(self.last_sent, self.last_received) if idle else self._silence)
 
+    def on_unheard(self, now: float) -> None:
+        """The gateway heard nothing for 1.5 intervals. Where we did send, silence killed the way up; where we did not
+        (the process was stopped), it says nothing about the network."""
+        if now - self.last_sent <= self._heartbeat.agreed:
+            self._heartbeat.on_cut(self._heartbeat.agreed)
+
     def pause(self, paused: bool, now: float) -> None:
         """Nobody reads: a PONG can not be seen, so its lack says nothing until reading goes on."""
         self.paused = paused

@@ -395,7 +395,7 @@ class Session:
         if request is None or request.binding is None:
             return
         request.count += fetched.count
-        more = fetched.more and self.counters.notifications > request.had  # not when only duplicates came
+        more = fetched.more and self._inbox.news > request.had  # not when only duplicates came
         if request.internal:
             self._bodies_came(request.binding, request, fetched, more)
         elif more:
@@ -439,7 +439,7 @@ class Session:
         told = parse_body(body, frames.Goaway)
         error = build_error(told.code, told.name, retry=told.retry, after_ms=told.after_ms)
         if told.code == HeartbeatTimeout.code:
-            self._liveness.on_cut(self._now)  # A6: our PINGs did not get through
+            self._liveness.on_unheard(self._now)  # A6
         self._close(Closed(error, retry=told.retry, after_ms=max(told.after_ms, 0), jitter_ms=max(told.jitter_ms, 0)))
 
     # --- requests and answers -----------------------------------------------------------------------------------------
@@ -461,7 +461,7 @@ class Session:
             return  # sent on this link already, or refused meanwhile
         if request.kind is FrameType.FETCH:
             self._out += self._inbox.flush(self._max_frame)  # confirmations make room in the in-flight window
-            request.had = self.counters.notifications
+            request.had = self._inbox.news
             if request.binding is not None:
                 request.body.token = request.binding.token or request.body.token
         self._last_req = req = self._last_req % 0xFFFFFFFF + 1
