@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -12,12 +13,13 @@ import structlog
 from api_doubles import Door, error_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 from structlog.testing import capture_logs
 
-from gateway.api.media import JSON, MSGPACK, NDJSON, content_kind, decode
+from gateway.api.media import JSON, MSGPACK, NDJSON, content_kind, decode, read_body
 from gateway.delivery.request import PushRequest
 from gateway.metrics import Metric
-from gateway.model.errors import BadRequest, UnsupportedMedia
+from gateway.model.errors import BadRequest, RequestTimeout, UnsupportedMedia
 
 MSGPACK_TYPES = ["application/msgpack", "application/x-msgpack", "application/vnd.msgpack; v=1"]
 
@@ -203,3 +205,13 @@ async def test_no_token_key_alias_or_content_in_logs_metrics_or_500s(door, caplo
 def test_any_bytes_are_a_push_or_a_gateway_error(data, kind):
     with contextlib.suppress(BadRequest):
         assert isinstance(decode(data, PushRequest, kind=kind), PushRequest)
+
+
+async def test_a_body_that_drips_has_an_end():
+    async def drip():
+        await asyncio.sleep(0.005)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, drip)
+    with pytest.raises(RequestTimeout):
+        await read_body(request, 1_000_000, timeout_s=0.05)
