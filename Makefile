@@ -47,6 +47,7 @@ test-chaos: setup ## kills, full disks, cut connections
 
 docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/heliograph docs
+	@$(BIN)/python -m gateway.delivery docs/delivery.md
 
 wheel: setup ## sdist, wheel from it, import check in a clean environment
 	@.ci/wheel

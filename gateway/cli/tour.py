@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import uvloop
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from gateway.model.errors import ConfigError
-from gateway.tour import Row, Walk, walk
-from gateway.tour.stage import Failed
-from gateway.tour.walk import select
+
+if TYPE_CHECKING:
+    from gateway.tour import Row
 
 command = typer.Typer(add_completion=False)
 
@@ -40,6 +39,12 @@ def tour(
     [dim]heliograph tour[/dim]
     [dim]heliograph tour A B3 --devices 100 --json[/dim]
     """
+    import uvloop
+
+    from gateway.tour import Walk, walk
+    from gateway.tour.stage import Failed
+    from gateway.tour.walk import select
+
     try:
         chosen = select(clauses or [])
     except KeyError as exc:
