@@ -28,7 +28,7 @@ serve: setup ## run a gateway on loopback with an app called demo (store in var/
 test: lint unit ## lint, types, floors and all fast tests
 
 lint: setup ## ruff, mypy --strict, cython-lint, import-linter
-	@echo "== ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy --strict"; $(BIN)/mypy --no-error-summary
 	@echo "== cython-lint"; $(BIN)/cython-lint ext
 	@echo "== import-linter"; $(BIN)/lint-imports > build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
