@@ -44,6 +44,7 @@ class Bindings:
             del self._by_token[binding.token]
         binding.token = token
         binding.state = BindState.BOUND
+        binding.on_link = True
         self._by_token[token] = binding
         return changed
 
@@ -52,6 +53,7 @@ class Bindings:
         self._by_token.clear()
         for binding in self._all.values():
             binding.state = BindState.WANTED
+            binding.on_link = False
             binding.retry_at = binding.fetch_at = 0.0
             binding.fetch = None
             binding.fetch_blocked = False

@@ -37,8 +37,9 @@ from gateway.client.events import (
 from gateway.client.heartbeat import AdaptiveHeartbeat
 from gateway.client.link import Link
 from gateway.client.registration import Handlers, Registration, ended
+from gateway.client.requests import Phase
 from gateway.client.seen import Seen, SeenStore
-from gateway.client.session import Phase, Session, Wishes
+from gateway.client.session import Session, Wishes
 from gateway.client.states import Connection, DeviceState, Observer
 
 _log = logging.getLogger("gateway.client")

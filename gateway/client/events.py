@@ -36,6 +36,8 @@ class Binding:
 
     state: BindState = BindState.WANTED
     token: str = field(default="", repr=False)
+    #: TOKEN came on this link
+    on_link: bool = False
     #: another account of the app is taking its place: nothing is handed out, nothing acked (A5)
     suspended: bool = False
     #: REGISTER is sent again then, after a refusal that says to retry; 0 = not waiting

@@ -74,7 +74,7 @@ class Inbox:
             source=notify.token or notify.app,
         )
         flags = self._seen.get(notification.source, notification.id)
-        if flags is not None and (flags & FULL or not whole):
+        if flags is not None and (flags & FULL or (not whole and notification.id in binding.held)):
             self._counters.duplicates += 1
             self._confirm_again(notification.id, flags)
             return []
@@ -84,9 +84,10 @@ class Inbox:
             binding.held.pop(notification.id, None)
             self._seen.mark(notification.source, notification.id, FULL)
             return [Arrived(binding, notification)]
-        return self._hold(binding, notification, first=flags is None)
+        return self._hold(binding, notification, flags)
 
-    def _hold(self, binding: Binding, notification: Notification, *, first: bool) -> list[Arrived]:
+    def _hold(self, binding: Binding, notification: Notification, flags: int | None) -> list[Arrived]:
+        """`flags`: None where it is the first time; else its light form was there before."""
         held = binding.held
         if notification.collapse:
             for older in [n.id for n in held.values() if n.collapse == notification.collapse]:
@@ -95,13 +96,14 @@ class Inbox:
             self._counters.held_full += 1
             binding.missed = True
             return []
-        if first:
-            self._counters.notifications += 1
+        self._counters.notifications += flags is None
         held[notification.id] = notification
         self._seen.mark(notification.source, notification.id, 0 if notification.light else FULL)
-        if binding.foreground or not first:
+        if binding.foreground or flags is not None:
             # No tip: the message follows at once (foreground), or the tip was there already and this is its body.
             self.confirm(binding, notification)
+            if notification.light and flags:
+                self._confirm_again(notification.id, flags)
             return []
         return [Arrived(binding, build_tip(notification))]
 

@@ -30,8 +30,9 @@ from gateway.client.events import (
 )
 from gateway.client.heartbeat import CEILING_INTERVALS, AdaptiveHeartbeat
 from gateway.client.inbox import MAX_HELD
+from gateway.client.requests import Phase
 from gateway.client.seen import Seen
-from gateway.client.session import LOGIN_S, Phase, Session
+from gateway.client.session import LOGIN_S, Session
 from gateway.model import errors, frames
 from gateway.model.frames import FrameReader, FrameType, build_frame
 
@@ -236,10 +237,11 @@ def test_everything_is_registered_again_on_a_new_link_before_anything_else():
     core.session.lost(core.now)
     request = core.session.fetch(first)
     sent = core.reconnect("t1", "t2")
-    assert kinds(sent) == ["REGISTER", "REGISTER", "ACK", "FETCH"]
+    assert kinds(sent) == ["REGISTER", "REGISTER", "ACK"]
     assert [(b.account, b.tags) for _, b in sent[:2]] == [("a", None), ("b", ["x"])]
     assert sent[2][1] == [1]
-    fetch = sent[3][1]
+    ((kind, fetch),) = core.sent()  # it needs the token bound, so it waited for TOKEN
+    assert kind is FrameType.FETCH
     events = core.give(build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=0)))
     assert events == [Answered(request, result=Fetched(0, more=False))]
     assert second.state is BindState.BOUND
@@ -357,6 +359,65 @@ def test_unregister_silences_at_once_and_is_answered():
     assert arrived(core.give(notify(1, "tok"))) == []
     assert Answered(request) in core.give(build_frame(FrameType.DONE, frames.Done(req=body.req)))
     assert core.reconnect() == []
+
+
+def test_unregister_while_its_register_is_under_way_waits_for_the_token():
+    core = Core().online()
+    binding = Binding("mail", "1")
+    core.session.register(binding)
+    ((_, register),) = core.sent()
+    request = core.session.unregister(binding)
+    assert core.sent() == []
+    core.give(token(register.req, "tok"))
+    ((kind, body),) = core.sent()
+    assert (kind, body.token) == (FrameType.UNREGISTER, "tok")
+    assert core.give(build_frame(FrameType.DONE, frames.Done(req=body.req))) == [Answered(request)]
+
+
+def test_a_cut_answers_unregister_but_not_forget():
+    core = Core().online()
+    first, second = core.bind("t1", account="a", keep=True), core.bind("t2", account="b", keep=True)
+    leave, forget = core.session.unregister(first), core.session.unregister(second, forget=True)
+    core.sent()
+    core.session.lost(core.now)
+    assert Answered(leave) in core.events()
+    core.session.start(core.now)
+    core.give(welcome())
+    ((kind, register),) = core.sent()[1:]
+    assert (kind, register.account, register.keep) == (FrameType.REGISTER, "b", True)
+    core.give(token(register.req, "t2"))
+    ((kind, body),) = core.sent()
+    assert (kind, body.token, body.forget) == (FrameType.UNREGISTER, "t2", True)
+    assert core.give(build_frame(FrameType.DONE, frames.Done(req=body.req))) == [Answered(forget)]
+    assert core.reconnect() == []
+
+
+def test_forgetting_off_line_waits_for_the_link_and_hears_a_refusal():
+    core = Core().online()
+    binding = core.bind("tok")
+    core.session.lost(core.now)
+    request = core.session.unregister(binding, forget=True)
+    core.session.start(core.now)
+    core.give(welcome())
+    register = core.sent()[1][1]
+    events = core.give(error(errors.UnknownApp, req=register.req))
+    (answered,) = (e for e in events if isinstance(e, Answered))
+    assert answered.request is request
+    assert isinstance(answered.error, errors.UnknownApp)
+
+
+def test_a_late_token_of_a_replaced_account_can_not_take_the_place_of_the_new_one():
+    """The first account's REGISTER waited for a commit in the gateway, the second one's did not."""
+    core = Core().online()
+    core.session.register(Binding("mail", "1", "first"))
+    core.session.register(Binding("mail", "1", "second"))
+    first, second = (b for _, b in core.sent())
+    core.give(token(second.req, "t2"))
+    core.give(token(first.req, "t1"))
+    sent = core.sent()
+    assert kinds(sent) == ["UNREGISTER", "REGISTER"]
+    assert sent[0][1].token == "t1"
+    assert sent[1][1].account == "second"
 
 
 def test_a_new_token_for_the_same_registration_is_told():
@@ -553,6 +614,35 @@ def test_light_ones_of_the_background_are_fetched_in_the_foreground_and_again_af
     assert arrived(gone) == []  # recalled or expired meanwhile
     assert core.counters.bodies_gone == 1
     assert binding.held == {}
+
+
+def test_a_light_one_that_comes_again_without_its_body_being_here_is_fetched_again():
+    core = Core().online()
+    core.bind("tok")
+    core.give(notify(5, "tok", more=True))
+    fetch = core.sent()[1][1]
+    core.give(build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1)))  # it did not fit after all
+    assert core.sent() == []
+    assert core.give(notify(5, "tok", more=True)) == []
+    sent = core.sent()
+    assert kinds(sent) == ["ACK", "FETCH"]
+    assert arrived(core.give(notify(5, "tok", data=msgspec.Raw(b"\x01"))))[0].data == 1
+
+
+def test_no_more_bodies_are_asked_for_at_once_than_the_window_takes():
+    core = Core().online(window=2)
+    binding = core.bind("tok", foreground=False)
+    core.give(*(notify(i, "tok", more=True) for i in range(5)))
+    core.sent()
+    core.session.set_foreground(binding, True, core.now)
+    asked = []
+    for _ in range(3):
+        fetch = next(b for k, b in core.sent() if k is FrameType.FETCH)
+        asked.append(fetch.ids)
+        bodies = [notify(i, "tok", data=msgspec.Raw(b"\x01")) for i in fetch.ids]
+        core.give(*bodies, build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=len(bodies))))
+    assert asked == [[0, 1], [2, 3], [4]]
+    assert kinds(core.sent()) == ["ACK"]
 
 
 def test_on_display_a_light_notification_is_acked_by_its_body_being_shown():

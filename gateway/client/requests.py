@@ -1,0 +1,404 @@
+"""What apps ask of the gateway, and what becomes of it across links: bindings, requests and their answers; sans-IO.
+
+The half of the session core that does not care how a link begins and ends. Every request is idempotent, so what has no
+answer when a link goes is asked again on the next. A FETCH or UNREGISTER waits until its token is bound on the link.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from gateway.client.bindings import Bindings
+from gateway.client.content import Counters, Notification, Tip
+from gateway.client.events import Answered, Binding, BindState, Bound, Ended, Event, Request, Resumed
+from gateway.client.events import Fetched as FetchResult
+from gateway.client.heartbeat import AdaptiveHeartbeat
+from gateway.client.inbox import Inbox
+from gateway.client.seen import Seen
+from gateway.model import frames
+from gateway.model.errors import FrameTooLarge, GatewayError, InvalidField, OutOfOrder, QueueFull
+from gateway.model.frames import FRAME_BYTES, MAX_IDS, FrameType, build_frame, build_varint, parse_body
+
+#: requests waiting for an answer; past it QueueFull
+MAX_REQUESTS = 256
+#: refused requests are sent again after after_ms plus a random part of this share of it
+RETRY_JITTER = 0.3
+
+
+class Phase(Enum):
+    OFFLINE = "offline"
+    LOGIN = "login"
+    ONLINE = "online"
+    OVER = "over"
+
+
+class Requests:
+    def __init__(
+        self,
+        heartbeat: AdaptiveHeartbeat,
+        seen: Seen,
+        counters: Counters,
+        random: Callable[[], float],
+        urgency: int,
+    ) -> None:
+        self.phase = Phase.OFFLINE
+        self.heartbeat = heartbeat
+        self.counters = counters
+        self.bindings = Bindings()
+        self.urgency = urgency
+        self._inbox = Inbox(seen, counters)
+        self._random = random
+        self._events: deque[Event] = deque()
+        self._requests: dict[Request, int] = {}  # → req on this link, 0 = not sent on it
+        self._by_req: dict[int, Request] = {}
+        self._last_req = 0
+        self._foreground_told: bool | None = None
+        # of the link there is
+        self._out = bytearray()
+        self._max_frame = FRAME_BYTES
+        self._window = MAX_IDS
+        self._now = 0.0
+        self._unix_offset = 0.0
+
+    # --- what the app wants -----------------------------------------------------------------------------------------
+
+    def register(self, binding: Binding) -> None:
+        """Bind it, on this link and on each later one. Bound, or Ended with the reason, follows; a refusal that says
+        to retry is retried. Unless binding.keep, other accounts of the app are suspended until then (A5)."""
+        if binding.state is BindState.ENDED:
+            raise ValueError("this binding has ended")
+        binding.retry_at = 0.0
+        binding.suspended = False
+        self.bindings.put(binding)
+        if not binding.keep:
+            for other in self.bindings.others(binding):
+                other.suspended = True
+        if self.phase is Phase.ONLINE:
+            self._send_register(binding)
+
+    def abandon(self, binding: Binding) -> None:
+        """Nobody waits for it any more: what it would have replaced goes on, unless it is replaced already."""
+        if binding.state is BindState.BOUND:
+            leave = frames.Unregister(req=0, token=binding.token)
+            self._request(Request(FrameType.UNREGISTER, leave, internal=True))
+        self._end(binding)
+        self._resume_others(binding)
+
+    def unregister(self, binding: Binding, *, forget: bool = False) -> Request | None:
+        """End the binding at once; None where the gateway needs no word: not bound there, and not to be forgotten."""
+        self._check_room()
+        known = binding.state is not BindState.WANTED or (forget and binding.token)
+        self._end(binding)
+        self._resume_others(binding)
+        if not known:
+            return None
+        body = frames.Unregister(req=0, token=binding.token, forget=forget)
+        return self._request(Request(FrameType.UNREGISTER, body, binding))
+
+    def fetch(self, binding: Binding) -> Request:
+        """A4: everything that waits for the token and for its app and version; Answered with Fetched follows."""
+        return self._request(Request(FrameType.FETCH, frames.Fetch(req=0, token=binding.token), binding))
+
+    def set_urgency(self, floor: int) -> Request:
+        """Below this urgency the gateway keeps notifications, now and on later links (RFC 8030 §5.3)."""
+        self.urgency = floor
+        return self._request(Request(FrameType.STATE, frames.State(urgency=floor)))
+
+    def set_foreground(self, binding: Binding, foreground: bool, now: float) -> None:
+        """B6. In the foreground held messages come as Arrived events, bodies of light ones are fetched."""
+        if binding.foreground == foreground or binding.state is BindState.ENDED:
+            return
+        binding.foreground = foreground
+        if foreground:
+            self._events.extend(self._inbox.foreground(binding, self._unix_offset + now))
+            self._fetch_bodies(binding)
+        self._tell_foreground()
+
+    def confirm(self, binding: Binding, item: Notification | Tip) -> None:
+        """The app's queue has it."""
+        if binding.state is not BindState.ENDED:
+            self._inbox.confirm(binding, item)
+            self._unblock(binding)
+
+    def confirm_shown(self, binding: Binding, notification: Notification) -> None:
+        """The user saw it. Also said for a binding that has ended: it was shown all the same."""
+        self._inbox.confirm_shown(notification)
+        self._unblock(binding)
+
+    def cancel(self, request: Request) -> None:
+        """Nobody waits for the answer any more."""
+        req = self._requests.pop(request, 0)
+        self._by_req.pop(req, None)
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def _request(self, request: Request) -> Request:
+        if not request.internal:
+            self._check_room()
+        self._requests[request] = 0
+        if self.phase is Phase.ONLINE:
+            self._send(request)
+        return request
+
+    def _check_room(self) -> None:
+        if len(self._requests) >= MAX_REQUESTS:
+            raise QueueFull("Too many requests of this device wait for an answer.")
+
+    def _send(self, request: Request) -> None:
+        if self._requests.get(request, -1):
+            return  # sent on this link already, or refused meanwhile
+        binding = request.binding
+        if binding is not None and request.kind is not FrameType.REGISTER:
+            if not binding.on_link:
+                if binding.state is BindState.ENDED and not self._asked(binding):
+                    # To be forgotten, but the link is a new one: bind it shortly, beside the others.
+                    self._ask(binding, keep=True)
+                return  # sent when TOKEN comes
+            request.body.token = binding.token
+        if request.kind is FrameType.FETCH:
+            self._out += self._inbox.flush(self._max_frame)  # confirmations make room in the in-flight window
+            request.had = self._inbox.news
+        self._last_req = req = self._last_req % 0xFFFFFFFF + 1
+        request.body.req = req
+        self._requests[request] = req
+        self._by_req[req] = request
+        if not self._write(request.kind, request.body):
+            self._refused(request, FrameTooLarge("The request is larger than the gateway takes."))
+
+    def _send_register(self, binding: Binding) -> None:
+        binding.state = BindState.ASKED
+        self._ask(binding, keep=binding.keep)
+
+    def _ask(self, binding: Binding, *, keep: bool) -> None:
+        for old in self._asked(binding):
+            self.cancel(old)  # only the answer to the newest counts
+        body = frames.Register(
+            req=0,
+            app=binding.app,
+            version=binding.version,
+            account=binding.account,
+            keep=keep,
+            alias=binding.alias,
+            tags=binding.tags,
+            addresses=binding.addresses,
+            fallback=binding.fallback,
+        )
+        self._request(Request(FrameType.REGISTER, body, binding, internal=True))
+
+    def _asked(self, binding: Binding) -> list[Request]:
+        return [r for r in self._requests if r.binding is binding and r.kind is FrameType.REGISTER]
+
+    def _send_all(self) -> None:
+        """A new link: bindings first, then whatever still wants an answer."""
+        for binding in self.bindings:
+            if not binding.suspended:
+                self._send_register(binding)
+        for request in list(self._requests):
+            self._send(request)
+        self._tell_foreground()
+
+    def _link_lost(self) -> None:
+        """Nothing is bound on the next link until its TOKEN comes."""
+        self._by_req.clear()
+        self._foreground_told = None
+        self.bindings.unbind_all()
+        for request in list(self._requests):
+            self._requests[request] = 0
+            if request.binding is not None:
+                request.binding.on_link = False
+            if request.internal:
+                del self._requests[request]
+            elif request.kind is FrameType.UNREGISTER and not request.body.forget:
+                del self._requests[request]
+                self._events.append(Answered(request))  # it is bound nowhere any more
+
+    def _ask_heartbeat(self, interval: int) -> None:
+        if interval:
+            self._request(Request(FrameType.STATE, frames.State(heartbeat=interval), internal=True))
+
+    def _tell_foreground(self) -> None:
+        """STATE for the link as a whole: is any app in the foreground?"""
+        if self.phase is not Phase.ONLINE:
+            return
+        foreground = any(b.foreground for b in self.bindings)
+        told = self._foreground_told is not False  # a new link is taken to be in the foreground
+        if len(self.bindings) and foreground != told:
+            self._foreground_told = foreground
+            self._request(Request(FrameType.STATE, frames.State(foreground=foreground), internal=True))
+
+    def _write(self, kind: FrameType, body: Any) -> bool:
+        frame = build_frame(kind, body)
+        if len(frame) > 1 + len(build_varint(self._max_frame)) + self._max_frame:
+            return False
+        self._out += frame
+        return True
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def _handle_token(self, body: bytes) -> None:
+        token = parse_body(body, frames.Token)
+        request = self._answered(token.req, FrameType.REGISTER)
+        binding = request.binding if request else None
+        if request is None or binding is None:
+            return
+        if not token.token:
+            raise InvalidField("TOKEN without a token", field="token")
+        if binding.state is BindState.ENDED:
+            self._take_back(binding, token.token, replaced=not request.body.keep)
+            return
+        changed = self.bindings.bind(binding, token.token)
+        for other in self.bindings.others(binding):
+            if other.suspended and not binding.keep:
+                self._end(other)
+        self._events.append(Bound(binding, changed))
+        self._send_waiting(binding)
+        self._fetch_bodies(binding)
+
+    def _take_back(self, binding: Binding, token: str, *, replaced: bool) -> None:
+        """Given up while REGISTER was under way."""
+        binding.token = token
+        binding.on_link = True
+        if not self._send_waiting(binding):
+            leave = frames.Unregister(req=0, token=token)
+            self._request(Request(FrameType.UNREGISTER, leave, internal=True))
+        if replaced:
+            # Answers may come in another order than requests, so it may have replaced what was bound after it.
+            for other in self.bindings.others(binding):
+                if not other.suspended:
+                    self._send_register(other)
+
+    def _send_waiting(self, binding: Binding) -> bool:
+        """What waited for the token; False where there was nothing."""
+        waiting = [r for r, req in self._requests.items() if r.binding is binding and not req]
+        for request in waiting:
+            self._send(request)
+        return bool(waiting)
+
+    def _handle_fetched(self, body: bytes) -> None:
+        fetched = parse_body(body, frames.Fetched)
+        request = self._answered(fetched.req, FrameType.FETCH)
+        if request is None or request.binding is None:
+            return
+        request.count += fetched.count
+        more = fetched.more and self._inbox.news > request.had  # not when only duplicates came
+        if request.internal:
+            self._bodies_came(request.binding, request, fetched, more)
+        elif more:
+            self._request(request)
+        else:
+            self._events.append(Answered(request, result=FetchResult(request.count, fetched.more)))
+
+    def _handle_done(self, body: bytes) -> None:
+        done = parse_body(body, frames.Done)
+        request = self._answered(done.req, FrameType.UNREGISTER, FrameType.STATE)
+        if request is None:
+            return
+        if done.heartbeat and request.kind is FrameType.STATE and request.body.heartbeat:
+            self.heartbeat.on_agreed(done.heartbeat)
+        self._answer(request)
+
+    def _answered(self, req: int, *kinds: FrameType) -> Request | None:
+        """The request this answers; None where nobody waits any more."""
+        request = self._by_req.get(req)
+        if request is None:
+            return None
+        if request.kind not in kinds:
+            raise OutOfOrder("The gateway answered a request with the wrong kind of frame.")
+        self.cancel(request)
+        return request
+
+    def _answer(self, request: Request, error: GatewayError | None = None) -> None:
+        if not request.internal:
+            self._events.append(Answered(request, error))
+
+    def _refused(self, request: Request, error: GatewayError) -> None:
+        self.cancel(request)
+        binding = request.binding
+        again_at = self._now + max(error.after_ms, 1_000) / 1000 * (1 + RETRY_JITTER * self._random())
+        if binding is not None and request.kind is FrameType.REGISTER:
+            if binding.state is BindState.ENDED:
+                for waiting in [r for r in self._requests if r.binding is binding]:
+                    self.cancel(waiting)
+                    self._answer(waiting, error)
+                return
+            binding.state = BindState.WANTED
+            if error.retryable:
+                binding.retry_at = again_at
+                return
+            self._end(binding, error)
+            self._resume_others(binding)
+        elif binding is not None and request.internal:  # FETCH for bodies
+            binding.fetch = None
+            if error.retryable:
+                binding.fetch_at = again_at
+            else:
+                self._drop_bodies(binding, request.body.ids)
+        else:
+            self._answer(request, error)
+
+    # --- bindings -----------------------------------------------------------------------------------------------------
+
+    def _end(self, binding: Binding, error: GatewayError | None = None) -> None:
+        if binding.state is BindState.ENDED:
+            return
+        self.bindings.remove(binding)
+        binding.state = BindState.ENDED
+        binding.held.clear()
+        binding.retry_at = binding.fetch_at = 0.0
+        self._events.append(Ended(binding, error))
+        self._tell_foreground()
+
+    def _resume_others(self, binding: Binding) -> None:
+        others = self.bindings.others(binding)
+        if binding.keep or any(b.state is not BindState.BOUND and not (b.keep or b.suspended) for b in others):
+            return  # nothing was suspended, or for a yet newer one too
+        for other in others:
+            if other.suspended:
+                other.suspended = False
+                self._events.append(Resumed(other))
+                if self.phase is Phase.ONLINE:
+                    self._send_register(other)  # the gateway may have replaced it already
+
+    # --- bodies of light notifications --------------------------------------------------------------------------------
+
+    def _fetch_bodies(self, binding: Binding) -> None:
+        """B2: in the foreground ask for what is held light, or for all where some were refused."""
+        if not binding.foreground or not binding.is_live or binding.fetch is not None or binding.fetch_blocked:
+            return
+        if binding.fetch_at:
+            return
+        ids = [] if binding.missed else [n.id for n in binding.held.values() if n.light]
+        if not ids and not binding.missed:
+            return
+        # No more at once than the window takes: what is past it would come light again, or later.
+        ask = frames.Fetch(req=0, token=binding.token, ids=ids[: min(MAX_IDS, max(1, self._window))])
+        binding.fetch = Request(FrameType.FETCH, ask, binding, internal=True)
+        self._request(binding.fetch)
+
+    def _bodies_came(self, binding: Binding, request: Request, fetched: frames.Fetched, more: bool) -> None:
+        binding.fetch = None
+        if fetched.more:
+            # The window was full. Confirmations may have made room by now; without progress wait for some.
+            binding.fetch_blocked = not more
+        elif request.body.ids:
+            self._drop_bodies(binding, request.body.ids)
+        else:
+            binding.missed = False
+        self._fetch_bodies(binding)
+
+    def _drop_bodies(self, binding: Binding, ids: list[int]) -> None:
+        """Asked for and not sent: expired or recalled by now. Should one come yet, it is taken all the same."""
+        binding.missed = binding.missed and bool(ids)
+        for id in ids:
+            held = binding.held.get(id)
+            if held is not None and held.light:
+                del binding.held[id]
+                self.counters.bodies_gone += 1
+
+    def _unblock(self, binding: Binding) -> None:
+        if binding.fetch_blocked:
+            binding.fetch_blocked = False
+            self._fetch_bodies(binding)
