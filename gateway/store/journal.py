@@ -180,8 +180,14 @@ class Journal:
     # --- what is pending ------------------------------------------------------------------------------------
 
     def notification(self, seq: int) -> Notification | None:
-        db = Db.BROADCASTS if self._broadcasts.is_live(seq) else Db.JOURNAL
-        return self._contents.get(db, seq)
+        if self._broadcasts.is_live(seq):
+            return self._contents.get(Db.BROADCASTS, seq)
+        if seq not in self._outstanding:
+            # what was settled is gone at once, though its row goes with the next commit
+            pending = self._pending.get(seq)
+            if pending is None or pending[1] != seq:
+                return None
+        return self._contents.get(Db.JOURNAL, seq)
 
     def get(self, seq: int) -> Delivery | None:
         row = self._pending.get(seq)

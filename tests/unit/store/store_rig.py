@@ -37,7 +37,12 @@ def config(folder: Path, **settings: Any) -> StoreConfig:
 
 
 async def open_store(
-    folder: Path, clock: Clock | None = None, metrics: Metrics | None = None, *, tick_s: float = 3_600.0, **settings: Any
+    folder: Path,
+    clock: Clock | None = None,
+    metrics: Metrics | None = None,
+    *,
+    tick_s: float = 3_600.0,
+    **settings: Any,
 ) -> Store:
     """No tick comes by itself: tests call `write_behind` and `sweep`, and `committer.probe`."""
     return await Store.open(

@@ -136,7 +136,9 @@ async def test_settled_rows_are_written_before_newer_ones_after_trouble(tmp_path
 
 async def test_settled_rows_past_their_bound_are_dropped_and_counted(tmp_path: Path) -> None:
     metrics = Metrics(process=False)
-    store = await with_app(await open_store(tmp_path, metrics=metrics, max_uncommitted=10, max_pending_per_registration=99))
+    store = await with_app(
+        await open_store(tmp_path, metrics=metrics, max_uncommitted=10, max_pending_per_registration=99)
+    )
     number = register(store, "one")
     seqs = []
     for _ in range(30):
@@ -181,7 +183,9 @@ async def test_a_panicked_environment_is_opened_again(tmp_path: Path) -> None:
 
 async def test_a_full_map_refuses_then_takes_again_when_there_is_room(tmp_path: Path) -> None:
     metrics = Metrics(process=False)
-    store = await with_app(await open_store(tmp_path, metrics=metrics, max_bytes=1 << 20, max_pending_per_registration=10**6))
+    store = await with_app(
+        await open_store(tmp_path, metrics=metrics, max_bytes=1 << 20, max_pending_per_registration=10**6)
+    )
     number = register(store, "one")
     accepted: list[int] = []
     with pytest.raises(StoreUnavailable):

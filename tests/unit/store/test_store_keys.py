@@ -1,0 +1,98 @@
+"""The key file: made once, never silently again, and never readable by others."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from store_rig import open_store, register, with_app
+
+from gateway.model.errors import ConfigError
+from gateway.store.keys import KEY_FILE, KEY_IDS, ServerKeys
+
+
+def test_keys_are_made_once_and_kept(tmp_path: Path) -> None:
+    keys = ServerKeys.load(tmp_path, may_create=True)
+    again = ServerKeys.load(tmp_path, may_create=True)
+    for name in ("token_key", "push_id_key", "hash_key", "device_keys", "device_key_id"):
+        assert getattr(again, name) == getattr(keys, name)
+    assert len({keys.token_key, keys.push_id_key, keys.hash_key, *keys.device_keys.values()}) == 4
+    assert (tmp_path / KEY_FILE).stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [KEY_FILE]
+
+
+def test_old_device_keys_stay_until_dropped(tmp_path: Path) -> None:
+    keys = ServerKeys.load(tmp_path, may_create=True)
+    first = keys.device_keys[keys.device_key_id]
+    second = keys.rotate_device_key()
+    again = ServerKeys.load(tmp_path, may_create=False)
+    assert again.device_key_id == second == keys.device_key_id
+    assert again.device_keys[1] == first
+    with pytest.raises(ConfigError):
+        keys.drop_device_key(second)
+    with pytest.raises(ConfigError):
+        keys.drop_device_key(99)
+    keys.drop_device_key(1)
+    assert list(ServerKeys.load(tmp_path, may_create=False).device_keys) == [second]
+
+
+def test_device_key_ids_fit_a_byte_for_ever(tmp_path: Path) -> None:
+    keys = ServerKeys.load(tmp_path, may_create=True)
+    for _ in range(KEY_IDS + 5):
+        old = keys.device_key_id
+        assert 0 <= keys.rotate_device_key() < KEY_IDS
+        keys.drop_device_key(old)
+    keys.device_keys = {key_id: bytes(32) for key_id in range(KEY_IDS)}
+    with pytest.raises(ConfigError):
+        keys.rotate_device_key()
+
+
+def test_a_file_others_can_read_is_refused(tmp_path: Path) -> None:
+    ServerKeys.load(tmp_path, may_create=True)
+    for mode in (0o644, 0o640, 0o602):
+        (tmp_path / KEY_FILE).chmod(mode)
+        with pytest.raises(ConfigError, match="chmod 600"):
+            ServerKeys.load(tmp_path, may_create=True)
+
+
+def damage(record: dict[str, object], **changes: object) -> bytes:
+    return json.dumps({**record, **changes}).encode()
+
+
+def test_a_damaged_file_is_refused_without_a_word_of_its_content(tmp_path: Path) -> None:
+    path = tmp_path / KEY_FILE
+    ServerKeys.load(tmp_path, may_create=True)
+    record = json.loads(path.read_bytes())
+    secret = record["token_key"]
+    for raw in (
+        b"",
+        b"[]",
+        path.read_bytes()[:-20],
+        damage(record, token_key="short"),
+        damage(record, token_key=5),
+        damage(record, device_keys={}),
+        damage(record, device_keys={"x": secret}),
+        damage(record, device_key_id=7),
+        damage(record, device_key_id=None),
+        damage(record, format=None),
+    ):
+        path.write_bytes(raw)
+        with pytest.raises(ConfigError) as caught:
+            ServerKeys.load(tmp_path, may_create=True)
+        assert secret[:8] not in str(caught.value)
+        assert caught.value.field == "store.path"
+        assert path.read_bytes() == raw
+
+
+async def test_a_store_with_registrations_does_not_start_without_its_keys(tmp_path: Path) -> None:
+    store = await with_app(await open_store(tmp_path))
+    register(store, "phone")
+    await store.close()
+    os.rename(tmp_path / KEY_FILE, tmp_path / "aside")
+    with pytest.raises(ConfigError, match="missing"):
+        await open_store(tmp_path)
+    assert not (tmp_path / KEY_FILE).exists()
+    os.rename(tmp_path / "aside", tmp_path / KEY_FILE)
+    await (await open_store(tmp_path)).close()
