@@ -89,10 +89,22 @@ def notification(
 
 
 def push(store: Store, *registrations: int, text: str = "hello", **options: Any) -> tuple[int, asyncio.Future[None]]:
-    """(sequence of the notification, its commit); several registrations make one notification with as many deliveries."""
+    """(sequence of the notification, its commit); to several registrations: one notification, a delivery each."""
     count = 0 if len(registrations) == 1 else len(registrations)
     seq = store.journal.reserve(1 + count)
     return seq, store.journal.append(notification(seq, count=count, text=text, **options), registrations)
+
+
+async def push_until_refused(store: Store, registration: int, text_bytes: int) -> list[int]:
+    """Sequences of those that were accepted before the store said that it can not be written."""
+    accepted: list[int] = []
+    while True:
+        try:
+            seq, commit = push(store, registration, text="x" * text_bytes)
+            await commit
+        except StoreUnavailable:
+            return accepted
+        accepted.append(seq)
 
 
 def broadcast(store: Store, versions: str = "", **options: Any) -> tuple[int, asyncio.Future[None]]:

@@ -34,7 +34,7 @@ DEVICES = [f"device-{i}" for i in range(5)]
 
 
 class BroadcastMachine(RuleBasedStateMachine):
-    """Registrations come, change their version and go; broadcasts come, are acked in any order, end; the store restarts."""
+    """Registrations come, change version and go; broadcasts come, are acked in any order, end; the store restarts."""
 
     def __init__(self) -> None:
         super().__init__()

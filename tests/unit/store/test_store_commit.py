@@ -19,6 +19,7 @@ from store_rig import (
     full_disk,
     open_store,
     push,
+    push_until_refused,
     register,
     settle,
     with_app,
@@ -27,6 +28,7 @@ from store_rig import (
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import QueueFull, StoreUnavailable
 from gateway.model.outcome import State
+from gateway.store import Store
 from gateway.store.environment import Environment
 from gateway.store.records import PUT, Db, pack_u64, unpack_u64
 
@@ -187,12 +189,7 @@ async def test_a_full_map_refuses_then_takes_again_when_there_is_room(tmp_path: 
         await open_store(tmp_path, metrics=metrics, max_bytes=1 << 20, max_pending_per_registration=10**6)
     )
     number = register(store, "one")
-    accepted: list[int] = []
-    with pytest.raises(StoreUnavailable):
-        while True:
-            seq, commit = push(store, number, text="x" * 2_000)
-            await commit
-            accepted.append(seq)
+    accepted = await push_until_refused(store, number, 2_000)
     assert metrics.value(Metric.STORE_COMMIT_FAILURES, "MapFullError") == 1
     assert not store.journal.writable
     assert store.journal.pending_of(number) == accepted
@@ -335,14 +332,17 @@ async def test_a_clean_stop_leaves_no_gap_in_the_numbers(tmp_path: Path) -> None
     await store.close()
 
 
+def reserve_millions(store: Store) -> None:
+    for _ in range(100):
+        store.journal.reserve(1_000_000)
+
+
 async def test_no_numbers_are_given_out_that_a_crash_could_repeat(tmp_path: Path) -> None:
     store = await open_store(tmp_path)
     disk = disk_of(store)
     disk.error = full_disk()
     first = store.journal.reserve(1)
     with pytest.raises(StoreUnavailable):
-        for _ in range(100):
-            store.journal.reserve(1_000_000)
-            await asyncio.sleep(0)
+        reserve_millions(store)
     assert store.journal.reserve(1) > first, "what is left of the block can still be used"
     await store.close()

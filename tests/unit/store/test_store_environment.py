@@ -11,7 +11,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
-from store_rig import APP, START_MS, config, disk_of, open_store, push, register, settle, with_app
+from store_rig import APP, START_MS, config, disk_of, open_store, push, push_until_refused, register, settle, with_app
 
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError, StoreSchemaTooNew, StoreUnavailable
@@ -104,7 +104,7 @@ async def test_a_failed_start_leaves_the_folder_free(tmp_path: Path) -> None:
 
 
 async def test_a_backup_taken_under_load_is_a_whole_store(tmp_path: Path) -> None:
-    store = await with_app(await open_store(tmp_path / "a"))
+    store = await with_app(await open_store(tmp_path / "a", max_pending_per_registration=10**6))
     number = register(store, "phone", alias="me")
     token = store.directory.registration(number).token  # type: ignore[union-attr]
     kept = [push(store, number)[0] for _ in range(20)]
@@ -213,12 +213,7 @@ async def test_a_full_disk_refuses_then_takes_again_when_there_is_room(small_dis
     number = register(store, "phone")
     await store.committer.flush()
     small_disk.resize(4 << 20)
-    accepted = []
-    with pytest.raises(StoreUnavailable):
-        while True:
-            seq, commit = push(store, number, text="x" * 20_000)
-            await commit
-            accepted.append(seq)
+    accepted = await push_until_refused(store, number, 20_000)
     assert len(accepted) > 50
     assert metrics.value(Metric.STORE_COMMIT_FAILURES, "MapFullError") == 0, "it is the disk that is full"
     assert not store.journal.writable
