@@ -60,6 +60,12 @@ clean: ## remove everything built, keep .venv
 distclean: clean ## remove .venv too
 	@rm -rf .venv
 
+# a checkout that was moved has an environment that points to the old place
+ifeq ($(shell grep -sF '$(CURDIR)/.venv/bin/python' .venv/bin/pip),)
+.venv/packages.stamp: again
+.PHONY: again
+endif
+
 .venv/packages.stamp: pyproject.toml .ci/setup
 	@.ci/setup packages
 
