@@ -116,7 +116,7 @@ class Broadcasts:
 
     def restore_done(self, number: int, seqs: Iterable[int]) -> None:
         live = {seq for seq in seqs if seq in self._live}
-        if live:
+        if live and self._registry.has(number):
             self._done[number] = live
 
     def _add(self, seq: int, live: _Live) -> None:

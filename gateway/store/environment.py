@@ -30,6 +30,7 @@ LOCK_FILE = "owner.lock"
 #: a put releases the GIL and takes it back; with the interpreter's default of 5 ms a busy control thread would
 #: hold the commit thread for that long at every single row (measured: 5k rows/s against 85k)
 _SWITCH_S = 0.0001
+_DEFAULT_SWITCH_S = sys.getswitchinterval()
 #: room for rows that make room: a full map can not even delete without some free pages
 _MIN_RESERVE_BYTES = 1 << 20
 _RESERVE_PART = 16
@@ -171,7 +172,6 @@ class Environment:
         """Write all rows in order in one transaction; nothing is written where it raises (WRITE_ERRORS)."""
         dbs = self._dbs
         last = self._last_journal
-        interval = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
         try:
             txn = self._env.begin(write=True)
@@ -194,7 +194,7 @@ class Environment:
                 txn.abort()
                 raise
         finally:
-            sys.setswitchinterval(interval)
+            sys.setswitchinterval(_DEFAULT_SWITCH_S)
         txn.commit()
         self._last_journal = last
 

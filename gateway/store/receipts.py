@@ -81,6 +81,7 @@ class Receipts:
         self._keys: dict[bytes, tuple[int, int, bytes]] = {}  # idempotency keys not durable yet
         self._positions: dict[str, int] = {}
         self._swept_push = b""
+        self._sweeping = False
         self._journal: Journal | None = None
         committer.add_hook(self._after_commit)
 
@@ -279,14 +280,21 @@ class Receipts:
         """
         if not self._committer.writable:
             return False
+        if self._sweeping:
+            return True  # the slice before is still on its way to disk
         now_s = now_ms // 1_000
         rows: list[Row] = []
         more = self._sweep_keys(now_s, rows)
         more |= self._sweep_outcomes(now_s - self._retention_s, rows)
         more |= self._sweep_pushes(now_s - self._retention_s, rows)
         if rows:
-            self._committer.refresh(rows)  # a failed one is found again by the next sweep
+            self._sweeping = True
+            # a slice that fails is found again by the next sweep
+            self._committer.refresh(rows, redo=self._swept, done=self._swept)
         return more
+
+    def _swept(self) -> None:
+        self._sweeping = False
 
     def _sweep_keys(self, now_s: int, rows: list[Row]) -> bool:
         seen = 0
