@@ -22,7 +22,8 @@ MAX_VARINT_BYTES = 4
 #: ids in one ACK, SHOWN or FETCH
 MAX_IDS = 1024
 
-# Bounds of fields, checked when a body is parsed. String lengths count Unicode characters.
+# Bounds of fields, checked when a body is parsed. String lengths count Unicode characters; the store checks what is
+# tighter than that (bytes, character sets).
 Id = Annotated[int, Meta(ge=0)]  # u64: msgpack has no larger integer
 Req = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 Seconds = Annotated[int, Meta(ge=0, le=86_400)]
@@ -31,14 +32,14 @@ Secret = Annotated[bytes, Meta(max_length=256)]
 Jwt = Annotated[str, Meta(max_length=3_584)]
 Window = Annotated[int, Meta(ge=0, le=65_535)]
 Sdk = Annotated[str, Meta(max_length=64)]
-AppName = Annotated[str, Meta(min_length=1, max_length=128)]
+AppName = Annotated[str, Meta(min_length=1, max_length=64)]
 Version = Annotated[str, Meta(min_length=1, max_length=64)]
-Account = Annotated[str, Meta(max_length=256)]
-Alias = Annotated[str, Meta(max_length=256)]
-Tag = Annotated[str, Meta(min_length=1, max_length=128)]
-Tags = Annotated[list[Tag], Meta(max_length=64)]
+Account = Annotated[str, Meta(max_length=128)]
+Alias = Annotated[str, Meta(max_length=128)]
+Tag = Annotated[str, Meta(min_length=1, max_length=64)]
+Tags = Annotated[list[Tag], Meta(max_length=100)]
 Channel = Annotated[str, Meta(min_length=1, max_length=32)]
-Address = Annotated[str, Meta(max_length=4_096)]
+Address = Annotated[str, Meta(min_length=1, max_length=1_024)]
 Addresses = Annotated[dict[Channel, Address], Meta(max_length=8)]
 Fallback = Annotated[list[Channel], Meta(max_length=8)]
 TokenText = Annotated[str, Meta(max_length=64)]
