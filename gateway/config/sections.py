@@ -59,7 +59,7 @@ class Edge:
     # resident memory past which new logins are refused (overloaded); 0 = no limit
     memory_limit_bytes: int = 0
     # each direction's mailbox between a reactor and the control thread
-    mailbox_bytes: int = within(8_388_608, 65_536, 1_073_741_824)
+    mailbox_bytes: int = within(4_194_304, 65_536, 1_073_741_824)
     # on SIGTERM devices are sent away spread over this time
     drain_s: float = within(10.0, 0, 3600)
 

@@ -224,6 +224,9 @@ class Plane:
     def links(self) -> int:
         return sum(reactor.counters()["links"] for reactor in self.reactors)
 
+    def accept_errors(self) -> int:
+        return sum(reactor.counters()["accept_errors"] for reactor in self.reactors)
+
     def refuse_logins(self, refuse: bool) -> None:
         for reactor in self.reactors:
             self.sent(reactor.refuse_logins(refuse))

@@ -20,7 +20,7 @@ from gateway.edge.login import DeviceLogin, Session
 from gateway.edge.plane import AckEvent, Event, Plane, build_error, build_goaway
 from gateway.edge.requests import DeviceRequests
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import Draining, GatewayError, Takeover
+from gateway.model.errors import Draining, Flapping, GatewayError, Takeover, Unauthorized
 from gateway.model.frames import FrameType, build_frame
 from gateway.model.ports import Ack, EdgeEvents
 from gateway.store.directory import Directory
@@ -109,9 +109,11 @@ class EdgeServer:
         limit = self._config.memory_limit_bytes
         page = os.sysconf("SC_PAGE_SIZE")
         refusing = False
+        failed = 0
         while True:
             await asyncio.sleep(FUSE_S)
             self._forget_fresh()
+            failed = self._warn_of_accepts(failed)
             if not limit:
                 continue
             with open("/proc/self/statm") as statm:  # noqa: ASYNC230 - no disk behind it
@@ -120,6 +122,17 @@ class EdgeServer:
                 refusing = not refusing
                 self.plane.refuse_logins(refusing)
                 _log.warning("memory_fuse", refusing=refusing, resident_bytes=resident, limit_bytes=limit)
+
+    def _warn_of_accepts(self, before: int) -> int:
+        failed = self.plane.accept_errors()
+        if failed > before:
+            _log.warning(
+                "accept_failed",
+                times=failed - before,
+                links=self.plane.links(),
+                hint="descriptors or memory short: raise the limit of open files or edge.reactors (each has its own)",
+            )
+        return failed
 
     def _forget_fresh(self) -> None:
         """A session with a registration can be found again through it; one without stays until it has one or ends."""
@@ -165,6 +178,7 @@ class EdgeServer:
 
     def refuse(self, link: int, error: GatewayError, req: int = 0) -> None:
         """Tell a device what was wrong; a fatal error ends the link."""
+        self._metrics.count(Metric.FRAMES_MALFORMED, label=error.name)
         frame = build_error(error, req=req, versions=getattr(error, "versions", None))
         if error.fatal:
             self.close(link, frame)
@@ -233,8 +247,9 @@ class EdgeServer:
                 accepted.refuse_flapping()
         except GatewayError as exc:
             self._metrics.count(Metric.LOGINS, label=exc.name)
-            exc_fatal = build_error(exc, versions=getattr(exc, "versions", None))
-            self.close(link, exc_fatal)
+            if not isinstance(exc, Unauthorized | Flapping):
+                self._metrics.count(Metric.FRAMES_MALFORMED, label=exc.name)
+            self.close(link, build_error(exc, versions=getattr(exc, "versions", None)))
             return
         session = accepted.session
         welcomed = self.plane.of(link).welcome(

@@ -111,9 +111,13 @@ class NotifierEndpoint:
 
 
 class Stage:
-    """`async with Stage() as stage`; the gateway's store is a temporary folder that goes with it."""
+    """`async with Stage() as stage`; the gateway's store is a temporary folder that goes with it.
 
-    def __init__(self) -> None:
+    `settings`: more of `section.field=value` for this gateway.
+    """
+
+    def __init__(self, *settings: str) -> None:
+        self._settings = (*SETTINGS, *settings)
         self.folder = Path(tempfile.mkdtemp(prefix="heliograph-tour-"))
         self.endpoint = NotifierEndpoint()
         self.device_port = 0
@@ -143,7 +147,7 @@ class Stage:
         """Start or restart it on the same store and, after the first time, the same ports."""
         ready = self.folder / "ready.json"
         ready.unlink(missing_ok=True)
-        settings = [*SETTINGS]
+        settings = [*self._settings]
         if self.device_port:
             settings += [f"edge.port={self.device_port}", f"api.port={self.api_port}"]
         command = [sys.executable, "-m", "gateway.cli", "serve", "--ready-file", str(ready)]
