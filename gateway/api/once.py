@@ -76,7 +76,8 @@ class Once:
         if kept is not None:
             seq, kept_hash = kept
             return self._again(Push(seq, None, targeted=self._targeted(app, seq)), same=kept_hash == body_hash)
-        push = as_push(backend.acceptor.push(app, request, now_ms))
+        # Were it sent before its key is durable, a crash between the two would make the repetition a second push.
+        push = as_push(backend.acceptor.push(app, request, now_ms, durable_first=True))
         # In the same turn, so that key and push are one commit: neither is ever there without the other.
         kept_future = backend.memory.remember(
             app.name, key, body_hash, push.seq, now_ms // 1000 + backend.config.idempotency_s

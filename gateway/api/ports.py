@@ -36,8 +36,9 @@ class Accepting(Protocol):
 class Accepts(Protocol):
     """The way in for pushes; delivery.accept.Acceptor. Idempotency keys are settled before (see `once`)."""
 
-    def push(self, app: App, request: PushRequest, now_ms: int) -> Accepting:
-        """Raises GatewayError where it is refused."""
+    def push(self, app: App, request: PushRequest, now_ms: int, *, durable_first: bool = False) -> Accepting:
+        """Raises GatewayError where it is refused. `durable_first`: nothing is sent, and `done` is not done, before
+        the commit."""
         ...
 
     def push_many(self, app: App, requests: Sequence[PushRequest], now_ms: int) -> Sequence[Accepting | GatewayError]:
@@ -54,7 +55,8 @@ class Dispatches(Protocol):
         ...
 
     async def recall(self, app: str, seq: int) -> int:
-        """How many deliveries were still pending; raises UnknownPush where nothing of it is live."""
+        """Durable when it returns how many deliveries were still pending; raises UnknownPush where nothing of it is
+        live, StoreUnavailable where it can not be made durable now."""
         ...
 
     def revoke(self, registration: int) -> None:

@@ -2,7 +2,8 @@
 
 The device is not kept waiting for the disk: a push is dispatched at once, and the provider is answered after the
 commit or the device's ack, whichever comes first. Where the commit fails and no ack came, it was never accepted: it is
-taken back from the link, and the provider gets StoreUnavailable.
+taken back from the link, and the provider gets StoreUnavailable. A push with an idempotency key waits for its commit:
+only a durable key lets a repetition after a crash find the first push instead of making a second.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ class Acceptor:
         self._max_push_bytes = config.api.max_push_bytes
         self._metrics = metrics
 
-    def push(self, app: App, request: PushRequest, now_ms: int) -> Accepted:
-        """Take in one push; raises a GatewayError where nothing was accepted."""
+    def push(self, app: App, request: PushRequest, now_ms: int, *, durable_first: bool = False) -> Accepted:
+        """Take in one push; raises a GatewayError where nothing was accepted. `durable_first`: nothing of it leaves
+        before its commit."""
         try:
-            return self._push(app, request, now_ms)
+            return self._push(app, request, now_ms, durable_first)
         except GatewayError as error:
             self._metrics.count(Metric.PUSHES_REFUSED, label=error.name)
             raise
@@ -63,7 +65,7 @@ class Acceptor:
                 results.append(error)
         return results
 
-    def _push(self, app: App, request: PushRequest, now_ms: int) -> Accepted:
+    def _push(self, app: App, request: PushRequest, now_ms: int, durable_first: bool) -> Accepted:
         audience = resolve_audience(self._directory, app.name, request.target)
         count = len(audience.registrations)
         if count > SLICE and not self._dispatcher.backlog.has_room:
@@ -75,15 +77,23 @@ class Acceptor:
         done.add_done_callback(_hear)
         if audience.target.is_broadcast:
             commit = self._journal.broadcast(notification)
-            self._dispatcher.broadcast.send(notification)
         else:
             commit = self._journal.append(notification, audience.registrations)
+        if durable_first:
+            self._dispatcher.hold(notification.seq)
+        else:
             if count == 1:
                 self._dispatcher.watch(notification.seq, done)
-            self._dispatcher.dispatch(notification, audience.registrations)
+            self._send(notification, audience)
         commit.add_done_callback(partial(self._on_commit, notification, audience, done))
         self._metrics.count(Metric.PUSHES, label=audience.kind)
         return Accepted(notification.seq, done, None if audience.target.is_broadcast else count)
+
+    def _send(self, notification: Notification, audience: Audience) -> None:
+        if audience.target.is_broadcast:
+            self._dispatcher.broadcast.send(notification)
+        else:
+            self._dispatcher.dispatch(notification, audience.registrations)
 
     def _build(self, app: App, request: PushRequest, audience: Audience, now_ms: int, count: int) -> Notification:
         defaults = self._delivery
@@ -133,11 +143,14 @@ class Acceptor:
         commit: asyncio.Future[None],
     ) -> None:
         self._dispatcher.forget_watch(notification.seq)
+        was_held = self._dispatcher.release(notification.seq)
         error = None if commit.cancelled() else commit.exception()
         failed = commit.cancelled() or error is not None
         acked = done.done() and not done.cancelled() and done.exception() is None
         if failed and not acked:
-            if audience.target.is_broadcast:
+            if was_held:
+                pass  # nobody has it
+            elif audience.target.is_broadcast:
                 self._dispatcher.broadcast.withdraw(notification)
             else:
                 self._dispatcher.withdraw(notification, audience.registrations)
@@ -146,6 +159,8 @@ class Acceptor:
             return
         if not done.done():
             done.set_result(None)
+        if was_held:
+            self._send(notification, audience)
         if audience.target.is_broadcast:
             self._dispatcher.broadcast.committed(notification)
         elif notification.collapse_key:

@@ -212,6 +212,17 @@ class Dispatcher:
     def forget_watch(self, seq: int) -> None:
         self._early.pop(seq, None)
 
+    def hold(self, notification: int) -> None:
+        """Nothing of it goes out, not to a device that is back or asks for it either, until `release`."""
+        self._executor.held.add(notification)
+
+    def release(self, notification: int) -> bool:
+        """True where it was held."""
+        if notification not in self._executor.held:
+            return False
+        self._executor.held.remove(notification)
+        return True
+
     def withdraw(self, notification: Notification, registrations: Sequence[int]) -> None:
         """The commit failed, the journal has dropped the rows: take back what was sent already."""
         first = notification.seq + 1 if notification.count else notification.seq
@@ -240,7 +251,16 @@ class Dispatcher:
             self._executor.apply(seq, Event.REVOKE)
 
     async def recall(self, app: str, seq: int) -> int:
-        """Take a push back; returns how many deliveries were still pending. UnknownPush where nothing of it is live."""
+        """Take a push back for good: durable when it returns how many deliveries were still pending. UnknownPush where
+        nothing of it is live. StoreUnavailable: it holds as long as this process, and for good once the store can be
+        written."""
+        try:
+            return await self._recall(app, seq)
+        finally:
+            # One recalled a moment ago must not be called over while a kill could still bring it back.
+            await self._journal.committed()
+
+    async def _recall(self, app: str, seq: int) -> int:
         if seq in self.broadcast:
             if self.broadcast.notification(seq).app != app:
                 raise UnknownPush

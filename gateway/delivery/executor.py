@@ -45,6 +45,8 @@ _USES_CHAIN = frozenset(
 )
 #: where the device is there and wants it, the table does not look at the notifiers (checked by its test)
 _CHANNEL_FIRST = frozenset((Event.ROUTE, Event.BACK, Event.LOST, Event.NOTIFIER_TIMEOUT))
+#: what sends a delivery that was not sent before
+_LOOKS = frozenset((Event.ROUTE, Event.BACK, Event.FETCH))
 _CLOSING = {
     State.EXPIRED: "expired",
     State.RECALLED: "recalled",
@@ -97,6 +99,8 @@ class Executor:
         }
         self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail")
         self._fetched: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "fetched")
+        #: notifications that nothing may leave of before their commit
+        self.held: set[int] = set()
         #: notification → (app, goes light), so that an ack needs no read of the journal
         self._briefs: dict[int, tuple[str, bool]] = {}
 
@@ -127,6 +131,8 @@ class Executor:
         detail: str = "",
         after_ms: int = 0,
     ) -> Sent:
+        if self.held and event in _LOOKS and delivery.notification in self.held:
+            return Sent.NOTHING
         now = self._clock()
         seq, registration = delivery.seq, delivery.registration
         facts = self._facts(delivery, notification, event, now)

@@ -203,6 +203,10 @@ class EdgeServer:
         for event in others:
             kind, link, a, b, c = event
             try:
+                if late and kind in (native.EVENT_FRAME, native.EVENT_READY):
+                    # What a device asks for, or gets because it has room again, must not hold what it acked before.
+                    acked, late = late, []
+                    events.on_acks(acked)
                 if kind == native.EVENT_FRAME:
                     self._on_frame(link, a, b, c)
                 elif kind == native.EVENT_DOWN:

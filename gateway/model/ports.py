@@ -182,6 +182,11 @@ class Journal(Protocol):
 
     def pending_count(self) -> int: ...
 
+    def committed(self) -> asyncio.Future[None]:
+        """Resolves when everything given so far is durable. StoreUnavailable where that can not be now: what was
+        settled is kept and follows."""
+        ...
+
 
 class Broadcasts(Protocol):
     """Live broadcasts of each app and how far each registration has come."""

@@ -211,6 +211,9 @@ class Journal:
     def pending_count(self) -> int:
         return len(self._pending)
 
+    def committed(self) -> asyncio.Future[None]:
+        return self._committer.accept(())
+
     def collapsed_by(self, registration: int, collapse_key: str) -> list[int]:
         if not collapse_key:
             return []

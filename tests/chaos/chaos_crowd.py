@@ -99,6 +99,14 @@ class Link(asyncio.Protocol):
         self.send(FrameType.FETCH, Fetch(req=self._req, token=token, ids=ids or []))
         return self._req
 
+    async def fetch_all(self, token: str) -> Fetched:
+        """FETCH what waits, and wait until the acks of what came were processed."""
+        asked = self.fetch(token)
+        await self.until(lambda: asked in self.fetched, "FETCHED")
+        question = self.ask()
+        await self.until(lambda: question not in self.questions, "DONE")
+        return self.fetched.pop(asked)
+
     def close(self, *, abort: bool = False) -> None:
         if self._transport is None:
             return
@@ -240,11 +248,7 @@ class ChaosDevice:
         link = self.link
         assert link is not None
         while True:
-            asked = link.fetch(self.token)
-            await link.until(lambda: asked in link.fetched, "FETCHED")
-            question = link.ask()
-            await link.until(lambda: question not in link.questions, "DONE")
-            fetched = link.fetched[asked]
+            fetched = await link.fetch_all(self.token)
             if not fetched.count and not fetched.more:
                 return
 

@@ -70,7 +70,10 @@ class GatewayProcess:
         for setting in (*self.settings, *settings):
             command += ["--set", setting]
         self._process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
         self._listener = asyncio.create_task(self._listen(self._process), name="gateway's stderr")
 

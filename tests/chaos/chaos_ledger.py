@@ -15,6 +15,7 @@ An ack that was processed and not yet durable at a kill was in flight: the notif
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -262,10 +263,21 @@ class Ledger:
             if not push.answered or push.broadcast or fed[push.answered] == len(push.expected):
                 continue
             wanting.append(push)
-            acked = {device for device in push.expected if (device, self._id_of.get((push.mark, device), 0)) in self._ack_sent}
+            acked = {
+                device
+                for device in push.expected
+                if (device, self._id_of.get((push.mark, device), 0)) in self._ack_sent
+            }
             if push.key or len(push.expected) != 1 or not acked:
                 self.violate(f"{push.mark} ({push.kind}): {fed[push.answered]} receipts, expected {len(push.expected)}")
         return wanting
+
+    def verdict(self) -> str:
+        """The broken rules, each kind with how often and its first case."""
+        kinds: dict[str, list[str]] = {}
+        for text in self.violations:
+            kinds.setdefault(re.sub(r"\d+", "#", text), []).append(text)
+        return "\n".join(f"{len(texts)} x {texts[0]}" for texts in kinds.values())
 
     def summary(self) -> str:
         return ", ".join(f"{n} {what}" for what, n in sorted(self.counts.items()))

@@ -48,6 +48,7 @@ class Floors:
         self.next_seq = 1000
         self.refuse: GatewayError | None = None
         self.hold: list[asyncio.Future[None]] | None = None  # a list: futures stay open and are put here
+        self.durable_first: list[bool] = []
         self.write_error: GatewayError | None = None
         self.reasons: list[str] = []
 
@@ -110,8 +111,9 @@ class Floors:
         self.registrations[number] = msgspec.structs.replace(self.registrations[number], revoked_at=1)
 
     # Acceptor
-    def push(self, app: App, request: PushRequest, now_ms: int) -> Taken:
+    def push(self, app: App, request: PushRequest, now_ms: int, *, durable_first: bool = False) -> Taken:
         assert not request.idempotency_key, "keys are settled at the door"
+        self.durable_first.append(durable_first)
         if self.refuse:
             raise self.refuse
         if request.target.token and self.find(request.target.token, app.name) < 0:

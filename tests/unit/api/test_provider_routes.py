@@ -141,6 +141,13 @@ async def test_the_same_key_and_body_is_one_push(door):
     assert door.metrics.value(Metric.API_REPLAYS) == 3
 
 
+async def test_only_a_push_with_a_key_waits_for_the_disk_before_it_leaves(door):
+    async with door.provider() as client:
+        await client.post("/v1/push", json=door.to_token())
+        await client.post("/v1/push", json=door.to_token(idempotency_key="k"))
+    assert door.floors.durable_first == [False, True]
+
+
 async def test_the_same_key_with_another_body_is_a_conflict(door):
     async with door.provider() as client:
         for title, status in (("one", 201), ("two", 409), ("one", 200)):

@@ -130,7 +130,7 @@ class MemoryJournal:
         self.fail = False
         self.max_pending = max_pending
         self._next = 1
-        self._uncommitted: list[tuple[asyncio.Future[None], Notification, list[int]]] = []
+        self._uncommitted: list[tuple[asyncio.Future[None], Notification | None, list[int]]] = []
         self._scheduled = False
         self._writable = True
         self.settled_more_than_once: list[int] = []
@@ -178,7 +178,7 @@ class MemoryJournal:
         self.broadcast_seqs.add(notification.seq)
         return self._enqueue(notification, [])
 
-    def _enqueue(self, notification: Notification, seqs: list[int]) -> asyncio.Future[None]:
+    def _enqueue(self, notification: Notification | None, seqs: list[int]) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._uncommitted.append((future, notification, seqs))
@@ -195,8 +195,9 @@ class MemoryJournal:
             if self.fail:
                 for seq in seqs:
                     self.rows.pop(seq, None)
-                self.notifications.pop(notification.seq, None)
-                self.broadcast_seqs.discard(notification.seq)
+                if notification is not None:
+                    self.notifications.pop(notification.seq, None)
+                    self.broadcast_seqs.discard(notification.seq)
                 future.set_exception(StoreUnavailable())
             else:
                 future.set_result(None)
@@ -257,6 +258,11 @@ class MemoryJournal:
 
     def pending_count(self) -> int:
         return len(self.rows)
+
+    def committed(self) -> asyncio.Future[None]:
+        if not self._writable:
+            raise StoreUnavailable
+        return self._enqueue(None, [])
 
 
 class MemoryBroadcasts:

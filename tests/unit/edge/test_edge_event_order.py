@@ -1,0 +1,78 @@
+"""One batch of what a reactor reports is taken in an order in which nothing acked is sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from gateway._native import reactor as native
+from gateway.config.sections import Config
+from gateway.edge.server import EdgeServer
+from gateway.metrics import Metrics
+from gateway.model.frames import Fetch, FrameType, build_frame
+from gateway.model.ports import Ack
+from gateway.model.registration import Registration, build_token
+
+LINK, DEVICE, NUMBER, SEQ = 77, 5, 3, 41
+TOKEN = b"0123456789abcdef"
+
+
+class OneDevice:
+    """Directory and registry of one device with one registration, bound on one link."""
+
+    @property
+    def registry(self) -> OneDevice:
+        return self
+
+    def device_link(self, device: int) -> int:
+        return LINK if device == DEVICE else 0
+
+    def bound(self, device: int) -> list[int]:
+        return [NUMBER] if device == DEVICE else []
+
+    def link(self, number: int) -> int:
+        return LINK if number == NUMBER else 0
+
+    def find(self, token: bytes) -> int:
+        return NUMBER if token == TOKEN else -1
+
+    def registration(self, number: int) -> Registration:
+        return Registration(number=number, token=TOKEN, device="d", app="shop", version="1")
+
+
+class Listener:
+    """Delivery's side: in what order it heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, list[int]]] = []
+
+    def on_acks(self, acks: Sequence[Ack]) -> None:
+        self.heard.append(("acks", [ack.seq for ack in acks]))
+
+    def on_ready(self, registrations: Sequence[int]) -> None:
+        self.heard.append(("ready", list(registrations)))
+
+    def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
+        self.heard.append(("fetch", [registration]))
+        return 0, False
+
+
+@pytest.mark.parametrize("then", ["ready", "fetch"])
+def test_a_late_ack_is_heard_before_what_the_device_gets_or_asks_for_next(
+    then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door: Any = OneDevice()
+    edge = EdgeServer(Config(), None, door, Metrics(process=False))  # type: ignore[arg-type]
+    monkeypatch.setattr(edge, "send", lambda link, frame: True)
+    listener: Any = Listener()
+    edge.attach(listener)
+    late = (native.EVENT_LATE, LINK, SEQ, DEVICE, False)
+    fetch = build_frame(FrameType.FETCH, Fetch(req=1, token=build_token(TOKEN)))[2:]
+    after = {
+        "ready": (native.EVENT_READY, LINK, DEVICE, 0, 0),
+        "fetch": (native.EVENT_FRAME, LINK, FrameType.FETCH, fetch, DEVICE),
+    }[then]
+    edge._on_batch([], [late, after, (native.EVENT_LATE, LINK, SEQ + 1, DEVICE, True)])
+    assert listener.heard == [("acks", [SEQ]), (then, [NUMBER]), ("acks", [SEQ + 1])]
