@@ -22,7 +22,8 @@ cdef enum:      # state
 cdef enum:      # flags
     LINK_DIRTY = 1                  # in the list of links to flush
     LINK_STALLED = 2                # socket full, waiting for EPOLLOUT
-    LINK_SPILLED = 4                # something was refused; say READY when there is room
+    LINK_SPILLED = 4                # something waits for room: nothing new may pass it
+    LINK_HELD = 8                   # the control thread knows, and sends nothing more: READY when there is room
     LINK_FLOOR_SHIFT = 6            # upper two bits: below this urgency broadcasts wait (RFC 8030 section 5.3)
 
 cdef struct partial_t:              # bytes of an incomplete frame

@@ -23,6 +23,7 @@ cdef enum:                      # events, reactor → control
     EV_READY = 5                # room again after a spill
     EV_DOWN = 6                 # the link is over; flag is the reason
     EV_DRAINED = 7
+    EV_ECHO = 10                # every command before CMD_ECHO was carried out
     EV_FANNED = 9               # a fan-out is done; registration is how many it was queued for
     EV_LATE = 8                 # an ack for what is no longer in flight: after its ack time, or SHOWN after ACK
 
@@ -40,6 +41,8 @@ cdef enum:                      # commands, control → reactor
     CMD_REFUSE = 11
     CMD_STOP = 12
     CMD_FLOOR = 13
+    CMD_HOLD = 14
+    CMD_ECHO = 15
 
 cdef enum:                      # why a link ended; names in REASONS
     REASON_PEER = 0
@@ -160,6 +163,7 @@ cdef struct reactor_t:
     int refusing
     int stopping
     gw_buffer_t *drain_buffer
-    uint32_t drain_end          # tick
+    uint32_t drain_begin        # tick
+    uint32_t drain_ticks        # how long it takes
     uint32_t drain_at           # next slot
     int draining

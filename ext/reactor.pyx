@@ -6,9 +6,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from gateway._native.fanout cimport fan_add, fan_drop, fan_step
 from gateway._native.link cimport (
-    LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_STALLED, groups_bytes,
-    groups_free, inflight_find, inflight_pool_free, inflight_remove, inflight_t, link_id, link_join, link_leave,
-    link_leave_all, link_t, slab_at, slab_find, slab_free, slab_take)
+    LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_SPILLED, LINK_STALLED,
+    groups_bytes, groups_free, inflight_find, inflight_pool_free, inflight_remove, inflight_t, link_id, link_join,
+    link_leave, link_leave_all, link_t, slab_at, slab_find, slab_free, slab_take)
 from gateway._native.mailbox cimport (
     gw_ring_free, gw_ring_init, gw_ring_peek, gw_ring_pop, gw_ring_publish, gw_ring_reserve, gw_ring_sleep)
 from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t, outbox_pool_free
@@ -114,7 +114,8 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
         listener_close(r)
         r.draining = 1
         r.drain_buffer = c.buffer
-        r.drain_end = r.now + c.ms // TICK_MS
+        r.drain_begin = r.now
+        r.drain_ticks = c.ms // TICK_MS
         r.drain_at = 0
         return
     if c.kind == CMD_STOP:
@@ -167,6 +168,11 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
         maybe_ready(r, link)
     elif c.kind == CMD_CLOSE:
         link_down(r, link, REASON_CONTROL, c.buffer)
+    elif c.kind == CMD_HOLD:
+        link.flags |= LINK_SPILLED | LINK_HELD
+        maybe_ready(r, link)
+    elif c.kind == CMD_ECHO:
+        say(r, EV_ECHO, 0, c.link, 0, 0, 0)
     elif c.kind == CMD_FLOOR:
         link.flags = <uint8_t>(link.flags & 0x3F | c.flag << LINK_FLOOR_SHIFT)
     elif c.kind == CMD_SILENCE:
@@ -241,15 +247,15 @@ cdef void handle_timers(reactor_t *r) noexcept nogil:
 
 
 cdef void drain_step(reactor_t *r) noexcept nogil:
-    """Send links away evenly over the drain time."""
-    cdef uint32_t left = r.slab.size - r.drain_at
-    cdef int32_t ticks = <int32_t>(r.drain_end - r.now)
-    cdef uint32_t slice = left if ticks <= 0 else left // <uint32_t>ticks + 1
+    """Send links away evenly over the drain time, however often this is called meanwhile."""
+    cdef uint32_t passed = r.now - r.drain_begin
+    cdef uint32_t until = r.slab.size
     cdef link_t *link
-    while slice and r.drain_at < r.slab.size and has_room(r):
+    if passed < r.drain_ticks:
+        until = <uint32_t>(<uint64_t>until * passed // r.drain_ticks)
+    while r.drain_at < until and has_room(r):
         link = slab_at(&r.slab, r.drain_at)
         r.drain_at += 1
-        slice -= 1
         if link.state != LINK_FREE:
             link_down(r, link, REASON_DRAIN, r.drain_buffer)
     if r.drain_at == r.slab.size:
@@ -522,6 +528,15 @@ cdef class Reactor:
         """Forget an unacked notification (no event follows) and send `frame`."""
         return self.put(CMD_CANCEL, link, seq, registration, 0, 0, 0, frame)
 
+    def hold(self, link: int) -> bool:
+        """More waits for this link, and nothing but what is in flight is sent to it until EV_READY says there is
+        room."""
+        return self.put(CMD_HOLD, link, 0, 0, 0, 0, 0, None)
+
+    def echo(self, link: int) -> bool:
+        """EV_ECHO comes when all commands before this one were carried out, after all that came of them."""
+        return self.put(CMD_ECHO, link, 0, 0, 0, 0, 0, None)
+
     def close(self, link: int, frame: bytes | None = None) -> bool:
         return self.put(CMD_CLOSE, link, 0, 0, 0, 0, 0, frame)
 
@@ -597,4 +612,5 @@ EVENT_DOWN = EV_DOWN
 EVENT_DRAINED = EV_DRAINED
 EVENT_LATE = EV_LATE
 EVENT_FANNED = EV_FANNED
+EVENT_ECHO = EV_ECHO
 LINK_BYTES = sizeof(link_t)

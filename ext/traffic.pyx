@@ -7,8 +7,9 @@ from gateway._native.frame cimport (
     FRAME_ACK, FRAME_HELLO, FRAME_MALFORMED, FRAME_PING, FRAME_SHOWN, FRAME_TOO_LARGE, IDS_MAX, frame_parse, frame_t,
     ids_parse)
 from gateway._native.link cimport (
-    LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_SPILLED, LINK_STALLED, inflight_add,
-    inflight_find, inflight_remove, inflight_t, link_id, link_leave_all, link_t, partial_t, slab_at, slab_give)
+    LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_SPILLED, LINK_STALLED,
+    inflight_add, inflight_find, inflight_remove, inflight_t, link_id, link_leave_all, link_t, partial_t, slab_at,
+    slab_give)
 from gateway._native.mailbox cimport gw_ring_reserve, gw_ring_room
 from gateway._native.outbox cimport gw_buffer_t, outbox_clear, outbox_flush, outbox_push
 from gateway._native.plane cimport *
@@ -113,9 +114,11 @@ cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *wor
 
 
 cdef void maybe_ready(reactor_t *r, link_t *link) noexcept nogil:
-    if (link.flags & LINK_SPILLED and link.state == LINK_LIVE and link.inflight_count * 2 <= link.window
+    """Only once the control thread holds back: what it sent before it knew has then come back as lost, so READY finds
+    everything waiting in its order, and nothing overtakes it."""
+    if (link.flags & LINK_HELD and link.state == LINK_LIVE and link.inflight_count * 2 <= link.window
             and link.outbox.bytes * 2 <= r.set.outbox_bytes):
-        link.flags &= ~<uint8_t>LINK_SPILLED
+        link.flags &= ~<uint8_t>(LINK_SPILLED | LINK_HELD)
         say(r, EV_READY, 0, link_id(&r.slab, link), link.device, 0, 0)
 
 
@@ -306,7 +309,7 @@ cdef int notify(reactor_t *r, link_t *link, gw_buffer_t *buffer, uint64_t seq, u
     cdef uint64_t me = link_id(&r.slab, link)
     if entry != NULL and not again:
         return 0    # on its way already
-    if entry == NULL and link.inflight_count >= link.window:
+    if entry == NULL and (link.inflight_count >= link.window or link.flags & LINK_SPILLED):
         gw_count(&r.counters[C_SPILLED_WINDOW], 1)
         link.flags |= LINK_SPILLED
         say(r, EV_LOST, 1, me, seq, registration, 0)

@@ -11,6 +11,7 @@ EVENT_DOWN: Final[int]
 EVENT_DRAINED: Final[int]
 EVENT_LATE: Final[int]
 EVENT_FANNED: Final[int]
+EVENT_ECHO: Final[int]
 LINK_BYTES: Final[int]
 
 @final
@@ -60,6 +61,11 @@ class Reactor:
         """Leave its group; what is unacked for it comes back as lost."""
     def cancel(self, link: int, seq: int, registration: int, frame: bytes | None = None) -> bool:
         """Forget an unacked notification (no event follows) and send `frame`."""
+    def hold(self, link: int) -> bool:
+        """More waits for this link, and nothing but what is in flight is sent to it until EVENT_READY says there is
+        room."""
+    def echo(self, link: int) -> bool:
+        """EVENT_ECHO comes when all commands before this one were carried out, after all that came of them."""
     def close(self, link: int, frame: bytes | None = None) -> bool: ...
     def set_silence(self, link: int, silence_ms: int) -> bool: ...
     def set_floor(self, link: int, urgency: int) -> bool:

@@ -165,6 +165,7 @@ def test_the_window_spills_and_says_ready_when_half_empty() -> None:
         assert [rig.event(native.EVENT_LOST)[2:] for _ in range(2)] == [(5, 77, 1), (6, 77, 1)]
         for _ in range(4):
             peer.receive()
+        rig.reactor.hold(link)
         peer.send(FrameType.ACK, [1])
         rig.ack()
         assert rig.events == []
@@ -172,17 +173,55 @@ def test_the_window_spills_and_says_ready_when_half_empty() -> None:
         assert rig.event(native.EVENT_READY)[:3] == (native.EVENT_READY, link, 7)
 
 
+def test_nothing_overtakes_what_was_spilled_and_ready_waits_until_the_control_thread_knows() -> None:
+    with Rig() as rig:
+        peer, link = rig.login(window=2)
+        rig.reactor.bind(link, 0, 77)
+        for seq in (1, 2, 3):
+            rig.reactor.notify(link, notice(seq), seq, 77, 60_000)
+        assert [peer.receive()[1] for _ in range(2)] == [notice(1)[2:], notice(2)[2:]]
+        peer.send(FrameType.ACK, [1, 2])
+        assert {rig.ack()[0], rig.ack()[0]} == {1, 2}
+        rig.reactor.notify(link, notice(4), 4, 77, 60_000)  # sent before the spill was known
+        rig.reactor.fanout([0], notice(5), 5, 60_000)
+        assert [rig.event(native.EVENT_LOST)[2:] for _ in range(3)] == [(3, 77, 1), (4, 77, 1), (5, 77, 1)]
+        rig.reactor.echo(link)
+        rig.event(native.EVENT_ECHO)
+        assert [e for e in rig.events if e[0] == native.EVENT_READY] == []
+        rig.reactor.hold(link)
+        assert rig.event(native.EVENT_READY)[1:3] == (link, 7)
+        for seq in (3, 4):
+            rig.reactor.notify(link, notice(seq), seq, 77, 60_000)
+        assert [peer.receive()[1] for _ in range(2)] == [notice(3)[2:], notice(4)[2:]]
+
+
+def test_a_hold_with_room_is_answered_at_once_and_once() -> None:
+    with Rig() as rig:
+        _, link = rig.login(window=4)
+        rig.reactor.hold(link)
+        rig.event(native.EVENT_READY)
+        rig.reactor.echo(link)
+        rig.event(native.EVENT_ECHO)
+        assert rig.events == []
+
+
 def test_a_peer_that_never_reads_spills_then_is_closed() -> None:
     with Rig(outbox_bytes=65_536, slow_ms=100) as rig:
         _, link = rig.login(window=1000, receive_buffer=4096)
-        for seq in range(1, 1000):
-            rig.reactor.notify(link, notice(seq, 16_000), seq, 77, 60_000)
-        rig.event(native.EVENT_LOST)
-        down = rig.event(native.EVENT_DOWN)
-        assert native.REASONS[down[3]] == "slow_consumer"
-        lost = {e[2] for e in rig.events if e[0] == native.EVENT_LOST}
+        waiting = list(range(1, 1000))
+        while not any(e[0] == native.EVENT_DOWN for e in rig.events):
+            for seq in waiting[:8]:
+                rig.reactor.notify(link, notice(seq, 16_000), seq, 77, 60_000)
+            del waiting[:8]
+            rig.reactor.hold(link)
+            rig.pump()
+        spilled = {e[2] for e in rig.events if e[0] == native.EVENT_LOST and e[4]}
+        lost = {e[2] for e in rig.events if e[0] == native.EVENT_LOST and not e[4]}
+        assert native.REASONS[rig.event(native.EVENT_DOWN)[3]] == "slow_consumer"
         assert rig.reactor.counters()["spilled_outbox"] > 0
-        assert len(lost) == 998  # with the one taken above every one is accounted for
+        sent = set(range(1, 1000)) - set(waiting)
+        assert spilled | lost == sent  # every one is accounted for
+        assert not spilled & lost
 
 
 def test_a_link_that_goes_down_gives_back_what_was_unacked() -> None:
@@ -310,6 +349,23 @@ def test_a_drain_sends_everyone_away_and_reports_the_end() -> None:
             socket.create_connection(("127.0.0.1", rig.port))
 
 
+def test_a_drain_takes_its_time_however_busy_the_reactor_is() -> None:
+    with Rig() as rig:
+        peers = [rig.login(device)[0] for device in range(1, 40)]
+        rig.reactor.drain_links(build_frame(FrameType.GOAWAY, {"name": "draining"}), 500)
+        rig.reactor.echo(1)
+        busy = 0
+        while not any(e[0] == native.EVENT_DRAINED for e in rig.events):
+            peers[-1].send(FrameType.PING)  # each is a turn of the loop
+            busy += 1
+            if busy == 200:
+                sent_away = sum(rig.reactor.counters()[f"ended:{reason}"] for reason in native.REASONS)
+                assert sent_away < len(peers)
+            rig.pump(0.0005)
+        assert busy > 200
+        assert rig.reactor.counters()["ended:draining"] == len(peers)
+
+
 def test_a_connection_reset_is_an_end_like_any_other() -> None:
     with Rig() as rig:
         peer, link = rig.login()
@@ -327,5 +383,5 @@ def test_the_reactor_has_a_descriptor_table_of_its_own() -> None:
         assert ours - before == 29  # the devices' ends only
 
 
-def test_a_link_takes_128_bytes() -> None:
-    assert native.LINK_BYTES == 128
+def test_a_link_takes_112_bytes() -> None:
+    assert native.LINK_BYTES == 112
