@@ -3,8 +3,9 @@
     .venv/bin/python bench/idle_memory.py --devices 50000
 
 Starts a gateway on loopback, connects the devices over real TCP (HELLO and REGISTER, then silence) and reads the
-gateway's private memory before and after. Kernel memory of the sockets is not in it (see /proc/net/sockstat).
-Prints one JSON object.
+gateway's private memory before and after. The first 14,000 devices are not counted: with them comes what is allocated
+once (`process_bytes` shows how much). Kernel memory of the sockets is not in it (see /proc/net/sockstat). Prints one JSON
+object; exit code 1 where the target is missed.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from gateway.tour.stage import APP, Stage
 DEVICES_A_PROCESS = 14_000
 AT_ONCE = 500
 IP_BIND_ADDRESS_NO_PORT = 24  # the port is chosen at connect
-#: past the first seconds in which the gateway remembers a login (edge.server.FRESH_S)
-SETTLE_S = 8.0
+#: for commits and answers under way
+SETTLE_S = 3.0
 TARGET_BYTES = 256
+#: not counted; brought up as fast as the others, so that what a storm needs for a moment is there already
+WARM_DEVICES = 14_000
 
 
 def private_bytes(pid: int) -> int:
@@ -83,11 +86,12 @@ class Holders:
         self._processes: list[asyncio.subprocess.Process] = []
         self._devices = 0
 
-    async def add(self, port: int, count: int) -> None:
-        """Bring up `count` more devices; returns when all have their tokens."""
+    async def add(self, port: int, count: int, processes: int) -> None:
+        """Bring up `count` more devices, by so many processes at once; returns when all have their tokens."""
         started = []
+        share = math.ceil(count / processes)
         while count:
-            part = min(count, DEVICES_A_PROCESS)
+            part = min(count, share)
             arguments = ["--hold", str(port), str(self._devices), str(part)]
             process = await asyncio.create_subprocess_exec(
                 sys.executable, __file__, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
@@ -112,17 +116,20 @@ async def measure(count: int) -> dict[str, Any]:
     holders = Holders()
     # Each reactor has a descriptor table of its own; the kernel spreads connections over them not quite evenly.
     limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    reactors = math.ceil(count * 1.1 / limit)
+    reactors = math.ceil((count + WARM_DEVICES) * 1.1 / limit)
+    processes = math.ceil(count / DEVICES_A_PROCESS)
     async with Stage(f"edge.reactors={reactors}") as stage:
         try:
-            await holders.add(stage.device_port, 500)  # what is allocated once is there after these
+            empty = private_bytes(stage.pid)
+            await holders.add(stage.device_port, WARM_DEVICES, processes)
             await asyncio.sleep(SETTLE_S)
             before = private_bytes(stage.pid)
             began = time.perf_counter()
-            await holders.add(stage.device_port, count)
+            await holders.add(stage.device_port, count, processes)
             took = time.perf_counter() - began
             await asyncio.sleep(SETTLE_S)
-            each = (private_bytes(stage.pid) - before) / count
+            after = private_bytes(stage.pid)
+            each = (after - before) / count
         finally:
             await holders.close()
         await stage.stop_gateway(signal.SIGTERM)
@@ -131,6 +138,7 @@ async def measure(count: int) -> dict[str, Any]:
             "value": round(each, 1),
             "unit": "bytes a device",
             "devices": count,
+            "process_bytes": {"empty": empty, "warm": before, "full": after, "warm_devices": WARM_DEVICES},
             "reactors": reactors,
             "target": TARGET_BYTES,
             "ok": each <= TARGET_BYTES,

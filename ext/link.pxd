@@ -1,4 +1,4 @@
-"""Links: a slab of 128-byte structs with generation ids, their in-flight notifications and group memberships.
+"""Links: a slab of 112-byte structs with generation ids, their in-flight notifications and group memberships.
 
 A link id is 64 bits: reactor (8), slot (24), generation (32). A stale id finds nothing. Owner: the reactor's thread.
 """
@@ -50,8 +50,7 @@ cdef struct link_t:
     outbox_t outbox
     inflight_t *inflight            # newest first
     partial_t *partial
-    membership_t *more              # memberships after the first
-    membership_t first
+    membership_t first              # the only one; the address of all of them where there are more (see membership_at)
     int fd
     uint32_t slot
     uint32_t generation

@@ -1,7 +1,7 @@
 """Slab of links, pool of in-flight notifications, memberships in groups; never touches a socket."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from gateway._native.group cimport group_add, group_free, group_init, group_remove, group_t, member_t
 from gateway._native.wheel cimport wheel_cancel, wheel_t
 
@@ -134,12 +134,36 @@ cdef void inflight_pool_free(inflight_pool_t *pool) noexcept nogil:
 
 
 cdef membership_t *membership_at(link_t *link, uint32_t i) noexcept nogil:
-    return &link.first if i == 0 else &link.more[i - 1]
+    return &link.first if link.memberships <= 1 else &many(link)[i]
+
+
+cdef inline membership_t *many(link_t *link) noexcept nogil:
+    """Memberships of a link with more than one: their address lies where the only one would."""
+    cdef membership_t *members
+    memcpy(&members, &link.first, sizeof(members))
+    return members
+
+
+cdef int resize(link_t *link, uint32_t size) noexcept nogil:
+    """Place for `size` memberships, those there are kept; -1 without memory (only where it grows)."""
+    cdef membership_t *members
+    cdef membership_t *before = many(link) if link.memberships > 1 else NULL
+    if size <= 1:
+        if before != NULL:
+            link.first = before[0]
+            free(before)
+        return 0
+    members = <membership_t *>realloc(before, size * sizeof(membership_t))
+    if members == NULL:
+        return -1
+    if before == NULL:
+        members[0] = link.first
+    memcpy(&link.first, &members, sizeof(members))
+    return 0
 
 
 cdef int link_join(slab_t *s, groups_t *groups, link_t *link, uint32_t group, uint32_t registration) noexcept nogil:
     cdef membership_t *m
-    cdef membership_t *more
     cdef group_t *items
     cdef uint32_t i, size
     cdef long position
@@ -161,19 +185,17 @@ cdef int link_join(slab_t *s, groups_t *groups, link_t *link, uint32_t group, ui
         for i in range(groups.size, size):
             group_init(&items[i])
         groups.size = size
-    if link.memberships:
-        more = <membership_t *>realloc(link.more, link.memberships * sizeof(membership_t))
-        if more == NULL:
-            return -1
-        link.more = more
     position = group_add(&groups.items[group], link.slot, registration)
     if position < 0:
         return -1
-    m = membership_at(link, link.memberships)
+    if resize(link, link.memberships + 1u) != 0:
+        group_remove(&groups.items[group], <uint32_t>position)     # the last one: nobody moves
+        return -1
+    link.memberships += 1
+    m = membership_at(link, link.memberships - 1u)
     m.group = group
     m.position = <uint32_t>position
     m.registration = registration
-    link.memberships += 1
     return 0
 
 
@@ -200,12 +222,9 @@ cdef int link_leave(slab_t *s, groups_t *groups, link_t *link, uint32_t registra
     for i in range(link.memberships):
         if membership_at(link, i).registration == registration:
             membership_drop(s, groups, link, i)
+            membership_at(link, i)[0] = membership_at(link, link.memberships - 1u)[0]
+            resize(link, link.memberships - 1u)
             link.memberships -= 1
-            if i != link.memberships:
-                membership_at(link, i)[0] = membership_at(link, link.memberships)[0]
-            if link.memberships <= 1:
-                free(link.more)
-                link.more = NULL
             return 1
     return 0
 

@@ -21,8 +21,7 @@ cdef struct outbox_pool_t:
     uint64_t nodes
 
 cdef struct outbox_t:
-    outbox_node_t *head
-    outbox_node_t *tail
+    outbox_node_t *tail     # its next is the head: a ring, so that an idle link pays for one pointer
     uint32_t bytes          # not sent yet
     uint32_t offset         # sent already of the head's buffer
 

@@ -52,6 +52,16 @@ cdef void node_give(outbox_pool_t *pool, outbox_node_t *node) noexcept nogil:
     pool.free = node
 
 
+cdef void drop_head(outbox_t *box, outbox_pool_t *pool) noexcept nogil:
+    cdef outbox_node_t *node = box.tail.next
+    box.offset = 0
+    if node == box.tail:
+        box.tail = NULL
+    else:
+        box.tail.next = node.next
+    node_give(pool, node)
+
+
 cdef void outbox_pool_free(outbox_pool_t *pool) noexcept nogil:
     cdef chunk_t *chunk = <chunk_t *>pool.chunks
     cdef chunk_t *after
@@ -68,11 +78,11 @@ cdef int outbox_push(outbox_t *box, outbox_pool_t *pool, gw_buffer_t *buffer) no
         return -1
     gw_buffer_take(buffer)
     node.buffer = buffer
-    node.next = NULL
     if box.tail == NULL:
-        box.head = node
+        node.next = node
         box.offset = 0
     else:
+        node.next = box.tail.next
         box.tail.next = node
     box.tail = node
     box.bytes += buffer.size
@@ -88,16 +98,18 @@ cdef long outbox_flush(outbox_t *box, outbox_pool_t *pool, int fd) noexcept nogi
     cdef long total = 0
     cdef uint32_t left
     cdef int n
-    while box.head != NULL:
+    while box.tail != NULL:
         n = 0
         skip = box.offset
-        node = box.head
-        while node != NULL and n < IOV_MAX_USED:
+        node = box.tail
+        while n < IOV_MAX_USED:
+            node = node.next
             iov[n].iov_base = node.buffer.data + skip
             iov[n].iov_len = node.buffer.size - skip
             skip = 0
             n += 1
-            node = node.next
+            if node == box.tail:
+                break
         memset(&msg, 0, sizeof(msg))
         msg.msg_iov = iov
         msg.msg_iovlen = <size_t>n
@@ -111,26 +123,19 @@ cdef long outbox_flush(outbox_t *box, outbox_pool_t *pool, int fd) noexcept nogi
         total += sent
         box.bytes -= <uint32_t>sent
         while sent > 0:
-            node = box.head
+            node = box.tail.next
             left = node.buffer.size - box.offset
             if sent < left:
                 box.offset += <uint32_t>sent
                 break
             sent -= left
-            box.head = node.next
-            box.offset = 0
-            node_give(pool, node)
-        if box.head == NULL:
-            box.tail = NULL
+            drop_head(box, pool)
     return total
 
 
 cdef void outbox_clear(outbox_t *box, outbox_pool_t *pool) noexcept nogil:
-    cdef outbox_node_t *node
-    while box.head != NULL:
-        node = box.head
-        box.head = node.next
-        node_give(pool, node)
+    while box.tail != NULL:
+        drop_head(box, pool)
     memset(box, 0, sizeof(outbox_t))
 
 

@@ -14,9 +14,9 @@ from gateway._native.mailbox cimport (
 from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t, outbox_pool_free
 from gateway._native.plane cimport *
 from gateway._native.traffic cimport (
-    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
-    flush_dirty, gw_count, gw_read, has_room, link_down, link_free, link_readable, link_send, mark_dirty, maybe_ready,
-    notify, say, watch)
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event,
+    epoll_wait, flush_dirty, gw_count, gw_read, handle_bytes, has_room, link_down, link_free, link_readable,
+    link_send, mark_dirty, maybe_ready, notify, say, watch)
 from gateway._native.wheel cimport (
     wheel_advance, wheel_arm, wheel_cancel, wheel_init, wheel_next, wheel_node_t, wheel_pop)
 
@@ -143,7 +143,8 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
         link.silence = c.ms // TICK_MS
         gw_count(&r.counters[C_LOGINS], 1)
         wheel_arm(&r.wheel, &link.timer, link.seen + link.silence)
-        link_send(r, link, c.buffer)
+        if link_send(r, link, c.buffer) == 0 and link.partial != NULL:
+            handle_bytes(r, link, 0)
     elif c.kind == CMD_BIND:
         if link_join(&r.slab, &r.groups, link, c.count, c.registration) < 0:
             link_down(r, link, REASON_MEMORY, NULL)
@@ -561,7 +562,7 @@ cdef class Reactor:
 
     def drain(self, limit: int = 4096) -> tuple:
         """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
-        b, c): FRAME a=type b=body c=device (0 before WELCOME); TIMEOUT a=seq b=registration; LOST a=seq b=registration
+        b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq b=registration; LOST a=seq b=registration
         c=spilled; LATE a=seq b=device c=shown; READY a=device; FANNED a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell."""
         cdef list acks = [], others = []

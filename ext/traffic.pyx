@@ -4,8 +4,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 from gateway._native.frame cimport (
-    FRAME_ACK, FRAME_HELLO, FRAME_MALFORMED, FRAME_PING, FRAME_SHOWN, FRAME_TOO_LARGE, IDS_MAX, frame_parse, frame_t,
-    ids_parse)
+    FRAME_ACK, FRAME_HELLO, FRAME_MALFORMED, FRAME_NEED_MORE, FRAME_PING, FRAME_SHOWN, FRAME_TOO_LARGE, IDS_MAX,
+    frame_parse, frame_t, ids_parse)
 from gateway._native.link cimport (
     LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_SPILLED, LINK_STALLED,
     inflight_add, inflight_find, inflight_remove, inflight_t, link_id, link_leave_all, link_t, partial_t, slab_at,
@@ -124,7 +124,7 @@ cdef void maybe_ready(reactor_t *r, link_t *link) noexcept nogil:
 
 cdef void link_flush(reactor_t *r, link_t *link) noexcept nogil:
     cdef long sent
-    if link.outbox.head != NULL:
+    if link.outbox.tail != NULL:
         sent = outbox_flush(&link.outbox, &r.nodes, link.fd)
         if sent < 0:
             if link.state == LINK_CLOSING:
@@ -135,7 +135,7 @@ cdef void link_flush(reactor_t *r, link_t *link) noexcept nogil:
         if sent > 0:
             gw_count(&r.counters[C_BYTES_OUT], <uint64_t>sent)
             link.stalled_at = r.now
-    if link.outbox.head != NULL:
+    if link.outbox.tail != NULL:
         if not link.flags & LINK_STALLED:
             link.flags |= LINK_STALLED
             link.stalled_at = r.now
@@ -259,6 +259,9 @@ cdef void handle_bytes(reactor_t *r, link_t *link, ssize_t got) noexcept nogil:
     while True:
         used = frame_parse(
             p + at, n - at, r.set.max_frame_bytes if link.state == LINK_LIVE else r.set.login_frame_bytes, &f)
+        if link.state == LINK_HELLO:
+            # What follows HELLO waits here until the control thread has decided; no more than one frame's worth.
+            used = FRAME_TOO_LARGE if n - at > r.set.login_frame_bytes else FRAME_NEED_MORE
         if used <= 0:
             break
         at += <size_t>used

@@ -140,6 +140,7 @@ class DeviceRequests:
         if not self._edge.plane.sent(reactor.bind(link, self._registry.group(number), number)):
             raise Overloaded
         self._registry.bind(number, session.key)
+        self._edge.forget(link)
         self._edge.events.on_ready([number])
 
     # --- UNREGISTER

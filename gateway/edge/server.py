@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -26,8 +25,6 @@ from gateway.model.ports import Ack, EdgeEvents
 from gateway.store.directory import Directory
 
 _log = structlog.get_logger(__name__)
-#: a login is remembered this long, for frames that came right behind HELLO
-FRESH_S = 5.0
 FUSE_S = 1.0
 
 
@@ -54,9 +51,8 @@ class EdgeServer:
         self._clock = clock
         self._events: EdgeEvents | None = None
         self._flapping = FlappingGuard(config.edge.device_logins_per_minute)
-        #: links that logged in just now or have no registration yet: link → session
-        self._fresh: dict[int, Session] = {}
-        self._fresh_order: deque[tuple[float, int]] = deque()
+        #: sessions that have no registration to be found by: link → session
+        self._unbound: dict[int, Session] = {}
         #: links whose device wants nothing below an urgency: link → floor
         self._floors: dict[int, int] = {}
         self._drained = 0
@@ -105,14 +101,13 @@ class EdgeServer:
         await self.plane.stop()
 
     async def _keep_house(self) -> None:
-        """Forget logins that are past their first moments; hold the memory fuse."""
+        """Hold the memory fuse; say when connections can not be accepted."""
         limit = self._config.memory_limit_bytes
         page = os.sysconf("SC_PAGE_SIZE")
         refusing = False
         failed = 0
         while True:
             await asyncio.sleep(FUSE_S)
-            self._forget_fresh()
             failed = self._warn_of_accepts(failed)
             if not limit:
                 continue
@@ -134,23 +129,14 @@ class EdgeServer:
             )
         return failed
 
-    def _forget_fresh(self) -> None:
-        """A session with a registration can be found again through it; one without stays until it has one or ends."""
-        before = time.monotonic() - FRESH_S
-        while self._fresh_order and self._fresh_order[0][0] < before:
-            _, link = self._fresh_order.popleft()
-            session = self._fresh.get(link)
-            if session is not None and self._registry.bound(session.key):
-                del self._fresh[link]
-
     # --- sessions
 
     def session(self, link: int, device: int) -> Session | None:
-        """Who is on this link; `device` is what the reactor knows (0 for frames that came before WELCOME)."""
-        session = self._fresh.get(link)
+        """Who is on this link; `device` is what the reactor knows it by."""
+        session = self._unbound.get(link)
         if session is not None:
             return session
-        if not device or self._registry.device_link(device) != link:
+        if self._registry.device_link(device) != link:
             return None
         for number in self._registry.bound(device):
             registration = self._directory.registration(number)
@@ -160,7 +146,11 @@ class EdgeServer:
 
     def remember(self, link: int, session: Session) -> None:
         """Keep a session that has no registration (any more) to be found by."""
-        self._fresh[link] = session
+        self._unbound[link] = session
+
+    def forget(self, link: int) -> None:
+        """It has a registration now, and no Python object any more."""
+        self._unbound.pop(link, None)
 
     def set_floor(self, link: int, urgency: int) -> None:
         if urgency > 0 or link in self._floors:
@@ -265,14 +255,13 @@ class EdgeServer:
         previous = self._registry.login(session.key, link)
         if previous and previous != link:
             self._floors.pop(previous, None)
-            self._fresh.pop(previous, None)
+            self._unbound.pop(previous, None)
             self.close(previous, build_goaway(Takeover))
-        self._fresh[link] = session
-        self._fresh_order.append((time.monotonic(), link))
+        self._unbound[link] = session
         self.set_floor(link, accepted.urgency)
 
     def _on_down(self, link: int, device: int) -> None:
-        session = self._fresh.pop(link, None)
+        session = self._unbound.pop(link, None)
         self._floors.pop(link, None)
         key = device or (session.key if session else 0)
         if key:

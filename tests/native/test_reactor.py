@@ -52,6 +52,30 @@ def test_anything_before_hello_is_out_of_order() -> None:
         assert rig.reactor.counters()["ended:out_of_order"] == 1
 
 
+def test_what_is_pipelined_behind_hello_waits_for_the_login_and_then_comes_in_order() -> None:
+    with Rig() as rig:
+        peer = rig.connect()
+        frames = [build_frame(FrameType.HELLO, {"v": 1}), *(build_frame(FrameType.STATE, {"req": i}) for i in range(9))]
+        peer.sock.sendall(b"".join(frames) + build_frame(FrameType.PING))
+        link = rig.event(native.EVENT_FRAME)[1]
+        peer.sock.sendall(build_frame(FrameType.STATE, {"req": 9}))
+        rig.reactor.welcome(link, 7, 60_000, 32, build_frame(FrameType.WELCOME, {"v": 1}))
+        assert [rig.event(native.EVENT_FRAME)[3:] for _ in range(10)] == [
+            (build_frame(FrameType.STATE, {"req": i})[2:], 7) for i in range(10)
+        ]
+        assert [peer.receive()[0] for _ in range(2)] == [FrameType.WELCOME, FrameType.PONG]
+
+
+def test_too_much_behind_hello_ends_the_link() -> None:
+    with Rig() as rig:
+        peer = rig.connect()
+        peer.send(FrameType.HELLO, {"v": 1})
+        rig.event(native.EVENT_FRAME)
+        peer.sock.sendall(build_frame(FrameType.STATE, {"pad": "x" * 3000}) * 2)
+        assert b"frame_too_large" in peer.receive()[1]
+        assert rig.event(native.EVENT_DOWN)[2] == 0  # no device yet
+
+
 def test_a_second_hello_is_out_of_order() -> None:
     with Rig() as rig:
         peer, link = rig.login()
