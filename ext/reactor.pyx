@@ -563,7 +563,7 @@ cdef class Reactor:
     def drain(self, limit: int = 4096) -> tuple:
         """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
         b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq b=registration; LOST a=seq b=registration
-        c=spilled; LATE a=seq b=device c=shown; READY a=device; FANNED a=seq b=links; DOWN a=device b=reason.
+        c=spilled; LATE a=seq b=device c=shown; READY a=device b=room; FANNED a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell."""
         cdef list acks = [], others = []
         cdef uint32_t size

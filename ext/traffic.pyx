@@ -119,7 +119,7 @@ cdef void maybe_ready(reactor_t *r, link_t *link) noexcept nogil:
     if (link.flags & LINK_HELD and link.state == LINK_LIVE and link.inflight_count * 2 <= link.window
             and link.outbox.bytes * 2 <= r.set.outbox_bytes):
         link.flags &= ~<uint8_t>(LINK_SPILLED | LINK_HELD)
-        say(r, EV_READY, 0, link_id(&r.slab, link), link.device, 0, 0)
+        say(r, EV_READY, 0, link_id(&r.slab, link), link.device, <uint32_t>(link.window - link.inflight_count), 0)
 
 
 cdef void link_flush(reactor_t *r, link_t *link) noexcept nogil:
@@ -317,7 +317,8 @@ cdef int notify(reactor_t *r, link_t *link, gw_buffer_t *buffer, uint64_t seq, u
         link.flags |= LINK_SPILLED
         say(r, EV_LOST, 1, me, seq, registration, 0)
         return 0
-    if link.outbox.bytes + buffer.size > r.set.outbox_bytes and link.outbox.bytes:
+    # Where READY could be said it is taken, however large: else the two would chase each other.
+    if link.outbox.bytes + buffer.size > r.set.outbox_bytes and link.outbox.bytes * 2 > r.set.outbox_bytes:
         gw_count(&r.counters[C_SPILLED_OUTBOX], 1)
         link.flags |= LINK_SPILLED
         if entry != NULL:

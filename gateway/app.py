@@ -64,6 +64,7 @@ class Gateway:
             clock=unix_ms,
         )
         self.edge.attach(self.dispatcher)
+        directory.watch(self.edge)
         acceptor = Acceptor(
             directory=directory, journal=store.journal, dispatcher=self.dispatcher, config=config, metrics=metrics
         )

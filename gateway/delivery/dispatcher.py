@@ -60,8 +60,7 @@ class Dispatcher:
         self._directory = directory
         self._metrics = metrics
         self._clock = clock
-        # One more than fits makes the edge say when there is room again.
-        self._burst = config.edge.window + 1
+        self._burst = config.edge.window
         self.backlog = Backlog()
         self.broadcast = BroadcastRouter(
             edge=edge,
@@ -84,7 +83,7 @@ class Dispatcher:
             clock=clock,
         )
         self._early: dict[int, asyncio.Future[None]] = {}
-        self._ready: deque[int] = deque()
+        self._ready: deque[tuple[int, bool]] = deque()
         self._ready_working = False
         self._task: asyncio.Task[None] | None = None
         # Those who were connected before the restart are back by then; only then is a device "disconnected" (B4).
@@ -365,12 +364,12 @@ class Dispatcher:
         else:
             self._executor.apply(seq, Event.SPILLED if spilled else Event.LOST)
 
-    def on_ready(self, registrations: Sequence[int]) -> None:
+    def on_ready(self, registrations: Sequence[int], *, moved: bool = False) -> None:
         if not self._ready_working and len(registrations) <= SLICE:
             for registration in registrations:
-                self._send_waiting(registration)
+                self._send_waiting(registration, moved)
             return
-        self._ready.extend(registrations)
+        self._ready.extend((registration, moved) for registration in registrations)
         if not self._ready_working:
             self._ready_working = True
             self.backlog.add(self._work_ready())
@@ -379,12 +378,12 @@ class Dispatcher:
         try:
             while self._ready:
                 for _ in range(min(SLICE, len(self._ready))):
-                    self._send_waiting(self._ready.popleft())
+                    self._send_waiting(*self._ready.popleft())
                 yield
         finally:
             self._ready_working = False
 
-    def _send_waiting(self, registration: int) -> None:
+    def _send_waiting(self, registration: int, moved: bool) -> None:
         pending = self._journal.pending_of(registration)
         broadcasts = self.broadcast.waiting(registration)
         if not pending and not broadcasts:
@@ -395,19 +394,30 @@ class Dispatcher:
             order = [s for s in order if not self._executor.was_timed_out(s)] + [
                 s for s in order if self._executor.was_timed_out(s)
             ]
-        room = self._burst
+        room = self._edge.room(registration)
+        # Which broadcasts are in flight only the reactor knows; they are at most a window.
+        tries = room + self._burst
         for seq in order:
-            if room <= 0:
+            if room <= 0 or tries <= 0:
+                self._edge.await_room(registration)
                 return
             if seq in self.broadcast:
-                sent = self.broadcast.send_one(seq, registration)
-                refused, queued = sent is False, sent is True
+                refused = self.broadcast.send_one(seq, registration) is False
+                tries -= 1
             else:
+                if not moved and self._is_in_flight(seq):
+                    continue
                 result = self._executor.apply(seq, Event.BACK)
-                refused, queued = result is Sent.REFUSED, result is Sent.QUEUED
+                refused = result is Sent.REFUSED
+                room -= result is Sent.QUEUED
             if refused:
+                self._edge.await_room(registration)
                 return
-            room -= queued
+
+    def _is_in_flight(self, seq: int) -> bool:
+        """On its link; sent again it would come twice where its ack is on the way."""
+        delivery = self._journal.get(seq)
+        return delivery is not None and delivery.state == State.SENT
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
         if not ids:

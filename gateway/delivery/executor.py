@@ -200,8 +200,7 @@ class Executor:
             self.apply(seq, Event.LOST)
             return Sent.REFUSED
         self.apply(seq, Event.SPILLED)
-        if self._journal.get(seq) is not None:
-            self._arm_retry(seq, self._clock(), 0)
+        self._edge.await_room(registration)
         return Sent.REFUSED
 
     def _notify(self, delivery: Delivery, notification: Notification) -> None:

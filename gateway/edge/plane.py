@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,6 +36,8 @@ from gateway.model.frames import Error, FrameType, Goaway, build_frame
 _log = structlog.get_logger(__name__)
 
 REACTOR_SHIFT = 56
+#: a full mailbox is tried again after this
+AGAIN_S = 0.005
 #: reasons a reactor closes a link for by itself, with the frame it leaves: ERROR where the peer broke the protocol
 _LAST_WORDS: dict[str, tuple[FrameType, type[GatewayError]]] = {
     "login_timeout": (FrameType.GOAWAY, LoginTimeout),
@@ -120,6 +123,9 @@ class Plane:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
         self._event_fds: list[int] = []
+        #: commands that found a mailbox full and must not get lost; at most those of the events taken meanwhile
+        self._unsent: deque[tuple[Callable[..., bool], tuple[Any, ...]]] = deque()
+        self._sending_again: asyncio.TimerHandle | None = None
         self.reactors: list[native.Reactor] = []
         self.port = config.port
         metrics.add_source(self._figures)
@@ -209,6 +215,26 @@ class Plane:
             self._metrics.count(Metric.MAILBOX_FULL, label="down")
         return queued
 
+    def insist(self, command: Callable[..., bool], *args: Any) -> None:
+        """Give a command that must not get lost: where the mailbox is full it is given again, before any later one of
+        its kind."""
+        if self._unsent or not self.sent(command(*args)):
+            self._unsent.append((command, args))
+            self._send_again_soon()
+
+    def _send_again_soon(self) -> None:
+        if self._sending_again is None and self._loop is not None:
+            self._sending_again = self._loop.call_later(AGAIN_S, self._send_again)
+
+    def _send_again(self) -> None:
+        self._sending_again = None
+        while self._unsent:
+            command, args = self._unsent[0]
+            if not self.sent(command(*args)):
+                self._send_again_soon()
+                return
+            self._unsent.popleft()
+
     def _take(self, reactor: native.Reactor) -> None:
         acks, others, more = reactor.drain()
         if acks or others:
@@ -241,6 +267,9 @@ class Plane:
             for reactor in self.reactors:
                 self._take(reactor)
             await asyncio.sleep(0.005)
+        self._unsent.clear()
+        if self._sending_again is not None:
+            self._sending_again.cancel()
         assert self._loop is not None or not self.reactors
         for reactor in self.reactors:
             self._take(reactor)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +12,7 @@ import structlog
 
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.edge.login import Session, agree_heartbeat, silence_ms
-from gateway.model.errors import GatewayError, InvalidField, Overloaded, UnknownFrame, UnknownToken
+from gateway.model.errors import GatewayError, InvalidField, UnknownFrame, UnknownToken
 from gateway.model.frames import (
     Done,
     Fetch,
@@ -39,6 +40,17 @@ class _Req(msgspec.Struct):
     req: int = 0
 
 
+class _Fetching:
+    """A FETCH whose notifications are on their way to the reactor."""
+
+    __slots__ = ("more", "req", "sent")
+
+    def __init__(self, req: int, sent: set[int], more: bool) -> None:
+        self.req = req
+        self.sent = sent
+        self.more = more
+
+
 def _req_of(body: bytes) -> int:
     """The request number of a body whose other fields may be wrong."""
     try:
@@ -55,6 +67,8 @@ class DeviceRequests:
         self._config = config
         #: requests that wait for a commit
         self._waiting: set[asyncio.Task[None]] = set()
+        #: link → its FETCHes, in order, until the reactor has carried them out
+        self._fetches: dict[int, deque[_Fetching]] = {}
         self._handlers: dict[int, Callable[[int, Session, bytes], None]] = {
             FrameType.REGISTER: self._on_register,
             FrameType.UNREGISTER: self._on_unregister,
@@ -79,7 +93,7 @@ class DeviceRequests:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)
 
-    def _later(self, link: int, req: int, work: Any) -> None:
+    def _later(self, link: int, req: int, work: Coroutine[Any, Any, None]) -> None:
         """Answer after a commit; a failure becomes an ERROR."""
 
         async def answer() -> None:
@@ -109,39 +123,44 @@ class DeviceRequests:
             addresses=ask.addresses,
             fallback=ask.fallback,
         )
-        if committed is None:
+        if committed is None and (ask.keep or not self._others(session, ask, registration)):
             self._bind(link, session, ask, registration, created)
             return
 
         async def when_durable() -> None:
-            await committed
+            if committed is not None:
+                await committed
+            while not ask.keep and (others := self._others(session, ask, registration)):
+                if self._registry.device_link(session.key) != link:
+                    return
+                # A5: this account takes their place. In force at once, and durable before the device is told.
+                signed_out = [self._directory.sign_out(other) for other in others]
+                for other in others:
+                    self._edge.unbind(link, other)
+                await asyncio.gather(*signed_out)
             self._bind(link, session, ask, registration, created)
 
         self._later(link, ask.req, when_durable())
 
+    def _others(self, session: Session, ask: Register, registration: Registration) -> list[int]:
+        """Other accounts of the app that are in use on this device."""
+        return [
+            number
+            for number in self._registry.bound(session.key)
+            if number != registration.number and self._directory.group_app(self._registry.group(number)) == ask.app
+        ]
+
     def _bind(self, link: int, session: Session, ask: Register, registration: Registration, created: bool) -> None:
-        if self._registry.device_link(session.key) != link:
-            return  # gone or taken over while the commit was under way
         number = registration.number
+        if self._registry.device_link(session.key) != link or not self._registry.has(number):
+            return  # gone, taken over or revoked while the commit was under way
         bound = self._registry.bound(session.key)
-        if not ask.keep:
-            # A5: this account takes the place of the app's other accounts on this device.
-            for other in bound:
-                if other != number and self._directory.group_app(self._registry.group(other)) == ask.app:
-                    self._directory.sign_out(other)
-                    self._edge.unbind(link, other)
-        elif number not in bound and len(bound) >= MAX_BOUND:
-            raise InvalidField(f"at most {MAX_BOUND} registrations on one connection", field="keep")
-        answer = Token(req=ask.req, token=build_token(registration.token), created=created)
-        reactor = self._edge.plane.of(link)
+        if number not in bound and len(bound) >= MAX_BOUND:
+            raise InvalidField(f"at most {MAX_BOUND} registrations on one connection", field="app")
         # TOKEN first, so that the device knows the token before anything comes for it.
-        if not self._edge.send(link, build_frame(FrameType.TOKEN, answer)):
-            return
-        if not self._edge.plane.sent(reactor.bind(link, self._registry.group(number), number)):
-            raise Overloaded
-        self._registry.bind(number, session.key)
-        self._edge.forget(link)
-        self._edge.events.on_ready([number])
+        answer = Token(req=ask.req, token=build_token(registration.token), created=created)
+        self._edge.send(link, build_frame(FrameType.TOKEN, answer))
+        self._edge.bind(link, number, session.key)
 
     # --- UNREGISTER
 
@@ -156,15 +175,16 @@ class DeviceRequests:
     def _on_unregister(self, link: int, session: Session, body: bytes) -> None:
         ask = parse_body(body, Unregister)
         number = self._own(ask.token, link)
-        self._edge.unbind(link, number)
-        if not self._registry.bound(session.key):
-            self._edge.remember(link, session)
+        ended = self._directory.revoke(number) if ask.forget else self._directory.sign_out(number)
+        if not ask.forget:  # a token revoked has left its link already
+            self._edge.unbind(link, number)
+            if not self._registry.bound(session.key):
+                self._edge.remember(link, session)
 
         async def work() -> None:
+            await ended
             if ask.forget:
-                await self._directory.revoke(number)
-            else:
-                await self._directory.sign_out(number)
+                self._edge.events.revoke(number)
             self._edge.send(link, build_frame(FrameType.DONE, Done(req=ask.req)))
 
         self._later(link, ask.req, work())
@@ -174,8 +194,34 @@ class DeviceRequests:
     def _on_fetch(self, link: int, _session: Session, body: bytes) -> None:
         ask = parse_body(body, Fetch)
         number = self._own(ask.token, link)
-        count, more = self._edge.events.on_fetch(number, ask.ids)
-        self._edge.send(link, build_frame(FrameType.FETCHED, Fetched(req=ask.req, count=count, more=more)))
+        sent: set[int] = set()
+        self._edge.tally = sent
+        try:
+            _, more = self._edge.events.on_fetch(number, ask.ids)
+        finally:
+            self._edge.tally = None
+        # What the reactor has no room for comes back before the echo: only then it is known what was sent.
+        self._fetches.setdefault(link, deque()).append(_Fetching(ask.req, sent, more))
+        self._edge.plane.insist(self._edge.plane.of(link).echo, link)
+
+    def on_spilled(self, link: int, seq: int) -> None:
+        fetches = self._fetches.get(link)
+        if fetches and seq in fetches[0].sent:
+            fetches[0].sent.remove(seq)
+            fetches[0].more = True
+
+    def on_echo(self, link: int) -> None:
+        fetches = self._fetches.get(link)
+        if not fetches:
+            return
+        done = fetches.popleft()
+        if not fetches:
+            del self._fetches[link]
+        answer = Fetched(req=done.req, count=len(done.sent), more=done.more)
+        self._edge.send(link, build_frame(FrameType.FETCHED, answer))
+
+    def on_down(self, link: int) -> None:
+        self._fetches.pop(link, None)
 
     # --- STATE (A6)
 
@@ -185,7 +231,7 @@ class DeviceRequests:
         if ask.heartbeat:
             done.heartbeat = agree_heartbeat(ask.heartbeat, self._config)
             reactor = self._edge.plane.of(link)
-            self._edge.plane.sent(reactor.set_silence(link, silence_ms(done.heartbeat)))
+            self._edge.plane.insist(reactor.set_silence, link, silence_ms(done.heartbeat))
         self._edge.send(link, build_frame(FrameType.DONE, done))
         if ask.urgency >= 0:
             self._edge.set_floor(link, ask.urgency)

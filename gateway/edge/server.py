@@ -22,6 +22,7 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.errors import Draining, Flapping, GatewayError, Takeover, Unauthorized
 from gateway.model.frames import FrameType, build_frame
 from gateway.model.ports import Ack, EdgeEvents
+from gateway.model.registration import Registration
 from gateway.store.directory import Directory
 
 _log = structlog.get_logger(__name__)
@@ -55,6 +56,13 @@ class EdgeServer:
         self._unbound: dict[int, Session] = {}
         #: links whose device wants nothing below an urgency: link → floor
         self._floors: dict[int, int] = {}
+        #: links for which more waits than they take; nothing new is sent there until the reactor says there is room
+        self._held: set[int] = set()
+        #: the link that said so just now, and how many notifications it takes
+        self._ready_link = 0
+        self._ready_room = 0
+        #: where it is a set: the sequences that notify queues meanwhile
+        self.tally: set[int] | None = None
         self._drained = 0
         self._all_drained = asyncio.Event()
         self._housekeeping: asyncio.Task[None] | None = None
@@ -154,17 +162,17 @@ class EdgeServer:
 
     def set_floor(self, link: int, urgency: int) -> None:
         if urgency > 0 or link in self._floors:
-            self.plane.sent(self.plane.of(link).set_floor(link, urgency))
+            self.plane.insist(self.plane.of(link).set_floor, link, urgency)
         if urgency > 0:
             self._floors[link] = urgency
         else:
             self._floors.pop(link, None)
 
-    def send(self, link: int, frame: bytes) -> bool:
-        return self.plane.sent(self.plane.of(link).send(link, frame))
+    def send(self, link: int, frame: bytes) -> None:
+        self.plane.insist(self.plane.of(link).send, link, frame)
 
     def close(self, link: int, frame: bytes | None) -> None:
-        self.plane.sent(self.plane.of(link).close(link, frame))
+        self.plane.insist(self.plane.of(link).close, link, frame)
 
     def refuse(self, link: int, error: GatewayError, req: int = 0) -> None:
         """Tell a device what was wrong; a fatal error ends the link."""
@@ -178,7 +186,33 @@ class EdgeServer:
     def unbind(self, link: int, number: int) -> None:
         """Nothing more for this registration on this link; what is unacked comes back as lost."""
         self._registry.unbind(number)
-        self.plane.sent(self.plane.of(link).unbind(link, number))
+        self.plane.insist(self.plane.of(link).unbind, link, number)
+
+    def bind(self, link: int, number: int, device: int) -> None:
+        """From now on what comes for this registration goes to this link, what waits for it first."""
+        moved = self._registry.link(number) != link
+        self.plane.insist(self.plane.of(link).bind, link, self._registry.group(number), number)
+        self._registry.bind(number, device)
+        self.forget(link)
+        self.events.on_ready([number], moved=moved)
+
+    # --- what the directory tells
+
+    def leaving(self, registration: Registration) -> None:
+        """Its token is revoked this moment, by whomever: nothing more for it on its link, broadcasts neither."""
+        link = self._registry.link(registration.number)
+        if link:
+            session = Session(self._directory.device_key(registration.device), registration.device)
+            self.unbind(link, registration.number)
+            if not self._registry.bound(session.key):
+                self.remember(link, session)
+
+    def returned(self, registration: Registration) -> None:
+        """The store refused that: all is as it was."""
+        device = self._directory.device_key(registration.device)
+        link = self._registry.device_link(device)
+        if link and not registration.signed_out:
+            self.bind(link, registration.number, device)
 
     # --- what the reactors report
 
@@ -202,8 +236,16 @@ class EdgeServer:
                 elif kind == native.EVENT_DOWN:
                     self._on_down(link, a)
                 elif kind == native.EVENT_READY:
-                    if self._registry.device_link(a) == link:
-                        events.on_ready(self._registry.bound(a))
+                    self._on_ready(link, a, b)
+                elif kind == native.EVENT_LOST and c:
+                    # In the order of the reactor: before the READY that sends it again, or it would seem unsent.
+                    self._hold(link)
+                    self._requests.on_spilled(link, a)
+                    events.on_lost(a, b, spilled=True)
+                elif kind == native.EVENT_TIMEOUT:
+                    events.on_ack_timeout(a, b)
+                elif kind == native.EVENT_ECHO:
+                    self._requests.on_echo(link)
                 elif kind == native.EVENT_LATE:
                     # The reactor no longer knows which registration it was for; the delivery floor does.
                     now = self._clock()
@@ -222,11 +264,20 @@ class EdgeServer:
         if late:
             events.on_acks(late)
         # After the batch's logins and ends: whoever looks again sees the channel as it is now.
-        for kind, _link, seq, number, spilled in gone:
-            if kind == native.EVENT_TIMEOUT:
-                events.on_ack_timeout(seq, number)
-            else:
-                events.on_lost(seq, number, spilled=bool(spilled))
+        for _kind, _link, seq, number, _spilled in gone:
+            events.on_lost(seq, number, spilled=False)
+
+    def _on_ready(self, link: int, device: int, room: int) -> None:
+        self._held.discard(link)
+        if self._registry.device_link(device) == link:
+            self._ready_link, self._ready_room = link, room
+            self.events.on_ready(self._registry.bound(device))
+            self._ready_link = 0
+
+    def _hold(self, link: int) -> None:
+        if link not in self._held:
+            self._held.add(link)
+            self.plane.insist(self.plane.of(link).hold, link)
 
     def _on_frame(self, link: int, kind: int, body: bytes, device: int) -> None:
         if kind == FrameType.HELLO:
@@ -263,6 +314,8 @@ class EdgeServer:
     def _on_down(self, link: int, device: int) -> None:
         session = self._unbound.pop(link, None)
         self._floors.pop(link, None)
+        self._held.discard(link)
+        self._requests.on_down(link)
         key = device or (session.key if session else 0)
         if key:
             self._registry.logout(key, link)
@@ -277,22 +330,36 @@ class EdgeServer:
 
     def notify(self, registration: int, frame: bytes, seq: int, ack_ms: int, *, again: bool = False) -> bool:
         link = self._registry.link(registration)
-        if not link:
+        if not link or link in self._held:
             return False
-        return self.plane.sent(self.plane.of(link).notify(link, frame, seq, registration, ack_ms, again))
+        queued = self.plane.sent(self.plane.of(link).notify(link, frame, seq, registration, ack_ms, again))
+        if queued and self.tally is not None:
+            self.tally.add(seq)
+        return queued
+
+    def room(self, registration: int) -> int:
+        link = self._registry.link(registration)
+        if not link or link in self._held:
+            return 0
+        return self._ready_room if link == self._ready_link else self._config.window
+
+    def await_room(self, registration: int) -> None:
+        link = self._registry.link(registration)
+        if link:
+            self._hold(link)
 
     def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int, urgency: int) -> None:
         targets = list(groups)
         for reactor in self.plane.reactors:
-            self.plane.sent(reactor.fanout(targets, frame, seq, max(1, ack_ms), urgency))
+            self.plane.insist(reactor.fanout, targets, frame, seq, max(1, ack_ms), urgency)
 
     def recall(self, registration: int, seq: int) -> None:
         link = self._registry.link(registration)
         if link:
             frame = build_frame(FrameType.RECALL, [seq])
-            self.plane.sent(self.plane.of(link).cancel(link, seq, registration, frame))
+            self.plane.insist(self.plane.of(link).cancel, link, seq, registration, frame)
 
     def recall_fanout(self, groups: Sequence[int], seq: int) -> None:
         frame = build_frame(FrameType.RECALL, [seq])
         for reactor in self.plane.reactors:
-            self.plane.sent(reactor.fanout(list(groups), frame, seq, 0))
+            self.plane.insist(reactor.fanout, list(groups), frame, seq, 0)

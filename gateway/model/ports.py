@@ -55,7 +55,8 @@ class Edge(Protocol):
 
     def notify(self, registration: int, frame: bytes, seq: int, ack_ms: int, *, again: bool = False) -> bool:
         """Queue a NOTIFY on the registration's link and arm its ack timer; exactly one of EdgeEvents.on_acks,
-        on_ack_timeout or on_lost follows. False: not connected, or the mailbox is full (nothing was queued).
+        on_ack_timeout or on_lost follows. False: nothing was queued, for it is not connected, or others wait for room
+        on its link already, or the mailbox is full; ask with `await_room` to be told.
 
         A notification that is in flight on that link already is not sent twice unless `again`.
         """
@@ -64,6 +65,15 @@ class Edge(Protocol):
     def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int, urgency: int) -> None:
         """Queue one shared frame to every link of these (app, version) groups that takes this urgency. Each link's fate comes back through
         EdgeEvents like notify's, and on_fanned says how many it was queued for (once a reactor)."""
+        ...
+
+    def room(self, registration: int) -> int:
+        """How many notifications its link may take now; 0 where there is none, or others wait for room already."""
+        ...
+
+    def await_room(self, registration: int) -> None:
+        """More waits for it than was sent: nothing new is sent on its link until on_ready, which is certain to come as
+        long as the link is there. So what waits goes in its order, and nothing overtakes it."""
         ...
 
     def recall(self, registration: int, seq: int) -> None:
@@ -88,12 +98,17 @@ class EdgeEvents(Protocol):
         """One reactor is done with a fan-out, which it queued for so many links."""
         ...
 
-    def on_ready(self, registrations: Sequence[int]) -> None:
-        """Bound just now, or room again after a spill: send what waits for them, broadcasts too."""
+    def on_ready(self, registrations: Sequence[int], *, moved: bool = False) -> None:
+        """Send what waits for them, broadcasts too: there is room again, or they were bound just now. `moved`: to
+        another link than before, where nothing is in flight yet."""
         ...
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
         """A4: send bodies now; returns (how many were queued, more wait)."""
+        ...
+
+    def revoke(self, registration: int) -> None:
+        """The device gave its token up for good: what is pending for it ends."""
         ...
 
 
@@ -241,6 +256,18 @@ class Receipts(Protocol):
     def saved_cursor(self, name: str) -> int: ...
 
     def save_cursor(self, name: str, cursor: int) -> None: ...
+
+
+class Presence(Protocol):
+    """Who keeps devices connected, and is told by the directory at once."""
+
+    def leaving(self, registration: Registration) -> None:
+        """Its token is revoked this moment; it is still known."""
+        ...
+
+    def returned(self, registration: Registration) -> None:
+        """The store refused that."""
+        ...
 
 
 class Directory(Protocol):

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from gateway._native.registry import Registry
 from gateway.model.errors import UnknownApp, UnknownToken
+from gateway.model.ports import Presence
 from gateway.model.registration import TOKEN_BYTES, App, Registration, parse_token
 from gateway.store.broadcasts import Broadcasts
 from gateway.store.checks import check_app_name, check_labels, check_triple
@@ -75,6 +76,7 @@ class Directory:
         self._loop = loop
         self._clock = clock
         self._broadcasts: Broadcasts | None = None
+        self._presence: Presence | None = None
         self._apps: dict[str, App] = {}
         self._names: dict[int, str] = {}  # app number → name
         self._next_app = 1
@@ -91,6 +93,10 @@ class Directory:
     def attach(self, broadcasts: Broadcasts) -> None:
         """They must know of changed versions and of registrations gone."""
         self._broadcasts = broadcasts
+
+    def watch(self, presence: Presence) -> None:
+        """It is told of revocations."""
+        self._presence = presence
 
     # --- apps -----------------------------------------------------------------------------------------------
 
@@ -370,12 +376,16 @@ class Directory:
             self.registry.set_signed_out(number, registration.signed_out)
             self._tombstones.pop(first, None)
             self._settled(number, None, changes)
+            if self._presence is not None:
+                self._presence.returned(registration)
 
         def done_() -> None:
             if self._tombstones.get(first) == registration.generation + 1:
                 del self._tombstones[first]
 
         written = self._write(number, None, rows, changes, undo, done_)
+        if self._presence is not None:
+            self._presence.leaving(registration)
         self.registry.remove(number, registration.token)
         self._tombstones[first] = registration.generation + 1
         if self._broadcasts is not None:

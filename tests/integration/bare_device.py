@@ -69,7 +69,11 @@ class BareDevice(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, (self.host, self.port))
+        try:
+            await loop.sock_connect(sock, (self.host, self.port))
+        except OSError:
+            sock.close()
+            raise
         self._reader = FrameReader(1 << 28)
         self.frames = []
         self.closed = False

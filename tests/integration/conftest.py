@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from house import House
+from open_house import House
 
 from gateway.tour.stage import NotifierEndpoint
 

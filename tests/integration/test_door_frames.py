@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from bare_device import frame, pack
-from house import House, until
+from open_house import House, until
 
 from gateway.metrics import Metric
 from gateway.model.errors import (

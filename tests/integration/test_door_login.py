@@ -11,7 +11,7 @@ import jwt
 from bare_device import BareDevice, close_all
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from house import House, until
+from open_house import House, until
 
 from gateway.metrics import Metric
 from gateway.model.errors import (

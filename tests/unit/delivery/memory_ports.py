@@ -367,6 +367,13 @@ class MemoryEdge:
             self._put(registration, frame, seq, ack_ms, False)
         self.fanned.append((seq, len(links)))
 
+    def room(self, registration: int) -> int:
+        return self.window if registration in self.bound else 0
+
+    def await_room(self, registration: int) -> None:
+        if registration in self.bound:
+            self.wants_ready.add(registration)
+
     def recall(self, registration: int, seq: int) -> None:
         self.flights.pop((registration, seq), None)
         self.recalled.append((registration, seq))
@@ -411,7 +418,7 @@ class MemoryEdge:
     def connect(self, *registrations: int) -> None:
         assert self.events
         self.bound.update(registrations)
-        self.events.on_ready(list(registrations))
+        self.events.on_ready(list(registrations), moved=True)
         self.flush_spilled()
 
     def disconnect(self, *registrations: int, tell: bool = True) -> None:
@@ -432,9 +439,16 @@ class MemoryEdge:
             acks.append(Ack(seq, registration, flight.sent_ms if flight else 0, self.clock.now_ms, shown, registration))
         self.events.on_acks(acks)
         if registration in self.wants_ready:
-            self.wants_ready.discard(registration)
-            self.events.on_ready([registration])
-            self.flush_spilled()
+            self.say_ready(registration)
+
+    def say_ready(self, *registrations: int) -> None:
+        """There is room again; for all that wait where none is named."""
+        assert self.events
+        ready = sorted(registrations or self.wants_ready)
+        self.wants_ready.difference_update(ready)
+        self.flush_spilled()
+        self.events.on_ready(ready)
+        self.flush_spilled()
 
     def fire_timeouts(self) -> None:
         assert self.events

@@ -187,14 +187,15 @@ async def test_link_that_goes_down_between_routing_and_sending(house: House) -> 
     assert house.steps(seq) == ["lost", "notified"]
 
 
-async def test_full_mailbox_is_tried_again_by_a_timer(house: House) -> None:
+async def test_full_mailbox_is_tried_again_when_there_is_room(house: House) -> None:
     device = house.directory.add()
     house.edge.connect(device.number)
     house.edge.mailbox_full = True
     seq = await house.accepted(device)
     assert house.state(seq) is State.WAITING
+    assert house.edge.wants_ready == {device.number}
     house.edge.mailbox_full = False
-    await house.advance(30_500)
+    house.edge.say_ready()
     house.edge.ack(device.number, seq)
     assert house.steps(seq) == ["spilled", "sent", "acked"]
 
