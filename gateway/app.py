@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from gateway.api.server import ApiServer, build_app
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.device import DeviceVerifier
-from gateway.config.sections import Config
+from gateway.config.sections import Api, Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.push_ids import PushIds
@@ -39,7 +40,7 @@ def unix_ms() -> int:
 
 
 class Gateway:
-    """One running gateway. `async with await Gateway.start(config)`, or start, drain, stop by hand."""
+    """One running gateway: start, drain, stop."""
 
     def __init__(self, config: Config, store: Store, metrics: Metrics) -> None:
         path = store.path
@@ -158,6 +159,19 @@ def _write_ready_file(path: Path, gateway: Gateway) -> None:
     draft.replace(path)
 
 
+def _next_steps(gateway: Gateway) -> str:
+    """Three commands that work as they stand on this gateway."""
+    where = f" --url http://{gateway.config.api.host}:{gateway.api.port}"
+    url = "" if gateway.api.port == Api().port else where
+    apps = gateway.store.directory.app_names()
+    make_key = f"apps key {apps[0]}" if apps else "apps create shop"
+    return (
+        f"next:       heliograph {make_key} --store {gateway.store.path}{url}   # prints an API key, once\n"
+        "            export HELIOGRAPH_KEY=hk_…\n"
+        f'            heliograph send --everyone "Hello"{url}'
+    )
+
+
 def _greet(gateway: Gateway) -> None:
     config = gateway.config
     url = f"http://{config.api.host}:{gateway.api.port}"
@@ -166,9 +180,7 @@ def _greet(gateway: Gateway) -> None:
         f"providers:  {url}  (try it: {url}/docs)\n"
         f"store:      {gateway.store.path}\n"
         f"admin key:  {gateway.admin_key_file}\n"
-        "next:       heliograph apps create shop            # prints its API key, once\n"
-        "            export HELIOGRAPH_KEY=hk_…\n"
-        '            heliograph send --everyone --title "Hello"',
+        f"{_next_steps(gateway)}",
         file=sys.stderr,
         flush=True,
     )
@@ -186,8 +198,12 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    # What recovery made stays: the collector need not look at it again. Rows of a busy journal are short-lived and
+    # without cycles, so it may look at new objects less often than it is set to by default.
+    gc.set_threshold(100_000, 50, 1000)
     try:
         gateway = await Gateway.start(config, apps)
+        gc.freeze()
     except GatewayError as exc:
         where = f"{exc.field}: " if exc.field else ""
         print(f"heliograph: {where}{exc.message}", file=sys.stderr)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAX_LINES = {".py": 500, ".pyx": 800}
+#: about 500 and 800 are the rule of thumb; here a file must be split
+MAX_LINES = {".py": 600, ".pyx": 800}
 TEXT = {".py", ".pyx", ".pxd", ".pyi", ".h", ".md", ".toml", ".supp", ".html", ".in", ""}
 # written apart, so that this file passes its own check
 UNFINISHED = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")))

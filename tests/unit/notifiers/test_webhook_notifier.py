@@ -317,6 +317,7 @@ async def test_every_notifier_is_known_by_its_own_name() -> None:
 
 async def test_connection_is_kept_for_the_next_call() -> None:
     connections = 0
+    ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
@@ -331,6 +332,8 @@ async def test_connection_is_kept_for_the_next_call() -> None:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         except asyncio.IncompleteReadError:
             writer.close()
+            await writer.wait_closed()
+            ended.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -338,7 +341,8 @@ async def test_connection_is_kept_for_the_next_call() -> None:
     async with asyncio.timeout(10):
         for _ in range(3):
             assert (await notifier.notify(shop(f"http://127.0.0.1:{port}/"), REGISTRATION, NOTIFICATION)).ok
-    assert connections == 1
-    await notifier.close()
+        assert connections == 1
+        await notifier.close()
+        await ended.wait()
     server.close()
     await server.wait_closed()
