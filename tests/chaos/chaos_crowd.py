@@ -53,6 +53,7 @@ class Link(asyncio.Protocol):
         self.lost = asyncio.Event()
         self.bound = asyncio.Event()
         self.goaway: Goaway | None = None
+        self.errors: list[Error] = []
         self.pongs = 0
         self.heard = asyncio.Event()  # set with every batch of frames
         #: acks sent since the last question, and those before a question that is not answered yet
@@ -147,14 +148,18 @@ class ChaosDevice:
         self.link: Link | None = None
         #: True: acks everything at once from now on, whatever its temper
         self.obedient = False
+        #: every GOAWAY with the loop's time
+        self.sent_away: list[tuple[float, Goaway]] = []
+        #: errors it may be told; any other breaks a rule
+        self.expects: frozenset[str] = frozenset()
         self._ledger = ledger
         self._rng = rng
         self._device = ""
         self._secret = b""
         self._fresh: list[int] = []  # to ack after this batch of frames
 
-    async def connect(self, gateway: GatewayProcess) -> Link:
-        """HELLO and REGISTER in one go; OSError where the gateway is gone, before TOKEN too."""
+    async def knock(self, gateway: GatewayProcess) -> Link:
+        """HELLO and REGISTER in one go."""
         mark = self._ledger.opened(self.number, gateway.generation)
         loop = asyncio.get_running_loop()
         _, link = await loop.create_connection(lambda: Link(self, mark), "127.0.0.1", gateway.device_port)
@@ -172,6 +177,11 @@ class ChaosDevice:
                 tags=list(self.tags) if first else None,
             ),
         )
+        return link
+
+    async def connect(self, gateway: GatewayProcess) -> Link:
+        """Connected and registered; OSError where the gateway is gone, before TOKEN too."""
+        link = await self.knock(gateway)
         try:
             await link.until(link.bound.is_set, "TOKEN")
         except BaseException:
@@ -201,17 +211,20 @@ class ChaosDevice:
         elif kind == FrameType.PONG:
             link.pongs += 1
         elif kind == FrameType.GOAWAY:
-            link.goaway = parse_body(body, Goaway)
-            self.on_goaway(link)
+            self._on_goaway(link, parse_body(body, Goaway))
         elif kind == FrameType.ERROR:
             error = parse_body(body, Error)
-            self._ledger.violate(f"device {self.number} was told {error.name}: {error.message}")
+            link.errors.append(error)
+            if error.name not in self.expects:
+                self._ledger.violate(f"device {self.number} was told {error.name}: {error.message}")
         elif kind != FrameType.RECALL:
             self._ledger.violate(f"device {self.number} got a frame of type {kind:#04x}")
 
-    def on_goaway(self, link: Link) -> None:
-        assert link.goaway is not None
-        self._ledger.violate(f"device {self.number} was sent away: {link.goaway.name}")
+    def _on_goaway(self, link: Link, goaway: Goaway) -> None:
+        link.goaway = goaway
+        self.sent_away.append((asyncio.get_running_loop().time(), goaway))
+        if goaway.name != "draining":
+            self._ledger.violate(f"device {self.number} was sent away: {goaway.name}")
 
     def _on_notify(self, link: Link, note: Notify) -> None:
         self._ledger.notified(link.mark, note.id, note.title, whole=not note.more)

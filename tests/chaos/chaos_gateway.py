@@ -85,6 +85,11 @@ class GatewayProcess:
             if line.startswith(_READY):
                 self.serving.set()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self, *settings: str) -> None:
         """Start it; both doors are open when it returns."""
         await self.spawn(*settings)
