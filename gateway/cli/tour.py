@@ -71,7 +71,7 @@ def tour(
             progress.update(bringing_up, completed=up)
             if plain and (up == total or time.monotonic() - said > 2):
                 said = time.monotonic()
-                console.print(f"{up} of {total} devices connected", highlight=False)
+                console.print(f"{up} of {total} devices connected", highlight=False, soft_wrap=True)
 
         def on_clause(clause: str, tried: str) -> None:
             progress.update(walking, description=f"{clause} {tried}")
@@ -80,7 +80,7 @@ def tour(
             progress.advance(walking)
             mark = "skipped" if row.ok is None else "ok" if row.ok else "FAILED"
             if plain:
-                console.print(f"{row.clause} {mark:7} {row.seconds:5.1f} s  {escape(row.detail)}", highlight=False)
+                console.print(f"{row.clause} {mark:7} {row.seconds:5.1f} s  {escape(row.detail)}", highlight=False, soft_wrap=True)
 
         try:
             rows = uvloop.run(walk(chosen, devices, Walk(on_devices, on_clause, on_row)))
