@@ -24,6 +24,7 @@ cdef enum:      # flags
     LINK_STALLED = 2                # socket full, waiting for EPOLLOUT
     LINK_SPILLED = 4                # something waits for room: nothing new may pass it
     LINK_HELD = 8                   # the control thread knows, and sends nothing more: READY when there is room
+    LINK_PAUSED = 16                # enough waits for WELCOME; not read from until then
     LINK_FLOOR_SHIFT = 6            # upper two bits: below this urgency broadcasts wait (RFC 8030 section 5.3)
 
 cdef struct partial_t:              # bytes of an incomplete frame

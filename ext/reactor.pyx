@@ -16,7 +16,7 @@ from gateway._native.plane cimport *
 from gateway._native.traffic cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, flush_dirty, gw_count, gw_read, handle_bytes, has_room, link_down, link_free, link_readable,
-    link_send, mark_dirty, maybe_ready, notify, say, watch)
+    link_send, mark_dirty, maybe_ready, notify, read_on, say, watch)
 from gateway._native.wheel cimport (
     wheel_advance, wheel_arm, wheel_cancel, wheel_init, wheel_next, wheel_node_t, wheel_pop)
 
@@ -143,6 +143,7 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
         link.silence = c.ms // TICK_MS
         gw_count(&r.counters[C_LOGINS], 1)
         wheel_arm(&r.wheel, &link.timer, link.seen + link.silence)
+        read_on(r, link)
         if link_send(r, link, c.buffer) == 0 and link.partial != NULL:
             handle_bytes(r, link, 0)
     elif c.kind == CMD_BIND:

@@ -29,6 +29,8 @@ cdef void flush_dirty(reactor_t *r) noexcept nogil
 cdef int link_send(reactor_t *r, link_t *link, gw_buffer_t *buffer) noexcept nogil
 # `got` new bytes in the scratch buffer; 0: look again at what waited for the login
 cdef void handle_bytes(reactor_t *r, link_t *link, ssize_t got) noexcept nogil
+# WELCOME came, or the end
+cdef void read_on(reactor_t *r, link_t *link) noexcept nogil
 cdef void link_readable(reactor_t *r, link_t *link) noexcept nogil
 cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *words) noexcept nogil
 cdef void link_free(reactor_t *r, link_t *link) noexcept nogil

@@ -7,8 +7,8 @@ from gateway._native.frame cimport (
     FRAME_ACK, FRAME_HELLO, FRAME_MALFORMED, FRAME_NEED_MORE, FRAME_PING, FRAME_SHOWN, FRAME_TOO_LARGE, IDS_MAX,
     frame_parse, frame_t, ids_parse)
 from gateway._native.link cimport (
-    LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_SPILLED, LINK_STALLED,
-    inflight_add, inflight_find, inflight_remove, inflight_t, link_id, link_leave_all, link_t, partial_t, slab_at,
+    LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PAUSED, LINK_SPILLED,
+    LINK_STALLED, inflight_add, inflight_find, inflight_remove, inflight_t, link_id, link_leave_all, link_t, partial_t, slab_at,
     slab_give)
 from gateway._native.mailbox cimport gw_ring_reserve, gw_ring_room
 from gateway._native.outbox cimport gw_buffer_t, outbox_clear, outbox_flush, outbox_push
@@ -99,6 +99,7 @@ cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *wor
     if link.state != LINK_NEW:
         say(r, EV_DOWN, reason, me, link.device, 0, 0)
     link_leave_all(&r.slab, &r.groups, link)
+    read_on(r, link)
     free(link.partial)
     link.partial = NULL
     link.state = LINK_CLOSING
@@ -120,6 +121,12 @@ cdef void maybe_ready(reactor_t *r, link_t *link) noexcept nogil:
             and link.outbox.bytes * 2 <= r.set.outbox_bytes):
         link.flags &= ~<uint8_t>(LINK_SPILLED | LINK_HELD)
         say(r, EV_READY, 0, link_id(&r.slab, link), link.device, <uint32_t>(link.window - link.inflight_count), 0)
+
+
+cdef void read_on(reactor_t *r, link_t *link) noexcept nogil:
+    if link.flags & LINK_PAUSED:
+        link.flags &= ~<uint8_t>LINK_PAUSED
+        watch(r, link, EPOLLIN, EPOLL_CTL_MOD)
 
 
 cdef void link_flush(reactor_t *r, link_t *link) noexcept nogil:
@@ -260,8 +267,11 @@ cdef void handle_bytes(reactor_t *r, link_t *link, ssize_t got) noexcept nogil:
         used = frame_parse(
             p + at, n - at, r.set.max_frame_bytes if link.state == LINK_LIVE else r.set.login_frame_bytes, &f)
         if link.state == LINK_HELLO:
-            # What follows HELLO waits here until the control thread has decided; no more than one frame's worth.
-            used = FRAME_TOO_LARGE if n - at > r.set.login_frame_bytes else FRAME_NEED_MORE
+            # What follows HELLO waits here until the control thread has decided; the rest waits in the kernel.
+            used = FRAME_NEED_MORE
+            if n - at > r.set.login_frame_bytes:
+                link.flags |= LINK_PAUSED
+                watch(r, link, 0, EPOLL_CTL_MOD)
         if used <= 0:
             break
         at += <size_t>used

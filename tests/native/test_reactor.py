@@ -66,14 +66,35 @@ def test_what_is_pipelined_behind_hello_waits_for_the_login_and_then_comes_in_or
         assert [peer.receive()[0] for _ in range(2)] == [FrameType.WELCOME, FrameType.PONG]
 
 
-def test_too_much_behind_hello_ends_the_link() -> None:
+def test_much_behind_hello_waits_in_the_kernel_and_comes_after_the_login() -> None:
     with Rig() as rig:
         peer = rig.connect()
         peer.send(FrameType.HELLO, {"v": 1})
-        rig.event(native.EVENT_FRAME)
-        peer.sock.sendall(build_frame(FrameType.STATE, {"pad": "x" * 3000}) * 2)
-        assert b"frame_too_large" in peer.receive()[1]
-        assert rig.event(native.EVENT_DOWN)[2] == 0  # no device yet
+        link = rig.event(native.EVENT_FRAME)[1]
+        peer.sock.sendall(build_frame(FrameType.STATE, {"pad": "x" * 3000}) * 100)
+        rig.reactor.echo(link)  # not live yet: not answered
+        other, other_link = rig.login(8)
+        rig.reactor.echo(other_link)
+        rig.event(native.EVENT_ECHO)
+        assert rig.reactor.counters()["bytes_in"] < 64 * 1024
+        rig.reactor.welcome(link, 7, 60_000, 32, build_frame(FrameType.WELCOME, {"v": 1}))
+        for _ in range(100):
+            assert rig.event(native.EVENT_FRAME)[1:3] == (link, FrameType.STATE)
+        peer.close()
+        assert rig.event(native.EVENT_DOWN)[1] == link
+
+
+def test_a_peer_that_is_refused_with_much_behind_its_hello_is_still_told_why() -> None:
+    with Rig() as rig:
+        peer = rig.connect()
+        peer.send(FrameType.HELLO, {"v": 1})
+        link = rig.event(native.EVENT_FRAME)[1]
+        peer.sock.sendall(build_frame(FrameType.STATE, {"pad": "x" * 3000}) * 100)
+        rig.reactor.close(link, build_frame(FrameType.ERROR, {"name": "unauthorized"}))
+        assert b"unauthorized" in peer.receive()[1]
+        assert peer.receive() is None
+        peer.close()
+        assert rig.event(native.EVENT_DOWN)[1:3] == (link, 0)
 
 
 def test_a_second_hello_is_out_of_order() -> None:
