@@ -47,7 +47,7 @@ def mounted(folder: Path) -> Iterator[Path]:
 class SmallDisk:
     """A file system with room for nothing but what other files leave."""
 
-    settings = ()
+    settings: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,7 +65,7 @@ class SmallDisk:
 class LimitedFiles:
     """The gateway's files may not grow any more (RLIMIT_FSIZE)."""
 
-    settings = ()
+    settings: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -28,7 +28,7 @@ async def eventually(probe: Callable[[], Awaitable[object]], what: str, timeout_
 
 
 class Scene:
-    """`async with Scene(folder, settings…) as scene`: the gateway runs, the app is there; its devices are made by `add`."""
+    """`async with Scene(folder, settings…) as scene`: the gateway runs and the app is there."""
 
     def __init__(self, store: Path, *settings: str) -> None:
         self.ledger = Ledger()

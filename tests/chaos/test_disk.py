@@ -42,7 +42,7 @@ def is_refused(answer: httpx.Response) -> bool:
 
 async def push_until_refused(scene: Scene, device: ChaosDevice) -> list[Push]:
     """Accepted pushes, until there is no room for one more and the gateway knows it."""
-    accepted = []
+    accepted: list[Push] = []
     for _ in range(TOO_MANY):
         answer = await scene.push(device, FILLING)
         if is_refused(answer):
