@@ -73,7 +73,7 @@ def test_much_behind_hello_waits_in_the_kernel_and_comes_after_the_login() -> No
         link = rig.event(native.EVENT_FRAME)[1]
         peer.sock.sendall(build_frame(FrameType.STATE, {"pad": "x" * 3000}) * 100)
         rig.reactor.echo(link)  # not live yet: not answered
-        other, other_link = rig.login(8)
+        _, other_link = rig.login(8)
         rig.reactor.echo(other_link)
         rig.event(native.EVENT_ECHO)
         assert rig.reactor.counters()["bytes_in"] < 64 * 1024
