@@ -12,7 +12,7 @@ import structlog
 
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.edge.login import Session, agree_heartbeat, silence_ms
-from gateway.model.errors import GatewayError, InvalidField, UnknownFrame, UnknownToken
+from gateway.model.errors import GatewayError, InvalidField, Overloaded, UnknownFrame, UnknownToken
 from gateway.model.frames import (
     Done,
     Fetch,
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 #: registrations one device may have bound at once
 MAX_BOUND = 256
+#: requests of one link behind one that waits for a commit; past it the link is closed (overloaded)
+MAX_BEHIND = 1024
+_Work = Coroutine[Any, Any, None]
 
 
 class _Req(msgspec.Struct):
@@ -67,9 +70,11 @@ class DeviceRequests:
         self._config = config
         #: requests that wait for a commit
         self._waiting: set[asyncio.Task[None]] = set()
+        #: link with such a request → what came behind it: a device's requests are carried out in its order (A5)
+        self._behind: dict[int, deque[tuple[int, int, bytes]]] = {}
         #: link → its FETCHes, in order, until the reactor has carried them out
         self._fetches: dict[int, deque[_Fetching]] = {}
-        self._handlers: dict[int, Callable[[int, Session, bytes], None]] = {
+        self._handlers: dict[int, Callable[[int, Session, bytes], _Work | None]] = {
             FrameType.REGISTER: self._on_register,
             FrameType.UNREGISTER: self._on_unregister,
             FrameType.FETCH: self._on_fetch,
@@ -77,6 +82,15 @@ class DeviceRequests:
         }
 
     def handle(self, link: int, device: int, kind: int, body: bytes) -> None:
+        behind = self._behind.get(link)
+        if behind is None:
+            self._serve(link, device, kind, body)
+        elif len(behind) < MAX_BEHIND:
+            behind.append((device, kind, body))
+        else:
+            self._edge.refuse(link, Overloaded("too many requests wait on this connection"), _req_of(body))
+
+    def _serve(self, link: int, device: int, kind: int, body: bytes) -> None:
         session = self._edge.session(link, device)
         if session is None:
             return  # the link was refused, taken over or ended; the reactor knows or will soon
@@ -84,34 +98,40 @@ class DeviceRequests:
         try:
             if handler is None:
                 raise UnknownFrame(f"frame type {kind:#04x} is not known to this version of the protocol")
-            handler(link, session, body)
+            work = handler(link, session, body)
         except GatewayError as exc:
             self._edge.refuse(link, exc, _req_of(body))
+            return
+        if work is not None:
+            self._behind[link] = deque()
+            task = asyncio.get_running_loop().create_task(self._finish(link, _req_of(body), work))
+            self._waiting.add(task)
+            task.add_done_callback(self._waiting.discard)
+
+    async def _finish(self, link: int, req: int, work: _Work) -> None:
+        """Answer after a commit, a failure becomes an ERROR; then what came behind it."""
+        try:
+            await work
+        except GatewayError as exc:
+            self._edge.refuse(link, exc, req)
+        except Exception:
+            _log.exception("device_request_failed")
+            self._edge.refuse(link, GatewayError(), req)
+        behind = self._behind.pop(link, None)
+        while behind:
+            self._serve(link, *behind.popleft())
+            if link in self._behind:
+                self._behind[link] = behind
+                return
 
     async def close(self) -> None:
         for task in self._waiting:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)
 
-    def _later(self, link: int, req: int, work: Coroutine[Any, Any, None]) -> None:
-        """Answer after a commit; a failure becomes an ERROR."""
-
-        async def answer() -> None:
-            try:
-                await work
-            except GatewayError as exc:
-                self._edge.refuse(link, exc, req)
-            except Exception:
-                _log.exception("device_request_failed")
-                self._edge.refuse(link, GatewayError(), req)
-
-        task = asyncio.get_running_loop().create_task(answer())
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
-
     # --- REGISTER (A1, A5)
 
-    def _on_register(self, link: int, session: Session, body: bytes) -> None:
+    def _on_register(self, link: int, session: Session, body: bytes) -> _Work | None:
         ask = parse_body(body, Register)
         registration, created, committed = self._directory.register(
             session.device,
@@ -125,7 +145,7 @@ class DeviceRequests:
         )
         if committed is None and (ask.keep or not self._others(session, ask, registration)):
             self._bind(link, session, ask, registration, created)
-            return
+            return None
 
         async def when_durable() -> None:
             if committed is not None:
@@ -140,7 +160,7 @@ class DeviceRequests:
                 await asyncio.gather(*signed_out)
             self._bind(link, session, ask, registration, created)
 
-        self._later(link, ask.req, when_durable())
+        return when_durable()
 
     def _others(self, session: Session, ask: Register, registration: Registration) -> list[int]:
         """Other accounts of the app that are in use on this device."""
@@ -172,7 +192,7 @@ class DeviceRequests:
             raise UnknownToken("no such token on this connection")
         return number
 
-    def _on_unregister(self, link: int, session: Session, body: bytes) -> None:
+    def _on_unregister(self, link: int, session: Session, body: bytes) -> _Work:
         ask = parse_body(body, Unregister)
         number = self._own(ask.token, link)
         ended = self._directory.revoke(number) if ask.forget else self._directory.sign_out(number)
@@ -187,7 +207,7 @@ class DeviceRequests:
                 self._edge.events.revoke(number)
             self._edge.send(link, build_frame(FrameType.DONE, Done(req=ask.req)))
 
-        self._later(link, ask.req, work())
+        return work()
 
     # --- FETCH (A4, B2)
 
@@ -221,6 +241,7 @@ class DeviceRequests:
         self._edge.send(link, build_frame(FrameType.FETCHED, answer))
 
     def on_down(self, link: int) -> None:
+        self._behind.pop(link, None)
         self._fetches.pop(link, None)
 
     # --- STATE (A6)

@@ -373,3 +373,22 @@ async def fetch_titles(device: BareDevice, token: str, ids: list[int], titles: l
     answer = await device.ask(FrameType.FETCH, FrameType.FETCHED, token=token, ids=ids)
     assert [note["title"] for note in device.waiting()] == titles
     assert answer["count"] == len(titles)
+
+
+async def test_pipelined_requests_are_carried_out_in_their_order_also_behind_one_that_waits_for_a_commit(
+    house: House,
+) -> None:
+    """A5: the account registered last is the one in use, however long the first one's commit takes."""
+    device = house.device()
+    await device.login()
+    known = await device.register("shop", "known")
+    for req, account in ((11, "new"), (12, "known"), (13, "newer"), (14, "known")):
+        device.send(FrameType.REGISTER, {"req": req, "app": "shop", "version": "1.0", "account": account})
+    answers = [await device.receive(FrameType.TOKEN) for _ in range(4)]
+    assert [answer["req"] for answer in answers] == [11, 12, 13, 14]
+    assert answers[1]["token"] == answers[3]["token"] == known
+    registry = house.gateway.store.directory.registry
+    numbers = [house.gateway.store.directory.find(answer["token"], "shop") for answer in answers]
+    assert [bool(registry.link(number)) for number in numbers] == [False, True, False, True]
+    await house.shop.push(known, "for the one in use")
+    assert [note["title"] for note in await device.notes(1, ack=True)] == ["for the one in use"]
