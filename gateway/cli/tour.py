@@ -80,7 +80,9 @@ def tour(
             progress.advance(walking)
             mark = "skipped" if row.ok is None else "ok" if row.ok else "FAILED"
             if plain:
-                console.print(f"{row.clause} {mark:7} {row.seconds:5.1f} s  {escape(row.detail)}", highlight=False, soft_wrap=True)
+                console.print(
+                    f"{row.clause} {mark:7} {row.seconds:5.1f} s  {escape(row.detail)}", highlight=False, soft_wrap=True
+                )
 
         try:
             rows = uvloop.run(walk(chosen, devices, Walk(on_devices, on_clause, on_row)))

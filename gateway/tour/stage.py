@@ -35,6 +35,10 @@ class Failed(Exception):
     """A clause did not hold; the text says what came out instead."""
 
 
+class Skipped(Exception):
+    """A clause can not be shown on this machine; the text says what to install."""
+
+
 def check(condition: object, otherwise: str) -> None:
     if not condition:
         raise Failed(otherwise)

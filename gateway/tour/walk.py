@@ -10,7 +10,7 @@ from gateway.tour.clauses_a import CLAUSES as CLAUSES_A
 from gateway.tour.clauses_b import CLAUSES as CLAUSES_B
 from gateway.tour.clauses_f import CLAUSES as CLAUSES_F
 from gateway.tour.fleet import Fleet
-from gateway.tour.stage import Failed, Stage
+from gateway.tour.stage import Failed, Skipped, Stage
 
 Clause = Callable[[Stage, Fleet], Awaitable[str]]
 #: id → (what it shows, how); ids sort as the mission's clauses do
@@ -57,8 +57,11 @@ async def walk(clauses: list[str], devices: int, report: Walk) -> list[Row]:
                 tried, show = CLAUSES[clause]
                 report.on_clause(clause, tried)
                 began = time.monotonic()
+                ok: bool | None
                 try:
                     ok, detail = True, await show(stage, fleet)
+                except Skipped as exc:
+                    ok, detail = None, str(exc)
                 except Failed as exc:
                     ok, detail = False, str(exc)
                 except Exception as exc:
