@@ -90,9 +90,7 @@ def tour(
             console.print(f"heliograph: {escape(str(exc))}", style="red")
             raise typer.Exit(1) from None
     if as_json:
-        print(
-            json.dumps({row.clause: {"ok": row.ok, "detail": row.detail} for row in rows}, ensure_ascii=False, indent=2)
-        )
+        print(json.dumps({row.clause: _as_json(row) for row in rows}, ensure_ascii=False, indent=2))
     else:
         Console().print(_table(rows))
     failed = [row.clause for row in rows if row.ok is False]
@@ -111,3 +109,7 @@ def _table(rows: list[Row]) -> Table:
         mark = "[yellow]skipped" if row.ok is None else "[green]ok" if row.ok else "[bold red]FAILED"
         table.add_row(row.clause, escape(row.tried), escape(row.detail), mark)
     return table
+
+
+def _as_json(row: Row) -> dict[str, object]:
+    return {"ok": row.ok, "skipped" if row.ok is None else "detail": row.detail}
