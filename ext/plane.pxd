@@ -20,7 +20,7 @@ cdef enum:                      # events, reactor → control
     EV_ACK = 2
     EV_TIMEOUT = 3              # ack time over
     EV_LOST = 4                 # notification not delivered: link gone (flag 0) or spilled (flag 1)
-    EV_READY = 5                # room again after CMD_HOLD; registration is how many notifications fit
+    EV_READY = 5                # room again after CMD_HOLD; registration is how many fit, and what is in flight follows
     EV_DOWN = 6                 # the link is over; flag is the reason
     EV_DRAINED = 7
     EV_ECHO = 10                # every command before CMD_ECHO was carried out

@@ -564,12 +564,15 @@ cdef class Reactor:
     def drain(self, limit: int = 4096) -> tuple:
         """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
         b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq b=registration; LOST a=seq b=registration
-        c=spilled; LATE a=seq b=device c=shown; READY a=device b=room; FANNED a=seq b=links; DOWN a=device b=reason.
+        c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
+        c=[seq in flight]; FANNED a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell."""
         cdef list acks = [], others = []
         cdef uint32_t size
         cdef event_t *e
+        cdef const uint64_t *seqs
         cdef uint64_t dropped
+        cdef uint32_t i
         cdef int _, count = limit
         read(self.event_fd, &dropped, 8)
         for _ in range(count):
@@ -581,6 +584,10 @@ cdef class Reactor:
             elif e.kind == EV_FRAME:
                 others.append((EV_FRAME, e.link, e.frame,
                                (<const uint8_t *>e + sizeof(event_t))[:size - sizeof(event_t)], e.seq))
+            elif e.kind == EV_READY:
+                seqs = <const uint64_t *>(<const uint8_t *>e + sizeof(event_t))
+                others.append((EV_READY, e.link, e.seq, e.registration,
+                               [seqs[i] for i in range((size - sizeof(event_t)) // 8)]))
             elif e.kind == EV_LATE:
                 others.append((EV_LATE, e.link, e.seq, e.sent_ms, e.flag != 0))
             elif e.kind == EV_DOWN:

@@ -114,13 +114,32 @@ cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *wor
     mark_dirty(r, link)
 
 
+cdef void say_ready(reactor_t *r, link_t *link) noexcept nogil:
+    """With what is in flight, which must not be sent once more."""
+    cdef event_t *e = <event_t *>gw_ring_reserve(&r.up, <uint32_t>sizeof(event_t) + link.inflight_count * 8u)
+    cdef uint64_t *seqs
+    cdef inflight_t *entry = link.inflight
+    if e == NULL:
+        return
+    memset(e, 0, sizeof(event_t))
+    e.kind = EV_READY
+    e.link = link_id(&r.slab, link)
+    e.seq = link.device
+    e.registration = <uint32_t>(link.window - link.inflight_count)
+    seqs = <uint64_t *>(<uint8_t *>e + sizeof(event_t))
+    while entry != NULL:
+        seqs[0] = entry.seq
+        seqs += 1
+        entry = entry.next
+
+
 cdef void maybe_ready(reactor_t *r, link_t *link) noexcept nogil:
     """Only once the control thread holds back: what it sent before it knew has then come back as lost, so READY finds
     everything waiting in its order, and nothing overtakes it."""
     if (link.flags & LINK_HELD and link.state == LINK_LIVE and link.inflight_count * 2 <= link.window
             and link.outbox.bytes * 2 <= r.set.outbox_bytes):
         link.flags &= ~<uint8_t>(LINK_SPILLED | LINK_HELD)
-        say(r, EV_READY, 0, link_id(&r.slab, link), link.device, <uint32_t>(link.window - link.inflight_count), 0)
+        say_ready(r, link)
 
 
 cdef void read_on(reactor_t *r, link_t *link) noexcept nogil:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -83,7 +83,7 @@ class Dispatcher:
             clock=clock,
         )
         self._early: dict[int, asyncio.Future[None]] = {}
-        self._ready: deque[tuple[int, bool]] = deque()
+        self._ready: deque[tuple[int, Collection[int]]] = deque()
         self._ready_working = False
         self._task: asyncio.Task[None] | None = None
         # Those who were connected before the restart are back by then; only then is a device "disconnected" (B4).
@@ -364,12 +364,12 @@ class Dispatcher:
         else:
             self._executor.apply(seq, Event.SPILLED if spilled else Event.LOST)
 
-    def on_ready(self, registrations: Sequence[int], *, moved: bool = False) -> None:
+    def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
         if not self._ready_working and len(registrations) <= SLICE:
             for registration in registrations:
-                self._send_waiting(registration, moved)
+                self._send_waiting(registration, in_flight)
             return
-        self._ready.extend((registration, moved) for registration in registrations)
+        self._ready.extend((registration, in_flight) for registration in registrations)
         if not self._ready_working:
             self._ready_working = True
             self.backlog.add(self._work_ready())
@@ -383,7 +383,7 @@ class Dispatcher:
         finally:
             self._ready_working = False
 
-    def _send_waiting(self, registration: int, moved: bool) -> None:
+    def _send_waiting(self, registration: int, in_flight: Collection[int]) -> None:
         pending = self._journal.pending_of(registration)
         broadcasts = self.broadcast.waiting(registration)
         if not pending and not broadcasts:
@@ -395,29 +395,22 @@ class Dispatcher:
                 s for s in order if self._executor.was_timed_out(s)
             ]
         room = self._edge.room(registration)
-        # Which broadcasts are in flight only the reactor knows; they are at most a window.
-        tries = room + self._burst
         for seq in order:
-            if room <= 0 or tries <= 0:
+            if seq in in_flight:
+                continue
+            if room <= 0:
                 self._edge.await_room(registration)
                 return
             if seq in self.broadcast:
-                refused = self.broadcast.send_one(seq, registration) is False
-                tries -= 1
+                sent = self.broadcast.send_one(seq, registration)
+                refused, queued = sent is False, sent is True
             else:
-                if not moved and self._is_in_flight(seq):
-                    continue
                 result = self._executor.apply(seq, Event.BACK)
-                refused = result is Sent.REFUSED
-                room -= result is Sent.QUEUED
+                refused, queued = result is Sent.REFUSED, result is Sent.QUEUED
             if refused:
                 self._edge.await_room(registration)
                 return
-
-    def _is_in_flight(self, seq: int) -> bool:
-        """On its link; sent again it would come twice where its ack is on the way."""
-        delivery = self._journal.get(seq)
-        return delivery is not None and delivery.state == State.SENT
+            room -= queued
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
         if not ids:

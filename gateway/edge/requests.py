@@ -246,7 +246,7 @@ class DeviceRequests:
 
     # --- STATE (A6)
 
-    def _on_state(self, link: int, session: Session, body: bytes) -> None:
+    def _on_state(self, link: int, _session: Session, body: bytes) -> None:
         ask = parse_body(body, State)
         done = Done(req=ask.req)
         if ask.heartbeat:
@@ -257,4 +257,4 @@ class DeviceRequests:
         if ask.urgency >= 0:
             self._edge.set_floor(link, ask.urgency)
             # What was below the old floor may go now.
-            self._edge.events.on_ready(self._registry.bound(session.key))
+            self._edge.hold(link)

@@ -194,7 +194,10 @@ class EdgeServer:
         self.plane.insist(self.plane.of(link).bind, link, self._registry.group(number), number)
         self._registry.bind(number, device)
         self.forget(link)
-        self.events.on_ready([number], moved=moved)
+        if moved:
+            self.events.on_ready([number])
+        else:
+            self.hold(link)  # something of it may be in flight: only the reactor knows
 
     # --- what the directory tells
 
@@ -236,10 +239,10 @@ class EdgeServer:
                 elif kind == native.EVENT_DOWN:
                     self._on_down(link, a)
                 elif kind == native.EVENT_READY:
-                    self._on_ready(link, a, b)
+                    self._on_ready(link, a, b, c)
                 elif kind == native.EVENT_LOST and c:
                     # In the order of the reactor: before the READY that sends it again, or it would seem unsent.
-                    self._hold(link)
+                    self.hold(link)
                     self._requests.on_spilled(link, a)
                     events.on_lost(a, b, spilled=True)
                 elif kind == native.EVENT_TIMEOUT:
@@ -267,14 +270,16 @@ class EdgeServer:
         for _kind, _link, seq, number, _spilled in gone:
             events.on_lost(seq, number, spilled=False)
 
-    def _on_ready(self, link: int, device: int, room: int) -> None:
+    def _on_ready(self, link: int, device: int, room: int, in_flight: list[int]) -> None:
         self._held.discard(link)
         if self._registry.device_link(device) == link:
             self._ready_link, self._ready_room = link, room
-            self.events.on_ready(self._registry.bound(device))
+            self.events.on_ready(self._registry.bound(device), set(in_flight))
             self._ready_link = 0
 
-    def _hold(self, link: int) -> None:
+    def hold(self, link: int) -> None:
+        """Send nothing new there until the reactor says what is in flight and how much room there is: at once where
+        there is some."""
         if link not in self._held:
             self._held.add(link)
             self.plane.insist(self.plane.of(link).hold, link)
@@ -346,7 +351,7 @@ class EdgeServer:
     def await_room(self, registration: int) -> None:
         link = self._registry.link(registration)
         if link:
-            self._hold(link)
+            self.hold(link)
 
     def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int, urgency: int) -> None:
         targets = list(groups)

@@ -7,7 +7,7 @@ whether the journal is LMDB or a stream of a cluster, nor how many reactors ther
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from gateway.model.notification import Notification
@@ -98,9 +98,9 @@ class EdgeEvents(Protocol):
         """One reactor is done with a fan-out, which it queued for so many links."""
         ...
 
-    def on_ready(self, registrations: Sequence[int], *, moved: bool = False) -> None:
-        """Send what waits for them, broadcasts too: there is room again, or they were bound just now. `moved`: to
-        another link than before, where nothing is in flight yet."""
+    def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
+        """Send what waits for them, broadcasts too: there is room again, or they were bound just now. What is in flight
+        on their link is not to be sent once more: its ack may be on the way."""
         ...
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:

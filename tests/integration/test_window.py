@@ -92,7 +92,7 @@ async def test_broadcasts_and_pushes_wait_together_and_come_in_the_order_of_thei
         await house.shop.push({"everyone": True} if i % 3 else token, f"{i}")
     await device.join(window=2)
     notes = await device.notes(30, ack=True)
-    assert list(dict.fromkeys(int(n["title"]) for n in notes)) == list(range(30))
+    assert [int(n["title"]) for n in notes] == list(range(30))
     await device.sync()
     assert not device.waiting()
 

@@ -215,7 +215,9 @@ def test_the_window_spills_and_says_ready_when_half_empty() -> None:
         rig.ack()
         assert rig.events == []
         peer.send(FrameType.ACK, [2])
-        assert rig.event(native.EVENT_READY)[:3] == (native.EVENT_READY, link, 7)
+        ready = rig.event(native.EVENT_READY)
+        assert ready[1:4] == (link, 7, 2)
+        assert sorted(ready[4]) == [3, 4]  # in flight
 
 
 def test_nothing_overtakes_what_was_spilled_and_ready_waits_until_the_control_thread_knows() -> None:

@@ -418,7 +418,7 @@ class MemoryEdge:
     def connect(self, *registrations: int) -> None:
         assert self.events
         self.bound.update(registrations)
-        self.events.on_ready(list(registrations), moved=True)
+        self.events.on_ready(list(registrations))
         self.flush_spilled()
 
     def disconnect(self, *registrations: int, tell: bool = True) -> None:
@@ -447,7 +447,8 @@ class MemoryEdge:
         ready = sorted(registrations or self.wants_ready)
         self.wants_ready.difference_update(ready)
         self.flush_spilled()
-        self.events.on_ready(ready)
+        for registration in ready:
+            self.events.on_ready([registration], {seq for r, seq in self.flights if r == registration})
         self.flush_spilled()
 
     def fire_timeouts(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -51,7 +51,7 @@ class Listener:
     def on_acks(self, acks: Sequence[Ack]) -> None:
         self.heard.append(("acks", [ack.seq for ack in acks]))
 
-    def on_ready(self, registrations: Sequence[int]) -> None:
+    def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
         self.heard.append(("ready", list(registrations)))
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
@@ -71,7 +71,7 @@ def test_a_late_ack_is_heard_before_what_the_device_gets_or_asks_for_next(
     late = (native.EVENT_LATE, LINK, SEQ, DEVICE, False)
     fetch = build_frame(FrameType.FETCH, Fetch(req=1, token=build_token(TOKEN)))[2:]
     after = {
-        "ready": (native.EVENT_READY, LINK, DEVICE, 0, 0),
+        "ready": (native.EVENT_READY, LINK, DEVICE, 1, []),
         "fetch": (native.EVENT_FRAME, LINK, FrameType.FETCH, fetch, DEVICE),
     }[then]
     edge._on_batch([], [late, after, (native.EVENT_LATE, LINK, SEQ + 1, DEVICE, True)])
