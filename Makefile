@@ -11,10 +11,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h)
 
-.PHONY: help setup demo serve test lint unit docs test-asan test-tsan test-chaos wheel clean distclean
+.PHONY: help setup demo serve test lint unit docs test-asan test-tsan test-chaos bench-memory wheel clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/native.stamp ## packages and compiled core into .venv/ (every other target does it by itself)
 	@:
@@ -48,6 +48,9 @@ test-chaos: setup ## kills, full disks, cut connections
 docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/heliograph docs
 	@$(BIN)/python -m gateway.delivery docs/delivery.md
+
+bench-memory: setup ## P1: bytes of an idle device; fails past 256
+	@$(BIN)/python -m bench.idle_memory --devices 14000
 
 wheel: setup ## sdist, wheel from it, import check in a clean environment
 	@.ci/wheel
