@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -35,6 +36,8 @@ from gateway.api.wire import BatchResult
 from gateway.delivery.request import PushRequest
 from gateway.model.errors import GatewayError, PayloadTooLarge, RequestTimeout
 from gateway.model.registration import App
+
+log = structlog.get_logger("gateway.api")
 
 KINDS = frozenset({JSON, MSGPACK, NDJSON})
 #: items accepted in one turn of the loop
@@ -103,6 +106,10 @@ class BatchAnswer(Response):
             self._fatal = exc
         except ClientDisconnect:
             pass  # what was read is accepted; nobody is there to be told
+        except Exception as exc:
+            # Said in the answer: a batch that ended early without a word would look done.
+            log.error("batch failed", kind=type(exc).__name__)
+            self._fatal = GatewayError()
         finally:
             self._read = True
             self._changed.set()

@@ -39,8 +39,14 @@ class _Flight(NamedTuple):
 
 
 def hash_body(request: PushRequest) -> bytes:
-    """SHA-256 of what is asked for, whatever the spelling (JSON or msgpack, order of fields)."""
-    return hashlib.sha256(_canonical.encode(request)).digest()
+    """SHA-256 of what is asked for, whatever the spelling (JSON or msgpack, order of fields).
+
+    Raises BadRequest for data that has no such form, as a number past 64 bits.
+    """
+    try:
+        return hashlib.sha256(_canonical.encode(request)).digest()
+    except (OverflowError, TypeError, ValueError, RecursionError) as error:
+        raise BadRequest("data holds a value that can not be sent to a device", field="data") from error
 
 
 def with_header(request: PushRequest, header: str | None) -> PushRequest:

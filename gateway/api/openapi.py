@@ -98,7 +98,11 @@ def _path_params(path: str) -> list[Query]:
 
 
 def _parameter(param: Query) -> dict[str, Any]:
-    out: dict[str, Any] = {"name": param.name, "in": param.place, "schema": {"type": param.kind}}
+    schema: dict[str, Any] = {"type": param.kind}
+    for name, bound in (("minimum", param.low), ("maximum", param.high)):
+        if bound is not None:
+            schema[name] = bound
+    out: dict[str, Any] = {"name": param.name, "in": param.place, "schema": schema}
     if param.about:
         out["description"] = param.about
     if param.required:

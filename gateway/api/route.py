@@ -24,6 +24,9 @@ class Query:
     kind: str = "integer"
     place: str = "query"
     required: bool = False
+    #: bounds of a whole number
+    low: int | None = None
+    high: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from gateway.api.batch import BatchRoutes
 from gateway.api.media import EVENTS, NDJSON
 from gateway.api.operations import OperationRoutes
 from gateway.api.push import PushRoutes
-from gateway.api.receipts import ReceiptRoutes
+from gateway.api.receipts import MAX_CURSOR, ReceiptRoutes
 from gateway.api.registrations import RegistrationRoutes
 from gateway.api.route import ANYBODY, OPERATOR, PROVIDER, Query, Route
 from gateway.api.wire import (
@@ -52,8 +52,8 @@ from gateway.model.errors import (
 _BODY = (BadRequest, PayloadTooLarge, UnsupportedMedia)
 _STORE = (StoreUnavailable, AcceptTimeout)
 _PAGE = (
-    Query("offset", "skip this many"),
-    Query("limit", "at most this many, 0 to 1000, default 100"),
+    Query("offset", "skip this many", low=0, high=1 << 31),
+    Query("limit", "at most this many, default 100", low=0, high=1_000),
 )
 _TOKEN = "W6yX1vV3S0i2kq0m9aUo_w"  # noqa: S105  (an example)
 _PUSH_ID = "AAAAAAAAAAEr0mC1_oYpB7zq"
@@ -277,12 +277,14 @@ def receipt_routes(receipts: ReceiptRoutes) -> list[Route]:
             path="/v1/receipts",
             handle=receipts.page,
             summary="Final outcomes after a cursor",
+            about="Of pushes to a token, an alias or a tag; a broadcast (versions, everyone) has figures instead, see "
+            "its look-up.",
             gives=ReceiptPage,
             gives_example={"receipts": [_RECEIPT], "cursor": 4711},
             params=(
-                Query("after", "cursor of the last answer; 0 = from the oldest kept"),
-                Query("limit", "at most this many, 1 to 1000, default 100"),
-                Query("wait", "seconds to wait for the first one, 0 to 30"),
+                Query("after", "cursor of the last answer; 0 = from the oldest kept", low=0, high=MAX_CURSOR),
+                Query("limit", "at most this many, default 100", low=1, high=1_000),
+                Query("wait", "seconds to wait for the first one", low=0, high=30),
             ),
             errors=(BadRequest, TooManyRequests),
             **common,
@@ -298,8 +300,8 @@ def receipt_routes(receipts: ReceiptRoutes) -> list[Route]:
             gives_example=_RECEIPT,
             gives_media=EVENTS,
             params=(
-                Query("Last-Event-ID", "resume after this cursor", place="header"),
-                Query("after", "the same, where headers can not be set"),
+                Query("Last-Event-ID", "resume after this cursor", place="header", low=0, high=MAX_CURSOR),
+                Query("after", "the same, where headers can not be set", low=0, high=MAX_CURSOR),
             ),
             errors=(BadRequest, TooManyRequests),
             **common,

@@ -19,14 +19,20 @@ Settings = Annotated[
     Meta(max_length=16, description="settings of each notifier by its name; write-only"),
 ]
 Label = Annotated[str, Meta(max_length=128)]
-AppName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+AppName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ReceiptsUrl = Annotated[str, Meta(max_length=2_048, pattern=r"^(https?://[^\s]+)?$")]
 ReceiptsSecret = Annotated[str, Meta(max_length=256, description="signs receipts posted to receipts_url; write-only")]
+Token = Annotated[str, Meta(description="null where the registration is gone")]
 UnixMs = Annotated[int, Meta(description="Unix milliseconds")]
 UnixS = Annotated[int, Meta(description="Unix seconds")]
-StateName = Literal[
-    "accepted", "sent", "notified", "waiting", "announced", "acked", "expired", "recalled", "replaced", "rejected"
+NewKey = Annotated[str, Meta(description="shown once, kept only as a hash")]
+StateName = Annotated[
+    Literal[
+        "accepted", "sent", "notified", "waiting", "announced", "acked", "expired", "recalled", "replaced", "rejected"
+    ],
+    Meta(description="final: acked, expired, recalled, replaced, rejected"),
 ]
+NextOffset = Annotated[int, Meta(description="offset of the next page; null where there is none")]
 
 
 class _In(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -69,19 +75,18 @@ class AppView(_Out):
     notifier_ack_ms: int
     ttl: int
     fallback: list[str]
-    #: notifier → names of the settings it has; the values are write-only
-    notifiers: dict[str, list[str]]
+    notifiers: Annotated[
+        dict[str, list[str]], Meta(description="names of each one's settings; the values are write-only")
+    ]
     receipts_url: str
-    #: is a receipts secret set?
-    receipts_signed: bool
+    receipts_signed: Annotated[bool, Meta(description="is a receipts secret set?")]
     keys: int
     created_at: UnixS
 
 
 class AppCreated(_Out):
     app: AppView
-    #: shown once, kept only as a hash
-    key: str
+    key: NewKey
 
 
 class AppList(_Out):
@@ -94,8 +99,7 @@ class KeyCreate(_In):
 
 class KeyCreated(_Out):
     id: str
-    #: shown once, kept only as a hash
-    key: str
+    key: NewKey
     label: str
     created_at: UnixS
 
@@ -115,8 +119,7 @@ class KeyList(_Out):
 
 class PushAccepted(msgspec.Struct, kw_only=True, omit_defaults=True):
     id: str
-    #: deliveries made of it; absent for broadcasts and in replays
-    targeted: int | None = None
+    targeted: Annotated[int, Meta(description="deliveries made of it; absent for broadcasts")] | None = None
 
 
 class BatchResult(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -131,15 +134,13 @@ class BatchResult(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 class StepView(_Out):
     at_ms: UnixMs
-    #: accepted sent acked shown ack_timeout lost spilled notified notifier_failed recheck announced expired recalled …
-    what: str
-    channel: str
+    what: Annotated[str, Meta(description="accepted, sent, acked, shown, ack_timeout, notified, recheck, …")]
+    channel: Annotated[str, Meta(description="`edge` is the device's own connection, else a notifier; empty: neither")]
     detail: str
 
 
 class DeliveryView(_Out):
-    #: null where the registration is gone
-    token: str | None
+    token: Token | None
     state: StateName
     at_ms: UnixMs
     steps: list[StepView]
@@ -156,8 +157,10 @@ class TargetView(msgspec.Struct, omit_defaults=True, kw_only=True):
 class PushView(_Out):
     id: str
     target: TargetView
-    #: pending until every delivery has a final state; a broadcast: live, expired or recalled
-    state: Literal["pending", "done", "live", "expired", "recalled"]
+    state: Annotated[
+        Literal["pending", "done", "live", "expired", "recalled"],
+        Meta(description="pending until every delivery has a final state, then done; a broadcast: live until it ends"),
+    ]
     accepted_at_ms: UnixMs
     expires_at: UnixS
     urgency: Literal["very-low", "low", "normal", "high"]
@@ -165,28 +168,22 @@ class PushView(_Out):
     body: Literal["auto", "at_once", "on_demand"]
     ack_ms: int
     notifier_ack_ms: int
-    #: null: each registration's or the app's own chain
-    fallback: list[str] | None
-    #: a page of deliveries (see offset, limit); none for a broadcast
-    deliveries: list[DeliveryView]
-    #: counts by state, or figures of a broadcast
-    figures: dict[str, int]
-    #: offset of the next page, null where there is none
-    next_offset: int | None
+    fallback: Annotated[list[str], Meta(description="null: each registration's or the app's own chain")] | None
+    deliveries: Annotated[list[DeliveryView], Meta(description="one page, see offset and limit; none for a broadcast")]
+    figures: Annotated[dict[str, int], Meta(description="deliveries by state; a broadcast: targeted, sent, acked")]
+    next_offset: NextOffset | None
 
 
 class Recalled(_Out):
-    recalled: int
-    too_late: int
+    recalled: Annotated[int, Meta(description="deliveries that end with it")]
+    too_late: Annotated[int, Meta(description="deliveries that had ended already")]
 
 
 class ReceiptView(_Out):
     cursor: int
-    #: id of the push it belongs to
-    push: str
-    #: which of its deliveries; (push, delivery) is unique
-    delivery: int
-    token: str | None
+    push: Annotated[str, Meta(description="id of the push it belongs to")]
+    delivery: Annotated[int, Meta(description="which of its deliveries; (push, delivery) is unique")]
+    token: Token | None
     state: StateName
     at_ms: UnixMs
     steps: list[StepView]
@@ -194,8 +191,7 @@ class ReceiptView(_Out):
 
 class ReceiptPage(_Out):
     receipts: list[ReceiptView]
-    #: give it as `after` the next time
-    cursor: int
+    cursor: Annotated[int, Meta(description="give it as `after` the next time")]
 
 
 # --- registrations ---
@@ -208,24 +204,28 @@ class RegistrationView(_Out):
     account: str
     alias: str
     tags: list[str]
-    connected: bool
+    connected: Annotated[bool, Meta(description="is its device connected now? (B1)")]
     created_at: UnixS
 
 
 class RegistrationPage(_Out):
-    #: of all registrations with the alias or tag
-    count: int
+    count: Annotated[int, Meta(description="of all registrations with the alias or tag")]
     registrations: list[RegistrationView]
-    next_offset: int | None
+    next_offset: NextOffset | None
 
 
 class RegistrationUpdate(_In):
     """Fields left out or null stay as they are; "" and [] take away."""
 
-    alias: Annotated[str, Meta(max_length=256)] | None = None
-    tags: Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=64)] | None = None
-    #: notifier → address of the device there; write-only
-    addresses: Annotated[dict[Channel, Annotated[str, Meta(max_length=4_096)]], Meta(max_length=8)] | None = None
+    alias: Annotated[str, Meta(max_length=128)] | None = None
+    tags: Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=100)] | None = None
+    addresses: (
+        Annotated[
+            dict[Channel, Annotated[str, Meta(min_length=1, max_length=1_024)]],
+            Meta(max_length=8, description="where each notifier reaches the device; write-only"),
+        ]
+        | None
+    ) = None
     fallback: Chain | None = None
 
 

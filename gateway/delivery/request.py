@@ -5,24 +5,54 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from gateway.model.frames import Urgency
 from gateway.model.notification import Body
 
-Text = Annotated[str, msgspec.Meta(max_length=4_096)]
-Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
-Channel = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern="^[a-z0-9_-]+$")]
+Channel = Annotated[str, Meta(min_length=1, max_length=32, pattern="^[a-z0-9_-]+$")]
+Data = Annotated[Any, Meta(description="the message itself: any JSON value; whole numbers of at most 64 bits")]
+# delivery.max_ttl_s is the bound that counts; this one keeps numbers away that fit into no field
+Seconds = Annotated[
+    int, Meta(ge=0, le=2**32 - 1, description="seconds it is kept for a device that is away; 0: now or never")
+]
+UrgencyName = Annotated[
+    Literal["very-low", "low", "normal", "high"],
+    Meta(description="a device that saves power may ask for the more urgent ones only; the others wait"),
+]
+CollapseKey = Annotated[
+    str, Meta(max_length=64, description="replaces an older pending push to the same token that has this key")
+]
+BodyName = Annotated[
+    Literal["auto", "at_once", "on_demand"],
+    Meta(description="data goes out with the push, when the app asks for it, or as its size tells"),
+]
+AckMs = Annotated[
+    int, Meta(ge=1, le=86_400_000, description="wait for the device's ack this long, then ask a notifier (B3)")
+]
+NotifierAckMs = Annotated[
+    int, Meta(ge=1, le=86_400_000, description="wait for an ack this long after a notifier took it, then recheck (B5)")
+]
+Chain = Annotated[
+    list[Channel],
+    Meta(
+        max_length=8,
+        description="notifiers in order; [] = never leave the channel, the default for versions and everyone",
+    ),
+]
+IdempotencyKey = Annotated[
+    str, Meta(max_length=128, description="a second push with this key is answered as the first")
+]
 
 
 class TargetRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Exactly one of these."""
 
-    token: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    alias: Annotated[str, msgspec.Meta(max_length=256)] = ""
-    tag: Annotated[str, msgspec.Meta(max_length=128)] = ""
-    #: PEP 440 specifier set on the app version: ">=2.0,<3"
-    versions: Annotated[str, msgspec.Meta(max_length=256)] = ""
-    everyone: bool = False
+    token: Annotated[str, Meta(max_length=64, description="what the device was given when it registered")] = ""
+    alias: Annotated[str, Meta(max_length=256, description="your own name for a user or device")] = ""
+    tag: Annotated[str, Meta(max_length=128, description="all registrations that have it")] = ""
+    versions: Annotated[str, Meta(max_length=256, description="PEP 440 set of app versions: `>=2.0,<3`")] = ""
+    everyone: Annotated[bool, Meta(description="true: every registration of the app")] = False
 
     def kinds(self) -> list[str]:
         """The fields that are set."""
@@ -33,24 +63,17 @@ class PushRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     """One push. Left out = the registration's, the app's or the gateway's default, in this order."""
 
     target: TargetRequest
-    title: Text = ""
-    text: Annotated[str, msgspec.Meta(max_length=16_384)] = ""
-    #: message body, any JSON value
-    data: Any = None
-    #: seconds the push is kept for a device that is away; 0: now or never
-    ttl: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    urgency: Literal["very-low", "low", "normal", "high"] = "normal"
-    #: a newer push with the same key replaces an older pending one of the same token
-    collapse_key: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    body: Literal["auto", "at_once", "on_demand"] = "auto"
-    #: wait for the device's ack this long before the first notifier (B3)
-    ack_ms: Milliseconds | None = None
-    #: wait for an ack this long after a notifier took it, then recheck (B5)
-    notifier_ack_ms: Milliseconds | None = None
-    #: notifiers in order; [] = never leave the channel; for versions and everyone the default is []
-    fallback: Annotated[list[Channel], msgspec.Meta(max_length=8)] | None = None
-    #: a second push with this key is answered as the first
-    idempotency_key: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    title: Annotated[str, Meta(max_length=4_096)] = ""
+    text: Annotated[str, Meta(max_length=16_384)] = ""
+    data: Data = None
+    ttl: Seconds | None = None
+    urgency: UrgencyName = "normal"
+    collapse_key: CollapseKey = ""
+    body: BodyName = "auto"
+    ack_ms: AckMs | None = None
+    notifier_ack_ms: NotifierAckMs | None = None
+    fallback: Chain | None = None
+    idempotency_key: IdempotencyKey = ""
 
 
 URGENCIES = {"very-low": Urgency.VERY_LOW, "low": Urgency.LOW, "normal": Urgency.NORMAL, "high": Urgency.HIGH}

@@ -122,6 +122,20 @@ async def test_idempotency_keys_work_inside_and_across_batches(door):
     assert len(door.floors.pushed) == 2
 
 
+async def test_an_item_that_can_not_be_sent_does_not_end_the_batch(door):
+    items = [door.to_token(idempotency_key="a", data=2**64), door.to_token()]
+    async with door.provider() as client:
+        results = lines((await client.post("/v1/push/batch", json=items)).text)
+    assert [(r["index"], r["status"]) for r in results] == [(0, 400), (1, 201)]
+
+
+async def test_a_fault_of_ours_is_said_in_the_answer_not_left_out(door):
+    door.floors.refuse = ZeroDivisionError()
+    async with door.provider() as client:
+        answer = await client.post("/v1/push/batch", json=[door.to_token()])
+    assert (answer.status_code, error_of(answer)["name"]) == (500, "internal")
+
+
 async def test_one_commit_that_fails_or_hangs_is_told_for_its_own_items():
     door = Door(accept_timeout_s=0.05)
     door.floors.hold = []

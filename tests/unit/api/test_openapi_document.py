@@ -78,6 +78,26 @@ def test_the_examples_fit_the_types(door):
             assert fields <= known
 
 
+async def test_a_parameter_outside_its_described_bounds_is_refused(door, document):
+    tried = 0
+    async with door.provider() as client:
+        for path, item in document["paths"].items():
+            for param in item.get("get", {}).get("parameters", ()):
+                if param["in"] == "query" and "maximum" in param["schema"] and "{" not in path:
+                    for value in (param["schema"]["minimum"] - 1, param["schema"]["maximum"] + 1):
+                        query = {"alias": "a", param["name"]: str(value)}
+                        assert (await client.get(path, params=query)).status_code == 400, (path, query)
+                        tried += 1
+    assert tried > 10
+
+
+def test_every_field_of_a_push_but_the_plain_ones_is_explained(document):
+    for name, plain in (("PushRequest", {"target", "title", "text"}), ("TargetRequest", set())):
+        for field, schema in document["components"]["schemas"][name]["properties"].items():
+            about = schema.get("description") or [o["description"] for o in schema.get("anyOf", ()) if len(o) > 1]
+            assert about or field in plain, field
+
+
 def test_a_route_s_handler_is_what_the_table_says(door):
     batch = next(r for r in build_routes(door.backend) if r.path == "/v1/push/batch")
     assert isinstance(batch.handle.__self__, BatchRoutes)  # type: ignore[attr-defined]

@@ -216,6 +216,16 @@ async def test_a_bad_idempotency_key_is_refused(door, key):
         assert (answer.status_code, error_of(answer)["field"]) == (400, "idempotency_key")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("data", 2**64), ("data", {"deep": [-(2**63) - 1]}), ("ttl", 2**64), ("ttl", 2**32)]
+)
+async def test_a_number_that_fits_nowhere_is_refused_with_its_field_also_under_a_key(door, field, value):
+    async with door.provider() as client:
+        answer = await client.post("/v1/push", json=door.to_token(idempotency_key="k", **{field: value}))
+    assert (answer.status_code, error_of(answer)["field"]) == (400, field)
+    assert not door.floors.pushed
+
+
 # --- where is my push? ---
 
 
