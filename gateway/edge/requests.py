@@ -172,8 +172,10 @@ class DeviceRequests:
 
     def _bind(self, link: int, session: Session, ask: Register, registration: Registration, created: bool) -> None:
         number = registration.number
-        if self._registry.device_link(session.key) != link or not self._registry.has(number):
-            return  # gone, taken over or revoked while the commit was under way
+        if self._registry.device_link(session.key) != link:
+            return  # gone or taken over while the commit was under way
+        if not self._registry.has(number):
+            raise Overloaded("the token was revoked while it was being registered; connect and register again")
         bound = self._registry.bound(session.key)
         if number not in bound and len(bound) >= MAX_BOUND:
             raise InvalidField(f"at most {MAX_BOUND} registrations on one connection", field="app")
