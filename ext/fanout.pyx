@@ -46,9 +46,10 @@ cdef int fan_add(reactor_t *r, const command_t *c, const uint32_t *groups) noexc
     item.sent = 0
     item.urgency = c.urgency
     item.next = NULL
-    if fan != NULL and not fan.started and fan_same(fan, groups, c.count):
+    if fan != NULL and not fan.started and fan.items < FAN_ITEMS_MAX and fan_same(fan, groups, c.count):
         fan.last.next = item
         fan.last = item
+        fan.items += 1
         return 0
     fan = <fan_t *>malloc(sizeof(fan_t) + c.count * sizeof(uint32_t))
     if fan == NULL:
@@ -56,6 +57,7 @@ cdef int fan_add(reactor_t *r, const command_t *c, const uint32_t *groups) noexc
         return -1
     memset(fan, 0, sizeof(fan_t))
     fan.first = fan.last = item
+    fan.items = 1
     fan.position = -1
     fan.count = c.count
     memcpy(fan.groups, groups, c.count * sizeof(uint32_t))

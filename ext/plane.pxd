@@ -8,7 +8,8 @@ from gateway._native.wheel cimport wheel_node_t, wheel_t
 cdef enum:
     TICK_MS = 10
     SCRATCH_BYTES = 16384       # read at once from one link
-    UP_RESERVE = 1048576        # room in the mailbox that the events of any one step fit in
+    UP_RESERVE = 1048576        # least room in the mailbox to begin a step with (see step_bytes)
+    FAN_ITEMS_MAX = 4096        # frames of one pass of a fan-out
 
 cdef enum:                      # kind of a timer node
     TIMER_LINK = 1
@@ -115,6 +116,7 @@ cdef struct fan_t:              # one pass over some groups, for one or more fra
     fan_t *next
     fan_item_t *first
     fan_item_t *last
+    uint32_t items
     uint32_t group_at
     long position               # next member, downwards; -1: take the next group
     int started
@@ -123,6 +125,7 @@ cdef struct fan_t:              # one pass over some groups, for one or more fra
 
 cdef struct settings_t:
     uint32_t max_links
+    uint32_t window             # most notifications in flight on a link
     uint32_t login_ticks
     uint32_t login_frame_bytes
     uint32_t max_frame_bytes
@@ -135,6 +138,7 @@ cdef struct reactor_t:
     # shared with the control thread
     gw_ring_t up                # events
     gw_ring_t down              # commands
+    uint64_t up_reserve         # room in `up` that the events of any one step fit in
     uint64_t counters[C_COUNT]  # written here, read anywhere (relaxed)
     uint64_t ended[REASONS_COUNT]
     # this thread's own

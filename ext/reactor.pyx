@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from gateway._native.fanout cimport fan_add, fan_drop, fan_step
+from gateway._native.frame cimport IDS_MAX
 from gateway._native.link cimport (
     LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_SPILLED, LINK_STALLED,
     groups_bytes, groups_free, inflight_find, inflight_pool_free, inflight_remove, inflight_t, link_id, link_join,
@@ -16,7 +17,7 @@ from gateway._native.plane cimport *
 from gateway._native.traffic cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, flush_dirty, gw_count, gw_read, handle_bytes, has_room, link_down, link_free, link_readable,
-    link_send, mark_dirty, maybe_ready, notify, read_on, say, watch)
+    link_send, mark_dirty, maybe_ready, notify, read_on, say, sent_at, watch)
 from gateway._native.wheel cimport (
     wheel_advance, wheel_arm, wheel_cancel, wheel_init, wheel_next, wheel_node_t, wheel_pop)
 
@@ -41,6 +42,8 @@ cdef enum:
     TIMERS_A_TURN = 8192
     KEY_LISTENER = 0xFFFFFFFF       # epoll keys beyond any slot
     KEY_MAILBOX = 0xFFFFFFFE
+    RING_HEAD_BYTES = 8             # of each record in a mailbox
+    WINDOW_MAX = 4096
 
 REASONS = (
     "peer", "socket", "login_timeout", "heartbeat_timeout", "slow_consumer", "overloaded", "malformed_frame",
@@ -139,7 +142,7 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
     elif c.kind == CMD_WELCOME:
         link.state = LINK_LIVE
         link.device = c.seq
-        link.window = <uint16_t>c.count
+        link.window = <uint16_t>min(c.count, r.set.window)
         link.silence = c.ms // TICK_MS
         gw_count(&r.counters[C_LOGINS], 1)
         wheel_arm(&r.wheel, &link.timer, link.seen + link.silence)
@@ -224,8 +227,7 @@ cdef void ack_timer(reactor_t *r, inflight_t *entry) noexcept nogil:
     cdef link_t *link = slab_at(&r.slab, entry.slot)
     gw_count(&r.counters[C_ACK_TIMEOUTS], 1)
     gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
-    say(r, EV_TIMEOUT, 0, link_id(&r.slab, link), entry.seq, entry.registration,
-        r.start_ms + entry.sent_ms + r.unix_base_ms)
+    say(r, EV_TIMEOUT, 0, link_id(&r.slab, link), entry.seq, entry.registration, sent_at(r, entry))
     inflight_remove(&r.inflight, &r.wheel, link, entry)
     maybe_ready(r, link)
 
@@ -265,6 +267,24 @@ cdef void drain_step(reactor_t *r) noexcept nogil:
         gw_buffer_drop(r.drain_buffer)
         r.drain_buffer = NULL
         say(r, EV_DRAINED, 0, 0, 0, 0, 0)
+
+
+# --- room for what is said -------------------------------------------------------------------------------------------
+
+cdef uint64_t step_bytes(const settings_t *s) noexcept nogil:
+    """The most that one step can say. Steps are: one read with what waited before it, WELCOME with what waited for it,
+    one command, one timer, one link of a drain, one link of a fan-out.
+
+    An id in an ACK takes a byte at least, and makes an event; so does each frame. Beside those bytes one frame may
+    have been waiting for its end, which costs its own size twice where the ring's end comes in between; an ACK's
+    waiting ids are fewer than IDS_MAX. Then the link may end, with everything in flight lost, or have room again.
+    """
+    cdef uint64_t event = RING_HEAD_BYTES + sizeof(event_t)
+    cdef uint64_t end = event * (s.window + 2u) + 8 * s.window
+    cdef uint64_t live = event * (SCRATCH_BYTES + IDS_MAX) + 2 * (event + s.max_frame_bytes + 8u) + end
+    cdef uint64_t welcome = event * (SCRATCH_BYTES + s.login_frame_bytes) + 2 * (event + s.login_frame_bytes + 8u) + end
+    cdef uint64_t fan = event * FAN_ITEMS_MAX + end
+    return max(live, max(welcome, fan))
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
@@ -367,9 +387,12 @@ cdef class Reactor:
 
     def __cinit__(self, index: int, event_fd: int, command_fd: int, last_words: dict, *, mailbox_bytes: int,
                   max_links: int, login_ms: int, login_frame_bytes: int, max_frame_bytes: int, outbox_bytes: int,
-                  slow_ms: int, linger_ms: int = 2000, logins_per_s: int = 0):
-        """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close."""
+                  slow_ms: int, linger_ms: int = 2000, logins_per_s: int = 0, window: int = WINDOW_MAX,
+                  uptime_ms: int = 0):
+        """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close; `uptime_ms`:
+        as if it ran for so long already. The mailbox up is as large as its largest step asks for, at least."""
         cdef uint64_t capacity = 4 * UP_RESERVE
+        cdef uint64_t aged_ms = uptime_ms
         cdef reactor_t *r = <reactor_t *>malloc(sizeof(reactor_t))
         if r == NULL:
             raise MemoryError
@@ -378,10 +401,20 @@ cdef class Reactor:
         self.index = index
         self.event_fd = event_fd
         self.down_fd = command_fd
+        if not 0 < window <= WINDOW_MAX:
+            raise ValueError(f"a window has 1 to {WINDOW_MAX} notifications")
+        r.set.window = window
+        r.set.login_frame_bytes = login_frame_bytes
+        r.set.max_frame_bytes = max_frame_bytes
+        r.up_reserve = max(<uint64_t>UP_RESERVE, step_bytes(&r.set))
         while capacity < <uint64_t>mailbox_bytes:
             capacity *= 2
         r.epoll = r.listener = -1
-        if gw_ring_init(&r.up, capacity, event_fd) != 0 or gw_ring_init(&r.down, capacity, command_fd) != 0:
+        if gw_ring_init(&r.down, capacity, command_fd) != 0:
+            raise MemoryError
+        while capacity < 4 * r.up_reserve:
+            capacity *= 2
+        if gw_ring_init(&r.up, capacity, event_fd) != 0:
             raise MemoryError
         r.scratch = <uint8_t *>malloc(SCRATCH_BYTES)
         if r.scratch == NULL:
@@ -392,17 +425,17 @@ cdef class Reactor:
         r.slab.reactor = <uint8_t>index
         r.set.max_links = max_links
         r.set.login_ticks = max(1, login_ms // TICK_MS)
-        r.set.login_frame_bytes = login_frame_bytes
-        r.set.max_frame_bytes = max_frame_bytes
         r.set.outbox_bytes = outbox_bytes
         r.set.slow_ticks = max(1, slow_ms // TICK_MS)
         r.set.linger_ticks = max(1, linger_ms // TICK_MS)
         r.set.logins_per_s = logins_per_s
         r.login_tokens = logins_per_s
         r.accept_timer.kind = TIMER_ACCEPT
-        wheel_init(&r.wheel, 0)
-        r.start_ms = r.now_ms = r.login_refill_ms = gw_monotonic_ms()
-        r.unix_base_ms = gw_unix_ms() - r.start_ms
+        r.now_ms = r.login_refill_ms = gw_monotonic_ms()
+        r.start_ms = r.now_ms - aged_ms
+        r.unix_base_ms = gw_unix_ms() - r.now_ms
+        read_clock(r)
+        wheel_init(&r.wheel, r.now)
 
     def __dealloc__(self):
         cdef reactor_t *r = self.r
@@ -604,6 +637,16 @@ cdef class Reactor:
         for i in range(REASONS_COUNT):
             out["ended:" + REASONS[i]] = gw_read(&self.r.ended[i])
         return out
+
+    @property
+    def mailbox_bytes(self) -> int:
+        """Size of the mailbox up."""
+        return self.r.up.capacity
+
+    @property
+    def step_bytes(self) -> int:
+        """Room in it without which no step is begun."""
+        return self.r.up_reserve
 
     @property
     def memory_bytes(self) -> int:

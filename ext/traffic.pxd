@@ -1,6 +1,6 @@
 """Traffic of one link: events up, bytes in, notifications out, flush, the end. One owner thread."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from gateway._native.link cimport link_t
+from gateway._native.link cimport inflight_t, link_t
 from gateway._native.outbox cimport gw_buffer_t
 from gateway._native.plane cimport reactor_t
 
@@ -26,6 +26,7 @@ cdef void say(reactor_t *r, uint16_t kind, uint8_t flag, uint64_t link, uint64_t
 cdef void watch(reactor_t *r, link_t *link, uint32_t events, int op) noexcept nogil
 cdef void mark_dirty(reactor_t *r, link_t *link) noexcept nogil
 cdef void flush_dirty(reactor_t *r) noexcept nogil
+cdef uint64_t sent_at(const reactor_t *r, const inflight_t *entry) noexcept nogil
 cdef int link_send(reactor_t *r, link_t *link, gw_buffer_t *buffer) noexcept nogil
 # `got` new bytes in the scratch buffer; 0: look again at what waited for the login
 cdef void handle_bytes(reactor_t *r, link_t *link, ssize_t got) noexcept nogil

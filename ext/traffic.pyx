@@ -27,16 +27,16 @@ cdef extern from "<unistd.h>" nogil:
 # --- events up -------------------------------------------------------------------------------------------------------
 
 cdef int has_room(reactor_t *r) noexcept nogil:
-    if r.up.capacity - (r.up.tail_next - r.up.head_seen) >= UP_RESERVE:
+    if r.up.capacity - (r.up.tail_next - r.up.head_seen) >= r.up_reserve:
         return 1
-    return gw_ring_room(&r.up) >= UP_RESERVE
+    return gw_ring_room(&r.up) >= r.up_reserve
 
 
 cdef void say(reactor_t *r, uint16_t kind, uint8_t flag, uint64_t link, uint64_t seq, uint32_t registration,
               uint64_t sent_ms) noexcept nogil:
     cdef event_t *e = <event_t *>gw_ring_reserve(&r.up, sizeof(event_t))
     if e == NULL:
-        return      # can not be: UP_RESERVE was there
+        return      # can not be: the room was there (step_bytes)
     memset(e, 0, sizeof(event_t))
     e.kind = kind
     e.flag = flag
@@ -199,6 +199,11 @@ cdef int link_send(reactor_t *r, link_t *link, gw_buffer_t *buffer) noexcept nog
     return 0
 
 
+cdef uint64_t sent_at(const reactor_t *r, const inflight_t *entry) noexcept nogil:
+    """Unix ms. An entry keeps 32 bits of the clock, which turn over every 50 days; it is never that old."""
+    return r.now_ms - <uint32_t>(<uint32_t>(r.now_ms - r.start_ms) - entry.sent_ms) + r.unix_base_ms
+
+
 # --- bytes in ---------------------------------------------------------------------------------------------------------
 
 cdef int may_login(reactor_t *r) noexcept nogil:
@@ -233,7 +238,7 @@ cdef void handle_acks(reactor_t *r, link_t *link, const frame_t *f) noexcept nog
             say(r, EV_LATE, shown, me, ids[i], 0, link.device)
             continue
         gw_count(&r.counters[C_ACKS], 1)
-        say(r, EV_ACK, shown, me, ids[i], entry.registration, r.start_ms + entry.sent_ms + r.unix_base_ms)
+        say(r, EV_ACK, shown, me, ids[i], entry.registration, sent_at(r, entry))
         inflight_remove(&r.inflight, &r.wheel, link, entry)
         gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
     maybe_ready(r, link)

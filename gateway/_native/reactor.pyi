@@ -41,8 +41,11 @@ class Reactor:
         slow_ms: int,
         linger_ms: int = 2000,
         logins_per_s: int = 0,
+        window: int = 4096,
+        uptime_ms: int = 0,
     ) -> None:
-        """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close."""
+        """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close; `uptime_ms`:
+        as if it ran for so long already. The mailbox up is as large as its largest step asks for, at least."""
     def open(self, listen: Callable[[], int]) -> None:
         """Take a descriptor table of one's own, then `listen()` → a listening, non-blocking socket's descriptor."""
     def run(self) -> None:
@@ -82,6 +85,12 @@ class Reactor:
         c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
         c=[seq in flight]; FANNED a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell."""
+    @property
+    def mailbox_bytes(self) -> int:
+        """Size of the mailbox up."""
+    @property
+    def step_bytes(self) -> int:
+        """Room in it without which no step is begun."""
     def counters(self) -> dict[str, int]:
         """Counters by name, ended links as `ended:<reason>`."""
     @property

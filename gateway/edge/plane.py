@@ -155,6 +155,7 @@ class Plane:
                 outbox_bytes=config.outbox_bytes,
                 slow_ms=int(config.slow_timeout_s * 1000),
                 logins_per_s=per_reactor,
+                window=config.window,
             )
             self._start_thread(reactor)
             self.reactors.append(reactor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 
 import pytest
 from reactor_rig import Rig
@@ -433,3 +434,32 @@ def test_the_reactor_has_a_descriptor_table_of_its_own() -> None:
 
 def test_a_link_takes_112_bytes() -> None:
     assert native.LINK_BYTES == 112
+
+
+@pytest.mark.parametrize("uptime_ms", [(1 << 32) - 1_000, (1 << 32) + 9_000_000], ids=["at 50 days", "after 50 days"])
+def test_times_are_right_however_long_the_reactor_runs(uptime_ms: int) -> None:
+    with Rig(uptime_ms=uptime_ms) as rig:
+        peer, link = rig.login()
+        before = time.time_ns() // 1_000_000
+        rig.reactor.notify(link, notice(1), 1, 9, 60_000)
+        rig.reactor.notify(link, notice(2), 2, 9, 1_500)
+        assert rig.event(native.EVENT_TIMEOUT)[2] == 2
+        peer.send(FrameType.ACK, [1])
+        _, _, sent_ms, acked_ms, _, _ = rig.ack()
+        assert before - 50 <= sent_ms <= acked_ms - 1_400
+        assert acked_ms <= time.time_ns() // 1_000_000 + 50
+
+
+def test_links_and_timers_live_through_the_turn_of_the_tick() -> None:
+    with Rig(uptime_ms=(1 << 32) * 10 - 500, login_ms=700) as rig:
+        silent = rig.connect()
+        peer, link = rig.login(silence_ms=60_000)
+        _, quiet = rig.login(8, silence_ms=900)
+        rig.reactor.notify(link, notice(1), 1, 9, 800)
+        assert rig.event(native.EVENT_TIMEOUT)[1:3] == (link, 1)
+        assert rig.event(native.EVENT_DOWN)[1] == quiet
+        assert b"login_timeout" in silent.receive()[1]
+        peer.send(FrameType.PING)
+        assert peer.receive()[0] == FrameType.NOTIFY
+        assert peer.receive()[0] == FrameType.PONG
+        assert rig.reactor.counters()["links"] >= 1

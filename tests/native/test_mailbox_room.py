@@ -1,0 +1,92 @@
+"""One step of a reactor fits into the room it looked for: no event is dropped, whatever a device sends."""
+
+from __future__ import annotations
+
+import time
+
+from reactor_rig import Rig
+
+from gateway._native import reactor as native
+from gateway.model.frames import FrameType, build_frame, build_varint
+
+EVENT = 48  # bytes of one in the mailbox, its header included
+ONE_BYTE_IDS = 1_024
+WELCOME = build_frame(FrameType.WELCOME, {"v": 1})
+
+
+def acks(count: int) -> bytes:
+    """Ids of one byte that nobody sent: one event for each byte, the most a device can make."""
+    whole, rest = divmod(count, ONE_BYTE_IDS)
+    return build_frame(FrameType.ACK, [1] * ONE_BYTE_IDS) * whole + build_frame(FrameType.ACK, [1] * rest)
+
+
+def wait_for(rig: Rig, counter: str, value: int) -> None:
+    """Without taking an event: that would make room."""
+    end = time.monotonic() + 10
+    while rig.reactor.counters()[counter] < value:
+        assert time.monotonic() < end, counter
+
+
+def fill(rig: Rig) -> int:
+    """Leave just the room a step asks for in the mailbox; how many events that took."""
+    peer, _ = rig.login(1)
+    rig.events.clear()
+    count = (rig.reactor.mailbox_bytes - rig.reactor.step_bytes) // EVENT - 1
+    peer.sock.sendall(acks(count))
+    peer.send(FrameType.PING)
+    assert peer.receive() == (FrameType.PONG, b"")
+    return count
+
+
+def test_the_end_of_a_link_is_told_however_many_late_acks_come_before_it() -> None:
+    with Rig(login_frame_bytes=16_384) as rig:
+        peer = rig.connect()
+        peer.send(FrameType.HELLO, {"v": 1})
+        link = rig.event(native.EVENT_FRAME)[1]
+        # As much behind HELLO as is ever taken before its WELCOME; the last ACK is no array and ends the link.
+        before = rig.reactor.counters()["bytes_in"]
+        peer.sock.sendall(acks(16_000))
+        wait_for(rig, "bytes_in", before + 16_096)
+        peer.sock.sendall(acks(16_200) + bytes((FrameType.ACK, 1, 0xC0)))
+        filled = fill(rig)
+        rig.reactor.welcome(link, 2, 60_000, 32, WELCOME)
+        wait_for(rig, "ended:malformed_frame", 1)
+        assert rig.event(native.EVENT_DOWN)[1] == link
+        told = sum(event[0] == native.EVENT_LATE for event in rig.events)
+        assert told == filled + 32_200
+
+
+def test_a_widest_window_of_losses_and_a_largest_frame_fit_too() -> None:
+    window = 4_096
+    with Rig(outbox_bytes=1 << 24, max_frame_bytes=131_072) as rig:
+        peer, link = rig.login(2, window=window)
+        for seq in range(1_000, 1_000 + window):
+            assert rig.reactor.notify(link, build_frame(FrameType.NOTIFY, {"id": seq}), seq, 1, 60_000)
+        for _ in range(window):
+            assert peer.receive() is not None
+        body = bytes(131_000)
+        frame = build_varint(len(body)) + body
+        peer.sock.sendall(bytes((FrameType.STATE,)) + frame[:-1])
+        fill(rig)
+        peer.sock.sendall(frame[-1:] + acks(16_200) + bytes((FrameType.ACK, 1, 0xC0)))
+        wait_for(rig, "ended:malformed_frame", 1)
+        assert rig.event(native.EVENT_DOWN)[1] == link
+        assert len([event for event in rig.events if event[0] == native.EVENT_LOST]) == window
+        assert [event[3] for event in rig.events if event[0] == native.EVENT_FRAME] == [body]
+
+
+def test_a_burst_of_fanouts_to_a_link_without_room_is_told_whole() -> None:
+    with Rig() as rig:
+        _, link = rig.login(2, window=1)
+        rig.reactor.bind(link, 5, 77)
+        count = 30_000
+        notice = build_frame(FrameType.NOTIFY, {"id": 1})
+        fill(rig)
+        for seq in range(count):
+            assert rig.reactor.fanout([5], notice, 1_000 + seq, 60_000)
+        fanned = 0
+        while fanned < count:
+            assert rig.pump()
+            fanned += sum(event[0] == native.EVENT_FANNED for event in rig.events)
+            rig.events = [event for event in rig.events if event[0] == native.EVENT_LOST]
+        assert len(rig.events) == count - 1
