@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 import uvloop
 from open_house import House
 
@@ -17,6 +18,16 @@ from gateway.tour.stage import NotifierEndpoint
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def expected_errors() -> Iterator[set[str]]:
+    """Nothing a device or provider does may end in an error of ours: a test fails where one is logged, unless it put
+    the event into this set."""
+    expected: set[str] = set()
+    with structlog.testing.capture_logs() as logs:
+        yield expected
+    assert [e for e in logs if e["log_level"] in ("error", "critical") and e["event"] not in expected] == []
 
 
 @pytest.fixture(autouse=True)

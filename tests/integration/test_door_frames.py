@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -231,3 +232,64 @@ async def test_a_flood_of_wrong_frames_whose_answers_nobody_reads_is_bounded(ope
     device.transport.pause_reading()
     device.send_raw(pack(0x7F) * 200_000)
     await until(lambda: house.ended("slow_consumer") == 1)
+
+
+async def test_noise_of_every_kind_ends_in_an_answer_or_an_end_and_harms_nobody(house: House) -> None:
+    """Frames of random types, bodies and cuts, before and after login; an error of ours in the log fails the test."""
+    chance = random.Random(20_260_101)
+    calm = house.device()
+    token = await calm.join()
+
+    def body() -> Any:
+        ids = [chance.choice((0, 1, 2, 1 << 31, 1 << 63, (1 << 64) - 1, -1)) for _ in range(chance.randrange(4))]
+        words = [
+            "",
+            "shop",
+            token,
+            "1.0",
+            "\u00e9" * 30,
+            "x" * 70,
+            None,
+            True,
+            -1,
+            0,
+            1,
+            5,
+            1 << 40,
+            2.5,
+            b"\xff",
+            ids,
+            {},
+        ]
+        keys = ["req", "app", "version", "account", "keep", "alias", "tags", "addresses", "fallback", "token", "forget"]
+        keys += ["ids", "heartbeat", "urgency", "foreground", "v", "role", "device", "secret"]
+        fields = {key: chance.choice(words) for key in chance.sample(keys, chance.randrange(len(keys)))}
+        if chance.random() < 0.6:
+            fields |= {"req": chance.randrange(1 << 32), "app": "shop", "version": "1.0", "token": token}
+        return chance.choice((fields, fields, ids, None, chance.choice(words)))
+
+    def noise() -> bytes:
+        raw = msgspec.msgpack.encode(body()) if chance.random() < 0.9 else chance.randbytes(chance.randrange(40))
+        if chance.random() < 0.1:
+            raw = raw[: chance.randrange(len(raw) + 1)]
+        return frame(chance.choice((*range(0x14), 0x20, 0x30, 0x7F, 0xFF)), raw)
+
+    for _ in range(150):
+        device = await house.device().connect()
+        if chance.random() < 0.8:
+            device.send(FrameType.HELLO, {"v": 1})
+        stream = b"".join(noise() for _ in range(chance.randrange(1, 40)))
+        if chance.random() < 0.3:
+            stream = stream[: chance.randrange(len(stream) + 1)]
+        cut = chance.randrange(len(stream) + 1)
+        device.send_raw(stream[:cut])
+        device.send_raw(stream[cut:])
+        device.close()
+        await device.end()
+    push = await house.shop.push(token, "calm")
+    while (await calm.note(ack=True))["title"] != "calm":
+        pass
+    await house.shop.reaches(push, "acked")
+    await until(lambda: house.counter("links") == 1)
+    assert house.sessions == 1
+    assert await house.shop.is_connected(token)
