@@ -23,7 +23,7 @@ demo: setup ## the guided tour: a gateway, 1,000 devices, every kind of push, a 
 	@$(BIN)/heliograph tour
 
 serve: setup ## run a gateway on loopback with an app called demo (store in var/)
-	@$(BIN)/heliograph serve --app demo
+	@$(BIN)/heliograph serve --app demo --set log.format=text
 
 test: lint unit ## lint, types, floors and all fast tests
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import signal
 import sys
 import time
@@ -160,15 +161,18 @@ def _write_ready_file(path: Path, gateway: Gateway) -> None:
 
 
 def _next_steps(gateway: Gateway) -> str:
-    """Three commands that work as they stand on this gateway."""
+    """Three commands that work as they stand on this gateway, from the shell it was started in."""
+    started_as = sys.argv[0]
+    by_path = Path(started_as).name == "heliograph" and shutil.which("heliograph") != started_as
+    command = started_as if by_path else "heliograph"
     where = f" --url http://{gateway.config.api.host}:{gateway.api.port}"
     url = "" if gateway.api.port == Api().port else where
     apps = gateway.store.directory.app_names()
     make_key = f"apps key {apps[0]}" if apps else "apps create shop"
     return (
-        f"next:       heliograph {make_key} --store {gateway.store.path}{url}   # prints an API key, once\n"
+        f"next:       {command} {make_key} --store {gateway.store.path}{url}   # prints an API key, once\n"
         "            export HELIOGRAPH_KEY=hk_…\n"
-        f'            heliograph send --everyone "Hello"{url}'
+        f'            {command} send --everyone "Hello"{url}'
     )
 
 

@@ -122,6 +122,7 @@ class ApiServer:
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                log_level="warning",  # that it comes and goes is said by us
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,

@@ -13,6 +13,10 @@ from gateway.cli.output import print_json, say
 command = typer.Typer(add_completion=False)
 
 
+def _size_text(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
 @command.command()
 def backup(
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="A folder that is new or empty.")],
@@ -36,4 +40,4 @@ def backup(
     if as_json:
         print_json({"path": str(destination), "bytes": size})
     else:
-        say(f"backup of {settings.path} is in {destination} ({size / 1e6:.1f} MB)")
+        say(f"backup of {settings.path} is in {destination} ({_size_text(size)})")

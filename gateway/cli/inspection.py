@@ -61,7 +61,8 @@ def token(
     if as_json:
         print_json(found)
     else:
-        print_fields((k, when(v) if k == "created_at" else v) for k, v in found.items())
+        created = ("created (UTC)", when(found["created_at"]))
+        print_fields([*((k, v) for k, v in found.items() if k != "created_at"), created])
 
 
 @group.command()

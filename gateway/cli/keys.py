@@ -58,7 +58,7 @@ def drop(
     from gateway.store.keys import ServerKeys
 
     found = ServerKeys.load(store_folder(store, config), may_create=False)
-    if not yes:
+    if not yes and key_id in found.device_keys and key_id != found.device_key_id:  # else there is nothing to ask about
         typer.confirm(f"Devices whose secret was made with key {key_id} must begin anew. Drop it?", abort=True)
     found.drop_device_key(key_id)
     say(f"device key {key_id} is dropped; restart the gateway to make it so")

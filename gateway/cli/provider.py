@@ -32,6 +32,8 @@ class Provider:
 
     def __init__(self, url: str, key: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url
+        if not key.isascii() or not key.isprintable():
+            raise ConfigError("the key is not one: a key reads hk_… and has no space, line end or accent in it")
         try:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
@@ -43,8 +45,8 @@ class Provider:
                 transport=transport,
                 trust_env=False,
             )
-        except (httpx.InvalidURL, UnicodeEncodeError, ValueError):
-            raise ConfigError("the URL or the key is not one; a URL reads http://127.0.0.1:7480") from None
+        except (httpx.InvalidURL, ValueError):
+            raise ConfigError(f"{url!r} is not the URL of a gateway; one reads http://127.0.0.1:7480") from None
 
     def __enter__(self) -> Self:
         return self

@@ -171,7 +171,7 @@ def show_push(push: dict[str, Any]) -> None:
     print_fields(
         [
             ("push", push["id"]),
-            ("target", push["target"]),
+            ("target", _target_text(push["target"])),
             ("state", push["state"]),
             ("accepted (UTC)", when(push["accepted_at_ms"] / 1000)),
             ("expires (UTC)", when(push["expires_at"])),
@@ -195,6 +195,10 @@ def show_push(push: dict[str, Any]) -> None:
         print_table(("token", "state", "after", "step"), rows)
     if push["next_offset"] is not None:
         say("more deliveries: heliograph inspect push ID --offset " + str(push["next_offset"]))
+
+
+def _target_text(target: dict[str, Any]) -> str:
+    return ", ".join(kind if value is True else f"{kind} {value}" for kind, value in target.items())
 
 
 def _step_text(step: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +32,7 @@ def tour(
         bool, typer.Option("--json", help='Print {"A1": {"ok": true, "detail": "…"}, …} instead of the table.')
     ] = False,
 ) -> None:
-    """Show every clause of the mission on a live gateway, with real sockets on loopback.
+    """Show every clause of the README on a live gateway, with real sockets on loopback.
 
     Starts a gateway with a temporary store, brings the devices up over TCP, and walks through the clauses.
     Exit code 1 if any clause failed.
@@ -92,7 +93,7 @@ def tour(
     if as_json:
         print(json.dumps({row.clause: _as_json(row) for row in rows}, ensure_ascii=False, indent=2))
     else:
-        Console().print(_table(rows))
+        Console(width=None if sys.stdout.isatty() else 160).print(_table(rows))
     failed = [row.clause for row in rows if row.ok is False]
     if failed:
         console.print(f"failed: {', '.join(failed)}", style="red")

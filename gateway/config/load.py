@@ -24,7 +24,7 @@ RESERVED = {CONFIG_VARIABLE, "HELIOGRAPH_KEY", "HELIOGRAPH_URL"}
 TRUE, FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 MAX_FILE_BYTES = 1_048_576
 #: what Kubernetes puts into the environment for a service that is called heliograph
-_SERVICE_VARIABLE = re.compile(r"HELIOGRAPH(_\w+)?_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
+_SERVICE_VARIABLE = re.compile(r"HELIOGRAPH(_\w+)?_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_\w+)")
 
 
 class Problem(NamedTuple):
@@ -119,9 +119,9 @@ class _Loader:
             if not variable.startswith(ENV_PREFIX) or variable in RESERVED:
                 continue
             value, origin = environ[variable], f"environment {variable}"
-            if _SERVICE_VARIABLE.fullmatch(variable) and (
-                value.startswith(("tcp://", "udp://")) or "_SERVICE_" in variable or variable.count("_") > 2
-            ):
+            # HELIOGRAPH_EDGE_PORT is ours, unless it holds a service's address
+            is_address = variable.endswith("_PORT") and value.startswith(("tcp://", "udp://"))
+            if is_address or _SERVICE_VARIABLE.fullmatch(variable):
                 continue
             rest = variable.removeprefix(ENV_PREFIX).lower()
             name, _, key = rest.partition("_")

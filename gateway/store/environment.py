@@ -292,7 +292,7 @@ def _own(folder: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise ConfigError("the store is in use by another process", field=_FIELD) from None
+        raise ConfigError(f"the store {folder} is in use by another process", field=_FIELD) from None
     return descriptor
 
 

@@ -13,7 +13,7 @@ from gateway.tour.fleet import Fleet
 from gateway.tour.stage import Failed, Skipped, Stage
 
 Clause = Callable[[Stage, Fleet], Awaitable[str]]
-#: id → (what it shows, how); ids sort as the mission's clauses do
+#: id → (what it shows, how); ids sort as the README's clauses do
 CLAUSES: dict[str, tuple[str, Clause]] = {**CLAUSES_A, **CLAUSES_B, **CLAUSES_F}
 
 

@@ -42,6 +42,12 @@ def test_drop_asks_first(store: Path, capsys: pytest.CaptureFixture[str], monkey
     assert len(listed(store, capsys)) == 2
 
 
+@pytest.mark.parametrize("key_id", ["1", "9"])
+def test_what_can_not_be_dropped_is_not_asked_about(store: Path, key_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.confirm", _decline)
+    assert run(["keys", "drop", key_id, "--store", str(store)]) == 2
+
+
 def test_no_key_is_ever_printed(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["keys", "rotate", "--store", str(store)])
     run(["keys", "list", "--store", str(store)])

@@ -265,6 +265,23 @@ def test_a_push_and_a_token_are_shown(api: Api, capsys) -> None:
     assert "yes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("target", "words"), [({"everyone": True}, "everyone"), ({"tag": "eu"}, "tag eu")])
+def test_a_target_is_shown_in_the_words_of_send(api: Api, target: dict[str, Any], words: str, capsys) -> None:
+    api.on("GET /v1/push/p1", push_view("live") | {"target": target})
+    assert run(["inspect", "push", "p1"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("target"))
+    assert line.split() == ["target", *words.split()]
+
+
+def test_a_key_that_can_not_be_one_is_told_from_a_bad_url(api: Api, capsys) -> None:
+    assert run(["send", "--everyone", "x", "--key", "hk_\u00e9"]) == 2
+    assert "key" in capsys.readouterr().err
+    assert run(["send", "--everyone", "x", "--url", "nonsense"]) == 2
+    err = capsys.readouterr().err
+    assert "'nonsense'" in err
+    assert "key" not in err
+
+
 def test_an_error_of_the_gateway_is_one_line_with_name_and_number(api: Api, capsys) -> None:
     error = {"code": 30, "name": "bad_request", "message": "too long", "field": "title"}
     api.on("POST /v1/push", {"error": error}, status=400)

@@ -125,6 +125,7 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     [
         ("HELIOGRAPH_EDGE_PORT", "many", ["edge.port", "'many'", "environment HELIOGRAPH_EDGE_PORT"]),
         ("HELIOGRAPH_EDGE_PROT", "1", ["edge.prot", "did you mean port?"]),
+        ("HELIOGRAPH_EDGE__PORT", "1", ["did you mean port?"]),
         ("HELIOGRAPH_EGDE_PORT", "1", ["did you mean HELIOGRAPH_EDGE_PORT?"]),
         ("HELIOGRAPH_STORE_SYNC", "maybe", ["store.sync", "true or false"]),
         ("HELIOGRAPH_EDGE_LOGIN_TIMEOUT_S", "", ["edge.login_timeout_s", "not a number"]),
@@ -142,6 +143,8 @@ def test_what_an_orchestrator_puts_into_the_environment_is_left_alone() -> None:
         "HELIOGRAPH_PORT": "tcp://10.0.0.1:7400",
         "HELIOGRAPH_PORT_7400_TCP": "tcp://10.0.0.1:7400",
         "HELIOGRAPH_PORT_7400_TCP_ADDR": "10.0.0.1",
+        "HELIOGRAPH_PORT_7400_TCP_PORT": "7400",
+        "HELIOGRAPH_EDGE_PORT_7400_TCP_PROTO": "tcp",
         "HELIOGRAPH_EDGE_PORT": "tcp://10.0.0.1:7400",
         "OTHER": "x",
     }
