@@ -9,6 +9,7 @@ from gateway.client.registration import Registration
 from gateway.client.seen import SeenStore
 from gateway.client.session import Session
 from gateway.client.states import Connection, DeviceState
+from gateway.model.frames import Urgency
 
 __all__ = [
     "NEW_MESSAGE",
@@ -32,4 +33,5 @@ __all__ = [
     "SeenStore",
     "Session",
     "Tip",
+    "Urgency",
 ]

@@ -54,10 +54,13 @@ CLOSE_S = 2.0
 class Device:
     """`async with Device(host, port, store=FileCredentials(path)) as device: ...`
 
-    label is part of the id the gateway issues (A-Z a-z 0-9 . _ -, at most 64). jwt is asked for a token before each
-    login. heartbeat is the interval to begin with, seconds, 0 = the gateway's choice; it adapts between heartbeat_min
-    and heartbeat_max inside the gateway's own bounds. queue: items that wait for one registration's app; past it
-    reading stops. dedupe: notifications remembered. sleep and random are there to be replaced in tests.
+    store keeps the id and secret the gateway issues; without one they live as long as this object, and the next start
+    is another device with other tokens. label is part of that id (A-Z a-z 0-9 . _ -, at most 64). jwt is asked for a
+    token before each login. heartbeat is the interval to begin with, seconds, 0 = the gateway's choice; it adapts
+    between heartbeat_min and heartbeat_max inside the gateway's own bounds. window: unacked notifications at a time,
+    0 = the gateway's choice. urgency: the least to be sent here, see Urgency. queue: items that wait for one
+    registration's app; past it reading stops. dedupe: notifications remembered; seen: where to keep them over a restart. on_state is
+    called at each change, states() is the same to iterate over. sleep and random are there to be replaced in tests.
     """
 
     def __init__(

@@ -28,6 +28,11 @@ def test_a_page_is_there_and_says_something(name: str) -> None:
     assert len((ROOT / name).read_text().splitlines()) > 10
 
 
+def test_the_example_of_the_readme_is_the_file_it_names() -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert block == (ROOT / "example.py").read_text()
+
+
 def rows(text: str) -> set[str]:
     """Clauses that begin a row of a table: `| A1 |`, `| **A1** |`."""
     return set(re.findall(r"^\|\s*\**([A-F]\d*)\**\s*\|", text, re.MULTILINE))
