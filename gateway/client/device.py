@@ -59,8 +59,9 @@ class Device:
     token before each login. heartbeat is the interval to begin with, seconds, 0 = the gateway's choice; it adapts
     between heartbeat_min and heartbeat_max inside the gateway's own bounds. window: unacked notifications at a time,
     0 = the gateway's choice. urgency: the least to be sent here, see Urgency. queue: items that wait for one
-    registration's app; past it reading stops. dedupe: notifications remembered; seen: where to keep them over a restart. on_state is
-    called at each change, states() is the same to iterate over. sleep and random are there to be replaced in tests.
+    registration's app; past it reading stops. dedupe: notifications remembered; seen: where to keep them over a
+    restart. on_state is called at each change, states() is the same to iterate over. sleep and random are there to be
+    replaced in tests.
     """
 
     def __init__(

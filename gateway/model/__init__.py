@@ -1,1 +1,4 @@
-"""The words of the house: notifications, registrations, outcomes, frames, ports and errors; touches no socket, store or clock."""
+"""The words of the house: notifications, registrations, outcomes, frames, ports and errors.
+
+Touches no socket, store or clock.
+"""
