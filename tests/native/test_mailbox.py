@@ -28,12 +28,13 @@ class MailboxAgainstDeque(RuleBasedStateMachine):
 
     @rule(data=st.binary(min_size=0, max_size=100))
     def push(self, data: bytes) -> None:
-        waiting = sum(need(len(d)) for d in [*self.hidden, *self.shown])
+        sizes = [need(len(d)) for d in [*self.hidden, *self.shown]]
         if self.box.push(data):
             self.hidden.append(data)
         else:
-            # Full is full: at worst one record's size is lost at the end of the ring.
-            assert waiting + 2 * need(len(data)) > self.CAPACITY
+            # Full is full: what one record, this or one that waits, did not fit into is lost at the end of the ring.
+            largest = max([need(len(data)), *sizes])
+            assert sum(sizes) + need(len(data)) + largest - 8 > self.CAPACITY
 
     @rule()
     def publish(self) -> None:
