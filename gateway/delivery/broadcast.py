@@ -138,12 +138,12 @@ class BroadcastRouter:
         for ack in acks:
             key = (ack.seq, ack.registration)
             # A late ack is looked up: an acked one, or one that was never for it, moves and counts nothing.
-            fresh = key not in seen and (ack.sent_ms > 0 or ack.seq in self._broadcasts.waiting(ack.registration))
+            fresh = key not in seen and (ack.sent_ms > 0 or self._broadcasts.is_waiting(ack.seq, ack.registration))
             if fresh:
                 seen.add(key)
                 acked.setdefault(ack.seq, []).append(ack.registration)
                 at_ms = max(at_ms, ack.acked_ms)
-            if ack.shown and (fresh or self._is_for(ack)):
+            if ack.shown and (fresh or self.is_for(ack.seq, ack.registration)):
                 shown[ack.seq] = shown.get(ack.seq, 0) + 1
         for seq, registrations in acked.items():
             self._broadcasts.acked(seq, registrations, at_ms)
@@ -151,8 +151,9 @@ class BroadcastRouter:
         for seq, n in shown.items():
             self._broadcasts.count(seq, "shown", n)
 
-    def _is_for(self, ack: Ack) -> bool:
-        return self._broadcasts.matches(self._live[ack.seq].notification, ack.registration)
+    def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> list[int]:
+        """Of these, those a late ack of it can be for."""
+        return [n for n in registrations if self._broadcasts.is_waiting(seq, n) or (shown and self.is_for(seq, n))]
 
     def on_unacked(self, seq: int, registration: int, *, spilled: bool) -> None:
         """Ack time over, link lost, or no room: its cursor keeps it, or its own fallback takes it up (B3)."""

@@ -291,6 +291,16 @@ class Dispatcher:
 
     # --- EdgeEvents
 
+    def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> Sequence[int]:
+        if seq in self.broadcast:
+            return self.broadcast.meant(seq, registrations, shown=shown)
+        delivery = self._journal.get(seq)
+        owner = delivery.registration if delivery is not None else self._journal.settled_for(seq) if shown else -1
+        if owner in registrations:
+            return (owner,)
+        self._metrics.count(Metric.EVENTS_IGNORED, label="ack")
+        return ()
+
     def on_acks(self, acks: Sequence[Ack]) -> None:
         outcomes: dict[int, Outcome] = {}
         of_broadcasts: list[Ack] = []
@@ -345,7 +355,6 @@ class Dispatcher:
             settled.steps.append(Step(ack.acked_ms, "shown", EDGE))
 
     def _count_foreign(self, ack: Ack) -> None:
-        # A late ack comes once for each registration of its device; only one of them is meant.
         if ack.sent_ms:
             self._metrics.count(Metric.ACKS_FOREIGN)
 

@@ -227,12 +227,14 @@ class EdgeServer:
             return
         gone: list[Event] = []
         late: list[Ack] = []
+        repeats: set[tuple[int, int, bool]] = set()
         for event in others:
             kind, link, a, b, c = event
             try:
                 if late and kind in (native.EVENT_FRAME, native.EVENT_READY):
                     # What a device asks for, or gets because it has room again, must not hold what it acked before.
                     acked, late = late, []
+                    repeats.clear()
                     events.on_acks(acked)
                 if kind == native.EVENT_FRAME:
                     self._on_frame(link, a, b, c)
@@ -251,8 +253,11 @@ class EdgeServer:
                     self._requests.on_echo(link)
                 elif kind == native.EVENT_LATE:
                     # The reactor no longer knows which registration it was for; the delivery floor does.
-                    now = self._clock()
-                    late += [Ack(a, number, 0, now, c, link) for number in self._registry.bound(b)]
+                    if (link, a, c) not in repeats:
+                        repeats.add((link, a, c))
+                        now = self._clock()
+                        numbers = events.meant(a, self._registry.bound(b), shown=c)
+                        late += [Ack(a, number, 0, now, c, link) for number in numbers]
                 elif kind == native.EVENT_FANNED:
                     events.on_fanned(a, b)
                 elif kind == native.EVENT_DRAINED:

@@ -63,8 +63,8 @@ class Edge(Protocol):
         ...
 
     def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int, urgency: int) -> None:
-        """Queue one shared frame to every link of these (app, version) groups that takes this urgency. Each link's fate comes back through
-        EdgeEvents like notify's, and on_fanned says how many it was queued for (once a reactor)."""
+        """Queue one shared frame to every link of these (app, version) groups that takes this urgency. Each link's fate
+        comes back through EdgeEvents like notify's, and on_fanned says how many it was queued for (once a reactor)."""
         ...
 
     def room(self, registration: int) -> int:
@@ -87,6 +87,11 @@ class EdgeEvents(Protocol):
     """What the edge tells the delivery floor; implemented by delivery.dispatcher.Dispatcher."""
 
     def on_acks(self, acks: Sequence[Ack]) -> None: ...
+
+    def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> Sequence[int]:
+        """Which of a device's registrations an ack is for that its link no longer knew: one at most, but for a
+        broadcast. Cheap for any number: a device may name what it likes."""
+        ...
 
     def on_ack_timeout(self, seq: int, registration: int) -> None: ...
 
@@ -195,6 +200,10 @@ class Journal(Protocol):
         """Add a line to an outcome already settled (SHOWN after ACK); ignored where it is another registration's."""
         ...
 
+    def settled_for(self, seq: int) -> int:
+        """Whose delivery it was, -1 where none of this number was settled."""
+        ...
+
     def pending_count(self) -> int: ...
 
     def committed(self) -> asyncio.Future[None]:
@@ -212,6 +221,10 @@ class Broadcasts(Protocol):
 
     def waiting(self, registration: int) -> list[int]:
         """Live broadcasts that match the registration's app and version and which it has not acked, ascending."""
+        ...
+
+    def is_waiting(self, seq: int, registration: int) -> bool:
+        """Is it among `waiting`?"""
         ...
 
     def acked(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:

@@ -150,6 +150,14 @@ class Broadcasts:
             if self._live[seq].expires_s >= now_s
         ]
 
+    def is_waiting(self, seq: int, registration: int) -> bool:
+        live = self._live.get(seq)
+        if live is None or live.expires_s < self._clock() // 1_000 or not self._registry.has(registration):
+            return False
+        if seq <= self._registry.cursor(registration) or seq in self._done.get(registration, ()):
+            return False
+        return live.matches(self._registry.group(registration))
+
     def _missing(self, number: int, group: int, of_app: Sequence[int]) -> list[int]:
         """Of these live ones, those that match and were not received."""
         if not of_app:

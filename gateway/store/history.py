@@ -181,6 +181,8 @@ class History:
         outcome, metadata = entry
         if outcome.registration != registration:
             return False
+        if any(done.what == step.what for done in outcome.steps):
+            return True  # SHOWN is repeated where its confirmation may have been lost: nothing new, nothing to write
         if len(outcome.steps) >= MAX_STEPS * 2:
             self._metrics.count(Metric.STORE_HISTORY_DROPPED)
             return True

@@ -287,6 +287,10 @@ class Journal:
         end = PushEnd(at_ms // 1_000, NO_STATE, metadata)
         return [(DELETE, Db.JOURNAL, pack_u64(notification), b""), self._receipts.end_push(notification, end)]
 
+    def settled_for(self, seq: int) -> int:
+        outcome = self._history.outcome(seq)
+        return -1 if outcome is None else outcome.registration
+
     def amend(self, seq: int, step: Step, registration: int) -> None:
         pending = self._pending.get(seq)
         if pending is None:

@@ -252,6 +252,9 @@ class MemoryJournal:
             assert outcome.app == self.notifications[outcome.notification].app
             self.outcomes[outcome.seq] = msgspec.structs.replace(outcome, steps=row.steps + outcome.steps)
 
+    def settled_for(self, seq: int) -> int:
+        return self.outcomes[seq].registration if seq in self.outcomes else -1
+
     def amend(self, seq: int, step: Step, registration: int) -> None:
         if seq in self.outcomes and self.outcomes[seq].registration == registration:
             self.outcomes[seq].steps.append(step)
@@ -292,6 +295,9 @@ class MemoryBroadcasts:
             for seq in self.live(record.app)
             if (seq, registration) not in self.seen and self.matches(self._journal.notifications[seq], registration)
         ]
+
+    def is_waiting(self, seq: int, registration: int) -> bool:
+        return seq in self.waiting(registration)
 
     def acked(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:
         for registration in registrations:

@@ -545,6 +545,20 @@ async def test_shown_implies_ack_and_a_later_one_amends_the_history(house: House
     assert house.steps(later) == ["sent", "acked", "shown"]
 
 
+async def test_a_late_ack_is_meant_for_the_registration_of_its_delivery_alone(house: House) -> None:
+    mine, other = house.directory.add(), house.directory.add()
+    house.edge.connect(mine.number)
+    pending, settled = await house.accepted(mine), await house.accepted(mine)
+    house.edge.ack(mine.number, settled)
+    both = [other.number, mine.number]
+    meant = house.dispatcher.meant
+    assert list(meant(pending, both, shown=False)) == [mine.number]
+    assert list(meant(settled, both, shown=True)) == [mine.number]
+    assert not meant(settled, both, shown=False)
+    assert not meant(pending, [other.number], shown=True)
+    assert not meant(settled + 1_000, both, shown=True)
+
+
 async def test_ack_and_shown_in_one_batch_settle_once(house: House) -> None:
     device = house.directory.add()
     house.edge.connect(device.number)

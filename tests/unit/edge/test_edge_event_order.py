@@ -47,9 +47,14 @@ class Listener:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, list[int]]] = []
+        self.asked: list[tuple[int, bool]] = []
 
     def on_acks(self, acks: Sequence[Ack]) -> None:
         self.heard.append(("acks", [ack.seq for ack in acks]))
+
+    def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> Sequence[int]:
+        self.asked.append((seq, shown))
+        return registrations[:1] if SEQ <= seq < SEQ + 10 else ()
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
         self.heard.append(("ready", list(registrations)))
@@ -76,3 +81,16 @@ def test_a_late_ack_is_heard_before_what_the_device_gets_or_asks_for_next(
     }[then]
     edge._on_batch([], [late, after, (native.EVENT_LATE, LINK, SEQ + 1, DEVICE, True)])
     assert listener.heard == [("acks", [SEQ]), (then, [NUMBER]), ("acks", [SEQ + 1])]
+
+
+def test_a_flood_of_late_acks_makes_no_work_for_each_registration_of_its_device() -> None:
+    """A device with 256 registrations named 4,096 ids nobody knows, and the loop stood still for seconds."""
+    door: Any = OneDevice()
+    edge = EdgeServer(Config(), None, door, Metrics(process=False))  # type: ignore[arg-type]
+    listener: Any = Listener()
+    edge.attach(listener)
+    noise = [(native.EVENT_LATE, LINK, SEQ + 1_000 + i % 7, DEVICE, False) for i in range(4_000)]
+    meant = [(native.EVENT_LATE, LINK, SEQ, DEVICE, shown) for shown in (False, True, True, False)]
+    edge._on_batch([], noise + meant)
+    assert listener.heard == [("acks", [SEQ, SEQ])]
+    assert len(listener.asked) == 9  # each id once a batch, acked and shown apart

@@ -132,6 +132,7 @@ class BroadcastMachine(RuleBasedStateMachine):
         for number in self.versions:
             wanted = sorted(s for s in self.live if self.matches(s, number) and s not in self.received[number])
             assert self.store.broadcasts.waiting(number) == wanted
+            assert [s for s in sorted(self.live) if self.store.broadcasts.is_waiting(s, number)] == wanted
 
     def teardown(self) -> None:
         if hasattr(self, "store"):

@@ -252,7 +252,9 @@ async def test_history_is_whole_wherever_its_lines_are(tmp_path: Path) -> None:
     assert [step.what for step in record.deliveries[0].steps] == so_far
     settle(store, seq)
     store.journal.amend(seq, Step(10, "shown"), 2)  # another's registration
+    assert [store.journal.settled_for(number) for number in (seq, seq + 1)] == [1, -1]
     store.journal.amend(seq, Step(10, "shown"), 1)
+    store.journal.amend(seq, Step(11, "shown"), 1)  # said again: nothing new
     assert store._environment.entries(Db.STEPS) == 2
     for _ in range(2):
         record = store.receipts.lookup(APP, seq)
