@@ -24,6 +24,8 @@ event token_count device_port key_file app seq reason links monkey tokenizer acc
 def restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    for name in ("uvicorn.error", "uvicorn.access"):  # a provider door started earlier may have made them quiet
+        logging.getLogger(name).setLevel(logging.NOTSET)
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
