@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 
 import msgspec
 
@@ -112,16 +111,17 @@ class BroadcastRouter:
             self._edge.recall_fanout(self._groups(notification), notification.seq)
 
     def _walk(self, notification: Notification) -> Iterator[None]:
-        audience = iter(self._directory.by_versions(notification.app, notification.target.versions))
-        while notification.seq in self._live:
-            part = list(islice(audience, SLICE))
-            if not part:
+        for part in self._directory.by_versions(notification.app, notification.target.versions):
+            if notification.seq not in self._live:
                 return
-            self._broadcasts.count(notification.seq, "targeted", len(part))
+            if part:
+                self._broadcasts.count(notification.seq, "targeted", len(part))
             if notification.fallback:
-                for registration in part:
-                    if not self._edge.is_connected(registration):
-                        self._fall_back(notification, registration, sent=False)  # B4
+                for start in range(0, len(part), SLICE):
+                    for registration in part[start : start + SLICE]:
+                        if notification.seq in self._live and not self._edge.is_connected(registration):
+                            self._fall_back(notification, registration, sent=False)  # B4
+                    yield
             yield
 
     def _groups(self, notification: Notification) -> list[int]:
@@ -203,22 +203,23 @@ class BroadcastRouter:
         except GatewayError:
             return  # it stays waiting by its cursor
         self._adopting.add(key)
-        commit.add_done_callback(lambda done: self._adopted(broadcast.seq, notification.seq, registration, done))
+        # At once, not with the commit: a recall in between takes it back too.
+        live = self._live.get(broadcast.seq)
+        if live is not None and len(live.adopted) < MAX_ADOPTED:
+            live.adopted.append(notification.seq)
+        commit.add_done_callback(lambda done: self._adopted(broadcast.seq, registration, done))
         if sent:
             # The single delivery has another id: the device must not show both.
             self._edge.recall(registration, broadcast.seq)
         self._adopt(notification, sent)
 
-    def _adopted(self, broadcast: int, seq: int, registration: int, commit: asyncio.Future[None]) -> None:
+    def _adopted(self, broadcast: int, registration: int, commit: asyncio.Future[None]) -> None:
         self._adopting.discard((broadcast, registration))
         if commit.cancelled() or commit.exception() is not None:
             return  # the row is out of RAM again; the broadcast still waits by its cursor
         self._broadcasts.acked(broadcast, [registration], self._clock())
         self._broadcasts.count(broadcast, "notified", 1)
         self._metrics.count(Metric.BROADCASTS_ADOPTED)
-        live = self._live.get(broadcast)
-        if live is not None and len(live.adopted) < MAX_ADOPTED:
-            live.adopted.append(seq)
 
     # --- the end
 

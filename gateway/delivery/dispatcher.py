@@ -160,8 +160,8 @@ class Dispatcher:
         """After a restart: look once at what the journal held, in slices."""
         left = self._journal.pending_count()
         looked = 0
-        for app in self._directory.app_names():
-            for registration in self._directory.by_versions(app, ""):
+        for part in self._directory.everybody():
+            for registration in part:
                 for seq in self._journal.pending_of(registration):
                     delivery = self._journal.get(seq)
                     left -= 1
@@ -177,6 +177,7 @@ class Dispatcher:
                 if looked >= SLICE:
                     looked = 0
                     yield
+            yield
 
     # --- pushes
 

@@ -304,8 +304,13 @@ class Directory(Protocol):
 
     def by_tag(self, app: str, tag: str) -> Sequence[int]: ...
 
-    def by_versions(self, app: str, versions: str) -> Iterator[int]:
-        """Registrations whose app version is in the specifier set; all of the app where it is empty."""
+    def by_versions(self, app: str, versions: str) -> Iterator[Sequence[int]]:
+        """Registrations whose app version is in the specifier set; all of the app where it is empty. In parts that are
+        found in one slice of the loop's time each, so a part may be empty."""
+        ...
+
+    def everybody(self) -> Iterator[Sequence[int]]:
+        """Registrations of every app, in such parts."""
         ...
 
     def groups(self, app: str, versions: str) -> list[int]:

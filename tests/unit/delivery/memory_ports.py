@@ -79,9 +79,13 @@ class MemoryDirectory:
     def by_tag(self, app: str, tag: str) -> Sequence[int]:
         return [n for n, r in self.records.items() if r.app == app and tag in r.tags]
 
-    def by_versions(self, app: str, versions: str) -> Iterator[int]:
+    def by_versions(self, app: str, versions: str) -> Iterator[Sequence[int]]:
         allowed = self._parse(versions)
-        return iter([n for n, r in self.records.items() if r.app == app and allowed.contains(r.version)])
+        for n, record in list(self.records.items()):
+            yield [n] if record.app == app and allowed.contains(record.version) else []
+
+    def everybody(self) -> Iterator[Sequence[int]]:
+        yield from ([n] for n in list(self.records))
 
     def groups(self, app: str, versions: str) -> list[int]:
         allowed = self._parse(versions)
@@ -305,9 +309,8 @@ class MemoryBroadcasts:
 
     def matches(self, notification: Notification, registration: int) -> bool:
         record = self._directory.records.get(registration)
-        return record is not None and registration in set(
-            self._directory.by_versions(notification.app, notification.target.versions)
-        )
+        parts = self._directory.by_versions(notification.app, notification.target.versions)
+        return record is not None and any(registration in part for part in parts)
 
     def count(self, seq: int, what: str, n: int = 1) -> None:
         assert what in ("targeted", "sent", "acked", "shown", "notified", "expired")

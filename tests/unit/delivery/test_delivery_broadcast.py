@@ -153,6 +153,22 @@ async def test_recall_reaches_links_and_single_deliveries_and_ends_it(house: Hou
     assert house.edge.sent_to(away.number) == []
 
 
+async def test_recall_reaches_a_single_delivery_whose_commit_is_under_way(house: House) -> None:
+    away = house.directory.add()
+    taken = house.push(EVERYONE, fallback=["stub"])
+    await taken.done
+    house.journal.hold = True
+    await house.settle_down()
+    [own] = house.journal.rows
+    recalling = asyncio.create_task(house.dispatcher.recall("shop", taken.seq))
+    await house.settle_down()
+    house.journal.commit()
+    assert await recalling == 2
+    assert house.state(own) is State.RECALLED
+    house.edge.connect(away.number)
+    assert house.edge.sent_to(away.number) == []
+
+
 async def test_expires_and_counts_whom_it_did_not_reach(house: House) -> None:
     there, away = house.directory.add(), house.directory.add()
     house.edge.connect(there.number)

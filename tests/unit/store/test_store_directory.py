@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,7 @@ class DirectoryMachine(RuleBasedStateMachine):
             assert (found.device, found.app, found.account) == (device, app, account)
             assert (found.alias, found.tags) == self.labels[token]
             assert found.version == self.versions[token]
-            assert number in list(directory.by_versions(app, f"=={self.versions[token]}"))
+            assert number in chain.from_iterable(directory.by_versions(app, f"=={self.versions[token]}"))
         for token, app in self.dead.items():
             assert directory.find(build_token(token), app) == -1
         for app in APPS:
@@ -167,7 +168,7 @@ class DirectoryMachine(RuleBasedStateMachine):
             for tag in ("red", "blue", "ß" * 64, "none"):
                 wanted = sorted(self.numbers[t] for t, label in mine.items() if tag in label[1])
                 assert list(directory.by_tag(app, tag)) == wanted
-            assert list(directory.by_versions(app, "")) == sorted(self.numbers[t] for t in mine)
+            assert list(chain.from_iterable(directory.by_versions(app, ""))) == sorted(self.numbers[t] for t in mine)
         for device in DEVICES:
             wanted = sorted(self.numbers[t] for (of, _, _), t in self.tokens.items() if of == device)
             assert directory.device_registrations(device) == wanted
@@ -354,4 +355,20 @@ async def test_nothing_is_created_while_the_store_is_not_writable(tmp_path: Path
     assert store.directory.by_alias(APP, "a") == []
     assert list(store.directory.by_tag(APP, "t")) == []
     assert store.directory.device_registrations("phone") == []
+    await store.close()
+
+
+async def test_a_pass_over_a_small_app_comes_in_parts_however_many_others_there_are(tmp_path: Path) -> None:
+    """Else a broadcast to five devices among millions of another app's holds the loop until it has looked at all."""
+    store = await with_app(await with_app(await open_store(tmp_path)), "small")
+    directory = store.directory
+    numbers = [directory.register("first", "small", "1.0", "")[0].number]
+    for i in range(5_000):
+        directory.register(f"d{i}", APP, "1.0", "")
+    numbers.append(directory.register("last", "small", "1.0", "")[0].number)
+    parts = list(directory.by_versions("small", ""))
+    assert [part for part in parts if part] == [[number] for number in numbers]
+    assert len(parts) == 3
+    assert max(map(len, directory.everybody())) <= 2_048
+    assert len(list(chain.from_iterable(directory.everybody()))) == 5_002
     await store.close()
