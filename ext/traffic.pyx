@@ -8,8 +8,8 @@ from gateway._native.frame cimport (
     frame_parse, frame_t, ids_parse)
 from gateway._native.link cimport (
     LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PAUSED, LINK_SPILLED,
-    LINK_STALLED, inflight_add, inflight_find, inflight_remove, inflight_t, link_id, link_leave_all, link_t, partial_t, slab_at,
-    slab_give)
+    LINK_STALLED, inflight_add, inflight_find, inflight_remove, inflight_t, link_id, link_leave_all, link_t,
+    partial_t, slab_at, slab_give)
 from gateway._native.mailbox cimport gw_ring_reserve, gw_ring_room
 from gateway._native.outbox cimport gw_buffer_t, outbox_clear, outbox_flush, outbox_push
 from gateway._native.plane cimport *
