@@ -390,7 +390,7 @@ cdef class Reactor:
                   slow_ms: int, linger_ms: int = 2000, logins_per_s: int = 0, window: int = WINDOW_MAX,
                   uptime_ms: int = 0):
         """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close;
-        `uptime_ms`: as if it ran for so long already. The mailbox up is as large as its largest step asks for, at least."""
+        `uptime_ms`: as if it ran for so long already. The mailbox up is at least as large as its largest step needs."""
         cdef uint64_t capacity = 4 * UP_RESERVE
         cdef uint64_t aged_ms = uptime_ms
         cdef reactor_t *r = <reactor_t *>malloc(sizeof(reactor_t))

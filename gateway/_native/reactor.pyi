@@ -45,7 +45,7 @@ class Reactor:
         uptime_ms: int = 0,
     ) -> None:
         """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close;
-        `uptime_ms`: as if it ran for so long already. The mailbox up is as large as its largest step asks for, at least."""
+        `uptime_ms`: as if it ran for so long already. The mailbox up is at least as large as its largest step needs."""
     def open(self, listen: Callable[[], int]) -> None:
         """Take a descriptor table of one's own, then `listen()` → a listening, non-blocking socket's descriptor."""
     def run(self) -> None:
