@@ -49,13 +49,13 @@ class Edge:
     # unacked notifications on one link; the device may ask for fewer; past it they wait in the journal
     window: int = within(32, 1, 4096)
     # unsent bytes on one link; past it notifications wait in the journal (counted as spilled)
-    outbox_bytes: int = within(262_144, 1024)
+    outbox_bytes: int = within(262_144, 1024, 1_073_741_824)
     # a link that takes nothing from a non-empty outbox for this long is closed (slow_consumer)
     slow_timeout_s: float = within(15.0, 0.1, 3600)
     # logins a second over all reactors; past it a device gets GOAWAY overloaded; 0 = no limit
-    logins_per_s: int = 0
+    logins_per_s: int = within(0, 0, 1_000_000_000)
     # logins of one device in a minute; past it GOAWAY flapping; 0 = no limit
-    device_logins_per_minute: int = 30
+    device_logins_per_minute: int = within(30, 0, 255)
     # resident memory past which new logins are refused (overloaded); 0 = no limit
     memory_limit_bytes: int = 0
     # each direction's mailbox between a reactor and the control thread

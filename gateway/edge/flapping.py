@@ -12,7 +12,7 @@ WINDOW_MS = 60_000
 
 class FlappingGuard:
     def __init__(self, logins_per_minute: int) -> None:
-        self._limit = min(logins_per_minute, 255)
+        self._limit = logins_per_minute  # at most 255, what a cell holds
         self._rows = (bytearray(CELLS), bytearray(CELLS)) if logins_per_minute else ()
         self._began_ms = 0
 
@@ -20,7 +20,7 @@ class FlappingGuard:
         """Count a login of the device (64-bit hash); False past the limit."""
         if not self._rows:
             return True
-        if now_ms - self._began_ms >= WINDOW_MS:
+        if not 0 <= now_ms - self._began_ms < WINDOW_MS:  # over, or the clock was set back
             self._rows = (bytearray(CELLS), bytearray(CELLS))
             self._began_ms = now_ms
         first, second = self._rows

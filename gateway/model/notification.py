@@ -63,6 +63,26 @@ class Notification(msgspec.Struct, omit_defaults=True, kw_only=True):
         return bool(self.content.data)
 
 
+#: arrays and maps inside each other in a message body. Decoders of devices have a limit of their own: what one can not
+#: decode it can never ack, and it would come again on every new link
+MAX_DATA_DEPTH = 64
+
+
 def pack_data(value: Any) -> bytes:
-    """JSON value → msgpack bytes for Content.data."""
-    return b"" if value is None else msgspec.msgpack.encode(value)
+    """JSON value → msgpack bytes for Content.data. ValueError where it is nested too deeply."""
+    if value is None:
+        return b""
+    packed = msgspec.msgpack.encode(value)
+    if len(packed) <= MAX_DATA_DEPTH:
+        return packed  # each level takes a byte
+    level = [value]
+    for _ in range(MAX_DATA_DEPTH + 1):
+        level = [
+            item
+            for holder in level
+            if isinstance(holder, dict | list)
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+        if not level:
+            return packed
+    raise ValueError(f"data is nested more than {MAX_DATA_DEPTH} levels deep")

@@ -84,7 +84,7 @@ def test_a_whole_number_will_do_where_a_fraction_is_taken(write) -> None:
         ("[edge]\nport = 1979-05-27\n", ["edge.port", "date or time"]),
         ("[edge]\nport = 65536\n", ["edge.port", "65536 is out of range", "0 to 65_535"]),
         ("[edge]\nwindow = 0\n", ["edge.window", "a whole number from 1 to"]),
-        ("[edge]\nlogins_per_s = -1\n", ["edge.logins_per_s", "0 or more"]),
+        ("[edge]\nlogins_per_s = -1\n", ["edge.logins_per_s", "from 0 to 1_000_000_000"]),
         ("[edge]\nlogin_timeout_s = nan\n", ["edge.login_timeout_s", "out of range"]),
         ("[edge]\nlogin_timeout_s = inf\n", ["edge.login_timeout_s", "out of range"]),
         ("[store]\nsync = 1\n", ["store.sync", "true or false"]),
