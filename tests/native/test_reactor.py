@@ -429,7 +429,8 @@ def test_the_reactor_has_a_descriptor_table_of_its_own() -> None:
         for device in range(1, 30):
             rig.login(device)
         ours = len(os.listdir("/proc/self/fd"))
-        assert ours - before == 29  # the devices' ends only
+        # The devices' ends only; under the thread sanitizer there is one table for all (ext/include/gw_sys.h).
+        assert ours - before == (58 if os.environ.get("GATEWAY_SANITIZER") == "tsan" else 29)
 
 
 def test_a_link_takes_112_bytes() -> None:
