@@ -75,6 +75,10 @@ def advice(config: Config) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if config.auth.device == "open" and not _is_loopback(config.edge.host):
         found.append(("auth.device", "open: whoever reaches the device port can be any device"))
+    if not _is_loopback(config.edge.host):
+        found.append(
+            ("edge.host", "the device door is plain TCP: put a TLS proxy in front, device secrets travel on it")
+        )
     if not _is_loopback(config.api.host):
         found.append(("api.host", "the provider API is plain HTTP: put a TLS proxy in front, API keys travel on it"))
     if not config.store.sync:

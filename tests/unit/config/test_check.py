@@ -81,7 +81,7 @@ def test_a_broken_rule_names_the_place_the_value_came_from() -> None:
         ([], []),
         (["api.host=0.0.0.0"], ["api.host"]),
         (["api.host=::1"], []),
-        (["edge.host=0.0.0.0", "auth.device=open"], ["auth.device", "edge.memory_limit_bytes"]),
+        (["edge.host=0.0.0.0", "auth.device=open"], ["auth.device", "edge.host", "edge.memory_limit_bytes"]),
         (["store.sync=false"], ["store.sync"]),
         (["delivery.ttl_s=3"], ["delivery.ack_ms"]),
     ],
