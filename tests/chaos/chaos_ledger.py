@@ -46,6 +46,8 @@ class Push:
     #: answered 201, or 200 as a repetition; the id it was given
     answered: str = ""
     answered_at: int = 0
+    #: place in the order of the answer that nothing was accepted, 0: none
+    refused_at: int = 0
     #: a recall was asked for: it may be gone
     recall_asked: bool = False
     #: place in the order of the answer to the recall, 0: none
@@ -113,6 +115,11 @@ class Ledger:
             push.answered, push.answered_at = push_id, self._tick()
             self.counts["answered"] += 1
 
+    def refused(self, push: Push) -> None:
+        """Answered that nothing was accepted."""
+        push.refused_at = self._tick()
+        self.counts["refused"] += 1
+
     def recall_asked(self, push: Push) -> None:
         push.recall_asked = True
 
@@ -173,6 +180,8 @@ class Ledger:
                 self.violate(f"device {link.device} got {push.mark} ({push.kind}) again though its ack was durable")
             else:
                 self.counts["repeated, ack in flight at a kill"] += 1
+        if push.refused_at and link.opened > push.refused_at:
+            self.violate(f"device {link.device} got {push.mark} ({push.kind}), which was refused before")
         if push.recalled_at and link.opened > push.recalled_at:
             self.violate(f"device {link.device} got {push.mark} ({push.kind}) though it was recalled before")
 

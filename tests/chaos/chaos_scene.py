@@ -64,6 +64,8 @@ class Scene:
         answer = await self.door.push({"token": device.token}, push.mark, **fields)
         if answer.status_code == 201:
             self.ledger.accepted(push, answer.json()["id"], replay=False, targeted=answer.json()["targeted"])
+        elif answer.json()["error"]["name"] == "store_unavailable":
+            self.ledger.refused(push)
         return answer
 
     async def accept(self, device: ChaosDevice, filling: int = 0) -> Push:
@@ -100,7 +102,8 @@ class Scene:
             await device.drain()
 
     async def follow(self) -> None:
-        """The receipts feed up to now."""
+        """The receipts feed up to now, with all that was processed."""
+        await self.door.two_commits()
         while rows := await self.door.receipts(self.ledger.cursor):
             for row in rows:
                 self.ledger.receipt(row["cursor"], row["push"], row["delivery"], row["state"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from chaos_crowd import ChaosDevice
-from chaos_disks import CAN_MOUNT, Disk, disk_that_closes, disk_that_fills
+from chaos_disks import CAN_CLOSE, CAN_MOUNT, Disk, ReadOnly, disk_that_closes, disk_that_fills
 from chaos_gateway import GatewayProcess, NotStarted
 from chaos_ledger import Push
 from chaos_scene import UNAVAILABLE, Scene, eventually
@@ -27,6 +27,12 @@ KINDS = ["file system"] * CAN_MOUNT + ["limited files"]
 @pytest.fixture(params=KINDS)
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     with disk_that_fills(request.param, tmp_path) as disk:
+        yield disk
+
+
+@pytest.fixture(params=["read-only"] * CAN_CLOSE)
+def closing_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ReadOnly]:
+    with disk_that_closes(tmp_path) as disk:
         yield disk
 
 
@@ -148,50 +154,48 @@ async def test_a_full_map_refuses_pushes_until_acks_make_room(tmp_path: Path) ->
         scene.judge()
 
 
-async def test_a_read_only_folder_is_served_as_it_is_until_it_can_be_written(tmp_path: Path) -> None:
-    with disk_that_closes(tmp_path) as disk:
-        async with Scene(disk.folder / "store") as scene:
-            away = await scene.device()
-            await scene.leave(away)
-            accepted = [await scene.accept(away) for _ in range(20)]
-            assert await scene.gateway.terminate() == 0
-            disk.close()
-            await scene.gateway.start()
-            assert await scene.door.ready() == (503, [UNAVAILABLE])
-            assert is_refused(await scene.push(away))
-            for push in accepted:
-                assert (await scene.door.look(push.answered))["state"] == "pending"
-            await scene.settled(away)
-            assert all(away.number in push.received for push in accepted)
-            # a device that is new can not be written down, and is told so
-            new = scene.crowd.add()
-            new.expects = frozenset(("store_unavailable",))
-            link = await new.knock(scene.gateway)
-            await link.until(lambda: link.errors, "the refusal")
-            assert (link.errors[0].req, link.errors[0].retry) == (1, True)
-            assert link.errors[0].after_ms > 0
-            assert link.is_up
-            link.close()
-            disk.open()
-            await eventually(scene.is_ready, "a store that can be written")
-            await scene.accept(away)
-            await new.connect(scene.gateway)
-            await scene.accept(new)
-            await scene.settled(away, new)
-            await scene.receipts_of(len(accepted) + 2)
-            await scene.gateway.kill()
-            await scene.gateway.start()
-            await scene.settled(away, new)
-            scene.judge()
+async def test_a_read_only_folder_is_served_as_it_is_until_it_can_be_written(closing_disk: ReadOnly) -> None:
+    async with Scene(closing_disk.folder / "store") as scene:
+        away = await scene.device()
+        await scene.leave(away)
+        accepted = [await scene.accept(away) for _ in range(20)]
+        assert await scene.gateway.terminate() == 0
+        closing_disk.close()
+        await scene.gateway.start()
+        assert await scene.door.ready() == (503, [UNAVAILABLE])
+        assert is_refused(await scene.push(away))
+        for push in accepted:
+            assert (await scene.door.look(push.answered))["state"] == "pending"
+        await scene.settled(away)
+        assert all(away.number in push.received for push in accepted)
+        # a device that is new can not be written down, and is told so
+        new = scene.crowd.add()
+        new.expects = frozenset(("store_unavailable",))
+        link = await new.knock(scene.gateway)
+        await link.until(lambda: link.errors, "the refusal")
+        assert (link.errors[0].req, link.errors[0].retry) == (1, True)
+        assert link.errors[0].after_ms > 0
+        assert link.is_up
+        link.close()
+        closing_disk.open()
+        await eventually(scene.is_ready, "a store that can be written")
+        await scene.accept(away)
+        await new.connect(scene.gateway)
+        await scene.accept(new)
+        await scene.settled(away, new)
+        await scene.receipts_of(len(accepted) + 2)
+        await scene.gateway.kill()
+        await scene.gateway.start()
+        await scene.settled(away, new)
+        scene.judge()
 
 
-async def test_an_empty_read_only_folder_is_no_store(tmp_path: Path) -> None:
-    with disk_that_closes(tmp_path) as disk:
-        (disk.folder / "store").mkdir()
-        disk.close()
-        async with GatewayProcess(disk.folder / "store") as gateway:
-            with pytest.raises(NotStarted) as refused:
-                await gateway.start()
-        assert gateway.exit_code == 2
-        assert "make it writable" in str(refused.value)
-        assert "Traceback" not in str(refused.value)
+async def test_an_empty_read_only_folder_is_no_store(closing_disk: ReadOnly) -> None:
+    (closing_disk.folder / "store").mkdir()
+    closing_disk.close()
+    async with GatewayProcess(closing_disk.folder / "store") as gateway:
+        with pytest.raises(NotStarted) as refused:
+            await gateway.start()
+    assert gateway.exit_code == 2
+    assert "make it writable" in str(refused.value)
+    assert "Traceback" not in str(refused.value)

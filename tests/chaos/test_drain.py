@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 
 DEVICES = 120
 DRAIN_S = 3.0
+#: commits are so far apart that an end without a last one would be seen
+SETTINGS = ("store.commit_ms=200", "delivery.ack_ms=300")
 
 
 def people(scene: Scene) -> None:
@@ -37,7 +39,7 @@ async def load_until(scene: Scene, answered: int) -> Provider:
     await scene.crowd.register_all()
     provider = Provider(scene.gateway, scene.door, scene.crowd, scene.ledger, random.Random(7))
     scene.crowd.start()
-    provider.start()
+    provider.start(workers=32)
     async with Deadline(30, f"{answered} answers"):
         while scene.ledger.counts["answered"] < answered:
             await asyncio.sleep(0.01)
@@ -59,7 +61,7 @@ async def everybody_gets_the_rest(scene: Scene, provider: Provider) -> None:
 
 
 async def test_sigterm_under_load_sends_devices_away_in_turn_and_commits_everything(tmp_path: Path) -> None:
-    async with Scene(tmp_path / "store", f"edge.drain_s={DRAIN_S}", "delivery.ack_ms=300") as scene:
+    async with Scene(tmp_path / "store", f"edge.drain_s={DRAIN_S}", *SETTINGS) as scene:
         provider = await load_until(scene, 500)
         there = [device for device in scene.crowd.devices if device.link is not None and device.link.is_up]
         assert await scene.gateway.terminate() == 0
@@ -81,7 +83,7 @@ async def test_sigterm_under_load_sends_devices_away_in_turn_and_commits_everyth
 
 
 async def test_a_second_sigterm_ends_it_at_once_and_loses_nothing(tmp_path: Path) -> None:
-    async with Scene(tmp_path / "store", "edge.drain_s=60", "delivery.ack_ms=300") as scene:
+    async with Scene(tmp_path / "store", "edge.drain_s=60", *SETTINGS) as scene:
         provider = await load_until(scene, 300)
         scene.gateway.serving.clear()
         scene.gateway.send_signal(signal.SIGTERM)

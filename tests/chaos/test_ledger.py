@@ -80,6 +80,16 @@ def test_a_recalled_push_is_not_missing_and_may_not_come_later(story: Story) -> 
     assert story.broken
 
 
+def test_what_was_refused_may_not_come_later(story: Story) -> None:
+    push = story.push("p", answered=False)
+    before = story.link()
+    story.ledger.refused(push)
+    story.get(before, 5)  # sent before the disk said no, and taken back behind it
+    assert not story.broken
+    story.get(story.link(), 5)
+    assert "was refused before" in story.broken[0]
+
+
 def test_an_unacked_one_may_come_again_with_its_id(story: Story) -> None:
     story.push("p")
     for _ in range(3):
