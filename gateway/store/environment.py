@@ -87,16 +87,26 @@ class Environment:
         self.readonly = True
         try:
             self._open_as(readonly=True)
+            return
+        except lmdb.Error as exc:
+            self._drop()
+            # LMDB forgives a table of readers it can not write on a read-only file system, but not for want of
+            # permission; as owners of the folder we can do without it, for nobody else writes.
+            if self._lock < 0 or not _is_unwritable(exc) or not (self.folder / "data.mdb").exists():
+                raise _cannot_open(exc) from exc
+        try:
+            self._open_as(readonly=True, readers=False)
         except lmdb.Error as exc:
             self._drop()
             raise _cannot_open(exc) from exc
 
-    def _open_as(self, *, readonly: bool) -> None:
+    def _open_as(self, *, readonly: bool, readers: bool = True) -> None:
         self._env = lmdb.open(
             str(self.folder),
             map_size=self._config.max_bytes,
             max_dbs=len(Db) + 1,
             readonly=readonly,
+            lock=readers,
             create=not readonly,
             sync=self._config.sync,
             metasync=self._config.sync,
@@ -285,9 +295,12 @@ def _own(folder: Path) -> int:
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        if exc.errno in (errno.EROFS, errno.EACCES, errno.ENOSPC):
+        if exc.errno not in (errno.EROFS, errno.EACCES, errno.ENOSPC):
+            raise ConfigError(f"the store folder can not be used: {exc.strerror}", field=_FIELD) from exc
+        try:
+            descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)  # to hold it takes no permission
+        except OSError:
             return -1
-        raise ConfigError(f"the store folder can not be used: {exc.strerror}", field=_FIELD) from exc
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -156,8 +156,9 @@ async def test_the_map_is_not_moved_under_a_copy(tmp_path: Path) -> None:
     await store.close()
 
 
+@pytest.mark.parametrize("what", ["data", "data and the table of readers"])
 async def test_a_store_that_can_not_be_written_serves_known_devices(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await with_app(await open_store(tmp_path))
     number = register(store, "phone")
@@ -167,11 +168,14 @@ async def test_a_store_that_can_not_be_written_serves_known_devices(
     lmdb_open = lmdb.open
 
     def denied(*args: object, **kwargs: object) -> object:
-        if not kwargs["readonly"]:
-            raise lmdb.Error("mdb_env_open: Permission denied")
+        if not kwargs["readonly"] or (kwargs["lock"] and what != "data"):
+            raise lmdb.ReadonlyError("mdb_env_open: Permission denied")
         return lmdb_open(*args, **kwargs)
 
     monkeypatch.setattr(lmdb, "open", denied)
+    if what != "data":
+        with pytest.raises(ConfigError):  # a stranger without the owner's lock needs the table
+            Environment.open(config(tmp_path), readonly=True)
     store = await open_store(tmp_path)
     assert not store.journal.writable
     assert store.directory.register("phone", APP, "1.0", "")[::2][0].number == number
