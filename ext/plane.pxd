@@ -139,6 +139,8 @@ cdef struct reactor_t:
     gw_ring_t up                # events
     gw_ring_t down              # commands
     uint64_t up_reserve         # room in `up` that the events of any one step fit in
+    uint32_t first              # of a turn's links, to read from
+    int behind                  # some links were not read in this turn, for there was no room
     uint64_t counters[C_COUNT]  # written here, read anywhere (relaxed)
     uint64_t ended[REASONS_COUNT]
     # this thread's own

@@ -17,7 +17,7 @@ from gateway._native.plane cimport *
 from gateway._native.traffic cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, flush_dirty, gw_count, gw_read, handle_bytes, has_room, link_down, link_free, link_readable,
-    link_send, mark_dirty, maybe_ready, notify, read_on, say, sent_at, watch)
+    link_send, mark_dirty, may_read, maybe_ready, notify, read_on, say, sent_at, watch)
 from gateway._native.wheel cimport (
     wheel_advance, wheel_arm, wheel_cancel, wheel_init, wheel_next, wheel_node_t, wheel_pop)
 
@@ -39,6 +39,7 @@ cdef enum:
     ACCEPTS_A_TURN = 256
     EVENTS_A_TURN = 512
     COMMANDS_A_TURN = 4096
+    COSTLY_A_BATCH = 256            # frames and late acks for the control thread at once: each takes it some ten µs
     TIMERS_A_TURN = 8192
     KEY_LISTENER = 0xFFFFFFFF       # epoll keys beyond any slot
     KEY_MAILBOX = 0xFFFFFFFE
@@ -207,6 +208,8 @@ cdef void link_timer(reactor_t *r, link_t *link) noexcept nogil:
     cdef uint32_t at
     if link.state == LINK_CLOSING:
         link_free(r, link)
+    elif r.behind and link.state != LINK_HELLO and not link.flags & LINK_STALLED:
+        wheel_arm(&r.wheel, &link.timer, r.now + 10)    # what it sent may not be read yet
     elif link.state == LINK_NEW:
         link_down(r, link, REASON_LOGIN_TIMEOUT, NULL)
     elif link.state == LINK_HELLO:
@@ -311,10 +314,11 @@ cdef void run(reactor_t *r) noexcept nogil:
     cdef epoll_event events[EVENTS_A_TURN]
     cdef link_t *link
     cdef uint64_t key, drop
-    cdef int i, n
+    cdef uint32_t reads
+    cdef int i, at, n
     while not r.stopping:
         if not has_room(r):
-            # The control thread is behind: nothing is read or sent meanwhile, devices wait in the kernel's buffers.
+            # The control thread is far behind: nothing is done meanwhile.
             gw_count(&r.counters[C_MAILBOX_FULL], 1)
             gw_ring_publish(&r.up)
             usleep(500)
@@ -322,8 +326,11 @@ cdef void run(reactor_t *r) noexcept nogil:
             continue
         n = epoll_wait(r.epoll, events, EVENTS_A_TURN, sleep_ms(r))
         read_clock(r)
+        reads = 0
+        r.behind = 0
         for i in range(n):
-            key = events[i].data.u64 >> 32
+            at = <int>((<uint32_t>i + r.first) % <uint32_t>n)
+            key = events[at].data.u64 >> 32
             if key == KEY_LISTENER:
                 if r.listening:
                     accept_links(r)
@@ -333,14 +340,17 @@ cdef void run(reactor_t *r) noexcept nogil:
                 continue
             link = slab_at(&r.slab, <uint32_t>key)
             # Another event of this turn may have ended the link and its slot may live again.
-            if link.state == LINK_FREE or link.generation != <uint32_t>events[i].data.u64:
+            if link.state == LINK_FREE or link.generation != <uint32_t>events[at].data.u64:
                 continue
-            if not has_room(r):
-                break       # level-triggered: it comes again
-            if events[i].events & EPOLLOUT:
+            if events[at].events & EPOLLOUT:
                 mark_dirty(r, link)
-            if events[i].events & ~<uint32_t>EPOLLOUT:
+            if not events[at].events & ~<uint32_t>EPOLLOUT:
+                continue
+            if may_read(r):
                 link_readable(r, link)
+                reads += 1
+            else:
+                r.behind = 1    # level-triggered: it comes again
         handle_commands(r)
         fan_step(r)
         handle_timers(r)
@@ -348,6 +358,14 @@ cdef void run(reactor_t *r) noexcept nogil:
             drain_step(r)
         flush_dirty(r)
         gw_ring_publish(&r.up)
+        if r.behind:
+            # The control thread is behind: devices wait in the kernel's buffers, and those that waited now come first
+            # in the next turn.
+            gw_count(&r.counters[C_MAILBOX_FULL], 1)
+            r.first += reads
+            usleep(500)
+        else:
+            r.first = 0
 
 
 cdef void shut(reactor_t *r) noexcept nogil:
@@ -606,7 +624,7 @@ cdef class Reactor:
         cdef const uint64_t *seqs
         cdef uint64_t dropped
         cdef uint32_t i
-        cdef int _, count = limit
+        cdef int _, count = limit, costly = 0
         read(self.event_fd, &dropped, 8)
         for _ in range(count):
             e = <event_t *>gw_ring_peek(&self.r.up, &size)
@@ -617,17 +635,21 @@ cdef class Reactor:
             elif e.kind == EV_FRAME:
                 others.append((EV_FRAME, e.link, e.frame,
                                (<const uint8_t *>e + sizeof(event_t))[:size - sizeof(event_t)], e.seq))
+                costly += 1
             elif e.kind == EV_READY:
                 seqs = <const uint64_t *>(<const uint8_t *>e + sizeof(event_t))
                 others.append((EV_READY, e.link, e.seq, e.registration,
                                [seqs[i] for i in range((size - sizeof(event_t)) // 8)]))
             elif e.kind == EV_LATE:
                 others.append((EV_LATE, e.link, e.seq, e.sent_ms, e.flag != 0))
+                costly += 1
             elif e.kind == EV_DOWN:
                 others.append((EV_DOWN, e.link, e.seq, e.flag, None))
             else:
                 others.append((e.kind, e.link, e.seq, e.registration, e.flag))
             gw_ring_pop(&self.r.up, size)
+            if costly == COSTLY_A_BATCH:
+                break
         return acks, others, True
 
     def counters(self) -> dict:

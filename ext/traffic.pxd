@@ -21,6 +21,9 @@ cdef extern from "<sys/epoll.h>" nogil:
 
 # Is there place for the events of one more step? Every step asks before it begins, so that an event never fails.
 cdef int has_room(reactor_t *r) noexcept nogil
+# A read leaves the room of another step, so that devices that send and send never keep commands, timers and what goes
+# out from their turn.
+cdef int may_read(reactor_t *r) noexcept nogil
 cdef void say(reactor_t *r, uint16_t kind, uint8_t flag, uint64_t link, uint64_t seq, uint32_t registration,
               uint64_t sent_ms) noexcept nogil
 cdef void watch(reactor_t *r, link_t *link, uint32_t events, int op) noexcept nogil

@@ -32,6 +32,12 @@ cdef int has_room(reactor_t *r) noexcept nogil:
     return gw_ring_room(&r.up) >= r.up_reserve
 
 
+cdef int may_read(reactor_t *r) noexcept nogil:
+    if r.up.capacity - (r.up.tail_next - r.up.head_seen) >= 2 * r.up_reserve:
+        return 1
+    return gw_ring_room(&r.up) >= 2 * r.up_reserve
+
+
 cdef void say(reactor_t *r, uint16_t kind, uint8_t flag, uint64_t link, uint64_t seq, uint32_t registration,
               uint64_t sent_ms) noexcept nogil:
     cdef event_t *e = <event_t *>gw_ring_reserve(&r.up, sizeof(event_t))

@@ -90,7 +90,7 @@ async def test_a_full_mailbox_of_commands_loses_no_push_no_broadcast_and_no_answ
         metrics=gateway.metrics,
     )
     app = gateway.store.directory.app("shop")
-    # In one turn of the loop: events nobody takes stop the reactor, and then its commands fill up.
+    # In one turn of the loop: events nobody takes stop the reads, then what is said to commands stops those as well.
     blocked = BlockedLoop([device])
     rest = b""
 
@@ -103,8 +103,15 @@ async def test_a_full_mailbox_of_commands_loses_no_push_no_broadcast_and_no_answ
         return not taken and house.counter("mailbox_full") > 0
 
     _stand_still_until(pour)
-    while reactor.echo(0):
-        pass
+    refused = 0
+
+    def fill() -> bool:
+        """True: the mailbox is full, and stays so."""
+        nonlocal refused
+        refused = 0 if reactor.echo(link) else refused + 1
+        return refused == 200_000
+
+    _stand_still_until(fill)
     now = unix_ms()
     plane.insist(reactor.send, link, pack(FrameType.DONE, {"req": 1}))
     accepted = [
