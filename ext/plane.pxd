@@ -171,5 +171,7 @@ cdef struct reactor_t:
     gw_buffer_t *drain_buffer
     uint32_t drain_begin        # tick
     uint32_t drain_ticks        # how long it takes
+    uint32_t drain_links        # links at its beginning
+    uint32_t drained            # of them sent away
     uint32_t drain_at           # next slot
     int draining

@@ -120,6 +120,8 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
         r.drain_buffer = c.buffer
         r.drain_begin = r.now
         r.drain_ticks = c.ms // TICK_MS
+        r.drain_links = r.slab.used
+        r.drained = 0
         r.drain_at = 0
         return
     if c.kind == CMD_STOP:
@@ -254,17 +256,20 @@ cdef void handle_timers(reactor_t *r) noexcept nogil:
 
 
 cdef void drain_step(reactor_t *r) noexcept nogil:
-    """Send links away evenly over the drain time, however often this is called meanwhile."""
+    """Send links away evenly over the drain time, however often this is called meanwhile; done when none is left."""
     cdef uint32_t passed = r.now - r.drain_begin
     cdef uint32_t until = r.slab.size
     cdef link_t *link
     if passed < r.drain_ticks:
-        until = <uint32_t>(<uint64_t>until * passed // r.drain_ticks)
-    while r.drain_at < until and has_room(r):
+        until = <uint32_t>(<uint64_t>r.drain_links * passed // r.drain_ticks) + 1
+    while r.drain_at < r.slab.size and has_room(r):
         link = slab_at(&r.slab, r.drain_at)
-        r.drain_at += 1
-        if link.state != LINK_FREE:
+        if link.state != LINK_FREE and link.state != LINK_CLOSING:
+            if r.drained == until:
+                return
             link_down(r, link, REASON_DRAIN, r.drain_buffer)
+            r.drained += 1
+        r.drain_at += 1
     if r.drain_at == r.slab.size:
         r.draining = 0
         gw_buffer_drop(r.drain_buffer)

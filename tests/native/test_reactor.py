@@ -386,6 +386,18 @@ def test_links_over_the_limit_are_closed_and_counted() -> None:
         assert rig.reactor.counters()["ended:full"] == 1
 
 
+def test_a_drain_does_not_wait_for_places_that_are_empty() -> None:
+    with Rig() as rig:
+        for device in range(1, 5):
+            peer, _ = rig.login(device)
+            peer.close()
+            rig.event(native.EVENT_DOWN)
+        last, _ = rig.login(9)
+        rig.reactor.drain_links(build_frame(FrameType.GOAWAY, {"name": "draining"}), 600_000)
+        assert b"draining" in last.receive()[1]
+        rig.event(native.EVENT_DRAINED)
+
+
 def test_a_drain_sends_everyone_away_and_reports_the_end() -> None:
     with Rig() as rig:
         peers = [rig.login(device)[0] for device in range(1, 20)]
