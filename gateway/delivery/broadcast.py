@@ -238,6 +238,10 @@ class BroadcastRouter:
     def recall(self, seq: int, now_ms: int) -> list[int]:
         """Take it back everywhere; returns the single deliveries that grew out of it."""
         live = self._live.pop(seq)
+        if len(self._expiries) > 2 * len(self._live) + SLICE:
+            # Those recalled long before their expiry must not pile up.
+            self._expiries = [entry for entry in self._expiries if entry[1] in self._live]
+            heapq.heapify(self._expiries)
         self._broadcasts.end(seq, State.RECALLED, now_ms)
         self._edge.recall_fanout(self._groups(live.notification), seq)
         return live.adopted

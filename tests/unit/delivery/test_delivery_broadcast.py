@@ -153,6 +153,17 @@ async def test_recall_reaches_links_and_single_deliveries_and_ends_it(house: Hou
     assert house.edge.sent_to(away.number) == []
 
 
+async def test_what_is_recalled_leaves_nothing_behind_and_the_others_still_expire(house: House) -> None:
+    staying = await house.accepted(EVERYONE, ttl=60)
+    for _ in range(1_200):
+        taken = house.push(EVERYONE, ttl=86_400)
+        await taken.done
+        await house.dispatcher.recall("shop", taken.seq)
+    assert len(house.dispatcher.broadcast._expiries) < 600
+    await house.advance(61_000)
+    assert house.broadcasts.ended[staying] is State.EXPIRED
+
+
 async def test_recall_reaches_a_single_delivery_whose_commit_is_under_way(house: House) -> None:
     away = house.directory.add()
     taken = house.push(EVERYONE, fallback=["stub"])
