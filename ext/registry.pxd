@@ -5,6 +5,7 @@ from gateway._native.token_index cimport token_index_t
 cdef enum:
     REGISTRY_CHUNK = 1024           # registrations
     REGISTRY_NONE = 0xFFFFFFFF      # ends a chain
+    REGISTRY_GROUPS = 0x4000000     # group numbers are dense, and below this
 
 cdef enum:
     REGISTRY_OK = 0
@@ -38,7 +39,9 @@ cdef struct registry_t:
     uint32_t capacity               # places in chunks
     uint32_t top                    # places up to the last chunk
     uint64_t count
-    uint64_t bytes                  # requested from malloc for chunks and their places
+    uint64_t bytes                  # requested from malloc for chunks, their places and populations
+    uint32_t *populations           # registrations of each group
+    uint32_t groups                 # places in populations
 
 cdef void registry_init(registry_t *r, uint64_t seed) noexcept nogil
 cdef void registry_free(registry_t *r) noexcept nogil

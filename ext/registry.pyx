@@ -45,6 +45,8 @@ cdef enum:
 cdef void registry_init(registry_t *r, uint64_t seed) noexcept nogil:
     token_index_init(&r.tokens)
     gw_sessions_init(&r.sessions, seed)
+    r.populations = NULL
+    r.groups = 0
     r.chunks = NULL
     r.capacity = 0
     r.top = 0
@@ -59,6 +61,9 @@ cdef void registry_free(registry_t *r) noexcept nogil:
     for i in range(r.top):
         free(r.chunks[i])
     free(r.chunks)
+    free(r.populations)
+    r.populations = NULL
+    r.groups = 0
     r.chunks = NULL
     r.capacity = 0
     r.top = 0
@@ -125,6 +130,23 @@ cdef void drop_chunk(registry_t *r, uint32_t place) noexcept nogil:
         resize_places(r, max(<uint32_t>PLACES, r.top << 1))
 
 
+cdef bint population_grow(registry_t *r, uint32_t group) noexcept nogil:
+    """One more registration in the group; False without memory."""
+    cdef uint32_t groups
+    cdef uint32_t *populations
+    if group >= r.groups:
+        groups = group + group // 2 + PLACES
+        populations = <uint32_t *>realloc(r.populations, groups * sizeof(uint32_t))
+        if populations == NULL:
+            return False
+        memset(populations + r.groups, 0, (groups - r.groups) * sizeof(uint32_t))
+        r.bytes += (groups - r.groups) * sizeof(uint32_t)
+        r.populations = populations
+        r.groups = groups
+    r.populations[group] += 1
+    return True
+
+
 cdef int registry_add(registry_t *r, uint32_t number, const uint8_t *token, uint32_t group,
                       uint64_t cursor) noexcept nogil:
     cdef registry_chunk_t *chunk
@@ -137,6 +159,11 @@ cdef int registry_add(registry_t *r, uint32_t number, const uint8_t *token, uint
     if chunk == NULL:
         return REGISTRY_NO_MEMORY
     if token_index_put(&r.tokens, token, number) < 0:
+        if chunk.used == 0:
+            drop_chunk(r, number // REGISTRY_CHUNK)
+        return REGISTRY_NO_MEMORY
+    if not population_grow(r, group):
+        token_index_remove(&r.tokens, token)
         if chunk.used == 0:
             drop_chunk(r, number // REGISTRY_CHUNK)
         return REGISTRY_NO_MEMORY
@@ -156,8 +183,14 @@ cdef bint registry_remove(registry_t *r, uint32_t number, const uint8_t *token) 
         return False
     registry_unbind(r, number)
     token_index_remove(&r.tokens, token)
+    r.populations[row.group] -= 1
     memset(row, 0, sizeof(registration_t))
     r.count -= 1
+    if r.count == 0:
+        free(r.populations)
+        r.populations = NULL
+        r.bytes -= r.groups * sizeof(uint32_t)
+        r.groups = 0
     r.chunks[place].used -= 1
     if r.chunks[place].used == 0:
         drop_chunk(r, place)
@@ -269,6 +302,12 @@ cdef uint64_t registry_bytes(const registry_t *r) noexcept nogil:
     return sizeof(registry_t) - sizeof(token_index_t) + token_index_bytes(&r.tokens) + r.sessions.bytes + r.bytes
 
 
+cdef inline int check_group(uint32_t group) except -1:
+    if group >= <uint32_t>REGISTRY_GROUPS:
+        raise ValueError("a group number has 26 bits")
+    return 0
+
+
 cdef inline int check_number(uint32_t number) except -1:
     if number > <uint32_t>INT32_MAX:
         raise ValueError("a registration number has 31 bits")
@@ -325,6 +364,7 @@ cdef class Registry:
         cdef Py_buffer view
         cdef int result
         check_number(number)
+        check_group(group)
         token_view(token, &view)
         result = registry_add(self.r, number, <const uint8_t *>view.buf, group, cursor)
         PyBuffer_Release(&view)
@@ -367,7 +407,16 @@ cdef class Registry:
 
     @cython.critical_section
     def set_group(self, uint32_t number, uint32_t group):
-        self.known(number).group = group
+        cdef registration_t *row = self.known(number)
+        check_group(group)
+        if not population_grow(self.r, group):
+            raise MemoryError
+        self.r.populations[row.group] -= 1
+        row.group = group
+
+    @cython.critical_section
+    def population(self, uint32_t group):
+        return self.r.populations[group] if group < self.r.groups else 0
 
     @cython.critical_section
     def signed_out(self, uint32_t number):

@@ -55,7 +55,9 @@ class Edge:
     # logins a second over all reactors; past it a device gets GOAWAY overloaded; 0 = no limit
     logins_per_s: int = within(0, 0, 1_000_000_000)
     # logins of one device in a minute; past it GOAWAY flapping; 0 = no limit
-    device_logins_per_minute: int = within(30, 0, 255)
+    device_logins_per_minute: int = within(30, 0, 65_535)
+    # REGISTERs of one device in a minute that had to be stored; past it REGISTER is refused; 0 = no limit
+    device_changes_per_minute: int = within(600, 0, 65_535)
     # resident memory past which new logins are refused (overloaded); 0 = no limit
     memory_limit_bytes: int = 0
     # each direction's mailbox between a reactor and the control thread

@@ -11,8 +11,9 @@ import msgspec
 import structlog
 
 from gateway.config.sections import Edge as EdgeConfig
+from gateway.edge.flapping import FlappingGuard
 from gateway.edge.login import Session, agree_heartbeat, silence_ms
-from gateway.model.errors import GatewayError, InvalidField, Overloaded, UnknownFrame, UnknownToken
+from gateway.model.errors import GatewayError, InvalidField, Overloaded, TooManyRequests, UnknownFrame, UnknownToken
 from gateway.model.frames import (
     Done,
     Fetch,
@@ -63,11 +64,13 @@ def _req_of(body: bytes) -> int:
 
 
 class DeviceRequests:
-    def __init__(self, edge: EdgeServer, directory: Directory, config: EdgeConfig) -> None:
+    def __init__(self, edge: EdgeServer, directory: Directory, config: EdgeConfig, clock: Callable[[], int]) -> None:
         self._edge = edge
         self._directory = directory
         self._registry = directory.registry
         self._config = config
+        self._clock = clock
+        self._changes = FlappingGuard(config.device_changes_per_minute)
         #: requests that wait for a commit
         self._waiting: set[asyncio.Task[None]] = set()
         #: link with such a request → what came behind it: a device's requests are carried out in its order (A5)
@@ -133,6 +136,8 @@ class DeviceRequests:
 
     def _on_register(self, link: int, session: Session, body: bytes) -> _Work | None:
         ask = parse_body(body, Register)
+        if self._changes.is_full(session.key, self._clock()):
+            raise TooManyRequests("this device registered or changed too much in the last minute", after_ms=60_000)
         registration, created, committed = self._directory.register(
             session.device,
             ask.app,
@@ -143,6 +148,8 @@ class DeviceRequests:
             addresses=ask.addresses,
             fallback=ask.fallback,
         )
+        if committed is not None:
+            self._changes.admit(session.key, self._clock())
         if committed is None and (ask.keep or not self._others(session, ask, registration)):
             self._bind(link, session, ask, registration, created)
             return None

@@ -67,7 +67,7 @@ class EdgeServer:
         self._all_drained = asyncio.Event()
         self._housekeeping: asyncio.Task[None] | None = None
         self.plane = Plane(config.edge, metrics, self._on_batch)
-        self._requests = DeviceRequests(self, directory, config.edge)
+        self._requests = DeviceRequests(self, directory, config.edge, clock)
 
     # --- life
 

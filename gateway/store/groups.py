@@ -6,7 +6,7 @@ Pre-releases are versions like any other: a device that has 2.1b1 is in `>=2.0`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -65,9 +65,13 @@ class Matcher:
 
 
 class Groups:
-    """Dense group numbers, given out as (app, version) pairs are met; they hold until the process ends."""
+    """Dense group numbers, given out as (app, version) pairs are met. A number is never given to another pair, for
+    fan-outs and matchers under way hold it; pairs that have no registration any more are forgotten when an app has too
+    many. `population`: how many registrations a group has.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, population: Callable[[int], int]) -> None:
+        self._population = population
         self._numbers: dict[tuple[str, str], int] = {}
         self._pairs: list[tuple[str, str]] = []
         self._parsed: list[Version | None] = []
@@ -80,12 +84,23 @@ class Groups:
             return number
         of_app = self._of_app.setdefault(app, [])
         if len(of_app) >= MAX_VERSIONS_PER_APP:
+            self._retire(of_app)
+        if len(of_app) >= MAX_VERSIONS_PER_APP:
             raise QueueFull("too many different versions of this app", field="version")
         number = self._numbers[pair] = len(self._pairs)
         self._pairs.append(pair)
         self._parsed.append(_parse_version(version))
         of_app.append(number)
         return number
+
+    def _retire(self, of_app: list[int]) -> None:
+        """Forget the versions nobody has (any more): a device that changes its own again and again fills no place."""
+        for group in [group for group in of_app if not self._population(group)]:
+            of_app.remove(group)
+            app, version = self._pairs[group]
+            del self._numbers[app, version]
+            self._pairs[group] = (app, "")
+            self._parsed[group] = None
 
     def app(self, group: int) -> str:
         return self._pairs[group][0]

@@ -68,7 +68,8 @@ class Store:
         marks = read_marks(environment)
         self.keys = keys
         self.committer = Committer(environment, config, metrics, loop, probe_s=probe_s)
-        registry, groups, pending = Registry(), Groups(), Pending(clock())
+        registry, pending = Registry(), Pending(clock())
+        groups = Groups(registry.population)
         self._pending = pending
         contents = Contents(environment)
         self._figures = Figures(environment, self.committer)

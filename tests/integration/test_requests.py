@@ -395,3 +395,17 @@ async def test_pipelined_requests_are_carried_out_in_their_order_also_behind_one
     assert [bool(registry.link(number)) for number in numbers] == [False, True, False, True]
     await house.shop.push(known, "for the one in use")
     assert [note["title"] for note in await device.notes(1, ack=True)] == ["for the one in use"]
+
+
+async def test_a_device_that_changes_its_registrations_over_and_over_is_held_back(open_house: Open) -> None:
+    house = await open_house({"edge.device_changes_per_minute": 3})
+    device, other = house.device(), house.device()
+    await device.login()
+    await other.login()
+    for version in ("1.0", "1.1", "1.2"):
+        await device.register("shop", "anna", version=version)
+    device.send(FrameType.REGISTER, {"req": 9, "app": "shop", "version": "1.3", "account": "anna"})
+    error = await device.receive(FrameType.ERROR)
+    assert (error["req"], error["name"], error["retry"]) == (9, "too_many_requests", True)
+    assert error["after_ms"] > 0
+    assert await other.register("shop", "bert")

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -19,7 +19,7 @@ numbers = st.one_of(st.integers(0, 12), st.sampled_from([1023, 1024, 5000, 100_0
 tokens = st.integers(0, 12).map(lambda i: token_of(i))
 devices = st.sampled_from([0, 1, 2, 3, U64])
 links = st.sampled_from([1, 2, 3, 1 << 63, U64])
-u32 = st.integers(0, 0xFFFF_FFFF)
+groups = st.integers(0, 5_000)
 u64 = st.integers(0, U64)
 cursors = st.one_of(st.integers(0, 8), u64)
 
@@ -47,7 +47,7 @@ class RegistryAgainstDicts(RuleBasedStateMachine):
         self.chains[device].remove(number)
         return True
 
-    @rule(number=numbers, token=tokens, group=u32, cursor=cursors)
+    @rule(number=numbers, token=tokens, group=groups, cursor=cursors)
     def add(self, number: int, token: bytes, group: int, cursor: int) -> None:
         if number in self.tokens or token in self.tokens.values():
             with pytest.raises(ValueError, match="taken"):
@@ -70,7 +70,7 @@ class RegistryAgainstDicts(RuleBasedStateMachine):
         if number in self.tokens:
             self.remove_with_any_token(number, self.tokens[number])
 
-    @rule(number=numbers, group=u32, cursor=cursors)
+    @rule(number=numbers, group=groups, cursor=cursors)
     def change(self, number: int, group: int, cursor: int) -> None:
         if number in self.tokens:
             self.registry.set_group(number, group)
@@ -297,3 +297,20 @@ def test_tokens_of_another_length_are_refused() -> None:
         with pytest.raises(ValueError, match="16 bytes"):
             call(bytes(15))
     assert len(registry) == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(("add", "move", "remove")), st.integers(0, 9), st.integers(0, 5))))
+def test_the_population_of_a_group_is_how_many_registrations_it_has(steps: list[tuple[str, int, int]]) -> None:
+    registry, model = Registry(), dict[int, int]()
+    for what, number, group in steps:
+        token = number.to_bytes(16, "little")
+        if what == "add" and number not in model:
+            registry.add(number, token, group)
+            model[number] = group
+        elif what == "move" and number in model:
+            registry.set_group(number, group)
+            model[number] = group
+        elif what == "remove" and number in model:
+            assert registry.remove(number, token)
+            del model[number]
+    assert [registry.population(group) for group in range(8)] == [list(model.values()).count(g) for g in range(8)]

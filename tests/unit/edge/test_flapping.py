@@ -26,3 +26,12 @@ def test_a_clock_that_is_set_back_begins_a_new_minute() -> None:
 def test_no_limit_is_no_limit() -> None:
     guard = FlappingGuard(0)
     assert all(guard.admit(5, NOW) for _ in range(1_000))
+
+
+def test_to_ask_whether_it_is_full_counts_nothing() -> None:
+    guard = FlappingGuard(1)
+    assert not guard.is_full(5, NOW)
+    assert guard.admit(5, NOW)
+    assert guard.is_full(5, NOW)
+    assert not guard.is_full(6, NOW)
+    assert not guard.is_full(5, NOW + WINDOW_MS)
