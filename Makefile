@@ -43,7 +43,7 @@ test-tsan: setup ## native tests under the thread sanitizer
 	@.ci/sanitize tsan
 
 test-chaos: setup ## kills, full disks, cut connections
-	@$(PYTEST) -q -m chaos tests/chaos
+	@$(PYTEST) -q -m chaos tests
 
 docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/heliograph docs
