@@ -50,7 +50,7 @@ docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/python -m gateway.delivery docs/delivery.md
 
 bench-memory: setup ## P1: bytes of an idle device; fails past 256
-	@$(BIN)/python -m bench.idle_memory --devices 14000
+	@$(BIN)/python -m bench.idle_memory
 
 wheel: setup ## sdist, wheel from it, import check in a clean environment
 	@.ci/wheel
