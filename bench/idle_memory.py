@@ -5,8 +5,8 @@
 Reads the private memory of an empty gateway; has all devices register once; restarts the gateway on that store, so that
 it holds what a running one does; has all devices come back over real TCP (HELLO and REGISTER, then silence), and reads
 its memory again. Kernel memory of the sockets is not in it (/proc/net/sockstat has it). Prints one JSON object; exit
-code 1 where the target is missed. Few devices read higher, for what is taken in blocks is spread over them: 263 bytes at
-14,000 where 28,000 and 56,000 read 228.
+code 1 where the target is missed. Few devices read higher, for what is taken in blocks is spread over them: 263 bytes
+at 14,000 where 28,000 and 56,000 read 228.
 """
 
 from __future__ import annotations
