@@ -9,7 +9,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # pytest's temporary folders stay inside the checkout
 PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
-NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h)
+NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd bench/floor/*.pyx)
 
 .PHONY: help setup demo serve test lint unit docs test-asan test-tsan test-chaos bench-memory wheel clean distclean
 
@@ -30,7 +30,7 @@ test: lint unit ## lint, types, floors and all fast tests
 lint: setup ## ruff, mypy --strict, cython-lint, import-linter
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy --strict"; $(BIN)/mypy --no-error-summary
-	@echo "== cython-lint"; $(BIN)/cython-lint ext
+	@echo "== cython-lint"; $(BIN)/cython-lint ext $(wildcard load/*.pyx bench/floor/*.pyx)
 	@echo "== import-linter"; $(BIN)/lint-imports > build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
 
 unit: setup ## the fast tests alone
@@ -56,7 +56,7 @@ wheel: setup ## sdist, wheel from it, import check in a clean environment
 	@.ci/wheel
 
 clean: ## remove everything built, keep .venv
-	@rm -rf build dist *.egg-info gateway/_native/*.so ext/*.c .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf build dist *.egg-info gateway/_native/*.so gateway/_load/*.so ext/*.c .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	@rm -rf .hypothesis .benchmarks .venv/native.stamp
 	@find gateway tests bench load docs -name __pycache__ -prune -exec rm -rf {} +
 

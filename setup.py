@@ -1,4 +1,5 @@
-"""Build the compiled core: every ext/<name>.pyx becomes gateway._native.<name>.
+"""Build what is compiled: every ext/<name>.pyx becomes gateway._native.<name>, the core; every load/<name>.pyx and
+bench/floor/<name>.pyx becomes gateway._load.<name>: the swarm and the floors it is measured against.
 
 GATEWAY_BUILD selects the flavour: release (default), trace, asan or tsan; `none` leaves the compiled core out, for an
 editable install whose core is built in place (see .ci/setup).
@@ -25,16 +26,17 @@ if FLAVOUR not in CFLAGS:
     sys.exit(f"GATEWAY_BUILD={FLAVOUR!r} is not a build flavour; choose one of {', '.join(CFLAGS)}")
 FLAGS = CFLAGS[FLAVOUR]
 
-# Cython resolves `from gateway._native.x cimport y` by folder; this link gives flat ext/ its name at compile time.
-alias = ROOT / "build" / "cimport" / "gateway" / "_native"
-alias.parent.mkdir(parents=True, exist_ok=True)
-if not alias.is_symlink():
-    alias.symlink_to(Path("..", "..", "..", "ext"))
+# Cython resolves `from gateway._native.x cimport y` by folder; these links give flat folders their name at compile time.
+for package, folder in (("_native", "ext"), ("_load", "load")):
+    alias = ROOT / "build" / "cimport" / "gateway" / package
+    alias.parent.mkdir(parents=True, exist_ok=True)
+    if not alias.is_symlink():
+        alias.symlink_to(Path("..", "..", "..", folder))
 
 
-def extension(name: str, source: str) -> Extension:
+def extension(name: str, source: str, package: str = "gateway._native") -> Extension:
     return Extension(
-        f"gateway._native.{name}",
+        f"{package}.{name}",
         [source],
         include_dirs=["ext/include"],
         depends=[str(h) for h in sorted(Path("ext/include").glob("*.h"))],
@@ -44,6 +46,8 @@ def extension(name: str, source: str) -> Extension:
 
 
 modules = [extension(p.stem, f"ext/{p.name}") for p in sorted(Path("ext").glob("*.pyx"))]
+for folder in ("load", "bench/floor"):
+    modules += [extension(p.stem, f"{folder}/{p.name}", "gateway._load") for p in sorted(Path(folder).glob("*.pyx"))]
 if FLAVOUR == "none":
     modules = []
 shared = None if FLAVOUR == "trace" else "gateway._native._cyutility"
