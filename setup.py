@@ -26,7 +26,7 @@ if FLAVOUR not in CFLAGS:
     sys.exit(f"GATEWAY_BUILD={FLAVOUR!r} is not a build flavour; choose one of {', '.join(CFLAGS)}")
 FLAGS = CFLAGS[FLAVOUR]
 
-# Cython resolves `from gateway._native.x cimport y` by folder; these links give flat folders their name at compile time.
+# Cython resolves `from gateway._native.x cimport y` by folder; these links name flat folders at compile time.
 for package, folder in (("_native", "ext"), ("_load", "load")):
     alias = ROOT / "build" / "cimport" / "gateway" / package
     alias.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Compiled load generator and floors: built from load/ and bench/floor/ by setup.py; the gateway itself never imports it."""
+"""Compiled load generator and floors, built from load/ and bench/floor/; the gateway itself never imports them."""
