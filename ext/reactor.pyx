@@ -4,6 +4,7 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+from gateway._native.batches cimport Batches, batches_ack
 from gateway._native.fanout cimport fan_add, fan_drop, fan_step
 from gateway._native.frame cimport IDS_MAX
 from gateway._native.link cimport (
@@ -403,10 +404,6 @@ cdef gw_buffer_t *as_buffer(bytes frame) except? NULL:
 @cython.final
 cdef class Reactor:
     """One reactor. `open` and `run` belong to its own thread, everything else to the control thread."""
-    cdef reactor_t *r
-    cdef readonly int index
-    cdef readonly int event_fd      # readable when `drain` has something
-    cdef int down_fd
 
     def __cinit__(self, index: int, event_fd: int, command_fd: int, last_words: dict, *, mailbox_bytes: int,
                   max_links: int, login_ms: int, login_frame_bytes: int, max_frame_bytes: int, outbox_bytes: int,
@@ -617,8 +614,8 @@ cdef class Reactor:
 
     # -- the control thread: events
 
-    def drain(self, limit: int = 4096) -> tuple:
-        """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
+    def drain(self, limit: int = 4096, Batches batches=None) -> tuple:
+        """(acks, others, more): acks that `batches` could not settle by itself as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
         b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq b=registration; LOST a=seq b=registration
         c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
         c=[seq in flight]; FANNED a=seq b=links; DOWN a=device b=reason.
@@ -636,7 +633,9 @@ cdef class Reactor:
             if e == NULL:
                 return acks, others, gw_ring_sleep(&self.r.up) != 0
             if e.kind == EV_ACK:
-                acks.append((e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0, e.link))
+                if batches is None or not batches_ack(
+                        &batches.b, e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0):
+                    acks.append((e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0, e.link))
             elif e.kind == EV_FRAME:
                 others.append((EV_FRAME, e.link, e.frame,
                                (<const uint8_t *>e + sizeof(event_t))[:size - sizeof(event_t)], e.seq))

@@ -54,7 +54,7 @@ class Gateway:
         directory = store.directory
         self.notifiers = build_notifiers(config, metrics, push_ids)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
-        self.edge = EdgeServer(config, login, directory, metrics, unix_ms)
+        self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(
             edge=self.edge,
             journal=store.journal,

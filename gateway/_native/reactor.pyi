@@ -1,6 +1,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
+from gateway._native.batches import Batches
+
 REASONS: Final[tuple[str, ...]]
 COUNTERS: Final[tuple[str, ...]]
 EVENT_FRAME: Final[int]
@@ -78,10 +80,10 @@ class Reactor:
     def refuse_logins(self, refuse: bool) -> bool: ...
     def stop(self) -> bool: ...
     def drain(
-        self, limit: int = 4096
+        self, limit: int = 4096, batches: Batches | None = None
     ) -> tuple[list[tuple[int, int, int, int, bool, int]], list[tuple[int, int, Any, Any, Any]], bool]:
-        """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
-        b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq b=registration; LOST a=seq b=registration
+        """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, shown,
+        link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq b=registration; LOST a=seq b=registration
         c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
         c=[seq in flight]; FANNED a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell."""

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from gateway._native import reactor as native
+from gateway._native.batches import Batches
+from gateway._native.intake import Router
 from gateway.config.sections import Config
 from gateway.edge.flapping import FlappingGuard
 from gateway.edge.login import DeviceLogin, Session
@@ -43,6 +45,8 @@ class EdgeServer:
         directory: Directory,
         metrics: Metrics,
         clock: Callable[[], int] = unix_ms,
+        *,
+        batches: Batches | None = None,
     ) -> None:
         self._config = config.edge
         self._login = login
@@ -66,7 +70,9 @@ class EdgeServer:
         self._drained = 0
         self._all_drained = asyncio.Event()
         self._housekeeping: asyncio.Task[None] | None = None
-        self.plane = Plane(config.edge, metrics, self._on_batch)
+        self._batches = batches
+        self.plane = Plane(config.edge, metrics, self._on_batch, batches)
+        self.router = Router(self.plane.reactors, self._held, self._floors)
         self._requests = DeviceRequests(self, directory, config.edge, clock)
 
     # --- life
@@ -223,6 +229,8 @@ class EdgeServer:
         events = self.events
         if acks:
             events.on_acks([Ack._make(ack) for ack in acks])
+        if self._batches is not None and self._batches.is_changed:
+            events.on_acks_settled()
         if not others:
             return
         gone: list[Event] = []
