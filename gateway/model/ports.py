@@ -237,8 +237,8 @@ class Journal(Protocol):
         ...
 
     def append_batch(self, batch: Any, limits: BatchLimits, router: Any, now_ms: int) -> AcceptedBatch:
-        """`batch` from read_batch, `router` from Edge. Store all that is ready in one row, each its own delivery, and send those whose first look is plain.
-        StoreUnavailable or QueueFull: nothing was accepted."""
+        """`batch` from read_batch, `router` from Edge. Store all that is ready in one row, each its own delivery, and
+        send those whose first look is plain. StoreUnavailable or QueueFull: nothing was accepted."""
         ...
 
     def acks_settled(self) -> None:
