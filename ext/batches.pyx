@@ -5,9 +5,9 @@ receipts here; the control plane turns all that changed into a few rows at each 
 """
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memset
 from gateway._native.pending cimport (
     PENDING_BATCHED, PENDING_OK, PENDING_PLAIN, Pending, pending_add, pending_get, pending_remove, pending_row_t)
 

@@ -11,10 +11,10 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from gateway._native.batches cimport (
-    GW_BATCH_KIND, GW_BATCH_MOST, GW_BATCH_VERSION, STATE_SENT, STATE_WAITING, Batches, batches_close, batches_open, gw_batch_head_t,
-    gw_batch_item_t)
+    GW_BATCH_KIND, GW_BATCH_MOST, GW_BATCH_VERSION, STATE_SENT, STATE_WAITING, Batches, batches_close, batches_open,
+    gw_batch_head_t, gw_batch_item_t)
 from gateway._native.mailbox cimport gw_ring_publish, gw_ring_reserve
-from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t
+from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_t
 from gateway._native.pending cimport (
     PENDING_BATCHED, PENDING_OK, PENDING_PLAIN, Pending, pending_add, pending_count_of, pending_get, pending_remove,
     pending_row_t, pending_t)

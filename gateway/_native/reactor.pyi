@@ -41,6 +41,7 @@ class Reactor:
         max_frame_bytes: int,
         outbox_bytes: int,
         slow_ms: int,
+        provider_frame_bytes: int = 0,
         linger_ms: int = 2000,
         logins_per_s: int = 0,
         window: int = 4096,
@@ -53,8 +54,11 @@ class Reactor:
     def run(self) -> None:
         """Serve until `stop`; without the GIL."""
     def send(self, link: int, frame: bytes) -> bool: ...
-    def welcome(self, link: int, device: int, silence_ms: int, window: int, frame: bytes) -> bool:
-        """The login was accepted: the link is live, and `silence_ms` without a byte ends it."""
+    def welcome(
+        self, link: int, device: int, silence_ms: int, window: int, frame: bytes, is_provider: bool = False
+    ) -> bool:
+        """The login was accepted: the link is live, and `silence_ms` without a byte ends it. A provider's may send
+        frames of `provider_frame_bytes`, and no acks."""
     def notify(
         self, link: int, frame: bytes, seq: int, registration: int, ack_ms: int, again: bool = False
     ) -> bool: ...

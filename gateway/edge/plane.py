@@ -156,6 +156,7 @@ class Plane:
                 login_ms=int(config.login_timeout_s * 1000),
                 login_frame_bytes=config.login_frame_bytes,
                 max_frame_bytes=config.max_frame_bytes,
+                provider_frame_bytes=config.provider_frame_bytes,
                 outbox_bytes=config.outbox_bytes,
                 slow_ms=int(config.slow_timeout_s * 1000),
                 logins_per_s=per_reactor,

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from gateway.model.errors import GatewayError
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
 from gateway.model.registration import App, Registration
@@ -183,6 +184,31 @@ class EdgeEvents(Protocol):
     def revoke(self, registration: int) -> None:
         """The device gave its token up for good: what is pending for it ends."""
         ...
+
+
+class ProviderDoor(Protocol):
+    """Who speaks with providers over their streams; the edge only carries the frames."""
+
+    def login(self, link: int, key: str) -> str:
+        """The app of this API key, which may stream on the link from now on. Unauthorized, Forbidden, Overloaded."""
+        ...
+
+    def last_cursor(self, app: str) -> int: ...
+
+    def on_frame(self, link: int, kind: int, body: bytes) -> None:
+        """A frame of a link that was logged in. Raises GatewayError: the edge tells the provider, and closes where the
+        error is fatal."""
+        ...
+
+    def on_down(self, link: int) -> None: ...
+
+
+class ProviderLinks(Protocol):
+    """The edge's side of it."""
+
+    def send(self, link: int, frame: bytes) -> None: ...
+
+    def refuse(self, link: int, error: GatewayError, req: int = 0) -> None: ...
 
 
 class Notifier(Protocol):
