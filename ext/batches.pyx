@@ -1,4 +1,4 @@
-"""Settles acks of deliveries that were accepted in batches, and keeps what is to be written of it; never touches the store.
+"""Settles acks of deliveries accepted in batches, and keeps what is to be written of it; never touches the store.
 
 The common delivery is acked a moment after its send. Of a batch it costs a record of 16 bytes and a place in its app's
 receipts here; the control plane turns all that changed into a few rows at each commit (gateway/store/batches.py).
