@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
-.PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos bench-memory wheel clean distclean
+.PHONY: help setup demo serve test lint unit docs load load-short bench-units bench-units-baseline test-asan test-tsan test-chaos bench-memory wheel clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,12 @@ load: setup ## locust: a day of USERS devices and providers in SECONDS (SCENARIO
 
 load-short: setup ## the same with 200 users for 30 s; fails on any error
 	@$(BIN)/python -m load.run --users 200 --seconds 30
+
+bench-units: setup ## units beside what one would have taken instead; fails where a ratio got worse by 20 %
+	@$(BIN)/python -m bench.units
+
+bench-units-baseline: setup ## store the ratios of this machine
+	@$(BIN)/python -m bench.units --renew
 
 wheel: setup ## sdist, wheel from it, import check in a clean environment
 	@.ci/wheel
