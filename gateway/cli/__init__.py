@@ -23,6 +23,7 @@ OK, FAILED, USAGE = 0, 1, 2
 COMMANDS = {
     "serve": "serve:command",
     "tour": "tour:command",
+    "bench": "bench:command",
     "apps": "apps:group",
     "send": "send:command",
     "inspect": "inspection:group",
