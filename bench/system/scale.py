@@ -147,7 +147,8 @@ def _measured(n: int, online: int, more: dict[str, Any]) -> Measured:
         unit="devices",
         n=n,
         note=f"{more['lost']} lost; {more['logins_per_s']:,.0f} logins/s; "
-        f"heartbeat p99 {more['pong_ms']['p99']:.1f} ms; a device: gateway {memory['gateway_bytes_a_device']:.0f} B, swarm {memory['swarm_bytes_a_device']:.0f} B, "
+        f"heartbeat p99 {more['pong_ms']['p99']:.1f} ms; "
+        f"a device: gateway {memory['gateway_bytes_a_device']:.0f} B, swarm {memory['swarm_bytes_a_device']:.0f} B, "
         f"kernel slabs {memory['kernel_slab_bytes_a_connection']:,.0f} B for both ends; "
         f"directed p99 {directed['delivery_ms']['p99']:.1f} ms at {directed['delivered_per_s']:,.0f}/s; "
         f"broadcast {broadcast['per_s']:,.0f}/s, all in {broadcast['seconds']:.1f} s",
