@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from queue import Queue
 from typing import Any, Self
 
 import msgspec
@@ -30,10 +31,11 @@ BACKLOG = 4_096
 
 
 class FloorDoor:
-    """The floor's process; `port` is where devices and a provider connect, `heartbeat_s` what it tells the devices."""
+    """The floor's process; `port` is where devices and a provider connect, `heartbeat_s` what it tells the devices,
+    `doors` how many threads serve them, each with a descriptor table of its own."""
 
-    def __init__(self, heartbeat_s: int = 60) -> None:
-        self._heartbeat_s = heartbeat_s
+    def __init__(self, heartbeat_s: int = 60, doors: int = 1) -> None:
+        self._words = [str(heartbeat_s), str(doors)]
         self._folder = Path(tempfile.mkdtemp(prefix="heliograph-floor-"))
         self._process = Process("the floor", self._folder)
         self.port = 0
@@ -43,7 +45,7 @@ class FloorDoor:
         return self._process.pid
 
     async def __aenter__(self) -> Self:
-        command = [sys.executable, "-m", "bench.system.floor_door", str(self._heartbeat_s)]
+        command = [sys.executable, "-m", "bench.system.floor_door", *self._words]
         try:
             await self._process.start(command, piped=True)
             self.port = (await self._line())["port"]
@@ -97,12 +99,12 @@ def build_first_answer(heartbeat_s: int) -> bytes:
 
 
 class Provider:
-    """A provider's link: each PUSH becomes one NOTIFY to every link, sent by the floor's own thread."""
+    """A provider's link: each PUSH becomes one NOTIFY to every link, sent by the floor's own threads."""
 
-    def __init__(self, door: Any, link: socket.socket) -> None:
+    def __init__(self, doors: list[Any], link: socket.socket) -> None:
         from gateway.model.frames import FrameReader
 
-        self._door = door
+        self._doors = doors
         self._link = link
         self._reader = FrameReader(1 << 20)
         self._id = 0
@@ -131,19 +133,20 @@ class Provider:
             note = {"id": self._id, "app": "bench", "at": 1_800_000_000, "expires": 1_800_086_400}
             note |= {name: push[name] for name in ("title", "text", "data") if name in push}
             frames += build_frame(FrameType.NOTIFY, note)
-        self._door.broadcast(frames)
+        for door in self._doors:
+            door.broadcast(frames)
         result = {"req": batch["req"], "results": [{"id": "", "targeted": 0} for _ in batch["pushes"]]}
         self._link.sendall(build_frame(PUSHED, result))
 
 
-def _serve_providers(door: Any, handed: int) -> None:
+def _serve_providers(doors: list[Any], handed: int) -> None:
     while True:
         head = os.read(handed, _HEAD.size)
         if len(head) < _HEAD.size:
             return
         descriptor, size = _HEAD.unpack(head)
         begun = os.read(handed, size)
-        provider = Provider(door, socket.socket(fileno=descriptor))
+        provider = Provider(doors, socket.socket(fileno=descriptor))
         threading.Thread(target=_quietly, args=(provider, begun), daemon=True).start()
 
 
@@ -152,27 +155,46 @@ def _quietly(provider: Provider, begun: bytes) -> None:
         provider.serve(begun)
 
 
-def main() -> None:
-    from gateway._load.door import Door
-
+def _listen(port: int) -> socket.socket:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.bind(("127.0.0.1", 0))
+    listener.bind(("127.0.0.1", port))
     listener.listen(BACKLOG)
     listener.setblocking(False)
+    return listener
+
+
+def _serve(doors: list[Any], wake: int, first: bytes, port: int, opened: Queue[int]) -> None:
+    """One thread's life. Its providers are served by threads that share its descriptor table."""
+    from gateway._load.door import Door, own_descriptors
+
+    own_descriptors()
+    listener = _listen(port)
     handed, handing = os.pipe()
     limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    door = Door(listener.fileno(), os.eventfd(0), handing, build_first_answer(int(sys.argv[1])), limit)
-    serving = threading.Thread(target=door.run)
-    serving.start()
-    threading.Thread(target=_serve_providers, args=(door, handed), daemon=True).start()
-    print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
+    door = Door(listener.fileno(), wake, handing, first, limit)
+    doors.append(door)
+    threading.Thread(target=_serve_providers, args=(doors, handed), daemon=True).start()
+    opened.put(listener.getsockname()[1])
+    door.run()
+
+
+def main() -> None:
+    heartbeat_s, count = map(int, sys.argv[1:])
+    first = build_first_answer(heartbeat_s)
+    doors: list[Any] = []
+    opened: Queue[int] = Queue()
+    port = 0
+    # made before the threads have tables of their own: any of them may wake any other
+    for wake in [os.eventfd(0) for _ in range(count)]:
+        threading.Thread(target=_serve, args=(doors, wake, first, port, opened), daemon=True).start()
+        port = opened.get()
+    print(json.dumps({"port": port}), flush=True)
     for _ in sys.stdin:
-        print(json.dumps(door.counts()), flush=True)
-    door.stop()
-    serving.join()
+        counts = [door.counts() for door in doors]
+        print(json.dumps({name: sum(one[name] for one in counts) for name in counts[0]}), flush=True)
 
 
 if __name__ == "__main__":

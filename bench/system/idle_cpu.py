@@ -14,14 +14,15 @@ WATCHED_FULL_S, WATCHED_QUICK_S = 60.0, 10.0
 
 async def take(run: Run) -> Measured:
     limit = open_files()
-    n = min(run.size(FULL, QUICK), int(limit * 0.9))
+    n = run.size(FULL, QUICK)
+    tables = reactors_for(n, limit)
     heartbeat_s = run.size(HEARTBEAT_FULL_S, HEARTBEAT_QUICK_S)
     seconds = WATCHED_QUICK_S if run.quick else WATCHED_FULL_S
     run.say(f"{n:,} devices at the floor, a heartbeat each {heartbeat_s} s")
-    async with FloorDoor(heartbeat_s) as floor, Swarm(port=floor.port, heartbeat=heartbeat_s) as swarm:
+    async with FloorDoor(heartbeat_s, tables) as floor, Swarm(port=floor.port, heartbeat=heartbeat_s) as swarm:
         floor_s, floor_beats = await _cpu(swarm, floor.pid, n, seconds)
     run.say("the same at the gateway")
-    settings = (f"edge.reactors={reactors_for(n, limit)}", f"edge.heartbeat_s={heartbeat_s}")
+    settings = (f"edge.reactors={tables}", f"edge.heartbeat_s={heartbeat_s}")
     async with (
         Stage(*settings) as stage,
         Swarm(port=stage.device_port, key=stage.key, heartbeat=heartbeat_s) as swarm,

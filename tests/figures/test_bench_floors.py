@@ -62,8 +62,9 @@ async def test_the_floor_answers_logins_and_heartbeats_and_counts_them() -> None
         assert floor.cpu_seconds() >= 0
 
 
-async def test_a_provider_s_push_goes_to_every_link_of_the_floor_once() -> None:
-    async with FloorDoor(heartbeat_s=7) as floor, callers(floor.port, 21) as (provider, *devices):
+@pytest.mark.parametrize("doors", [1, 3])
+async def test_a_provider_s_push_goes_to_every_link_of_the_floor_once(doors: int) -> None:
+    async with FloorDoor(heartbeat_s=7, doors=doors) as floor, callers(floor.port, 21) as (provider, *devices):
         for device in devices:
             await log_in(device)
         provider.writer.write(build_frame(FrameType.HELLO, {"v": 1, "role": "provider", "key": "hk"}))
