@@ -25,6 +25,7 @@ cdef enum:      # flags
     LINK_SPILLED = 4                # something waits for room: nothing new may pass it
     LINK_HELD = 8                   # the control thread knows, and sends nothing more: READY when there is room
     LINK_PAUSED = 16                # enough waits for WELCOME; not read from until then
+    LINK_PROVIDER = 32              # a provider's stream: larger frames, nothing to ack
     LINK_FLOOR_SHIFT = 6            # upper two bits: below this urgency broadcasts wait (RFC 8030 section 5.3)
 
 cdef struct partial_t:              # bytes of an incomplete frame

@@ -12,6 +12,10 @@ cdef enum:
     PENDING_NO_MEMORY = -1
     PENDING_TAKEN = -2              # the sequence is there already
 
+cdef enum:                          # flags
+    PENDING_BATCHED = 1             # accepted in a batch: ext/batches.pyx has the rest
+    PENDING_PLAIN = 2               # nothing happened to it but its first send, so its ack needs no history
+
 cdef extern from "gw_pending.h" nogil:
     ctypedef struct gw_seqs_t:
         uint64_t count
@@ -26,12 +30,13 @@ cdef struct pending_row_t:
     uint64_t notification       # its notification's sequence
     uint32_t registration
     uint32_t expires_s          # Unix seconds
-    uint32_t collapse           # hash of the collapse key; 0: none
+    uint32_t collapse           # hash of the collapse key, 0: none; of a row of a batch the batch's slot
     uint32_t next               # same registration, higher sequence; in a free row: the next free one of the chunk
     uint32_t prev               # same registration, lower sequence
     uint8_t state
     uint8_t hop
     uint8_t far                 # the timer stands for an expiry beyond the wheel's horizon
+    uint8_t flags
 
 cdef struct pending_chunk_t:
     pending_row_t *rows         # NULL: this place is vacant
@@ -67,3 +72,6 @@ cdef void pending_advance(pending_t *p, uint64_t now_ms) noexcept nogil
 # Next row whose timer fired, its timer armed again already; NULL when no more are due.
 cdef pending_row_t *pending_pop(pending_t *p) noexcept nogil
 cdef uint64_t pending_bytes(const pending_t *p) noexcept nogil
+
+cdef class Pending:
+    cdef pending_t *p

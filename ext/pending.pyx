@@ -258,7 +258,7 @@ cdef void chain_insert(pending_t *p, gw_chain_row_t *chain, pending_row_t *row, 
 
 
 cdef int pending_add(pending_t *p, const pending_row_t *like) noexcept nogil:
-    """Takes seq, notification, registration, expires_s, collapse, state and hop; arms the expiry."""
+    """Takes seq, notification, registration, expires_s, collapse, state, hop and flags; arms the expiry."""
     cdef gw_chain_row_t *chain
     cdef pending_row_t *row
     cdef uint32_t number
@@ -289,6 +289,7 @@ cdef int pending_add(pending_t *p, const pending_row_t *like) noexcept nogil:
     row.collapse = like.collapse
     row.state = like.state
     row.hop = like.hop
+    row.flags = like.flags
     chain_insert(p, chain, row, number)
     arm_tick(p, row, expiry_tick(p, row), True)
     return PENDING_OK
@@ -361,7 +362,6 @@ cdef int raise_for(int result) except -1:
 @cython.final
 cdef class Pending:
     """See pending.pyi; the struct's functions with Python's types and errors."""
-    cdef pending_t *p
 
     def __cinit__(self, uint64_t now_ms):
         self.p = <pending_t *>malloc(sizeof(pending_t))
@@ -436,6 +436,7 @@ cdef class Pending:
             return False
         row.state = state
         row.hop = hop
+        row.flags &= ~<uint8_t>PENDING_PLAIN
         return True
 
     @cython.critical_section
@@ -474,7 +475,7 @@ cdef class Pending:
         check_number(registration)
         row = NULL if collapse == 0 else pending_first(self.p, registration)
         while row != NULL:
-            if row.collapse == collapse:
+            if row.collapse == collapse and not row.flags & PENDING_BATCHED:
                 seqs.append(row.seq)
             row = pending_after(self.p, row)
         return seqs

@@ -95,7 +95,7 @@ cdef struct event_t:
 
 cdef struct command_t:
     uint16_t kind
-    uint8_t flag                # again, floor, refuse
+    uint8_t flag                # again, floor, refuse; is it a provider with CMD_WELCOME
     uint8_t urgency             # of a fan-out
     uint32_t registration
     uint64_t link
@@ -129,6 +129,7 @@ cdef struct settings_t:
     uint32_t login_ticks
     uint32_t login_frame_bytes
     uint32_t max_frame_bytes
+    uint32_t provider_frame_bytes
     uint32_t outbox_bytes
     uint32_t slow_ticks
     uint32_t linger_ticks

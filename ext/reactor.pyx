@@ -4,12 +4,13 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+from gateway._native.batches cimport Batches, batches_ack
 from gateway._native.fanout cimport fan_add, fan_drop, fan_step
 from gateway._native.frame cimport IDS_MAX
 from gateway._native.link cimport (
-    LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_SPILLED, LINK_STALLED,
-    groups_bytes, groups_free, inflight_find, inflight_pool_free, inflight_remove, inflight_t, link_id, link_join,
-    link_leave, link_leave_all, link_t, slab_at, slab_find, slab_free, slab_take)
+    LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PROVIDER, LINK_SPILLED,
+    LINK_STALLED, groups_bytes, groups_free, inflight_find, inflight_pool_free, inflight_remove, inflight_t, link_id,
+    link_join, link_leave, link_leave_all, link_t, slab_at, slab_find, slab_free, slab_take)
 from gateway._native.mailbox cimport (
     gw_ring_free, gw_ring_init, gw_ring_peek, gw_ring_pop, gw_ring_publish, gw_ring_reserve, gw_ring_sleep)
 from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t, outbox_pool_free
@@ -147,6 +148,8 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
         link.device = c.seq
         link.window = <uint16_t>min(c.count, r.set.window)
         link.silence = c.ms // TICK_MS
+        if c.flag:
+            link.flags |= LINK_PROVIDER
         gw_count(&r.counters[C_LOGINS], 1)
         wheel_arm(&r.wheel, &link.timer, link.seen + link.silence)
         read_on(r, link)
@@ -289,7 +292,8 @@ cdef uint64_t step_bytes(const settings_t *s) noexcept nogil:
     """
     cdef uint64_t event = RING_HEAD_BYTES + sizeof(event_t)
     cdef uint64_t end = event * (s.window + 2u) + 8 * s.window
-    cdef uint64_t live = event * (SCRATCH_BYTES + IDS_MAX) + 2 * (event + s.max_frame_bytes + 8u) + end
+    cdef uint64_t frame = max(s.max_frame_bytes, s.provider_frame_bytes)
+    cdef uint64_t live = event * (SCRATCH_BYTES + IDS_MAX) + 2 * (event + frame + 8u) + end
     cdef uint64_t welcome = event * (SCRATCH_BYTES + s.login_frame_bytes) + 2 * (event + s.login_frame_bytes + 8u) + end
     cdef uint64_t fan = event * FAN_ITEMS_MAX + end
     return max(live, max(welcome, fan))
@@ -403,15 +407,11 @@ cdef gw_buffer_t *as_buffer(bytes frame) except? NULL:
 @cython.final
 cdef class Reactor:
     """One reactor. `open` and `run` belong to its own thread, everything else to the control thread."""
-    cdef reactor_t *r
-    cdef readonly int index
-    cdef readonly int event_fd      # readable when `drain` has something
-    cdef int down_fd
 
     def __cinit__(self, index: int, event_fd: int, command_fd: int, last_words: dict, *, mailbox_bytes: int,
                   max_links: int, login_ms: int, login_frame_bytes: int, max_frame_bytes: int, outbox_bytes: int,
-                  slow_ms: int, linger_ms: int = 2000, logins_per_s: int = 0, window: int = WINDOW_MAX,
-                  uptime_ms: int = 0):
+                  slow_ms: int, provider_frame_bytes: int = 0, linger_ms: int = 2000, logins_per_s: int = 0,
+                  window: int = WINDOW_MAX, uptime_ms: int = 0):
         """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close;
         `uptime_ms`: as if it ran for so long already. The mailbox up is at least as large as its largest step needs."""
         cdef uint64_t capacity = 4 * UP_RESERVE
@@ -429,6 +429,7 @@ cdef class Reactor:
         r.set.window = window
         r.set.login_frame_bytes = login_frame_bytes
         r.set.max_frame_bytes = max_frame_bytes
+        r.set.provider_frame_bytes = provider_frame_bytes
         r.up_reserve = max(<uint64_t>UP_RESERVE, step_bytes(&r.set))
         while capacity < <uint64_t>mailbox_bytes:
             capacity *= 2
@@ -541,9 +542,11 @@ cdef class Reactor:
     def send(self, link: int, frame: bytes) -> bool:
         return self.put(CMD_SEND, link, 0, 0, 0, 0, 0, frame)
 
-    def welcome(self, link: int, device: int, silence_ms: int, window: int, frame: bytes) -> bool:
-        """The login was accepted: the link is live, and `silence_ms` without a byte ends it."""
-        return self.put(CMD_WELCOME, link, device, 0, silence_ms, window, 0, frame)
+    def welcome(self, link: int, device: int, silence_ms: int, window: int, frame: bytes,
+                is_provider: bool = False) -> bool:
+        """The login was accepted: the link is live, and `silence_ms` without a byte ends it. A provider's may send
+        frames of `provider_frame_bytes`, and no acks."""
+        return self.put(CMD_WELCOME, link, device, 0, silence_ms, window, is_provider, frame)
 
     def notify(self, link: int, frame: bytes, seq: int, registration: int, ack_ms: int, again: bool = False) -> bool:
         return self.put(CMD_NOTIFY, link, seq, registration, max(1, ack_ms), 0, again, frame)
@@ -617,10 +620,10 @@ cdef class Reactor:
 
     # -- the control thread: events
 
-    def drain(self, limit: int = 4096) -> tuple:
-        """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
-        b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq b=registration; LOST a=seq b=registration
-        c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
+    def drain(self, limit: int = 4096, Batches batches=None) -> tuple:
+        """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, shown,
+        link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
+        b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
         c=[seq in flight]; FANNED a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell."""
         cdef list acks = [], others = []
@@ -636,7 +639,9 @@ cdef class Reactor:
             if e == NULL:
                 return acks, others, gw_ring_sleep(&self.r.up) != 0
             if e.kind == EV_ACK:
-                acks.append((e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0, e.link))
+                if batches is None or not batches_ack(
+                        &batches.b, e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0):
+                    acks.append((e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0, e.link))
             elif e.kind == EV_FRAME:
                 others.append((EV_FRAME, e.link, e.frame,
                                (<const uint8_t *>e + sizeof(event_t))[:size - sizeof(event_t)], e.seq))

@@ -13,6 +13,9 @@ cdef enum:
     REGISTRY_NUMBER_TAKEN = -2
     REGISTRY_TOKEN_TAKEN = -3
 
+cdef enum:                          # flags of a registration
+    REGISTRATION_PLAIN = 8          # it has no fallback chain of its own
+
 cdef extern from "gw_sessions.h" nogil:
     ctypedef struct gw_session_row_t:
         uint32_t first
@@ -42,6 +45,8 @@ cdef struct registry_t:
     uint64_t bytes                  # requested from malloc for chunks, their places and populations
     uint32_t *populations           # registrations of each group
     uint32_t groups                 # places in populations
+    uint32_t *group_apps            # app number of each group, 0: unknown
+    uint32_t group_apps_capacity
 
 cdef void registry_init(registry_t *r, uint64_t seed) noexcept nogil
 cdef void registry_free(registry_t *r) noexcept nogil
@@ -60,3 +65,10 @@ cdef const gw_session_row_t *registry_session(const registry_t *r, uint64_t devi
 # Link of each number, 0 where it is unknown or not bound.
 cdef void registry_links(const registry_t *r, const uint32_t *numbers, size_t n, uint64_t *links) noexcept nogil
 cdef uint64_t registry_bytes(const registry_t *r) noexcept nogil
+# Number of the app a group belongs to; 0 where it is unknown.
+cdef uint32_t registry_group_app(const registry_t *r, uint32_t group) noexcept nogil
+
+cdef class Registry:
+    cdef registry_t *r
+    cdef registration_t *known(self, uint32_t number) except NULL
+    cdef list bound_to(self, uint64_t device)

@@ -47,6 +47,8 @@ cdef void registry_init(registry_t *r, uint64_t seed) noexcept nogil:
     gw_sessions_init(&r.sessions, seed)
     r.populations = NULL
     r.groups = 0
+    r.group_apps = NULL
+    r.group_apps_capacity = 0
     r.chunks = NULL
     r.capacity = 0
     r.top = 0
@@ -62,6 +64,9 @@ cdef void registry_free(registry_t *r) noexcept nogil:
         free(r.chunks[i])
     free(r.chunks)
     free(r.populations)
+    free(r.group_apps)
+    r.group_apps = NULL
+    r.group_apps_capacity = 0
     r.populations = NULL
     r.groups = 0
     r.chunks = NULL
@@ -298,6 +303,10 @@ cdef void registry_links(const registry_t *r, const uint32_t *numbers, size_t n,
         done += batch
 
 
+cdef uint32_t registry_group_app(const registry_t *r, uint32_t group) noexcept nogil:
+    return r.group_apps[group] if group < r.group_apps_capacity else 0
+
+
 cdef uint64_t registry_bytes(const registry_t *r) noexcept nogil:
     return sizeof(registry_t) - sizeof(token_index_t) + token_index_bytes(&r.tokens) + r.sessions.bytes + r.bytes
 
@@ -335,7 +344,6 @@ cdef uint32_t *numbers_of(object sequence, Py_ssize_t *n) except NULL:
 @cython.final
 cdef class Registry:
     """See registry.pyi; the struct's functions with Python's types and errors."""
-    cdef registry_t *r
 
     def __cinit__(self):
         self.r = <registry_t *>malloc(sizeof(registry_t))
@@ -426,6 +434,26 @@ cdef class Registry:
     def set_signed_out(self, uint32_t number, bint signed_out):
         cdef registration_t *row = self.known(number)
         row.flags = row.flags | SIGNED_OUT if signed_out else row.flags & ~<uint32_t>SIGNED_OUT
+
+    @cython.critical_section
+    def set_plain(self, uint32_t number, bint plain):
+        cdef registration_t *row = self.known(number)
+        row.flags = row.flags | REGISTRATION_PLAIN if plain else row.flags & ~<uint32_t>REGISTRATION_PLAIN
+
+    @cython.critical_section
+    def set_group_app(self, uint32_t group, uint32_t app):
+        cdef uint32_t capacity = group + group // 2 + PLACES
+        cdef uint32_t *apps
+        check_group(group)
+        if group >= self.r.group_apps_capacity:
+            apps = <uint32_t *>realloc(self.r.group_apps, capacity * sizeof(uint32_t))
+            if apps == NULL:
+                raise MemoryError
+            memset(apps + self.r.group_apps_capacity, 0, (capacity - self.r.group_apps_capacity) * sizeof(uint32_t))
+            self.r.bytes += (capacity - self.r.group_apps_capacity) * sizeof(uint32_t)
+            self.r.group_apps = apps
+            self.r.group_apps_capacity = capacity
+        self.r.group_apps[group] = app
 
     @cython.critical_section
     def cursor(self, uint32_t number):

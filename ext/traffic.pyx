@@ -7,9 +7,9 @@ from gateway._native.frame cimport (
     FRAME_ACK, FRAME_HELLO, FRAME_MALFORMED, FRAME_NEED_MORE, FRAME_PING, FRAME_SHOWN, FRAME_TOO_LARGE, IDS_MAX,
     frame_parse, frame_t, ids_parse)
 from gateway._native.link cimport (
-    LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PAUSED, LINK_SPILLED,
-    LINK_STALLED, inflight_add, inflight_find, inflight_remove, inflight_t, link_id, link_leave_all, link_t,
-    partial_t, slab_at, slab_give)
+    LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PAUSED, LINK_PROVIDER,
+    LINK_SPILLED, LINK_STALLED, inflight_add, inflight_find, inflight_remove, inflight_t, link_id, link_leave_all,
+    link_t, partial_t, slab_at, slab_give)
 from gateway._native.mailbox cimport gw_ring_reserve, gw_ring_room
 from gateway._native.outbox cimport gw_buffer_t, outbox_clear, outbox_flush, outbox_push
 from gateway._native.plane cimport *
@@ -266,7 +266,10 @@ cdef void handle_frame(reactor_t *r, link_t *link, const frame_t *f) noexcept no
         if link.outbox.tail == NULL or link.outbox.tail.buffer != r.pong:
             link_send(r, link, r.pong)
     elif f.kind == FRAME_ACK or f.kind == FRAME_SHOWN:
-        handle_acks(r, link, f)
+        if link.flags & LINK_PROVIDER:
+            link_down(r, link, REASON_OUT_OF_ORDER, NULL)
+        else:
+            handle_acks(r, link, f)
     elif f.kind == FRAME_HELLO:
         link_down(r, link, REASON_OUT_OF_ORDER, NULL)
     else:
@@ -295,7 +298,8 @@ cdef void handle_bytes(reactor_t *r, link_t *link, ssize_t got) noexcept nogil:
         n = need
     while True:
         used = frame_parse(
-            p + at, n - at, r.set.max_frame_bytes if link.state == LINK_LIVE else r.set.login_frame_bytes, &f)
+            p + at, n - at, r.set.login_frame_bytes if link.state != LINK_LIVE
+            else r.set.provider_frame_bytes if link.flags & LINK_PROVIDER else r.set.max_frame_bytes, &f)
         if link.state == LINK_HELLO:
             # What follows HELLO waits here until the control thread has decided; the rest waits in the kernel.
             used = FRAME_NEED_MORE

@@ -15,13 +15,16 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from gateway.api.once import Once
 from gateway.api.ports import Backend
 from gateway.api.server import ApiServer, build_app
+from gateway.api.stream import ProviderStreams
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.device import DeviceVerifier
 from gateway.config.sections import Api, Config
 from gateway.delivery.accept import Acceptor
+from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
@@ -54,7 +57,7 @@ class Gateway:
         directory = store.directory
         self.notifiers = build_notifiers(config, metrics, push_ids)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
-        self.edge = EdgeServer(config, login, directory, metrics, unix_ms)
+        self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(
             edge=self.edge,
             journal=store.journal,
@@ -84,6 +87,9 @@ class Gateway:
             directory=directory,
             receipts=store.receipts,
             acceptor=acceptor,
+            batches=BatchAcceptor(
+                edge=self.edge, journal=store.journal, dispatcher=self.dispatcher, config=config, metrics=metrics
+            ),
             dispatcher=self.dispatcher,
             memory=store.receipts,
             push_ids=push_ids,
@@ -92,7 +98,10 @@ class Gateway:
             readiness=self.readiness,
             now_ms=unix_ms,
         )
-        self.api = ApiServer(build_app(backend), backend)
+        once = Once(backend)
+        self.api = ApiServer(build_app(backend, once=once), backend)
+        self.streams = ProviderStreams(backend, once, self.edge, config.edge)
+        self.edge.open_to_providers(self.streams)
 
     @classmethod
     async def start(cls, config: Config, apps: Sequence[str] = ()) -> Gateway:
@@ -145,6 +154,7 @@ class Gateway:
         """End everything that runs; what is pending stays in the journal."""
         await self.api.stop(timeout_s=1.0)
         await self.receipts_webhook.close()
+        await self.streams.close()
         await self.edge.stop()
         await self.dispatcher.close()
         for notifier in self.notifiers.values():

@@ -1,6 +1,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
+from gateway._native.batches import Batches
+
 REASONS: Final[tuple[str, ...]]
 COUNTERS: Final[tuple[str, ...]]
 EVENT_FRAME: Final[int]
@@ -39,6 +41,7 @@ class Reactor:
         max_frame_bytes: int,
         outbox_bytes: int,
         slow_ms: int,
+        provider_frame_bytes: int = 0,
         linger_ms: int = 2000,
         logins_per_s: int = 0,
         window: int = 4096,
@@ -51,8 +54,11 @@ class Reactor:
     def run(self) -> None:
         """Serve until `stop`; without the GIL."""
     def send(self, link: int, frame: bytes) -> bool: ...
-    def welcome(self, link: int, device: int, silence_ms: int, window: int, frame: bytes) -> bool:
-        """The login was accepted: the link is live, and `silence_ms` without a byte ends it."""
+    def welcome(
+        self, link: int, device: int, silence_ms: int, window: int, frame: bytes, is_provider: bool = False
+    ) -> bool:
+        """The login was accepted: the link is live, and `silence_ms` without a byte ends it. A provider's may send
+        frames of `provider_frame_bytes`, and no acks."""
     def notify(
         self, link: int, frame: bytes, seq: int, registration: int, ack_ms: int, again: bool = False
     ) -> bool: ...
@@ -78,11 +84,11 @@ class Reactor:
     def refuse_logins(self, refuse: bool) -> bool: ...
     def stop(self) -> bool: ...
     def drain(
-        self, limit: int = 4096
+        self, limit: int = 4096, batches: Batches | None = None
     ) -> tuple[list[tuple[int, int, int, int, bool, int]], list[tuple[int, int, Any, Any, Any]], bool]:
-        """(acks, others, more): acks as (seq, registration, sent_ms, acked_ms, shown, link); others as (kind, link, a,
-        b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq b=registration; LOST a=seq b=registration
-        c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
+        """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, shown,
+        link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
+        b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
         c=[seq in flight]; FANNED a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell."""
     @property

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import msgspec
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -31,19 +33,36 @@ from gateway.api.media import (
 )
 from gateway.api.once import Once, Push, as_push, settle
 from gateway.api.pieces import Piece, build_cutter
-from gateway.api.ports import Backend
+from gateway.api.ports import Backend, Taken
 from gateway.api.wire import BatchResult
 from gateway.delivery.request import PushRequest
-from gateway.model.errors import GatewayError, PayloadTooLarge, RequestTimeout
+from gateway.model.errors import AcceptTimeout, GatewayError, PayloadTooLarge, RequestTimeout
 from gateway.model.registration import App
 
 log = structlog.get_logger("gateway.api")
 
 KINDS = frozenset({JSON, MSGPACK, NDJSON})
 #: items accepted in one turn of the loop
-GROUP = 200
+GROUP = 500
 #: answers written in one piece at most
 WRITE_BYTES = 65_536
+
+
+class _Batched(NamedTuple):
+    """A push that was taken in together with others; its result is theirs to tell."""
+
+    taken: Taken
+    place: int
+
+
+Result = Push | GatewayError | _Batched
+
+
+def _is_open(result: Result) -> bool:
+    """Its answer is not known yet."""
+    if isinstance(result, _Batched):
+        return not result.taken.done.done()
+    return isinstance(result, Push) and result.future is not None and not result.future.done()
 
 
 class BatchRoutes:
@@ -73,7 +92,7 @@ class BatchAnswer(Response):
         self._packed = as_msgpack
         self._piece_s = piece_s
         self._taken = 0
-        self._results: deque[tuple[Push | GatewayError, float]] = deque()  # with the moment its answer is due
+        self._results: deque[tuple[Result, float]] = deque()  # with the moment its answer is due
         self._changed = asyncio.Event()
         self._read = False  # the request is read to its end, or given up
         self._fatal: GatewayError | None = None  # why it was given up
@@ -136,7 +155,7 @@ class BatchAnswer(Response):
     def _accept(self, group: list[PushRequest | GatewayError]) -> None:
         """Into the journal together, results in the order of the batch."""
         backend = self._backend
-        results: list[Push | GatewayError | None] = []
+        results: list[Result | None] = []
         plain: list[PushRequest] = []
         for item in group:
             if isinstance(item, GatewayError):
@@ -149,13 +168,25 @@ class BatchAnswer(Response):
             else:
                 plain.append(item)
                 results.append(None)
-        started = iter(backend.acceptor.push_many(self._app, plain, backend.now_ms()) if plain else ())
+        started = iter(self._start(plain, backend.now_ms()) if plain else ())
         due = asyncio.get_running_loop().time() + backend.config.accept_timeout_s
-        for result in results:
-            if result is None:
-                accepted = next(started)
-                result = accepted if isinstance(accepted, GatewayError) else as_push(accepted)
-            self._results.append((result, due))
+        self._results.extend((next(started) if result is None else result, due) for result in results)
+
+    def _start(self, plain: list[PushRequest], now_ms: int) -> list[Result]:
+        try:
+            packed = msgspec.msgpack.encode(plain)
+        except (OverflowError, TypeError, ValueError, RecursionError):
+            return self._start_singly(plain, now_ms)  # one of them can not be sent to a device: each says for itself
+        taken = self._backend.batches.accept(self._app, packed, len(plain), now_ms)
+        results: list[Result] = [_Batched(taken, index) for index in range(len(plain))]
+        singles = self._start_singly([plain[index] for index in taken.apart], now_ms) if taken.apart else []
+        for index, single in zip(taken.apart, singles, strict=True):
+            results[index] = single
+        return results
+
+    def _start_singly(self, plain: list[PushRequest], now_ms: int) -> list[Result]:
+        accepted = self._backend.acceptor.push_many(self._app, plain, now_ms)
+        return [result if isinstance(result, GatewayError) else as_push(result) for result in accepted]
 
     # --- answering ---
 
@@ -171,7 +202,7 @@ class BatchAnswer(Response):
             out = bytearray()
             while self._results and len(out) < WRITE_BYTES:
                 result, due = self._results[0]
-                if out and isinstance(result, Push) and result.future is not None and not result.future.done():
+                if out and _is_open(result):
                     break  # what is known already need not wait for this one
                 out += await self._line(index, result, due)
                 self._results.popleft()
@@ -188,7 +219,9 @@ class BatchAnswer(Response):
         tail = b"" if self._fatal is None else self._encode(self._refused(index, self._fatal))
         await send({"type": "http.response.body", "body": tail, "more_body": False})
 
-    async def _line(self, index: int, result: Push | GatewayError, due: float) -> bytes:
+    async def _line(self, index: int, result: Result, due: float) -> bytes:
+        if isinstance(result, _Batched):
+            result = await self._settled(result, due)
         if isinstance(result, Push):
             try:
                 await settle(result, due - asyncio.get_running_loop().time())
@@ -199,6 +232,18 @@ class BatchAnswer(Response):
         status = 200 if result.replayed else 201
         push_id = self._backend.push_ids.build(self._app.name, result.seq)
         return self._encode(BatchResult(index=index, status=status, id=push_id, targeted=result.targeted))
+
+    async def _settled(self, batched: _Batched, due: float) -> Push | GatewayError:
+        done = batched.taken.done
+        if not done.done():
+            await asyncio.wait((done,), timeout=max(due - asyncio.get_running_loop().time(), 0))
+        result = batched.taken.results[batched.place]
+        if isinstance(result, GatewayError):
+            return result
+        if not done.done():
+            return AcceptTimeout()
+        assert result is not None, "what is looked at alone has a result of its own"
+        return Push(result, None, targeted=1)
 
     def _refused(self, index: int, error: GatewayError) -> BatchResult:
         return BatchResult(index=index, status=error.status, error=describe(error))

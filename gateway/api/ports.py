@@ -46,6 +46,36 @@ class Accepts(Protocol):
         ...
 
 
+class Taken(Protocol):
+    """A batch that was taken in (delivery.batch_accept.TakenBatch)."""
+
+    @property
+    def results(self) -> list[int | GatewayError | None]:
+        """Sequence of an accepted push, the error of a refused one, None for one to be looked at alone; final when
+        `done` is."""
+        ...
+
+    @property
+    def apart(self) -> list[int]:
+        """Indices of those to be looked at alone."""
+        ...
+
+    @property
+    def done(self) -> asyncio.Future[None]:
+        """Never fails: each push has its own result."""
+        ...
+
+    def raw(self, index: int) -> bytes: ...
+
+
+class TakesBatches(Protocol):
+    """The way in for many pushes at once; delivery.batch_accept.BatchAcceptor."""
+
+    def accept(self, app: App, pushes: bytes, most: int, now_ms: int) -> Taken:
+        """`pushes`: packed array of push maps. BadRequest where it is none, or has more than `most`."""
+        ...
+
+
 class Dispatches(Protocol):
     """What can be done to a push under way; delivery.dispatcher.Dispatcher."""
 
@@ -107,6 +137,7 @@ class Backend:
     directory: Directory
     receipts: Receipts
     acceptor: Accepts
+    batches: TakesBatches
     dispatcher: Dispatches
     memory: Memory
     push_ids: PushIds

@@ -38,9 +38,9 @@ from gateway.api.routes import app_routes, operation_routes, push_routes, receip
 log = structlog.get_logger("gateway.api")
 
 
-def build_routes(backend: Backend, *, heartbeat_s: float = HEARTBEAT_S) -> list[Route]:
-    """Every route with its handler."""
-    once = Once(backend)
+def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: float = HEARTBEAT_S) -> list[Route]:
+    """Every route with its handler. `once`: idempotency keys where another door has them too."""
+    once = once or Once(backend)
     operations = OperationRoutes(backend)
     routes = [
         *app_routes(AppRoutes(backend)),
@@ -55,10 +55,10 @@ def build_routes(backend: Backend, *, heartbeat_s: float = HEARTBEAT_S) -> list[
     return routes
 
 
-def build_app(backend: Backend, *, heartbeat_s: float = HEARTBEAT_S) -> Starlette:
+def build_app(backend: Backend, *, once: Once | None = None, heartbeat_s: float = HEARTBEAT_S) -> Starlette:
     """The ASGI application. `heartbeat_s`: how often an idle receipt stream says that it is there."""
     by_path: dict[str, dict[str, Route]] = {}
-    for route in build_routes(backend, heartbeat_s=heartbeat_s):
+    for route in build_routes(backend, once=once, heartbeat_s=heartbeat_s):
         by_path.setdefault(route.path, {})[route.method] = route
 
     async def on_error(request: Request, error: Exception) -> Response:

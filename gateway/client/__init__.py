@@ -1,10 +1,13 @@
-"""The device SDK: `Device`, its registrations and what they hand out; imports nothing of the package but the model."""
+"""The SDKs: `Device`, its registrations and what they hand out, and `Provider`, a stream of pushes and receipts.
+
+They import nothing of the package but the model."""
 
 from gateway.client.content import NEW_MESSAGE, AckPolicy, Counters, Item, Notification, Recall, Tip
 from gateway.client.credentials import Credentials, CredentialStore, FileCredentials, MemoryCredentials
 from gateway.client.device import Device
-from gateway.client.errors import DeviceClosed, LinkLost, RegistrationEnded
+from gateway.client.errors import DeviceClosed, LinkLost, PushUncertain, RegistrationEnded
 from gateway.client.events import Fetched
+from gateway.client.provider import Provider, PushResult
 from gateway.client.registration import Registration
 from gateway.client.seen import SeenStore
 from gateway.client.session import Session
@@ -27,6 +30,9 @@ __all__ = [
     "LinkLost",
     "MemoryCredentials",
     "Notification",
+    "Provider",
+    "PushResult",
+    "PushUncertain",
     "Recall",
     "Registration",
     "RegistrationEnded",

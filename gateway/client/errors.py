@@ -13,6 +13,10 @@ class LinkLost(ConnectionError):
     """The gateway could not be reached, or the connection went without a word; the SDK comes back by itself."""
 
 
+class PushUncertain(ConnectionError):
+    """The link was cut before the answer: the push may have been accepted. One with an idempotency_key is repeated."""
+
+
 class RegistrationEnded(Exception):
     """The registration was unregistered, or another account of its app took its place (A5)."""
 

@@ -40,6 +40,16 @@ class Edge:
     login_frame_bytes: int = within(4096, 256, 268_435_455)
     # largest frame body after login
     max_frame_bytes: int = within(65_536, 1024, 268_435_455)
+    # largest frame body of a provider stream; a batch of pushes is one frame
+    provider_frame_bytes: int = within(262_144, 4096, 16_777_216)
+    # pushes in one batch of a provider stream
+    provider_batch: int = within(1_000, 1, 4096)
+    # pushes of one provider stream that have no result yet; past it they are refused (queue_full)
+    provider_window: int = within(10_000, 1, 65_535)
+    # receipts on their way to a provider stream that were not confirmed; more wait for RECEIVED
+    provider_receipts_window: int = within(1_000, 1, 65_535)
+    # provider streams at once; past it a login is refused (overloaded)
+    max_providers: int = within(1_000, 0, 1_000_000)
     # heartbeat interval offered first
     heartbeat_s: int = within(60, 1, 86_400)
     # shortest heartbeat interval a device may ask for

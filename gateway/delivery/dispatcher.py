@@ -205,6 +205,27 @@ class Dispatcher:
         if delivery is not None and delivery.state == State.ACCEPTED:
             self._executor.carry_out(delivery, notification, Event.ROUTE)
 
+    def look_at(self, seqs: Sequence[int]) -> None:
+        """First look at deliveries of a batch for which it was not plain."""
+        for seq in seqs[:SLICE]:
+            self._executor.apply(seq, Event.ROUTE)
+        if len(seqs) > SLICE:
+            self.backlog.add(self._look_at_rest(seqs))
+
+    def _look_at_rest(self, seqs: Sequence[int]) -> Iterator[None]:
+        for start in range(SLICE, len(seqs), SLICE):
+            for seq in seqs[start : start + SLICE]:
+                delivery = self._journal.get(seq)
+                if delivery is not None and delivery.state == State.ACCEPTED:
+                    self._executor.apply(seq, Event.ROUTE)
+            yield
+
+    def take_back(self, deliveries: Sequence[tuple[int, int]]) -> None:
+        """(sequence, registration) of deliveries whose commit failed: the journal has dropped them already."""
+        for seq, registration in deliveries:
+            self._edge.recall(registration, seq)
+            self._executor.forget(seq, seq)
+
     def watch(self, seq: int, acked: asyncio.Future[None]) -> None:
         """Resolve the future when the device acks, where that is before the commit. `forget_watch` ends it."""
         self._early[seq] = acked
@@ -354,6 +375,9 @@ class Dispatcher:
             self._journal.amend(ack.seq, Step(ack.acked_ms, "shown", EDGE), ack.registration)
         elif settled.steps[-1].what != "shown":
             settled.steps.append(Step(ack.acked_ms, "shown", EDGE))
+
+    def on_acks_settled(self) -> None:
+        self._journal.acks_settled()
 
     def _count_foreign(self, ack: Ack) -> None:
         if ack.sent_ms:

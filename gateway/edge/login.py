@@ -61,6 +61,18 @@ class Accepted(NamedTuple):
         raise Flapping
 
 
+def parse_hello(body: bytes) -> Hello:
+    """Of any role; raises UnsupportedVersion, InvalidField."""
+    hello = parse_body(body, Hello)
+    if hello.v != PROTOCOL_VERSION:
+        error = UnsupportedVersion(f"version {hello.v} is not spoken here")
+        error.versions = [PROTOCOL_VERSION]  # type: ignore[attr-defined]
+        raise error
+    if hello.role not in ("device", "provider"):
+        raise InvalidField("the roles spoken here are 'device' and 'provider'", field="role")
+    return hello
+
+
 def silence_ms(heartbeat_s: int) -> int:
     """How long a link may be silent: 1.5 heartbeat intervals."""
     return heartbeat_s * 1500
@@ -84,14 +96,7 @@ class DeviceLogin:
         self._verify = verify
         self._device_key = device_key
 
-    def decide(self, body: bytes) -> Accepted:
-        hello = parse_body(body, Hello)
-        if hello.v != PROTOCOL_VERSION:
-            error = UnsupportedVersion(f"version {hello.v} is not spoken here")
-            error.versions = [PROTOCOL_VERSION]  # type: ignore[attr-defined]
-            raise error
-        if hello.role != "device":
-            raise InvalidField("only the role 'device' is spoken here", field="role")
+    def decide(self, hello: Hello) -> Accepted:
         verified = self._verify(hello)
         window = min(hello.window or self._config.window, self._config.window)
         return Accepted(

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from gateway._native import reactor as native
+from gateway._native.batches import Batches
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import (
@@ -116,10 +117,13 @@ class Plane:
         config: EdgeConfig,
         metrics: Metrics,
         on_batch: Callable[[list[AckEvent], list[Event]], None],
+        batches: Batches | None = None,
     ) -> None:
         self._config = config
         self._metrics = metrics
         self._on_batch = on_batch
+        #: what settles the acks of batches before Python sees them
+        self._batches = batches
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
         self._event_fds: list[int] = []
@@ -152,6 +156,7 @@ class Plane:
                 login_ms=int(config.login_timeout_s * 1000),
                 login_frame_bytes=config.login_frame_bytes,
                 max_frame_bytes=config.max_frame_bytes,
+                provider_frame_bytes=config.provider_frame_bytes,
                 outbox_bytes=config.outbox_bytes,
                 slow_ms=int(config.slow_timeout_s * 1000),
                 logins_per_s=per_reactor,
@@ -237,8 +242,8 @@ class Plane:
             self._unsent.popleft()
 
     def _take(self, reactor: native.Reactor) -> None:
-        acks, others, more = reactor.drain()
-        if acks or others:
+        acks, others, more = reactor.drain(batches=self._batches)
+        if acks or others or (self._batches is not None and self._batches.is_changed):
             self._on_batch(acks, others)
         if more and self._loop is not None:
             # One batch a turn: the loop serves providers between batches of a storm.

@@ -55,7 +55,7 @@ class _Fetching:
         self.more = more
 
 
-def _req_of(body: bytes) -> int:
+def req_of(body: bytes) -> int:
     """The request number of a body whose other fields may be wrong."""
     try:
         return parse_body(body, _Req).req & 0xFFFFFFFF
@@ -91,7 +91,7 @@ class DeviceRequests:
         elif len(behind) < MAX_BEHIND:
             behind.append((device, kind, body))
         else:
-            self._edge.refuse(link, Overloaded("too many requests wait on this connection"), _req_of(body))
+            self._edge.refuse(link, Overloaded("too many requests wait on this connection"), req_of(body))
 
     def _serve(self, link: int, device: int, kind: int, body: bytes) -> None:
         session = self._edge.session(link, device)
@@ -103,11 +103,11 @@ class DeviceRequests:
                 raise UnknownFrame(f"frame type {kind:#04x} is not known to this version of the protocol")
             work = handler(link, session, body)
         except GatewayError as exc:
-            self._edge.refuse(link, exc, _req_of(body))
+            self._edge.refuse(link, exc, req_of(body))
             return
         if work is not None:
             self._behind[link] = deque()
-            task = asyncio.get_running_loop().create_task(self._finish(link, _req_of(body), work))
+            task = asyncio.get_running_loop().create_task(self._finish(link, req_of(body), work))
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
 

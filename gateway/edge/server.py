@@ -13,15 +13,17 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from gateway._native import reactor as native
+from gateway._native.batches import Batches
+from gateway._native.intake import Router
 from gateway.config.sections import Config
 from gateway.edge.flapping import FlappingGuard
-from gateway.edge.login import DeviceLogin, Session
+from gateway.edge.login import DeviceLogin, Session, agree_heartbeat, parse_hello, silence_ms
 from gateway.edge.plane import AckEvent, Event, Plane, build_error, build_goaway
-from gateway.edge.requests import DeviceRequests
+from gateway.edge.requests import DeviceRequests, req_of
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import Draining, Flapping, GatewayError, Takeover, Unauthorized
-from gateway.model.frames import FrameType, build_frame
-from gateway.model.ports import Ack, EdgeEvents
+from gateway.model.errors import Draining, Flapping, GatewayError, Overloaded, Takeover, Unauthorized
+from gateway.model.frames import PROTOCOL_VERSION, FrameType, Hello, ProviderWelcome, build_frame
+from gateway.model.ports import Ack, EdgeEvents, ProviderDoor
 from gateway.model.registration import Registration
 from gateway.store.directory import Directory
 
@@ -43,6 +45,8 @@ class EdgeServer:
         directory: Directory,
         metrics: Metrics,
         clock: Callable[[], int] = unix_ms,
+        *,
+        batches: Batches | None = None,
     ) -> None:
         self._config = config.edge
         self._login = login
@@ -63,10 +67,15 @@ class EdgeServer:
         self._ready_room = 0
         #: where it is a set: the sequences that notify queues meanwhile
         self.tally: set[int] | None = None
+        self._providers: ProviderDoor | None = None
+        #: links of providers
+        self._streams: set[int] = set()
         self._drained = 0
         self._all_drained = asyncio.Event()
         self._housekeeping: asyncio.Task[None] | None = None
-        self.plane = Plane(config.edge, metrics, self._on_batch)
+        self._batches = batches
+        self.plane = Plane(config.edge, metrics, self._on_batch, batches)
+        self.router = Router(self.plane.reactors, self._held, self._floors)
         self._requests = DeviceRequests(self, directory, config.edge, clock)
 
     # --- life
@@ -74,6 +83,10 @@ class EdgeServer:
     def attach(self, events: EdgeEvents) -> None:
         """Who hears what becomes of notifications; before start."""
         self._events = events
+
+    def open_to_providers(self, door: ProviderDoor) -> None:
+        """From now on providers may open streams."""
+        self._providers = door
 
     @property
     def events(self) -> EdgeEvents:
@@ -223,6 +236,8 @@ class EdgeServer:
         events = self.events
         if acks:
             events.on_acks([Ack._make(ack) for ack in acks])
+        if self._batches is not None and self._batches.is_changed:
+            events.on_acks_settled()
         if not others:
             return
         gone: list[Event] = []
@@ -292,12 +307,25 @@ class EdgeServer:
     def _on_frame(self, link: int, kind: int, body: bytes, device: int) -> None:
         if kind == FrameType.HELLO:
             self._on_hello(link, body)
+        elif link in self._streams:
+            self._on_provider_frame(link, kind, body)
         else:
             self._requests.handle(link, device, kind, body)
 
+    def _on_provider_frame(self, link: int, kind: int, body: bytes) -> None:
+        assert self._providers is not None
+        try:
+            self._providers.on_frame(link, kind, body)
+        except GatewayError as exc:
+            self.refuse(link, exc, req_of(body))
+
     def _on_hello(self, link: int, body: bytes) -> None:
         try:
-            accepted = self._login.decide(body)
+            hello = parse_hello(body)
+            if hello.role == "provider":
+                self._on_provider_hello(link, hello)
+                return
+            accepted = self._login.decide(hello)
             if not self._flapping.admit(accepted.session.key, self._clock()):
                 accepted.refuse_flapping()
         except GatewayError as exc:
@@ -321,7 +349,37 @@ class EdgeServer:
         self._unbound[link] = session
         self.set_floor(link, accepted.urgency)
 
+    def _on_provider_hello(self, link: int, hello: Hello) -> None:
+        config = self._config
+        if self._providers is None or len(self._streams) >= config.max_providers:
+            raise Overloaded("too many provider streams are open (edge.max_providers)")
+        app = self._providers.login(link, hello.key)
+        heartbeat = agree_heartbeat(hello.heartbeat, config)
+        welcome = ProviderWelcome(
+            v=PROTOCOL_VERSION,
+            app=app,
+            heartbeat=heartbeat,
+            heartbeat_min=config.heartbeat_min_s,
+            heartbeat_max=config.heartbeat_max_s,
+            window=config.provider_window,
+            max_batch=config.provider_batch,
+            max_frame=config.provider_frame_bytes,
+            now_ms=self._clock(),
+            cursor=self._providers.last_cursor(app),
+        )
+        frame = build_frame(FrameType.WELCOME, welcome)
+        if not self.plane.sent(self.plane.of(link).welcome(link, 0, silence_ms(heartbeat), 1, frame, True)):
+            self._providers.on_down(link)
+            return  # the reactor ends the link at its login deadline
+        self._streams.add(link)
+        self._metrics.count(Metric.LOGINS, label="provider")
+
     def _on_down(self, link: int, device: int) -> None:
+        if link in self._streams:
+            self._streams.remove(link)
+            assert self._providers is not None
+            self._providers.on_down(link)
+            return
         session = self._unbound.pop(link, None)
         self._floors.pop(link, None)
         self._held.discard(link)

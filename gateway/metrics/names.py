@@ -113,6 +113,8 @@ class Metric(Enum):
     )
     API_WATCHERS = Spec("heliograph_api_watchers", "gauge", "Receipt streams and waiting receipt requests")
     API_REPLAYS = Spec("heliograph_api_replays_total", "counter", "Pushes answered again for their idempotency key")
+    PROVIDER_STREAMS = Spec("heliograph_provider_streams", "gauge", "Open provider streams")
+    PROVIDER_BATCHES = Spec("heliograph_provider_batches_total", "counter", "Batches taken from provider streams")
     # --- notifiers
     NOTIFIER_OK = Spec("heliograph_notifier_ok_total", "counter", "Notifications a notifier took", "notifier")
     NOTIFIER_RETRY = Spec("heliograph_notifier_retry_total", "counter", "Notifier failures for now", "notifier")

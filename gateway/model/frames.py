@@ -32,6 +32,7 @@ Secret = Annotated[bytes, Meta(max_length=256)]
 Jwt = Annotated[str, Meta(max_length=3_584)]
 Window = Annotated[int, Meta(ge=0, le=65_535)]
 Sdk = Annotated[str, Meta(max_length=64)]
+ApiKey = Annotated[str, Meta(max_length=128)]
 AppName = Annotated[str, Meta(min_length=1, max_length=64)]
 Version = Annotated[str, Meta(min_length=1, max_length=64)]
 Account = Annotated[str, Meta(max_length=128)]
@@ -43,6 +44,7 @@ Address = Annotated[str, Meta(min_length=1, max_length=1_024)]
 Addresses = Annotated[dict[Channel, Address], Meta(max_length=8)]
 Fallback = Annotated[list[Channel], Meta(max_length=8)]
 TokenText = Annotated[str, Meta(max_length=64)]
+Cursor = Annotated[int, Meta(ge=0)]
 Ids = Annotated[list[Id], Meta(max_length=MAX_IDS)]
 
 
@@ -64,7 +66,12 @@ class FrameType(IntEnum):
     DONE = 0x0F  # gateway → device, answers UNREGISTER and STATE
     ERROR = 0x10  # gateway → device
     GOAWAY = 0x11  # gateway → device, then the gateway closes
-    # Reserved for later capabilities: LOCATE 0x20, PAGE 0x21, UP 0x22, DOWN 0x23, provider stream 0x30-0x3F.
+    PUSH = 0x30  # provider → gateway
+    PUSHED = 0x31  # gateway → provider, answers PUSH
+    RECEIPTS = 0x32  # provider → gateway
+    RECEIPT = 0x33  # gateway → provider
+    RECEIVED = 0x34  # provider → gateway
+    # Reserved for later capabilities: LOCATE 0x20, PAGE 0x21, UP 0x22, DOWN 0x23; 0x35-0x3F for the provider stream.
 
 
 class Urgency(IntEnum):
@@ -85,7 +92,7 @@ class _Body(msgspec.Struct, omit_defaults=True, gc=False):
 
 class Hello(_Body, kw_only=True):
     v: int
-    #: "device"; "provider" is reserved for the provider stream
+    #: "device", or "provider" for a provider stream
     role: str = "device"
     #: issued by an earlier WELCOME; or a label of the device's own to be part of the issued one; or empty
     device: DeviceId = ""
@@ -98,6 +105,8 @@ class Hello(_Body, kw_only=True):
     #: below this urgency notifications wait in the gateway (RFC 8030 §5.3)
     urgency: Annotated[int, Meta(ge=0, le=3)] = 0
     sdk: Sdk = ""
+    #: a provider's API key
+    key: ApiKey = ""
 
 
 class Welcome(_Body, kw_only=True):
@@ -219,6 +228,54 @@ class Goaway(_Body, kw_only=True):
     #: reconnect after after_ms plus a random part of jitter_ms
     after_ms: int = 0
     jitter_ms: int = 0
+
+
+class ProviderWelcome(_Body, kw_only=True):
+    """WELCOME of a provider stream."""
+
+    v: int
+    app: str
+    heartbeat: int
+    heartbeat_min: int
+    heartbeat_max: int
+    #: most pushes without a result on this link; most in one PUSH
+    window: int
+    max_batch: int
+    max_frame: int
+    now_ms: int
+    #: the last receipt of the app so far
+    cursor: int = 0
+
+
+class Push(_Body, kw_only=True):
+    req: Req
+    #: array of pushes, each a map like the body of POST /v1/push
+    pushes: msgspec.Raw
+
+
+class Pushed(_Body, kw_only=True):
+    req: int
+    #: array, one result a push, in order
+    results: msgspec.Raw
+
+
+class Receipts(_Body, kw_only=True):
+    req: Req
+    #: begin after this cursor; None: with what comes from now on
+    after: Cursor | None = None
+    #: most receipts on the way without RECEIVED; 0 = the gateway's choice, which is also the most
+    window: Window = 0
+
+
+class Receipt(_Body, kw_only=True):
+    #: array of receipts
+    receipts: msgspec.Raw
+    #: of the last of them
+    cursor: int
+
+
+class Received(_Body, kw_only=True):
+    cursor: Cursor
 
 
 _T = TypeVar("_T")

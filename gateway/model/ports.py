@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from gateway.model.errors import GatewayError
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
 from gateway.model.registration import App, Registration
@@ -35,6 +36,65 @@ class Ack(NamedTuple):
     acked_ms: int
     shown: bool
     link: int
+
+
+class BatchLimits(NamedTuple):
+    """What holds for every push of a batch: bounds, and what a push that does not say gets."""
+
+    pushes: int  # most in one batch
+    push_bytes: int  # title, text and data of one
+    inline_bytes: int  # a larger body goes on request, so such a push is not plain
+    ttl_s: int
+    most_ttl_s: int
+    ack_ms: int
+    notifier_ack_ms: int
+    has_no_notifiers: bool  # the app's own chain is empty
+
+
+class PushBatch(Protocol):
+    """Pushes that were read together. Those that are ready can be accepted in one go; the others have to be looked at
+    one by one."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def ready(self) -> int: ...
+
+    @property
+    def places(self) -> list[int]:
+        """Of each push: its place among those that are ready, or why it is not (UNKNOWN_TOKEN, FULL, APART)."""
+        ...
+
+    def raw(self, index: int) -> bytes:
+        """The push as it came, packed."""
+        ...
+
+
+#: places of pushes that are not ready: no such token of the app; its registration has too many pending; not plain
+UNKNOWN_TOKEN, FULL, APART = -1, -2, -3
+
+
+class AcceptedBatch(Protocol):
+    """A batch that was taken in: what was ready at place i has the sequence first + i."""
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def odd(self) -> list[int]:
+        """Pending deliveries whose first look was not plain: they are ACCEPTED, and wait to be looked at."""
+        ...
+
+    @property
+    def withdrawn(self) -> list[tuple[int, int]]:
+        """(sequence, registration) of those that are not accepted after all, once `done` has failed."""
+        ...
+
+    @property
+    def done(self) -> asyncio.Future[None]:
+        """Resolves when all is durable; StoreUnavailable where the commit failed."""
+        ...
 
 
 class Receipt(NamedTuple):
@@ -82,11 +142,20 @@ class Edge(Protocol):
 
     def recall_fanout(self, groups: Sequence[int], seq: int) -> None: ...
 
+    @property
+    def router(self) -> Any:
+        """What Journal.append_batch sends through."""
+        ...
+
 
 class EdgeEvents(Protocol):
     """What the edge tells the delivery floor; implemented by delivery.dispatcher.Dispatcher."""
 
     def on_acks(self, acks: Sequence[Ack]) -> None: ...
+
+    def on_acks_settled(self) -> None:
+        """The data plane has settled acks of batches by itself."""
+        ...
 
     def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> Sequence[int]:
         """Which of a device's registrations an ack is for that its link no longer knew: one at most, but for a
@@ -115,6 +184,31 @@ class EdgeEvents(Protocol):
     def revoke(self, registration: int) -> None:
         """The device gave its token up for good: what is pending for it ends."""
         ...
+
+
+class ProviderDoor(Protocol):
+    """Who speaks with providers over their streams; the edge only carries the frames."""
+
+    def login(self, link: int, key: str) -> str:
+        """The app of this API key, which may stream on the link from now on. Unauthorized, Forbidden, Overloaded."""
+        ...
+
+    def last_cursor(self, app: str) -> int: ...
+
+    def on_frame(self, link: int, kind: int, body: bytes) -> None:
+        """A frame of a link that was logged in. Raises GatewayError: the edge tells the provider, and closes where the
+        error is fatal."""
+        ...
+
+    def on_down(self, link: int) -> None: ...
+
+
+class ProviderLinks(Protocol):
+    """The edge's side of it."""
+
+    def send(self, link: int, frame: bytes) -> None: ...
+
+    def refuse(self, link: int, error: GatewayError, req: int = 0) -> None: ...
 
 
 class Notifier(Protocol):
@@ -161,6 +255,20 @@ class Journal(Protocol):
 
     def broadcast(self, notification: Notification) -> asyncio.Future[None]:
         """Store a broadcast once (A3)."""
+        ...
+
+    def read_batch(self, app: str, pushes: bytes, limits: BatchLimits) -> PushBatch:
+        """Read a packed array of pushes and look their registrations up; ValueError where it is none, OverflowError
+        where they are too many."""
+        ...
+
+    def append_batch(self, batch: Any, limits: BatchLimits, router: Any, now_ms: int) -> AcceptedBatch:
+        """`batch` from read_batch, `router` from Edge. Store all that is ready in one row, each its own delivery, and
+        send those whose first look is plain. StoreUnavailable or QueueFull: nothing was accepted."""
+        ...
+
+    def acks_settled(self) -> None:
+        """The data plane has settled acks of batches: their rows go with the next commit."""
         ...
 
     def notification(self, seq: int) -> Notification | None:

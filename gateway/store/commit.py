@@ -377,6 +377,8 @@ class Committer:
         try:
             if self._writable or (self._waiting and await self.probe()):
                 await self.flush()
+                while self._waiting and self._writable:  # what the sources had may be more than one commit takes
+                    await self.flush()
         except StoreUnavailable:
             pass
         self._closed = True

@@ -5,10 +5,11 @@ never answer with one that was undone or settled.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from gateway.model.notification import Notification
 from gateway.store.environment import Environment
-from gateway.store.records import Db, build_metadata, metadata_of, pack_u64, parse_notification
+from gateway.store.records import BATCH, Db, build_metadata, metadata_of, pack_u64, parse_notification
 
 #: memory for decoded notifications; past it the least recently used is read from the store again
 CACHE_BYTES = 64 << 20
@@ -25,6 +26,8 @@ class Contents:
         self._bytes = 0
         self._fresh: dict[int, tuple[Notification, int]] = {}  # not durable yet, so only here
         self._cache: OrderedDict[int, tuple[Notification, int]] = OrderedDict()
+        #: reads what has no row of its own, for it came in a batch
+        self.batched: Callable[[int], Notification | None] = lambda _: None
 
     def put(self, notification: Notification, row_bytes: int) -> None:
         self._fresh[notification.seq] = (notification, row_bytes + _OBJECT_BYTES)
@@ -51,10 +54,14 @@ class Contents:
             self._cache.move_to_end(seq)
             return entry[0]
         raw = self._environment.get(db, pack_u64(seq))
-        if raw is None:
-            return None
-        notification = parse_notification(raw)
-        self._remember(seq, (notification, len(raw) + _OBJECT_BYTES))
+        if db == Db.JOURNAL and (raw is None or raw[0] == BATCH):
+            notification = self.batched(seq)
+            size = 0 if notification is None else len(notification.content.data)
+        else:
+            notification = None if raw is None else parse_notification(raw)
+            size = 0 if raw is None else len(raw)
+        if notification is not None:
+            self._remember(seq, (notification, size + _OBJECT_BYTES))
         return notification
 
     def metadata(self, db: Db, seq: int) -> bytes:
@@ -63,6 +70,9 @@ class Contents:
         if entry is not None:
             return build_metadata(entry[0])
         raw = self._environment.get(db, pack_u64(seq))
+        if db == Db.JOURNAL and (raw is None or raw[0] == BATCH):
+            notification = self.batched(seq)
+            return b"" if notification is None else build_metadata(notification)
         return b"" if raw is None else metadata_of(raw)
 
     def _remember(self, seq: int, entry: tuple[Notification, int]) -> None:

@@ -147,7 +147,10 @@ class Directory:
 
     def group(self, app: str, version: str) -> int:
         """Dense number of an (app, version)."""
-        return self._groups.number(app, version)
+        group = self._groups.number(app, version)
+        # the data plane asks whose a token is
+        self.registry.set_group_app(group, self.app_number(app))
+        return group
 
     def group_app(self, group: int) -> str:
         return self._groups.app(group)
@@ -242,7 +245,7 @@ class Directory:
         check_labels(alias, tags, addresses, fallback)
         if app not in self._apps:
             raise UnknownApp()
-        group = self._groups.number(app, version)
+        group = self.group(app, version)
         token, generation = self._token(device, app, account, 0), 0
         number = self.registry.find(token)
         if number < 0 and (generation := self._revoked(token)):
@@ -333,17 +336,19 @@ class Directory:
         self._next += 1
         self._reserved = reserved
         self.registry.add(number, registration.token, group)
+        self.registry.set_plain(number, registration.fallback is None)
         return written
 
     def _change(self, before: Registration, after: Registration) -> asyncio.Future[None]:
         number = before.number
         changes = self._changes(before, after)
         old_group = self.registry.group(number)
-        new_group = self._groups.number(after.app, after.version)
+        new_group = self.group(after.app, after.version)
 
         def undo() -> None:
             if self.registry.has(number):
                 self.registry.set_signed_out(number, before.signed_out)
+                self.registry.set_plain(number, before.fallback is None)
             if old_group != new_group and self.registry.has(number):
                 self._move(number, old_group)
             self._settled(number, after, changes)
@@ -351,6 +356,7 @@ class Directory:
         rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(after))]
         written = self._write(number, after, rows + [change.row for change in changes], changes, undo)
         self.registry.set_signed_out(number, after.signed_out)
+        self.registry.set_plain(number, after.fallback is None)
         if old_group != new_group:
             self._move(number, new_group)
         return written
@@ -380,6 +386,7 @@ class Directory:
         def undo() -> None:
             self.registry.add(number, registration.token, group, cursor)
             self.registry.set_signed_out(number, registration.signed_out)
+            self.registry.set_plain(number, registration.fallback is None)
             self._tombstones.pop(first, None)
             self._settled(number, None, changes)
             if self._presence is not None:

@@ -120,7 +120,8 @@ class Environment:
             )
             for db in Db
         ]
-        if not readonly and self.get(Db.META, SCHEMA_KEY) is None:
+        # An older store is read as it is; from now on the older program would misread it.
+        if not readonly and self.get(Db.META, SCHEMA_KEY) != pack_u32(SCHEMA):
             with self._env.begin(write=True) as txn:
                 txn.put(SCHEMA_KEY, pack_u32(SCHEMA), db=self._dbs[Db.META])
         with self._env.begin(db=self._dbs[Db.JOURNAL]) as txn, txn.cursor() as cursor:

@@ -9,6 +9,7 @@ delivery. An outcome is written with the commit that settles it and can be read 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from gateway.metrics import Metric, Metrics
 from gateway.model.outcome import Outcome, Step
@@ -27,6 +28,9 @@ from gateway.store.records import (
     parse_outcome,
     parse_steps,
 )
+
+if TYPE_CHECKING:
+    from gateway.store.batches import Batches
 
 #: lines of one delivery; past it a line is left out and counted (the closing ones are always kept)
 MAX_STEPS = 64
@@ -56,6 +60,11 @@ class History:
         self._fresh: dict[int, tuple[Outcome, bytes]] = {}  # outcomes not durable yet, with their packed metadata
         #: some delivery has rows of steps: only then is it worth a look
         self.has_rows = False
+        self._batches: Batches | None = None
+
+    def attach(self, batches: Batches) -> None:
+        """They keep the common histories of what came in batches."""
+        self._batches = batches
 
     # --- steps of pending deliveries ------------------------------------------------------------------------
 
@@ -160,7 +169,9 @@ class History:
         if entry is not None:
             return entry[0]
         raw = self._environment.get(Db.OUTCOMES, pack_u64(seq))
-        return None if raw is None else parse_outcome(raw)
+        if raw is not None:
+            return parse_outcome(raw)
+        return None if self._batches is None else self._batches.outcome(seq)
 
     def metadata(self, seq: int) -> bytes:
         """Packed metadata of a settled notification with a single delivery; empty where there is none."""
@@ -168,17 +179,16 @@ class History:
         if entry is not None:
             return entry[1]
         raw = self._environment.get(Db.OUTCOMES, pack_u64(seq))
-        return b"" if raw is None else metadata_of_outcome(raw)
+        if raw is not None:
+            return metadata_of_outcome(raw)
+        return b"" if self._batches is None else self._batches.metadata(seq)
 
     def amend(self, seq: int, step: Step, registration: int) -> bool:
         """Add a line to an outcome; False where there is none of this registration."""
-        entry = self._fresh.get(seq)
-        if entry is None:
-            raw = self._environment.get(Db.OUTCOMES, pack_u64(seq))
-            if raw is None:
-                return False
-            entry = (parse_outcome(raw), metadata_of_outcome(raw))
-        outcome, metadata = entry
+        outcome = self.outcome(seq)
+        if outcome is None:
+            return False
+        metadata = self.metadata(seq)
         if outcome.registration != registration:
             return False
         if any(done.what == step.what for done in outcome.steps):

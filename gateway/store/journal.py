@@ -12,13 +12,16 @@ import asyncio
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
+from gateway._native.intake import Batch, Router
 from gateway._native.pending import Pending
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import QueueFull
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, State, Step
-from gateway.model.ports import Delivery
+from gateway.model.ports import BatchLimits, Delivery
+from gateway.store.batches import Accepted as AcceptedBatch
+from gateway.store.batches import Batches
 from gateway.store.broadcasts import Broadcasts
 from gateway.store.commit import Committer
 from gateway.store.contents import Contents
@@ -75,6 +78,7 @@ class Journal:
         figures: Figures,
         history: History,
         broadcasts: Broadcasts,
+        batches: Batches,
         receipts: Receipts,
         config: StoreConfig,
         metrics: Metrics,
@@ -87,6 +91,7 @@ class Journal:
         self._figures = figures
         self._history = history
         self._broadcasts = broadcasts
+        self._batches = batches
         self._receipts = receipts
         self._max_pending = config.max_pending
         self._max_of_one = config.max_pending_per_registration
@@ -177,6 +182,15 @@ class Journal:
     def broadcast(self, notification: Notification) -> asyncio.Future[None]:
         return self._broadcasts.store(notification)
 
+    def read_batch(self, app: str, pushes: bytes, limits: BatchLimits) -> Batch:
+        return self._batches.read(app, pushes, limits)
+
+    def append_batch(self, batch: Batch, limits: BatchLimits, router: Router, now_ms: int) -> AcceptedBatch:
+        return self._batches.append(batch, limits, router, now_ms)
+
+    def acks_settled(self) -> None:
+        self._batches.nudge()
+
     # --- what is pending ------------------------------------------------------------------------------------
 
     def notification(self, seq: int) -> Notification | None:
@@ -229,13 +243,17 @@ class Journal:
 
     def step(self, seq: int, step: Step) -> None:
         if self._pending.get(seq) is not None:
+            self._batches.mark_odd(seq)
             self._history.step(seq, step)
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         rows: list[Row] = []
         settled: list[Outcome] = []
         ended: list[int] = []
+        batched = False
         for given in outcomes:
+            is_batched = self._batches.note(given.seq, given.state, given.at_ms)
+            batched |= is_batched
             pending = self._pending.remove(given.seq)
             if pending is None:
                 continue  # settled already, or undone with its commit
@@ -244,7 +262,8 @@ class Journal:
             outcome = Outcome(
                 given.seq, notification, registration, given.app, given.state, given.at_ms, steps + given.steps
             )
-            rows.append((DELETE, Db.JOURNAL, pack_u64(given.seq), b""))
+            if not is_batched:
+                rows.append((DELETE, Db.JOURNAL, pack_u64(given.seq), b""))
             rows += removals
             if notification == given.seq:
                 metadata = self._contents.metadata(Db.JOURNAL, notification)
@@ -268,7 +287,10 @@ class Journal:
                 self._receipts.push_landed(seq)
             self._receipts.feed_landed(cursor)
 
-        self._committer.keep(rows, done=landed)
+        if batched:
+            self._batches.settle_apart(rows, landed)
+        else:
+            self._committer.keep(rows, done=landed)
 
     def _count_settled(self, notification: int, state: int) -> bool:
         """True where this was the last delivery of the notification."""

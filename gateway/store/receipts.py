@@ -15,6 +15,7 @@ from gateway.config.sections import Store as StoreConfig
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, State
 from gateway.model.ports import PushRecord, Receipt
+from gateway.store.batch_rows import ended_at_s
 from gateway.store.commit import Committer
 from gateway.store.environment import Environment
 from gateway.store.figures import Figures
@@ -47,8 +48,12 @@ if TYPE_CHECKING:
 
 #: the highest cursor ever written, so that sweeping the feed does not start it anew
 CURSOR_KEY = b"receipts"
+#: receipts in one row of the feed at most: a page reads whole rows
+FEED_ROW = 4_096
 #: rows looked at in one call of `sweep`, for each kind of history
 SWEEP_ROWS = 1_000
+#: the same for batches, whose rows are large
+SWEEP_BATCHES = 50
 
 
 class Receipts:
@@ -81,6 +86,7 @@ class Receipts:
         self._keys: dict[bytes, tuple[int, int, bytes]] = {}  # idempotency keys not durable yet
         self._positions: dict[str, int] = {}
         self._swept_push = b""
+        self._swept_batch = b""
         self._sweeping = False
         self._journal: Journal | None = None
         committer.add_hook(self._after_commit)
@@ -108,6 +114,16 @@ class Receipts:
                 )
             )
             self._next += len(seqs)
+        return rows, self._next - 1
+
+    def feed_packed(self, app_number: int, packed: bytes) -> tuple[list[Row], int]:
+        """The same for packed sequences of one app."""
+        at = pack_u32(self._clock() // 1_000)
+        rows: list[Row] = []
+        for start in range(0, len(packed), 8 * FEED_ROW):
+            part = packed[start : start + 8 * FEED_ROW]
+            rows.append((PUT, Db.RECEIPTS, receipts_key(app_number, self._next), at + part))
+            self._next += len(part) // 8
         return rows, self._next - 1
 
     def feed_landed(self, cursor: int) -> None:
@@ -287,6 +303,7 @@ class Receipts:
         more = self._sweep_keys(now_s, rows)
         more |= self._sweep_outcomes(now_s - self._retention_s, rows)
         more |= self._sweep_pushes(now_s - self._retention_s, rows)
+        more |= self._sweep_batches(now_s - self._retention_s, rows)
         if rows:
             self._sweeping = True
             # a slice that fails is found again by the next sweep
@@ -336,3 +353,15 @@ class Receipts:
                 rows += [(DELETE, Db.PUSHES, key, b""), (DELETE, Db.FIGURES, key, b"")]
         self._swept_push = last + b"\0" if seen == SWEEP_ROWS else b""
         return seen == SWEEP_ROWS
+
+    def _sweep_batches(self, before_s: int, rows: list[Row]) -> bool:
+        """In the order of their acceptance, which is nearly that of their ends."""
+        seen = 0
+        for key, raw in self._environment.scan(Db.BATCHES, self._swept_batch, limit=SWEEP_BATCHES):
+            seen += 1
+            self._swept_batch = key + b"\0"
+            if ended_at_s(raw) < before_s:
+                rows.append((DELETE, Db.BATCHES, key, b""))
+        if seen < SWEEP_BATCHES:
+            self._swept_batch = b""
+        return seen == SWEEP_BATCHES

@@ -21,7 +21,7 @@ from gateway.model.registration import App, Registration
 
 #: version of everything in this module and of the list of databases; raise it with any change that an older program
 #: would misread
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Db(IntEnum):
@@ -46,6 +46,8 @@ class Db(IntEnum):
     IDEMPOTENCY = 16  # app number + SHA-256 of the key → seq, expiry, body hash
     LAPSES = 17  # expiry u32 + idempotency key → nothing; the order in which they lapse
     POSITIONS = 18  # name → cursor u64 (how far a webhook has come)
+    SETTLED = 19  # seq u64 → what became of it and the 63 deliveries of its batch behind it (batch_rows.py)
+    BATCHES = 20  # first seq of a batch that is over u64 → its end, items without content, what became of them
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
@@ -81,7 +83,9 @@ def unpack_u64(raw: bytes) -> int:
 
 # --- apps and registrations ---------------------------------------------------------------------------------
 
-_REGISTRATION = struct.Struct(">16sI?B")  # token, app number, signed out, length of the version that follows
+_REGISTRATION = struct.Struct(">16sIBB")  # token, app number, flags, length of the version that follows
+#: flags of a registration; rows of older versions have only the first
+_SIGNED_OUT, _PLAIN = 1, 2
 
 
 def build_app(app: App) -> bytes:
@@ -94,7 +98,8 @@ def parse_app(raw: bytes) -> App:
 
 def build_registration(registration: Registration, app_number: int) -> bytes:
     version = registration.version.encode()
-    head = _REGISTRATION.pack(registration.token, app_number, registration.signed_out, len(version))
+    flags = _SIGNED_OUT * registration.signed_out | _PLAIN * (registration.fallback is None)
+    head = _REGISTRATION.pack(registration.token, app_number, flags, len(version))
     return head + version + bytes(_encode(registration))
 
 
@@ -102,12 +107,14 @@ class RegistrationHead(NamedTuple):
     token: bytes
     app_number: int
     signed_out: bool
+    plain: bool  # it has no fallback chain of its own
     version: bytes
 
 
 def parse_registration_head(raw: bytes) -> RegistrationHead:
-    token, app_number, signed_out, size = _REGISTRATION.unpack_from(raw)
-    return RegistrationHead(token, app_number, signed_out, bytes(raw[_REGISTRATION.size : _REGISTRATION.size + size]))
+    token, app_number, flags, size = _REGISTRATION.unpack_from(raw)
+    version = bytes(raw[_REGISTRATION.size : _REGISTRATION.size + size])
+    return RegistrationHead(token, app_number, bool(flags & _SIGNED_OUT), bool(flags & _PLAIN), version)
 
 
 def parse_registration(raw: bytes) -> Registration:
@@ -128,7 +135,7 @@ def name_key(app_number: int, name: str) -> bytes:
 
 # --- journal and broadcasts ---------------------------------------------------------------------------------
 
-NOTIFICATION, DELIVERY = 1, 2
+NOTIFICATION, DELIVERY, BATCH = 1, 2, 3  # a batch's row has a layout of its own: batch_rows.py
 _HEAD = struct.Struct(">BIIIII")  # kind, registration, expires_s, collapse hash, count, bytes of metadata
 _DELIVERY = struct.Struct(">BII")  # kind, registration, distance to the notification's seq
 _NO_CONTENT = Content()

@@ -13,15 +13,16 @@ from typing import NamedTuple
 from gateway._native.pending import Pending
 from gateway._native.registry import Registry
 from gateway.model.outcome import State
+from gateway.store.batches import Batches
 from gateway.store.broadcasts import Broadcasts
 from gateway.store.directory import NUMBERS_KEY, Directory
 from gateway.store.environment import Environment
 from gateway.store.figures import Figures
-from gateway.store.groups import Groups
 from gateway.store.history import History
 from gateway.store.journal import Journal
 from gateway.store.receipts import CURSOR_KEY
 from gateway.store.records import (
+    BATCH,
     CURSOR_PAGE,
     CURSORS_SHIFT,
     DELETE,
@@ -100,9 +101,9 @@ class Recovery:
         self,
         environment: Environment,
         directory: Directory,
-        groups: Groups,
         registry: Registry,
         broadcasts: Broadcasts,
+        batches: Batches,
         journal: Journal,
         pending: Pending,
         figures: Figures,
@@ -110,9 +111,9 @@ class Recovery:
     ) -> None:
         self._environment = environment
         self._directory = directory
-        self._groups = groups
         self._registry = registry
         self._broadcasts = broadcasts
+        self._batches = batches
         self._journal = journal
         self._pending = pending
         self._figures = figures
@@ -140,17 +141,19 @@ class Recovery:
         groups: dict[tuple[int, bytes], int] = {}
         add = self._registry.add
         for key, raw in self._environment.scan(Db.REGISTRATIONS):
-            token, app_number, signed_out, version = parse_registration_head(raw)
+            token, app_number, signed_out, plain, version = parse_registration_head(raw)
             group = groups.get((app_number, version), -1)
             if group < 0:
                 app = self._directory.app_name(app_number)
                 if app is None:
                     continue
-                group = groups[(app_number, version)] = self._groups.number(app, version.decode())
+                group = groups[(app_number, version)] = self._directory.group(app, version.decode())
             number = unpack_u32(key)
             add(number, token, group)
             if signed_out:
                 self._registry.set_signed_out(number, True)
+            if plain:
+                self._registry.set_plain(number, True)
 
     def _load_cursors(self) -> None:
         has, set_cursor = self._registry.has, self._registry.set_cursor
@@ -183,6 +186,15 @@ class Recovery:
 
         for key, raw in self._environment.scan(Db.JOURNAL):
             seq = unpack_u64(key)
+            if raw[0] == BATCH:
+                load_run()
+                run = array("I")
+                fan = -1
+                if self._batches.restore(seq, raw):
+                    notifications += 1
+                else:
+                    self.orphans.append((DELETE, Db.JOURNAL, key, b""))
+                continue
             if raw[0] == NOTIFICATION:
                 load_run()
                 run = array("I")

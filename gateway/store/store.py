@@ -16,6 +16,7 @@ from gateway._native.registry import Registry
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import StoreUnavailable
+from gateway.store.batches import Batches
 from gateway.store.broadcasts import Broadcasts
 from gateway.store.commit import Committer
 from gateway.store.contents import Contents
@@ -43,7 +44,8 @@ def now_ms() -> int:
 
 
 class Store:
-    """Everything durable. `journal`, `broadcasts`, `receipts` and `directory` are the ports of model.ports."""
+    """Everything durable. `journal`, `broadcasts`, `receipts` and `directory` are the ports of model.ports; the data
+    plane settles plain acks into `batches`."""
 
     def __init__(
         self,
@@ -97,6 +99,25 @@ class Store:
         )
         self.directory.attach(self.broadcasts)
         self._sequences = Sequences(self.committer, marks.sequence)
+        self.batches = Batches(
+            environment,
+            self.committer,
+            pending,
+            self._sequences,
+            self.directory,
+            self.receipts,
+            config,
+            metrics,
+            clock,
+        )
+        contents.batched = self.batches.notification
+        self._history.attach(self.batches)
+
+        def on_undone(seq: int) -> None:
+            self._history.forget(seq)
+            contents.drop(seq)
+
+        self.batches.on_undone = on_undone
         self.journal = Journal(
             self.committer,
             pending,
@@ -105,6 +126,7 @@ class Store:
             self._figures,
             self._history,
             self.broadcasts,
+            self.batches,
             self.receipts,
             config,
             metrics,
@@ -114,9 +136,9 @@ class Store:
         self._recovery = Recovery(
             environment,
             self.directory,
-            groups,
             registry,
             self.broadcasts,
+            self.batches,
             self.journal,
             pending,
             self._figures,

@@ -42,6 +42,7 @@ class Provider:
     def __init__(self, http: httpx.AsyncClient, app: str, key: str) -> None:
         self._http = http
         self.app = app
+        self.key = key
         self._headers = {"authorization": f"Bearer {key}"}
 
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:

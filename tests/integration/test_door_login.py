@@ -105,7 +105,7 @@ async def test_a_version_not_spoken_is_refused_with_those_that_are(house: House)
 
 
 async def test_another_role_or_a_wrong_field_is_refused_by_name(house: House) -> None:
-    for field, value in (("role", "provider"), ("role", 1), ("device", "x" * 4000), ("heartbeat", -1), ("urgency", 4)):
+    for field, value in (("role", "waiter"), ("role", 1), ("device", "x" * 4000), ("heartbeat", -1), ("urgency", 4)):
         assert field in (await refused(house.device(), InvalidField, **{field: value}))["message"]
     assert house.value(Metric.LOGINS, "invalid_field") == 5
 

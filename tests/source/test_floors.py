@@ -14,10 +14,12 @@ EXT = ROOT / "ext"
 FLOORS = [
     {"frame", "wheel", "group", "token_index", "mailbox", "outbox"},  # know nothing of each other
     {"link", "registry", "pending"},
+    {"batches"},
     {"plane"},
     {"traffic"},
     {"fanout"},
     {"reactor"},
+    {"intake"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+cimport|cimport\s+([\w.]+))", re.MULTILINE)

@@ -179,7 +179,7 @@ def parse_example(text: str) -> tuple[FrameType, Any]:
     for key, item in parsed.items():
         if isinstance(item, str) and item.startswith("\0"):
             parsed[key] = bytes.fromhex(item[1:])
-        if key == "data":
+        if key in ("data", "pushes", "results", "receipts"):
             parsed[key] = msgspec.Raw(msgspec.msgpack.encode(item))
     body = BODIES[kind]
     assert body is not None
@@ -272,6 +272,13 @@ def section(name: str) -> str:
 def test_every_field_of_the_page_has_the_code_s_type_bounds_and_default(kind):
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|", section(kind.name), re.MULTILINE)
     assert [tuple(cell.strip() for cell in row) for row in rows] == fields_of(BODIES[kind])
+
+
+def test_the_fields_of_a_providers_welcome_are_on_the_page():
+    table = PAGE.partition("WELCOME of a provider:")[2].partition("###")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|", table, re.MULTILINE)
+    wanted = [(name, kind.partition(" ")[0], default) for name, kind, default in fields_of(frames.ProviderWelcome)]
+    assert [tuple(cell.strip() for cell in row) for row in rows] == wanted
 
 
 def test_every_frame_type_of_the_page_has_the_code_s_number():

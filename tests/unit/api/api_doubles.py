@@ -30,6 +30,19 @@ class Taken(NamedTuple):
     targeted: int | None
 
 
+class Apart:
+    """A batch in which every push is to be looked at alone."""
+
+    def __init__(self, count: int) -> None:
+        self.results: list[Any] = [None] * count
+        self.apart = list(range(count))
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done.set_result(None)
+
+    def raw(self, index: int) -> bytes:
+        raise NotImplementedError
+
+
 class Floors:
     """Directory, receipts, acceptor, dispatcher and memory in one, with switches for trouble."""
 
@@ -129,6 +142,10 @@ class Floors:
         broadcast = request.target.everyone or bool(request.target.versions)
         self.records[seq] = record(app.name, seq, broadcast=broadcast)
         return Taken(seq, done, None if broadcast else 1)
+
+    # BatchAcceptor: nothing is plain here, so each push comes alone
+    def accept(self, app: App, pushes: bytes, most: int, now_ms: int) -> Apart:
+        return Apart(len(msgspec.msgpack.decode(pushes)))
 
     def push_many(self, app: App, requests: Sequence[PushRequest], now_ms: int) -> list[Taken | GatewayError]:
         self.groups.append(len(requests))
@@ -247,6 +264,7 @@ class Door:
             directory=directory,
             receipts=self.floors,  # type: ignore[arg-type]
             acceptor=self.floors,
+            batches=self.floors,
             dispatcher=DispatcherView(self.floors),
             memory=self.floors,
             push_ids=self.push_ids,

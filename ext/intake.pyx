@@ -1,0 +1,527 @@
+"""Takes in batches of directed pushes: reading, look-up, routing and the journal's row in one loop; never touches the
+store, and decides nothing that is not plain: such a push is handed back for the control plane to look at.
+
+Plain is a push to a token with nothing but title, text, data, ttl and urgency, whose body fits inline; and of a plain
+push, a first look that ends in a send on a link that takes it, or in waiting where there is neither a link nor a
+notifier. Those two decisions are rows of the table in gateway/delivery/policy.py, held equal by a test.
+"""
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+from gateway._native.batches cimport (
+    GW_BATCH_KIND, GW_BATCH_MOST, GW_BATCH_VERSION, STATE_SENT, STATE_WAITING, Batches, batches_close, batches_open,
+    gw_batch_head_t, gw_batch_item_t)
+from gateway._native.mailbox cimport gw_ring_publish, gw_ring_reserve
+from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_t
+from gateway._native.pending cimport (
+    PENDING_BATCHED, PENDING_OK, PENDING_PLAIN, Pending, pending_add, pending_count_of, pending_get, pending_remove,
+    pending_row_t, pending_t)
+from gateway._native.plane cimport CMD_NOTIFY, command_t, reactor_t
+from gateway._native.reactor cimport Reactor
+from gateway._native.registry cimport Registry, registry_get, registry_group_app, registry_links, registry_t
+from gateway._native.registry cimport REGISTRATION_PLAIN, registration_t
+from gateway._native.token_index cimport TOKEN_BYTES, token_index_find_many
+
+cdef extern from "gw_msgpack.h" nogil:
+    ctypedef struct gw_reader_t:
+        const uint8_t *p
+        const uint8_t *end
+    int64_t gw_read_array(gw_reader_t *r)
+    int64_t gw_read_map(gw_reader_t *r)
+    int64_t gw_read_str(gw_reader_t *r, const uint8_t **s)
+    int64_t gw_read_uint(gw_reader_t *r)
+    int64_t gw_utf8_chars(const uint8_t *s, int64_t n)
+    int gw_skip(gw_reader_t *r)
+    int gw_skip_json(gw_reader_t *r, int depth)
+    uint32_t gw_uint_bytes(uint64_t v)
+    uint32_t gw_str_bytes(uint32_t n)
+    uint8_t *gw_write_uint(uint8_t *p, uint64_t v)
+    uint8_t *gw_write_str(uint8_t *p, const void *s, uint32_t n)
+    int gw_parse_token(const uint8_t *s, uint8_t *token)
+    void gw_build_token(const uint8_t *token, uint8_t *s)
+
+cdef enum:
+    REACTORS_MAX = 256
+    REACTOR_SHIFT = 56
+    TOKEN_CHARS = 22
+    TITLE_CHARS = 4096              # the bounds of delivery/request.py
+    TEXT_CHARS = 16384
+    DATA_DEPTH = 64                 # model/notification.py
+    URGENCY_NORMAL = 2
+    NOTIFY = 0x08                   # frame type
+
+cdef enum:                          # place of a push that is not ready (model/ports.py)
+    PLACE_UNKNOWN_TOKEN = -1
+    PLACE_FULL = -2
+    PLACE_APART = -3
+
+cdef struct push_t:
+    const uint8_t *raw              # where it begins in the batch
+    const uint8_t *title
+    const uint8_t *text
+    const uint8_t *data
+    uint64_t link
+    uint32_t raw_bytes
+    uint32_t title_bytes
+    uint32_t text_bytes
+    uint32_t data_bytes
+    uint32_t ttl_s
+    int32_t number                  # registration
+    int32_t place                   # ≥ 0: in the order of those ready; else see above
+    uint8_t urgency
+    uint8_t token[16]
+
+
+# Reading
+
+cdef inline bint is_key(const uint8_t *key, int64_t n, const char *name, int64_t size) noexcept nogil:
+    return n == size and memcmp(key, name, <size_t>size) == 0
+
+
+cdef int urgency_of(const uint8_t *s, int64_t n) noexcept nogil:
+    """RFC 8030 §5.3; -1: none of them."""
+    if is_key(s, n, b"normal", 6):
+        return 2
+    if is_key(s, n, b"high", 4):
+        return 3
+    if is_key(s, n, b"low", 3):
+        return 1
+    if is_key(s, n, b"very-low", 8):
+        return 0
+    return -1
+
+
+cdef bint read_text(gw_reader_t *r, const uint8_t **s, uint32_t *size, int64_t most) noexcept nogil:
+    cdef int64_t n = gw_read_str(r, s)
+    cdef int64_t chars = -1 if n < 0 else gw_utf8_chars(s[0], n)
+    size[0] = <uint32_t>max(n, 0)
+    return 0 <= chars <= most
+
+
+cdef bint read_push(gw_reader_t *r, push_t *push, int64_t most_ttl) noexcept nogil:
+    """True where the push is plain; the reader stands anywhere after False."""
+    cdef int64_t fields = gw_read_map(r)
+    cdef int64_t n, _
+    cdef const uint8_t *key
+    cdef const uint8_t *s
+    cdef uint32_t met = 0, field
+    for _ in range(fields):
+        n = gw_read_str(r, &key)
+        if is_key(key, n, b"target", 6):
+            field = 1
+            if gw_read_map(r) != 1:
+                return False
+            n = gw_read_str(r, &key)
+            if not is_key(key, n, b"token", 5):
+                return False
+            if gw_read_str(r, &s) != TOKEN_CHARS or not gw_parse_token(s, push.token):
+                return False
+        elif is_key(key, n, b"title", 5):
+            field = 2
+            if not read_text(r, &push.title, &push.title_bytes, TITLE_CHARS):
+                return False
+        elif is_key(key, n, b"text", 4):
+            field = 4
+            if not read_text(r, &push.text, &push.text_bytes, TEXT_CHARS):
+                return False
+        elif is_key(key, n, b"data", 4):
+            field = 8
+            push.data = r.p
+            if not gw_skip_json(r, DATA_DEPTH):
+                return False
+            push.data_bytes = <uint32_t>(r.p - push.data)
+            if push.data_bytes == 1 and push.data[0] == 0xC0:
+                push.data_bytes = 0     # nil is no data
+        elif is_key(key, n, b"ttl", 3):
+            field = 16
+            n = gw_read_uint(r)
+            if not 0 < n <= most_ttl:
+                return False
+            push.ttl_s = <uint32_t>n
+        elif is_key(key, n, b"urgency", 7):
+            field = 32
+            n = gw_read_str(r, &s)
+            n = urgency_of(s, n)
+            if n < 0:
+                return False
+            push.urgency = <uint8_t>n
+        else:
+            return False
+        if met & field:
+            return False
+        met |= field
+    return met & 1 != 0
+
+
+# Writing
+
+cdef gw_buffer_t *build_notify(const push_t *push, uint64_t seq, uint64_t at_s, uint64_t expires_s) noexcept nogil:
+    """The NOTIFY frame of docs/frames.md, the same bytes as delivery/forms.py makes; NULL without memory."""
+    cdef uint8_t token[TOKEN_CHARS]
+    cdef uint32_t fields = 2, size
+    cdef uint32_t header
+    cdef gw_buffer_t *buffer
+    cdef uint8_t *p
+    gw_build_token(push.token, token)
+    size = 1 + 3 + gw_uint_bytes(seq) + 6 + gw_str_bytes(TOKEN_CHARS)
+    if push.title_bytes:
+        fields += 1
+        size += 6 + gw_str_bytes(push.title_bytes)
+    if push.text_bytes:
+        fields += 1
+        size += 5 + gw_str_bytes(push.text_bytes)
+    if push.data_bytes:
+        fields += 1
+        size += 5 + push.data_bytes
+    if push.urgency != URGENCY_NORMAL:
+        fields += 1
+        size += 8 + 1
+    if at_s:
+        fields += 1
+        size += 3 + gw_uint_bytes(at_s)
+    if expires_s > at_s:
+        fields += 1
+        size += 8 + gw_uint_bytes(expires_s)
+    header = 2 if size < 0x80 else 3 if size < 0x4000 else 4 if size < 0x200000 else 5
+    buffer = buffer_of(header + size)
+    if buffer == NULL:
+        return NULL
+    p = buffer.data
+    p[0] = NOTIFY
+    p += 1
+    header = size
+    while header > 0x7F:
+        p[0] = <uint8_t>(header & 0x7F | 0x80)
+        header >>= 7
+        p += 1
+    p[0] = <uint8_t>header
+    p[1] = <uint8_t>(0x80 | fields)
+    p = gw_write_str(p + 2, b"id", 2)
+    p = gw_write_uint(p, seq)
+    p = gw_write_str(p, b"token", 5)
+    p = gw_write_str(p, token, TOKEN_CHARS)
+    if push.title_bytes:
+        p = gw_write_str(p, b"title", 5)
+        p = gw_write_str(p, push.title, push.title_bytes)
+    if push.text_bytes:
+        p = gw_write_str(p, b"text", 4)
+        p = gw_write_str(p, push.text, push.text_bytes)
+    if push.data_bytes:
+        p = gw_write_str(p, b"data", 4)
+        memcpy(p, push.data, push.data_bytes)
+        p += push.data_bytes
+    if push.urgency != URGENCY_NORMAL:
+        p = gw_write_str(p, b"urgency", 7)
+        p = gw_write_uint(p, push.urgency)
+    if at_s:
+        p = gw_write_str(p, b"at", 2)
+        p = gw_write_uint(p, at_s)
+    if expires_s > at_s:
+        p = gw_write_str(p, b"expires", 7)
+        p = gw_write_uint(p, expires_s)
+    return buffer
+
+
+cdef inline gw_buffer_t *buffer_of(uint32_t size) noexcept nogil:
+    cdef gw_buffer_t *buffer = <gw_buffer_t *>malloc(sizeof(gw_buffer_t) + size)
+    if buffer != NULL:
+        buffer.refs = 1
+        buffer.size = size
+    return buffer
+
+
+@cython.final
+cdef class Router:
+    """The links of all reactors as batches use them. `held` and `floors` are the edge's own: links nothing new may be
+    sent on, and links whose device wants nothing below an urgency."""
+    cdef list reactors
+    cdef set held
+    cdef dict floors
+    cdef reactor_t *of[REACTORS_MAX]
+    cdef uint8_t touched[REACTORS_MAX]
+
+    def __init__(self, list reactors not None, set held not None, dict floors not None):
+        self.reactors = reactors
+        self.held = held
+        self.floors = floors
+
+    cdef int begin(self) except -1:
+        """The reactors there are now."""
+        cdef Reactor reactor
+        memset(self.of, 0, sizeof(self.of))
+        memset(self.touched, 0, sizeof(self.touched))
+        for reactor in self.reactors:
+            self.of[reactor.index & 0xFF] = reactor.r
+        return 0
+
+    cdef bint takes(self, uint64_t link, uint8_t urgency) except -1:
+        if self.held and link in self.held:
+            return False
+        return not self.floors or urgency >= <int>self.floors.get(link, 0)
+
+    cdef bint notify(self, uint64_t link, gw_buffer_t *frame, uint64_t seq, uint32_t registration, uint32_t ack_ms):
+        """Takes the reference of the frame over; False where the mailbox is full, then the frame is gone too."""
+        cdef reactor_t *r = self.of[link >> REACTOR_SHIFT]
+        cdef command_t *c = NULL if r == NULL else <command_t *>gw_ring_reserve(&r.down, sizeof(command_t))
+        if c == NULL:
+            gw_buffer_drop(frame)
+            return False
+        memset(c, 0, sizeof(command_t))
+        c.kind = CMD_NOTIFY
+        c.link = link
+        c.seq = seq
+        c.registration = registration
+        c.ms = ack_ms
+        c.buffer = frame
+        self.touched[link >> REACTOR_SHIFT] = 1
+        return True
+
+    cdef void publish(self):
+        cdef int i
+        for i in range(REACTORS_MAX):
+            if self.touched[i]:
+                gw_ring_publish(&self.of[i].down)
+
+
+@cython.final
+cdef class Batch:
+    """Pushes that were read together; see intake.pyi."""
+    cdef Registry registry
+    cdef Pending pending
+    cdef Batches batches
+    cdef bytes pushes               # what the pointers point into
+    cdef push_t *items
+    cdef readonly uint32_t count
+    cdef readonly uint32_t ready
+    cdef uint32_t app
+    cdef uint64_t first             # sequence, once accepted
+
+    def __cinit__(self, Registry registry not None, Pending pending not None, Batches batches not None,
+                  bytes pushes not None, uint32_t app, *, uint32_t most, uint32_t push_bytes, uint32_t inline_bytes,
+                  uint32_t pending_of_one, uint32_t ttl_s, uint32_t most_ttl_s):
+        cdef gw_reader_t r, ahead
+        cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(pushes)
+        cdef int64_t count
+        cdef push_t *push
+        cdef uint32_t i
+        self.registry = registry
+        self.pending = pending
+        self.batches = batches
+        self.pushes = pushes
+        self.app = app
+        r.p = base
+        r.end = base + len(pushes)
+        count = gw_read_array(&r)
+        if count < 0:
+            raise ValueError("pushes: an array of pushes is expected")
+        if count > min(most, <uint32_t>GW_BATCH_MOST):
+            raise OverflowError(f"pushes: at most {min(most, <uint32_t>GW_BATCH_MOST)} in a batch")
+        self.items = <push_t *>malloc(max(<size_t>1, <size_t>count) * sizeof(push_t))
+        if self.items == NULL:
+            raise MemoryError
+        for i in range(<uint32_t>count):
+            push = &self.items[i]
+            memset(push, 0, sizeof(push_t))
+            push.raw = r.p
+            push.urgency = URGENCY_NORMAL
+            push.ttl_s = ttl_s
+            ahead = r
+            if not gw_skip(&r):
+                raise ValueError(f"pushes[{i}]: this is no msgpack, or it is cut")
+            push.raw_bytes = <uint32_t>(r.p - push.raw)
+            if not read_push(&ahead, push, most_ttl_s) or ttl_s == 0 or push.data_bytes > inline_bytes or (
+                    <uint64_t>push.title_bytes + push.text_bytes + push.data_bytes > push_bytes):
+                push.place = PLACE_APART
+        if r.p != r.end:
+            raise ValueError("pushes: something follows the array")
+        self.count = <uint32_t>count
+        self.look_up(pending_of_one)
+
+    def __dealloc__(self):
+        free(self.items)
+
+    cdef int look_up(self, uint32_t pending_of_one) except -1:
+        """Registrations and links of the plain ones; their places among those that are ready."""
+        cdef size_t n = max(<size_t>1, self.count)
+        cdef uint8_t *tokens = <uint8_t *>malloc(n * TOKEN_BYTES)
+        cdef int32_t *numbers = <int32_t *>malloc(n * sizeof(int32_t))
+        cdef uint64_t *links = <uint64_t *>malloc(n * sizeof(uint64_t))
+        cdef registry_t *registry = self.registry.r
+        cdef registration_t *row
+        cdef push_t *push
+        cdef uint32_t i, before
+        if tokens == NULL or numbers == NULL or links == NULL:
+            free(tokens)
+            free(numbers)
+            free(links)
+            raise MemoryError
+        with nogil:
+            for i in range(self.count):
+                memcpy(tokens + i * TOKEN_BYTES, self.items[i].token, TOKEN_BYTES)
+            token_index_find_many(&registry.tokens, tokens, self.count, numbers)
+            # what is not found has the number 2^32-1, which has no link
+            registry_links(registry, <const uint32_t *>numbers, self.count, links)
+            for i in range(self.count):
+                push = &self.items[i]
+                if push.place < 0:
+                    continue
+                push.number = numbers[i]
+                push.link = links[i]
+                row = NULL if numbers[i] < 0 else registry_get(registry, <uint32_t>numbers[i])
+                if row == NULL or registry_group_app(registry, row.group) != self.app:
+                    push.place = PLACE_UNKNOWN_TOKEN      # unknown, revoked and foreign are the same
+                    continue
+                before = pending_count_of(self.pending.p, <uint32_t>push.number)
+                if before + self.ready >= pending_of_one and (
+                        before + self.earlier(i) >= pending_of_one):
+                    push.place = PLACE_FULL
+                    continue
+                push.place = <int32_t>self.ready
+                self.ready += 1
+        free(tokens)
+        free(numbers)
+        free(links)
+        return 0
+
+    cdef uint32_t earlier(self, uint32_t end) noexcept nogil:
+        """Ready ones of this batch for the same registration."""
+        cdef uint32_t i, n = 0
+        for i in range(end):
+            n += self.items[i].place >= 0 and self.items[i].number == self.items[end].number
+        return n
+
+    @property
+    def places(self):
+        cdef uint32_t i
+        return [self.items[i].place for i in range(self.count)]
+
+    def raw(self, uint32_t index):
+        """The push as it came, packed."""
+        if index >= self.count:
+            raise IndexError("no push of this number")
+        return (<const char *>self.items[index].raw)[:self.items[index].raw_bytes]
+
+    @cython.critical_section
+    def accept(self, uint64_t first, uint64_t now_ms, uint32_t ack_ms, uint32_t notifier_ack_ms, bint may_wait,
+               Router router not None):
+        """(journal row, slot, sequences to look at): pending rows for all that are ready, sent where their link takes
+        them. `may_wait`: the app has no notifiers, so a plain registration without a link waits. MemoryError: nothing
+        was accepted."""
+        cdef pending_t *pending = self.pending.p
+        cdef registry_t *registry = self.registry.r
+        cdef pending_row_t like
+        cdef pending_row_t *row
+        cdef registration_t *registration
+        cdef gw_buffer_t *frame
+        cdef push_t *push
+        cdef list odd = []
+        cdef bytes stored
+        cdef uint32_t i
+        cdef uint64_t seq
+        cdef long slot
+        if self.first or self.ready == 0:
+            raise ValueError("nothing is ready, or it was accepted already")
+        stored = self.build_row(now_ms, ack_ms, notifier_ack_ms)
+        router.begin()
+        slot = batches_open(&self.batches.b, first, self.ready, self.app)
+        if slot < 0:
+            raise MemoryError
+        memset(&like, 0, sizeof(like))
+        like.collapse = <uint32_t>slot
+        like.flags = PENDING_BATCHED | PENDING_PLAIN
+        for i in range(self.count):
+            push = &self.items[i]
+            if push.place < 0:
+                continue
+            like.seq = like.notification = first + <uint32_t>push.place
+            like.registration = <uint32_t>push.number
+            like.expires_s = expires_of(push, now_ms)
+            if pending_add(pending, &like) != PENDING_OK:
+                for seq in range(first, like.seq):
+                    pending_remove(pending, seq)
+                batches_close(&self.batches.b, <uint32_t>slot)
+                raise MemoryError
+        self.first = first
+        for i in range(self.count):
+            push = &self.items[i]
+            if push.place < 0:
+                continue
+            seq = first + <uint32_t>push.place
+            row = pending_get(pending, seq)
+            if push.link:
+                if router.takes(push.link, push.urgency):
+                    frame = build_notify(push, seq, now_ms // 1000, row.expires_s)
+                    if frame != NULL and router.notify(push.link, frame, seq, row.registration, max(ack_ms, 1u)):
+                        row.state = STATE_SENT
+                        continue
+            elif may_wait:
+                registration = registry_get(registry, row.registration)
+                if registration != NULL and registration.flags & REGISTRATION_PLAIN:
+                    row.state = STATE_WAITING
+                    continue
+            row.flags &= ~<uint8_t>PENDING_PLAIN
+            odd.append(seq)
+        router.publish()
+        return stored, slot, odd
+
+    cdef bytes build_row(self, uint64_t now_ms, uint32_t ack_ms, uint32_t notifier_ack_ms):
+        cdef size_t heap = 0, head = sizeof(gw_batch_head_t) + self.ready * sizeof(gw_batch_item_t)
+        cdef gw_batch_item_t *item
+        cdef gw_batch_head_t *header
+        cdef uint8_t *p
+        cdef push_t *push
+        cdef bytes stored
+        cdef uint32_t i
+        for i in range(self.count):
+            push = &self.items[i]
+            if push.place >= 0:
+                heap += push.title_bytes + push.text_bytes + push.data_bytes
+        stored = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(head + heap))
+        header = <gw_batch_head_t *>PyBytes_AS_STRING(stored)
+        memset(header, 0, head)
+        header.kind = GW_BATCH_KIND
+        header.version = GW_BATCH_VERSION
+        header.app = self.app
+        header.count = self.ready
+        header.accepted_ms = now_ms
+        header.ack_ms = ack_ms
+        header.notifier_ack_ms = notifier_ack_ms
+        header.bytes = <uint32_t>heap
+        item = <gw_batch_item_t *>(header + 1)
+        p = <uint8_t *>header + head
+        heap = 0
+        for i in range(self.count):
+            push = &self.items[i]
+            if push.place < 0:
+                continue
+            memcpy(item.token, push.token, TOKEN_BYTES)
+            item.registration = <uint32_t>push.number
+            item.expires_s = expires_of(push, now_ms)
+            item.at = <uint32_t>heap
+            item.title_bytes = push.title_bytes
+            item.text_bytes = push.text_bytes
+            item.data_bytes = push.data_bytes
+            item.urgency = push.urgency
+            heap += copy(p + heap, push.title, push.title_bytes)
+            heap += copy(p + heap, push.text, push.text_bytes)
+            heap += copy(p + heap, push.data, push.data_bytes)
+            item += 1
+        return stored
+
+
+cdef inline uint32_t copy(uint8_t *to, const uint8_t *source, uint32_t size) noexcept nogil:
+    if size:
+        memcpy(to, source, size)
+    return size
+
+
+cdef inline uint32_t expires_of(const push_t *push, uint64_t now_ms) noexcept nogil:
+    """Unix seconds, rounded up so that a short life is not cut."""
+    return <uint32_t>((now_ms + <uint64_t>push.ttl_s * 1000 + 999) // 1000)
+
+
+UNKNOWN_TOKEN = PLACE_UNKNOWN_TOKEN
+FULL = PLACE_FULL
+APART = PLACE_APART

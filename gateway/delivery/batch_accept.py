@@ -1,0 +1,135 @@
+"""Takes batches of pushes in: the plain ones in one native loop and one row of the journal; must never treat a plain
+push otherwise than `accept` would.
+
+What is not plain is left to the caller, who decodes it and gives it to `accept` like a push that came alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gateway.config.sections import Config
+from gateway.delivery.dispatcher import Dispatcher
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import BadRequest, GatewayError, QueueFull, StoreUnavailable, UnknownToken
+from gateway.model.ports import APART, FULL, UNKNOWN_TOKEN, AcceptedBatch, BatchLimits, Edge, Journal, PushBatch
+from gateway.model.registration import App
+
+#: sequence of an accepted push, the error of a refused one, or None for one to be looked at alone
+Result = int | GatewayError | None
+
+
+class TakenBatch:
+    """What became of a batch. `results` is final when `done` is; it never fails, for each push has its own result."""
+
+    __slots__ = ("_batch", "apart", "done", "results")
+
+    def __init__(self, batch: PushBatch, results: list[Result], apart: list[int], done: asyncio.Future[None]) -> None:
+        self._batch = batch
+        self.results = results
+        #: indices of those to be looked at alone
+        self.apart = apart
+        self.done = done
+
+    def raw(self, index: int) -> bytes:
+        """A push as it came, packed."""
+        return self._batch.raw(index)
+
+
+class BatchAcceptor:
+    """Loop thread only."""
+
+    def __init__(
+        self,
+        *,
+        edge: Edge,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        config: Config,
+        metrics: Metrics,
+    ) -> None:
+        self._edge = edge
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._delivery = config.delivery
+        self._max_push_bytes = config.api.max_push_bytes
+        self._metrics = metrics
+
+    def accept(self, app: App, pushes: bytes, most: int, now_ms: int) -> TakenBatch:
+        """`pushes`: a packed msgpack array of push maps, at most so many. BadRequest where it is none."""
+        limits = self._limits(app, most)
+        try:
+            batch = self._journal.read_batch(app.name, pushes, limits)
+        except (ValueError, OverflowError) as error:
+            raise BadRequest(str(error), field="pushes") from None
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        places = batch.places
+        accepted: AcceptedBatch | None = None
+        refused: GatewayError | None = None
+        if batch.ready:
+            try:
+                accepted = self._journal.append_batch(batch, limits, self._edge.router, now_ms)
+            except GatewayError as error:
+                refused = error
+            except MemoryError:
+                refused = QueueFull("memory is short; nothing was accepted")
+        results, apart = self._settle(places, accepted, refused)
+        if accepted is None:
+            done.set_result(None)
+        else:
+            self._metrics.count(Metric.PUSHES, batch.ready, "token")
+            self._dispatcher.look_at(accepted.odd)
+            accepted.done.add_done_callback(self._on_commit(accepted, places, results, done))
+        return TakenBatch(batch, results, apart, done)
+
+    def _limits(self, app: App, most: int) -> BatchLimits:
+        defaults = self._delivery
+        return BatchLimits(
+            pushes=most,
+            push_bytes=self._max_push_bytes,
+            inline_bytes=defaults.inline_bytes,
+            ttl_s=app.ttl_s or defaults.ttl_s,
+            most_ttl_s=defaults.max_ttl_s,
+            ack_ms=app.ack_ms or defaults.ack_ms,
+            notifier_ack_ms=app.notifier_ack_ms or defaults.notifier_ack_ms,
+            has_no_notifiers=not app.fallback,
+        )
+
+    def _settle(
+        self, places: list[int], accepted: AcceptedBatch | None, refused: GatewayError | None
+    ) -> tuple[list[Result], list[int]]:
+        results: list[Result] = []
+        apart: list[int] = []
+        for index, place in enumerate(places):
+            if place >= 0:
+                result: Result = refused if accepted is None else accepted.first + place
+            elif place == UNKNOWN_TOKEN:
+                result = UnknownToken(field="target.token")
+            elif place == FULL:
+                result = QueueFull("too many deliveries are pending for this token; nothing was accepted")
+            else:
+                assert place == APART
+                result = None
+                apart.append(index)
+            if isinstance(result, GatewayError):
+                self._metrics.count(Metric.PUSHES_REFUSED, label=result.name)
+            results.append(result)
+        return results, apart
+
+    def _on_commit(
+        self, accepted: AcceptedBatch, places: list[int], results: list[Result], done: asyncio.Future[None]
+    ) -> Callable[[asyncio.Future[None]], None]:
+        def on_commit(commit: asyncio.Future[None]) -> None:
+            error = None if commit.cancelled() else commit.exception()
+            if commit.cancelled() or error is not None:
+                self._dispatcher.take_back(accepted.withdrawn)
+                lost = {seq for seq, _ in accepted.withdrawn}
+                failure = error if isinstance(error, GatewayError) else StoreUnavailable()
+                for index, place in enumerate(places):
+                    if place >= 0 and accepted.first + place in lost:
+                        results[index] = failure
+            if not done.done():
+                done.set_result(None)
+
+        return on_commit
