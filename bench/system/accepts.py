@@ -19,7 +19,8 @@ from bench.system.swarm_client import Swarm
 
 DEVICES_FULL, DEVICES_QUICK = 20_000, 10_000
 SECONDS_FULL, SECONDS_QUICK = 10.0, 4.0
-STREAM_BATCH, STREAM_WINDOW = 1_000, 65_536
+#: the gateway's own defaults
+STREAM_BATCH, STREAM_WINDOW = 1_000, 10_000
 
 
 async def take(run: Run) -> Measured:

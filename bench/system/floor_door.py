@@ -25,7 +25,6 @@ import msgspec
 
 from bench.system.stage import BenchFailed, Process, cpu_seconds
 
-PUSH, PUSHED = 0x30, 0x31
 _HEAD = struct.Struct("=ii")
 BACKLOG = 4_096
 
@@ -120,7 +119,7 @@ class Provider:
         with self._link:
             while data:
                 for kind, body in self._reader.feed(data):
-                    if kind == PUSH:
+                    if kind == FrameType.PUSH:
                         self._push(msgspec.msgpack.decode(body))
                 data = self._link.recv(1 << 20)
 
@@ -136,7 +135,7 @@ class Provider:
         for door in self._doors:
             door.broadcast(frames)
         result = {"req": batch["req"], "results": [{"id": "", "targeted": 0} for _ in batch["pushes"]]}
-        self._link.sendall(build_frame(PUSHED, result))
+        self._link.sendall(build_frame(FrameType.PUSHED, result))
 
 
 def _serve_providers(doors: list[Any], handed: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from gateway._load.core_loops import Timers, Tokens
 
 from bench.system.appends import appended_rows_per_s
-from bench.system.floor_door import PUSH, PUSHED, FloorDoor
+from bench.system.floor_door import FloorDoor
 from gateway.model.frames import FrameReader, FrameType, Hello, Notify, Register, Welcome, build_frame, parse_body
 
 
@@ -70,7 +70,7 @@ async def test_a_provider_s_push_goes_to_every_link_of_the_floor_once(doors: int
         provider.writer.write(build_frame(FrameType.HELLO, {"v": 1, "role": "provider", "key": "hk"}))
         assert (await provider.next())[0] == FrameType.WELCOME
         pushes = [{"target": {"everyone": True}, "data": {"stamp": 5}}, {"target": {"everyone": True}, "text": "b"}]
-        provider.writer.write(build_frame(PUSH, {"req": 9, "pushes": pushes}))
+        provider.writer.write(build_frame(FrameType.PUSH, {"req": 9, "pushes": pushes}))
         for device in devices:
             notes = [parse_body(body, Notify) for _, body in (await device.next(), await device.next())]
             assert [note.text for note in notes] == ["", "b"]
@@ -78,7 +78,7 @@ async def test_a_provider_s_push_goes_to_every_link_of_the_floor_once(doors: int
             # a confirmation is read and dropped
             device.writer.write(build_frame(FrameType.ACK, [note.id for note in notes]))
         kind, _ = await provider.next()
-        assert kind == PUSHED
+        assert kind == FrameType.PUSHED
         counts = await floor.counts()
         assert (counts["sent"], counts["refused"], counts["heartbeats"]) == (20, 0, 0)
 
