@@ -9,7 +9,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # pytest's temporary folders stay inside the checkout
 PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
-NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd bench/floor/*.pyx)
+NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
 .PHONY: help setup demo serve test lint unit docs test-asan test-tsan test-chaos bench bench-quick bench-memory wheel clean distclean
 

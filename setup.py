@@ -38,8 +38,8 @@ def extension(name: str, source: str, package: str = "gateway._native") -> Exten
     return Extension(
         f"{package}.{name}",
         [source],
-        include_dirs=["ext/include"],
-        depends=[str(h) for h in sorted(Path("ext/include").glob("*.h"))],
+        include_dirs=["ext/include", "load"],
+        depends=[str(h) for folder in ("ext/include", "load") for h in sorted(Path(folder).glob("*.h"))],
         extra_compile_args=["-std=gnu11", "-Wall", "-Wno-unused-function", *FLAGS],
         extra_link_args=[f for f in FLAGS if f.startswith("-fsanitize")],
     )

@@ -23,6 +23,7 @@ OK, FAILED, USAGE = 0, 1, 2
 COMMANDS = {
     "serve": "serve:command",
     "tour": "tour:command",
+    "swarm": "swarm:command",
     "bench": "bench:command",
     "apps": "apps:group",
     "send": "send:command",
