@@ -53,7 +53,7 @@ async def measure(say: Callable[[str], None]) -> dict[str, Any]:
 async def _latency(n: int) -> dict[str, float]:
     async with (
         Stage(f"edge.reactors={reactors_for(n, open_files())}") as stage,
-        Swarm(port=stage.device_port, key=stage.key) as swarm,
+        Swarm(port=stage.device_port, key=stage.key, devices=n) as swarm,
     ):
         await swarm.connect(n)
         took = (await directed.push(swarm, LATENCY_RATE, LATENCY_S))["delivery_ms"]

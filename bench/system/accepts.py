@@ -16,7 +16,10 @@ from bench.system.appends import appended_rows_per_s
 from bench.system.figures import Measured, Run
 from bench.system.stage import ROOT, BenchFailed, Stage, open_files, reactors_for
 from bench.system.swarm_client import Swarm
+from gateway.model.registration import TOKEN_BYTES, build_token
 
+#: of the swarm's file of credentials
+RECORD_BYTES = 68
 DEVICES_FULL, DEVICES_QUICK = 20_000, 10_000
 SECONDS_FULL, SECONDS_QUICK = 10.0, 4.0
 #: the gateway's own defaults
@@ -31,7 +34,7 @@ async def take(run: Run) -> Measured:
         "store.max_pending_per_registration=1_000_000",
         f"edge.reactors={reactors_for(n, open_files())}",
     )
-    async with Stage(*settings) as stage, Swarm(port=stage.device_port, key=stage.key) as swarm:
+    async with Stage(*settings) as stage, Swarm(port=stage.device_port, key=stage.key, devices=n) as swarm:
         run.say("rows appended to LMDB")
         floor = await asyncio.to_thread(appended_rows_per_s, stage.folder, seconds=seconds / 2)
         await swarm.connect(n)
@@ -72,10 +75,20 @@ async def take(run: Run) -> Measured:
 
 
 async def tokens_of(swarm: Swarm, folder: Path) -> list[str]:
-    """The tokens of its devices."""
+    """The tokens of its devices: each record of its file ends with one."""
     saved = folder / "credentials"
-    await swarm.do("credentials", save=str(saved))
-    return [json.loads(line)["token"] for line in saved.read_text().splitlines()]
+    count = (await swarm.do("credentials", save=str(saved)))["saved"]
+    raw = saved.read_bytes()
+    found = []
+    # a line, then how many threads; of each thread how many records, then these
+    at = raw.index(b"\n") + 5
+    while len(found) < count:
+        size = int.from_bytes(raw[at : at + 4], "little")
+        at += 4
+        ends = range(at + RECORD_BYTES, at + (size + 1) * RECORD_BYTES, RECORD_BYTES)
+        found += [build_token(raw[end - TOKEN_BYTES : end]) for end in ends]
+        at += size * RECORD_BYTES
+    return found
 
 
 async def _http(stage: Stage, swarm: Swarm, seconds: float) -> dict[str, Any]:

@@ -73,18 +73,18 @@ async def take(run: Run) -> Measured:
     rate = ALONE_RATE
     if find() is not None:
         run.say(f"mosquitto with {peer_n:,} links")
-        async with Mosquitto() as peer, Swarm(port=peer.port, protocol="mqtt") as swarm:
+        async with Mosquitto() as peer, Swarm(port=peer.port, protocol="mqtt", devices=n) as swarm:
             await swarm.connect(peer_n)
             peer_rate = await highest_rate(swarm, seconds, run)
         rate = 0.9 * peer_rate
-        async with Mosquitto() as peer, Swarm(port=peer.port, protocol="mqtt") as swarm:
+        async with Mosquitto() as peer, Swarm(port=peer.port, protocol="mqtt", devices=n) as swarm:
             await swarm.connect(n)
             peer_p99 = (await push(swarm, rate, 2 * seconds))["delivery_ms"]["p99"]
     run.say(f"the gateway with {n:,} links")
-    async with Stage(settings) as stage, Swarm(port=stage.device_port, key=stage.key) as swarm:
+    async with Stage(settings) as stage, Swarm(port=stage.device_port, key=stage.key, devices=n) as swarm:
         await swarm.connect(n)
         ours = await push(swarm, rate, 2 * seconds)
-    async with Stage(settings) as stage, Swarm(port=stage.device_port, key=stage.key) as swarm:
+    async with Stage(settings) as stage, Swarm(port=stage.device_port, key=stage.key, devices=n) as swarm:
         await swarm.connect(n)
         own_rate = await highest_rate(swarm, seconds, run)
     p99 = ours["delivery_ms"]["p99"]

@@ -30,7 +30,7 @@ async def _one(run: Run) -> Measured:
     rates: dict[tuple[str, str], float] = {}
     for ack in ("all", "none"):
         run.say(f"{n:,} links, confirmed: {ack}")
-        async with FloorDoor() as floor, Swarm(port=floor.port, key="floor", ack=ack) as swarm:
+        async with FloorDoor() as floor, Swarm(port=floor.port, key="floor", ack=ack, devices=n) as swarm:
             rates["floor", ack] = await _rate(swarm, n, 1, ROUNDS, run)
         rates["gateway", ack] = await _gateway_rate(n, ack, 1, ROUNDS, run)
     unacked = rates["gateway", "none"] / rates["floor", "none"]
@@ -61,7 +61,7 @@ async def _burst(run: Run) -> Measured:
     peers: dict[int, float] = {}
     for qos in (1, 0):
         run.say(f"mosquitto with {n:,} links, QoS {qos}")
-        async with Mosquitto() as peer, Swarm(port=peer.port, protocol="mqtt") as swarm:
+        async with Mosquitto() as peer, Swarm(port=peer.port, protocol="mqtt", devices=n) as swarm:
             peers[qos] = await _rate(swarm, n, BURST, BURST_ROUNDS, run, qos=qos)
     measured.peer = peers[1]
     measured.ratio = ours / peers[1]
@@ -77,7 +77,7 @@ async def _gateway_rate(n: int, ack: str, count: int, rounds: int, run: Run) -> 
     run.say(f"the gateway with {n:,} links, confirmed: {ack}")
     async with (
         Stage(f"edge.reactors={reactors_for(n, open_files())}") as stage,
-        Swarm(port=stage.device_port, key=stage.key, ack=ack) as swarm,
+        Swarm(port=stage.device_port, key=stage.key, ack=ack, devices=n) as swarm,
     ):
         return await _rate(swarm, n, count, rounds, run)
 

@@ -19,13 +19,16 @@ async def take(run: Run) -> Measured:
     heartbeat_s = run.size(HEARTBEAT_FULL_S, HEARTBEAT_QUICK_S)
     seconds = WATCHED_QUICK_S if run.quick else WATCHED_FULL_S
     run.say(f"{n:,} devices at the floor, a heartbeat each {heartbeat_s} s")
-    async with FloorDoor(heartbeat_s, tables) as floor, Swarm(port=floor.port, heartbeat=heartbeat_s) as swarm:
+    async with (
+        FloorDoor(heartbeat_s, tables) as floor,
+        Swarm(port=floor.port, heartbeat=heartbeat_s, devices=n) as swarm,
+    ):
         floor_s, floor_beats = await _cpu(swarm, floor.pid, n, seconds)
     run.say("the same at the gateway")
     settings = (f"edge.reactors={tables}", f"edge.heartbeat_s={heartbeat_s}")
     async with (
         Stage(*settings) as stage,
-        Swarm(port=stage.device_port, key=stage.key, heartbeat=heartbeat_s) as swarm,
+        Swarm(port=stage.device_port, key=stage.key, heartbeat=heartbeat_s, devices=n) as swarm,
     ):
         own_s, beats = await _cpu(swarm, stage.pid, n, seconds)
     # for the same number of heartbeats, should the two runs not have had quite as many

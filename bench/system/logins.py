@@ -21,12 +21,12 @@ async def take(run: Run) -> Measured:
     limit = open_files()
     n = min(run.size(FULL, QUICK), int(limit * 0.9))
     run.say(f"{n:,} logins at the floor")
-    async with FloorDoor() as floor, Swarm(port=floor.port) as swarm:
+    async with FloorDoor() as floor, Swarm(port=floor.port, devices=n) as swarm:
         _, floor_rate, floor_each = await _rates(swarm, n, run)
     run.say(f"{n:,} logins at the gateway")
     async with (
         Stage(f"edge.reactors={reactors_for(n, limit)}") as stage,
-        Swarm(port=stage.device_port, key=stage.key) as swarm,
+        Swarm(port=stage.device_port, key=stage.key, devices=n) as swarm,
     ):
         first, rate, each = await _rates(swarm, n, run)
     return Measured(

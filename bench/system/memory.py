@@ -29,7 +29,7 @@ async def measure(n: int, run: Run) -> Measured:
     reactors = reactors_for(n, open_files())
     async with Stage(f"edge.reactors={reactors}") as stage:
         empty = private_bytes(stage.pid)
-        async with Swarm(port=stage.device_port, key=stage.key, heartbeat=HEARTBEAT_S) as swarm:
+        async with Swarm(port=stage.device_port, key=stage.key, heartbeat=HEARTBEAT_S, devices=n) as swarm:
             run.say(f"{n:,} devices register")
             first = await swarm.connect(n)
             await swarm.do("drop", count=n)

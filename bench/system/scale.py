@@ -79,7 +79,7 @@ async def hold(n: int, run: Run) -> Measured:
     before = kernel_bytes()
     async with (
         Stage(*settings) as stage,
-        Swarm(port=stage.device_port, key=stage.key, heartbeat=heartbeat_s, threads=reactors_for(n, limit)) as swarm,
+        Swarm(port=stage.device_port, key=stage.key, heartbeat=heartbeat_s, devices=n) as swarm,
     ):
         empty = private_bytes(stage.pid)
         seconds, logins = 0.0, []

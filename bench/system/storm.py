@@ -26,9 +26,9 @@ async def take(run: Run) -> Measured:
     reactors = reactors_for(n + others, open_files())
     async with (
         Stage(f"edge.reactors={reactors}") as stage,
-        Swarm(port=stage.device_port, key=stage.key, heartbeat=60) as storming,
+        Swarm(port=stage.device_port, key=stage.key, devices=n) as storming,
         Swarm(port=stage.device_port, heartbeat=OTHERS_HEARTBEAT_S, first_source=SOURCES) as calm,
-        Swarm(port=stage.device_port, key=stage.key, heartbeat=60, first_source=2 * SOURCES) as pushed,
+        Swarm(port=stage.device_port, key=stage.key, first_source=2 * SOURCES) as pushed,
     ):
         await calm.connect(others)
         await pushed.connect(PUSHED)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from bench.system.stage import APP, BenchFailed, Process
+from bench.system.stage import APP, BenchFailed, Process, open_files, reactors_for
 
 ANSWER_S = 600.0
 QUIT_S = 20.0
@@ -21,7 +21,11 @@ SOURCES = 2_000
 
 
 class Swarm:
-    """`async with Swarm(port=stage.device_port, key=stage.key) as swarm`: one process of devices, gone at the end."""
+    """`async with Swarm(port=stage.device_port, key=stage.key) as swarm`: one process of devices, gone at the end.
+
+    `devices`: how many it will have; each thread of it has a descriptor table of its own, and there are as many as that
+    takes.
+    """
 
     def __init__(
         self,
@@ -30,8 +34,8 @@ class Swarm:
         key: str = "",
         protocol: str = "heliograph",
         ack: str = "all",
-        heartbeat: int = 0,
-        threads: int = 1,
+        heartbeat: int = 60,
+        devices: int = 0,
         versions: int = 20,
         first_source: int = 0,
         command: Sequence[str] = (),
@@ -41,7 +45,7 @@ class Swarm:
             "--port": port,
             "--app": APP,
             "--versions": versions,
-            "--threads": threads,
+            "--threads": reactors_for(devices, open_files()),
             "--heartbeat": heartbeat,
             "--ack": ack,
             "--protocol": protocol,
