@@ -714,7 +714,7 @@ cdef class Fleet:
         f.ack_share = ack_share
         f.ack_late_ms = ack_late_ms
         f.at_once = 2000
-        f.seed = 0x9E3779B97F4A7C15 ^ <uint64_t>(index + 1) * 0xBF58476D1CE4E5B9
+        f.seed = 0x9E3779B97F4A7C15ULL ^ <uint64_t>(index + 1) * 0xBF58476D1CE4E5B9ULL
         f.buffer = <uint8_t *>malloc(BUFFER_BYTES)
         f.late = <late_t *>malloc(LATE_MOST * sizeof(late_t)) if ack_late_ms else NULL
         f.epoll = -1

@@ -143,8 +143,9 @@ class Process:
             raise BenchFailed(f"{self._name} ended with exit code {self._process.returncode}: {self.said()}")
 
     def said(self) -> str:
-        """The end of what it wrote."""
-        return self._log.read_text(errors="replace")[-2_000:].strip() if self._log.exists() else ""
+        """Its last lines."""
+        lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
+        return " / ".join(line.strip() for line in lines[-3:])[-500:]
 
     async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         if self._process is None:
