@@ -18,6 +18,8 @@ ANSWER_S = 600.0
 QUIT_S = 20.0
 #: addresses a swarm may need; the next one begins behind them
 SOURCES = 2_000
+#: so few that ports left in TIME_WAIT by those that dropped do not slow down the search for free ones
+DEVICES_A_SOURCE = 2_000
 
 
 class Swarm:
@@ -51,6 +53,7 @@ class Swarm:
             "--protocol": protocol,
             "--key": key,
             "--first-source": first_source,
+            "--devices-a-source": DEVICES_A_SOURCE,
         }
         self._command = command or (sys.executable, "-m", "gateway.cli", "swarm")
         self._folder = Path(tempfile.mkdtemp(prefix="heliograph-swarm-"))
