@@ -11,7 +11,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
-.PHONY: help setup demo serve test lint unit docs test-asan test-tsan test-chaos bench bench-quick bench-memory wheel clean distclean
+.PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos
+.PHONY: bench bench-quick bench-memory wheel clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +58,16 @@ bench-quick: setup ## the same in short runs
 
 bench-memory: setup ## P1: bytes of an idle device; fails past 256
 	@$(BIN)/heliograph bench P1 --quick
+
+USERS ?= 2000
+SECONDS ?= 180
+SCENARIO ?= day
+
+load: setup ## locust: a day of USERS devices and providers in SECONDS (SCENARIO=day|storm|burst), page in build/load/
+	@$(BIN)/python -m load.run --users $(USERS) --seconds $(SECONDS) --scenario $(SCENARIO)
+
+load-short: setup ## the same with 200 users for 30 s; fails on any error
+	@$(BIN)/python -m load.run --users 200 --seconds 30
 
 wheel: setup ## sdist, wheel from it, import check in a clean environment
 	@.ci/wheel
