@@ -11,10 +11,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
-.PHONY: help setup demo serve test lint unit docs load load-short bench-units bench-units-baseline test-asan test-tsan test-chaos bench-memory wheel clean distclean
+.PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos
+.PHONY: bench bench-quick bench-memory bench-units bench-units-baseline wheel clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/native.stamp ## packages and compiled core into .venv/ (every other target does it by itself)
 	@:
@@ -49,8 +50,14 @@ docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/heliograph docs
 	@$(BIN)/python -m gateway.delivery docs/delivery.md
 
+bench: setup ## the system figures P1 to P12 with floors and peers; some twenty minutes
+	@$(BIN)/heliograph bench
+
+bench-quick: setup ## the same in short runs
+	@$(BIN)/heliograph bench --quick
+
 bench-memory: setup ## P1: bytes of an idle device; fails past 256
-	@$(BIN)/python -m bench.idle_memory
+	@$(BIN)/heliograph bench P1 --quick
 
 USERS ?= 2000
 SECONDS ?= 180

@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from gateway._load.histogram cimport histogram_add, histogram_merge, histogram_summary, histogram_t
+from gateway._load.messages cimport build_connect, build_login, build_subscribe, frame_end
 from gateway._native.frame cimport frame_parse, frame_t
 
 cdef extern from "gw_sys.h" nogil:
@@ -147,107 +148,6 @@ cdef bint put(fleet_t *f, device_t *d, const uint8_t *data, size_t n) noexcept n
 
 
 # --- logging in -----------------------------------------------------------------------------------------------------
-
-cdef inline uint8_t *frame_end(uint8_t *frame, uint8_t *p) noexcept nogil:
-    """A body of up to 16,383 bytes was written from frame + 3 on."""
-    cdef uint32_t size = <uint32_t>(p - frame - 3)
-    frame[1] = <uint8_t>(size & 0x7F | 0x80)
-    frame[2] = <uint8_t>(size >> 7)
-    return p
-
-
-cdef uint32_t build_login(const fleet_t *f, const device_t *d, uint32_t number, uint8_t *out) noexcept nogil:
-    """HELLO, and REGISTER behind it."""
-    cdef uint8_t *p = out
-    cdef uint8_t *frame = out
-    cdef uint8_t version[16]
-    cdef uint32_t v = number % f.versions, n = 2
-    frame[0] = HELLO
-    p[3] = <uint8_t>(0x82 + 2 * (d.id_bytes != 0))
-    p = gw_write_str(p + 4, b"v", 1)
-    p = gw_write_uint(p, 1)
-    if d.id_bytes:
-        p = gw_write_str(p, b"device", 6)
-        p = gw_write_str(p, d.id, d.id_bytes)
-        p = gw_write_str(p, b"secret", 6)
-        p[0] = 0xC4
-        p[1] = d.secret_bytes
-        memcpy(p + 2, d.secret, d.secret_bytes)
-        p += 2 + d.secret_bytes
-    p = gw_write_str(p, b"heartbeat", 9)
-    p = gw_write_uint(p, (f.heartbeat_ms + 999) // 1000)
-    p = frame_end(frame, p)
-    if not f.registers:
-        return <uint32_t>(p - out)
-    frame = p
-    frame[0] = REGISTER
-    frame[3] = 0x83
-    p = gw_write_str(frame + 4, b"req", 3)
-    p = gw_write_uint(p, 1)
-    p = gw_write_str(p, b"app", 3)
-    p = gw_write_str(p, f.app, f.app_bytes)
-    p = gw_write_str(p, b"version", 7)
-    version[0] = 49     # "1."
-    version[1] = 46
-    if v >= 100:
-        version[n] = <uint8_t>(48 + v // 100)
-        n += 1
-    if v >= 10:
-        version[n] = <uint8_t>(48 + v // 10 % 10)
-        n += 1
-    version[n] = <uint8_t>(48 + v % 10)
-    p = gw_write_str(p, version, n + 1)
-    return <uint32_t>(frame_end(frame, p) - out)
-
-
-cdef uint32_t digits_of(uint32_t number, uint8_t *out) noexcept nogil:
-    cdef uint8_t backwards[10]
-    cdef uint32_t n = 0, i
-    while True:
-        backwards[n] = <uint8_t>(48 + number % 10)
-        number //= 10
-        n += 1
-        if number == 0:
-            break
-    for i in range(n):
-        out[i] = backwards[n - 1 - i]
-    return n
-
-
-cdef uint32_t build_connect(const fleet_t *f, uint32_t number, uint8_t *out) noexcept nogil:
-    """MQTT 3.1.1 CONNECT, section 3.1; a clean session named after the device."""
-    cdef uint8_t name[12]
-    cdef uint32_t n, keep = f.heartbeat_ms // 1000 + 1
-    name[0] = 100
-    n = 1 + digits_of(number, name + 1)
-    out[0] = 0x10
-    out[1] = <uint8_t>(10 + 2 + n)
-    memcpy(out + 2, b"\x00\x04MQTT\x04\x02", 8)
-    out[10] = <uint8_t>(keep >> 8)
-    out[11] = <uint8_t>keep
-    out[12] = 0
-    out[13] = <uint8_t>n
-    memcpy(out + 14, name, n)
-    return 14 + n
-
-
-cdef uint32_t build_subscribe(uint32_t number, uint8_t *out) noexcept nogil:
-    """MQTT SUBSCRIBE, section 3.8: to d/<number> and to all, QoS 1."""
-    cdef uint8_t topic[16]
-    cdef uint32_t n
-    memcpy(topic, b"d/", 2)
-    n = 2 + digits_of(number, topic + 2)
-    out[0] = 0x82
-    out[1] = <uint8_t>(2 + 2 + n + 1 + 2 + 3 + 1)
-    out[2] = 0
-    out[3] = 1
-    out[4] = 0
-    out[5] = <uint8_t>n
-    memcpy(out + 6, topic, n)
-    out[6 + n] = 1
-    memcpy(out + 7 + n, b"\x00\x03all\x01", 6)
-    return 13 + n
-
 
 cdef void device_hello(fleet_t *f, device_t *d, uint32_t index) noexcept nogil:
     cdef uint8_t out[512]
@@ -714,7 +614,7 @@ cdef class Fleet:
         f.ack_share = ack_share
         f.ack_late_ms = ack_late_ms
         f.at_once = 2000
-        f.seed = 0x9E3779B97F4A7C15 ^ <uint64_t>(index + 1) * 0xBF58476D1CE4E5B9
+        f.seed = 0x9E3779B97F4A7C15ULL ^ <uint64_t>(index + 1) * 0xBF58476D1CE4E5B9ULL
         f.buffer = <uint8_t *>malloc(BUFFER_BYTES)
         f.late = <late_t *>malloc(LATE_MOST * sizeof(late_t)) if ack_late_ms else NULL
         f.epoll = -1

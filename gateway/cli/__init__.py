@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": "serve:command",
     "tour": "tour:command",
     "swarm": "swarm:command",
+    "bench": "bench:command",
     "apps": "apps:group",
     "send": "send:command",
     "inspect": "inspection:group",

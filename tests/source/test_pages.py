@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 CLAUSES = [*(f"A{n}" for n in range(1, 7)), *(f"B{n}" for n in range(1, 8)), "F"]
 PAGES = ["README.md", "ARCHITECTURE.md", "LICENSE"] + [
     f"docs/{name}.md"
-    for name in ("config", "delivery", "errors", "frames", "glossary", "metrics", "operations", "threads")
+    for name in ("benchmarks", "config", "delivery", "errors", "frames", "glossary", "metrics", "operations", "threads")
 ]
 
 

@@ -1,0 +1,1 @@
+"""The system figures P1–P12: one gateway process, a fleet, a floor and a peer on one machine, in one run."""
