@@ -15,6 +15,7 @@ cdef extern from "<sys/socket.h>" nogil:
         iovec *msg_iov
         size_t msg_iovlen
     ssize_t sendmsg(int fd, const msghdr *msg, int flags)
+    ssize_t send(int fd, const void *data, size_t n, int flags)
     int MSG_NOSIGNAL
     int MSG_DONTWAIT
 
@@ -110,10 +111,14 @@ cdef long outbox_flush(outbox_t *box, outbox_pool_t *pool, int fd) noexcept nogi
             n += 1
             if node == box.tail:
                 break
-        memset(&msg, 0, sizeof(msg))
-        msg.msg_iov = iov
-        msg.msg_iovlen = <size_t>n
-        sent = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
+        if n == 1:
+            # the common case, and cheaper: the kernel copies no message header and no vector
+            sent = send(fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
+        else:
+            memset(&msg, 0, sizeof(msg))
+            msg.msg_iov = iov
+            msg.msg_iovlen = <size_t>n
+            sent = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
         if sent < 0:
             if errno == EINTR:
                 continue

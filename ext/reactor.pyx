@@ -14,6 +14,7 @@ from gateway._native.link cimport (
 from gateway._native.mailbox cimport (
     gw_ring_free, gw_ring_init, gw_ring_peek, gw_ring_pop, gw_ring_publish, gw_ring_reserve, gw_ring_sleep)
 from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t, outbox_pool_free
+from gateway._native.pending cimport pending_get
 from gateway._native.plane cimport *
 from gateway._native.traffic cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event,
@@ -620,26 +621,42 @@ cdef class Reactor:
 
     # -- the control thread: events
 
-    def drain(self, limit: int = 4096, Batches batches=None) -> tuple:
+    def drain(self, limit: int = 4096, Batches batches=None, list runs=None) -> tuple:
         """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, shown,
         link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
         b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
         c=[seq in flight]; FANNED a=seq b=links; DOWN a=device b=reason.
-        more: call again; when False, event_fd will tell."""
+        more: call again; when False, event_fd will tell.
+        `runs` gets acks in time of what is no pending delivery, a broadcast's: (seq, packed registrations, acked_ms)
+        for those of one seq that follow each other."""
         cdef list acks = [], others = []
+        cdef uint32_t run[4096]
+        cdef uint32_t in_run = 0
+        cdef uint64_t run_seq = 0, run_ms = 0
         cdef uint32_t size
         cdef event_t *e
         cdef const uint64_t *seqs
         cdef uint64_t dropped
         cdef uint32_t i
         cdef int _, count = limit, costly = 0
+        cdef bint more = True
         read(self.event_fd, &dropped, 8)
         for _ in range(count):
             e = <event_t *>gw_ring_peek(&self.r.up, &size)
             if e == NULL:
-                return acks, others, gw_ring_sleep(&self.r.up) != 0
+                more = gw_ring_sleep(&self.r.up) != 0
+                break
             if e.kind == EV_ACK:
-                if batches is None or not batches_ack(
+                if runs is not None and batches is not None and e.flag == 0 and (
+                        pending_get(batches.b.pending, e.seq) == NULL):
+                    if in_run == 4096 or (in_run and run_seq != e.seq):
+                        runs.append((run_seq, (<const char *>run)[:in_run * 4], run_ms))
+                        in_run = 0
+                    run[in_run] = e.registration
+                    in_run += 1
+                    run_seq = e.seq
+                    run_ms = e.acked_ms
+                elif batches is None or not batches_ack(
                         &batches.b, e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0):
                     acks.append((e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0, e.link))
             elif e.kind == EV_FRAME:
@@ -660,7 +677,9 @@ cdef class Reactor:
             gw_ring_pop(&self.r.up, size)
             if costly == COSTLY_A_BATCH:
                 break
-        return acks, others, True
+        if in_run:
+            runs.append((run_seq, (<const char *>run)[:in_run * 4], run_ms))
+        return acks, others, more
 
     def counters(self) -> dict:
         """Counters by name, ended links as `ended:<reason>`."""

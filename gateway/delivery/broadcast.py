@@ -151,6 +151,11 @@ class BroadcastRouter:
         for seq, n in shown.items():
             self._broadcasts.count(seq, "shown", n)
 
+    def on_acks_in_time(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:
+        """The common ones: each in time, once, not shown."""
+        self._broadcasts.acked(seq, registrations, at_ms)
+        self._broadcasts.count(seq, "acked", len(registrations))
+
     def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> list[int]:
         """Of these, those a late ack of it can be for."""
         return [n for n in registrations if self._broadcasts.is_waiting(seq, n) or (shown and self.is_for(seq, n))]

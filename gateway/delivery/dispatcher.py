@@ -376,6 +376,12 @@ class Dispatcher:
         elif settled.steps[-1].what != "shown":
             settled.steps.append(Step(ack.acked_ms, "shown", EDGE))
 
+    def on_acks_of(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:
+        if seq in self.broadcast:
+            self.broadcast.on_acks_in_time(seq, registrations, at_ms)
+        else:
+            self._metrics.count(Metric.EVENTS_IGNORED, len(registrations), "ack")
+
     def on_acks_settled(self) -> None:
         self._journal.acks_settled()
 

@@ -118,12 +118,14 @@ class Plane:
         metrics: Metrics,
         on_batch: Callable[[list[AckEvent], list[Event]], None],
         batches: Batches | None = None,
+        on_runs: Callable[[list[tuple[int, bytes, int]]], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._metrics = metrics
         self._on_batch = on_batch
         #: what settles the acks of batches before Python sees them
         self._batches = batches
+        self._on_runs = on_runs
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
         self._event_fds: list[int] = []
@@ -242,7 +244,10 @@ class Plane:
             self._unsent.popleft()
 
     def _take(self, reactor: native.Reactor) -> None:
-        acks, others, more = reactor.drain(batches=self._batches)
+        runs: list[tuple[int, bytes, int]] = []
+        acks, others, more = reactor.drain(batches=self._batches, runs=runs)
+        if runs:
+            self._on_runs(runs)
         if acks or others or (self._batches is not None and self._batches.is_changed):
             self._on_batch(acks, others)
         if more and self._loop is not None:

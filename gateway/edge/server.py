@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from array import array
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -74,7 +75,7 @@ class EdgeServer:
         self._all_drained = asyncio.Event()
         self._housekeeping: asyncio.Task[None] | None = None
         self._batches = batches
-        self.plane = Plane(config.edge, metrics, self._on_batch, batches)
+        self.plane = Plane(config.edge, metrics, self._on_batch, batches, self._on_runs)
         self.router = Router(self.plane.reactors, self._held, self._floors)
         self._requests = DeviceRequests(self, directory, config.edge, clock)
 
@@ -289,6 +290,10 @@ class EdgeServer:
         # After the batch's logins and ends: whoever looks again sees the channel as it is now.
         for _kind, _link, seq, number, _spilled in gone:
             events.on_lost(seq, number, spilled=False)
+
+    def _on_runs(self, runs: list[tuple[int, bytes, int]]) -> None:
+        for seq, packed, at_ms in runs:
+            self.events.on_acks_of(seq, array("I", packed), at_ms)
 
     def _on_ready(self, link: int, device: int, room: int, in_flight: list[int]) -> None:
         self._held.discard(link)

@@ -153,6 +153,11 @@ class EdgeEvents(Protocol):
 
     def on_acks(self, acks: Sequence[Ack]) -> None: ...
 
+    def on_acks_of(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:
+        """Acks in time of one sequence that is no pending delivery: a broadcast, or something settled meanwhile. Each
+        registration once."""
+        ...
+
     def on_acks_settled(self) -> None:
         """The data plane has settled acks of batches by itself."""
         ...

@@ -191,8 +191,8 @@ class Broadcasts:
             if self._registry.has(number):
                 self._done.setdefault(number, set()).add(seq)
                 self._normalise(number)
-        for number in registrations:
-            self._dirty.setdefault(number >> CURSORS_SHIFT, set())
+        for page in {number >> CURSORS_SHIFT for number in registrations}:
+            self._dirty.setdefault(page, set())
         if self._dirty:
             self._committer.nudge()
 
