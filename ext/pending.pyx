@@ -347,6 +347,14 @@ cdef inline int check_number(uint32_t registration) except -1:
     return 0
 
 
+cdef inline uint64_t big_endian(const uint8_t *p, int n) noexcept nogil:
+    cdef uint64_t v = 0
+    cdef int i
+    for i in range(n):
+        v = v << 8 | p[i]
+    return v
+
+
 cdef inline tuple tuple_of(const pending_row_t *row):
     return row.registration, row.notification, row.state, row.hop, row.expires_s
 
@@ -391,6 +399,32 @@ cdef class Pending:
         like.state = state
         like.hop = hop
         raise_for(pending_add(self.p, &like))
+
+    @cython.critical_section
+    def load(self, list rows, Py_ssize_t start):
+        cdef pending_row_t like
+        cdef const uint8_t *p
+        cdef const uint8_t *k
+        cdef tuple row
+        cdef bytes key, value
+        cdef Py_ssize_t place
+        memset(&like, 0, sizeof(like))
+        for place in range(start, len(rows)):
+            row = <tuple?>rows[place]
+            key = <bytes?>row[0]
+            value = <bytes?>row[1]
+            p = value
+            k = key
+            # kind, registration, expires_s, collapse, count, size of the metadata: store/records.py
+            if len(key) != 8 or len(value) < 21 or p[0] != 1 or big_endian(p + 13, 4):
+                return place
+            like.seq = like.notification = big_endian(k, 8)
+            like.registration = <uint32_t>big_endian(p + 1, 4)
+            like.expires_s = <uint32_t>big_endian(p + 5, 4)
+            like.collapse = <uint32_t>big_endian(p + 9, 4)
+            check_number(like.registration)
+            raise_for(pending_add(self.p, &like))
+        return len(rows)
 
     @cython.critical_section
     def add_many(self, uint64_t first_seq, registrations, uint64_t notification, uint32_t expires_s,

@@ -8,10 +8,10 @@ cimport cython
 from cpython.buffer cimport PyBuffer_Release
 from libc.stdint cimport INT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memset
+from libc.string cimport memcmp, memcpy, memset
 from gateway._native.token_index cimport (
-    token_index_bytes, token_index_find, token_index_free, token_index_init, token_index_list, token_index_put,
-    token_index_remove, token_index_t, token_view,
+    token_index_bytes, token_index_expect, token_index_find, token_index_free, token_index_init, token_index_list,
+    token_index_prefetch, token_index_put, token_index_remove, token_index_t, token_view,
 )
 
 import os
@@ -40,6 +40,9 @@ cdef enum:
     SIGNED_OUT = 4      # its account is not in use on the device (A5)
     PLACES = 16         # smallest table of chunks
     BATCH = 32          # look-ups whose cache misses overlap
+    LOAD_AHEAD = 12     # rows whose places are asked for before they are needed
+    VERSIONS_KNOWN = 64
+    VERSION_BYTES = 64
 
 
 cdef void registry_init(registry_t *r, uint64_t seed) noexcept nogil:
@@ -341,6 +344,30 @@ cdef uint32_t *numbers_of(object sequence, Py_ssize_t *n) except NULL:
     return numbers
 
 
+cdef struct version_t:          # an (app, version) met while loading
+    uint32_t app
+    uint32_t size
+    long group
+    uint8_t text[64]
+
+
+cdef inline uint32_t big_endian(const uint8_t *p) noexcept nogil:
+    return <uint32_t>p[0] << 24 | <uint32_t>p[1] << 16 | <uint32_t>p[2] << 8 | p[3]
+
+
+cdef const uint8_t *value_of(list rows, Py_ssize_t place, uint32_t *number) except NULL:
+    """A row of the store: its number from the key, and the value, whose header is whole (store/records.py)."""
+    cdef tuple row = <tuple?>rows[place]
+    cdef bytes key = <bytes?>row[0]
+    cdef bytes value = <bytes?>row[1]
+    cdef const uint8_t *p = value
+    if len(key) != 4 or len(value) < 22 or len(value) < 22 + p[21]:
+        raise ValueError("the row of a registration is cut")
+    if number != NULL:
+        number[0] = big_endian(key)
+    return p
+
+
 @cython.final
 cdef class Registry:
     """See registry.pyi; the struct's functions with Python's types and errors."""
@@ -380,6 +407,58 @@ cdef class Registry:
             raise MemoryError
         if result != REGISTRY_OK:
             raise ValueError("the number is taken" if result == REGISTRY_NUMBER_TAKEN else "the token is taken")
+
+    @cython.critical_section
+    def expect(self, uint64_t registrations):
+        if self.r.count == 0:
+            token_index_expect(&self.r.tokens, registrations)
+
+    @cython.critical_section
+    def load(self, list rows, group_of):
+        cdef version_t known[VERSIONS_KNOWN]
+        cdef uint32_t met = 0, number, app, i, at
+        cdef Py_ssize_t n = len(rows), place
+        cdef const uint8_t *value
+        cdef registration_t *row
+        cdef bytes held
+        cdef int result
+        cdef long group
+        for place in range(n):
+            if place + LOAD_AHEAD < n:
+                token_index_prefetch(&self.r.tokens, value_of(rows, place + LOAD_AHEAD, NULL))
+            value = value_of(rows, place, &number)
+            app = big_endian(value + 16)
+            group = -1
+            for i in range(met):
+                if known[i].app == app and known[i].size == value[21] and (
+                        memcmp(known[i].text, value + 22, value[21]) == 0):
+                    group = known[i].group
+                    break
+            else:
+                held = <bytes>rows[place][1]
+                group = group_of(app, held[22:22 + value[21]])
+                if group >= 0:
+                    check_group(<uint32_t>group)
+                at = met if met < VERSIONS_KNOWN else number % VERSIONS_KNOWN
+                if value[21] <= VERSION_BYTES:
+                    known[at].app = app
+                    known[at].group = group
+                    known[at].size = value[21]
+                    memcpy(known[at].text, value + 22, value[21])
+                    met += met < VERSIONS_KNOWN
+            if group < 0:
+                continue
+            check_number(number)
+            result = registry_add(self.r, number, value, <uint32_t>group, 0)
+            if result == REGISTRY_NO_MEMORY:
+                raise MemoryError
+            if result != REGISTRY_OK:
+                raise ValueError("the number is taken" if result == REGISTRY_NUMBER_TAKEN else "the token is taken")
+            row = row_at(self.r, number)
+            if value[20] & 1:
+                row.flags |= SIGNED_OUT
+            if value[20] & 2:
+                row.flags |= REGISTRATION_PLAIN
 
     @cython.critical_section
     def remove(self, uint32_t number, token):
@@ -462,6 +541,18 @@ cdef class Registry:
     @cython.critical_section
     def set_cursor(self, uint32_t number, uint64_t cursor):
         self.known(number).cursor = cursor
+
+    @cython.critical_section
+    def load_cursors(self, uint32_t first, bytes page not None):
+        cdef const uint8_t *p = page
+        cdef registration_t *row
+        cdef uint64_t cursor
+        cdef uint32_t i
+        for i in range(<uint32_t>(len(page) // 8)):
+            cursor = <uint64_t>big_endian(p + 8 * i) << 32 | big_endian(p + 8 * i + 4)
+            row = registry_get(self.r, first + i) if cursor else NULL
+            if row != NULL:
+                row.cursor = cursor
 
     @cython.critical_section
     def advance_many(self, numbers, uint64_t seq, uint64_t floor):

@@ -17,6 +17,9 @@ cdef int token_index_put(token_index_t *t, const uint8_t *token, uint32_t number
 cdef int32_t token_index_find(const token_index_t *t, const uint8_t *token) noexcept nogil
 cdef void token_index_find_many(const token_index_t *t, const uint8_t *tokens, size_t n,
                                 int32_t *numbers) noexcept nogil
+cdef void token_index_prefetch(const token_index_t *t, const uint8_t *token) noexcept nogil
+# Before the first token: room for so many.
+cdef void token_index_expect(token_index_t *t, uint64_t tokens) noexcept nogil
 cdef bint token_index_remove(token_index_t *t, const uint8_t *token) noexcept nogil
 cdef uint64_t token_index_bytes(const token_index_t *t) noexcept nogil
 

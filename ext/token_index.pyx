@@ -13,6 +13,8 @@ cdef extern from "gw_tokens.h" nogil:
     void gw_tokens_free(token_index_t *t)
     gw_token_row_t *gw_tokens_find(const token_index_t *t, const uint8_t *token)
     void gw_tokens_find_many(const token_index_t *t, const uint8_t *tokens, size_t n, int32_t *numbers)
+    void gw_tokens_prefetch(const token_index_t *t, const uint8_t *token)
+    int gw_tokens_expect(token_index_t *t, uint64_t rows)
     int gw_tokens_reserve(token_index_t *t, const uint8_t *token)
     gw_token_row_t *gw_tokens_insert(token_index_t *t, const uint8_t *token)
     int gw_tokens_remove(token_index_t *t, const uint8_t *token)
@@ -50,6 +52,14 @@ cdef int32_t token_index_find(const token_index_t *t, const uint8_t *token) noex
 cdef void token_index_find_many(const token_index_t *t, const uint8_t *tokens, size_t n,
                                 int32_t *numbers) noexcept nogil:
     gw_tokens_find_many(t, tokens, n, numbers)
+
+
+cdef void token_index_prefetch(const token_index_t *t, const uint8_t *token) noexcept nogil:
+    gw_tokens_prefetch(t, token)
+
+
+cdef void token_index_expect(token_index_t *t, uint64_t tokens) noexcept nogil:
+    gw_tokens_expect(t, tokens)
 
 
 cdef bint token_index_remove(token_index_t *t, const uint8_t *token) noexcept nogil:

@@ -115,6 +115,18 @@ static int GW_FN(resize)(GW_TABLE_T *t, GW_SEGMENT_T *s, uint64_t capacity) {
     return 1;
 }
 
+/* Before the first row: room for so many, spread evenly; 0 without memory (then it grows as it goes). */
+static inline int GW_FN(expect)(GW_TABLE_T *t, uint64_t rows) {
+    /* a segment's share varies by its square root; three times that is room for nearly all of them */
+    uint64_t share = rows / GW_SEGMENTS, spread = 0;
+    int i;
+    while ((spread + 1) * (spread + 1) <= share) spread++;
+    share = (share + 3 * spread) * 8 / 7 + GW_SMALLEST;
+    for (i = 0; i < GW_SEGMENTS; i++)
+        if (!t->segments[i].capacity && !GW_FN(resize)(t, &t->segments[i], share)) return 0;
+    return 1;
+}
+
 /* Make room for one more row where this key would go; 0 without memory. After it, one insert of the key cannot fail. */
 static inline int GW_FN(reserve)(GW_TABLE_T *t, GW_KEY key) {
     GW_SEGMENT_T *s = &t->segments[GW_HASH(t, key) >> 56];

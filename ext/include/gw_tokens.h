@@ -35,6 +35,10 @@ static inline void gw_fill_token_row(gw_token_row_t *row, const uint8_t *token, 
     row->number = number + 1;
 }
 
+static inline void gw_tokens_prefetch(const gw_tokens_t *t, const uint8_t *token) {
+    gw_tokens_prefetch_hashed(t, gw_token_hash(token));
+}
+
 /* Numbers of n packed tokens, -1 for an unknown one. First all homes are asked for, then looked at: the cache misses of
  * a batch overlap. */
 static inline void gw_tokens_find_many(const gw_tokens_t *t, const uint8_t *tokens, size_t n, int32_t *numbers) {

@@ -21,6 +21,9 @@ class Pending:
         hop: int = 0,
     ) -> None:
         """ValueError where the sequence is there already. Arms the expiry."""
+    def load(self, rows: list[tuple[bytes, bytes]], start: int) -> int:
+        """Journal rows (key, value) from this place on, as long as each is a notification that is its own only
+        delivery; returns the place of the first that is none."""
     def add_many(
         self, first_seq: int, registrations: Buffer, notification: int, expires_s: int, collapse: int = 0
     ) -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 from typing_extensions import Buffer
@@ -11,6 +11,11 @@ class Registry:
     def __len__(self) -> int: ...
     def add(self, number: int, token: Buffer, group: int, cursor: int = 0) -> None:
         """ValueError where the number or the token is taken already."""
+    def expect(self, registrations: int) -> None:
+        """Before the first one: room for so many tokens."""
+    def load(self, rows: list[tuple[bytes, bytes]], group_of: Callable[[int, bytes], int]) -> None:
+        """Rows of the store (key, value). `group_of`: app number and packed version → group, negative: leave it out.
+        ValueError where a row is cut, or number or token is taken."""
     def remove(self, number: int, token: Buffer) -> bool:
         """Unbinds it too. False where it was not there, or the token is another's."""
     def has(self, number: int) -> bool: ...
@@ -28,6 +33,8 @@ class Registry:
         """Number of the app that a group belongs to."""
     def cursor(self, number: int) -> int: ...
     def set_cursor(self, number: int, cursor: int) -> None: ...
+    def load_cursors(self, first: int, page: bytes) -> None:
+        """Packed big-endian cursors of the registrations from this number on; 0 and unknown numbers are left out."""
     def advance_many(self, numbers: Sequence[int], seq: int, floor: int) -> list[int]:
         """Each number whose cursor is ≥ floor gets cursor = max(cursor, seq); returns the numbers below the floor
         (and unknown ones are ignored)."""

@@ -12,6 +12,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,15 @@ class Environment:
                 if limit and index >= limit:
                     return
                 yield row
+
+    def chunks(self, db: Db, size: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All rows, so many at once. Use it up at once: it holds a transaction."""
+        with self._env.begin(db=self._dbs[db]) as txn, txn.cursor() as cursor:
+            if not cursor.first():
+                return
+            rows = cursor.iternext(keys=True, values=True)
+            while chunk := list(islice(rows, size)):
+                yield chunk
 
     # --- writing: commit thread -----------------------------------------------------------------------------
 

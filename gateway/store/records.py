@@ -103,20 +103,6 @@ def build_registration(registration: Registration, app_number: int) -> bytes:
     return head + version + bytes(_encode(registration))
 
 
-class RegistrationHead(NamedTuple):
-    token: bytes
-    app_number: int
-    signed_out: bool
-    plain: bool  # it has no fallback chain of its own
-    version: bytes
-
-
-def parse_registration_head(raw: bytes) -> RegistrationHead:
-    token, app_number, flags, size = _REGISTRATION.unpack_from(raw)
-    version = bytes(raw[_REGISTRATION.size : _REGISTRATION.size + size])
-    return RegistrationHead(token, app_number, bool(flags & _SIGNED_OUT), bool(flags & _PLAIN), version)
-
-
 def parse_registration(raw: bytes) -> Registration:
     return _decode_registration(raw[_REGISTRATION.size + raw[_REGISTRATION.size - 1] :])
 

@@ -8,6 +8,7 @@ given up while the disk was full) are counted and removed.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from gateway._native.pending import Pending
@@ -23,7 +24,6 @@ from gateway.store.journal import Journal
 from gateway.store.receipts import CURSOR_KEY
 from gateway.store.records import (
     BATCH,
-    CURSOR_PAGE,
     CURSORS_SHIFT,
     DELETE,
     NOTIFICATION,
@@ -38,7 +38,6 @@ from gateway.store.records import (
     parse_notification,
     parse_outcome,
     parse_receipts,
-    parse_registration_head,
     parse_seqs,
     parse_steps,
     receipts_key,
@@ -46,6 +45,9 @@ from gateway.store.records import (
     unpack_u64,
 )
 from gateway.store.sequences import MARK_KEY
+
+#: rows handed to the native loaders at once
+CHUNK = 8_192
 
 
 class Marks(NamedTuple):
@@ -138,30 +140,17 @@ class Recovery:
         return len(self._directory.app_names())
 
     def _load_registrations(self) -> None:
-        groups: dict[tuple[int, bytes], int] = {}
-        add = self._registry.add
-        for key, raw in self._environment.scan(Db.REGISTRATIONS):
-            token, app_number, signed_out, plain, version = parse_registration_head(raw)
-            group = groups.get((app_number, version), -1)
-            if group < 0:
-                app = self._directory.app_name(app_number)
-                if app is None:
-                    continue
-                group = groups[(app_number, version)] = self._directory.group(app, version.decode())
-            number = unpack_u32(key)
-            add(number, token, group)
-            if signed_out:
-                self._registry.set_signed_out(number, True)
-            if plain:
-                self._registry.set_plain(number, True)
+        def group_of(app_number: int, version: bytes) -> int:
+            app = self._directory.app_name(app_number)
+            return -1 if app is None else self._directory.group(app, version.decode())
+
+        self._registry.expect(self._environment.entries(Db.REGISTRATIONS))
+        for rows in self._environment.chunks(Db.REGISTRATIONS, CHUNK):
+            self._registry.load(rows, group_of)
 
     def _load_cursors(self) -> None:
-        has, set_cursor = self._registry.has, self._registry.set_cursor
         for key, raw in self._environment.scan(Db.CURSORS):
-            first = unpack_u32(key) << CURSORS_SHIFT
-            for number, cursor in enumerate(CURSOR_PAGE.unpack(raw), first):
-                if cursor and has(number):
-                    set_cursor(number, cursor)
+            self._registry.load_cursors(unpack_u32(key) << CURSORS_SHIFT, raw)
 
     def _load_broadcasts(self) -> int:
         count = 0
@@ -184,7 +173,20 @@ class Recovery:
                 count, there = outstanding[fan]
                 outstanding[fan] = (count, there + len(run))
 
-        for key, raw in self._environment.scan(Db.JOURNAL):
+        def others() -> Iterator[tuple[bytes, bytes]]:
+            """Rows that are not a notification and its only delivery in one."""
+            nonlocal notifications
+            for rows in self._environment.chunks(Db.JOURNAL, CHUNK):
+                place = 0
+                while place < len(rows):
+                    first = place
+                    place = self._pending.load(rows, place)
+                    notifications += place - first
+                    if place < len(rows):
+                        yield rows[place]
+                        place += 1
+
+        for key, raw in others():
             seq = unpack_u64(key)
             if raw[0] == BATCH:
                 load_run()
@@ -200,11 +202,8 @@ class Recovery:
                 run = array("I")
                 notifications += 1
                 head = parse_journal_head(raw)
-                if head.targets:
-                    fan = seq
-                    outstanding[seq] = (head.targets, 0)
-                else:
-                    self._pending.add(seq, head.registration, seq, head.expires_s, head.collapse, State.ACCEPTED, 0)
+                fan = seq
+                outstanding[seq] = (head.targets, 0)
                 continue
             registration, distance = parse_delivery(raw)
             if seq - distance != fan:

@@ -5,6 +5,7 @@ than its loop's.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -185,7 +186,14 @@ class Store:
     def _recover(self) -> None:
         started = time.perf_counter()
         recovery = self._recovery
-        counts = recovery.run()
+        # what is made now stays: the collector would look at all of it again and again
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            counts = recovery.run()
+        finally:
+            if collects:
+                gc.enable()
         for number, cursor in self._positions():
             self.receipts.restore_position(number, cursor)
         if recovery.orphans:
