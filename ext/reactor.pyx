@@ -415,7 +415,7 @@ cdef class Reactor:
                   window: int = WINDOW_MAX, uptime_ms: int = 0):
         """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close;
         `uptime_ms`: as if it ran for so long already. The mailbox up is at least as large as its largest step needs."""
-        cdef uint64_t capacity = 4 * UP_RESERVE
+        cdef uint64_t capacity = 4 * UP_RESERVE, down = 65536
         cdef uint64_t aged_ms = uptime_ms
         cdef reactor_t *r = <reactor_t *>malloc(sizeof(reactor_t))
         if r == NULL:
@@ -432,12 +432,12 @@ cdef class Reactor:
         r.set.max_frame_bytes = max_frame_bytes
         r.set.provider_frame_bytes = provider_frame_bytes
         r.up_reserve = max(<uint64_t>UP_RESERVE, step_bytes(&r.set))
-        while capacity < <uint64_t>mailbox_bytes:
-            capacity *= 2
+        while down < <uint64_t>mailbox_bytes:
+            down *= 2
         r.epoll = r.listener = -1
-        if gw_ring_init(&r.down, capacity, command_fd) != 0:
+        if gw_ring_init(&r.down, down, command_fd) != 0:
             raise MemoryError
-        while capacity < 4 * r.up_reserve:
+        while capacity < <uint64_t>mailbox_bytes or capacity < 4 * r.up_reserve:
             capacity *= 2
         if gw_ring_init(&r.up, capacity, event_fd) != 0:
             raise MemoryError

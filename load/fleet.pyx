@@ -64,6 +64,7 @@ cdef enum:
     ACKS_A_FRAME = 512
     LATE_MOST = 1 << 20             # acks that wait at once; past it they go at once
     HEARTBEAT_CHUNK = 2048          # PINGs in one turn
+    CALM_MS = 10
 
 cdef enum:                          # frames (docs/frames.md)
     PING = 0x01
@@ -572,7 +573,13 @@ cdef void run(fleet_t *f) noexcept nogil:
             drop_some(f)
         beat(f)
         ack_late(f)
-        n = epoll_wait(f.epoll, events, EVENTS_A_TURN, 0 if f.under_way != before or f.to_drop else 1)
+        if f.under_way != before or f.to_drop:
+            k = 0
+        elif f.size < f.target or f.reconnect_done < f.reconnect or f.under_way or f.late_head < f.late_tail:
+            k = 1
+        else:
+            k = CALM_MS     # a hundred threads that look each millisecond would take a core
+        n = epoll_wait(f.epoll, events, EVENTS_A_TURN, k)
         f.now_us = gw_now_ns() // 1000
         for k in range(n):
             device_event(f, <uint32_t>(events[k].data.u64 >> 32), <int>(events[k].data.u64 & 0x7FFFFFFF),

@@ -23,7 +23,8 @@ from bench.system.swarm_client import Swarm
 
 FULL, QUICK = 2_000_000, 50_000
 #: both ends of a connection in the kernel (socket, file, dentry, epoll item), and in user space; measured, rounded up
-KERNEL_BYTES_A_LINK, GATEWAY_BYTES_A_LINK, SWARM_BYTES_A_LINK = 6_000, 300, 400
+KERNEL_BYTES_A_LINK, GATEWAY_BYTES_A_LINK, SWARM_BYTES_A_LINK = 8_200, 300, 300
+REACTORS_MOST = 250
 SPARE_BYTES = 1_500_000_000
 #: devices that connect between two lines of progress
 STEP = 100_000
@@ -45,7 +46,7 @@ def shortages(devices: int) -> list[str]:
     if _sysctl("fs/nr_open") < min(devices, links):
         found.append(f"fs.nr_open is {_sysctl('fs/nr_open'):,}: sysctl fs.nr_open={links}")
     limit = open_files()
-    if limit < min(devices / 8, 100_000):
+    if reactors_for(devices, limit) > REACTORS_MOST:
         found.append(f"one table takes {limit:,} open files: raise `ulimit -Hn`, or run as root")
     need = devices * (KERNEL_BYTES_A_LINK + GATEWAY_BYTES_A_LINK + SWARM_BYTES_A_LINK) + SPARE_BYTES
     available = kernel_bytes()["memavailable"]
@@ -75,6 +76,9 @@ async def hold(n: int, run: Run) -> Measured:
         f"edge.reactors={reactors}",
         f"edge.heartbeat_s={heartbeat_s}",
         f"edge.login_timeout_s={LOGIN_TIMEOUT_S}",
+        # each of a hundred reactors has two mailboxes
+        "edge.mailbox_bytes=262144",
+        "edge.provider_frame_bytes=65536",
     )
     before = kernel_bytes()
     async with (

@@ -15,7 +15,8 @@ from gateway._load.publisher import Publisher, pack_targets
 from gateway.model.errors import ERRORS, ConfigError
 from gateway.swarm.options import Options
 
-PAUSE_S = 0.002
+#: between two looks at the threads, for each of them
+PAUSE_S = 0.001
 #: nothing moves for so long: what is waited for does not come
 STUCK_S = 30.0
 _RECORD_BYTES = 68
@@ -69,6 +70,7 @@ class Swarm:
             )
             for index in range(threads)
         ]
+        self._pause_s = PAUSE_S * (1 + threads)
         self._threads: list[threading.Thread] = []
         self._failed: list[BaseException] = []
 
@@ -134,7 +136,7 @@ class Swarm:
             if time.monotonic() > end:
                 return False
             self._tell()
-            time.sleep(PAUSE_S)
+            time.sleep(self._pause_s)
         return True
 
     def _wait_calm(self) -> None:
@@ -148,7 +150,7 @@ class Swarm:
             elif time.monotonic() - moved > STUCK_S:
                 raise SwarmError(f"nothing moved for {STUCK_S:g} s: {counts}")
             self._tell()
-            time.sleep(PAUSE_S)
+            time.sleep(self._pause_s)
 
     def _reset(self) -> None:
         for fleet in self._fleets:
@@ -332,7 +334,7 @@ class Swarm:
                 for publisher in publishers:
                     publisher.stop()
             self._tell()
-            time.sleep(PAUSE_S)
+            time.sleep(self._pause_s)
         for publisher in publishers:
             error = publisher.counts()["error"]
             if error:
