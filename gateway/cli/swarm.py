@@ -37,7 +37,7 @@ def swarm(
     app: Annotated[str, typer.Option(help="App the devices register.")] = "demo",
     versions: Annotated[int, typer.Option(min=1, max=1_000, help="App versions they are spread over.")] = 20,
     key: Annotated[str, typer.Option(envvar="HELIOGRAPH_KEY", help="API key of the app, for pushes.")] = "",
-    threads: Annotated[int, typer.Option(min=0, max=64, help="Threads; 0: half the cores.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=1_024, help="Threads; 0: as many as needed.")] = 0,
     at_once: Annotated[int, typer.Option(min=1, max=1_000_000, help="Logins under way at once.")] = 2_000,
     first_source: Annotated[int, typer.Option(min=0, help="First of the source addresses 127.a.b.1.")] = 0,
     devices_a_source: Annotated[int, typer.Option(help="Connections from one source address.")] = 14_000,
