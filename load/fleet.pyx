@@ -575,10 +575,11 @@ cdef void run(fleet_t *f) noexcept nogil:
         ack_late(f)
         if f.under_way != before or f.to_drop:
             k = 0
-        elif f.size < f.target or f.reconnect_done < f.reconnect or f.under_way or f.late_head < f.late_tail:
+        elif f.late_head < f.late_tail or (
+                f.rate > 0 and (f.size < f.target or f.reconnect_done < f.reconnect)):
             k = 1
         else:
-            k = CALM_MS     # a hundred threads that look each millisecond would take a core
+            k = CALM_MS     # an answer wakes it; a hundred threads that look each millisecond would take a core
         n = epoll_wait(f.epoll, events, EVENTS_A_TURN, k)
         f.now_us = gw_now_ns() // 1000
         for k in range(n):

@@ -437,7 +437,7 @@ cdef void run(publisher_t *p) noexcept nogil:
                 due = min(due, p.most - p.offered)
         elif p.ended_ns == 0:
             p.ended_ns = now
-        if p.ended_ns and (p.unanswered == 0 or now - p.ended_ns > <uint64_t>10000000000) and p.out_size == 0:
+        if p.ended_ns and (p.unanswered == 0 or (now - p.ended_ns) / 1e9 > max(10.0, p.seconds)) and p.out_size == 0:
             return
         if p.out_size == 0 and due:
             offer(p, due, text)

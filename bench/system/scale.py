@@ -76,6 +76,8 @@ async def hold(n: int, run: Run) -> Measured:
         f"edge.reactors={reactors}",
         f"edge.heartbeat_s={heartbeat_s}",
         f"edge.login_timeout_s={LOGIN_TIMEOUT_S}",
+        # a registration dirties a random page: commits that wait for more of them write much less
+        "store.commit_ms=50",
         # each of a hundred reactors has two mailboxes
         "edge.mailbox_bytes=262144",
         "edge.provider_frame_bytes=65536",

@@ -309,7 +309,7 @@ class Swarm:
         )
         self._publish([publisher], timeout_s + 20)
         counts = publisher.counts()
-        if counts["accepted"] < count:
+        if counts["refused"]:
             raise SwarmError(f"{counts['refused']} of {count} broadcasts were refused")
         self._wait(lambda now: now["notified"] - before["notified"] >= expected, timeout_s)
         after = self.counts()
