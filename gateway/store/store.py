@@ -193,7 +193,7 @@ class Store:
         gc.disable()
         try:
             counts = recovery.run()
-        except (ValueError, msgspec.DecodeError, struct.error) as exc:
+        except (ValueError, IndexError, struct.error, msgspec.DecodeError) as exc:
             # which of two rows is right is not for a program to guess
             message = f"the folder holds a damaged store ({exc}); restore a backup"
             raise ConfigError(message, field="store.path") from exc
