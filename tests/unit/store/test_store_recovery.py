@@ -1,4 +1,4 @@
-"""What a start rebuilds is what was in RAM, and what the rows say one by one: after changes, failed commits and kills."""
+"""A start rebuilds what was in RAM, and what the rows say one by one: after changes, failed commits and kills."""
 
 from __future__ import annotations
 
