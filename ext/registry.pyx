@@ -10,8 +10,8 @@ from libc.stdint cimport INT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from gateway._native.token_index cimport (
-    token_index_bytes, token_index_expect, token_index_find, token_index_free, token_index_init, token_index_list,
-    token_index_prefetch, token_index_put, token_index_remove, token_index_t, token_view,
+    token_index_bytes, token_index_expect, token_index_find, token_index_free, token_index_init, token_index_insert,
+    token_index_list, token_index_prefetch, token_index_remove, token_index_t, token_view,
 )
 
 import os
@@ -41,7 +41,7 @@ cdef enum:
     PLACES = 16         # smallest table of chunks
     BATCH = 32          # look-ups whose cache misses overlap
     LOAD_AHEAD = 12     # rows whose places are asked for before they are needed
-    VERSIONS_KNOWN = 64
+    VERSIONS_KNOWN = 512    # places for versions met while loading
     VERSION_BYTES = 64
 
 
@@ -166,7 +166,7 @@ cdef int registry_add(registry_t *r, uint32_t number, const uint8_t *token, uint
     chunk = make_chunk(r, number // REGISTRY_CHUNK)
     if chunk == NULL:
         return REGISTRY_NO_MEMORY
-    if token_index_put(&r.tokens, token, number) < 0:
+    if not token_index_insert(&r.tokens, token, number):
         if chunk.used == 0:
             drop_chunk(r, number // REGISTRY_CHUNK)
         return REGISTRY_NO_MEMORY
@@ -346,9 +346,18 @@ cdef uint32_t *numbers_of(object sequence, Py_ssize_t *n) except NULL:
 
 cdef struct version_t:          # an (app, version) met while loading
     uint32_t app
-    uint32_t size
+    uint32_t size               # bytes of the text plus one; 0: the place is free
     long group
     uint8_t text[64]
+
+
+cdef inline version_t *place_of(version_t *known, const uint8_t *value) noexcept nogil:
+    """Where the app and version of this row are remembered, whether they are or others."""
+    cdef uint32_t hashed = big_endian(value + 16)
+    cdef uint32_t i
+    for i in range(22, 22 + <uint32_t>value[21]):
+        hashed = hashed * 31 + value[i]
+    return &known[(hashed ^ hashed >> 9) % VERSIONS_KNOWN]
 
 
 cdef inline uint32_t big_endian(const uint8_t *p) noexcept nogil:
@@ -366,6 +375,51 @@ cdef const uint8_t *value_of(list rows, Py_ssize_t place, uint32_t *number) exce
     if number != NULL:
         number[0] = big_endian(key)
     return p
+
+
+cdef int load_rows(registry_t *r, list rows, group_of, version_t *known) except -1:
+    """Registry.load: what it remembers of versions is the caller's."""
+    cdef Py_ssize_t n = len(rows)
+    cdef Py_ssize_t place
+    cdef const uint8_t *value
+    cdef version_t *version
+    cdef registration_t *row
+    cdef bytes held
+    cdef uint32_t number
+    cdef int result
+    cdef long group
+    for place in range(n):
+        if place + LOAD_AHEAD < n:
+            token_index_prefetch(&r.tokens, value_of(rows, place + LOAD_AHEAD, NULL))
+        value = value_of(rows, place, &number)
+        version = place_of(known, value)
+        if version.app == big_endian(value + 16) and version.size == value[21] + 1 and (
+                memcmp(version.text, value + 22, value[21]) == 0):
+            group = version.group
+        else:
+            held = <bytes>rows[place][1]
+            group = group_of(big_endian(value + 16), held[22:22 + value[21]])
+            if group >= 0:
+                check_group(<uint32_t>group)
+            if value[21] <= VERSION_BYTES:
+                version.app = big_endian(value + 16)
+                version.size = value[21] + 1
+                version.group = group
+                memcpy(version.text, value + 22, value[21])
+        if group < 0:
+            continue
+        check_number(number)
+        result = registry_add(r, number, value, <uint32_t>group, 0)
+        if result == REGISTRY_NO_MEMORY:
+            raise MemoryError
+        if result != REGISTRY_OK:
+            raise ValueError("the number is taken" if result == REGISTRY_NUMBER_TAKEN else "the token is taken")
+        row = row_at(r, number)
+        if value[20] & 1:
+            row.flags |= SIGNED_OUT
+        if value[20] & 2:
+            row.flags |= REGISTRATION_PLAIN
+    return 0
 
 
 @cython.final
@@ -415,50 +469,13 @@ cdef class Registry:
 
     @cython.critical_section
     def load(self, list rows, group_of):
-        cdef version_t known[VERSIONS_KNOWN]
-        cdef uint32_t met = 0, number, app, i, at
-        cdef Py_ssize_t n = len(rows), place
-        cdef const uint8_t *value
-        cdef registration_t *row
-        cdef bytes held
-        cdef int result
-        cdef long group
-        for place in range(n):
-            if place + LOAD_AHEAD < n:
-                token_index_prefetch(&self.r.tokens, value_of(rows, place + LOAD_AHEAD, NULL))
-            value = value_of(rows, place, &number)
-            app = big_endian(value + 16)
-            group = -1
-            for i in range(met):
-                if known[i].app == app and known[i].size == value[21] and (
-                        memcmp(known[i].text, value + 22, value[21]) == 0):
-                    group = known[i].group
-                    break
-            else:
-                held = <bytes>rows[place][1]
-                group = group_of(app, held[22:22 + value[21]])
-                if group >= 0:
-                    check_group(<uint32_t>group)
-                at = met if met < VERSIONS_KNOWN else number % VERSIONS_KNOWN
-                if value[21] <= VERSION_BYTES:
-                    known[at].app = app
-                    known[at].group = group
-                    known[at].size = value[21]
-                    memcpy(known[at].text, value + 22, value[21])
-                    met += met < VERSIONS_KNOWN
-            if group < 0:
-                continue
-            check_number(number)
-            result = registry_add(self.r, number, value, <uint32_t>group, 0)
-            if result == REGISTRY_NO_MEMORY:
-                raise MemoryError
-            if result != REGISTRY_OK:
-                raise ValueError("the number is taken" if result == REGISTRY_NUMBER_TAKEN else "the token is taken")
-            row = row_at(self.r, number)
-            if value[20] & 1:
-                row.flags |= SIGNED_OUT
-            if value[20] & 2:
-                row.flags |= REGISTRATION_PLAIN
+        cdef version_t *known = <version_t *>calloc(VERSIONS_KNOWN, sizeof(version_t))
+        if known == NULL:
+            raise MemoryError
+        try:
+            load_rows(self.r, rows, group_of, known)
+        finally:
+            free(known)
 
     @cython.critical_section
     def remove(self, uint32_t number, token):

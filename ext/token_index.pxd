@@ -13,6 +13,8 @@ cdef void token_index_init(token_index_t *t) noexcept nogil
 cdef void token_index_free(token_index_t *t) noexcept nogil
 # 1: new, 0: replaced, -1: no memory (nothing has changed). Numbers below 2^31.
 cdef int token_index_put(token_index_t *t, const uint8_t *token, uint32_t number) noexcept nogil
+# The token must not be there; False without memory.
+cdef bint token_index_insert(token_index_t *t, const uint8_t *token, uint32_t number) noexcept nogil
 # -1 where there is none.
 cdef int32_t token_index_find(const token_index_t *t, const uint8_t *token) noexcept nogil
 cdef void token_index_find_many(const token_index_t *t, const uint8_t *tokens, size_t n,

@@ -33,15 +33,19 @@ cdef void token_index_free(token_index_t *t) noexcept nogil:
     gw_tokens_free(t)
 
 
+cdef bint token_index_insert(token_index_t *t, const uint8_t *token, uint32_t number) noexcept nogil:
+    if not gw_tokens_reserve(t, token):
+        return False
+    gw_fill_token_row(gw_tokens_insert(t, token), token, number)
+    return True
+
+
 cdef int token_index_put(token_index_t *t, const uint8_t *token, uint32_t number) noexcept nogil:
     cdef gw_token_row_t *row = gw_tokens_find(t, token)
     if row != NULL:
         row.number = number + 1
         return 0
-    if not gw_tokens_reserve(t, token):
-        return -1
-    gw_fill_token_row(gw_tokens_insert(t, token), token, number)
-    return 1
+    return 1 if token_index_insert(t, token, number) else -1
 
 
 cdef int32_t token_index_find(const token_index_t *t, const uint8_t *token) noexcept nogil:

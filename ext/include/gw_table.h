@@ -84,8 +84,10 @@ static inline GW_ROW *GW_FN(find)(const GW_TABLE_T *t, GW_KEY key) {
 
 static inline void GW_FN(prefetch_hashed)(const GW_TABLE_T *t, uint64_t hash) {
     const GW_SEGMENT_T *s = &t->segments[hash >> 56];
-    if (s->size)
+    if (s->size) {
         __builtin_prefetch(&s->rows[gw_home(hash, s->capacity)]);
+        __asm__ volatile(""); /* GCC takes a function that only prefetches for one without effect, and drops the call */
+    }
 }
 
 /* 0 without memory: nothing has changed. */
@@ -117,11 +119,13 @@ static int GW_FN(resize)(GW_TABLE_T *t, GW_SEGMENT_T *s, uint64_t capacity) {
 
 /* Before the first row: room for so many, spread evenly; 0 without memory (then it grows as it goes). */
 static inline int GW_FN(expect)(GW_TABLE_T *t, uint64_t rows) {
-    /* a segment's share varies by its square root; three times that is room for nearly all of them */
+    /* A segment's share varies by its square root; three times that is room for nearly all of them. A fifth stays free:
+     * probes are short, and the segments do not all grow with the next few rows. */
     uint64_t share = rows / GW_SEGMENTS, spread = 0;
     int i;
+    if (!share) return 1;
     while ((spread + 1) * (spread + 1) <= share) spread++;
-    share = (share + 3 * spread) * 8 / 7 + GW_SMALLEST;
+    share = (share + 3 * spread) * 5 / 4 + GW_SMALLEST;
     for (i = 0; i < GW_SEGMENTS; i++)
         if (!t->segments[i].capacity && !GW_FN(resize)(t, &t->segments[i], share)) return 0;
     return 1;

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 from gateway._native.pending import Pending
@@ -140,6 +141,8 @@ class Recovery:
         return len(self._directory.app_names())
 
     def _load_registrations(self) -> None:
+        # the loader remembers some hundred versions itself; an app may have thousands
+        @cache
         def group_of(app_number: int, version: bytes) -> int:
             app = self._directory.app_name(app_number)
             return -1 if app is None else self._directory.group(app, version.decode())

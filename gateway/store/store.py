@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from gateway._native.pending import Pending
 from gateway._native.registry import Registry
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import StoreUnavailable
+from gateway.model.errors import ConfigError, StoreUnavailable
 from gateway.store.batches import Batches
 from gateway.store.broadcasts import Broadcasts
 from gateway.store.commit import Committer
@@ -191,6 +193,10 @@ class Store:
         gc.disable()
         try:
             counts = recovery.run()
+        except (ValueError, IndexError, struct.error, msgspec.DecodeError) as exc:
+            # which of two rows is right is not for a program to guess
+            message = f"the folder holds a damaged store ({exc}); restore a backup"
+            raise ConfigError(message, field="store.path") from exc
         finally:
             if collects:
                 gc.enable()
