@@ -393,7 +393,7 @@ cdef int load_rows(registry_t *r, list rows, group_of, version_t *known) except 
             token_index_prefetch(&r.tokens, value_of(rows, place + LOAD_AHEAD, NULL))
         value = value_of(rows, place, &number)
         version = place_of(known, value)
-        if version.app == big_endian(value + 16) and version.size == value[21] + 1 and (
+        if version.app == big_endian(value + 16) and version.size == <uint32_t>(value[21] + 1) and (
                 memcmp(version.text, value + 22, value[21]) == 0):
             group = version.group
         else:

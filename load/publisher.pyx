@@ -399,7 +399,7 @@ cdef bint flush(publisher_t *p) noexcept nogil:
 cdef void run(publisher_t *p) noexcept nogil:
     cdef uint8_t text[TEXT_MOST]
     cdef pollfd fds[1]
-    cdef int welcomed = 0
+    cdef int welcomed = 0, failed
     cdef uint64_t now, due, began = gw_now_ns(), pinged
     memset(text, 120, TEXT_MOST)
     p.fd = gw_connect(0, p.host, p.port)
@@ -409,8 +409,9 @@ cdef void run(publisher_t *p) noexcept nogil:
     fds[0].fd = p.fd
     fds[0].events = POLLOUT
     poll(fds, 1, 10000)
-    if gw_connected(p.fd):
-        p.error = 1000 + <uint32_t>gw_connected(p.fd)
+    failed = gw_connected(p.fd)     # reading it clears it
+    if failed:
+        p.error = 1000 + <uint32_t>failed
         return
     p.window_most = p.window
     p.frame_most = 65536

@@ -11,11 +11,21 @@ from gateway.model.errors import ERRORS, GatewayError
 
 ROOT = Path(__file__).parents[2]
 CLAUSES = [*(f"A{n}" for n in range(1, 7)), *(f"B{n}" for n in range(1, 8)), "F"]
-PAGE_NAMES = "benchmarks config delivery errors frames glossary load metrics operations provider scale threads".split()
-PAGES = ["README.md", "ARCHITECTURE.md", "LICENSE"] + [
-    f"docs/{name}.md"
-    for name in PAGE_NAMES
+PAGE_NAMES = [
+    "benchmarks",
+    "config",
+    "delivery",
+    "errors",
+    "frames",
+    "glossary",
+    "load",
+    "metrics",
+    "operations",
+    "provider",
+    "scale",
+    "threads",
 ]
+PAGES = ["README.md", "ARCHITECTURE.md", "LICENSE"] + [f"docs/{name}.md" for name in PAGE_NAMES]
 
 
 @pytest.mark.parametrize("name", generated())

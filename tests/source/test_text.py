@@ -115,5 +115,11 @@ def test_tests_do_not_sleep() -> None:
 def test_no_test_is_skipped_or_expected_to_fail() -> None:
     skipping = re.compile(r"pytest\.(mark\.)?(skip|skipif|xfail)\b|unittest\.skip")
     own = Path(__file__).name
-    found = [ids(p) for p in code("tests") if p.name != own and skipping.search(p.read_text())]
+    # but for a server of others that is not installed: then the reason names its package
+    allowed = re.compile(r"pytest\.mark\.skipif\([^\n]* reason=\"[^\n]*apt install")
+    found = [
+        ids(p)
+        for p in code("tests")
+        if p.name != own and len(skipping.findall(text := p.read_text())) > len(allowed.findall(text))
+    ]
     assert found == []

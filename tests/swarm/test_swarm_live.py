@@ -31,7 +31,7 @@ async def stage() -> AsyncIterator[Stage]:
 def options(stage: Stage, **more: Any) -> Options:
     assert stage._http is not None
     key = str(stage._http.headers["authorization"]).removeprefix("Bearer ")
-    return Options(port=stage.device_port, app=APP, key=key, threads=2, **({"heartbeat_s": 1.0} | more))
+    return Options(**({"port": stage.device_port, "app": APP, "key": key, "threads": 2, "heartbeat_s": 1.0} | more))
 
 
 async def test_devices_log_in_heartbeat_get_pushes_drop_and_come_back_as_themselves(
