@@ -48,7 +48,7 @@ from gateway.store.records import (
 from gateway.store.sequences import MARK_KEY
 
 #: rows handed to the native loaders at once
-CHUNK = 8_192
+CHUNK = 512
 
 
 class Marks(NamedTuple):
