@@ -309,7 +309,10 @@ class Batches:
 
     def _ended(self, seq: int) -> tuple[int, bytes, bytes] | None:
         """(first sequence, head, records) of the batch that is over and held this one."""
-        with self._environment.begin() as txn, txn.cursor(self._environment.db(Db.BATCHES)) as cursor:
+        batches = self._environment.db(Db.BATCHES)
+        if batches is None:
+            return None
+        with self._environment.begin() as txn, txn.cursor(batches) as cursor:
             key = pack_u64(seq)
             there = cursor.set_range(key)
             if not (there and bytes(cursor.key()) == key):

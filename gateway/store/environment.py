@@ -22,7 +22,7 @@ import structlog
 from gateway.config.sections import Store as StoreConfig
 from gateway.model.errors import ConfigError, StoreSchemaTooNew
 from gateway.store.keys import KEY_FILE, sync_folder, write_secret_file
-from gateway.store.records import DELETE, DUPSORT, PUT, SCHEMA, Db, Row, pack_u32, unpack_u32
+from gateway.store.records import DELETE, DUPSORT, NEWER, PUT, SCHEMA, Db, Row, pack_u32, unpack_u32
 
 log = structlog.get_logger(__name__)
 
@@ -115,12 +115,7 @@ class Environment:
             mode=0o600,
         )
         self._check_schema()
-        self._dbs = [
-            self._env.open_db(
-                db.name.lower().encode(), dupsort=db in DUPSORT, dupfixed=db in DUPSORT, create=not readonly
-            )
-            for db in Db
-        ]
+        self._dbs = [self._open_db(db, create=not readonly) for db in Db]
         # An older store is read as it is; from now on the older program would misread it.
         if not readonly and self.get(Db.META, SCHEMA_KEY) != pack_u32(SCHEMA):
             with self._env.begin(write=True) as txn:
@@ -128,6 +123,17 @@ class Environment:
         with self._env.begin(db=self._dbs[Db.JOURNAL]) as txn, txn.cursor() as cursor:
             self._last_journal = bytes(cursor.key()) if cursor.last() else b""
         self.readonly = readonly
+
+    def _open_db(self, db: Db, *, create: bool) -> Any:
+        """None for one that an older version did not have, where nothing may be written: it is as good as empty."""
+        try:
+            return self._env.open_db(
+                db.name.lower().encode(), dupsort=db in DUPSORT, dupfixed=db in DUPSORT, create=create
+            )
+        except lmdb.NotFoundError:
+            if db not in NEWER:
+                raise
+            return None
 
     def _check_schema(self) -> None:
         # before any database is made, so that a newer store stays as it is
@@ -155,6 +161,8 @@ class Environment:
         return self._dbs[db]
 
     def get(self, db: Db, key: bytes) -> bytes | None:
+        if self._dbs[db] is None:
+            return None
         with self._env.begin(db=self._dbs[db]) as txn:
             value: bytes | None = txn.get(key)
         return value
@@ -170,6 +178,8 @@ class Environment:
 
     def scan(self, db: Db, start: bytes = b"", limit: int = 0) -> Iterator[tuple[bytes, bytes]]:
         """Rows from `start` on, at most `limit` (0 = all). Use it up at once: it holds a transaction."""
+        if self._dbs[db] is None:
+            return
         with self._env.begin(db=self._dbs[db]) as txn, txn.cursor() as cursor:
             if not (cursor.set_range(start) if start else cursor.first()):
                 return

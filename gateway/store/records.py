@@ -51,6 +51,8 @@ class Db(IntEnum):
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
+#: since schema 2
+NEWER = frozenset({Db.SETTLED, Db.BATCHES})
 
 PUT, DELETE, DELETE_DUP = 0, 1, 2
 #: (operation, database, key, value); value is empty for DELETE

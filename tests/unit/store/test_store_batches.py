@@ -7,17 +7,19 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import lmdb
 import pytest
 from batch_rig import LIMITS, Links, ack, append, pack, to, token_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from store_rig import APP, START_MS, Clock, disk_of, fail_commit, open_store, register, settle, with_app
+from store_rig import APP, START_MS, Clock, config, disk_of, fail_commit, open_store, register, settle, with_app
 
 from gateway.model.errors import QueueFull, StoreUnavailable
 from gateway.model.outcome import State, Step
 from gateway.model.ports import APART, FULL, UNKNOWN_TOKEN
 from gateway.store import Store
+from gateway.store.environment import Environment
 from gateway.store.records import Db, pack_u64
 
 
@@ -326,6 +328,32 @@ async def test_a_damaged_row_is_an_error_not_a_crash(store: Store, links: Links)
         store.batches.table.restore(900_000, raw[:1] + b"\x09" + raw[2:], b"")
     with pytest.raises(ValueError, match="settled"):
         store.batches.table.restore(900_000, raw, b"\x00" * 31)
+
+
+async def test_a_store_from_before_batches_is_taken_over_and_can_be_read_before_that(tmp_path: Path) -> None:
+    store = await with_app(await open_store(tmp_path))
+    (number,) = await devices(store, 1)
+    token = token_of(store, number)
+    await store.close()
+    environment = lmdb.open(str(tmp_path), max_dbs=len(Db) + 1)
+    with environment.begin(write=True) as txn:
+        for db in (Db.SETTLED, Db.BATCHES):
+            txn.drop(environment.open_db(db.name.lower().encode(), txn=txn))
+        txn.put(b"schema", (1).to_bytes(4, "big"), db=environment.open_db(b"meta", txn=txn))
+    environment.close()
+
+    older = Environment.open(config(tmp_path), readonly=True)
+    assert older.get(Db.BATCHES, pack_u64(1)) is None
+    assert list(older.scan(Db.SETTLED)) == []
+    older.close()
+
+    store = await open_store(tmp_path)
+    assert store._environment.get(Db.META, b"schema") == (2).to_bytes(4, "big")
+    links = Links(store)
+    await append(store, links, to(token)).done
+    assert rows(store, Db.JOURNAL) == 1
+    await store.close()
+    links.close()
 
 
 class BatchMachine(RuleBasedStateMachine):
