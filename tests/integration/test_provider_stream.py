@@ -428,3 +428,33 @@ async def test_any_bytes_in_a_push_frame_get_an_answer_or_end_the_link(house: Ho
         asyncio.run_coroutine_threadsafe(send(raw), loop).result(20)
 
     await asyncio.to_thread(run)
+
+
+# --- a slow reader ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_provider_that_reads_nothing_is_cut_off_and_what_it_pushed_is_safe(open_house: Open) -> None:
+    house = await open_house(
+        {"edge.outbox_bytes": 4_096, "edge.slow_timeout_s": 0.5, "store.max_pending_per_registration": 100_000}
+    )
+    device = house.device()
+    token = await device.join()
+    device.close()
+    await until(lambda: not house.sessions)
+    link = await house.device().connect(receive_buffer=4_096)
+    link.send(FrameType.HELLO, {"v": 1, "role": "provider", "key": house.shop.key})
+    await link.receive(FrameType.WELCOME)
+    link.transport.pause_reading()
+    batch = pack(FrameType.PUSH, {"req": 1, "pushes": [to(token)] * 500})
+
+    async def push_on() -> bool:
+        link.send_raw(batch)
+        return bool(house.ended("slow_consumer"))
+
+    await until(push_on)
+    other = await stream(house)
+    assert isinstance((await push(other, 1, to(token)))[0], str)
+    accepted = int(house.value(Metric.PUSHES, "token"))
+    await until(lambda: house.gateway.store.journal.pending_count() == accepted)
+    await house.restart()
+    assert house.gateway.store.journal.pending_count() == accepted
