@@ -51,7 +51,7 @@ async def take(run: Run) -> Measured:
             connections=1,
         )
         run.say(f"HTTP batches, {seconds:g} s")
-        http = await _http(stage, swarm, seconds)
+        http = await over_http(stage, swarm, seconds)
         floor_after = await asyncio.to_thread(appended_rows_per_s, stage.folder, seconds=seconds / 2)
     floor = (floor + floor_after) / 2
     rate = stream["accepted_per_s"]
@@ -91,10 +91,11 @@ async def tokens_of(swarm: Swarm, folder: Path) -> list[str]:
     return found
 
 
-async def _http(stage: Stage, swarm: Swarm, seconds: float) -> dict[str, Any]:
+async def over_http(stage: Stage, swarm: Swarm, seconds: float, rate: float = 0.0) -> dict[str, Any]:
+    """Batches to the swarm's devices by a client in a process of its own, as fast as it goes or at a pace."""
     tokens = stage.folder / "tokens"
     tokens.write_text("\n".join(await tokens_of(swarm, stage.folder)))
-    words = [str(stage.api_port), stage.key, str(tokens), str(seconds)]
+    words = [str(stage.api_port), stage.key, str(tokens), str(seconds), *([str(rate)] if rate else [])]
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.system.http_batches", *words, stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )

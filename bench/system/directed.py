@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.system.accepts import over_http
 from bench.system.figures import Measured, Run
 from bench.system.peer import NOT_THERE, Mosquitto, find
 from bench.system.stage import Stage, open_files, reactors_for
@@ -22,6 +23,8 @@ DELIVERED = 0.98
 #: a client that offers less than it should has reached its own end
 OFFERED = 0.95
 BISECTIONS = 3
+#: a Python client, and JSON at both ends, share the two cores: what they can offer beside devices and gateway
+HTTP_RATE = 20_000.0
 #: rate taken where there is no peer to take it from
 ALONE_RATE = 20_000.0
 
@@ -64,6 +67,14 @@ async def highest_rate(swarm: Swarm, seconds: float, run: Run) -> float:
     return held
 
 
+async def _over_http(stage: Stage, swarm: Swarm, rate: float, seconds: float) -> dict[str, Any]:
+    """Directed pushes in small batches over HTTP; the devices tell how long each took."""
+    await swarm.do("idle", seconds=0.0)  # histograms begin anew
+    answer = await over_http(stage, swarm, seconds, rate)
+    stats = await swarm.do("stats")
+    return {"offered_rate": rate, "per_s": answer["per_s"], "delivery_ms": stats["delivery_ms"]}
+
+
 async def take(run: Run) -> Measured:
     n, peer_n = run.size(FULL, QUICK), run.size(PEER_FULL, PEER_QUICK)
     seconds = 5.0 if not run.quick else 1.0
@@ -87,9 +98,11 @@ async def take(run: Run) -> Measured:
     async with Stage(settings) as stage, Swarm(port=stage.device_port, key=stage.key, devices=n) as swarm:
         await swarm.connect(n)
         own_rate = await highest_rate(swarm, seconds, run)
+        run.say("the same through HTTP batches")
+        http = await _over_http(stage, swarm, min(rate, HTTP_RATE), 2 * seconds)
     p99 = ours["delivery_ms"]["p99"]
     more: dict[str, Any] = {"offered_rate": rate, "highest_rate": own_rate, "delivery_ms": ours["delivery_ms"]}
-    more |= {"delivered": ours["delivered"], "offered": ours["offered"]}
+    more |= {"delivered": ours["delivered"], "offered": ours["offered"], "http": http}
     if peer_rate is None or peer_p99 is None:
         return Measured(value=p99, unit="ms p99", n=n, note=f"at {rate:,.0f}/s. {NOT_THERE}", more=more)
     more |= {"peer_highest_rate": peer_rate, "rate_ratio": own_rate / peer_rate if peer_rate else None}
@@ -99,6 +112,7 @@ async def take(run: Run) -> Measured:
         n=n,
         peer=peer_p99,
         ratio=p99 / peer_p99,
-        note=f"at {rate:,.0f}/s; highest rate {own_rate:,.0f}/s, mosquitto {peer_rate:,.0f}/s ({peer_n:,} links)",
+        note=f"at {rate:,.0f}/s; highest rate {own_rate:,.0f}/s, mosquitto {peer_rate:,.0f}/s ({peer_n:,} links); "
+        f"through HTTP batches {http['per_s']:,.0f}/s: p99 {http['delivery_ms']['p99']:.1f} ms",
         more=more,
     )

@@ -116,6 +116,7 @@ class Swarm:
             **self.counts(),
             "reasons": self.reasons(),
             "pong_ms": self._latency("pong"),
+            "delivery_ms": self._latency("delivery"),
             "memory_bytes": _private_bytes(),
             "threads": len(self._fleets),
         }
