@@ -435,7 +435,7 @@ async def test_any_bytes_in_a_push_frame_get_an_answer_or_end_the_link(house: Ho
 
 async def test_a_provider_that_reads_nothing_is_cut_off_and_what_it_pushed_is_safe(open_house: Open) -> None:
     house = await open_house(
-        {"edge.outbox_bytes": 4_096, "edge.slow_timeout_s": 0.5, "store.max_pending_per_registration": 100_000}
+        {"edge.outbox_bytes": 4_096, "edge.slow_timeout_s": 0.5, "store.max_pending_per_registration": 50_000_000}
     )
     device = house.device()
     token = await device.join()
@@ -445,7 +445,7 @@ async def test_a_provider_that_reads_nothing_is_cut_off_and_what_it_pushed_is_sa
     link.send(FrameType.HELLO, {"v": 1, "role": "provider", "key": house.shop.key})
     await link.receive(FrameType.WELCOME)
     link.transport.pause_reading()
-    batch = pack(FrameType.PUSH, {"req": 1, "pushes": [to(token)] * 500})
+    batch = pack(FrameType.PUSH, {"req": 1, "pushes": [to(token)] * 50})
 
     async def push_on() -> bool:
         link.send_raw(batch)
