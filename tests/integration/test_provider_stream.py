@@ -445,7 +445,7 @@ async def test_a_provider_that_reads_nothing_is_cut_off_and_what_it_pushed_is_sa
     link.send(FrameType.HELLO, {"v": 1, "role": "provider", "key": house.shop.key})
     await link.receive(FrameType.WELCOME)
     link.transport.pause_reading()
-    batch = pack(FrameType.PUSH, {"req": 1, "pushes": [to(token)] * 50})
+    batch = pack(FrameType.PUSH, {"req": 1, "pushes": [to(token)] * 500})
 
     async def push_on() -> bool:
         link.send_raw(batch)
