@@ -451,7 +451,7 @@ async def test_a_provider_that_reads_nothing_is_cut_off_and_what_it_pushed_is_sa
         link.send_raw(batch)
         return bool(house.ended("slow_consumer"))
 
-    await until(push_on)
+    await until(push_on, 40)
     other = await stream(house)
     assert isinstance((await push(other, 1, to(token)))[0], str)
     accepted = int(house.value(Metric.PUSHES, "token"))
