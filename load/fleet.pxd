@@ -21,7 +21,6 @@ cdef struct device_t:
     uint8_t state
     uint8_t id_bytes
     uint8_t secret_bytes
-    uint8_t flags
     uint32_t began_us               # of the login, low 32 bits
     uint32_t ping_us                # of the PING under way, 0: none
     uint32_t partial_size
@@ -58,7 +57,6 @@ cdef struct fleet_t:
     device_t *chunks[1024]
     uint32_t size                   # devices made
     uint32_t under_way
-    uint32_t scan                   # next device to look at for a reconnection
     uint64_t reconnect_done
     uint32_t scanned                # devices looked at in this round of reconnections
     double allowance

@@ -528,7 +528,7 @@ cdef void drop_some(fleet_t *f) noexcept nogil:
     for i in range(f.size):
         if f.to_drop == 0 or n == EVENTS_A_TURN * 8:
             return
-        d = device_at(f, (f.scan + i) % f.size)
+        d = device_at(f, i)
         if d.state == DEVICE_LIVE:
             device_close(f, d, DEVICE_AWAY)
             f.to_drop -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import threading
@@ -245,19 +246,12 @@ class Swarm:
         self._reset()
         before = self.counts()
         publishers = [
-            Publisher(
-                self._host,
-                options.port,
-                mqtt=options.is_mqtt,
-                key=options.key.encode(),
+            self._publisher(
                 rate=rate / connections,
                 seconds=seconds,
-                most=0,
                 batch=batch,
                 text_bytes=bytes,
                 window=window,
-                everyone=False,
-                qos=1,
                 seed=index,
                 targets=packed,
             )
@@ -286,27 +280,45 @@ class Swarm:
             "delivery_ms": self._latency("delivery"),
         }
 
-    def broadcast(self, count: int = 1, bytes: int = 100, timeout_s: float = 60.0, qos: int = 1) -> Figures:
-        """So many broadcasts to everyone at once; until each device on line has all of them."""
+    def _publisher(
+        self,
+        *,
+        seconds: float,
+        batch: int,
+        text_bytes: int,
+        window: int,
+        rate: float = 0.0,
+        most: int = 0,
+        everyone: bool = False,
+        qos: int = 1,
+        seed: int = 0,
+        targets: builtins.bytes = b"",
+    ) -> Publisher:
         options = self._options
-        self._reset()
-        before = self.counts()
-        expected = count * before["online"]
-        publisher = Publisher(
+        return Publisher(
             self._host,
             options.port,
             mqtt=options.is_mqtt,
             key=options.key.encode(),
-            rate=0.0,
-            seconds=timeout_s,
-            most=count,
-            batch=count,
-            text_bytes=bytes,
-            window=60_000,
-            everyone=True,
+            rate=rate,
+            seconds=seconds,
+            most=most,
+            batch=batch,
+            text_bytes=text_bytes,
+            window=window,
+            everyone=everyone,
             qos=qos,
-            seed=0,
-            targets=b"",
+            seed=seed,
+            targets=targets,
+        )
+
+    def broadcast(self, count: int = 1, bytes: int = 100, timeout_s: float = 60.0, qos: int = 1) -> Figures:
+        """So many broadcasts to everyone at once; until each device on line has all of them."""
+        self._reset()
+        before = self.counts()
+        expected = count * before["online"]
+        publisher = self._publisher(
+            seconds=timeout_s, most=count, batch=count, text_bytes=bytes, window=60_000, everyone=True, qos=qos
         )
         self._publish([publisher], timeout_s + 20)
         counts = publisher.counts()
