@@ -28,6 +28,7 @@ from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
+from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.metrics import Metrics
@@ -62,6 +63,7 @@ class Gateway:
             edge=self.edge,
             journal=store.journal,
             broadcasts=store.broadcasts,
+            schedules=store.schedules,
             directory=directory,
             notifiers=self.notifiers,
             config=config,
@@ -71,7 +73,20 @@ class Gateway:
         self.edge.attach(self.dispatcher)
         directory.watch(self.edge)
         acceptor = Acceptor(
-            directory=directory, journal=store.journal, dispatcher=self.dispatcher, config=config, metrics=metrics
+            directory=directory,
+            journal=store.journal,
+            schedules=store.schedules,
+            dispatcher=self.dispatcher,
+            config=config,
+            metrics=metrics,
+        )
+        self.scheduler = Scheduler(
+            schedules=store.schedules,
+            directory=directory,
+            acceptor=acceptor,
+            backlog=self.dispatcher.backlog,
+            metrics=metrics,
+            clock=unix_ms,
         )
         self.receipts_webhook = ReceiptsWebhook(
             directory=directory,
@@ -117,6 +132,7 @@ class Gateway:
             for name in apps:
                 await self._create_app(name)
             self.dispatcher.start()
+            self.scheduler.start()
             await self.edge.start()
             self.receipts_webhook.start()
             try:
@@ -156,6 +172,7 @@ class Gateway:
         await self.receipts_webhook.close()
         await self.streams.close()
         await self.edge.stop()
+        await self.scheduler.close()
         await self.dispatcher.close()
         for notifier in self.notifiers.values():
             await notifier.close()

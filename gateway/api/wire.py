@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.api.media import ErrorDetail
+from gateway.model.condition import Condition
 
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000, description="milliseconds; 0 = the gateway's default")]
 Seconds = Annotated[int, Meta(ge=0, le=2_419_200, description="seconds; 0 = the gateway's default")]
@@ -152,17 +153,23 @@ class TargetView(msgspec.Struct, omit_defaults=True, kw_only=True):
     tag: str = ""
     versions: str = ""
     everyone: bool = False
+    where: Condition | None = None
 
 
 class PushView(_Out):
     id: str
     target: TargetView
     state: Annotated[
-        Literal["pending", "done", "live", "expired", "recalled"],
-        Meta(description="pending until every delivery has a final state, then done; a broadcast: live until it ends"),
+        Literal["scheduled", "pending", "done", "live", "expired", "recalled", "rejected"],
+        Meta(
+            description="scheduled: kept for its time, or its audience is looked for; pending until every delivery has "
+            "a final state, then done; a broadcast: live until it ends"
+        ),
     ]
     accepted_at_ms: UnixMs
     expires_at: UnixS
+    deliver_at: Annotated[UnixS, Meta(description="while it is scheduled")] | None
+    over: Annotated[int, Meta(description="seconds over which it is sent")]
     urgency: Literal["very-low", "low", "normal", "high"]
     collapse_key: str
     body: Literal["auto", "at_once", "on_demand"]
@@ -204,6 +211,10 @@ class RegistrationView(_Out):
     account: str
     alias: str
     tags: list[str]
+    os: str
+    locale: str
+    timezone: str
+    quiet: Annotated[str, Meta(description="local hours in which only urgent pushes come; empty: none")]
     connected: Annotated[bool, Meta(description="is its device connected now? (B1)")]
     created_at: UnixS
 
@@ -227,6 +238,15 @@ class RegistrationUpdate(_In):
         | None
     ) = None
     fallback: Chain | None = None
+    os: Annotated[str, Meta(max_length=32, description="android, ios, …: lower case")] | None = None
+    locale: Annotated[str, Meta(max_length=35, description="language tag (BCP 47): chooses localised words")] | None = (
+        None
+    )
+    timezone: Annotated[str, Meta(max_length=64, description="IANA name: Europe/Berlin")] | None = None
+    quiet: (
+        Annotated[str, Meta(max_length=11, description="local hours in which only urgent pushes come: 22:00-07:00")]
+        | None
+    ) = None
 
 
 # --- operations ---

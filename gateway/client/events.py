@@ -31,6 +31,10 @@ class Binding:
     tags: list[str] | None = None
     addresses: dict[str, str] | None = None
     fallback: list[str] | None = None
+    os: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    quiet: str | None = None
     ack: AckPolicy = AckPolicy.RECEIPT
     foreground: bool = True
 

@@ -185,6 +185,10 @@ class Requests:
             tags=binding.tags,
             addresses=binding.addresses,
             fallback=binding.fallback,
+            os=binding.os,
+            locale=binding.locale,
+            timezone=binding.timezone,
+            quiet=binding.quiet,
         )
         self._request(Request(FrameType.REGISTER, body, binding, internal=True))
 

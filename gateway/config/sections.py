@@ -112,6 +112,8 @@ class Store:
     max_pending_per_registration: int = within(1_000, 1)
     # live broadcasts of one app; past it a broadcast is refused (503 queue_full)
     max_broadcasts_per_app: int = within(1_000, 1)
+    # pushes of one app that wait for their time; past it a scheduled push is refused (503 queue_full)
+    max_scheduled_per_app: int = within(10_000, 1, 1_000_000)
     # outcomes and receipts are kept this long
     history_days: float = within(7.0, 0, 3650)
     # false gives up durability of the last moments on power loss for speed; a killed process still loses nothing
@@ -132,6 +134,8 @@ class Delivery:
     ttl_s: int = within(86_400, 0, 31_536_000)
     # longest time to live a push may ask for
     max_ttl_s: int = within(2_419_200, 1, 31_536_000)
+    # how far ahead a push may be scheduled
+    max_schedule_s: int = within(31_536_000, 0, 315_360_000)
     # message bodies up to this size go with the notification where the push says body = auto
     inline_bytes: int = 4_096
     # notifier calls under way at once, for each notifier

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 
 from gateway.config.sections import Config
+from gateway.delivery.caps import DeviceCaps
 from gateway.delivery.forms import build_notify, goes_light
+from gateway.delivery.holds import quiet_hold, spread_hold
 from gateway.delivery.notify_queue import Call, Job, NotifyQueue
 from gateway.delivery.policy import Action, Facts, decide
 from gateway.delivery.trails import Remembered, Trail
 from gateway.metrics import Metric, Metrics
+from gateway.model.frames import Urgency
 from gateway.model.notification import Notification
 from gateway.model.outcome import Event, Outcome, State, Step
 from gateway.model.ports import Delivery, Directory, Edge, Journal, Notifier, NotifierResult
@@ -53,6 +56,7 @@ _CLOSING = {
     State.REPLACED: "replaced",
     State.REJECTED: "revoked",
     State.ACKED: "acked",
+    State.LIMITED: "limited",
 }
 
 
@@ -98,6 +102,7 @@ class Executor:
             for name, notifier in notifiers.items()
         }
         self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail")
+        self._caps = DeviceCaps()
         self._fetched: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "fetched")
         #: notifications that nothing may leave of before their commit
         self.held: set[int] = set()
@@ -137,6 +142,8 @@ class Executor:
         seq, registration = delivery.seq, delivery.registration
         facts = self._facts(delivery, notification, event, now)
         old = State(delivery.state)
+        if event is Event.ROUTE and old is State.ACCEPTED and not self._is_allowed(notification, registration, now):
+            event = Event.LIMIT
         state, actions = decide(old, event, facts)
         hop = delivery.hop + (Action.NOTIFY in actions) - (Action.REOPEN in actions and delivery.hop > 0)
         if not state.is_final and (state is not old or hop != delivery.hop):
@@ -159,14 +166,30 @@ class Executor:
                 self._metrics.count(Metric.EVENTS_IGNORED, label=event.name.lower())
             elif action is not Action.REOPEN:
                 self._step(delivery, notification, action, now, channel, detail)
+        if state is State.WAITING and (until := self._held_until(delivery, notification, now)):
+            self._journal.arm(seq, until)
         return sent
+
+    def _held_until(self, delivery: Delivery, notification: Notification, now: int) -> int:
+        """Unix ms until which nothing of it is to be sent, by no channel; 0: nothing holds it back."""
+        cohort = self._directory.cohort(delivery.registration)
+        if not notification.over_s and not cohort.quiet:
+            return 0
+        return max(quiet_hold(notification, cohort, now), spread_hold(notification, delivery.seq, now))
+
+    def _is_allowed(self, notification: Notification, registration: int, now: int) -> bool:
+        app = self._directory.app(notification.app)
+        if app is None or notification.urgency >= Urgency.HIGH or not (app.device_per_hour or app.device_per_day):
+            return True
+        return self._caps.admit(app, registration, now)
 
     def _facts(self, delivery: Delivery, notification: Notification, event: Event, now: int) -> Facts:
         registration = delivery.registration
         connected = self._edge.is_connected(registration)
-        wanted = not connected or notification.urgency >= self._edge.urgency_floor(registration)
+        is_held = bool(self._held_until(delivery, notification, now))
+        wanted = not is_held and (not connected or notification.urgency >= self._edge.urgency_floor(registration))
         more = tries = False
-        if event in _USES_CHAIN and not (connected and wanted and event in _CHANNEL_FIRST):
+        if event in _USES_CHAIN and not is_held and not (connected and wanted and event in _CHANNEL_FIRST):
             more = delivery.hop < len(self._chain(notification, registration))
             trail = self._trails.get(delivery.seq)
             tries = trail is None or trail.tries < MAX_TRIES
@@ -192,7 +215,8 @@ class Executor:
             self._fetched.put(seq, True)
         light = goes and seq not in self._fetched
         self._remember_brief(notification, goes)
-        frame = build_notify(notification, seq, token, light=light)
+        locale = self._directory.cohort(registration).locale if notification.content.localized else ""
+        frame = build_notify(notification, seq, token, light=light, locale=locale)
         if self._edge.notify(registration, frame, seq, notification.ack_ms, again=action is not Action.SEND):
             return Sent.QUEUED
         # Route, store, look again: nothing was queued, so nothing will be reported.

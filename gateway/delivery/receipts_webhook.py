@@ -157,7 +157,7 @@ class ReceiptsWebhook:
         outcome = receipt.outcome
         record = self._directory.registration(outcome.registration)
         return {
-            "push": self._push_ids.build(app, outcome.notification),
+            "push": self._push_ids.build(app, receipt.push or outcome.notification),
             "delivery": outcome.seq,
             "token": build_token(record.token) if record is not None else "",
             "state": State(outcome.state).name.lower(),

@@ -26,7 +26,7 @@ from gateway.model.frames import (
     build_frame,
     parse_body,
 )
-from gateway.model.registration import Registration, build_token, parse_token
+from gateway.model.registration import Profile, Registration, build_token, parse_token
 from gateway.store.directory import Directory
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ class DeviceRequests:
             tags=ask.tags,
             addresses=ask.addresses,
             fallback=ask.fallback,
+            profile=Profile(ask.os, ask.locale, ask.timezone, ask.quiet),
         )
         if committed is not None:
             self._changes.admit(session.key, self._clock())

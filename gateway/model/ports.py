@@ -10,10 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from gateway.model.cohort import Cohort
+from gateway.model.condition import Condition
 from gateway.model.errors import GatewayError
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
-from gateway.model.registration import App, Registration
+from gateway.model.registration import NO_PROFILE, App, Profile, Registration
 
 
 class Delivery(NamedTuple):
@@ -102,6 +104,7 @@ class Receipt(NamedTuple):
 
     cursor: int  # rising; resume after it
     outcome: Outcome
+    push: int = 0  # sequence its provider knows the push by; 0: its notification's
 
 
 class Edge(Protocol):
@@ -124,7 +127,8 @@ class Edge(Protocol):
 
     def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int, urgency: int) -> None:
         """Queue one shared frame to every link of these (app, version) groups that takes this urgency. Each link's fate
-        comes back through EdgeEvents like notify's, and on_fanned says how many it was queued for (once a reactor)."""
+        comes back through EdgeEvents like notify's, and on_fanned says how many it was queued for (for each group and
+        reactor)."""
         ...
 
     def room(self, registration: int) -> int:
@@ -173,8 +177,8 @@ class EdgeEvents(Protocol):
         """Unacked and gone from the link: `spilled` where window or outbox was full, else the link is down."""
         ...
 
-    def on_fanned(self, seq: int, links: int) -> None:
-        """One reactor is done with a fan-out, which it queued for so many links."""
+    def on_fanned(self, seq: int, group: int, links: int) -> None:
+        """One reactor is done with a group of a fan-out, which it queued for so many links."""
         ...
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
@@ -325,6 +329,36 @@ class Journal(Protocol):
         ...
 
 
+class Schedules(Protocol):
+    """Pushes that wait for their time, or for their audience to be found; durable like the journal."""
+
+    def add(self, notification: Notification, due_ms: int) -> asyncio.Future[None]:
+        """Keep it until then. QueueFull where its app has too many, StoreUnavailable."""
+        ...
+
+    def due(self, now_ms: int, limit: int) -> list[int]:
+        """Sequences whose time has come; each is given out once, until `again` or the next start."""
+        ...
+
+    def again(self, seq: int, at_ms: int) -> None:
+        """It could not be released: give it out again then."""
+        ...
+
+    def notification(self, seq: int) -> Notification | None: ...
+
+    def released(self, seq: int, became: int) -> None:
+        """It is this notification now, called in the same callback as `append`; kept still where that commit fails."""
+        ...
+
+    def end(self, seq: int, state: int, at_ms: int) -> None:
+        """Recalled, expired, or its token is gone."""
+        ...
+
+    def became(self, seq: int) -> int:
+        """The notification a kept push became, 0 where it was none or did not yet."""
+        ...
+
+
 class Broadcasts(Protocol):
     """Live broadcasts of each app and how far each registration has come."""
 
@@ -346,8 +380,16 @@ class Broadcasts(Protocol):
 
     def matches(self, notification: Notification, registration: int) -> bool: ...
 
-    def count(self, seq: int, what: str, n: int = 1) -> None:
-        """Figures of a broadcast: targeted, sent, acked, shown, notified, expired."""
+    def count(self, seq: int, what: str, registrations: Sequence[int]) -> None:
+        """Figures of a broadcast, by version too: targeted, sent, acked, shown, notified."""
+        ...
+
+    def count_sent(self, seq: int, group: int, links: int) -> None:
+        """The same for so many of a group."""
+        ...
+
+    def count_expired(self, seq: int) -> None:
+        """Whom it was meant for and did not reach."""
         ...
 
     def figures(self, seq: int) -> dict[str, int]: ...
@@ -364,6 +406,7 @@ class PushRecord(NamedTuple):
     deliveries: list[Outcome]  # pending ones too: state not final
     figures: dict[str, int]  # of a broadcast, or counts by state
     state: int | None  # of a broadcast: ACCEPTED while live, else EXPIRED or RECALLED
+    due_ms: int = 0  # it waits for this moment, Unix ms; 0: it does not
 
 
 class Receipts(Protocol):
@@ -417,7 +460,7 @@ class Directory(Protocol):
 
     def by_tag(self, app: str, tag: str) -> Sequence[int]: ...
 
-    def by_versions(self, app: str, versions: str) -> Iterator[Sequence[int]]:
+    def by_versions(self, app: str, versions: str, where: Condition | None = None) -> Iterator[Sequence[int]]:
         """Registrations whose app version is in the specifier set; all of the app where it is empty. In parts that are
         found in one slice of the loop's time each, so a part may be empty."""
         ...
@@ -426,8 +469,19 @@ class Directory(Protocol):
         """Registrations of every app, in such parts."""
         ...
 
-    def groups(self, app: str, versions: str) -> list[int]:
-        """Group numbers of the app's versions that match; all where empty. Raises InvalidField for a bad specifier."""
+    def groups(self, app: str, versions: str, where: Condition | None = None) -> list[int]:
+        """Group numbers of the app's cohorts that may match; all where empty. InvalidField for a bad specifier."""
+        ...
+
+    def group_cohort(self, group: int) -> Cohort: ...
+
+    def cohort(self, number: int) -> Cohort:
+        """Of a registration; of nothing known where it is gone."""
+        ...
+
+    def seen_ago_s(self, number: int) -> int:
+        """Seconds since its device was connected last, exact to the hour, 0 while it is; a very large number where it
+        never was."""
         ...
 
     def update(
@@ -438,6 +492,7 @@ class Directory(Protocol):
         tags: Sequence[str] | None = None,
         addresses: Mapping[str, str] | None = None,
         fallback: Sequence[str] | None = None,
+        profile: Profile = NO_PROFILE,
     ) -> Awaitable[Registration]: ...
 
     def revoke(self, number: int) -> Awaitable[None]:

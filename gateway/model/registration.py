@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import NamedTuple
 
 import msgspec
 
+from gateway.model.cohort import Cohort
+
 TOKEN_BYTES = 16
 TOKEN_CHARS = 22
+
+
+class Limits(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """What an app or one of its keys may send; 0 = no limit here."""
+
+    #: pushes a second, on average
+    per_s: int = 0
+    #: pushes at once on top of that; 0 = as many as per_s
+    burst: int = 0
+    #: pushes a day (UTC)
+    per_day: int = 0
 
 
 class ApiKey(msgspec.Struct):
@@ -18,6 +32,7 @@ class ApiKey(msgspec.Struct):
     hash: bytes
     created_at: int  # Unix seconds
     label: str = ""
+    limits: Limits = Limits()
 
 
 class App(msgspec.Struct, kw_only=True):
@@ -39,6 +54,10 @@ class App(msgspec.Struct, kw_only=True):
     receipts_url: str = ""
     receipts_secret: str = ""
     created_at: int = 0
+    limits: Limits = Limits()
+    #: pushes of normal urgency and below that one registration gets in an hour and in a day; 0 = no limit
+    device_per_hour: int = 0
+    device_per_day: int = 0
 
 
 class Registration(msgspec.Struct, kw_only=True):
@@ -60,6 +79,26 @@ class Registration(msgspec.Struct, kw_only=True):
     signed_out: bool = False
     #: how many earlier tokens of this triple were revoked
     generation: int = 0
+    os: str = ""
+    locale: str = ""
+    timezone: str = ""
+    quiet: str = ""
+
+    @property
+    def cohort(self) -> Cohort:
+        return Cohort(self.version, self.os, self.locale, self.timezone, self.quiet)
+
+
+class Profile(NamedTuple):
+    """What a device or its provider says of a registration; None leaves it as it is, "" takes it away."""
+
+    os: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    quiet: str | None = None
+
+
+NO_PROFILE = Profile()
 
 
 def build_token(token: bytes) -> str:

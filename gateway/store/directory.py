@@ -18,11 +18,13 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from gateway._native.registry import Registry
+from gateway.model.cohort import Cohort, build_cohort
+from gateway.model.condition import Condition
 from gateway.model.errors import UnknownApp, UnknownToken
 from gateway.model.ports import Presence
-from gateway.model.registration import TOKEN_BYTES, App, Registration, parse_token
+from gateway.model.registration import NO_PROFILE, TOKEN_BYTES, App, Profile, Registration, parse_token
 from gateway.store.broadcasts import Broadcasts
-from gateway.store.checks import check_app_name, check_labels, check_triple
+from gateway.store.checks import check_app_name, check_labels, check_profile, check_triple
 from gateway.store.commit import Committer
 from gateway.store.environment import Environment
 from gateway.store.groups import Groups
@@ -77,6 +79,8 @@ class Directory:
         self._groups = groups
         self._loop = loop
         self._clock = clock
+        #: see the port
+        self.seen_ago_s: Callable[[int], int] = lambda _: 0
         self._broadcasts: Broadcasts | None = None
         self._presence: Presence | None = None
         self._apps: dict[str, App] = {}
@@ -145,9 +149,9 @@ class Directory:
 
     # --- groups ---------------------------------------------------------------------------------------------
 
-    def group(self, app: str, version: str) -> int:
-        """Dense number of an (app, version)."""
-        group = self._groups.number(app, version)
+    def group(self, app: str, cohort: str) -> int:
+        """Dense number of an (app, cohort in its text form)."""
+        group = self._groups.number(app, cohort)
         # the data plane asks whose a token is
         self.registry.set_group_app(group, self.app_number(app))
         return group
@@ -155,12 +159,18 @@ class Directory:
     def group_app(self, group: int) -> str:
         return self._groups.app(group)
 
-    def groups(self, app: str, versions: str) -> list[int]:
-        return self._groups.matching(app, versions)
+    def group_cohort(self, group: int) -> Cohort:
+        return self._groups.cohort(group)
 
-    def by_versions(self, app: str, versions: str) -> Iterator[list[int]]:
+    def cohort(self, number: int) -> Cohort:
+        return self._groups.cohort(self.registry.group(number)) if self.registry.has(number) else Cohort("")
+
+    def groups(self, app: str, versions: str, where: Condition | None = None) -> list[int]:
+        return self._groups.matching(app, versions, where)
+
+    def by_versions(self, app: str, versions: str, where: Condition | None = None) -> Iterator[list[int]]:
         """One pass over all numbers, as far as it is asked for; no transaction is open in between."""
-        groups = set(self._groups.matching(app, versions))
+        groups = set(self._groups.matching(app, versions, where))
         group = self.registry.group
         if groups:
             for part in self.everybody():
@@ -234,6 +244,7 @@ class Directory:
         tags: Sequence[str] | None = None,
         addresses: Mapping[str, str] | None = None,
         fallback: Sequence[str] | None = None,
+        profile: Profile = NO_PROFILE,
     ) -> Registered:
         """A1: the live token of (device, app, account), made where there is none. Usable at once.
 
@@ -243,9 +254,9 @@ class Directory:
         """
         check_triple(device, app, version, account)
         check_labels(alias, tags, addresses, fallback)
+        check_profile(profile)
         if app not in self._apps:
             raise UnknownApp()
-        group = self.group(app, version)
         token, generation = self._token(device, app, account, 0), 0
         number = self.registry.find(token)
         if number < 0 and (generation := self._revoked(token)):
@@ -265,9 +276,14 @@ class Directory:
                 fallback=None if fallback is None else list(fallback),
                 created_at=self._clock() // 1_000,
                 generation=generation,
+                os=profile.os or "",
+                locale=profile.locale or "",
+                timezone=profile.timezone or "",
+                quiet=profile.quiet or "",
             )
-            return registration, True, self._create(registration, group)
-        is_as_before = self.registry.group(number) == group and not self.registry.signed_out(number)
+            return registration, True, self._create(registration)
+        cohort = self._groups.cohort(self.registry.group(number))
+        is_as_before = cohort == _with(cohort, version, profile) and not self.registry.signed_out(number)
         if is_as_before and not _given(alias, tags, addresses, fallback):
             known = Registration(
                 number=number,
@@ -280,7 +296,7 @@ class Directory:
             )
             return known, False, self._under_way(number)
         before = self._existing(number)
-        changed = replace(_changed(before, alias, tags, addresses, fallback, version), signed_out=False)
+        changed = replace(_changed(before, alias, tags, addresses, fallback, version, profile), signed_out=False)
         if changed == before:
             return before, False, self._under_way(number)
         return changed, False, self._change(before, changed)
@@ -293,11 +309,13 @@ class Directory:
         tags: Sequence[str] | None = None,
         addresses: Mapping[str, str] | None = None,
         fallback: Sequence[str] | None = None,
+        profile: Profile = NO_PROFILE,
     ) -> asyncio.Future[Registration]:
         """UnknownToken where it is not live."""
         check_labels(alias, tags, addresses, fallback)
+        check_profile(profile)
         before = self._existing(number)
-        changed = _changed(before, alias, tags, addresses, fallback, before.version)
+        changed = _changed(before, alias, tags, addresses, fallback, before.version, profile)
         written = self._under_way(number) if changed == before else self._change(before, changed)
         return self._answer(written, changed)
 
@@ -315,8 +333,9 @@ class Directory:
             raise UnknownToken()
         return registration
 
-    def _create(self, registration: Registration, group: int) -> asyncio.Future[None]:
+    def _create(self, registration: Registration) -> asyncio.Future[None]:
         number = registration.number
+        group = self.group(registration.app, build_cohort(registration.cohort))
         changes = self._changes(None, registration)
         rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(registration))]
         reserved = self._reserved
@@ -336,30 +355,34 @@ class Directory:
         self._next += 1
         self._reserved = reserved
         self.registry.add(number, registration.token, group)
-        self.registry.set_plain(number, registration.fallback is None)
+        self._set_flags(registration)
         return written
 
     def _change(self, before: Registration, after: Registration) -> asyncio.Future[None]:
         number = before.number
         changes = self._changes(before, after)
         old_group = self.registry.group(number)
-        new_group = self.group(after.app, after.version)
+        new_group = self.group(after.app, build_cohort(after.cohort))
 
         def undo() -> None:
             if self.registry.has(number):
-                self.registry.set_signed_out(number, before.signed_out)
-                self.registry.set_plain(number, before.fallback is None)
+                self._set_flags(before)
             if old_group != new_group and self.registry.has(number):
                 self._move(number, old_group)
             self._settled(number, after, changes)
 
         rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(after))]
         written = self._write(number, after, rows + [change.row for change in changes], changes, undo)
-        self.registry.set_signed_out(number, after.signed_out)
-        self.registry.set_plain(number, after.fallback is None)
+        self._set_flags(after)
         if old_group != new_group:
             self._move(number, new_group)
         return written
+
+    def _set_flags(self, registration: Registration) -> None:
+        number = registration.number
+        self.registry.set_signed_out(number, registration.signed_out)
+        self.registry.set_plain(number, registration.fallback is None)
+        self.registry.set_quiet(number, bool(registration.quiet))
 
     def _move(self, number: int, group: int) -> None:
         if self._broadcasts is not None:
@@ -385,8 +408,7 @@ class Directory:
 
         def undo() -> None:
             self.registry.add(number, registration.token, group, cursor)
-            self.registry.set_signed_out(number, registration.signed_out)
-            self.registry.set_plain(number, registration.fallback is None)
+            self._set_flags(registration)
             self._tombstones.pop(first, None)
             self._settled(number, None, changes)
             if self._presence is not None:
@@ -512,6 +534,12 @@ def _given(*labels: object) -> bool:
     return any(label is not None for label in labels)
 
 
+def _with(before: Cohort, version: str, profile: Profile) -> Cohort:
+    return before._replace(
+        version=version, **{name: value for name, value in profile._asdict().items() if value is not None}
+    )
+
+
 def _distinct(tags: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(tags))
 
@@ -523,12 +551,13 @@ def _changed(
     addresses: Mapping[str, str] | None,
     fallback: Sequence[str] | None,
     version: str,
+    profile: Profile,
 ) -> Registration:
     return replace(
         before,
-        version=version,
         alias=before.alias if alias is None else alias,
         tags=before.tags if tags is None else _distinct(tags),
         addresses=before.addresses if addresses is None else dict(addresses),
         fallback=before.fallback if fallback is None else list(fallback),
+        **_with(before.cohort, version, profile)._asdict(),
     )

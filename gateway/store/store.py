@@ -33,6 +33,8 @@ from gateway.store.keys import ServerKeys
 from gateway.store.receipts import Receipts
 from gateway.store.records import Db
 from gateway.store.recovery import Recovery, read_marks
+from gateway.store.schedules import Schedules
+from gateway.store.seen import Seen
 from gateway.store.sequences import Sequences
 
 log = structlog.get_logger(__name__)
@@ -86,7 +88,10 @@ class Store:
             row = pending.get(seq)
             return None if row is None else row[3]
 
+        self._seen = Seen(environment, self.committer, registry, clock)
+        self.directory.seen_ago_s = self._seen.ago_s
         self._history = History(environment, self.committer, metrics, clock, hop_of)
+        self.schedules = Schedules(environment, self.committer, config, metrics)
         self.receipts = Receipts(
             environment,
             self.committer,
@@ -135,7 +140,9 @@ class Store:
             metrics,
             clock,
         )
-        self.receipts.attach(self.journal)
+        self.receipts.attach(self.journal, self.schedules)
+        self.schedules.end_push = self.receipts.end_push
+        self.schedules.push_landed = self.receipts.push_landed
         self._recovery = Recovery(
             environment,
             self.directory,
@@ -193,6 +200,8 @@ class Store:
         gc.disable()
         try:
             counts = recovery.run()
+            self._seen.load()
+            self.schedules.load()
         except (ValueError, IndexError, struct.error, msgspec.DecodeError) as exc:
             # which of two rows is right is not for a program to guess
             message = f"the folder holds a damaged store ({exc}); restore a backup"
@@ -221,6 +230,7 @@ class Store:
             return
         self._timer = self._loop.call_later(self._tick_s, self._on_tick)
         self.write_behind()
+        self._seen.tick()
         if self._sweep_timer is None and self._loop.time() >= self._sweep_at_s:
             self._on_sweep()
         self._metrics.set(Metric.STORE_PENDING, len(self._pending))
@@ -270,6 +280,7 @@ class Store:
         if self.committer.writable:
             self._sequences.stop()
             self.directory.stop()
+            self._seen.stop()
         try:
             await self.committer.close()
             self._environment.sync()

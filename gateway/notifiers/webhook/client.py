@@ -114,7 +114,7 @@ class WebhookNotifier:
     def _build_body(self, registration: Registration, notification: Notification) -> bytes:
         return msgspec.json.encode(
             {
-                "push": self._push_ids.build(notification.app, notification.seq),
+                "push": self._push_ids.build(notification.app, notification.push_seq),
                 "app": notification.app,
                 "token": build_token(registration.token),
                 "account": registration.account,
