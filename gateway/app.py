@@ -27,6 +27,7 @@ from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.push_ids import PushIds
+from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
 from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
@@ -91,6 +92,7 @@ class Gateway:
         self.receipts_webhook = ReceiptsWebhook(
             directory=directory,
             receipts=store.receipts,
+            deaths=store.deaths,
             push_ids=push_ids,
             config=config.api,
             metrics=metrics,
@@ -107,6 +109,9 @@ class Gateway:
             ),
             dispatcher=self.dispatcher,
             memory=store.receipts,
+            quotas=Quotas(store.quotas),
+            schedules=store.schedules,
+            deaths=store.deaths,
             push_ids=push_ids,
             metrics=metrics,
             is_connected=self.edge.is_connected,

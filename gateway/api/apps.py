@@ -13,10 +13,21 @@ from starlette.responses import Response
 
 from gateway.api.call import Call
 from gateway.api.ports import Backend
-from gateway.api.wire import AppCreate, AppCreated, AppList, AppPatch, AppView, KeyCreate, KeyCreated, KeyList, KeyView
+from gateway.api.wire import (
+    AppCreate,
+    AppCreated,
+    AppList,
+    AppPatch,
+    AppView,
+    KeyCreate,
+    KeyCreated,
+    KeyList,
+    KeyView,
+    LimitsBody,
+)
 from gateway.auth.api_keys import issue_key
 from gateway.model.errors import BadRequest, Conflict, NotFound, UnknownApp
-from gateway.model.registration import App
+from gateway.model.registration import App, Limits
 
 #: of one app; past it a new key is refused (409)
 MAX_KEYS = 32
@@ -32,9 +43,20 @@ def view_app(app: App) -> AppView:
         notifiers={name: sorted(settings) for name, settings in app.notifiers.items()},
         receipts_url=app.receipts_url,
         receipts_signed=bool(app.receipts_secret),
+        limits=_view_limits(app.limits),
+        device_per_hour=app.device_per_hour,
+        device_per_day=app.device_per_day,
         keys=len(app.keys),
         created_at=app.created_at,
     )
+
+
+def _limits(wanted: LimitsBody) -> Limits:
+    return Limits(per_s=wanted.per_s, burst=wanted.burst, per_day=wanted.per_day)
+
+
+def _view_limits(limits: Limits) -> LimitsBody:
+    return LimitsBody(per_s=limits.per_s, burst=limits.burst, per_day=limits.per_day)
 
 
 class AppRoutes:
@@ -62,6 +84,9 @@ class AppRoutes:
                 notifiers=wanted.notifiers,
                 receipts_url=wanted.receipts_url,
                 receipts_secret=wanted.receipts_secret,
+                limits=_limits(wanted.limits),
+                device_per_hour=wanted.device_per_hour,
+                device_per_day=wanted.device_per_day,
                 created_at=int(self._now_s()),
             )
             app = await self._put(call, app)
@@ -82,6 +107,8 @@ class AppRoutes:
             for name in patch.__struct_fields__
             if (value := getattr(patch, name)) is not UNSET
         }
+        if "limits" in changes:
+            changes["limits"] = _limits(changes["limits"])
         self._check_chain(changes.get("fallback", []), changes.get("notifiers", {}))
         async with self._changing:
             app = await self._put(call, msgspec.structs.replace(self._app(call), **changes))
@@ -94,13 +121,15 @@ class AppRoutes:
             if len(app.keys) >= MAX_KEYS:
                 raise Conflict(f"An app has at most {MAX_KEYS} keys; delete one first.")
             key, text = issue_key(wanted.label, now_s=int(self._now_s()))
+            key = msgspec.structs.replace(key, limits=_limits(wanted.limits))
             await self._put(call, msgspec.structs.replace(app, keys=[*app.keys, key]))
         made = KeyCreated(id=key.id, key=text, label=key.label, created_at=key.created_at)
         return call.answer(made, status=201, headers={"location": f"/v1/apps/{app.name}/keys/{key.id}"})
 
     async def list_keys(self, call: Call) -> Response:
         keys = self._app(call).keys
-        return call.answer(KeyList(keys=[KeyView(id=k.id, label=k.label, created_at=k.created_at) for k in keys]))
+        views = [KeyView(id=k.id, label=k.label, limits=_view_limits(k.limits), created_at=k.created_at) for k in keys]
+        return call.answer(KeyList(keys=views))
 
     async def delete_key(self, call: Call) -> Response:
         async with self._changing:

@@ -11,10 +11,11 @@ from typing import Protocol
 from gateway.auth.api_keys import ApiKeys
 from gateway.config.sections import Api
 from gateway.delivery.push_ids import PushIds
+from gateway.delivery.quotas import Quotas
 from gateway.delivery.request import PushRequest
 from gateway.metrics import Metrics
 from gateway.model.errors import GatewayError
-from gateway.model.ports import Directory, Receipts
+from gateway.model.ports import Deaths, Directory, Receipts, Schedules
 from gateway.model.registration import App
 
 
@@ -89,6 +90,10 @@ class Dispatches(Protocol):
         live, StoreUnavailable where it can not be made durable now."""
         ...
 
+    def look_again(self, registration: int) -> None:
+        """Its quiet hours are others now."""
+        ...
+
     def revoke(self, registration: int) -> None:
         """End what is pending for it."""
         ...
@@ -140,6 +145,9 @@ class Backend:
     batches: TakesBatches
     dispatcher: Dispatches
     memory: Memory
+    quotas: Quotas
+    schedules: Schedules
+    deaths: Deaths
     push_ids: PushIds
     metrics: Metrics
     # is this registration's device connected now (B1)?

@@ -42,6 +42,8 @@ class RegistrationRoutes:
                 profile=Profile(wanted.os, wanted.locale, wanted.timezone, wanted.quiet),
             )
         )
+        if wanted.quiet is not None or wanted.timezone is not None:
+            self._backend.dispatcher.look_again(number)
         return call.answer(self._view(number, updated))
 
     async def revoke(self, call: Call) -> Response:

@@ -24,6 +24,7 @@ from starlette.routing import Route as StarletteRoute
 from gateway.api.apps import AppRoutes
 from gateway.api.batch import BatchRoutes
 from gateway.api.door import Observer, answer_error, build_endpoint
+from gateway.api.feedback import FeedbackRoutes
 from gateway.api.http_protocol import Limits, bounded
 from gateway.api.once import Once
 from gateway.api.openapi import build_document, build_document_3_0
@@ -33,7 +34,14 @@ from gateway.api.push import PushRoutes
 from gateway.api.receipts import HEARTBEAT_S, ReceiptRoutes
 from gateway.api.registrations import RegistrationRoutes
 from gateway.api.route import Route
-from gateway.api.routes import app_routes, operation_routes, push_routes, receipt_routes, registration_routes
+from gateway.api.routes import (
+    app_routes,
+    feedback_routes,
+    operation_routes,
+    push_routes,
+    receipt_routes,
+    registration_routes,
+)
 
 log = structlog.get_logger("gateway.api")
 
@@ -46,6 +54,7 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
         *app_routes(AppRoutes(backend)),
         *push_routes(PushRoutes(backend, once), BatchRoutes(backend, once)),
         *receipt_routes(ReceiptRoutes(backend, heartbeat_s=heartbeat_s)),
+        *feedback_routes(FeedbackRoutes(backend)),
         *registration_routes(RegistrationRoutes(backend)),
         *operation_routes(operations),
     ]

@@ -47,6 +47,20 @@ class _Out(msgspec.Struct, kw_only=True, omit_defaults=False):
 # --- operator ---
 
 
+class LimitsBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """0 = no limit."""
+
+    per_s: Annotated[int, Meta(ge=0, le=10_000_000, description="pushes a second, on average")] = 0
+    burst: Annotated[int, Meta(ge=0, le=100_000_000, description="pushes at once; 0: as many as per_s")] = 0
+    per_day: Annotated[int, Meta(ge=0, le=1 << 53, description="pushes a day (UTC)")] = 0
+
+
+PerDevice = Annotated[
+    int,
+    Meta(ge=0, le=1_000_000, description="pushes below high urgency to one registration; 0: no limit"),
+]
+
+
 class AppCreate(_In):
     name: AppName
     ack_ms: Milliseconds = 0
@@ -56,6 +70,9 @@ class AppCreate(_In):
     notifiers: Settings = {}
     receipts_url: ReceiptsUrl = ""
     receipts_secret: ReceiptsSecret = ""
+    limits: LimitsBody = LimitsBody()
+    device_per_hour: PerDevice = 0
+    device_per_day: PerDevice = 0
 
 
 class AppPatch(_In):
@@ -68,6 +85,9 @@ class AppPatch(_In):
     notifiers: Settings | UnsetType = UNSET
     receipts_url: ReceiptsUrl | UnsetType = UNSET
     receipts_secret: ReceiptsSecret | UnsetType = UNSET
+    limits: LimitsBody | UnsetType = UNSET
+    device_per_hour: PerDevice | UnsetType = UNSET
+    device_per_day: PerDevice | UnsetType = UNSET
 
 
 class AppView(_Out):
@@ -81,6 +101,9 @@ class AppView(_Out):
     ]
     receipts_url: str
     receipts_signed: Annotated[bool, Meta(description="is a receipts secret set?")]
+    limits: LimitsBody
+    device_per_hour: int
+    device_per_day: int
     keys: int
     created_at: UnixS
 
@@ -96,6 +119,7 @@ class AppList(_Out):
 
 class KeyCreate(_In):
     label: Label = ""
+    limits: LimitsBody = LimitsBody()
 
 
 class KeyCreated(_Out):
@@ -108,6 +132,7 @@ class KeyCreated(_Out):
 class KeyView(_Out):
     id: str
     label: str
+    limits: LimitsBody
     created_at: UnixS
 
 
@@ -179,6 +204,52 @@ class PushView(_Out):
     deliveries: Annotated[list[DeliveryView], Meta(description="one page, see offset and limit; none for a broadcast")]
     figures: Annotated[dict[str, int], Meta(description="deliveries by state; a broadcast: targeted, sent, acked")]
     next_offset: NextOffset | None
+
+
+class Counts(_Out, kw_only=True):
+    targeted: int = 0
+    sent: Annotated[int, Meta(description="put on the device's own connection")] = 0
+    acked: int = 0
+    shown: int = 0
+    notified: Annotated[int, Meta(description="taken by a notifier")] = 0
+    expired: int = 0
+    recalled: int = 0
+    replaced: int = 0
+    rejected: int = 0
+    limited: int = 0
+    pending: int = 0
+
+
+class Statistics(Counts, kw_only=True):
+    versions: Annotated[dict[str, Counts], Meta(description="by app version; `*`: those past the first hundred")]
+    complete: Annotated[bool, Meta(description="false: sent, shown, notified and versions are of the first 100,000")]
+
+
+class ScheduledView(_Out):
+    id: str
+    deliver_at: UnixS
+
+
+class ScheduledPage(_Out):
+    count: Annotated[int, Meta(description="of all of this app that wait")]
+    scheduled: list[ScheduledView]
+    next_offset: NextOffset | None
+
+
+class DeadToken(_Out):
+    cursor: int
+    token: str
+    at_ms: UnixMs
+    why: Annotated[
+        Literal["revoked", "gone"],
+        Meta(description="revoked: forget the token; gone: the notifier's address of it is dead, the token lives on"),
+    ]
+    channel: Annotated[str, Meta(description="the notifier; empty where the token itself is dead")]
+
+
+class DeadTokenPage(_Out):
+    dead_tokens: list[DeadToken]
+    cursor: Annotated[int, Meta(description="give it as `after` the next time")]
 
 
 class Recalled(_Out):

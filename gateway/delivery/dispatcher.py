@@ -270,6 +270,16 @@ class Dispatcher:
             self.replace_older(notification, registrations[start : start + SLICE])
             yield
 
+    def look_again(self, registration: int) -> None:
+        """What was held back for it may go now."""
+        if self._edge.is_connected(registration):
+            self.on_ready([registration])
+        else:
+            for seq in self._journal.pending_of(registration):
+                delivery = self._journal.get(seq)
+                if delivery is not None and delivery.state == State.WAITING:
+                    self._executor.apply(seq, Event.ROUTE)
+
     def revoke(self, registration: int) -> None:
         """Its token was revoked: what is pending for it ends."""
         for seq in self._journal.pending_of(registration):

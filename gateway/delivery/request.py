@@ -79,7 +79,7 @@ class TargetRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tr
     tag: Annotated[str, Meta(max_length=128, description="all registrations that have it")] = ""
     versions: Annotated[str, Meta(max_length=256, description="PEP 440 set of app versions: `>=2.0,<3`")] = ""
     everyone: Annotated[bool, Meta(description="true: every registration of the app")] = False
-    where: Annotated[Condition, Meta(description="a condition; alone, or narrows versions or everyone")] | None = None
+    where: Annotated[Condition | None, Meta(description="a condition; alone, or narrows versions or everyone")] = None
 
     def kinds(self) -> list[str]:
         """The fields that are set."""

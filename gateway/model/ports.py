@@ -346,6 +346,10 @@ class Schedules(Protocol):
 
     def notification(self, seq: int) -> Notification | None: ...
 
+    def of_app(self, app: str) -> list[tuple[int, int]]:
+        """(sequence, Unix ms of its time) of those kept, in the order they came."""
+        ...
+
     def released(self, seq: int, became: int) -> None:
         """It is this notification now, called in the same callback as `append`; kept still where that commit fails."""
         ...
@@ -427,6 +431,27 @@ class Receipts(Protocol):
     def save_cursor(self, name: str, cursor: int) -> None: ...
 
 
+class Death(NamedTuple):
+    """One line of the feed of dead tokens and addresses."""
+
+    cursor: int  # rising; resume after it
+    token: bytes
+    at_ms: int  # Unix milliseconds
+    #: revoked: the token is dead for good; gone: a notifier will never reach it at the address it had
+    why: str
+    channel: str  # the notifier whose address is dead; empty: the token itself
+
+
+class Deaths(Protocol):
+    """What providers are to forget."""
+
+    def after(self, app: str, cursor: int, limit: int) -> list[Death]: ...
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """`wake` is called after each commit with news; returns the unsubscribe."""
+        ...
+
+
 class Presence(Protocol):
     """Who keeps devices connected, and is told by the directory at once."""
 
@@ -494,6 +519,10 @@ class Directory(Protocol):
         fallback: Sequence[str] | None = None,
         profile: Profile = NO_PROFILE,
     ) -> Awaitable[Registration]: ...
+
+    def address_gone(self, number: int, channel: str) -> None:
+        """A notifier will never reach it at its address there: it is taken away, and its provider hears of it."""
+        ...
 
     def revoke(self, number: int) -> Awaitable[None]:
         """The token is dead for good; the next REGISTER of the triple gets another."""

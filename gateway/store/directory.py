@@ -8,6 +8,7 @@ commit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import struct
@@ -20,12 +21,13 @@ from msgspec.structs import replace
 from gateway._native.registry import Registry
 from gateway.model.cohort import Cohort, build_cohort
 from gateway.model.condition import Condition
-from gateway.model.errors import UnknownApp, UnknownToken
+from gateway.model.errors import GatewayError, UnknownApp, UnknownToken
 from gateway.model.ports import Presence
 from gateway.model.registration import NO_PROFILE, TOKEN_BYTES, App, Profile, Registration, parse_token
 from gateway.store.broadcasts import Broadcasts
 from gateway.store.checks import check_app_name, check_labels, check_profile, check_triple
 from gateway.store.commit import Committer
+from gateway.store.deaths import Deaths
 from gateway.store.environment import Environment
 from gateway.store.groups import Groups
 from gateway.store.keys import ServerKeys
@@ -79,6 +81,8 @@ class Directory:
         self._groups = groups
         self._loop = loop
         self._clock = clock
+        #: set before use: rows of the feed of dead tokens
+        self.deaths: Deaths | None = None
         #: see the port
         self.seen_ago_s: Callable[[int], int] = lambda _: 0
         self._broadcasts: Broadcasts | None = None
@@ -358,7 +362,7 @@ class Directory:
         self._set_flags(registration)
         return written
 
-    def _change(self, before: Registration, after: Registration) -> asyncio.Future[None]:
+    def _change(self, before: Registration, after: Registration, more: Sequence[Row] = ()) -> asyncio.Future[None]:
         number = before.number
         changes = self._changes(before, after)
         old_group = self.registry.group(number)
@@ -371,7 +375,7 @@ class Directory:
                 self._move(number, old_group)
             self._settled(number, after, changes)
 
-        rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(after))]
+        rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(after)), *more]
         written = self._write(number, after, rows + [change.row for change in changes], changes, undo)
         self._set_flags(after)
         if old_group != new_group:
@@ -403,6 +407,7 @@ class Directory:
         rows: list[Row] = [
             (DELETE, Db.REGISTRATIONS, pack_u32(number), b""),
             (PUT, Db.TOMBSTONES, first, pack_u32(registration.generation + 1)),
+            *self._death(registration, "revoked"),
             *(change.row for change in changes),
         ]
 
@@ -426,6 +431,20 @@ class Directory:
         if self._broadcasts is not None:
             self._broadcasts.forget(number)
         return written
+
+    def address_gone(self, number: int, channel: str) -> None:
+        before = self.registration(number)
+        if before is None or channel not in before.addresses:
+            return
+        after = replace(before, addresses={name: at for name, at in before.addresses.items() if name != channel})
+        # Nobody waits for it: where the store can not be written now, the notifier will say so again.
+        with contextlib.suppress(GatewayError):
+            self._change(before, after, self._death(before, "gone", channel))
+
+    def _death(self, registration: Registration, why: str, channel: str = "") -> list[Row]:
+        if self.deaths is None:
+            return []
+        return [self.deaths.row(self.app_number(registration.app), registration.token, why, channel)]
 
     # --- rows -----------------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ from gateway.store.records import (
 )
 
 if TYPE_CHECKING:
+    from gateway.store.deaths import Deaths
     from gateway.store.directory import Directory
     from gateway.store.journal import Journal
     from gateway.store.schedules import Schedules
@@ -91,11 +92,13 @@ class Receipts:
         self._sweeping = False
         self._journal: Journal | None = None
         self._schedules: Schedules | None = None
+        self._deaths: Deaths | None = None
         committer.add_hook(self._after_commit)
 
-    def attach(self, journal: Journal, schedules: Schedules) -> None:
-        """Look-up needs what is pending, and what waits for its time."""
+    def attach(self, journal: Journal, schedules: Schedules, deaths: Deaths) -> None:
+        """Look-up needs what is pending, and what waits for its time; old deaths are swept with the rest."""
         self._journal = journal
+        self._deaths = deaths
         self._schedules = schedules
 
     # --- feed -----------------------------------------------------------------------------------------------
@@ -316,6 +319,10 @@ class Receipts:
         more |= self._sweep_outcomes(now_s - self._retention_s, rows)
         more |= self._sweep_pushes(now_s - self._retention_s, rows)
         more |= self._sweep_batches(now_s - self._retention_s, rows)
+        if self._deaths is not None:
+            dead, more_dead = self._deaths.sweep(self._directory.app_numbers(), (now_s - self._retention_s) * 1_000)
+            rows += dead
+            more |= more_dead
         if rows:
             self._sweeping = True
             # a slice that fails is found again by the next sweep

@@ -52,9 +52,8 @@ class Db(IntEnum):
     SCHEDULED = 21  # seq u64 of a push that waits for its time → that time and the push
     RELEASED = 22  # seq u64 of such a push ↔ seq u64 of the notification it became, both ways
     SEEN = 23  # number >> 10 → hours in which 1024 registrations were connected last
-    DEAD = 24  # token → app number, Unix ms, why: tokens that will never live again
-    DEATHS = 25  # app number + cursor u64 → token, Unix ms, why: the feed of them, and of dead addresses
-    QUOTAS = 26  # app number + key id → day and pushes in it
+    DEATHS = 24  # app number + cursor u64 → token, Unix ms, why: the feed of dead tokens and addresses
+    QUOTAS = 25  # app number + key id → day and pushes in it
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})

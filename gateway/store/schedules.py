@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metric, Metrics
@@ -118,9 +118,8 @@ class Schedules:
             self._due[seq] = at_ms
             heapq.heappush(self._heap, (at_ms, seq))
 
-    def of_app(self, app: str) -> Iterator[tuple[int, int]]:
-        """(sequence, Unix ms of its time) of those kept, in the order they came."""
-        return ((seq, self._due[seq]) for seq in sorted(self._due) if self._app[seq] == app)
+    def of_app(self, app: str) -> list[tuple[int, int]]:
+        return [(seq, self._due[seq]) for seq in sorted(self._due) if self._app[seq] == app]
 
     def due_ms(self, seq: int) -> int:
         """When its time comes, as it was asked for; 0 where it is not kept."""

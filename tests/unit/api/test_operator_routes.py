@@ -123,7 +123,7 @@ async def test_keys_are_rotated_without_a_gap(door):
         assert (made.status_code, made.json()["label"]) == (201, "new")
         listed = (await client.get("/v1/apps/chat/keys")).json()["keys"]
         assert [k["label"] for k in listed] == ["test", "new"]
-        assert all(set(k) == {"id", "label", "created_at"} for k in listed)
+        assert all(set(k) == {"id", "label", "limits", "created_at"} for k in listed)
         assert (await client.delete(f"/v1/apps/chat/keys/{listed[0]['id']}")).status_code == 204
         assert (await client.delete(f"/v1/apps/chat/keys/{listed[0]['id']}")).status_code == 404
     async with door.provider() as client:

@@ -16,7 +16,7 @@ from gateway.model.errors import InvalidField, QueueFull, StoreUnavailable
 from gateway.model.frames import FrameReader, FrameType, Notify, parse_body
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, State, Step
-from gateway.model.ports import Ack, Delivery, EdgeEvents, PushRecord, Receipt
+from gateway.model.ports import Ack, Death, Delivery, EdgeEvents, PushRecord, Receipt
 from gateway.model.registration import NO_PROFILE, App, Profile, Registration, build_token, parse_token
 
 
@@ -536,6 +536,24 @@ class MemoryEdge:
 
     def sent_to(self, registration: int) -> list[int]:
         return [notify.id for r, notify in self.frames if r == registration]
+
+
+class MemoryDeaths:
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, Death]] = []
+        self._wakes: list[Callable[[], None]] = []
+
+    def add(self, app: str, token: bytes, why: str = "gone", channel: str = "apns") -> None:
+        self.rows.append((app, Death(len(self.rows) + 1, token, 7, why, channel)))
+        for wake in self._wakes:
+            wake()
+
+    def after(self, app: str, cursor: int, limit: int) -> list[Death]:
+        return [row for name, row in self.rows if name == app and row.cursor > cursor][:limit]
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        self._wakes.append(wake)
+        return lambda: self._wakes.remove(wake)
 
 
 class MemoryReceipts:
