@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,21 @@ OperatorKey = Annotated[
     str | None,
     typer.Option("--key", help="The operator's key; default: the key file in the local store.", show_default=False),
 ]
+
+
+Settings = Annotated[
+    str, typer.Argument(metavar="SETTINGS", help="JSON object, @FILE or - for stdin.", show_default=False)
+]
+
+
+def _parse_settings(text: str) -> dict[str, Any]:
+    from gateway.cli.send import parse_json
+    from gateway.model.errors import ConfigError
+
+    settings = parse_json("SETTINGS", text) if text else {}
+    if not isinstance(settings, dict):
+        raise ConfigError("SETTINGS is no JSON object")
+    return settings
 
 
 def _provider(url: str | None, key: str | None, store: Path | None, config: Path | None) -> Provider:
@@ -39,6 +54,7 @@ def apps() -> None:
 @group.command()
 def create(
     name: Name,
+    settings: Settings = "",
     url: Url = None,
     key: OperatorKey = None,
     store: StoreFolder = None,
@@ -48,14 +64,39 @@ def create(
     """Create an app and print its first API key, once: only its hash is kept.
 
     [dim]export HELIOGRAPH_KEY=$(heliograph apps create demo)[/dim]
+    [dim]heliograph apps create shop '{"fallback": ["apns"], "limits": {"per_s": 500}}'[/dim]
     """
+    body = {"name": name, **_parse_settings(settings)}
     with _provider(url, key, store, config) as provider:
-        made = provider.post("apps", body={"name": name})
+        made = provider.post("apps", body=body)
     if as_json:
         print_json(made)
     else:
         say(f"app {name} is created; its API key, shown this once:")
         print(made["key"])
+
+
+@group.command("change")
+def change_app(
+    name: Name,
+    settings: Settings,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Change settings of an app; those left out stay as they are. docs/notifiers.md and docs/push.md have them.
+
+    [dim]heliograph apps change shop '{"device_per_hour": 4}'[/dim]
+    """
+    body = _parse_settings(settings)
+    with _provider(url, key, store, config) as provider:
+        changed = provider.patch("apps", name, body=body)
+    if as_json:
+        print_json(changed)
+    else:
+        say(f"app {name} is changed")
 
 
 @group.command("list")

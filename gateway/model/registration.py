@@ -53,6 +53,8 @@ class App(msgspec.Struct, kw_only=True):
     #: receipts are posted here, signed with the secret
     receipts_url: str = ""
     receipts_secret: str = ""
+    #: in the store alone: notifiers and receipts_secret, sealed
+    sealed: bytes = b""
     created_at: int = 0
     limits: Limits = Limits()
     #: pushes of normal urgency and below that one registration gets in an hour and in a day; 0 = no limit

@@ -45,6 +45,7 @@ from gateway.store.records import (
     parse_registration,
     unpack_u32,
 )
+from gateway.store.sealing import Sealer
 
 NUMBERS_KEY = b"registrations"
 #: registration numbers reserved at once in the store
@@ -76,6 +77,7 @@ class Directory:
         self._environment = environment
         self._committer = committer
         self._keys = keys
+        self._sealer = Sealer(keys.token_key)
         #: links, sessions, token look-up: the edge works on it directly
         self.registry = registry
         self._groups = groups
@@ -136,7 +138,9 @@ class Directory:
             else:
                 self._apps[app.name] = before
 
-        written = self._committer.accept([(PUT, Db.APPS, pack_u32(number), build_app(app))], undo=undo)
+        written = self._committer.accept(
+            [(PUT, Db.APPS, pack_u32(number), build_app(self._sealer.seal(app)))], undo=undo
+        )
         if before is None:
             self._next_app += 1
         self._apps[app.name] = app
@@ -144,6 +148,7 @@ class Directory:
         return self._answer(written, app)
 
     def restore_app(self, app: App) -> None:
+        app = self._sealer.open(app)
         self._apps[app.name] = app
         self._names[app.number] = app.name
         self._next_app = max(self._next_app, app.number + 1)

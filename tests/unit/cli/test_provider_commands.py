@@ -79,7 +79,7 @@ class Api:
                 self.end_headers()
                 self.wfile.write(raw)
 
-            do_GET = do_POST = do_DELETE = handle_any
+            do_GET = do_POST = do_PATCH = do_DELETE = handle_any
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -189,6 +189,34 @@ def test_send_takes_every_option(api: Api, tmp_path: Path) -> None:
         "fallback": ["webhook", "stub"],
         "idempotency_key": "i",
     }
+
+
+def test_send_takes_time_spread_condition_and_languages(api: Api, tmp_path: Path) -> None:
+    words = tmp_path / "words.json"
+    words.write_text('{"de": {"title": "Hallo"}}')
+    api.answers["POST /v1/push"] = [(201, {"id": "p1"})]
+    condition = {"all": [{"tag": "vip"}, {"not": {"os": "ios"}}]}
+    command = ["send", "Hi", "--where", json.dumps(condition), "--at", "2027-01-31T09:00+01:00", "--over", "600"]
+    assert run([*command, "--localized", f"@{words}"]) == 0
+    ((_, body, _),) = api.asked
+    assert body["target"] == {"where": condition}
+    assert (body["deliver_at"], body["over"]) == (1801382400, 600)
+    assert body["localized"] == {"de": {"title": "Hallo"}}
+
+
+@pytest.mark.parametrize("arguments", [["--at", "tomorrow"], ["--where", "{"], ["--token", "t", "--tag", "x"]])
+def test_a_moment_or_condition_that_is_none_is_wrong_usage(api: Api, arguments: list[str]) -> None:
+    more = [] if "--where" in arguments or "--token" in arguments else ["--everyone"]
+    assert run(["send", "Hi", *more, *arguments]) == 2
+    assert not api.asked
+
+
+def test_an_app_is_changed_by_what_is_named(api: Api, store: Path) -> None:
+    api.answers["PATCH /v1/apps/demo"] = [(200, APP)]
+    arguments = ["--store", str(store)]
+    assert run(["apps", "change", "demo", '{"device_per_hour": 4}', *arguments]) == 0
+    assert api.asked[-1][:2] == ("PATCH /v1/apps/demo", {"device_per_hour": 4})
+    assert run(["apps", "change", "demo", "[1]", *arguments]) == 2
 
 
 def test_no_fallback_is_an_empty_chain(api: Api) -> None:
