@@ -43,9 +43,13 @@ def _delivery(notification: Notification, outcome: Outcome, directory: Directory
 
 
 def count_targeted(record: PushRecord) -> int | None:
-    """Deliveries made of a push; None for a broadcast."""
+    """Deliveries made of a push; None for a broadcast, and where it waits for its time or ended before that."""
     n = record.notification
-    return None if n.target.is_broadcast else record.figures.get("targeted", max(n.count, 1))
+    return (
+        None
+        if n.target.is_broadcast or record.due_ms or record.state is not None
+        else record.figures.get("targeted", max(n.count, 1))
+    )
 
 
 def view_push(push_id: str, record: PushRecord, offset: int, limit: int, directory: Directory) -> PushView:
