@@ -88,12 +88,11 @@ class Executor:
         self._queues = {
             name: NotifyQueue(
                 notifier,
-                concurrency=config.delivery.notifier_concurrency,
-                capacity=config.delivery.notifier_queue,
-                timeout_s=config.delivery.notifier_timeout_s,
+                delivery=config.delivery,
                 load=self._load_call,
                 on_result=self._on_notifier_result,
                 metrics=metrics,
+                clock=clock,
             )
             for name, notifier in notifiers.items()
         }
@@ -210,8 +209,13 @@ class Executor:
         job = Job(delivery.seq, delivery.hop)
         if queue is None:
             self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="not configured"))
-        elif not queue.offer(job):
-            self._on_notifier_result(job, NotifierResult(ok=False, detail="queue full"))
+            return
+        app, record = self._directory.app(notification.app), self._directory.registration(delivery.registration)
+        # One that is gone by now waits in a lane of its own: its turn ends it.
+        lane = queue.lane(app, record) if app is not None and record is not None else ""
+        refused = queue.offer(job, lane)
+        if refused is not None:
+            self._on_notifier_result(job, refused)
 
     def _step(
         self, delivery: Delivery, notification: Notification, action: Action, now: int, channel: str, detail: str
@@ -322,7 +326,7 @@ class Executor:
             self._journal.step(job.seq, Step(self._clock(), what, channel, result.detail))
             return
         event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY
-        if event is Event.NOTIFIER_RETRY:
+        if event is Event.NOTIFIER_RETRY and result.asked:
             self._trail(job.seq).tries += 1
         self.carry_out(
             delivery,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ class StubNotifier:
     """Answers OK unless told otherwise. `expect` gives the next answers, in order; `answer` is the one after those."""
 
     name = "stub"
+    secrets: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self.calls: deque[StubCall] = deque(maxlen=MAX_CALLS)
@@ -48,6 +50,12 @@ class StubNotifier:
     def release(self) -> None:
         """Let the calls that hang go on."""
         self._released.set()
+
+    def check(self, settings: Mapping[str, str]) -> None:
+        """It has no settings, and takes any."""
+
+    def lane(self, app: App, registration: Registration) -> str:  # noqa: ARG002 - the port's signature
+        return app.name
 
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:
         self.calls.append(
