@@ -162,7 +162,8 @@ class NotifyQueue:
             return
         left_ms = self._rest_left_ms(lane)
         if left_ms:
-            self._wake_in(lane, left_ms)
+            if lane.wake is None:
+                self._wake_in(lane, left_ms)
             return
         place = self._more if lane.in_flight else self._first
         if lane.place is not place:
