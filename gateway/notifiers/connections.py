@@ -11,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
+from typing import NamedTuple
 
 import httpx
+from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated
 
 #: an idle connection is closed after this time (Apple asks for connections that are kept)
 KEEP_S = 600.0
@@ -80,6 +83,21 @@ async def read_answer(response: httpx.Response) -> bytes:
     return body[:MAX_ANSWER_BYTES]
 
 
+class Exchange(NamedTuple):
+    """One answer."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+def is_goaway(error: BaseException) -> bool:
+    """Did the upstream send the connection away in good order? It does so for its own upkeep (RFC 9113 §6.8)."""
+    cause = error.__cause__
+    event = cause.args[0] if cause is not None and cause.args else None
+    return isinstance(event, ConnectionTerminated) and event.error_code == ErrorCodes.NO_ERROR
+
+
 class _Kept:
     __slots__ = ("answered", "client", "is_given_up", "users")
 
@@ -123,6 +141,30 @@ class Connections:
             kept.users -= 1
             if kept.is_given_up and not kept.users:
                 self._close(kept.client)
+
+    async def post(
+        self,
+        key: str,
+        build: Callable[[], httpx.AsyncClient],
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes,
+        extensions: Mapping[str, str] | None = None,
+    ) -> Exchange:
+        """POST on the client kept under the key. A call that GOAWAY met is made once more on a new connection: the
+        library does not say whether its stream was seen, so the upstream may get it twice. Raises httpx.HTTPError."""
+        for is_last in (False, True):
+            try:
+                async with (
+                    self.borrow(key, build) as client,
+                    client.stream("POST", url, headers=headers, content=content, extensions=extensions) as response,
+                ):
+                    return Exchange(response.status_code, response.headers, await read_answer(response))
+            except httpx.RemoteProtocolError as error:
+                if is_last or not is_goaway(error):
+                    raise
+        raise AssertionError
 
     def _give_up(self, key: str, kept: _Kept) -> None:
         kept.is_given_up = True

@@ -3,17 +3,12 @@ value, for it may be a key."""
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.model.errors import BadRequest
-
-#: a PEM that was pasted into JSON or a shell by hand often has its line ends as two characters
-_ESCAPED = re.compile(r"\\r?\\?n|\\n")
-
 
 class Field(NamedTuple):
     name: str
@@ -40,9 +35,9 @@ def check_fields(notifier: str, fields: Sequence[Field], settings: Mapping[str, 
 
 
 def build_pem(text: str) -> str:
-    """A PEM with its line ends put right."""
-    if "\\n" in text and "\n" not in text.strip():
-        text = _ESCAPED.sub("\n", text)
+    """A PEM with its line ends put right: one that was pasted by hand often has them as two characters each."""
+    if "\n" not in text.strip():
+        text = text.replace("\\r", "").replace("\\n", "\n")
     return text.strip() + "\n" if text.strip() else ""
 
 
