@@ -37,7 +37,12 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
             )
         )
     at_most("api.receipts_retry_s", api.receipts_retry_s, "api.receipts_retry_max_s", api.receipts_retry_max_s)
-    at_most("delivery.notifier_open_s", delivery.notifier_open_s, "delivery.notifier_open_max_s", delivery.notifier_open_max_s)
+    at_most(
+        "delivery.notifier_open_s",
+        delivery.notifier_open_s,
+        "delivery.notifier_open_max_s",
+        delivery.notifier_open_max_s,
+    )
     if edge.port and edge.port == api.port and edge.host == api.host:
         found.append(("api.port", f"{api.port} is the device port too (edge.port); give them different ones"))
     for field, host in (("edge.host", edge.host), ("api.host", api.host)):

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from gateway.model.errors import BadRequest
 
+
 class Field(NamedTuple):
     name: str
     says: str

@@ -4,7 +4,6 @@ never listen on anything but loopback."""
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Awaitable
 from enum import StrEnum
@@ -140,9 +139,7 @@ class _Connection(asyncio.Protocol):
         self._flush()
 
     def _reply(self, number: int, reply: Reply) -> None:
-        self._h2.send_headers(
-            number, [(":status", str(reply.status)), *reply.headers], end_stream=not reply.body
-        )
+        self._h2.send_headers(number, [(":status", str(reply.status)), *reply.headers], end_stream=not reply.body)
         if reply.body:
             self._h2.send_data(number, reply.body, end_stream=True)
 

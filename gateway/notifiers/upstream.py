@@ -71,10 +71,14 @@ class Answer(NamedTuple):
 _RETRY, _UPSTREAM = Verdict.RETRY, Fault.UPSTREAM
 TIMEOUT = Row(0, "timeout", _RETRY, _UPSTREAM, "no answer in delivery.notifier_timeout_s")
 CONNECTION = Row(0, "connection", _RETRY, _UPSTREAM, "the connection could not be made, or broke before the answer")
-TLS = Row(0, "tls", _RETRY, _UPSTREAM, "TLS failed: the upstream's certificate is not trusted (set `ca`), or ours is not")
+TLS = Row(
+    0, "tls", _RETRY, _UPSTREAM, "TLS failed: the upstream's certificate is not trusted (set `ca`), or ours is not"
+)
 GARBAGE = Row(0, "garbage", _RETRY, _UPSTREAM, "the answer is not what the upstream's protocol allows")
 INTERNAL = Row(0, "internal", _RETRY, _UPSTREAM, "the notifier itself failed; the gateway's log has the kind of error")
-CIRCUIT = Row(0, "circuit_open", _RETRY, Fault.NONE, "not asked: the lane failed too often and is left alone for a while")
+CIRCUIT = Row(
+    0, "circuit_open", _RETRY, Fault.NONE, "not asked: the lane failed too often and is left alone for a while"
+)
 PAUSED = Row(0, "paused", _RETRY, Fault.NONE, "not asked: the upstream said Retry-After")
 RATE = Row(0, "rate_limit", _RETRY, Fault.NONE, "not asked: delivery.notifier_rate is reached")
 NO_SETTINGS = Row(0, "no_settings", Verdict.DEAD, Fault.CREDENTIAL, "the app has no usable settings for this notifier")
@@ -261,9 +265,7 @@ class Upstream:
         refusal = self._gates.enter(lane, self._clock())
         if refusal is not None:
             self._count(refusal.row)
-            return NotifierResult(
-                ok=False, retry_after_ms=refusal.retry_after_ms, detail=refusal.detail, asked=False
-            )
+            return NotifierResult(ok=False, retry_after_ms=refusal.retry_after_ms, detail=refusal.detail, asked=False)
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 answer = await call()

@@ -111,9 +111,7 @@ class ApnsNotifier:
     ) -> Answer:
         def build() -> httpx.AsyncClient:
             # APNs speaks nothing but HTTP/2.
-            return build_client(
-                build_context(settings.ca, settings.certificate, settings.certificate_key), http1=False
-            )
+            return build_client(build_context(settings.ca, settings.certificate, settings.certificate_key), http1=False)
 
         if token:
             headers = {**headers, "authorization": f"bearer {token}"}

@@ -22,7 +22,9 @@ EXPIRED_PROVIDER_TOKEN = Row(
 TOO_LARGE = Row(413, "PayloadTooLarge", _DEAD, _MESSAGE, "more than 4096 bytes; the notifier cuts texts, so rare")
 #: a reason that is none of these, by its status
 UNKNOWN_REFUSAL = Row(400, "other_4xx", _DEAD, _MESSAGE, "a reason that is not in Apple's table, with a 4xx status")
-UNKNOWN_FAILURE = Row(500, "other_5xx", _RETRY, Fault.UPSTREAM, "a reason that is not in Apple's table, with a 5xx status")
+UNKNOWN_FAILURE = Row(
+    500, "other_5xx", _RETRY, Fault.UPSTREAM, "a reason that is not in Apple's table, with a 5xx status"
+)
 #: 429 that names no reason of the table
 UNKNOWN_THROTTLE = Row(429, "other_429", _RETRY, Fault.THROTTLE, "429 without a reason of the table", 60)
 

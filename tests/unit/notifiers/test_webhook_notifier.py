@@ -17,8 +17,8 @@ from gateway.model.notification import Content, Notification, Target
 from gateway.model.registration import App, Registration, build_token
 from gateway.notifiers import build_notifiers
 from gateway.notifiers.stub.client import Answer, StubNotifier
-from gateway.notifiers.webhook.client import WebhookNotifier
 from gateway.notifiers.upstream import parse_retry_after
+from gateway.notifiers.webhook.client import WebhookNotifier
 from gateway.notifiers.webhook.errors import parse_status
 from gateway.notifiers.webhook.settings import Settings, parse_endpoint
 
