@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from gateway.delivery.push_ids import PushIds
 from gateway.delivery.request import PushRequest
 from gateway.metrics import Metrics
 from gateway.model.errors import GatewayError
-from gateway.model.ports import Directory, Receipts
+from gateway.model.ports import Directory, Notifier, Receipts
 from gateway.model.registration import App
 
 
@@ -80,8 +80,8 @@ class Dispatches(Protocol):
     """What can be done to a push under way; delivery.dispatcher.Dispatcher."""
 
     @property
-    def notifiers(self) -> frozenset[str]:
-        """Names an app or registration may fall back to."""
+    def notifiers(self) -> Mapping[str, Notifier]:
+        """What an app or registration may fall back to, by name."""
         ...
 
     async def recall(self, app: str, seq: int) -> int:

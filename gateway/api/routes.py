@@ -78,7 +78,7 @@ _APP = {
     "notifier_ack_ms": 0,
     "ttl": 0,
     "fallback": ["webhook"],
-    "notifiers": {"webhook": ["url"]},
+    "notifiers": {"webhook": {"url": "***"}},
     "receipts_url": "",
     "receipts_signed": False,
     "keys": 1,

@@ -85,6 +85,7 @@ class Executor:
         self._clock = clock
         self._retry_ms = config.delivery.retry_ms
         self._inline_bytes = config.delivery.inline_bytes
+        self._notifiers = notifiers
         self._queues = {
             name: NotifyQueue(
                 notifier,
@@ -104,9 +105,9 @@ class Executor:
         self._briefs: dict[int, tuple[str, bool]] = {}
 
     @property
-    def notifiers(self) -> frozenset[str]:
-        """Names a fallback chain may hold."""
-        return frozenset(self._queues)
+    def notifiers(self) -> Mapping[str, Notifier]:
+        """What a fallback chain may hold, by name."""
+        return self._notifiers
 
     async def close(self) -> None:
         await asyncio.gather(*(queue.close() for queue in self._queues.values()))

@@ -1,6 +1,6 @@
-"""The calls that wait for one notifier, in lanes; must never let a lane that fails, hangs or rests reach another.
+"""The calls that wait for one notifier, in lanes; must never let a lane that fails, hangs or rests touch another.
 
-A lane is what fails alone: an upstream and the credential it is asked with (`Notifier.lane`). Lanes take turns, one call
+A lane is what fails alone: an upstream and the credential it is asked with (`Notifier.lane`). Lanes take turns, a call
 each. What each bound does when it is reached, counted by `heliograph_notifier_bounds_total`:
 
 - calls waiting in all, or in one lane: `offer` refuses, and the delivery tries later;
@@ -10,8 +10,8 @@ each. What each bound does when it is reached, counted by `heliograph_notifier_b
   that hang do not keep a new one from its first call;
 - calls under way of one lane: its others wait in the lane.
 
-A lane rests where a result says so (`retry_after_ms`). For a short rest its calls wait in the lane; for a longer one they
-go back as "try later" with the time that is left, which costs them no try.
+A lane rests where a result says so (`retry_after_ms`). For a short rest its calls wait in the lane; for a longer one
+they go back as "try later" with the time that is left, which costs them no try.
 """
 
 from __future__ import annotations

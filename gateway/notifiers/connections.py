@@ -1,9 +1,9 @@
 """HTTP clients of the notifiers, one a lane, so that no lane waits for another's connections; must never keep one that
 does not answer.
 
-A connection that was cut by the network without a word looks alive for as long as the kernel likes: a call that ended in
-trouble, or was cut off while nothing else came back, gives the client up. Calls under way on it go on; it is closed when
-the last of them is done.
+A connection that the network has cut without a word looks alive for as long as the kernel likes: a call that ended in
+trouble, or was cut off while nothing else came back, gives the client up. Calls under way on it go on; it is closed
+when the last of them is done.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""An FCM that runs here, token endpoint and send endpoint: for tests and the tour. Verifies the assertion as Google does
-and answers with Google's errors; must never listen on anything but loopback."""
+"""An FCM that runs here, token endpoint and send endpoint: for tests and the tour. Verifies the assertion as Google
+does and answers with Google's errors; must never listen on anything but loopback."""
 
 from __future__ import annotations
 

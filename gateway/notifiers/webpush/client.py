@@ -1,7 +1,7 @@
 """Posts a notification to a browser's push service, encrypted for the browser; must never log or keep a subscription.
 
-Sources: RFC 8030 §5 (TTL, Urgency, Topic), RFC 8291 (encryption), RFC 8292 (VAPID). The plain text is JSON: push, token,
-title, text; a service worker shows it, and the page acks it over its own channel.
+Sources: RFC 8030 §5 (TTL, Urgency, Topic), RFC 8291 (encryption), RFC 8292 (VAPID). The plain text is JSON: push,
+token, title, text; a service worker shows it, and the page acks it over its own channel.
 """
 
 from __future__ import annotations

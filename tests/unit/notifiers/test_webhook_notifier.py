@@ -310,7 +310,7 @@ async def test_stub_answers_as_told_and_remembers_what_it_was_asked() -> None:
 
 async def test_every_notifier_is_known_by_its_own_name() -> None:
     notifiers = build_notifiers(Config(), Metrics(process=False), PushIds(b"k" * 16))
-    assert set(notifiers) == {"webhook", "stub"}
+    assert set(notifiers) == {"apns", "fcm", "webpush", "webhook", "stub"}
     for name, notifier in notifiers.items():
         assert notifier.name == name
         await notifier.close()
