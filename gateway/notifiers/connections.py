@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import httpx
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated
+from h2.events import ConnectionTerminated, StreamReset
 
 #: an idle connection is closed after this time (Apple asks for connections that are kept)
 KEEP_S = 600.0
@@ -91,11 +91,16 @@ class Exchange(NamedTuple):
     body: bytes
 
 
-def is_goaway(error: BaseException) -> bool:
-    """Did the upstream send the connection away in good order? It does so for its own upkeep (RFC 9113 §6.8)."""
+def may_repeat(error: httpx.TransportError, *, was_kept: bool) -> bool:
+    """Is it the connection that failed, and no word about the call? Upstreams send connections away for their own
+    upkeep (GOAWAY, RFC 9113 §6.8), and what lies between cuts those that were idle."""
     cause = error.__cause__
     event = cause.args[0] if cause is not None and cause.args else None
-    return isinstance(event, ConnectionTerminated) and event.error_code == ErrorCodes.NO_ERROR
+    if isinstance(event, ConnectionTerminated) and event.error_code == ErrorCodes.NO_ERROR:
+        return True
+    if isinstance(event, StreamReset) or isinstance(error, httpx.TimeoutException | httpx.ConnectError):
+        return False
+    return was_kept
 
 
 class _Kept:
@@ -152,19 +157,25 @@ class Connections:
         content: bytes,
         extensions: Mapping[str, str] | None = None,
     ) -> Exchange:
-        """POST on the client kept under the key. A call that GOAWAY met is made once more on a new connection: the
-        library does not say whether its stream was seen, so the upstream may get it twice. Raises httpx.HTTPError."""
+        """POST on the client kept under the key. A call whose connection was sent away or broke after it had served
+        before is made once more on a new one: nobody can say whether it was seen, so the upstream may get it twice.
+        Raises httpx.HTTPError."""
         for is_last in (False, True):
+            was_kept = self._has_answered(key)
             try:
                 async with (
                     self.borrow(key, build) as client,
                     client.stream("POST", url, headers=headers, content=content, extensions=extensions) as response,
                 ):
                     return Exchange(response.status_code, response.headers, await read_answer(response))
-            except httpx.RemoteProtocolError as error:
-                if is_last or not is_goaway(error):
+            except httpx.TransportError as error:
+                if is_last or not may_repeat(error, was_kept=was_kept):
                     raise
         raise AssertionError
+
+    def _has_answered(self, key: str) -> bool:
+        kept = self._kept.get(key)
+        return kept is not None and kept.answered > 0
 
     def _give_up(self, key: str, kept: _Kept) -> None:
         kept.is_given_up = True

@@ -15,6 +15,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import msgspec
+from hyperframe.frame import GoAwayFrame
 
 from gateway.notifiers.local_tls import Authority
 
@@ -74,6 +75,8 @@ class _Connection(asyncio.Protocol):
         self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
         self._streams: dict[int, _Stream] = {}
         self._certificate = b""
+        #: streams past it are passed over, once GOAWAY has said so
+        self._last = (1 << 31) - 1
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -110,7 +113,7 @@ class _Connection(asyncio.Protocol):
             self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, h2.events.StreamEnded):
             stream = self._streams.pop(event.stream_id, None)
-            if stream is not None:
+            if stream is not None and event.stream_id <= self._last:
                 self._server.start_answer(self._answer(event.stream_id, stream))
         elif isinstance(event, h2.events.StreamReset):
             self._streams.pop(event.stream_id, None)
@@ -156,10 +159,12 @@ class _Connection(asyncio.Protocol):
             assert self.transport is not None
             self.transport.write(bytes(9) + b"HTTP/1.1 200 OK\r\n\r\n")  # a DATA frame of no stream
         elif trouble in (Trouble.GOAWAY, Trouble.GOAWAY_LATE):
-            last = number - 2 if trouble is Trouble.GOAWAY else number
-            self._h2.close_connection(h2.errors.ErrorCodes.NO_ERROR, last_stream_id=max(last, 0))
+            assert self.transport is not None
+            # Written as it is: the library would end its own side too, and the streams before it are still answered.
+            self._last = max(number - 2, 0) if trouble is Trouble.GOAWAY else number
             self._flush()
-            if trouble is Trouble.GOAWAY_LATE and self.transport is not None:
+            self.transport.write(GoAwayFrame(0, last_stream_id=self._last, error_code=0).serialize())
+            if trouble is Trouble.GOAWAY_LATE:
                 self.transport.close()
 
     def _flush(self) -> None:

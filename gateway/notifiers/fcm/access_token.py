@@ -54,7 +54,8 @@ class AccessTokens:
     ) -> None:
         self._most = most
         self._post = post
-        self._timeout_s = timeout_s
+        # Shorter than a call's: else a call that comes as the first ones are cut off would join a fetch that hangs.
+        self._timeout_s = timeout_s * 0.8
         self._clock = clock
         self._on_fetched = on_fetched
         self._tokens: dict[str, _Token] = {}

@@ -179,7 +179,9 @@ async def test_the_server_here_gives_each_reason_for_its_own_cause(scene: Scene)
         "apns-priority": "10",
     }
 
-    async def reason(path: str = f"/3/device/{DEVICE}", body: bytes = b"{}", method: str = "POST", **changes: str) -> str:
+    async def reason(
+        path: str = f"/3/device/{DEVICE}", body: bytes = b"{}", method: str = "POST", **changes: str
+    ) -> str:
         headers = {**good, **{key.replace("_", "-"): value for key, value in changes.items()}}
         headers = {key: value for key, value in headers.items() if value}
         answer = await client.request(method, scene.apns.url + path, headers=headers, content=body)
@@ -405,7 +407,9 @@ async def test_broken_upstream_is_left_alone_after_failures_in_a_row(scene: Scen
 # --- settings and addresses
 
 
-@pytest.mark.parametrize("address", ["", "xyz", "../../evil" * 3, "ab" * 600, "0a1b2c3d" * 8 + "/x", "0a1b2c3d" * 8 + "\n"])
+@pytest.mark.parametrize(
+    "address", ["", "xyz", "../../evil" * 3, "ab" * 600, "0a1b2c3d" * 8 + "/x", "0a1b2c3d" * 8 + "\n"]
+)
 async def test_address_that_is_no_device_token_is_dead_and_asks_nobody(scene: Scene, address: str) -> None:
     result = await scene.push(build_registration("apns", address))
     assert (result.dead, result.gone, result.detail) == (True, False, "no address")
