@@ -17,7 +17,7 @@ they go back as "try later" with the time that is left, which costs them no try.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,15 +50,13 @@ Call = tuple[App, Registration, Notification]
 class Lane:
     """Calls that share an upstream and a credential."""
 
-    __slots__ = ("in_flight", "jobs", "name", "place", "rests_until_ms", "wake")
+    __slots__ = ("in_flight", "jobs", "name", "rests_until_ms", "wake")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.jobs: deque[Job] = deque()
         self.in_flight = 0
         self.rests_until_ms = 0
-        #: the queue of turns it stands in
-        self.place: deque[Lane] | None = None
         self.wake: asyncio.TimerHandle | None = None
 
 
@@ -95,8 +93,8 @@ class NotifyQueue:
         self._clock = clock
         self._lanes: dict[str, Lane] = {}
         #: lanes with calls to make: those with none under way, and the others. Each stands in one of them at most
-        self._first: deque[Lane] = deque()
-        self._more: deque[Lane] = deque()
+        self._first: OrderedDict[Lane, None] = OrderedDict()
+        self._more: OrderedDict[Lane, None] = OrderedDict()
         #: calls of lanes that have to rest for long, on their way back to their deliveries
         self._returned: deque[tuple[Job, int]] = deque()
         self._waiting = 0
@@ -165,11 +163,9 @@ class NotifyQueue:
             if lane.wake is None:
                 self._wake_in(lane, left_ms)
             return
-        place = self._more if lane.in_flight else self._first
-        if lane.place is not place:
-            # Where it moves from one to the other it is passed over at the old place.
-            lane.place = place
-            place.append(lane)
+        place, other = (self._more, self._first) if lane.in_flight else (self._first, self._more)
+        other.pop(lane, None)
+        place.setdefault(lane)
         self._pump_soon()
 
     def _pump_soon(self) -> None:
@@ -198,13 +194,9 @@ class NotifyQueue:
         self._show()
 
     def _next_lane(self) -> Lane | None:
-        while self._can_go_on():
-            place = self._first or self._more
-            lane = place.popleft()
-            if lane.place is place:
-                lane.place = None
-                return lane
-        return None
+        if not self._can_go_on():
+            return None
+        return (self._first or self._more).popitem(last=False)[0]
 
     def _can_go_on(self) -> bool:
         if self._first:
@@ -308,6 +300,8 @@ class NotifyQueue:
         if lane.wake is not None:
             lane.wake.cancel()
             lane.wake = None
+        self._first.pop(lane, None)
+        self._more.pop(lane, None)
         if self._lanes.get(lane.name) is lane:
             del self._lanes[lane.name]
 

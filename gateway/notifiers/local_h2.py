@@ -21,6 +21,8 @@ from gateway.notifiers.local_tls import Authority
 
 #: what the servers of Apple and Google advertise
 MAX_STREAMS = 1_000
+#: RFC 9113 §6.5.2: the largest frame anybody takes
+FRAME_BYTES = 16_384
 
 
 class Request(NamedTuple):
@@ -143,8 +145,9 @@ class _Connection(asyncio.Protocol):
 
     def _reply(self, number: int, reply: Reply) -> None:
         self._h2.send_headers(number, [(":status", str(reply.status)), *reply.headers], end_stream=not reply.body)
-        if reply.body:
-            self._h2.send_data(number, reply.body, end_stream=True)
+        for at in range(0, len(reply.body), FRAME_BYTES):
+            part = reply.body[at : at + FRAME_BYTES]
+            self._h2.send_data(number, part, end_stream=at + FRAME_BYTES >= len(reply.body))
 
     def _trouble(self, number: int, trouble: Trouble) -> None:
         if trouble is Trouble.RESET_STREAM:
