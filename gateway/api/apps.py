@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -27,20 +27,26 @@ from gateway.api.wire import (
 )
 from gateway.auth.api_keys import issue_key
 from gateway.model.errors import BadRequest, Conflict, NotFound, UnknownApp
+from gateway.model.ports import Notifier
 from gateway.model.registration import App, Limits
 
 #: of one app; past it a new key is refused (409)
 MAX_KEYS = 32
 
 
-def view_app(app: App) -> AppView:
+#: what stands for a secret value
+HIDDEN = "***"
+
+
+def view_app(app: App, known: Mapping[str, Notifier]) -> AppView:
+    """Without its secrets. Of a notifier that is not here (any more) nothing is known, so nothing is shown."""
     return AppView(
         name=app.name,
         ack_ms=app.ack_ms,
         notifier_ack_ms=app.notifier_ack_ms,
         ttl=app.ttl_s,
         fallback=app.fallback,
-        notifiers={name: sorted(settings) for name, settings in app.notifiers.items()},
+        notifiers={name: _view_settings(settings, known.get(name)) for name, settings in app.notifiers.items()},
         receipts_url=app.receipts_url,
         receipts_signed=bool(app.receipts_secret),
         limits=_view_limits(app.limits),
@@ -57,6 +63,24 @@ def _limits(wanted: LimitsBody) -> Limits:
 
 def _view_limits(limits: Limits) -> LimitsBody:
     return LimitsBody(per_s=limits.per_s, burst=limits.burst, per_day=limits.per_day)
+
+
+def _view_settings(settings: Mapping[str, str], notifier: Notifier | None) -> dict[str, str]:
+    return {
+        key: HIDDEN if value and (notifier is None or key in notifier.secrets) else value
+        for key, value in sorted(settings.items())
+    }
+
+
+def _keep_secrets(wanted: dict[str, dict[str, str]], app: App) -> dict[str, dict[str, str]]:
+    """What a view showed as *** and came back as it was means: leave it."""
+    return {
+        name: {
+            key: app.notifiers.get(name, {}).get(key, value) if value == HIDDEN else value
+            for key, value in settings.items()
+        }
+        for name, settings in wanted.items()
+    }
 
 
 class AppRoutes:
@@ -91,14 +115,14 @@ class AppRoutes:
             )
             app = await self._put(call, app)
         headers = {"location": f"/v1/apps/{app.name}"}
-        return call.answer(AppCreated(app=view_app(app), key=text), status=201, headers=headers)
+        return call.answer(AppCreated(app=self._view(app), key=text), status=201, headers=headers)
 
     async def list_apps(self, call: Call) -> Response:
         apps = (self._directory.app(name) for name in sorted(self._directory.app_names()))
-        return call.answer(AppList(apps=[view_app(app) for app in apps if app is not None]))
+        return call.answer(AppList(apps=[self._view(app) for app in apps if app is not None]))
 
     async def show(self, call: Call) -> Response:
-        return call.answer(view_app(self._app(call)))
+        return call.answer(self._view(self._app(call)))
 
     async def change(self, call: Call) -> Response:
         patch = await call.body(AppPatch)
@@ -109,10 +133,13 @@ class AppRoutes:
         }
         if "limits" in changes:
             changes["limits"] = _limits(changes["limits"])
-        self._check_chain(changes.get("fallback", []), changes.get("notifiers", {}))
         async with self._changing:
-            app = await self._put(call, msgspec.structs.replace(self._app(call), **changes))
-        return call.answer(view_app(app))
+            app = self._app(call)
+            if "notifiers" in changes:
+                changes["notifiers"] = _keep_secrets(changes["notifiers"], app)
+            self._check_chain(changes.get("fallback", []), changes.get("notifiers", {}))
+            app = await self._put(call, msgspec.structs.replace(app, **changes))
+        return call.answer(self._view(app))
 
     async def create_key(self, call: Call) -> Response:
         wanted = await call.body(KeyCreate, optional=True)
@@ -140,6 +167,9 @@ class AppRoutes:
             await self._put(call, msgspec.structs.replace(app, keys=keys))
         return Response(status_code=204)
 
+    def _view(self, app: App) -> AppView:
+        return view_app(app, self._backend.dispatcher.notifiers)
+
     def _app(self, call: Call) -> App:
         app = self._directory.app(call.path("app"))
         if app is None:
@@ -159,3 +189,11 @@ class AppRoutes:
                     raise BadRequest(
                         f"{name!r} is no notifier here; there are: {', '.join(sorted(known)) or 'none'}", field=field
                     )
+        for name, settings in notifiers.items():
+            for key, value in settings.items():
+                if value == HIDDEN:
+                    raise BadRequest(
+                        f"{HIDDEN} stands for a value that is kept, and there is none; give the value itself",
+                        field=f"notifiers.{name}.{key}",
+                    )
+            known[name].check(settings)

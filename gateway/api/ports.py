@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from gateway.delivery.quotas import Quotas
 from gateway.delivery.request import PushRequest
 from gateway.metrics import Metrics
 from gateway.model.errors import GatewayError
-from gateway.model.ports import Deaths, Directory, Receipts, Schedules
+from gateway.model.ports import Deaths, Directory, Notifier, Receipts, Schedules
 from gateway.model.registration import App
 
 
@@ -81,8 +81,8 @@ class Dispatches(Protocol):
     """What can be done to a push under way; delivery.dispatcher.Dispatcher."""
 
     @property
-    def notifiers(self) -> frozenset[str]:
-        """Names an app or registration may fall back to."""
+    def notifiers(self) -> Mapping[str, Notifier]:
+        """What an app or registration may fall back to, by name."""
         ...
 
     async def recall(self, app: str, seq: int) -> int:

@@ -82,7 +82,7 @@ _APP = {
     "notifier_ack_ms": 0,
     "ttl": 0,
     "fallback": ["webhook"],
-    "notifiers": {"webhook": ["url"]},
+    "notifiers": {"webhook": {"url": "***"}},
     "receipts_url": "",
     "receipts_signed": False,
     "limits": {"per_s": 0, "burst": 0, "per_day": 0},

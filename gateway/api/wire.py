@@ -17,7 +17,7 @@ Channel = Annotated[str, Meta(min_length=1, max_length=32, pattern="^[a-z0-9_-]+
 Chain = Annotated[list[Channel], Meta(max_length=8, description="notifiers in order; empty = never leave the channel")]
 Settings = Annotated[
     dict[Channel, dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=8_192)]]],
-    Meta(max_length=16, description="settings of each notifier by its name; write-only"),
+    Meta(max_length=16, description="settings of each notifier by its name; a secret one given as *** stays as it is"),
 ]
 Label = Annotated[str, Meta(max_length=128)]
 AppName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -97,7 +97,7 @@ class AppView(_Out):
     ttl: int
     fallback: list[str]
     notifiers: Annotated[
-        dict[str, list[str]], Meta(description="names of each one's settings; the values are write-only")
+        dict[str, dict[str, str]], Meta(description="settings of each one; secret values show as *** and nothing else")
     ]
     receipts_url: str
     receipts_signed: Annotated[bool, Meta(description="is a receipts secret set?")]

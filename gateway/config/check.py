@@ -37,6 +37,12 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
             )
         )
     at_most("api.receipts_retry_s", api.receipts_retry_s, "api.receipts_retry_max_s", api.receipts_retry_max_s)
+    at_most(
+        "delivery.notifier_open_s",
+        delivery.notifier_open_s,
+        "delivery.notifier_open_max_s",
+        delivery.notifier_open_max_s,
+    )
     if edge.port and edge.port == api.port and edge.host == api.host:
         found.append(("api.port", f"{api.port} is the device port too (edge.port); give them different ones"))
     for field, host in (("edge.host", edge.host), ("api.host", api.host)):
@@ -81,6 +87,8 @@ def advice(config: Config) -> list[tuple[str, str]]:
         )
     if not _is_loopback(config.api.host):
         found.append(("api.host", "the provider API is plain HTTP: put a TLS proxy in front, API keys travel on it"))
+    if config.delivery.webpush_private:
+        found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
     if not config.store.sync:
         found.append(("store.sync", "false: a power loss may lose pushes that were answered with 201"))
     if config.edge.memory_limit_bytes == 0 and not _is_loopback(config.edge.host):

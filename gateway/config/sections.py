@@ -138,12 +138,33 @@ class Delivery:
     max_schedule_s: int = within(31_536_000, 0, 315_360_000)
     # message bodies up to this size go with the notification where the push says body = auto
     inline_bytes: int = 4_096
-    # notifier calls under way at once, for each notifier
-    notifier_concurrency: int = within(64, 1, 10_000)
+    # notifier calls under way at once, for each notifier; a quarter is kept for lanes that have none under way
+    notifier_concurrency: int = within(256, 1, 10_000)
     # notifier calls waiting, for each notifier; past it the delivery waits for its retry timer
     notifier_queue: int = within(100_000, 1)
     # how long one notifier call may take
     notifier_timeout_s: float = within(10.0, 0.1, 600)
+    # lanes (an upstream and the credential it is asked with) busy at once, for each notifier; past it a call for a new
+    # one waits for its retry timer
+    notifier_lanes: int = within(1_024, 1, 1_000_000)
+    # calls of one lane under way at once
+    notifier_lane_concurrency: int = within(64, 1, 10_000)
+    # calls of one lane waiting; past it the delivery waits for its retry timer
+    notifier_lane_queue: int = within(10_000, 1)
+    # a lane that has to rest for at most this long keeps its calls; for longer they wait for their retry timers
+    notifier_hold_s: float = within(5.0, 0, 3600)
+    # failures in a row after which a lane is left alone
+    notifier_failures: int = within(5, 1, 1_000)
+    # a lane is left alone for this long at first; the time doubles while it goes on failing
+    notifier_open_s: float = within(1.0, 0.05, 3600)
+    # longest time a lane is left alone for its failures
+    notifier_open_max_s: float = within(60.0, 0.05, 86_400)
+    # longest time a lane rests because its upstream said Retry-After
+    notifier_pause_max_s: float = within(3_600.0, 1, 86_400)
+    # calls a second of one lane, a second's worth at once; 0 = no limit
+    notifier_rate: float = within(2_000.0, 0, 1_000_000)
+    # Web Push: may subscriptions lead to private addresses (loopback, LAN)? Devices name them, so keep it false
+    webpush_private: bool = False
 
 
 @dataclass(slots=True)

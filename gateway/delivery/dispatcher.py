@@ -93,8 +93,8 @@ class Dispatcher:
         self._resume_at_ms: int | None = clock() + config.delivery.notifier_ack_ms
 
     @property
-    def notifiers(self) -> frozenset[str]:
-        """Names a fallback chain may hold."""
+    def notifiers(self) -> Mapping[str, Notifier]:
+        """What a fallback chain may hold, by name."""
         return self._executor.notifiers
 
     # --- life

@@ -18,7 +18,7 @@ from gateway.model.frames import Urgency
 from gateway.model.notification import Notification
 from gateway.model.outcome import Event, Outcome, State, Step
 from gateway.model.ports import Delivery, Directory, Edge, Journal, Notifier, NotifierResult
-from gateway.model.registration import build_token
+from gateway.model.registration import Registration, build_token
 
 #: failures for now of the notifiers of one delivery, after which the last is not tried again
 MAX_TRIES = 5
@@ -89,15 +89,16 @@ class Executor:
         self._clock = clock
         self._retry_ms = config.delivery.retry_ms
         self._inline_bytes = config.delivery.inline_bytes
+        self._notifiers = notifiers
         self._queues = {
             name: NotifyQueue(
                 notifier,
-                concurrency=config.delivery.notifier_concurrency,
-                capacity=config.delivery.notifier_queue,
-                timeout_s=config.delivery.notifier_timeout_s,
+                delivery=config.delivery,
                 load=self._load_call,
                 on_result=self._on_notifier_result,
+                on_gone=self._on_gone,
                 metrics=metrics,
+                clock=clock,
             )
             for name, notifier in notifiers.items()
         }
@@ -110,9 +111,9 @@ class Executor:
         self._briefs: dict[int, tuple[str, bool]] = {}
 
     @property
-    def notifiers(self) -> frozenset[str]:
-        """Names a fallback chain may hold."""
-        return frozenset(self._queues)
+    def notifiers(self) -> Mapping[str, Notifier]:
+        """What a fallback chain may hold, by name."""
+        return self._notifiers
 
     async def close(self) -> None:
         await asyncio.gather(*(queue.close() for queue in self._queues.values()))
@@ -234,8 +235,13 @@ class Executor:
         job = Job(delivery.seq, delivery.hop)
         if queue is None:
             self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="not configured"))
-        elif not queue.offer(job):
-            self._on_notifier_result(job, NotifierResult(ok=False, detail="queue full"))
+            return
+        app, record = self._directory.app(notification.app), self._directory.registration(delivery.registration)
+        # One that is gone by now waits in a lane of its own: its turn ends it.
+        lane = queue.lane(app, record) if app is not None and record is not None else ""
+        refused = queue.offer(job, lane)
+        if refused is not None:
+            self._on_notifier_result(job, refused)
 
     def _step(
         self, delivery: Delivery, notification: Notification, action: Action, now: int, channel: str, detail: str
@@ -346,7 +352,7 @@ class Executor:
             self._journal.step(job.seq, Step(self._clock(), what, channel, result.detail))
             return
         event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY
-        if event is Event.NOTIFIER_RETRY:
+        if event is Event.NOTIFIER_RETRY and result.asked:
             self._trail(job.seq).tries += 1
         self.carry_out(
             delivery,
@@ -356,6 +362,10 @@ class Executor:
             detail=result.detail,
             after_ms=min(result.retry_after_ms, MAX_RETRY_AFTER_MS),
         )
+
+    def _on_gone(self, channel: str, registration: Registration) -> None:
+        """The address it was asked for is dead for good: its provider hears of it, and it is not asked again."""
+        self._directory.address_gone(registration.number, channel, registration.addresses.get(channel, ""))
 
     def _chain(self, notification: Notification, registration: int) -> Sequence[str]:
         """Notifiers in order: the push's own, else the registration's, else the app's; none while it is signed out."""

@@ -126,7 +126,29 @@ class Metric(Enum):
     CIRCUITS_OPENED = Spec(
         "heliograph_circuits_opened_total",
         "counter",
-        "Times an address of a notifier was left alone for a while",
+        "Times a lane of a notifier was left alone for its failures",
+        "notifier",
+    )
+    NOTIFIER_OUTCOMES = Spec(
+        "heliograph_notifier_outcomes_total",
+        "counter",
+        "What upstreams answered, by notifier and reason (docs/notifiers.md)",
+        "outcome",
+    )
+    NOTIFIER_LANES = Spec("heliograph_notifier_lanes", "gauge", "Lanes that are busy or have to rest", "notifier")
+    NOTIFIER_RESTS = Spec(
+        "heliograph_notifier_rests_total", "counter", "Times a lane had to rest, for any reason", "notifier"
+    )
+    NOTIFIER_BOUNDS = Spec(
+        "heliograph_notifier_bounds_total",
+        "counter",
+        "Times a bound of a notifier was reached, by notifier and bound",
+        "bound",
+    )
+    NOTIFIER_TOKENS = Spec(
+        "heliograph_notifier_tokens_total",
+        "counter",
+        "Access or provider tokens made or fetched, by notifier",
         "notifier",
     )
 

@@ -221,9 +221,21 @@ class ProviderLinks(Protocol):
 
 
 class Notifier(Protocol):
-    """An outside push service (APNs, FCM, Web Push, a webhook). One object a process; must bound its own queue."""
+    """An outside push service (APNs, FCM, Web Push, a webhook). One object a process; its queue is the caller's."""
 
     name: str
+    #: names of settings whose values are never shown
+    secrets: frozenset[str]
+
+    def check(self, settings: Mapping[str, str]) -> None:
+        """An app's settings for this notifier, when the app is created or changed. Raises BadRequest with the field
+        `notifiers.<name>.<key>` and the fix; never repeats a value."""
+        ...
+
+    def lane(self, app: App, registration: Registration) -> str:
+        """What fails alone: the upstream and the credential it is asked with. Never leaves the process, never holds
+        an address beyond its origin; never raises, whatever the address is."""
+        ...
 
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult: ...
 
@@ -235,8 +247,15 @@ class NotifierResult(NamedTuple):
 
     ok: bool
     dead: bool = False
+    #: of "try later": the whole lane has to rest for so long. A device's own limit is no reason to set it
     retry_after_ms: int = 0
     detail: str = ""  # for the history; never an address or secret
+    #: the upstream says that this address is dead for good; implies dead
+    gone: bool = False
+    #: since when, Unix ms; 0 where it does not say
+    gone_at_ms: int = 0
+    #: False: the upstream was not asked at all (it rests, or a limit is reached), so this was no try
+    asked: bool = True
 
 
 class Journal(Protocol):
@@ -520,8 +539,9 @@ class Directory(Protocol):
         profile: Profile = NO_PROFILE,
     ) -> Awaitable[Registration]: ...
 
-    def address_gone(self, number: int, channel: str) -> None:
-        """A notifier will never reach it at its address there: it is taken away, and its provider hears of it."""
+    def address_gone(self, number: int, channel: str, address: str) -> None:
+        """A notifier will never reach it at this address: it is taken away where it is still the one it has, and its
+        provider hears of it."""
         ...
 
     def revoke(self, number: int) -> Awaitable[None]:

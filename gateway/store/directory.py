@@ -437,9 +437,9 @@ class Directory:
             self._broadcasts.forget(number)
         return written
 
-    def address_gone(self, number: int, channel: str) -> None:
+    def address_gone(self, number: int, channel: str, address: str) -> None:
         before = self.registration(number)
-        if before is None or channel not in before.addresses:
+        if before is None or before.addresses.get(channel) != address:
             return
         after = replace(before, addresses={name: at for name, at in before.addresses.items() if name != channel})
         # Nobody waits for it: where the store can not be written now, the notifier will say so again.

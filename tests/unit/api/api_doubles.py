@@ -13,7 +13,7 @@ import msgspec
 from gateway.api.ports import Backend
 from gateway.api.server import build_app
 from gateway.auth.api_keys import OPERATOR_ID, ApiKeys, build_key_text, hash_secret, issue_key, parse_key
-from gateway.config.sections import Api
+from gateway.config.sections import Api, Config
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.request import PushRequest
@@ -24,6 +24,7 @@ from gateway.model.notification import Content, Notification, Target
 from gateway.model.outcome import Outcome, State, Step
 from gateway.model.ports import Death, PushRecord, Receipt
 from gateway.model.registration import NO_PROFILE, App, Profile, Registration, build_token
+from gateway.notifiers import build_notifiers
 
 
 class Taken(NamedTuple):
@@ -164,7 +165,7 @@ class Floors:
         return self.registrations[number].cohort
 
     # Dispatcher
-    notifiers = frozenset({"webhook", "stub"})
+    notifiers = build_notifiers(Config(), Metrics(process=False), PushIds(b"k" * 32))
 
     async def recall(self, app: str, seq: int) -> int:
         entry = self.records.get(seq)

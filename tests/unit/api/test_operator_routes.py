@@ -57,7 +57,7 @@ async def test_a_new_app_and_its_key_work_at_once_and_the_key_is_shown_once(door
         assert key.split("_", 2)[2] not in said
         for secret in ("hush-hush", "never-shown", "hook.example"):
             assert secret not in said
-        assert made.json()["app"]["notifiers"] == {"webhook": ["secret", "url"]}
+        assert made.json()["app"]["notifiers"] == {"webhook": {"secret": "***", "url": "***"}}
         assert made.json()["app"]["receipts_signed"] is True
     kept = door.floors.apps["shop"]
     assert (kept.ack_ms, kept.ttl_s, kept.receipts_secret) == (5000, 60, "never-shown")

@@ -34,6 +34,7 @@ class MemoryDirectory:
         self.records: dict[int, Registration] = {}
         self._groups: dict[tuple[str, Cohort], int] = {}
         self.seen_s: dict[int, int] = {}
+        self.gone: list[tuple[int, str]] = []
 
     def add_app(self, name: str = "shop", **options: object) -> App:
         self.apps[name] = App(name=name, number=len(self.apps) + 1, **options)  # type: ignore[arg-type]
@@ -65,6 +66,10 @@ class MemoryDirectory:
     async def put_app(self, app: App) -> App:
         self.apps[app.name] = app
         return app
+
+    def address_gone(self, number: int, channel: str, address: str) -> None:
+        assert self.records[number].addresses[channel] == address
+        self.gone.append((number, channel))
 
     def find(self, token: str, app: str) -> int:
         raw = parse_token(token)

@@ -13,6 +13,7 @@ from house import House
 from gateway.delivery.request import TargetRequest
 from gateway.model.errors import BadRequest, UnknownPush
 from gateway.model.outcome import State
+from gateway.notifiers.stub.client import Answer
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -294,3 +295,15 @@ async def test_one_device_gets_no_more_than_its_app_allows(house: House) -> None
     house.clock.now_ms += 31 * MINUTE
     later = await house.accepted(device)
     assert house.edge.sent_to(device.number)[-1] == later
+
+
+# --- dead addresses
+
+
+async def test_an_address_that_a_notifier_calls_dead_is_told_to_the_directory(house: House) -> None:
+    device = house.directory.add(fallback=["stub"], addresses={"stub": "address"})
+    house.stub.expect(Answer.GONE)
+    seq = await house.accepted(device)
+    await house.advance(500)
+    assert house.directory.gone == [(device.number, "stub")]
+    assert house.steps(seq) == ["notifier_failed"]

@@ -99,8 +99,9 @@ async def test_revoked_tokens_and_dead_addresses_are_in_the_feed_of_their_app(tm
     token, other = (store.directory.registration(n).token for n in (first, second))  # type: ignore[union-attr]
     woken = []
     store.deaths.subscribe(lambda: woken.append(1))
-    store.directory.address_gone(first, "apns")
-    store.directory.address_gone(first, "apns")
+    store.directory.address_gone(first, "apns", "another by now")
+    store.directory.address_gone(first, "apns", "abc")
+    store.directory.address_gone(first, "apns", "abc")
     await store.directory.revoke(second)
     await store.directory.revoke(first)
     assert woken
