@@ -12,12 +12,13 @@ EXT = ROOT / "ext"
 
 #: compiled modules by floor; one may cimport only from floors below its own
 FLOORS = [
-    {"frame", "wheel", "group", "token_index", "mailbox", "outbox"},  # know nothing of each other
+    {"frame", "wheel", "group", "token_index", "mailbox", "outbox", "tls", "proxy"},  # know nothing of each other
     {"link", "registry", "pending"},
     {"batches"},
     {"plane"},
+    {"secure"},
     {"traffic"},
-    {"fanout"},
+    {"fanout", "door"},
     {"reactor"},
     {"intake"},
 ]
