@@ -11,8 +11,8 @@ from gateway._native.fanout cimport fan_add, fan_drop, fan_step
 from gateway._native.frame cimport IDS_MAX
 from gateway._native.link cimport (
     LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PROVIDER, LINK_SHAKING,
-    LINK_SPILLED, LINK_STALLED, groups_bytes, groups_free, inflight_find, inflight_pool_free, inflight_remove, inflight_t, link_id,
-    link_join, link_leave, link_leave_all, link_t, slab_at, slab_find, slab_free, slab_take)
+    LINK_SPILLED, LINK_STALLED, groups_bytes, groups_free, inflight_find, inflight_pool_free, inflight_remove,
+    inflight_t, link_id, link_join, link_leave, link_leave_all, link_t, slab_at, slab_find, slab_free)
 from gateway._native.mailbox cimport (
     gw_ring_free, gw_ring_init, gw_ring_peek, gw_ring_pop, gw_ring_publish, gw_ring_reserve, gw_ring_sleep)
 from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t, outbox_pool_free
@@ -24,9 +24,9 @@ from gateway._native.tls cimport (
 from gateway._native.traffic cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, flush_dirty, gw_count, gw_read, handle_bytes, has_room, link_down, link_free, link_readable,
-    link_send, mark_dirty, may_read, maybe_ready, notify, read_on, say, sent_at, watch)
+    link_send, mark_dirty, may_read, maybe_ready, notify, read_on, say, sent_at)
 from gateway._native.wheel cimport (
-    wheel_advance, wheel_arm, wheel_cancel, wheel_init, wheel_next, wheel_node_t, wheel_pop)
+    wheel_advance, wheel_arm, wheel_init, wheel_next, wheel_node_t, wheel_pop)
 
 cdef extern from "gw_sys.h" nogil:
     int gw_own_descriptors(int keep_a, int keep_b)
@@ -718,8 +718,8 @@ cdef class Reactor:
     def memory_bytes(self) -> int:
         """Bytes taken for links, in-flight entries, outbox nodes and groups; exact only while the thread rests."""
         cdef reactor_t *r = self.r
-        return (r.tls.chunk_count * 1024 * sizeof(tls_t) + ((r.slab.size + 4095) // 4096) * 4096 * sizeof(link_t) + r.inflight.entries * sizeof(inflight_t)
-                + r.nodes.nodes * 16 + groups_bytes(&r.groups))
+        return (((r.slab.size + 4095) // 4096) * 4096 * sizeof(link_t) + r.inflight.entries * sizeof(inflight_t)
+                + ((r.tls.size + 1023) // 1024) * 1024 * sizeof(tls_t) + r.nodes.nodes * 16 + groups_bytes(&r.groups))
 
 
 EVENT_FRAME = EV_FRAME

@@ -1,12 +1,12 @@
 """Links whose bytes go through TLS: their frames are gathered into records, and what OpenSSL answers becomes what the
 system calls of a plain link would; see secure.pxd."""
-from libc.errno cimport EAGAIN, EPIPE, EPROTO, errno
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t
 from gateway._native.link cimport LINK_CLOSING, link_t
 from gateway._native.outbox cimport outbox_drop, outbox_gather
 from gateway._native.plane cimport *
 from gateway._native.tls cimport (
-    RECORD_BYTES, TLS_END, TLS_SOCKET, TLS_WANT_READ, TLS_WANT_WRITE, tls_at, tls_give, tls_read, tls_t, tls_take,
+    RECORD_BYTES, TLS_SOCKET, TLS_WANT_READ, TLS_WANT_WRITE, tls_at, tls_give, tls_read, tls_t, tls_take,
     tls_write)
 
 cdef extern from "gw_atomic.h" nogil:
@@ -48,22 +48,20 @@ cdef ssize_t secure_read(reactor_t *r, link_t *link) noexcept nogil:
     cdef long got
     if link.state == LINK_CLOSING:
         # Only read so that closing does not reset the connection; what it says does not matter any more.
-        return recv(t.fd, r.scratch, SCRATCH_BYTES, MSG_DONTWAIT)
+        got = recv(t.fd, r.scratch, SCRATCH_BYTES, MSG_DONTWAIT)
+        return SECURE_AGAIN if got < 0 and (errno == EAGAIN or errno == EINTR) else got
     got = tls_read(t, r.scratch, SCRATCH_BYTES)
     if got >= 0:
         return got
     if got == TLS_WANT_READ:
-        errno = EAGAIN
-    elif got == TLS_WANT_WRITE:
+        return SECURE_AGAIN
+    if got == TLS_WANT_WRITE:
         t.wants_write = 1       # the caller sees to it that it is not asked again before that
-        errno = EAGAIN
-    elif got == TLS_SOCKET:
-        errno = EPIPE
-    else:
-        gw_count(&r.tls_failed[t.failure], 1)
-        errno = EPROTO
-        return -2
-    return -1
+        return SECURE_AGAIN
+    if got == TLS_SOCKET:
+        return SECURE_SOCKET
+    gw_count(&r.tls_failed[t.failure], 1)
+    return SECURE_BROKEN
 
 
 cdef long secure_flush(reactor_t *r, link_t *link) noexcept nogil:

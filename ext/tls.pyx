@@ -8,7 +8,7 @@ cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memset, strchr, strlen
+from libc.string cimport memcpy, memset, strchr
 
 cdef extern from "<strings.h>" nogil:
     int strcasecmp(const char *a, const char *b)
@@ -40,7 +40,7 @@ cdef extern from "<openssl/bio.h>" nogil:
     int BIO_meth_set_read(BIO_METHOD *method, int (*read)(BIO *, char *, int) noexcept nogil)
     int BIO_meth_set_write(BIO_METHOD *method, int (*write)(BIO *, const char *, int) noexcept nogil)
     int BIO_meth_set_ctrl(BIO_METHOD *method, long (*ctrl)(BIO *, int, long, void *) noexcept nogil)
-    enum: BIO_TYPE_SOURCE_SINK, BIO_CTRL_FLUSH
+    enum: BIO_TYPE_SOURCE_SINK, BIO_CTRL_FLUSH, BIO_CTRL_EOF
 
 cdef extern from "<openssl/crypto.h>" nogil:
     ctypedef struct CRYPTO_EX_DATA:
@@ -52,7 +52,6 @@ cdef extern from "<openssl/crypto.h>" nogil:
 
 cdef extern from "<openssl/err.h>" nogil:
     void ERR_clear_error()
-    unsigned long ERR_peek_error()
     unsigned long ERR_peek_last_error()
     void ERR_error_string_n(unsigned long number, char *into, size_t room)
     int ERR_GET_LIB(unsigned long number)
@@ -193,6 +192,8 @@ cdef int socket_write(BIO *b, const char *data, int n) noexcept nogil:
 
 
 cdef long socket_ctrl(BIO *b, int what, long number, void *pointer) noexcept nogil:
+    if what == BIO_CTRL_EOF:
+        return (<tls_t *>BIO_get_data(b)).ended
     return what == BIO_CTRL_FLUSH       # nothing is held back here
 
 
@@ -280,8 +281,8 @@ cdef int begin(tls_links_t *links, tls_t *t) noexcept nogil:
 
 
 cdef uint8_t failure_of(const tls_t *t) noexcept nogil:
-    """Which of TLS_FAILED_* the oldest error of this thread's queue means; it is what made the rest go wrong."""
-    cdef unsigned long number = ERR_peek_error()
+    """Which of TLS_FAILED_* the newest error of this thread's queue means; those before it are of the rooms below."""
+    cdef unsigned long number = ERR_peek_last_error()
     cdef int reason = ERR_GET_REASON(number)
     if t.failure:
         return t.failure
@@ -396,7 +397,7 @@ cdef int no_password(char *into, int room, int writing, void *u) noexcept nogil:
 
 cdef int select_protocol(SSL *ssl, const unsigned char **out, unsigned char *out_n, const unsigned char *offered,
                          unsigned int n, void *u) noexcept nogil:
-    """Who offers protocols must offer ours (RFC 7301 section 3.2); it keeps browsers and the like from being led here."""
+    """Who offers protocols must offer ours (RFC 7301 section 3.2): keeps browsers and the like from being led here."""
     cdef unsigned int at = 0, size, i
     while at < n:
         size = offered[at]
@@ -550,7 +551,8 @@ cdef SSL_CTX *build_context(bytes chain, bytes key, bytes authorities, int mode,
 
 @cython.final
 cdef class TlsContext:
-    """What new handshakes are made with. Any number of reactors may share it: a ticket of one is taken by the others."""
+    """What new handshakes are made with. Any number of reactors may share it: a ticket of one is taken by the
+    others."""
 
     def __cinit__(self, chain: bytes, key: bytes, *, names: list | None = None, client_ca: bytes = b"",
                   client_auth: str = "none", min_version: str = "1.2"):

@@ -8,13 +8,14 @@ from gateway._native.frame cimport (
     frame_parse, frame_t, ids_parse)
 from gateway._native.link cimport (
     LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PAUSED, LINK_PROVIDER,
-    LINK_SHAKING, LINK_SPILLED, LINK_STALLED, inflight_add, inflight_find, inflight_remove, inflight_t, link_id, link_leave_all,
-    link_t, partial_t, slab_at, slab_give)
+    LINK_SHAKING, LINK_SPILLED, LINK_STALLED, inflight_add, inflight_find, inflight_remove, inflight_t, link_id,
+    link_leave_all, link_t, partial_t, slab_at, slab_give)
 from gateway._native.mailbox cimport gw_ring_reserve, gw_ring_room
 from gateway._native.outbox cimport gw_buffer_t, outbox_clear, outbox_flush, outbox_push
 from gateway._native.plane cimport *
-from gateway._native.secure cimport secure_close, secure_flush, secure_read, socket_of, tls_of
-from gateway._native.tls cimport tls_finish, tls_t
+from gateway._native.secure cimport (
+    SECURE_AGAIN, SECURE_BROKEN, secure_close, secure_flush, secure_read, socket_of, tls_of)
+from gateway._native.tls cimport tls_finish
 from gateway._native.wheel cimport wheel_arm, wheel_cancel
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -357,18 +358,25 @@ cdef void secure_waits(reactor_t *r, link_t *link) noexcept nogil:
 
 
 cdef void link_readable(reactor_t *r, link_t *link) noexcept nogil:
-    cdef ssize_t got = recv(link.fd, r.scratch, SCRATCH_BYTES, MSG_DONTWAIT) if link.fd >= 0 else secure_read(r, link)
+    cdef ssize_t got
+    if link.fd >= 0:
+        got = recv(link.fd, r.scratch, SCRATCH_BYTES, MSG_DONTWAIT)
+        if got < 0 and (errno == EAGAIN or errno == EINTR):
+            return
+    else:
+        got = secure_read(r, link)
+        if got == SECURE_AGAIN:
+            secure_waits(r, link)
+            return
     if got > 0:
         gw_count(&r.counters[C_BYTES_IN], <uint64_t>got)
         if link.state != LINK_CLOSING:
             handle_bytes(r, link, got)
-    elif got < 0 and (errno == EAGAIN or errno == EINTR):
-        if link.fd < 0:
-            secure_waits(r, link)
     elif link.state == LINK_CLOSING:
         link_free(r, link)
     else:
-        link_down(r, link, REASON_PEER if got == 0 else REASON_TLS if got == -2 else REASON_SOCKET, NULL)
+        link_down(
+            r, link, REASON_PEER if got == 0 else REASON_TLS if got == SECURE_BROKEN else REASON_SOCKET, NULL)
 
 
 # --- notifications out ------------------------------------------------------------------------------------------------

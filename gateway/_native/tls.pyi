@@ -6,7 +6,8 @@ CLIENT_AUTH: Final[tuple[str, ...]]
 
 @final
 class TlsContext:
-    """What new handshakes are made with. Any number of reactors may share it: a ticket of one is taken by the others."""
+    """What new handshakes are made with. Any number of reactors may share it: a ticket of one is taken by the
+    others."""
     def __init__(
         self,
         chain: bytes,

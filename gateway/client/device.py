@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random as _random
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import TypeVar
@@ -35,7 +36,7 @@ from gateway.client.events import (
     Resumed,
 )
 from gateway.client.heartbeat import AdaptiveHeartbeat
-from gateway.client.link import Link
+from gateway.client.link import Link, build_tls
 from gateway.client.registration import Handlers, Registration, ended
 from gateway.client.requests import Phase
 from gateway.client.seen import Seen, SeenStore
@@ -54,6 +55,10 @@ CLOSE_S = 2.0
 class Device:
     """`async with Device(host, port, store=FileCredentials(path)) as device: ...`
 
+    tls=True: inside TLS, the gateway's certificate checked against the system's authorities and `host`; an
+    ssl.SSLContext where they are others, or the device has a certificate of its own. server_name: the name in the
+    gateway's certificate where it is not `host`.
+
     store keeps the id and secret the gateway issues; without one they live as long as this object, and the next start
     is another device with other tokens. label is part of that id (A-Z a-z 0-9 . _ -, at most 64). jwt is asked for a
     token before each login. heartbeat is the interval to begin with, seconds, 0 = the gateway's choice; it adapts
@@ -69,6 +74,8 @@ class Device:
         host: str,
         port: int,
         *,
+        tls: bool | ssl.SSLContext = False,
+        server_name: str = "",
         store: CredentialStore | None = None,
         label: str = "",
         jwt: Callable[[], str | Awaitable[str]] | None = None,
@@ -87,6 +94,8 @@ class Device:
         if queue < 1 or dedupe < 1:
             raise ValueError("queue and dedupe must be at least 1")
         self._address = host, port
+        self._tls = build_tls(tls)
+        self._server_name = (server_name or host) if self._tls else None
         self._store = store or MemoryCredentials()
         self._label = label
         self._jwt = jwt
@@ -338,7 +347,9 @@ class Device:
         link = Link(self)
         try:
             async with asyncio.timeout(CONNECT_S):
-                await asyncio.get_running_loop().create_connection(lambda: link, *self._address)
+                await asyncio.get_running_loop().create_connection(
+                    lambda: link, *self._address, ssl=self._tls, server_hostname=self._server_name
+                )
             while not link.gone.done() and not link.closing:
                 await self._link_event.wait()
                 self._link_event.clear()
