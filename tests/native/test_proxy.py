@@ -112,7 +112,9 @@ def outcome(data: bytes) -> Any:
         return str(exc)
 
 
-@given(data=st.binary(max_size=700), good=st.sampled_from(sorted(GOOD)), at=st.integers(0, 600), flip=st.integers(1, 255))
+@given(
+    data=st.binary(max_size=700), good=st.sampled_from(sorted(GOOD)), at=st.integers(0, 600), flip=st.integers(1, 255)
+)
 def test_any_bytes_have_one_outcome_however_they_come(data: bytes, good: str, at: int, flip: int) -> None:
     broken = bytearray(GOOD[good][0])
     broken[at % len(broken)] ^= flip
