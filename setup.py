@@ -26,7 +26,7 @@ if FLAVOUR not in CFLAGS:
     sys.exit(f"GATEWAY_BUILD={FLAVOUR!r} is not a build flavour; choose one of {', '.join(CFLAGS)}")
 FLAGS = CFLAGS[FLAVOUR]
 #: the system's libraries by the module that needs them
-LIBRARIES = {"tls": ["ssl", "crypto"]}
+LIBRARIES = {"tls": ["ssl", "crypto"], "tls_context": ["ssl", "crypto"], "records": ["crypto"]}
 
 # Cython resolves `from gateway._native.x cimport y` by folder; these links name flat folders at compile time.
 for package, folder in (("_native", "ext"), ("_load", "load")):

@@ -14,8 +14,9 @@ from gateway._native.proxy cimport (
     PROXY_BYTES_MAX, PROXY_CLOSED, PROXY_MEMORY, PROXY_TIMEOUT, PROXY_TOO_LARGE, PROXY_UNTRUSTED, is_in_networks,
     proxy_parse, proxy_t, proxy_wants)
 from gateway._native.secure cimport secure_open, tls_of
-from gateway._native.tls cimport (
-    TLS_FAILED_MEMORY, TLS_FAILED_TIMEOUT, TLS_SOCKET, TLS_WANT_READ, TLS_WANT_WRITE, tls_is_resumed, tls_shake, tls_t)
+from gateway._native.tls cimport tls_shake
+from gateway._native.tls_state cimport (
+    TLS_FAILED_MEMORY, TLS_FAILED_TIMEOUT, TLS_SOCKET, TLS_WANT_READ, TLS_WANT_WRITE, tls_t)
 from gateway._native.traffic cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, epoll_ctl, epoll_event, gw_count, link_down,
     link_free, link_readable, watch)
@@ -220,7 +221,7 @@ cdef void shake(reactor_t *r, link_t *link) noexcept nogil:
         if done == TLS_SOCKET:
             link_free(r, link)
         return
-    gw_count(&r.counters[C_TLS_RESUMED if tls_is_resumed(t) else C_TLS_FULL], 1)
+    gw_count(&r.counters[C_TLS_RESUMED if t.is_resumed else C_TLS_FULL], 1)
     link.state = LINK_NEW
 
 

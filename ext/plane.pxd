@@ -4,7 +4,7 @@ from gateway._native.link cimport groups_t, inflight_pool_t, slab_t
 from gateway._native.mailbox cimport gw_ring_t
 from gateway._native.outbox cimport gw_buffer_t, outbox_pool_t
 from gateway._native.proxy cimport PROXY_FAILURES_COUNT, PROXY_KINDS_COUNT, network_t
-from gateway._native.tls cimport TLS_FAILED_COUNT, tls_links_t
+from gateway._native.tls_state cimport TLS_FAILED_COUNT, tls_links_t
 from gateway._native.wheel cimport wheel_node_t, wheel_t
 
 cdef enum:
@@ -175,7 +175,6 @@ cdef struct reactor_t:
     network_t networks[NETWORKS_MAX]    # who may connect there then
     uint32_t network_count
     tls_links_t tls
-    uint8_t *record             # plaintext of the record that is made just now
     uint32_t shakes             # steps of handshakes in this turn
     uint64_t start_ms           # monotonic
     uint64_t unix_base_ms       # add to monotonic ms

@@ -19,8 +19,9 @@ from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t, 
 from gateway._native.pending cimport pending_get
 from gateway._native.plane cimport *
 from gateway._native.proxy cimport proxy_failures, proxy_kinds
-from gateway._native.tls cimport (
-    RECORD_BYTES, SSL_CTX, TlsContext, tls_context_drop, tls_failures, tls_links_free, tls_t, tls_use)
+from gateway._native.tls cimport tls_context_drop, tls_failures, tls_links_free, tls_use
+from gateway._native.tls_context cimport TlsContext
+from gateway._native.tls_state cimport SSL_CTX, tls_t
 from gateway._native.traffic cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, flush_dirty, gw_count, gw_read, handle_bytes, has_room, link_down, link_free, link_readable,
@@ -413,8 +414,7 @@ cdef class Reactor:
         if gw_ring_init(&r.up, capacity, event_fd) != 0:
             raise MemoryError
         r.scratch = <uint8_t *>malloc(SCRATCH_BYTES)
-        r.record = <uint8_t *>malloc(RECORD_BYTES)
-        if r.scratch == NULL or r.record == NULL:
+        if r.scratch == NULL:
             raise MemoryError
         r.pong = as_buffer(b"\x02\x00")
         for i, name in enumerate(REASONS):
@@ -470,7 +470,6 @@ cdef class Reactor:
         slab_free(&r.slab)
         tls_links_free(&r.tls)
         free(r.scratch)
-        free(r.record)
         free(r)
 
     # -- the reactor's own thread

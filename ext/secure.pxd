@@ -6,7 +6,7 @@ A link of the plain port has its socket in `fd`. One of the TLS port has its pla
 from libc.stdint cimport uint32_t
 from gateway._native.link cimport link_t
 from gateway._native.plane cimport reactor_t
-from gateway._native.tls cimport tls_t
+from gateway._native.tls_state cimport tls_t
 
 cdef enum:
     SECURE_SOCKET = -1              # the socket is broken

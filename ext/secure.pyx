@@ -5,9 +5,9 @@ from libc.stdint cimport uint32_t
 from gateway._native.link cimport LINK_CLOSING, link_t
 from gateway._native.outbox cimport outbox_drop, outbox_gather
 from gateway._native.plane cimport *
-from gateway._native.tls cimport (
-    RECORD_BYTES, TLS_SOCKET, TLS_WANT_READ, TLS_WANT_WRITE, tls_at, tls_give, tls_read, tls_t, tls_take,
-    tls_write)
+from gateway._native.records cimport RECORD_BYTES, RECORD_HEAD_BYTES
+from gateway._native.tls cimport tls_at, tls_give, tls_read, tls_take, tls_write
+from gateway._native.tls_state cimport TLS_SOCKET, TLS_WANT_READ, TLS_WANT_WRITE, tls_t
 
 cdef extern from "gw_atomic.h" nogil:
     void gw_count(uint64_t *c, uint64_t n)
@@ -50,7 +50,7 @@ cdef ssize_t secure_read(reactor_t *r, link_t *link) noexcept nogil:
         # Only read so that closing does not reset the connection; what it says does not matter any more.
         got = recv(t.fd, r.scratch, SCRATCH_BYTES, MSG_DONTWAIT)
         return SECURE_AGAIN if got < 0 and (errno == EAGAIN or errno == EINTR) else got
-    got = tls_read(t, r.scratch, SCRATCH_BYTES)
+    got = tls_read(&r.tls, t, r.scratch)
     if got >= 0:
         return got
     if got == TLS_WANT_READ:
@@ -65,15 +65,15 @@ cdef ssize_t secure_read(reactor_t *r, link_t *link) noexcept nogil:
 
 
 cdef long secure_flush(reactor_t *r, link_t *link) noexcept nogil:
-    """Frames that wait leave in records of up to RECORD_BYTES; a record that the socket did not take whole waits inside
-    of OpenSSL, and its frames in the outbox until it is out: so the same bytes come first the next time."""
+    """Frames that wait leave in records of up to RECORD_BYTES. A record that the socket did not take whole waits sealed,
+    and its frames stay in the outbox until it is out: so the outbox alone says whether something waits."""
     cdef tls_t *t = tls_of(r, link)
     cdef uint32_t n
     cdef long sent, total = 0
     t.moved = 0
     while link.outbox.tail != NULL:
-        n = outbox_gather(&link.outbox, r.record, RECORD_BYTES)
-        sent = tls_write(t, r.record, <int>n)
+        n = outbox_gather(&link.outbox, r.tls.wire + RECORD_HEAD_BYTES, RECORD_BYTES)
+        sent = tls_write(&r.tls, t, <int>n)
         if sent == TLS_WANT_WRITE or sent == TLS_WANT_READ:
             break       # TLS_WANT_READ: the next read writes on
         if sent <= 0:

@@ -1,17 +1,17 @@
-"""TLS of one connection, and the context its handshakes are made with; see tls.pxd.
+"""TLS of one connection; see tls.pxd.
 
-Read without read-ahead: OpenSSL takes a record's five header bytes and then exactly its body from the socket. That is
-one system call more a record than reading ahead, and in exchange nothing can lie in its buffers that epoll does not
-know of.
+Read without read-ahead: OpenSSL takes a record's five header bytes and then exactly its body from the socket. So nothing
+can lie in its buffers that epoll does not know of, and when the handshake is done the next byte of the socket is the
+first of a record: another may go on reading.
 """
-cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memset, strchr
-
-cdef extern from "<strings.h>" nogil:
-    int strcasecmp(const char *a, const char *b)
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
+from gateway._native.records cimport (
+    RECORD_BYTES, RECORD_HEAD_BYTES, RECORD_WIRE_MAX, ciphers_free, keys_init, secret_bytes, suite_of)
+from gateway._native.tls_light cimport light_finish, light_read, light_write
+from gateway._native.tls_state cimport *
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buf, size_t n, int flags)
@@ -27,7 +27,6 @@ cdef extern from "<openssl/bio.h>" nogil:
     ctypedef struct BIO_METHOD:
         pass
     BIO *BIO_new(const BIO_METHOD *method)
-    BIO *BIO_new_mem_buf(const void *data, int n)
     int BIO_free(BIO *b)
     int BIO_get_new_index()
     void *BIO_get_data(BIO *b)
@@ -43,65 +42,17 @@ cdef extern from "<openssl/bio.h>" nogil:
     enum: BIO_TYPE_SOURCE_SINK, BIO_CTRL_FLUSH, BIO_CTRL_EOF
 
 cdef extern from "<openssl/crypto.h>" nogil:
-    ctypedef struct CRYPTO_EX_DATA:
-        pass
-    enum: CRYPTO_EX_INDEX_SSL_CTX
-    int CRYPTO_get_ex_new_index(
-        int kind, long argl, void *argp, void *new, void *dup,
-        void (*free)(void *, void *, CRYPTO_EX_DATA *, int, long, void *) noexcept nogil)
+    void OPENSSL_cleanse(void *data, size_t n)
 
 cdef extern from "<openssl/err.h>" nogil:
     void ERR_clear_error()
     unsigned long ERR_peek_last_error()
-    void ERR_error_string_n(unsigned long number, char *into, size_t room)
     int ERR_GET_LIB(unsigned long number)
     int ERR_GET_REASON(unsigned long number)
     enum: ERR_LIB_SSL
 
-cdef extern from "<openssl/pem.h>" nogil:
-    ctypedef struct X509:
-        pass
-    ctypedef struct X509_STORE:
-        pass
-    ctypedef struct EVP_PKEY:
-        pass
-    ctypedef int (*pem_password_cb)(char *, int, int, void *) noexcept nogil
-    X509 *PEM_read_bio_X509(BIO *b, X509 **x, pem_password_cb password, void *u)
-    EVP_PKEY *PEM_read_bio_PrivateKey(BIO *b, EVP_PKEY **key, pem_password_cb password, void *u)
-    void X509_free(X509 *x)
-    void EVP_PKEY_free(EVP_PKEY *key)
-    int X509_STORE_add_cert(X509_STORE *store, X509 *x)
-
 cdef extern from "<openssl/ssl.h>" nogil:
-    ctypedef struct SSL_METHOD:
-        pass
-    const SSL_METHOD *TLS_server_method()
-    SSL_CTX *SSL_CTX_new(const SSL_METHOD *method)
-    int SSL_CTX_up_ref(SSL_CTX *context)
     void SSL_CTX_free(SSL_CTX *context)
-    uint64_t SSL_CTX_set_options(SSL_CTX *context, uint64_t options)
-    long SSL_CTX_set_mode(SSL_CTX *context, long mode)
-    long SSL_CTX_clear_mode(SSL_CTX *context, long mode)
-    int SSL_CTX_set_min_proto_version(SSL_CTX *context, int version)
-    long SSL_CTX_set_session_cache_mode(SSL_CTX *context, long mode)
-    int SSL_CTX_set_session_id_context(SSL_CTX *context, const unsigned char *name, unsigned int n)
-    int SSL_CTX_set_num_tickets(SSL_CTX *context, size_t n)
-    void SSL_CTX_set_max_cert_list(SSL_CTX *context, long n)
-    int SSL_CTX_use_certificate(SSL_CTX *context, X509 *x)
-    long SSL_CTX_add0_chain_cert(SSL_CTX *context, X509 *x)
-    int SSL_CTX_use_PrivateKey(SSL_CTX *context, EVP_PKEY *key)
-    int SSL_CTX_check_private_key(const SSL_CTX *context)
-    void SSL_CTX_set_verify(SSL_CTX *context, int mode, void *callback)
-    X509_STORE *SSL_CTX_get_cert_store(const SSL_CTX *context)
-    int SSL_CTX_add_client_CA(SSL_CTX *context, X509 *x)
-    int SSL_CTX_set_ex_data(SSL_CTX *context, int index, void *data)
-    void *SSL_CTX_get_ex_data(const SSL_CTX *context, int index)
-    void SSL_CTX_set_alpn_select_cb(
-        SSL_CTX *context, int (*select)(SSL *, const unsigned char **, unsigned char *, const unsigned char *,
-                                        unsigned int, void *) noexcept nogil, void *arg)
-    void SSL_CTX_set_tlsext_servername_callback(SSL_CTX *context, int (*name)(SSL *, int *, void *) noexcept nogil)
-    void SSL_CTX_set_tlsext_servername_arg(SSL_CTX *context, void *arg)
-    SSL_CTX *SSL_set_SSL_CTX(SSL *ssl, SSL_CTX *context)
     SSL *SSL_new(SSL_CTX *context)
     void SSL_free(SSL *ssl)
     void SSL_set_bio(SSL *ssl, BIO *rbio, BIO *wbio)
@@ -113,16 +64,14 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_write(SSL *ssl, const void *data, int n)
     int SSL_shutdown(SSL *ssl)
     int SSL_get_error(const SSL *ssl, int result)
-    const char *SSL_get_servername(const SSL *ssl, int kind)
+    ctypedef struct SSL_CIPHER:
+        pass
+    const SSL_CIPHER *SSL_get_current_cipher(const SSL *ssl)
+    uint16_t SSL_CIPHER_get_protocol_id(const SSL_CIPHER *cipher)
+    int SSL_version(const SSL *ssl)
     enum:
-        SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_COMPRESSION, SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_PRIORITIZE_CHACHA
-        SSL_OP_IGNORE_UNEXPECTED_EOF
-        SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
-        SSL_MODE_AUTO_RETRY
-        SSL_SESS_CACHE_OFF, TLS1_2_VERSION, TLS1_3_VERSION
-        SSL_VERIFY_PEER, SSL_VERIFY_FAIL_IF_NO_PEER_CERT
+        TLS1_3_VERSION
         SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN, SSL_ERROR_SYSCALL
-        SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_NOACK, SSL_TLSEXT_ERR_ALERT_FATAL, TLSEXT_NAMETYPE_host_name
         SSL_AD_REASON_OFFSET
         SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_WRONG_VERSION_NUMBER, SSL_R_UNSUPPORTED_PROTOCOL
         SSL_R_VERSION_TOO_LOW, SSL_R_NO_SHARED_CIPHER, SSL_R_NO_SUITABLE_KEY_SHARE, SSL_R_NO_APPLICATION_PROTOCOL
@@ -134,7 +83,6 @@ cdef extern from "<openssl/ssl.h>" nogil:
 TLS_FAILURES = (
     "timeout", "closed", "socket", "not_tls", "version", "cipher", "alpn", "no_certificate", "certificate", "refused",
     "too_large", "protocol", "record", "memory")
-CLIENT_AUTH = ("none", "optional", "required")
 
 
 cdef tuple tls_failures():
@@ -144,20 +92,8 @@ cdef tuple tls_failures():
 cdef enum:
     TLS_A_CHUNK = 1024
     CHUNKS_A_STEP = 64
-    HOST_BYTES = 254            # of a name and its NUL (RFC 1035 section 2.3.4)
 
-cdef struct named_t:            # the certificate of one further host name
-    char host[HOST_BYTES]
-    SSL_CTX *context
-
-cdef struct names_t:
-    uint32_t count
-    named_t items[1]
-
-cdef const unsigned char *PROTOCOL = b"heliograph/1"
-cdef unsigned int PROTOCOL_BYTES = 12
 cdef BIO_METHOD *socket_method = NULL
-cdef int names_index = -1
 
 
 # --- the socket under an SSL -----------------------------------------------------------------------------------------
@@ -207,6 +143,10 @@ cdef long tls_take(tls_links_t *links, int fd) noexcept nogil:
     cdef tls_t **chunks
     cdef tls_t *t
     cdef uint32_t place, at
+    if links.wire == NULL:
+        links.wire = <uint8_t *>malloc(RECORD_WIRE_MAX)
+        if links.wire == NULL:
+            return -1
     if links.free:
         place = links.free - 1
         t = tls_at(links, place)
@@ -232,12 +172,19 @@ cdef long tls_take(tls_links_t *links, int fd) noexcept nogil:
     return place
 
 
+cdef void forget(tls_t *t) noexcept nogil:
+    """Keys do not stay in memory longer than their connection."""
+    free(t.held)
+    free(t.unsent)
+    OPENSSL_cleanse(t, sizeof(tls_t))
+
+
 cdef void tls_give(tls_links_t *links, uint32_t place) noexcept nogil:
     cdef tls_t *t = tls_at(links, place)
-    tls_finish(t)
+    tls_finish(links, t)
     SSL_free(t.ssl)
     close(t.fd)
-    memset(t, 0, sizeof(tls_t))
+    forget(t)
     t.fd = -1
     t.next = links.free
     links.free = place + 1
@@ -248,9 +195,12 @@ cdef void tls_links_free(tls_links_t *links) noexcept nogil:
     cdef uint32_t i
     for i in range(links.size):
         SSL_free(tls_at(links, i).ssl)      # NULL where the place is free
+        forget(tls_at(links, i))
     for i in range(links.chunk_count):
         free(links.chunks[i])
     free(links.chunks)
+    free(links.wire)
+    ciphers_free(&links.ciphers)
     SSL_CTX_free(links.context)
     memset(links, 0, sizeof(tls_links_t))
 
@@ -331,6 +281,25 @@ cdef int outcome(tls_t *t, int result) noexcept nogil:
     return TLS_BROKEN
 
 
+cdef void lighten(tls_t *t) noexcept nogil:
+    """The SSL is given back where its keys are known; else it stays. All its bytes are out: the handshake is only done
+    when its last record, a ticket, has left; what it wrote since the client was finished counts under the new keys."""
+    cdef int suite
+    if SSL_version(t.ssl) != TLS1_3_VERSION or t.secrets != 3:
+        return
+    suite = suite_of(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(t.ssl)))
+    if suite < 0 or t.incoming.sequence != <uint64_t>secret_bytes(suite) or t.records_out == 255:
+        return
+    if t.outgoing.sequence != t.incoming.sequence:
+        return
+    if (keys_init(&t.incoming, suite, t.incoming.secret, 0) != 0
+            or keys_init(&t.outgoing, suite, t.outgoing.secret, t.records_out) != 0):
+        return
+    SSL_free(t.ssl)
+    t.ssl = NULL
+    t.is_light = 1
+
+
 cdef int tls_shake(tls_links_t *links, tls_t *t) noexcept nogil:
     cdef int result
     if t.ssl == NULL and (links.context == NULL or begin(links, t) != 0):
@@ -341,6 +310,8 @@ cdef int tls_shake(tls_links_t *links, tls_t *t) noexcept nogil:
     result = SSL_do_handshake(t.ssl)
     if result == 1:
         t.shake_bytes = 0
+        t.is_resumed = SSL_session_reused(t.ssl) != 0
+        lighten(t)
         return 1
     result = outcome(t, result)
     if result == TLS_END:
@@ -350,15 +321,13 @@ cdef int tls_shake(tls_links_t *links, tls_t *t) noexcept nogil:
     return result
 
 
-cdef int tls_is_resumed(const tls_t *t) noexcept nogil:
-    return SSL_session_reused(t.ssl)
-
-
-cdef long tls_read(tls_t *t, uint8_t *into, int room) noexcept nogil:
+cdef long tls_read(tls_links_t *links, tls_t *t, uint8_t *into) noexcept nogil:
     cdef int got
     cdef int result
+    if t.is_light:
+        return light_read(links, t, into)
     ERR_clear_error()
-    got = SSL_read(t.ssl, into, room)
+    got = SSL_read(t.ssl, into, RECORD_BYTES)
     if got > 0:
         return got
     result = outcome(t, got)
@@ -367,17 +336,21 @@ cdef long tls_read(tls_t *t, uint8_t *into, int room) noexcept nogil:
     return result
 
 
-cdef long tls_write(tls_t *t, const uint8_t *data, int n) noexcept nogil:
+cdef long tls_write(tls_links_t *links, tls_t *t, int n) noexcept nogil:
     cdef int sent
     if t.is_over:
         return TLS_SOCKET
+    if t.is_light:
+        return light_write(links, t, n)
     ERR_clear_error()
-    sent = SSL_write(t.ssl, data, n)
+    sent = SSL_write(t.ssl, links.wire + RECORD_HEAD_BYTES, n)
     return sent if sent > 0 else outcome(t, sent)
 
 
-cdef int tls_finish(tls_t *t) noexcept nogil:
+cdef int tls_finish(tls_links_t *links, tls_t *t) noexcept nogil:
     cdef int result
+    if t.is_light:
+        return light_finish(links, t)
     if t.ssl == NULL or t.is_over or not SSL_is_init_finished(t.ssl):
         return 1
     ERR_clear_error()
@@ -388,220 +361,11 @@ cdef int tls_finish(tls_t *t) noexcept nogil:
     return 1
 
 
-# --- the context of new handshakes -----------------------------------------------------------------------------------
-
-cdef int no_password(char *into, int room, int writing, void *u) noexcept nogil:
-    """Without it OpenSSL would ask for one at the terminal."""
-    return -1
-
-
-cdef int select_protocol(SSL *ssl, const unsigned char **out, unsigned char *out_n, const unsigned char *offered,
-                         unsigned int n, void *u) noexcept nogil:
-    """Who offers protocols must offer ours (RFC 7301 section 3.2): keeps browsers and the like from being led here."""
-    cdef unsigned int at = 0, size, i
-    while at < n:
-        size = offered[at]
-        at += 1
-        if size == PROTOCOL_BYTES and at + size <= n:
-            i = 0
-            while i < size and offered[at + i] == PROTOCOL[i]:
-                i += 1
-            if i == size:
-                out[0] = offered + at
-                out_n[0] = <unsigned char>size
-                return SSL_TLSEXT_ERR_OK
-        at += size
-    return SSL_TLSEXT_ERR_ALERT_FATAL
-
-
-cdef int choose_certificate(SSL *ssl, int *alert, void *arg) noexcept nogil:
-    """SNI (RFC 6066 section 3): the certificate of that name, or of its wildcard; else the first one stays."""
-    cdef names_t *names = <names_t *>arg
-    cdef const char *host = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name)
-    cdef const char *domain
-    cdef uint32_t i
-    if host == NULL:
-        return SSL_TLSEXT_ERR_NOACK
-    for i in range(names.count):
-        if strcasecmp(names.items[i].host, host) == 0:
-            SSL_set_SSL_CTX(ssl, names.items[i].context)
-            return SSL_TLSEXT_ERR_OK
-    domain = strchr(host, b'.')
-    if domain != NULL:
-        for i in range(names.count):
-            if names.items[i].host[0] == b'*' and strcasecmp(names.items[i].host + 1, domain) == 0:
-                SSL_set_SSL_CTX(ssl, names.items[i].context)
-                return SSL_TLSEXT_ERR_OK
-    return SSL_TLSEXT_ERR_NOACK
-
-
-cdef void names_free(void *parent, void *names, CRYPTO_EX_DATA *ad, int index, long argl, void *argp) noexcept nogil:
-    """The context they belong to is gone, and with it every handshake that could ask for them."""
-    cdef names_t *all = <names_t *>names
-    cdef uint32_t i
-    if all != NULL:
-        for i in range(all.count):
-            SSL_CTX_free(all.items[i].context)
-        free(all)
-
-
-cdef str said(str what):
-    """OpenSSL's own words behind ours."""
-    cdef char text[256]
-    cdef unsigned long number = ERR_peek_last_error()
-    if number == 0:
-        return what
-    ERR_error_string_n(number, text, sizeof(text))
-    ERR_clear_error()
-    return what + ": " + (<bytes>text).decode("ascii", "replace").rpartition(":")[2]
-
-
-cdef int load_pair(SSL_CTX *context, bytes chain, bytes key) except -1:
-    """Certificate first, then those that lead to the root; PEM."""
-    cdef BIO *b
-    cdef X509 *x
-    cdef EVP_PKEY *private
-    cdef int count = 0, fine = 1
-    if not chain or not key:
-        raise ValueError("a certificate and its key are needed")
-    b = BIO_new_mem_buf(<const char *>chain, <int>len(chain))
-    if b == NULL:
-        raise MemoryError
-    while fine:
-        x = PEM_read_bio_X509(b, NULL, no_password, NULL)
-        if x == NULL:
-            break
-        if count == 0:
-            fine = SSL_CTX_use_certificate(context, x) == 1
-            X509_free(x)
-        elif SSL_CTX_add0_chain_cert(context, x) != 1:
-            X509_free(x)
-            fine = 0
-        count += 1
-    BIO_free(b)
-    if count == 0 or not fine:
-        raise ValueError(said("the certificate can not be used"))
-    ERR_clear_error()           # the end of the file is an error to it
-    b = BIO_new_mem_buf(<const char *>key, <int>len(key))
-    if b == NULL:
-        raise MemoryError
-    private = PEM_read_bio_PrivateKey(b, NULL, no_password, NULL)
-    BIO_free(b)
-    if private == NULL:
-        raise ValueError(said("the key can not be read; it must be PEM and without a password"))
-    fine = SSL_CTX_use_PrivateKey(context, private) == 1
-    EVP_PKEY_free(private)
-    if not fine or SSL_CTX_check_private_key(context) != 1:
-        raise ValueError(said("the key does not belong to the certificate"))
-    return 0
-
-
-cdef int load_authorities(SSL_CTX *context, bytes authorities, int mode) except -1:
-    cdef BIO *b = BIO_new_mem_buf(<const char *>authorities, <int>len(authorities))
-    cdef X509 *x
-    cdef int count = 0
-    if b == NULL:
-        raise MemoryError
-    while True:
-        x = PEM_read_bio_X509(b, NULL, no_password, NULL)
-        if x == NULL:
-            break
-        if X509_STORE_add_cert(SSL_CTX_get_cert_store(context), x) == 1 and SSL_CTX_add_client_CA(context, x) == 1:
-            count += 1
-        X509_free(x)
-    BIO_free(b)
-    if count == 0:
-        raise ValueError(said("no client CA certificate can be read"))
-    ERR_clear_error()
-    SSL_CTX_set_verify(context, mode, NULL)
-    return 0
-
-
-cdef SSL_CTX *build_context(bytes chain, bytes key, bytes authorities, int mode, int version) except NULL:
-    cdef SSL_CTX *context
-    ERR_clear_error()
-    context = SSL_CTX_new(TLS_server_method())
-    if context == NULL:
-        raise MemoryError
-    try:
-        SSL_CTX_set_options(
-            context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE
-            | SSL_OP_PRIORITIZE_CHACHA      # devices without AES instructions say so by offering ChaCha20 first
-            | SSL_OP_IGNORE_UNEXPECTED_EOF)     # frames say where they end: a cut stream can not be taken for a whole
-        SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE
-                         | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
-        # A call reads one record: endless key updates must not keep the reactor inside of it.
-        SSL_CTX_clear_mode(context, SSL_MODE_AUTO_RETRY)
-        SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF)     # stateless tickets only
-        SSL_CTX_set_num_tickets(context, 1)
-        SSL_CTX_set_max_cert_list(context, SHAKE_BYTES_MAX)
-        if SSL_CTX_set_min_proto_version(context, version) != 1:
-            raise ValueError("this OpenSSL does not have that version of TLS")
-        if SSL_CTX_set_session_id_context(context, PROTOCOL, PROTOCOL_BYTES) != 1:
-            raise MemoryError
-        SSL_CTX_set_alpn_select_cb(context, select_protocol, NULL)
-        load_pair(context, chain, key)
-        if mode:
-            load_authorities(context, authorities, mode)
-    except BaseException:
-        SSL_CTX_free(context)
-        raise
-    return context
-
-
-@cython.final
-cdef class TlsContext:
-    """What new handshakes are made with. Any number of reactors may share it: a ticket of one is taken by the
-    others."""
-
-    def __cinit__(self, chain: bytes, key: bytes, *, names: list | None = None, client_ca: bytes = b"",
-                  client_auth: str = "none", min_version: str = "1.2"):
-        """PEM bytes: `chain` is the certificate and those that lead to its root; `names` further (host, chain, key),
-        a host may begin with `*.`. ValueError says what OpenSSL does not take."""
-        cdef int mode = 0, version = TLS1_3_VERSION if min_version == "1.3" else TLS1_2_VERSION
-        cdef names_t *table
-        cdef bytes name
-        if client_auth not in CLIENT_AUTH or min_version not in ("1.2", "1.3"):
-            raise ValueError("client_auth is none, optional or required; min_version 1.2 or 1.3")
-        if client_auth != "none":
-            mode = SSL_VERIFY_PEER
-            if client_auth == "required":
-                mode |= SSL_VERIFY_FAIL_IF_NO_PEER_CERT
-        self.context = build_context(chain, key, client_ca, mode, version)
-        if not names:
-            return
-        table = <names_t *>calloc(1, sizeof(names_t) + len(names) * sizeof(named_t))
-        if table == NULL:
-            raise MemoryError
-        # The context owns the table from here, and frees it with itself.
-        if SSL_CTX_set_ex_data(self.context, names_index, table) != 1:
-            free(table)
-            raise MemoryError
-        for host, its_chain, its_key in names:
-            name = host.encode("ascii")
-            if not 0 < len(name) < HOST_BYTES:
-                raise ValueError(f"{host!r} is no host name")
-            table.items[table.count].context = build_context(its_chain, its_key, client_ca, mode, version)
-            memcpy(table.items[table.count].host, <const char *>name, len(name) + 1)
-            table.count += 1
-        SSL_CTX_set_tlsext_servername_callback(self.context, choose_certificate)
-        SSL_CTX_set_tlsext_servername_arg(self.context, table)
-
-    def __dealloc__(self):
-        SSL_CTX_free(self.context)
-
-    cdef SSL_CTX *share(self) noexcept:
-        """One more reference, for a reactor."""
-        SSL_CTX_up_ref(self.context)
-        return self.context
-
-
 def _prepare():
-    """Once a process: the socket under every SSL, and the place of the name table in a context."""
-    global socket_method, names_index
+    """Once a process: the socket under every SSL."""
+    global socket_method
     socket_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "heliograph socket")
-    names_index = CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL_CTX, 0, NULL, NULL, NULL, names_free)
-    if socket_method == NULL or names_index < 0:
+    if socket_method == NULL:
         raise MemoryError
     BIO_meth_set_read(socket_method, socket_read)
     BIO_meth_set_write(socket_method, socket_write)

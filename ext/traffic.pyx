@@ -191,7 +191,7 @@ cdef void link_flush(reactor_t *r, link_t *link) noexcept nogil:
         link.flags &= ~<uint8_t>LINK_STALLED
         watch(r, link, EPOLLIN, EPOLL_CTL_MOD)
     if link.state == LINK_CLOSING:
-        if link.fd < 0 and not tls_finish(tls_of(r, link)):
+        if link.fd < 0 and not tls_finish(&r.tls, tls_of(r, link)):
             link.flags |= LINK_STALLED      # close_notify goes when the socket takes bytes
             watch(r, link, EPOLLIN | EPOLLOUT, EPOLL_CTL_MOD)
             return
@@ -372,6 +372,8 @@ cdef void link_readable(reactor_t *r, link_t *link) noexcept nogil:
         gw_count(&r.counters[C_BYTES_IN], <uint64_t>got)
         if link.state != LINK_CLOSING:
             handle_bytes(r, link, got)
+            if link.fd < 0 and link.state > LINK_SHAKING and tls_of(r, link).ended:
+                link_down(r, link, REASON_PEER, NULL)   # its end came with its last bytes; nothing may tell of it again
     elif link.state == LINK_CLOSING:
         link_free(r, link)
     else:

@@ -2,7 +2,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
 from gateway._native.batches import Batches
-from gateway._native.tls import TlsContext
+from gateway._native.tls_context import TlsContext
 
 REASONS: Final[tuple[str, ...]]
 COUNTERS: Final[tuple[str, ...]]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from gateway._native.tls import TlsContext
+from gateway._native.tls_context import TlsContext
 from gateway.config.certificates import TlsFiles, read_tls_files, tls_paths
 from gateway.config.sections import Edge
 from gateway.metrics import Metric, Metrics

@@ -20,7 +20,8 @@ import structlog
 from gateway._native import reactor as native
 from gateway._native.batches import Batches
 from gateway._native.proxy import PROXY_FAILURES, PROXY_KINDS
-from gateway._native.tls import TLS_FAILURES, TlsContext
+from gateway._native.tls import TLS_FAILURES
+from gateway._native.tls_context import TlsContext
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import (

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from reactor_rig import Peer, Rig
 
 from gateway._native import reactor as native
-from gateway._native.tls import TLS_FAILURES, TlsContext
+from gateway._native.tls import TLS_FAILURES
+from gateway._native.tls_context import TlsContext
 from gateway.model.frames import FrameType, build_frame
 from gateway.tour.authority import ALPN, Authority, Pair
 
