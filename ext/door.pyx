@@ -1,8 +1,8 @@
 """The way in: accept, the PROXY header where one is expected, the TLS handshake; then traffic.pyx has the link.
 
 What waits here is bounded: a link has the login deadline for all of it, a PROXY header PROXY_BYTES_MAX, a handshake
-SHAKE_BYTES_MAX, and a turn of the loop makes SHAKES_A_TURN steps of handshakes, so that heartbeats of others never wait
-behind a storm of signatures.
+SHAKE_BYTES_MAX, no more than `handshakes` have an SSL at once, and a turn of the loop makes SHAKES_A_TURN steps of
+handshakes, so that heartbeats of others never wait behind a storm of signatures.
 """
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t

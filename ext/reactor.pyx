@@ -378,9 +378,11 @@ cdef class Reactor:
                   max_links: int, login_ms: int, login_frame_bytes: int, max_frame_bytes: int, outbox_bytes: int,
                   slow_ms: int, provider_frame_bytes: int = 0, linger_ms: int = 2000, logins_per_s: int = 0,
                   window: int = WINDOW_MAX, uptime_ms: int = 0,
-                  TlsContext tls=None, proxies: list | None = None):
+                  TlsContext tls=None, proxies: list | None = None,
+                  handshakes: int = 10_000):
         """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close;
-        `uptime_ms`: as if it ran for so long already. `tls`: what handshakes on the TLS port begin with. `proxies`: on
+        `uptime_ms`: as if it ran for so long already. `tls`: what handshakes on the TLS port begin with, so
+        many (`handshakes`) at once. `proxies`: on
         the plain port a PROXY header comes first, from peers in these networks alone, (16 bytes, bits), IPv4 as
         ::ffff:a.b.c.d. The mailbox up is at least as large as its largest step needs."""
         cdef uint64_t capacity = 4 * UP_RESERVE, down = 65536
@@ -427,6 +429,7 @@ cdef class Reactor:
         r.set.linger_ticks = max(1, linger_ms // TICK_MS)
         r.set.logins_per_s = logins_per_s
         r.login_tokens = logins_per_s
+        r.tls.shaking_max = handshakes
         if tls is not None:
             tls_use(&r.tls, tls.share())
         if proxies is not None:

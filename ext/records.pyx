@@ -1,6 +1,6 @@
 """Records of TLS 1.3, opened and sealed; see records.pxd."""
 cimport cython
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
 cdef extern from "<openssl/evp.h>" nogil:
@@ -152,15 +152,15 @@ cdef long record_open(ciphers_t *ciphers, keys_t *keys, const uint8_t *wire, siz
             or EVP_CipherFinal_ex(c, out + got, &rest) != 1):
         return -ALERT_BAD_RECORD
     keys.sequence += 1
-    # Padding behind the type are zeros (section 5.4).
+    # Padding behind the type are zeros, and count as content does (section 5.4).
+    if got > RECORD_BYTES + 1:
+        return -ALERT_OVERFLOW
     n = got
     while n > 0 and out[n - 1] == 0:
         n -= 1
     if n == 0:
         return -ALERT_UNEXPECTED
     n -= 1
-    if n > RECORD_BYTES:
-        return -ALERT_OVERFLOW
     kind[0] = out[n]
     return n
 

@@ -65,8 +65,8 @@ cdef ssize_t secure_read(reactor_t *r, link_t *link) noexcept nogil:
 
 
 cdef long secure_flush(reactor_t *r, link_t *link) noexcept nogil:
-    """Frames that wait leave in records of up to RECORD_BYTES. A record that the socket did not take whole waits sealed,
-    and its frames stay in the outbox until it is out: so the outbox alone says whether something waits."""
+    """Frames that wait leave in records of up to RECORD_BYTES. A record that the socket did not take whole waits
+    sealed, and its frames stay in the outbox until it is out: so the outbox alone says whether something waits."""
     cdef tls_t *t = tls_of(r, link)
     cdef uint32_t n
     cdef long sent, total = 0

@@ -17,8 +17,8 @@ cdef void tls_use(tls_links_t *links, SSL_CTX *context) noexcept nogil
 cdef void tls_context_drop(SSL_CTX *context) noexcept nogil
 # One step of the handshake: 1 it is done, or a result above.
 cdef int tls_shake(tls_links_t *links, tls_t *t) noexcept nogil
-# At most RECORD_BYTES a call, which `into` must have room for. Nothing whole that was received waits anywhere but in the
-# socket then; so epoll, which is level-triggered, tells of all that waits.
+# At most RECORD_BYTES a call, which `into` must have room for. Nothing whole that was received waits anywhere but in
+# the socket then; so epoll, which is level-triggered, tells of all that waits.
 cdef long tls_read(tls_links_t *links, tls_t *t, uint8_t *into) noexcept nogil
 # One record; its content lies at links.wire + RECORD_HEAD_BYTES. Content bytes that are out, or a result above; after
 # TLS_WANT_WRITE the next call must begin with the same bytes.

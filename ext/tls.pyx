@@ -1,8 +1,8 @@
 """TLS of one connection; see tls.pxd.
 
-Read without read-ahead: OpenSSL takes a record's five header bytes and then exactly its body from the socket. So nothing
-can lie in its buffers that epoll does not know of, and when the handshake is done the next byte of the socket is the
-first of a record: another may go on reading.
+Read without read-ahead: OpenSSL takes a record's five header bytes and then exactly its body from the socket. So
+nothing can lie in its buffers that epoll does not know of, and when the handshake is done the next byte of the socket
+is the first of a record: another may go on reading.
 """
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -82,7 +82,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
 
 TLS_FAILURES = (
     "timeout", "closed", "socket", "not_tls", "version", "cipher", "alpn", "no_certificate", "certificate", "refused",
-    "too_large", "protocol", "record", "memory")
+    "too_large", "protocol", "record", "memory", "busy")
 
 
 cdef tuple tls_failures():
@@ -179,9 +179,15 @@ cdef void forget(tls_t *t) noexcept nogil:
     OPENSSL_cleanse(t, sizeof(tls_t))
 
 
+cdef inline void stop_shaking(tls_links_t *links, tls_t *t) noexcept nogil:
+    links.shaking -= t.is_shaking
+    t.is_shaking = 0
+
+
 cdef void tls_give(tls_links_t *links, uint32_t place) noexcept nogil:
     cdef tls_t *t = tls_at(links, place)
     tls_finish(links, t)
+    stop_shaking(links, t)
     SSL_free(t.ssl)
     close(t.fd)
     forget(t)
@@ -227,6 +233,8 @@ cdef int begin(tls_links_t *links, tls_t *t) noexcept nogil:
     SSL_set_bio(t.ssl, b, b)        # takes the one reference for both
     SSL_set_accept_state(t.ssl)
     t.shake_bytes = 1
+    t.is_shaking = 1
+    links.shaking += 1
     return 0
 
 
@@ -302,6 +310,10 @@ cdef void lighten(tls_t *t) noexcept nogil:
 
 cdef int tls_shake(tls_links_t *links, tls_t *t) noexcept nogil:
     cdef int result
+    if t.ssl == NULL and links.shaking >= links.shaking_max:
+        t.is_over = 1
+        t.failure = TLS_FAILED_BUSY
+        return TLS_BROKEN
     if t.ssl == NULL and (links.context == NULL or begin(links, t) != 0):
         t.is_over = 1
         t.failure = TLS_FAILED_MEMORY
@@ -310,6 +322,7 @@ cdef int tls_shake(tls_links_t *links, tls_t *t) noexcept nogil:
     result = SSL_do_handshake(t.ssl)
     if result == 1:
         t.shake_bytes = 0
+        stop_shaking(links, t)
         t.is_resumed = SSL_session_reused(t.ssl) != 0
         lighten(t)
         return 1

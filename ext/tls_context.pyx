@@ -107,7 +107,7 @@ cdef unsigned int PROTOCOL_BYTES = 12
 cdef int names_index = -1
 
 
-# --- callbacks of a handshake, in the reactor's thread -----------------------------------------------------------------
+# --- callbacks of a handshake, in the reactor's thread ---------------------------------------------------------------
 
 cdef inline int nibble(char c) noexcept nogil:
     return c - 48 if 48 <= c <= 57 else c - 87 if 97 <= c <= 102 else c - 55 if 65 <= c <= 70 else -1
@@ -207,7 +207,7 @@ cdef void names_free(void *parent, void *names, CRYPTO_EX_DATA *ad, int index, l
         free(all)
 
 
-# --- building one, in the control thread -------------------------------------------------------------------------------
+# --- building one, in the control thread -----------------------------------------------------------------------------
 
 cdef str said(str what):
     """OpenSSL's own words behind ours."""

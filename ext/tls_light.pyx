@@ -197,8 +197,8 @@ cdef long message_of(tls_links_t *links, tls_t *t, uint8_t kind, const uint8_t *
 
 
 cdef long light_read(tls_links_t *links, tls_t *t, uint8_t *into) noexcept nogil:
-    """As many whole records as came with one call, their content one behind the other. All their wire bytes together are
-    at most those of one full record, so the content is at most RECORD_BYTES."""
+    """As many whole records as came with one call, their content one behind the other. All their wire bytes together
+    are at most those of one full record, so the content is at most RECORD_BYTES."""
     cdef uint8_t *wire = links.wire
     cdef size_t n, at = 0, total = 0
     cdef uint8_t kind = 0

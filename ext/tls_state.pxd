@@ -30,7 +30,8 @@ cdef enum:                          # why a handshake or a connection failed; na
     TLS_FAILED_PROTOCOL = 11        # anything else in the handshake
     TLS_FAILED_RECORD = 12          # after it: a record that can not be opened, renegotiation
     TLS_FAILED_MEMORY = 13
-    TLS_FAILED_COUNT = 14
+    TLS_FAILED_BUSY = 14            # as many handshakes as may be were under way
+    TLS_FAILED_COUNT = 15
 
 cdef enum:                          # results of tls_shake, tls_read, tls_write; bytes are above 0
     TLS_END = 0                     # close_notify, or the end of the stream
@@ -56,6 +57,7 @@ cdef struct tls_t:
     uint8_t wants_write             # reading waits until the socket takes bytes
     uint8_t moved                   # bytes went into the socket since the flag was cleared
     uint8_t ended                   # the stream from the peer is at its end
+    uint8_t is_shaking              # counted in `shaking`
     uint8_t is_light
     uint8_t is_resumed
     uint8_t secrets                 # 1: `incoming` has its secret, 2: `outgoing` has
@@ -74,5 +76,7 @@ cdef struct tls_links_t:            # connections of one reactor
     uint32_t size                   # places ever handed out
     uint32_t free                   # 1 + first free place, 0: none
     uint32_t used
+    uint32_t shaking                # handshakes under way, each with an SSL
+    uint32_t shaking_max
     ciphers_t ciphers
     uint8_t *wire                   # RECORD_WIRE_MAX bytes: the record that is opened or sealed just now

@@ -49,9 +49,11 @@ class Reactor:
         uptime_ms: int = 0,
         tls: TlsContext | None = None,
         proxies: list[tuple[bytes, int]] | None = None,
+        handshakes: int = 10_000,
     ) -> None:
         """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close;
-        `uptime_ms`: as if it ran for so long already. `tls`: what handshakes on the TLS port begin with. `proxies`: on
+        `uptime_ms`: as if it ran for so long already. `tls`: what handshakes on the TLS port begin with, so
+        many (`handshakes`) at once. `proxies`: on
         the plain port a PROXY header comes first, from peers in these networks alone, (16 bytes, bits), IPv4 as
         ::ffff:a.b.c.d. The mailbox up is at least as large as its largest step needs."""
     def open(self, listen: Callable[[], int] | None, listen_tls: Callable[[], int] | None = None) -> None:

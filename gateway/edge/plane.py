@@ -183,6 +183,7 @@ class Plane:
                 logins_per_s=per_reactor,
                 window=config.window,
                 tls=tls,
+                handshakes=config.tls_handshakes,
                 proxies=pack_networks(config.proxy_trusted) if config.proxy_protocol == "required" else None,
             )
             self._start_thread(reactor)
@@ -222,8 +223,8 @@ class Plane:
         return descriptor
 
     def _bind(self, port: int, setting: str) -> tuple[int, int]:
-        """(port, descriptor). Runs in the reactor's thread, whose descriptor table gets the socket. Options are inherited
-        by what it accepts: no small write waits (TCP_NODELAY), a peer that vanished is noticed (TCP_USER_TIMEOUT)."""
+        """(port, descriptor). Runs in the reactor's thread, whose descriptor table gets the socket. What it accepts
+        inherits options: no small write waits (TCP_NODELAY), a peer that vanished is noticed (TCP_USER_TIMEOUT)."""
         config = self._config
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)

@@ -122,7 +122,7 @@ def test_any_bytes_have_one_outcome_however_they_come(data: bytes, good: str, at
         whole = outcome(stream)
         first = next((got for end in range(len(stream) + 1) if (got := outcome(stream[:end])) != (0, "", b"", 0)), None)
         assert first is None or first == whole
-        assert isinstance(whole, str) and whole in PROXY_FAILURES or whole[0] <= HEADER_BYTES_MAX
+        assert (isinstance(whole, str) and whole in PROXY_FAILURES) or whole[0] <= HEADER_BYTES_MAX
 
 
 def test_networks() -> None:
