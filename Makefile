@@ -50,7 +50,7 @@ docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/heliograph docs
 	@$(BIN)/python -m gateway.delivery docs/delivery.md
 
-bench: setup ## the system figures P1 to P12 with floors and peers; some twenty minutes
+bench: setup ## the system figures P1 to P13 with floors and peers; some twenty minutes
 	@$(BIN)/heliograph bench
 
 bench-quick: setup ## the same in short runs

@@ -186,7 +186,12 @@ class Gateway:
 
 def _write_ready_file(path: Path, gateway: Gateway) -> None:
     """Appears whole, so that who waits for it never reads half."""
-    ready = {"pid": os.getpid(), "device_port": gateway.edge.port, "api_port": gateway.api.port}
+    ready = {
+        "pid": os.getpid(),
+        "device_port": gateway.edge.port,
+        "device_tls_port": gateway.edge.tls_port,
+        "api_port": gateway.api.port,
+    }
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(msgspec.json.encode(ready))
     draft.replace(path)
@@ -208,11 +213,18 @@ def _next_steps(gateway: Gateway) -> str:
     )
 
 
+def _doors(gateway: Gateway) -> str:
+    host, edge = gateway.config.edge.host, gateway.edge
+    doors = [f"{host}:{edge.port}"] if edge.port >= 0 else []
+    doors += [f"{host}:{edge.tls_port} (TLS)"] if edge.tls_port >= 0 else []
+    return ", ".join(doors)
+
+
 def _greet(gateway: Gateway) -> None:
     config = gateway.config
     url = f"http://{config.api.host}:{gateway.api.port}"
     print(
-        f"devices:    {config.edge.host}:{gateway.edge.port}\n"
+        f"devices:    {_doors(gateway)}\n"
         f"providers:  {url}  (try it: {url}/docs)\n"
         f"store:      {gateway.store.path}\n"
         f"admin key:  {gateway.admin_key_file}\n"
@@ -223,7 +235,8 @@ def _greet(gateway: Gateway) -> None:
 
 
 async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[str] = ()) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Returns the exit code."""
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. SIGHUP reads the certificates again.
+    Returns the exit code."""
     loop = asyncio.get_running_loop()
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -248,7 +261,14 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
         if ready_file is not None:
             _write_ready_file(ready_file, gateway)
         _greet(gateway)
-        _log.info("serving", device_port=gateway.edge.port, api_port=gateway.api.port, links=gateway.edge.plane.links())
+        loop.add_signal_handler(signal.SIGHUP, gateway.edge.certificates.reload)
+        _log.info(
+            "serving",
+            device_port=gateway.edge.port,
+            device_tls_port=gateway.edge.tls_port,
+            api_port=gateway.api.port,
+            links=gateway.edge.plane.links(),
+        )
         await stop.wait()
         _log.info("draining", seconds=config.edge.drain_s)
         draining = asyncio.create_task(gateway.drain())

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random as _random
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import TypeVar
@@ -35,12 +36,13 @@ from gateway.client.events import (
     Resumed,
 )
 from gateway.client.heartbeat import AdaptiveHeartbeat
-from gateway.client.link import Link
+from gateway.client.link import Link, build_tls
 from gateway.client.registration import Handlers, Registration, ended
 from gateway.client.requests import Phase
 from gateway.client.seen import Seen, SeenStore
 from gateway.client.session import Session, Wishes
 from gateway.client.states import Connection, DeviceState, Observer
+from gateway.model.registration import NO_PROFILE, Profile
 
 _log = logging.getLogger("gateway.client")
 
@@ -53,6 +55,10 @@ CLOSE_S = 2.0
 
 class Device:
     """`async with Device(host, port, store=FileCredentials(path)) as device: ...`
+
+    tls=True: inside TLS, the gateway's certificate checked against the system's authorities and `host`; an
+    ssl.SSLContext where they are others, or the device has a certificate of its own. server_name: the name in the
+    gateway's certificate where it is not `host`.
 
     store keeps the id and secret the gateway issues; without one they live as long as this object, and the next start
     is another device with other tokens. label is part of that id (A-Z a-z 0-9 . _ -, at most 64). jwt is asked for a
@@ -69,6 +75,8 @@ class Device:
         host: str,
         port: int,
         *,
+        tls: bool | ssl.SSLContext = False,
+        server_name: str = "",
         store: CredentialStore | None = None,
         label: str = "",
         jwt: Callable[[], str | Awaitable[str]] | None = None,
@@ -87,6 +95,8 @@ class Device:
         if queue < 1 or dedupe < 1:
             raise ValueError("queue and dedupe must be at least 1")
         self._address = host, port
+        self._tls = build_tls(tls)
+        self._server_name = (server_name or host) if self._tls else None
         self._store = store or MemoryCredentials()
         self._label = label
         self._jwt = jwt
@@ -207,10 +217,7 @@ class Device:
         tags: list[str] | None = None,
         addresses: dict[str, str] | None = None,
         fallback: list[str] | None = None,
-        os: str | None = None,
-        locale: str | None = None,
-        timezone: str | None = None,
-        quiet: str | None = None,
+        profile: Profile = NO_PROFILE,
         foreground: bool = True,
         ack: AckPolicy = AckPolicy.RECEIPT,
         on_message: Callable[[Notification], Awaitable[None] | None] | None = None,
@@ -221,10 +228,9 @@ class Device:
         """Bind an app and account here and wait for its token (A1). Off line it waits for the link.
 
         keep=False: other accounts of this app on this device end with it (A5). The same app and account again changes
-        the registration there is. `locale` (BCP 47), `timezone` (IANA) and `quiet` (local "22:00-07:00": only urgent
-        ones come) choose language and time of what comes; None leaves each as it is. on_token hears of a token that
-        took the place of an earlier one. Raises the gateway's refusal, or what stopped the device; a refusal that says
-        to retry is retried.
+        the registration there is. profile: OS, locale, time zone and quiet hours, which choose language and time of
+        what comes. on_token hears of a token that took the place of an earlier one. Raises the gateway's refusal, or
+        what stopped the device; a refusal that says to retry is retried.
         """
         self._check_running()
         handlers = None
@@ -243,7 +249,7 @@ class Device:
         registration._on_token = on_token or registration._on_token
         binding.version, binding.keep, binding.ack = version, keep, ack
         binding.alias, binding.tags, binding.addresses, binding.fallback = alias, tags, addresses, fallback
-        binding.os, binding.locale, binding.timezone, binding.quiet = os, locale, timezone, quiet
+        binding.profile = profile
         bound: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._binding.setdefault(binding, [])
         waiting.append(bound)
@@ -345,7 +351,9 @@ class Device:
         link = Link(self)
         try:
             async with asyncio.timeout(CONNECT_S):
-                await asyncio.get_running_loop().create_connection(lambda: link, *self._address)
+                await asyncio.get_running_loop().create_connection(
+                    lambda: link, *self._address, ssl=self._tls, server_hostname=self._server_name
+                )
             while not link.gone.done() and not link.closing:
                 await self._link_event.wait()
                 self._link_event.clear()

@@ -185,10 +185,7 @@ class Requests:
             tags=binding.tags,
             addresses=binding.addresses,
             fallback=binding.fallback,
-            os=binding.os,
-            locale=binding.locale,
-            timezone=binding.timezone,
-            quiet=binding.quiet,
+            **binding.profile._asdict(),
         )
         self._request(Request(FrameType.REGISTER, body, binding, internal=True))
 

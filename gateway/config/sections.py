@@ -26,8 +26,32 @@ class Edge:
 
     # address the device listener binds
     host: str = "127.0.0.1"
-    # TCP port; 0 takes a free one (see serve --ready-file)
-    port: int = within(7400, 0, 65_535)
+    # TCP port of plain connections; 0 takes a free one (see serve --ready-file); -1: none, TLS alone
+    port: int = within(7400, -1, 65_535)
+    # TCP port of TLS connections; 0 takes a free one; -1: none
+    tls_port: int = within(-1, -1, 65_535)
+    # PEM file of the TLS port's certificate and, behind it, those that lead to its root
+    tls_cert: str = ""
+    # PEM file of its private key, without a password
+    tls_key: str = ""
+    # further certificates by the host name a device asks for (SNI), each host=certificate file:key file; a host may
+    # begin with *. for all names one level below; any other name gets tls_cert
+    tls_sni: list[str] = field(default_factory=list)
+    # must a device show a certificate of its own (mutual TLS); optional checks one that is shown
+    tls_client_auth: Literal["none", "optional", "required"] = "none"
+    # PEM file of the authorities that sign the devices' certificates
+    tls_client_ca: str = ""
+    # oldest version of TLS that is spoken
+    tls_min_version: Literal["1.2", "1.3"] = "1.2"
+    # handshakes under way at once in each reactor, some 15 kB each; past it a connection is closed and counted (busy)
+    tls_handshakes: int = within(10_000, 1, 16_000_000)
+    # certificate files are looked at this often; changed ones are used for new connections (SIGHUP does it at once)
+    tls_reload_s: float = within(60.0, 0.01, 86_400)
+    # required: on the plain port each connection begins with a PROXY protocol v2 header, from peers in proxy_trusted
+    # alone
+    proxy_protocol: Literal["off", "required"] = "off"
+    # addresses and networks (CIDR) of the load balancers that may send PROXY headers
+    proxy_trusted: list[str] = field(default_factory=list)
     # reactor threads; 0 = one per two cores, at least one
     reactors: int = within(1, 0, 255)
     # listen backlog of each reactor

@@ -50,6 +50,29 @@ class Metric(Enum):
     MAILBOX_FULL = Spec(
         "heliograph_mailbox_full_total", "counter", "Times a mailbox was full, by direction", "direction"
     )
+    TLS_LINKS = Spec("heliograph_tls_links", "gauge", "Live device connections over TLS, handshakes under way included")
+    TLS_HANDSHAKES = Spec(
+        "heliograph_tls_handshakes_total", "counter", "TLS handshakes done, full ones and those with a ticket", "kind"
+    )
+    TLS_FAILURES = Spec(
+        "heliograph_tls_failures_total", "counter", "TLS handshakes and connections that failed, by reason", "reason"
+    )
+    TLS_CERTIFICATE_SECONDS = Spec(
+        "heliograph_tls_certificate_seconds",
+        "gauge",
+        "Time until the certificate ends, below 0 once it has, by configured host name",
+        "certificate",
+    )
+    TLS_RELOADS = Spec(
+        "heliograph_tls_reloads_total",
+        "counter",
+        "Certificates read again, by result (failed: the old ones stay)",
+        "result",
+    )
+    PROXIED = Spec("heliograph_proxy_headers_total", "counter", "PROXY headers taken, by kind of address", "kind")
+    PROXY_REFUSED = Spec(
+        "heliograph_proxy_refused_total", "counter", "Connections closed for their PROXY header, by reason", "reason"
+    )
     # --- delivery
     PUSHES = Spec("heliograph_pushes_total", "counter", "Pushes accepted, by kind of target", "target")
     PUSHES_REFUSED = Spec("heliograph_pushes_refused_total", "counter", "Pushes refused, by error name", "error")
