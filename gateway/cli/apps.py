@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.options import ConfigFile, Json, StoreFolder, Url, api_url
-from gateway.cli.output import print_fields, print_json, print_table, say, when
+from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
 
 if TYPE_CHECKING:
     from gateway.cli.provider import Provider
@@ -141,6 +141,64 @@ def show_app(
         return
     print_fields((k, when(v) if k == "created_at" else v) for k, v in found.items() if k != "keys")
     print_table(("key", "label", "created (UTC)"), ([k["id"], k["label"], when(k["created_at"])] for k in keys))
+
+
+def _settings_of(pairs: list[str]) -> dict[str, str]:
+    """KEY=VALUE and KEY=@FILE. Raises CommandFailed."""
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise CommandFailed("a setting reads KEY=VALUE, or KEY=@FILE for the text of a file")
+        if value.startswith("@"):
+            try:
+                value = Path(value[1:]).read_text(encoding="utf-8")
+            except (OSError, UnicodeError) as exc:
+                raise CommandFailed(f"{key}: can not read {value[1:]!r} ({type(exc).__name__})") from None
+        settings[key] = value
+    return settings
+
+
+@group.command("notifier")
+def set_notifier(
+    name: Name,
+    notifier: Annotated[str, typer.Argument(help="apns, fcm, webpush, webhook, …")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Settings; KEY=@FILE takes a file's text, KEY= takes the setting out."
+        ),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the notifier's settings away.")] = False,
+    fallback: Annotated[
+        str | None, typer.Option("--fallback", help="The app's chain from now on, such as apns,webhook.")
+    ] = None,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Set how an app reaches an outside push service; settings not named stay as they are (docs/notifiers.md).
+
+    [dim]heliograph apps notifier shop apns topic=com.example.shop key_id=ABC123DEFG team_id=DEF123GHIJ
+    key=@AuthKey.p8 --fallback apns[/dim]
+    """
+    given = _settings_of(settings or [])
+    with _provider(url, key, store, config) as provider:
+        # Secrets come as ***, and go back so: that leaves them.
+        found: dict[str, dict[str, str]] = provider.get("apps", name)["notifiers"]
+        merged = {**found.pop(notifier, {}), **given}
+        if not remove:
+            found[notifier] = {key: value for key, value in merged.items() if value}
+        body: dict[str, object] = {"notifiers": found}
+        if fallback is not None:
+            body["fallback"] = [each for each in fallback.split(",") if each]
+        changed = provider.patch("apps", name, body=body)
+    if as_json:
+        print_json(changed)
+    else:
+        say(f"app {name}: {notifier} is {'taken away' if remove else 'set'}; fallback: {changed['fallback']}")
 
 
 @group.command("key")

@@ -122,6 +122,33 @@ def test_apps_are_managed_with_the_operators_key_of_the_store(api: Api, store: P
     assert authorization == f"Bearer {(store / FILE_NAME).read_text().strip()}"
 
 
+def test_a_notifier_is_set_up_from_files_and_leaves_what_is_not_named(api: Api, store: Path, tmp_path, capsys) -> None:
+    (tmp_path / "key.p8").write_text("line 1\nline 2\n")
+    kept = {"webhook": {"url": "***", "secret": "***"}, "apns": {"topic": "old", "key": "***", "ca": "x"}}
+    api.on("GET /v1/apps/demo", {**APP, "notifiers": kept})
+    api.on("PATCH /v1/apps/demo", {**APP, "fallback": ["apns", "webhook"]})
+    command = ["apps", "notifier", "demo", "apns", "topic=com.example.shop", "ca="]
+    command += [f"certificate=@{tmp_path / 'key.p8'}", "--fallback", "apns,webhook", "--store", str(store)]
+    assert run(command) == 0
+    assert api.asked[-1][1] == {
+        "notifiers": {
+            "webhook": {"url": "***", "secret": "***"},
+            "apns": {"topic": "com.example.shop", "key": "***", "certificate": "line 1\nline 2\n"},
+        },
+        "fallback": ["apns", "webhook"],
+    }
+    assert "apns is set" in capsys.readouterr().err
+    assert run(["apps", "notifier", "demo", "apns", "--remove", "--json", "--store", str(store)]) == 0
+    assert api.asked[-1][1] == {"notifiers": {"webhook": {"url": "***", "secret": "***"}}}
+
+
+@pytest.mark.parametrize("pair", ["topic", "=x", "key=@/nowhere/key.p8"])
+def test_a_setting_that_is_none_is_said_so(api: Api, store: Path, capsys, pair: str) -> None:
+    assert run(["apps", "notifier", "demo", "apns", pair, "--store", str(store)]) == 1
+    assert not api.asked
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_store_without_operators_key_says_what_to_do(api: Api, tmp_path: Path, capsys) -> None:
     assert run(["apps", "list", "--store", str(tmp_path)]) == 2
     assert "--key" in capsys.readouterr().err
