@@ -144,6 +144,10 @@ class Gateway:
             reasons.append("draining")
         return reasons
 
+    def reload_tls(self) -> None:
+        """Certificates as their files are now (SIGHUP); a bad file is logged, and the old certificate stays."""
+        self.api.reload_tls()
+
     async def drain(self) -> None:
         """Take no more pushes and connections, send the devices away in turn, commit."""
         self.draining = True
@@ -164,7 +168,12 @@ class Gateway:
 
 def _write_ready_file(path: Path, gateway: Gateway) -> None:
     """Appears whole, so that who waits for it never reads half."""
-    ready = {"pid": os.getpid(), "device_port": gateway.edge.port, "api_port": gateway.api.port}
+    ready = {
+        "pid": os.getpid(),
+        "device_port": gateway.edge.port,
+        "api_port": gateway.api.port,
+        "api_tls_port": gateway.api.tls_port,
+    }
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(msgspec.json.encode(ready))
     draft.replace(path)
@@ -189,9 +198,11 @@ def _next_steps(gateway: Gateway) -> str:
 def _greet(gateway: Gateway) -> None:
     config = gateway.config
     url = f"http://{config.api.host}:{gateway.api.port}"
+    secure = f"            https on port {gateway.api.tls_port}\n" if gateway.api.tls_port else ""
     print(
         f"devices:    {config.edge.host}:{gateway.edge.port}\n"
         f"providers:  {url}  (try it: {url}/docs)\n"
+        f"{secure}"
         f"store:      {gateway.store.path}\n"
         f"admin key:  {gateway.admin_key_file}\n"
         f"{_next_steps(gateway)}",
@@ -223,6 +234,7 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
         print(f"heliograph: {where}{exc.message}", file=sys.stderr)
         return 2
     try:
+        loop.add_signal_handler(signal.SIGHUP, gateway.reload_tls)
         if ready_file is not None:
             _write_ready_file(ready_file, gateway)
         _greet(gateway)
