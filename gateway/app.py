@@ -96,6 +96,7 @@ class Gateway:
             metrics=metrics,
             is_connected=self.edge.is_connected,
             readiness=self.readiness,
+            max_ttl_s=config.delivery.max_ttl_s,
             now_ms=unix_ms,
         )
         once = Once(backend)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
@@ -13,10 +13,23 @@ from starlette.responses import Response
 
 from gateway.api.call import Call
 from gateway.api.ports import Backend
-from gateway.api.wire import AppCreate, AppCreated, AppList, AppPatch, AppView, KeyCreate, KeyCreated, KeyList, KeyView
+from gateway.api.wire import (
+    ApnsKeyIn,
+    ApnsKeyView,
+    AppCreate,
+    AppCreated,
+    AppList,
+    AppPatch,
+    AppView,
+    KeyCreate,
+    KeyCreated,
+    KeyList,
+    KeyView,
+)
+from gateway.auth import es256
 from gateway.auth.api_keys import issue_key
 from gateway.model.errors import BadRequest, Conflict, NotFound, UnknownApp
-from gateway.model.registration import App
+from gateway.model.registration import ApnsKey, App
 
 #: of one app; past it a new key is refused (409)
 MAX_KEYS = 32
@@ -34,7 +47,21 @@ def view_app(app: App) -> AppView:
         receipts_signed=bool(app.receipts_secret),
         keys=len(app.keys),
         created_at=app.created_at,
+        webpush=cast(Any, app.webpush),
+        apns_topic=app.apns_topic,
+        apns_keys=[ApnsKeyView(key_id=k.key_id, team_id=k.team_id, public_key=k.public_key) for k in app.apns_keys],
+        apns_certificates=app.apns_certificates,
     )
+
+
+def check_apns_keys(keys: list[ApnsKeyIn]) -> list[ApnsKey]:
+    """BadRequest where one is no P-256 public key, or stands there twice."""
+    if len({(key.team_id, key.key_id) for key in keys}) < len(keys):
+        raise BadRequest("the same team_id and key_id stand there twice", field="apns_keys")
+    for key in keys:
+        if es256.load_pem(key.public_key) is None:
+            raise BadRequest("expected a P-256 public key in PEM", field="apns_keys.public_key")
+    return [ApnsKey(key.key_id, key.team_id, key.public_key) for key in keys]
 
 
 class AppRoutes:
@@ -63,6 +90,10 @@ class AppRoutes:
                 receipts_url=wanted.receipts_url,
                 receipts_secret=wanted.receipts_secret,
                 created_at=int(self._now_s()),
+                webpush=wanted.webpush,
+                apns_topic=wanted.apns_topic,
+                apns_keys=check_apns_keys(wanted.apns_keys),
+                apns_certificates=wanted.apns_certificates,
             )
             app = await self._put(call, app)
         headers = {"location": f"/v1/apps/{app.name}"}
@@ -83,6 +114,8 @@ class AppRoutes:
             if (value := getattr(patch, name)) is not UNSET
         }
         self._check_chain(changes.get("fallback", []), changes.get("notifiers", {}))
+        if "apns_keys" in changes:
+            changes["apns_keys"] = check_apns_keys(changes["apns_keys"])
         async with self._changing:
             app = await self._put(call, msgspec.structs.replace(self._app(call), **changes))
         return call.answer(view_app(app))

@@ -146,6 +146,8 @@ class Backend:
     is_connected: Callable[[int], bool]
     # why the gateway can not take pushes now; empty = ready
     readiness: Callable[[], Sequence[str]]
+    # longest time to live a push may have, seconds
+    max_ttl_s: int = 2_419_200
     # Unix milliseconds
     now_ms: Callable[[], int] = _unix_ms
     stopping: Stopping = field(default_factory=Stopping)

@@ -23,9 +23,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
+from gateway.api.apns.door import ApnsRoutes
 from gateway.api.apps import AppRoutes
 from gateway.api.batch import BatchRoutes
-from gateway.api.door import Observer, answer_error, build_endpoint
+from gateway.api.door import DIALECT, Observer, answer_error, build_endpoint
 from gateway.api.http_protocol import Limits, bounded
 from gateway.api.negotiation import Negotiator
 from gateway.api.once import Once
@@ -36,8 +37,17 @@ from gateway.api.push import PushRoutes
 from gateway.api.receipts import HEARTBEAT_S, ReceiptRoutes
 from gateway.api.registrations import RegistrationRoutes
 from gateway.api.route import Route
-from gateway.api.routes import app_routes, operation_routes, push_routes, receipt_routes, registration_routes
+from gateway.api.routes import (
+    apns_routes,
+    app_routes,
+    operation_routes,
+    push_routes,
+    receipt_routes,
+    registration_routes,
+    webpush_routes,
+)
 from gateway.api.tls import Certificates
+from gateway.api.webpush.door import WebPushRoutes
 
 log = structlog.get_logger("gateway.api")
 
@@ -46,11 +56,14 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
     """Every route with its handler. `once`: idempotency keys where another door has them too."""
     once = once or Once(backend)
     operations = OperationRoutes(backend)
+    receipts = ReceiptRoutes(backend, heartbeat_s=heartbeat_s)
     routes = [
         *app_routes(AppRoutes(backend)),
         *push_routes(PushRoutes(backend, once), BatchRoutes(backend, once)),
-        *receipt_routes(ReceiptRoutes(backend, heartbeat_s=heartbeat_s)),
+        *receipt_routes(receipts),
         *registration_routes(RegistrationRoutes(backend)),
+        *webpush_routes(WebPushRoutes(backend, receipts, heartbeat_s)),
+        *apns_routes(ApnsRoutes(backend)),
         *operation_routes(operations),
     ]
     document = build_document(routes)
@@ -65,7 +78,11 @@ def build_app(backend: Backend, *, once: Once | None = None, heartbeat_s: float 
     for route in build_routes(backend, once=once, heartbeat_s=heartbeat_s):
         by_path.setdefault(route.path, {})[route.method] = route
 
+    dialects = {route.dialect for methods in by_path.values() for route in methods.values() if route.dialect}
+
     async def on_error(request: Request, error: Exception) -> Response:
+        path = request.url.path
+        request.scope[DIALECT] = next((d for d in dialects if path.startswith(d.prefix)), None)
         return answer_error(request, error)
 
     app = Starlette(

@@ -207,6 +207,7 @@ class Device:
         tags: list[str] | None = None,
         addresses: dict[str, str] | None = None,
         fallback: list[str] | None = None,
+        vapid_key: str | None = None,
         foreground: bool = True,
         ack: AckPolicy = AckPolicy.RECEIPT,
         on_message: Callable[[Notification], Awaitable[None] | None] | None = None,
@@ -217,8 +218,9 @@ class Device:
         """Bind an app and account here and wait for its token (A1). Off line it waits for the link.
 
         keep=False: other accounts of this app on this device end with it (A5). The same app and account again changes
-        the registration there is. on_token hears of a token that took the place of an earlier one. Raises the
-        gateway's refusal, or what stopped the device; a refusal that says to retry is retried.
+        the registration there is. vapid_key: only the Web Push sender with this public key (base64url) may push to the
+        token, "" lifts that, None leaves it. on_token hears of a token that took the place of an earlier one. Raises
+        the gateway's refusal, or what stopped the device; a refusal that says to retry is retried.
         """
         self._check_running()
         handlers = None
@@ -237,6 +239,7 @@ class Device:
         registration._on_token = on_token or registration._on_token
         binding.version, binding.keep, binding.ack = version, keep, ack
         binding.alias, binding.tags, binding.addresses, binding.fallback = alias, tags, addresses, fallback
+        binding.vapid_key = vapid_key
         bound: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._binding.setdefault(binding, [])
         waiting.append(bound)

@@ -31,6 +31,7 @@ class Binding:
     tags: list[str] | None = None
     addresses: dict[str, str] | None = None
     fallback: list[str] | None = None
+    vapid_key: str | None = None
     ack: AckPolicy = AckPolicy.RECEIPT
     foreground: bool = True
 

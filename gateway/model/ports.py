@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from gateway.model.errors import GatewayError
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
-from gateway.model.registration import App, Registration
+from gateway.model.registration import App, Loss, Registration, Whereabouts
 
 
 class Delivery(NamedTuple):
@@ -403,12 +403,20 @@ class Directory(Protocol):
 
     def app_names(self) -> list[str]: ...
 
+    def app_name(self, number: int) -> str | None:
+        """Of the app with this number."""
+        ...
+
     def put_app(self, app: App) -> Awaitable[App]:
         """Create or replace; returns it with its number."""
         ...
 
     def find(self, token: str, app: str) -> int:
         """Registration number of a live token of this app, else -1: unknown, revoked and foreign are the same."""
+        ...
+
+    def locate(self, token: bytes) -> Whereabouts:
+        """For doors where the token alone is the address: live, revoked or never there, in the same time."""
         ...
 
     def registration(self, number: int) -> Registration | None: ...
@@ -440,6 +448,6 @@ class Directory(Protocol):
         fallback: Sequence[str] | None = None,
     ) -> Awaitable[Registration]: ...
 
-    def revoke(self, number: int) -> Awaitable[None]:
+    def revoke(self, number: int, reason: Loss = Loss.REVOKED) -> Awaitable[None]:
         """The token is dead for good; the next REGISTER of the triple gets another."""
         ...

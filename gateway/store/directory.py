@@ -20,10 +20,11 @@ from msgspec.structs import replace
 from gateway._native.registry import Registry
 from gateway.model.errors import UnknownApp, UnknownToken
 from gateway.model.ports import Presence
-from gateway.model.registration import TOKEN_BYTES, App, Registration, parse_token
+from gateway.model.registration import TOKEN_BYTES, App, Loss, Registration, Whereabouts, parse_token
 from gateway.store.broadcasts import Broadcasts
-from gateway.store.checks import check_app_name, check_labels, check_triple
+from gateway.store.checks import check_app_name, check_labels, check_triple, check_vapid_key
 from gateway.store.commit import Committer
+from gateway.store.dead import DeadTokens
 from gateway.store.environment import Environment
 from gateway.store.groups import Groups
 from gateway.store.keys import ServerKeys
@@ -68,6 +69,7 @@ class Directory:
         clock: Callable[[], int],
         *,
         next_number: int = 1,
+        dead_retention_s: int = 90 * 86_400,
     ) -> None:
         self._environment = environment
         self._committer = committer
@@ -91,6 +93,7 @@ class Directory:
         self._cache: OrderedDict[int, Registration] = OrderedDict()
         self._writes: dict[int, asyncio.Future[None]] = {}  # number → its last write under way
         self._tombstones: dict[bytes, int] = {}  # not durable yet
+        self.dead = DeadTokens(environment, committer, clock, self._names.get, dead_retention_s)
 
     def attach(self, broadcasts: Broadcasts) -> None:
         """They must know of changed versions and of registrations gone."""
@@ -185,6 +188,12 @@ class Directory:
         # unknown, revoked and foreign tokens are the same to whoever asks
         return number if number >= 0 and self._groups.app(self.registry.group(number)) == app else -1
 
+    def locate(self, token: bytes) -> Whereabouts:
+        number = self.registry.find(token)
+        # read for live ones too: how long a look-up takes must not tell which it was
+        dead = self.dead.find(token)
+        return Whereabouts(number, None) if number >= 0 else Whereabouts(-1, dead)
+
     def registration(self, number: int) -> Registration | None:
         if number in self._fresh:
             return self._fresh[number]
@@ -234,6 +243,7 @@ class Directory:
         tags: Sequence[str] | None = None,
         addresses: Mapping[str, str] | None = None,
         fallback: Sequence[str] | None = None,
+        vapid_key: str | None = None,
     ) -> Registered:
         """A1: the live token of (device, app, account), made where there is none. Usable at once.
 
@@ -243,6 +253,7 @@ class Directory:
         """
         check_triple(device, app, version, account)
         check_labels(alias, tags, addresses, fallback)
+        check_vapid_key(vapid_key)
         if app not in self._apps:
             raise UnknownApp()
         group = self.group(app, version)
@@ -265,10 +276,11 @@ class Directory:
                 fallback=None if fallback is None else list(fallback),
                 created_at=self._clock() // 1_000,
                 generation=generation,
+                vapid_key=vapid_key or "",
             )
             return registration, True, self._create(registration, group)
         is_as_before = self.registry.group(number) == group and not self.registry.signed_out(number)
-        if is_as_before and not _given(alias, tags, addresses, fallback):
+        if is_as_before and not _given(alias, tags, addresses, fallback, vapid_key):
             known = Registration(
                 number=number,
                 token=token,
@@ -281,6 +293,7 @@ class Directory:
             return known, False, self._under_way(number)
         before = self._existing(number)
         changed = replace(_changed(before, alias, tags, addresses, fallback, version), signed_out=False)
+        changed.vapid_key = before.vapid_key if vapid_key is None else vapid_key
         if changed == before:
             return before, False, self._under_way(number)
         return changed, False, self._change(before, changed)
@@ -367,7 +380,7 @@ class Directory:
         else:
             self.registry.set_group(number, group)
 
-    def revoke(self, number: int) -> asyncio.Future[None]:
+    def revoke(self, number: int, reason: Loss = Loss.REVOKED) -> asyncio.Future[None]:
         """The token is dead at once and for good. Its row goes; its outcomes stay as long as all history does."""
         registration = self.registration(number)
         if registration is None:
@@ -382,8 +395,11 @@ class Directory:
             (PUT, Db.TOMBSTONES, first, pack_u32(registration.generation + 1)),
             *(change.row for change in changes),
         ]
+        burial, dead_rows = self.dead.bury(registration.token, self.app_number(registration.app), reason)
+        rows += dead_rows
 
         def undo() -> None:
+            self.dead.settled(burial)
             self.registry.add(number, registration.token, group, cursor)
             self.registry.set_signed_out(number, registration.signed_out)
             self.registry.set_plain(number, registration.fallback is None)
@@ -393,10 +409,15 @@ class Directory:
                 self._presence.returned(registration)
 
         def done_() -> None:
+            self.dead.settled(burial)
             if self._tombstones.get(first) == registration.generation + 1:
                 del self._tombstones[first]
 
-        written = self._write(number, None, rows, changes, undo, done_)
+        try:
+            written = self._write(number, None, rows, changes, undo, done_)
+        except BaseException:
+            self.dead.settled(burial)
+            raise
         if self._presence is not None:
             self._presence.leaving(registration)
         self.registry.remove(number, registration.token)

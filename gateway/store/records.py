@@ -21,7 +21,7 @@ from gateway.model.registration import App, Registration
 
 #: version of everything in this module and of the list of databases; raise it with any change that an older program
 #: would misread
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Db(IntEnum):
@@ -48,11 +48,14 @@ class Db(IntEnum):
     POSITIONS = 18  # name → cursor u64 (how far a webhook has come)
     SETTLED = 19  # seq u64 → what became of it and the 63 deliveries of its batch behind it (batch_rows.py)
     BATCHES = 20  # first seq of a batch that is over u64 → its end, items without content, what became of them
+    DEAD = (
+        21  # "t" + token → who it was and when it was revoked; "o" + time u32 + token → nothing: the order of the sweep
+    )
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
-#: since schema 2
-NEWER = frozenset({Db.SETTLED, Db.BATCHES})
+#: since schema 2, and DEAD since 3
+NEWER = frozenset({Db.SETTLED, Db.BATCHES, Db.DEAD})
 
 PUT, DELETE, DELETE_DUP = 0, 1, 2
 #: (operation, database, key, value); value is empty for DELETE
@@ -119,6 +122,33 @@ def name_key(app_number: int, name: str) -> bytes:
     if len(raw) > _PLAIN_NAME_BYTES:
         raw = b"\xff" + hashlib.blake2b(raw, digest_size=32).digest()
     return pack_u32(app_number) + raw
+
+
+# --- revoked tokens -----------------------------------------------------------------------------------------
+
+_DEAD = struct.Struct(">IQB")  # app number, Unix ms, reason
+
+
+def dead_key(token: bytes) -> bytes:
+    return b"t" + token
+
+
+def dead_order_key(at_s: int, token: bytes) -> bytes:
+    return b"o" + pack_u32(at_s) + token
+
+
+def parse_dead_order_key(key: bytes) -> tuple[int, bytes] | None:
+    """(Unix seconds, token); None past the last row of the order."""
+    return (unpack_u32(key[1:5]), key[5:]) if key[:1] == b"o" else None
+
+
+def build_dead(app_number: int, at_ms: int, reason: int) -> bytes:
+    return _DEAD.pack(app_number, at_ms, reason)
+
+
+def parse_dead(raw: bytes) -> tuple[int, int, int]:
+    """(app number, Unix ms, reason)"""
+    return _DEAD.unpack(raw)
 
 
 # --- journal and broadcasts ---------------------------------------------------------------------------------

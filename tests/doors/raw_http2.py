@@ -108,7 +108,7 @@ class RawHttp2:
             self.send(data)
 
     def send(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # the server has closed
             self.writer.write(data)
 
     def begin(self, method: str, path: str, fields: Fields | None = None, *, end: bool = True) -> int:

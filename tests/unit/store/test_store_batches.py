@@ -348,7 +348,7 @@ async def test_a_store_from_before_batches_is_taken_over_and_can_be_read_before_
     older.close()
 
     store = await open_store(tmp_path)
-    assert store._environment.get(Db.META, b"schema") == (2).to_bytes(4, "big")
+    assert store._environment.get(Db.META, b"schema") == (3).to_bytes(4, "big")
     links = Links(store)
     await append(store, links, to(token)).done
     assert rows(store, Db.JOURNAL) == 1
