@@ -38,6 +38,7 @@ _STATUS = {
     403: "The key may not do this",
     404: "Not there, or not yours",
     405: "Not with this method",
+    408: "Headers or body came too slowly",
     409: "In conflict with what is there",
     410: "It was there and has ended",
     413: "Too large",
