@@ -49,6 +49,8 @@ def parse_credentials(authorization: str | None, crypto_key: str | None) -> Sign
         jwt, key = params.get("t", ""), params.get("k", "")
     elif kind in ("webpush", "bearer"):
         jwt, key = rest.strip(), parse_params(crypto_key or "", ",;").get("p256ecdsa", "")
+        if kind == "bearer" and not key:
+            return None  # a word that others use too
     else:
         return None
     if not jwt or not key:
