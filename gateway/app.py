@@ -235,7 +235,8 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
         print(f"heliograph: {where}{exc.message}", file=sys.stderr)
         return 2
     try:
-        loop.add_signal_handler(signal.SIGHUP, gateway.reload_tls)
+        if config.api.tls_cert:
+            loop.add_signal_handler(signal.SIGHUP, gateway.reload_tls)
         if ready_file is not None:
             _write_ready_file(ready_file, gateway)
         _greet(gateway)

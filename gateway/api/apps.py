@@ -153,6 +153,7 @@ class AppRoutes:
     async def _put(self, call: Call, app: App) -> App:
         app = await call.committed(self._directory.put_app(app))
         self._backend.keys.update(app)
+        self._backend.app_changes += 1
         return app
 
     def _check_chain(self, fallback: list[str], notifiers: dict[str, dict[str, str]]) -> None:

@@ -150,4 +150,6 @@ class Backend:
     max_ttl_s: int = 2_419_200
     # Unix milliseconds
     now_ms: Callable[[], int] = _unix_ms
+    # how often an app was changed: what was made from apps is made again
+    app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)

@@ -48,6 +48,7 @@ from gateway.api.routes import (
 )
 from gateway.api.tls import Certificates
 from gateway.api.webpush.door import WebPushRoutes
+from gateway.model.errors import ConfigError
 
 log = structlog.get_logger("gateway.api")
 
@@ -181,7 +182,12 @@ class ApiServer:
     async def _start_tls(self, make: Callable[..., Negotiator], certificates: Certificates) -> None:
         server = self._server
         assert server is not None
-        sock = self._bind(self._backend.config.tls_port)
+        config = self._backend.config
+        try:
+            sock = self._bind(config.tls_port)
+        except OSError as exc:
+            message = f"the provider door can not bind {config.host}:{config.tls_port}: {exc.strerror or exc}"
+            raise ConfigError(message, field="api.tls_port") from exc
         self._tls_port = sock.getsockname()[1]
         loop = asyncio.get_running_loop()
         self._tls_server = await loop.create_server(

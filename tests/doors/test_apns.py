@@ -40,6 +40,7 @@ def door(sender: Sender) -> Door:
 
 
 def change(door: Door, app: str, **fields: Any) -> None:
+    door.backend.app_changes += 1
     door.floors.apps[app] = msgspec.structs.replace(door.floors.apps[app], **fields)
 
 

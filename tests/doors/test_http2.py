@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 
 import httpx
+import msgspec
 import pytest
 from api_doubles import Door
 from h2.settings import SettingCodes
@@ -23,6 +25,7 @@ from hyperframe.frame import (
 from hypothesis import given
 from hypothesis import strategies as st
 from raw_http2 import RawHttp2
+from web_push_sender import Sender
 
 from gateway.api.http2_frames import PREFACE, Bucket, FrameScan
 from gateway.api.http2_scope import build_scope
@@ -30,6 +33,7 @@ from gateway.api.http_protocol import Limits
 from gateway.api.server import ApiServer
 from gateway.metrics import Metric
 from gateway.model.errors import BadRequest
+from gateway.model.registration import ApnsKey
 
 
 @contextlib.asynccontextmanager
@@ -542,3 +546,47 @@ def test_a_bucket_fills_again():
     assert not bucket.take(1)
     now[0] = 3
     assert bucket.take(2)
+
+
+# --- the doors over it --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/push/{token}", "/3/device/{token}"])
+async def test_a_pushed_body_over_the_limit_is_cut_off_while_it_streams(path):
+    door, sender = Door(), Sender()
+    key = ApnsKey("K", "T", sender.public_pem())
+    door.floors.apps["chat"] = msgspec.structs.replace(
+        door.floors.apps["chat"], webpush="open", apns_topic="t", apns_keys=[key]
+    )
+    bearer = sender.token(headers={"kid": "K"}, aud=None, exp=None, sub=None, iss="T", iat=int(time.time()))
+    fields = [
+        ("ttl", "1"),
+        ("content-encoding", "aes128gcm"),
+        ("apns-topic", "t"),
+        ("authorization", f"bearer {bearer}"),
+    ]
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        stream = client.begin("POST", path.format(token=door.token), fields, end=False)
+        for _ in range(3):
+            client.data(stream, b"x" * 1_500)
+        answer = await client.answer(stream)
+        assert answer.status == 413
+        await until(lambda: client.answers[stream].reset == 0)
+        assert not door.floors.pushed
+        slow = client.begin("POST", path.format(token=door.token), fields, end=False)
+        client.h2.reset_stream(slow)
+        client.flush()
+        assert (await client.get("/healthz")).status == 200
+    assert not door.floors.pushed
+
+
+async def test_a_pushed_body_that_stops_is_given_up():
+    door = Door()
+    door.floors.apps["chat"] = msgspec.structs.replace(door.floors.apps["chat"], webpush="open")
+    async with serving(door, body_idle_s=0.05) as server, RawHttp2(server.port) as client:
+        fields = [("ttl", "1"), ("content-encoding", "aes128gcm")]
+        stream = client.begin("POST", f"/push/{door.token}", fields, end=False)
+        client.data(stream, b"x")
+        assert (await client.answer(stream)).status == 408
+    assert not door.floors.pushed
+    assert cut(door, "slow_body") == 1

@@ -338,6 +338,22 @@ async def test_a_client_without_http2_is_answered_too(house, authority):
     assert (answer.http_version, answer.status_code, answer.json()) == ("HTTP/1.1", 400, {"reason": "BadDeviceToken"})
 
 
+async def test_certificates_are_read_again_when_the_process_is_told_to(house, authority, tmp_path):
+    renewed = authority.issue("renewed", "localhost")
+    folder = tmp_path / "tls"
+    async with httpx.AsyncClient(verify=authority.trust(), trust_env=False) as web:
+        url = f"https://localhost:{house.gateway.api.tls_port}/healthz"
+        assert (await web.get(url)).status_code == 200
+        shutil.copy(renewed.cert, folder / "server.pem")
+        shutil.copy(renewed.key, folder / "server.key")
+        house.gateway.reload_tls()
+        assert (await web.get(url)).status_code == 200  # the connection there was
+    async with httpx.AsyncClient(verify=authority.trust(), trust_env=False) as web:
+        answer = await web.get(url)
+        tls = answer.extensions["network_stream"].get_extra_info("ssl_object")
+        assert dict(part[0] for part in tls.getpeercert()["subject"])["commonName"] == "renewed"
+
+
 async def test_what_was_revoked_is_known_after_a_restart(house):
     device = house.device()
     await device.login()

@@ -26,7 +26,7 @@ from gateway.model.registration import App, Loss, build_token
 class ApnsRoutes:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._providers = Providers(backend.directory)
+        self._providers = Providers(backend)
 
     async def push(self, call: Call) -> Response:
         apns_id = call.request.headers.get("apns-id", "")[:64]

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.api.apns.headers import Asked, belongs
 from gateway.api.apns.reasons import Refused
+from gateway.api.ports import Backend
 from gateway.auth.es256 import Jws, Verifier, load_pem, number, parse_jws
-from gateway.model.ports import Directory
 from gateway.model.registration import App
 
 #: Source: "Establishing a token-based connection to APNs": a token is good for an hour after iat
@@ -29,8 +29,13 @@ _MAX_KEYS = 1_024
 class Providers:
     """Finds the app a request may push to."""
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._made_at = -1
+        self._by_key: dict[tuple[str, str], list[str]] = {}  # (key id, team id) → apps
+        self._by_fingerprint: dict[str, list[str]] = {}
+        self._teams: set[str] = set()
+        self._key_ids: set[str] = set()
         self._verifier = Verifier()
         self._keys: dict[str, ec.EllipticCurvePublicKey | None] = {}
 
@@ -41,7 +46,8 @@ class Providers:
         fingerprint = fingerprint_of(scope)
         if not fingerprint:
             raise Refused("MissingProviderToken")
-        apps = [app for app in self._apps() if fingerprint in app.apns_certificates]
+        self._refresh()
+        apps = self._apps(self._by_fingerprint.get(fingerprint, ()))
         if not apps:
             raise Refused("BadCertificate")
         return apps
@@ -58,11 +64,25 @@ class Providers:
                 return app
         raise Refused("TopicDisallowed")
 
-    def _apps(self) -> Iterator[App]:
-        for name in self._directory.app_names():
-            app = self._directory.app(name)
-            if app is not None and app.apns_topic:
-                yield app
+    def _refresh(self) -> None:
+        """Who has which key, made again after an app was changed: a push looks at its own apps only."""
+        if self._made_at == self._backend.app_changes:
+            return
+        self._made_at = self._backend.app_changes
+        self._by_key.clear()
+        self._by_fingerprint.clear()
+        for app in self._apps(self._backend.directory.app_names()):
+            for key in app.apns_keys:
+                self._by_key.setdefault((key.key_id, key.team_id), []).append(app.name)
+            for fingerprint in app.apns_certificates:
+                self._by_fingerprint.setdefault(fingerprint, []).append(app.name)
+        self._key_ids = {key_id for key_id, _ in self._by_key}
+        self._teams = {team_id for _, team_id in self._by_key}
+
+    def _apps(self, names: Iterable[str]) -> list[App]:
+        """Those whose door is open."""
+        found = map(self._backend.directory.app, names)
+        return [app for app in found if app is not None and app.apns_topic]
 
     def _by_token(self, authorization: str, now_s: float) -> list[App]:
         scheme, _, text = authorization.partition(" ")
@@ -78,17 +98,19 @@ class Providers:
         return apps
 
     def _signers(self, jws: Jws) -> list[App]:
+        self._refresh()
         kid, team = jws.header.get("kid"), jws.claims.get("iss")
-        found = []
-        known = False  # the key id, with another team
-        for app in self._apps():
-            for key in app.apns_keys:
-                known = known or key.key_id == kid
-                if key.key_id == kid and key.team_id == team and self._signed(jws, key.public_key):
-                    found.append(app)
-        if known and not found and not any(k.team_id == team for app in self._apps() for k in app.apns_keys):
+        if not isinstance(kid, str) or not isinstance(team, str):
+            return []
+        if kid in self._key_ids and team not in self._teams:
             raise Refused("UnrelatedKeyIdInToken")
-        return found
+        return [
+            app
+            for app in self._apps(self._by_key.get((kid, team), ()))
+            if any(
+                key.key_id == kid and key.team_id == team and self._signed(jws, key.public_key) for key in app.apns_keys
+            )
+        ]
 
     def _signed(self, jws: Jws, pem: str) -> bool:
         if pem not in self._keys:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.call import Call
+from gateway.api.door import APP
 from gateway.api.media import EVENTS, JSON, read_body
 from gateway.api.once import as_push, settle
 from gateway.api.ports import Backend
@@ -69,6 +70,7 @@ class WebPushRoutes:
     async def push(self, call: Call) -> Response:
         request = call.request
         registration, app = self._find(call.path("token"))
+        request.scope[APP] = app.name
         signed = parse_credentials(request.headers.get("authorization"), request.headers.get("crypto-key"))
         key = None
         if signed is not None:

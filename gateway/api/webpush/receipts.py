@@ -59,7 +59,7 @@ class ReceiptBook:
     def __init__(self, backend: Backend, routes: ReceiptRoutes, heartbeat_s: float) -> None:
         self.backend = backend
         self.watch = routes.watch
-        self.admit = routes._admit
+        self.admit = routes.admit
         self.heartbeat_s = heartbeat_s
 
     def open(self, app_number: int) -> Subscription:
