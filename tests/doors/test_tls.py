@@ -234,6 +234,26 @@ async def test_a_required_client_certificate_and_one_of_strangers(authority, loc
                 assert await get(None) == 200
 
 
+async def test_client_certificates_under_a_further_host_name(authority, localhost, tmp_path):
+    shop = authority.issue("shop", "shop.example")
+    mine = authority.issue("mine", client=True)
+    theirs = Authority(tmp_path / "other", "other authority").issue("theirs", client=True)
+    settings = {"tls_client_ca": str(authority.path), "tls_client_auth": "required"}
+    door = Door(**with_tls(localhost, tls_sni=[f"shop.example={shop.cert}:{shop.key}"], **settings))
+    scopes = await scope_probe(door)
+    async with serving(door) as server:
+        for client in (mine, theirs, None):
+            context = authority.trust(client)
+            try:
+                async with RawHttp2(server.tls_port, context, "shop.example") as raw:
+                    stream = raw.begin("GET", "/healthz")
+                    answer = await raw.answer(stream)
+                    assert (answer.status == 200) == (client is mine)
+            except (OSError, ssl.SSLError):
+                assert client is not mine
+    assert [scope["extensions"]["tls"]["client_cert_name"] for scope in scopes] == ["CN=mine"]
+
+
 # --- files --------------------------------------------------------------------------------------------------------
 
 

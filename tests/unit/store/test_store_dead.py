@@ -60,6 +60,21 @@ async def test_live_revoked_and_never_there(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_look_up_reads_the_same_whatever_comes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await with_app(await open_store(tmp_path))
+    _, live = await add(store, "d")
+    number, dead = await add(store, "e")
+    await store.directory.revoke(number)
+    asked: list[int] = []
+    get = store._environment.get
+    monkeypatch.setattr(store._environment, "get", lambda db, key: (asked.append(db), get(db, key))[1])
+    for token in (live, dead, NOBODY):
+        store.directory.locate(token)
+    assert asked == [Db.DEAD] * 3
+    monkeypatch.undo()
+    await store.close()
+
+
 async def test_a_revocation_that_can_not_be_written_leaves_it_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
