@@ -116,6 +116,7 @@ class Gateway:
             metrics=metrics,
             is_connected=self.edge.is_connected,
             readiness=self.readiness,
+            max_ttl_s=config.delivery.max_ttl_s,
             now_ms=unix_ms,
         )
         once = Once(backend)
@@ -165,6 +166,10 @@ class Gateway:
             reasons.append("draining")
         return reasons
 
+    def reload_tls(self) -> None:
+        """Certificates as their files are now (SIGHUP); a bad file is logged, and the old certificate stays."""
+        self.api.reload_tls()
+
     async def drain(self) -> None:
         """Take no more pushes and connections, send the devices away in turn, commit."""
         self.draining = True
@@ -191,6 +196,7 @@ def _write_ready_file(path: Path, gateway: Gateway) -> None:
         "device_port": gateway.edge.port,
         "device_tls_port": gateway.edge.tls_port,
         "api_port": gateway.api.port,
+        "api_tls_port": gateway.api.tls_port,
     }
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(msgspec.json.encode(ready))
@@ -223,9 +229,11 @@ def _doors(gateway: Gateway) -> str:
 def _greet(gateway: Gateway) -> None:
     config = gateway.config
     url = f"http://{config.api.host}:{gateway.api.port}"
+    secure = f"            https on port {gateway.api.tls_port}\n" if gateway.api.tls_port else ""
     print(
         f"devices:    {_doors(gateway)}\n"
         f"providers:  {url}  (try it: {url}/docs)\n"
+        f"{secure}"
         f"store:      {gateway.store.path}\n"
         f"admin key:  {gateway.admin_key_file}\n"
         f"{_next_steps(gateway)}",
@@ -258,6 +266,8 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
         print(f"heliograph: {where}{exc.message}", file=sys.stderr)
         return 2
     try:
+        if config.api.tls_cert:
+            loop.add_signal_handler(signal.SIGHUP, gateway.reload_tls)
         if ready_file is not None:
             _write_ready_file(ready_file, gateway)
         _greet(gateway)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
@@ -14,6 +14,8 @@ from starlette.responses import Response
 from gateway.api.call import Call
 from gateway.api.ports import Backend
 from gateway.api.wire import (
+    ApnsKeyIn,
+    ApnsKeyView,
     AppCreate,
     AppCreated,
     AppList,
@@ -25,10 +27,11 @@ from gateway.api.wire import (
     KeyView,
     LimitsBody,
 )
+from gateway.auth import es256
 from gateway.auth.api_keys import issue_key
 from gateway.model.errors import BadRequest, Conflict, NotFound, UnknownApp
 from gateway.model.ports import Notifier
-from gateway.model.registration import App, Limits
+from gateway.model.registration import ApnsKey, App, Limits
 
 #: of one app; past it a new key is refused (409)
 MAX_KEYS = 32
@@ -54,6 +57,10 @@ def view_app(app: App, known: Mapping[str, Notifier]) -> AppView:
         device_per_day=app.device_per_day,
         keys=len(app.keys),
         created_at=app.created_at,
+        webpush=cast(Any, app.webpush),
+        apns_topic=app.apns_topic,
+        apns_keys=[ApnsKeyView(key_id=k.key_id, team_id=k.team_id, public_key=k.public_key) for k in app.apns_keys],
+        apns_certificates=app.apns_certificates,
     )
 
 
@@ -81,6 +88,16 @@ def _keep_secrets(wanted: dict[str, dict[str, str]], app: App) -> dict[str, dict
         }
         for name, settings in wanted.items()
     }
+
+
+def check_apns_keys(keys: list[ApnsKeyIn]) -> list[ApnsKey]:
+    """BadRequest where one is no P-256 public key, or stands there twice."""
+    if len({(key.team_id, key.key_id) for key in keys}) < len(keys):
+        raise BadRequest("the same team_id and key_id stand there twice", field="apns_keys")
+    for key in keys:
+        if es256.load_pem(key.public_key) is None:
+            raise BadRequest("expected a P-256 public key in PEM", field="apns_keys.public_key")
+    return [ApnsKey(key.key_id, key.team_id, key.public_key) for key in keys]
 
 
 class AppRoutes:
@@ -112,6 +129,10 @@ class AppRoutes:
                 device_per_hour=wanted.device_per_hour,
                 device_per_day=wanted.device_per_day,
                 created_at=int(self._now_s()),
+                webpush=wanted.webpush,
+                apns_topic=wanted.apns_topic,
+                apns_keys=check_apns_keys(wanted.apns_keys),
+                apns_certificates=wanted.apns_certificates,
             )
             app = await self._put(call, app)
         headers = {"location": f"/v1/apps/{app.name}"}
@@ -133,6 +154,8 @@ class AppRoutes:
         }
         if "limits" in changes:
             changes["limits"] = _limits(changes["limits"])
+        if "apns_keys" in changes:
+            changes["apns_keys"] = check_apns_keys(changes["apns_keys"])
         async with self._changing:
             app = self._app(call)
             if "notifiers" in changes:
@@ -179,6 +202,7 @@ class AppRoutes:
     async def _put(self, call: Call, app: App) -> App:
         app = await call.committed(self._directory.put_app(app))
         self._backend.keys.update(app)
+        self._backend.app_changes += 1
         return app
 
     def _check_chain(self, fallback: list[str], notifiers: dict[str, dict[str, str]]) -> None:

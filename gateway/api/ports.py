@@ -154,6 +154,10 @@ class Backend:
     is_connected: Callable[[int], bool]
     # why the gateway can not take pushes now; empty = ready
     readiness: Callable[[], Sequence[str]]
+    # longest time to live a push may have, seconds
+    max_ttl_s: int = 2_419_200
     # Unix milliseconds
     now_ms: Callable[[], int] = _unix_ms
+    # how often an app was changed: what was made from apps is made again
+    app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)

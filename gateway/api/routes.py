@@ -90,6 +90,10 @@ _APP = {
     "device_per_day": 0,
     "keys": 1,
     "created_at": 1760000000,
+    "webpush": "vapid",
+    "apns_topic": "com.example.chat",
+    "apns_keys": [],
+    "apns_certificates": [],
 }
 _KEY = "hk_3fmq8wzt_…"
 _REGISTRATION = {

@@ -36,6 +36,28 @@ StateName = Annotated[
 NextOffset = Annotated[int, Meta(description="offset of the next page; null where there is none")]
 
 
+WebPush = Annotated[
+    Literal["off", "open", "vapid"],
+    Meta(description="the Web Push door: closed; whoever knows a token; whoever signs (RFC 8292)"),
+]
+ApnsTopic = Annotated[
+    str, Meta(max_length=255, pattern=r"^[A-Za-z0-9._-]*$", description="apns-topic of the app; empty: no APNs door")
+]
+Fingerprint = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 of a client certificate's DER, hex")]
+Fingerprints = Annotated[list[Fingerprint], Meta(max_length=16)]
+
+
+class ApnsKeyIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A key that signs provider tokens at the APNs door."""
+
+    key_id: Annotated[str, Meta(min_length=1, max_length=64, description="the token's kid")]
+    team_id: Annotated[str, Meta(min_length=1, max_length=64, description="the token's iss")]
+    public_key: Annotated[str, Meta(max_length=2_048, description="PEM, P-256")]
+
+
+ApnsKeys = Annotated[list[ApnsKeyIn], Meta(max_length=16)]
+
+
 class _In(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     pass
 
@@ -73,6 +95,10 @@ class AppCreate(_In):
     limits: LimitsBody = LimitsBody()
     device_per_hour: PerDevice = 0
     device_per_day: PerDevice = 0
+    webpush: WebPush = "vapid"
+    apns_topic: ApnsTopic = ""
+    apns_keys: ApnsKeys = []
+    apns_certificates: Fingerprints = []
 
 
 class AppPatch(_In):
@@ -88,6 +114,16 @@ class AppPatch(_In):
     limits: LimitsBody | UnsetType = UNSET
     device_per_hour: PerDevice | UnsetType = UNSET
     device_per_day: PerDevice | UnsetType = UNSET
+    webpush: WebPush | UnsetType = UNSET
+    apns_topic: ApnsTopic | UnsetType = UNSET
+    apns_keys: ApnsKeys | UnsetType = UNSET
+    apns_certificates: Fingerprints | UnsetType = UNSET
+
+
+class ApnsKeyView(_Out):
+    key_id: str
+    team_id: str
+    public_key: str
 
 
 class AppView(_Out):
@@ -106,6 +142,10 @@ class AppView(_Out):
     device_per_day: int
     keys: int
     created_at: UnixS
+    webpush: WebPush
+    apns_topic: str
+    apns_keys: list[ApnsKeyView]
+    apns_certificates: list[str]
 
 
 class AppCreated(_Out):

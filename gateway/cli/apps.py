@@ -201,6 +201,74 @@ def set_notifier(
         say(f"app {name}: {notifier} is {'taken away' if remove else 'set'}; fallback: {changed['fallback']}")
 
 
+@group.command("doors")
+def set_doors(
+    name: Name,
+    webpush: Annotated[
+        str | None, typer.Option("--webpush", help="The Web Push door: off, open or vapid.", show_default=False)
+    ] = None,
+    apns_topic: Annotated[
+        str | None,
+        typer.Option("--apns-topic", help="apns-topic at the APNs door; empty closes it.", show_default=False),
+    ] = None,
+    apns_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--apns-key", help="KEY_ID:TEAM_ID:PUBLIC_KEY.pem, all of them; repeat the option.", show_default=False
+        ),
+    ] = None,
+    apns_certificate: Annotated[
+        list[Path] | None,
+        typer.Option("--apns-certificate", help="PEM client certificate, all of them; repeat it.", show_default=False),
+    ] = None,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+) -> None:
+    """Open or close the Web Push and APNs doors of an app; what is not named stays as it is.
+
+    [dim]heliograph apps doors shop --apns-topic com.example.shop --apns-key ABC123:TEAM42:apns.pub.pem[/dim]
+    """
+    wanted = {"webpush": webpush, "apns_topic": apns_topic}
+    body: dict[str, Any] = {field: value for field, value in wanted.items() if value is not None}
+    if apns_key:
+        body["apns_keys"] = [_apns_key(text) for text in apns_key]
+    if apns_certificate:
+        body["apns_certificates"] = [_fingerprint(path) for path in apns_certificate]
+    if not body:
+        raise CommandFailed("nothing to set; see `heliograph apps doors --help`")
+    with _provider(url, key, store, config) as provider:
+        provider.patch("apps", name, body=body)
+    say(f"app {name} is changed: {', '.join(sorted(body))}")
+
+
+def _apns_key(text: str) -> dict[str, str]:
+    key_id, _, rest = text.partition(":")
+    team_id, _, file = rest.partition(":")
+    if not key_id or not team_id or not file:
+        raise CommandFailed(f"{text!r} does not read KEY_ID:TEAM_ID:PUBLIC_KEY.pem")
+    return {"key_id": key_id, "team_id": team_id, "public_key": _read(Path(file))}
+
+
+def _fingerprint(path: Path) -> str:
+    """SHA-256 of the certificate's DER, hex."""
+    import hashlib
+    import ssl
+
+    try:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(_read(path).strip())).hexdigest()
+    except ValueError:
+        raise CommandFailed(f"{path} is no PEM certificate") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        raise CommandFailed(f"{path} can not be read") from None
+
+
 @group.command("key")
 def new_key(
     name: Name,

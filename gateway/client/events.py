@@ -33,6 +33,7 @@ class Binding:
     addresses: dict[str, str] | None = None
     fallback: list[str] | None = None
     profile: Profile = NO_PROFILE
+    vapid_key: str | None = None
     ack: AckPolicy = AckPolicy.RECEIPT
     foreground: bool = True
 

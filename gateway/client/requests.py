@@ -186,6 +186,7 @@ class Requests:
             addresses=binding.addresses,
             fallback=binding.fallback,
             **binding.profile._asdict(),
+            vapid_key=binding.vapid_key,
         )
         self._request(Request(FrameType.REGISTER, body, binding, internal=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -56,6 +57,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     for field, host in (("edge.host", edge.host), ("api.host", api.host)):
         if not host.strip():
             found.append((field, "is empty; 127.0.0.1 listens on this machine only, 0.0.0.0 on every address"))
+    found += _tls_conflicts(config)
     if not config.store.path.strip():
         found.append(("store.path", "is empty; name a folder"))
     elif Path(config.store.path).exists() and not Path(config.store.path).is_dir():
@@ -110,6 +112,24 @@ def _jwt_conflicts(config: Config) -> list[tuple[str, str]]:
     if shared and len(shared) < len(auth.jwt_algorithms):
         # a public key taken as the HS256 secret would let anyone sign
         found.append(("auth.jwt_algorithms", "mixes a shared-secret algorithm with public-key ones; keep one kind"))
+    return found
+
+
+def _tls_conflicts(config: Config) -> list[tuple[str, str]]:
+    """Between settings only: what is in the files is looked at when they are loaded (api.tls)."""
+    api = config.api
+    found: list[tuple[str, str]] = []
+    if bool(api.tls_cert) != bool(api.tls_key):
+        found.append(("api.tls_key", "tls_cert and tls_key go together: set both, or none"))
+    if api.tls_cert and api.tls_port and api.tls_port == api.port:
+        found.append(("api.tls_port", f"{api.tls_port} is the plain port too (api.port); give them different ones"))
+    if not api.tls_cert and (api.tls_sni or api.tls_client_ca or api.tls_client_auth != "none"):
+        found.append(("api.tls_cert", "is empty, and other tls_ settings need it"))
+    if api.tls_client_auth != "none" and not api.tls_client_ca:
+        found.append(("api.tls_client_ca", f"is empty, and tls_client_auth = {api.tls_client_auth} needs it"))
+    for url in api.public_urls:
+        if not re.fullmatch(r"https?://[^/?#\s]+", url):
+            found.append(("api.public_urls", f"{url!r} is no origin; one reads https://push.example.com"))
     return found
 
 

@@ -140,6 +140,8 @@ class Store:
     max_scheduled_per_app: int = within(10_000, 1, 1_000_000)
     # outcomes and receipts are kept this long
     history_days: float = within(7.0, 0, 3650)
+    # a revoked token is remembered this long, so that providers hear that it is gone, not that it never was
+    dead_tokens_days: float = within(90.0, 0, 3650)
     # false gives up durability of the last moments on power loss for speed; a killed process still loses nothing
     sync: bool = True
 
@@ -195,10 +197,29 @@ class Delivery:
 class Api:
     """The provider door."""
 
-    # address the provider API binds; plain HTTP, so put TLS in front of anything but loopback
+    # address the provider API binds; port is plain HTTP, so set tls_cert or put TLS in front of anything but loopback
     host: str = "127.0.0.1"
-    # TCP port; 0 takes a free one
+    # TCP port of plain HTTP/1.1 and HTTP/2; 0 takes a free one
     port: int = within(7480, 0, 65_535)
+    # TCP port of HTTPS (HTTP/1.1 and HTTP/2), open where tls_cert is set; 0 takes a free one
+    tls_port: int = within(7443, 0, 65_535)
+    # PEM certificate chain for tls_port; read again when it changes, and on SIGHUP
+    tls_cert: str = ""
+    # PEM private key of tls_cert, without a passphrase
+    tls_key: str = ""
+    # further certificates by host name: host=chain.pem:key.pem; *.example.com stands for one label
+    tls_sni: list[str] = field(default_factory=list)
+    # PEM certificates that may sign client certificates
+    tls_client_ca: str = ""
+    # client certificates: not asked for, taken where there is one, or needed
+    tls_client_auth: Literal["none", "optional", "required"] = "none"
+    # oldest TLS version taken
+    tls_min_version: Literal["1.2", "1.3"] = "1.2"
+    # certificate files are looked at this often
+    tls_reload_s: float = within(60.0, 0.01, 86_400)
+    # origins providers know this gateway by (https://push.example.com): the audience of VAPID tokens and the beginning
+    # of URLs in answers, the first one; empty: what the request says in Host
+    public_urls: list[str] = field(default_factory=list)
     # largest body of a single request; a batch is streamed and bounded by line
     max_body_bytes: int = within(1_048_576, 1024, 1_073_741_824)
     # largest title + text + data of one push

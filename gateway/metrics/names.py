@@ -134,6 +134,12 @@ class Metric(Enum):
     API_CUT = Spec(
         "heliograph_api_cut_total", "counter", "Provider connections refused or cut by a bound, by reason", "reason"
     )
+    API_TLS_SECONDS = Spec(
+        "heliograph_api_tls_seconds",
+        "gauge",
+        "Seconds until a certificate of the provider door expires, by its place in the configuration",
+        "certificate",
+    )
     API_WATCHERS = Spec("heliograph_api_watchers", "gauge", "Receipt streams and waiting receipt requests")
     API_REPLAYS = Spec("heliograph_api_replays_total", "counter", "Pushes answered again for their idempotency key")
     PROVIDER_STREAMS = Spec("heliograph_provider_streams", "gauge", "Open provider streams")

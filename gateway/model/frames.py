@@ -42,6 +42,7 @@ Tags = Annotated[list[Tag], Meta(max_length=100)]
 Channel = Annotated[str, Meta(min_length=1, max_length=32)]
 Address = Annotated[str, Meta(min_length=1, max_length=1_024)]
 Addresses = Annotated[dict[Channel, Address], Meta(max_length=8)]
+VapidKey = Annotated[str, Meta(max_length=128)]
 Fallback = Annotated[list[Channel], Meta(max_length=8)]
 Os = Annotated[str, Meta(max_length=32)]
 Locale = Annotated[str, Meta(max_length=35)]
@@ -148,6 +149,8 @@ class Register(_Body, kw_only=True):
     locale: Locale | None = None
     timezone: Timezone | None = None
     quiet: Quiet | None = None
+    #: Web Push: only who signs with this key may push (RFC 8292 §4), base64url; "" lifts it; None: leave as it is
+    vapid_key: VapidKey | None = None
 
 
 class Token(_Body, kw_only=True):

@@ -15,7 +15,7 @@ from gateway.model.condition import Condition
 from gateway.model.errors import GatewayError
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
-from gateway.model.registration import NO_PROFILE, App, Profile, Registration
+from gateway.model.registration import NO_PROFILE, App, Loss, Profile, Registration, Whereabouts
 
 
 class Delivery(NamedTuple):
@@ -490,12 +490,20 @@ class Directory(Protocol):
 
     def app_names(self) -> list[str]: ...
 
+    def app_name(self, number: int) -> str | None:
+        """Of the app with this number."""
+        ...
+
     def put_app(self, app: App) -> Awaitable[App]:
         """Create or replace; returns it with its number."""
         ...
 
     def find(self, token: str, app: str) -> int:
         """Registration number of a live token of this app, else -1: unknown, revoked and foreign are the same."""
+        ...
+
+    def locate(self, token: bytes) -> Whereabouts:
+        """For doors where the token alone is the address: live, revoked or never there, in the same time."""
         ...
 
     def registration(self, number: int) -> Registration | None: ...
@@ -544,6 +552,6 @@ class Directory(Protocol):
         provider hears of it."""
         ...
 
-    def revoke(self, number: int) -> Awaitable[None]:
+    def revoke(self, number: int, reason: Loss = Loss.REVOKED) -> Awaitable[None]:
         """The token is dead for good; the next REGISTER of the triple gets another."""
         ...

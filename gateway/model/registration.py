@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from enum import IntEnum
 from typing import NamedTuple
 
 import msgspec
@@ -35,6 +36,14 @@ class ApiKey(msgspec.Struct):
     limits: Limits = Limits()
 
 
+class ApnsKey(msgspec.Struct):
+    """A provider's key at the APNs door (ES256)."""
+
+    key_id: str  # the JWT's kid
+    team_id: str  # its iss
+    public_key: str  # PEM
+
+
 class App(msgspec.Struct, kw_only=True):
     """One tenant: its keys, defaults and addresses. Times in milliseconds, 0 or None = the gateway's default."""
 
@@ -60,6 +69,13 @@ class App(msgspec.Struct, kw_only=True):
     #: pushes of normal urgency and below that one registration gets in an hour and in a day; 0 = no limit
     device_per_hour: int = 0
     device_per_day: int = 0
+    #: who may use the Web Push door: "off" nobody, "open" anybody who knows a token, "vapid" who signs (RFC 8292)
+    webpush: str = "vapid"
+    #: the APNs door: closed while apns_topic is empty
+    apns_topic: str = ""
+    apns_keys: list[ApnsKey] = []
+    #: SHA-256 of client certificates that may push, lower-case hex
+    apns_certificates: list[str] = []
 
 
 class Registration(msgspec.Struct, kw_only=True):
@@ -86,6 +102,10 @@ class Registration(msgspec.Struct, kw_only=True):
     timezone: str = ""
     quiet: str = ""
 
+    #: only who signs with this key may push through the Web Push door (RFC 8292 §4): uncompressed P-256 point,
+    #: base64url; empty = no such lock
+    vapid_key: str = ""
+
     @property
     def cohort(self) -> Cohort:
         return Cohort(self.version, self.os, self.locale, self.timezone, self.quiet)
@@ -101,6 +121,28 @@ class Profile(NamedTuple):
 
 
 NO_PROFILE = Profile()
+
+
+class Loss(IntEnum):
+    """Why a token is dead; the number is stored, so never renumber."""
+
+    REVOKED = 0  # by the provider
+    FORGOTTEN = 1  # the device gave it up
+
+
+class DeadToken(NamedTuple):
+    """A token that was live once."""
+
+    app: str
+    at_ms: int  # Unix milliseconds
+    reason: Loss
+
+
+class Whereabouts(NamedTuple):
+    """What is known of a token, whoever asks. Neither: it never was, or is forgotten."""
+
+    number: int = -1  # of a live registration
+    dead: DeadToken | None = None
 
 
 def build_token(token: bytes) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping, Sequence
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.model.errors import InvalidField
 from gateway.model.quiet import is_timezone, parse_span
@@ -21,6 +25,8 @@ MAX_ADDRESS_CHARS = 1_024
 MAX_CHANNEL_CHARS = 32
 _OS = re.compile(r"[a-z0-9._-]{1,32}")
 _LOCALE = re.compile(r"(?=.{2,35}$)[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")
+VAPID_KEY_BYTES = 65
+VAPID_KEY_CHARS = 87
 _APP = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_APP_CHARS}}}")
 
 
@@ -82,6 +88,22 @@ def check_profile(profile: Profile) -> None:
         raise InvalidField("timezone must be an IANA time zone, such as Europe/Berlin", field="timezone")
     if profile.quiet and parse_span(profile.quiet) is None:
         raise InvalidField("quiet must be a span of the day, such as 22:00-07:00", field="quiet")
+
+
+def check_vapid_key(key: str | None) -> None:
+    """RFC 8292 §3.2: an uncompressed point on P-256, base64url without padding; "" takes the lock away."""
+    if not key:
+        return
+    try:
+        point = base64.b64decode(key.encode("ascii") + b"=", altchars=b"-_", validate=True)
+        if len(point) != VAPID_KEY_BYTES or len(key) != VAPID_KEY_CHARS or point[0] != 4:
+            raise ValueError
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    except (binascii.Error, ValueError):  # UnicodeEncodeError is one
+        raise InvalidField(
+            f"vapid_key must be an uncompressed P-256 point: {VAPID_KEY_CHARS} characters of base64url",
+            field="vapid_key",
+        ) from None
 
 
 def _check_channel(channel: str, field: str) -> None:

@@ -23,10 +23,21 @@ from gateway.model.cohort import Cohort, build_cohort
 from gateway.model.condition import Condition
 from gateway.model.errors import GatewayError, UnknownApp, UnknownToken
 from gateway.model.ports import Presence
-from gateway.model.registration import NO_PROFILE, TOKEN_BYTES, App, Profile, Registration, parse_token
+from gateway.model.registration import (
+    NO_PROFILE,
+    TOKEN_BYTES,
+    App,
+    Loss,
+    Profile,
+    Registration,
+    Whereabouts,
+    parse_token,
+)
 from gateway.store.broadcasts import Broadcasts
-from gateway.store.checks import check_app_name, check_labels, check_profile, check_triple
+from gateway.store.changes import any_given, apply_change, distinct, with_profile
+from gateway.store.checks import check_app_name, check_labels, check_profile, check_triple, check_vapid_key
 from gateway.store.commit import Committer
+from gateway.store.dead import DeadTokens
 from gateway.store.deaths import Deaths
 from gateway.store.environment import Environment
 from gateway.store.groups import Groups
@@ -73,6 +84,7 @@ class Directory:
         clock: Callable[[], int],
         *,
         next_number: int = 1,
+        dead_retention_s: int = 90 * 86_400,
     ) -> None:
         self._environment = environment
         self._committer = committer
@@ -101,6 +113,7 @@ class Directory:
         self._cache: OrderedDict[int, Registration] = OrderedDict()
         self._writes: dict[int, asyncio.Future[None]] = {}  # number → its last write under way
         self._tombstones: dict[bytes, int] = {}  # not durable yet
+        self.dead = DeadTokens(environment, committer, clock, self._names.get, dead_retention_s)
 
     def attach(self, broadcasts: Broadcasts) -> None:
         """They must know of changed versions and of registrations gone."""
@@ -204,6 +217,12 @@ class Directory:
         # unknown, revoked and foreign tokens are the same to whoever asks
         return number if number >= 0 and self._groups.app(self.registry.group(number)) == app else -1
 
+    def locate(self, token: bytes) -> Whereabouts:
+        number = self.registry.find(token)
+        # read for live ones too: how long a look-up takes must not tell which it was
+        dead = self.dead.find(token)
+        return Whereabouts(number, None) if number >= 0 else Whereabouts(-1, dead)
+
     def registration(self, number: int) -> Registration | None:
         if number in self._fresh:
             return self._fresh[number]
@@ -254,6 +273,7 @@ class Directory:
         addresses: Mapping[str, str] | None = None,
         fallback: Sequence[str] | None = None,
         profile: Profile = NO_PROFILE,
+        vapid_key: str | None = None,
     ) -> Registered:
         """A1: the live token of (device, app, account), made where there is none. Usable at once.
 
@@ -264,6 +284,7 @@ class Directory:
         check_triple(device, app, version, account)
         check_labels(alias, tags, addresses, fallback)
         check_profile(profile)
+        check_vapid_key(vapid_key)
         if app not in self._apps:
             raise UnknownApp()
         token, generation = self._token(device, app, account, 0), 0
@@ -280,7 +301,7 @@ class Directory:
                 version=version,
                 account=account,
                 alias=alias or "",
-                tags=_distinct(tags or ()),
+                tags=distinct(tags or ()),
                 addresses=dict(addresses or {}),
                 fallback=None if fallback is None else list(fallback),
                 created_at=self._clock() // 1_000,
@@ -289,11 +310,12 @@ class Directory:
                 locale=profile.locale or "",
                 timezone=profile.timezone or "",
                 quiet=profile.quiet or "",
+                vapid_key=vapid_key or "",
             )
             return registration, True, self._create(registration)
         cohort = self._groups.cohort(self.registry.group(number))
-        is_as_before = cohort == _with(cohort, version, profile) and not self.registry.signed_out(number)
-        if is_as_before and not _given(alias, tags, addresses, fallback):
+        is_as_before = cohort == with_profile(cohort, version, profile) and not self.registry.signed_out(number)
+        if is_as_before and not any_given(alias, tags, addresses, fallback, vapid_key):
             known = Registration(
                 number=number,
                 token=token,
@@ -305,7 +327,8 @@ class Directory:
             )
             return known, False, self._under_way(number)
         before = self._existing(number)
-        changed = replace(_changed(before, alias, tags, addresses, fallback, version, profile), signed_out=False)
+        changed = replace(apply_change(before, alias, tags, addresses, fallback, version, profile), signed_out=False)
+        changed.vapid_key = before.vapid_key if vapid_key is None else vapid_key
         if changed == before:
             return before, False, self._under_way(number)
         return changed, False, self._change(before, changed)
@@ -324,7 +347,7 @@ class Directory:
         check_labels(alias, tags, addresses, fallback)
         check_profile(profile)
         before = self._existing(number)
-        changed = _changed(before, alias, tags, addresses, fallback, before.version, profile)
+        changed = apply_change(before, alias, tags, addresses, fallback, before.version, profile)
         written = self._under_way(number) if changed == before else self._change(before, changed)
         return self._answer(written, changed)
 
@@ -399,7 +422,7 @@ class Directory:
         else:
             self.registry.set_group(number, group)
 
-    def revoke(self, number: int) -> asyncio.Future[None]:
+    def revoke(self, number: int, reason: Loss = Loss.REVOKED) -> asyncio.Future[None]:
         """The token is dead at once and for good. Its row goes; its outcomes stay as long as all history does."""
         registration = self.registration(number)
         if registration is None:
@@ -415,8 +438,11 @@ class Directory:
             *self._death(registration, "revoked"),
             *(change.row for change in changes),
         ]
+        burial, dead_rows = self.dead.bury(registration.token, self.app_number(registration.app), reason)
+        rows += dead_rows
 
         def undo() -> None:
+            self.dead.settled(burial)
             self.registry.add(number, registration.token, group, cursor)
             self._set_flags(registration)
             self._tombstones.pop(first, None)
@@ -425,10 +451,15 @@ class Directory:
                 self._presence.returned(registration)
 
         def done_() -> None:
+            self.dead.settled(burial)
             if self._tombstones.get(first) == registration.generation + 1:
                 del self._tombstones[first]
 
-        written = self._write(number, None, rows, changes, undo, done_)
+        try:
+            written = self._write(number, None, rows, changes, undo, done_)
+        except BaseException:
+            self.dead.settled(burial)
+            raise
         if self._presence is not None:
             self._presence.leaving(registration)
         self.registry.remove(number, registration.token)
@@ -552,36 +583,3 @@ class Directory:
             raw = self._environment.get(Db.TOMBSTONES, first)
             count = 0 if raw is None else unpack_u32(raw)
         return count
-
-
-def _given(*labels: object) -> bool:
-    return any(label is not None for label in labels)
-
-
-def _with(before: Cohort, version: str, profile: Profile) -> Cohort:
-    return before._replace(
-        version=version, **{name: value for name, value in profile._asdict().items() if value is not None}
-    )
-
-
-def _distinct(tags: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(tags))
-
-
-def _changed(
-    before: Registration,
-    alias: str | None,
-    tags: Sequence[str] | None,
-    addresses: Mapping[str, str] | None,
-    fallback: Sequence[str] | None,
-    version: str,
-    profile: Profile,
-) -> Registration:
-    return replace(
-        before,
-        alias=before.alias if alias is None else alias,
-        tags=before.tags if tags is None else _distinct(tags),
-        addresses=before.addresses if addresses is None else dict(addresses),
-        fallback=before.fallback if fallback is None else list(fallback),
-        **_with(before.cohort, version, profile)._asdict(),
-    )

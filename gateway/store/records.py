@@ -54,6 +54,8 @@ class Db(IntEnum):
     SEEN = 23  # number >> 10 → hours in which 1024 registrations were connected last
     DEATHS = 24  # app number + cursor u64 → token, Unix ms, why: the feed of dead tokens and addresses
     QUOTAS = 25  # app number + key id → day and pushes in it
+    # "t" + token → who it was and when it was revoked; "o" + time u32 + token → nothing: the order of the sweep
+    DEAD = 26
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
@@ -126,6 +128,33 @@ def name_key(app_number: int, name: str) -> bytes:
     if len(raw) > _PLAIN_NAME_BYTES:
         raw = b"\xff" + hashlib.blake2b(raw, digest_size=32).digest()
     return pack_u32(app_number) + raw
+
+
+# --- revoked tokens -----------------------------------------------------------------------------------------
+
+_DEAD = struct.Struct(">IQB")  # app number, Unix ms, reason
+
+
+def dead_key(token: bytes) -> bytes:
+    return b"t" + token
+
+
+def dead_order_key(at_s: int, token: bytes) -> bytes:
+    return b"o" + pack_u32(at_s) + token
+
+
+def parse_dead_order_key(key: bytes) -> tuple[int, bytes] | None:
+    """(Unix seconds, token); None past the last row of the order."""
+    return (unpack_u32(key[1:5]), key[5:]) if key[:1] == b"o" else None
+
+
+def build_dead(app_number: int, at_ms: int, reason: int) -> bytes:
+    return _DEAD.pack(app_number, at_ms, reason)
+
+
+def parse_dead(raw: bytes) -> tuple[int, int, int]:
+    """(app number, Unix ms, reason)"""
+    return _DEAD.unpack(raw)
 
 
 # --- journal and broadcasts ---------------------------------------------------------------------------------

@@ -83,7 +83,15 @@ class Store:
         contents = Contents(environment)
         self._figures = Figures(environment, self.committer)
         self.directory = Directory(
-            environment, self.committer, keys, registry, groups, loop, clock, next_number=marks.registration
+            environment,
+            self.committer,
+            keys,
+            registry,
+            groups,
+            loop,
+            clock,
+            next_number=marks.registration,
+            dead_retention_s=int(config.dead_tokens_days * 86_400),
         )
 
         def hop_of(seq: int) -> int | None:
@@ -261,7 +269,8 @@ class Store:
 
     def sweep(self) -> bool:
         """Remove a slice of history past retention; True where there is more. A tick does it by itself."""
-        return self.receipts.sweep(self._clock())
+        more = self.receipts.sweep(self._clock())
+        return self.directory.dead.sweep(self._clock()) or more
 
     # --- copies and end -------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from gateway.notifiers.tables import describe
 ROOT = Path(__file__).parents[2]
 CLAUSES = [*(f"A{n}" for n in range(1, 7)), *(f"B{n}" for n in range(1, 8)), "F"]
 PAGE_NAMES = [
+    "apns-door",
     "benchmarks",
     "config",
     "delivery",
@@ -30,6 +31,7 @@ PAGE_NAMES = [
     "provider",
     "scale",
     "threads",
+    "webpush",
 ]
 PAGES = ["README.md", "ARCHITECTURE.md", "LICENSE"] + [f"docs/{name}.md" for name in PAGE_NAMES]
 

@@ -23,7 +23,16 @@ from gateway.model.errors import GatewayError, UnknownPush, UnknownToken
 from gateway.model.notification import Content, Notification, Target
 from gateway.model.outcome import Outcome, State, Step
 from gateway.model.ports import Death, PushRecord, Receipt
-from gateway.model.registration import NO_PROFILE, App, Profile, Registration, build_token
+from gateway.model.registration import (
+    NO_PROFILE,
+    App,
+    DeadToken,
+    Loss,
+    Profile,
+    Registration,
+    Whereabouts,
+    build_token,
+)
 from gateway.notifiers import build_notifiers
 
 
@@ -67,6 +76,7 @@ class Floors:
         self.durable_first: list[bool] = []
         self.write_error: GatewayError | None = None
         self.reasons: list[str] = []
+        self.loss = Loss.REVOKED
 
     # Directory
     def app(self, name: str) -> App | None:
@@ -88,6 +98,17 @@ class Floors:
             if build_token(r.token) == token and r.app == app and not r.revoked_at:
                 return number
         return -1
+
+    def app_name(self, number: int) -> str | None:
+        return next((app.name for app in self.apps.values() if app.number == number), None)
+
+    def locate(self, token: bytes) -> Whereabouts:
+        for number, r in self.registrations.items():
+            if r.token == token:
+                if not r.revoked_at:
+                    return Whereabouts(number)
+                return Whereabouts(-1, DeadToken(r.app, r.revoked_at * 1000, self.loss))
+        return Whereabouts()
 
     def registration(self, number: int) -> Registration | None:
         return self.registrations.get(number)

@@ -154,6 +154,36 @@ def test_a_store_without_operators_key_says_what_to_do(api: Api, tmp_path: Path,
     assert "--key" in capsys.readouterr().err
 
 
+def test_the_doors_of_an_app_are_set(api: Api, tmp_path: Path, capsys) -> None:
+    pem, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    pem.write_text("a public key")
+    certificate.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    api.on("PATCH /v1/apps/demo", APP)
+    options = ["--webpush", "open", "--apns-topic", "com.example", "--apns-key", f"K:T:{pem}"]
+    assert run(["apps", "doors", "demo", *options, "--apns-certificate", str(certificate), "--key", "k"]) == 0
+    assert api.asked[0][1] == {
+        "webpush": "open",
+        "apns_topic": "com.example",
+        "apns_keys": [{"key_id": "K", "team_id": "T", "public_key": "a public key"}],
+        "apns_certificates": ["709e80c88487a2411e1ee4dfb9f22a861492d20c4765150c0c794abd70f8147c"],
+    }
+    assert "webpush" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "nothing to set"),
+        (["--apns-key", "K:T"], "does not read KEY_ID:TEAM_ID"),
+        (["--apns-key", "K:T:nowhere.pem"], "can not be read"),
+        (["--apns-certificate", __file__], "is no PEM certificate"),
+    ],
+)
+def test_doors_that_can_not_be_set(options: list[str], words: str, capsys) -> None:
+    assert run(["apps", "doors", "demo", *options, "--key", "k"]) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_apps_are_listed_for_people_and_programs(api: Api, store: Path, capsys) -> None:
     api.on("GET /v1/apps", {"apps": [APP]})
     assert run(["apps", "list", "--store", str(store)]) == 0
