@@ -174,4 +174,5 @@ class WebPushNotifier:
         return msgspec.json.encode({**build_ids(push_id, registration), "title": title, "text": ""})
 
     async def close(self) -> None:
+        await self._addresses.close()
         await self._connections.close()
