@@ -69,6 +69,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     const SSL_CIPHER *SSL_get_current_cipher(const SSL *ssl)
     uint16_t SSL_CIPHER_get_protocol_id(const SSL_CIPHER *cipher)
     int SSL_version(const SSL *ssl)
+    int SSL_has_pending(const SSL *ssl)
     enum:
         TLS1_3_VERSION
         SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN, SSL_ERROR_SYSCALL
@@ -293,7 +294,7 @@ cdef void lighten(tls_t *t) noexcept nogil:
     """The SSL is given back where its keys are known; else it stays. All its bytes are out: the handshake is only done
     when its last record, a ticket, has left; what it wrote since the client was finished counts under the new keys."""
     cdef int suite
-    if SSL_version(t.ssl) != TLS1_3_VERSION or t.secrets != 3:
+    if SSL_version(t.ssl) != TLS1_3_VERSION or t.secrets != 3 or SSL_has_pending(t.ssl):
         return
     suite = suite_of(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(t.ssl)))
     if suite < 0 or t.incoming.sequence != <uint64_t>secret_bytes(suite) or t.records_out == 255:

@@ -367,17 +367,6 @@ def test_a_device_that_reads_nothing_is_cut_as_a_slow_consumer() -> None:
         until(rig, lambda: rig.reactor.counters()["tls_links"] == 0)
 
 
-def test_many_frames_for_one_link_share_records() -> None:
-    """Each record costs 22 bytes and a cipher call; a hundred small frames of one turn are one record."""
-    with tls_rig() as rig:
-        peer, link = rig.login(tls=CA.context())
-        gate = rig.connect()  # keeps nothing, only shows that both doors are served
-        for i in range(100):
-            rig.reactor.send(link, build_frame(FrameType.NOTIFY, {"id": i}))
-        assert [peer.receive()[0] for _ in range(100)] == [FrameType.NOTIFY] * 100
-        gate.close()
-
-
 def test_last_words_and_close_notify_come_before_the_end() -> None:
     with tls_rig() as rig:
         peer, link = rig.login(tls=CA.context())
