@@ -43,6 +43,8 @@ cdef extern from "<openssl/bio.h>" nogil:
 
 cdef extern from "<openssl/crypto.h>" nogil:
     void OPENSSL_cleanse(void *data, size_t n)
+    unsigned long OpenSSL_version_num()
+    unsigned long OPENSSL_VERSION_NUMBER
 
 cdef extern from "<openssl/err.h>" nogil:
     void ERR_clear_error()
@@ -114,7 +116,27 @@ cdef int socket_read(BIO *b, char *into, int n) noexcept nogil:
         t.ended = 1
     elif t.shake_bytes:
         t.shake_bytes += <uint32_t>got      # stays 0 once the handshake is done, see tls_shake
+        t.records_out = 0
     return <int>got
+
+
+cdef void count_records(tls_t *t, const uint8_t *data, size_t n) noexcept nogil:
+    """OpenSSL does not say how many records it has sealed under a key; what leaves does (RFC 8446 section 5.1)."""
+    cdef size_t step
+    while n:
+        if t.body_left and t.head_at == 0:
+            step = min(n, <size_t>t.body_left)
+            t.body_left -= <uint16_t>step
+        else:
+            step = 1
+            if t.head_at == 3:
+                t.body_left = <uint16_t>(<uint16_t>data[0] << 8)
+            elif t.head_at == 4:
+                t.body_left |= data[0]
+                t.records_out += t.records_out < 255
+            t.head_at = <uint8_t>((t.head_at + 1) % 5)
+        data += step
+        n -= step
 
 
 cdef int socket_write(BIO *b, const char *data, int n) noexcept nogil:
@@ -123,6 +145,8 @@ cdef int socket_write(BIO *b, const char *data, int n) noexcept nogil:
     BIO_clear_retry_flags(b)
     if sent > 0:
         t.moved = 1
+        if t.shake_bytes:
+            count_records(t, <const uint8_t *>data, <size_t>sent)
     elif sent < 0 and (errno == EAGAIN or errno == EINTR):
         BIO_set_retry_write(b)
     return <int>sent
@@ -297,7 +321,9 @@ cdef void lighten(tls_t *t) noexcept nogil:
     if SSL_version(t.ssl) != TLS1_3_VERSION or t.secrets != 3 or SSL_has_pending(t.ssl):
         return
     suite = suite_of(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(t.ssl)))
-    if suite < 0 or t.incoming.sequence != <uint64_t>secret_bytes(suite) or t.records_out == 255:
+    if suite < 0 or t.incoming.sequence != <uint64_t>secret_bytes(suite):
+        return
+    if t.records_out == 255 or t.head_at or t.body_left:
         return
     if t.outgoing.sequence != t.incoming.sequence:
         return
@@ -381,6 +407,9 @@ def _prepare():
     socket_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "heliograph socket")
     if socket_method == NULL:
         raise MemoryError
+    if OpenSSL_version_num() >> 28 != OPENSSL_VERSION_NUMBER >> 28:
+        # an interpreter that brings an OpenSSL of its own and shows it to everybody
+        raise ImportError("built with another OpenSSL than the one that is loaded: build again with this interpreter")
     BIO_meth_set_read(socket_method, socket_read)
     BIO_meth_set_write(socket_method, socket_write)
     BIO_meth_set_ctrl(socket_method, socket_ctrl)
