@@ -13,6 +13,9 @@ from gateway._native.records cimport (
 from gateway._native.tls_light cimport light_finish, light_read, light_write
 from gateway._native.tls_state cimport *
 
+cdef extern from "gw_sys.h" nogil:
+    void gw_trim_heap()
+
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buf, size_t n, int flags)
     ssize_t send(int fd, const void *data, size_t n, int flags)
@@ -95,6 +98,7 @@ cdef tuple tls_failures():
 cdef enum:
     TLS_A_CHUNK = 1024
     CHUNKS_A_STEP = 64
+    BURST = 256                 # handshakes at once, after which memory is given back
 
 cdef BIO_METHOD *socket_method = NULL
 
@@ -209,6 +213,14 @@ cdef inline void stop_shaking(tls_links_t *links, tls_t *t) noexcept nogil:
     t.is_shaking = 0
 
 
+cdef void trim(tls_links_t *links) noexcept nogil:
+    """After a burst of handshakes: their SSLs lay between what stays, so the heap would keep 11 kB for each."""
+    if links.shaking == 0:
+        if links.shaking_peak >= BURST:
+            gw_trim_heap()
+        links.shaking_peak = 0
+
+
 cdef void tls_give(tls_links_t *links, uint32_t place) noexcept nogil:
     cdef tls_t *t = tls_at(links, place)
     tls_finish(links, t)
@@ -220,6 +232,7 @@ cdef void tls_give(tls_links_t *links, uint32_t place) noexcept nogil:
     t.next = links.free
     links.free = place + 1
     links.used -= 1
+    trim(links)
 
 
 cdef void tls_links_free(tls_links_t *links) noexcept nogil:
@@ -260,6 +273,7 @@ cdef int begin(tls_links_t *links, tls_t *t) noexcept nogil:
     t.shake_bytes = 1
     t.is_shaking = 1
     links.shaking += 1
+    links.shaking_peak = max(links.shaking_peak, links.shaking)
     return 0
 
 
@@ -352,6 +366,7 @@ cdef int tls_shake(tls_links_t *links, tls_t *t) noexcept nogil:
         stop_shaking(links, t)
         t.is_resumed = SSL_session_reused(t.ssl) != 0
         lighten(t)
+        trim(links)
         return 1
     result = outcome(t, result)
     if result == TLS_END:

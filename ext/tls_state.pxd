@@ -80,5 +80,6 @@ cdef struct tls_links_t:            # connections of one reactor
     uint32_t used
     uint32_t shaking                # handshakes under way, each with an SSL
     uint32_t shaking_max
+    uint32_t shaking_peak           # since there was none
     ciphers_t ciphers
     uint8_t *wire                   # RECORD_WIRE_MAX bytes: the record that is opened or sealed just now
