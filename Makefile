@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
-.PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos
+.PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api
 .PHONY: bench bench-quick bench-memory bench-units bench-units-baseline wheel clean distclean
 
 help: ## this list
@@ -43,12 +43,16 @@ test-asan: setup ## native tests under address and undefined-behaviour sanitizer
 test-tsan: setup ## native tests under the thread sanitizer
 	@.ci/sanitize tsan
 
+test-api: setup ## schemathesis against the API description, and the libraries that take long to start
+	@$(PYTEST) -q -m slow tests/doors
+
 test-chaos: setup ## kills, full disks, cut connections
 	@$(PYTEST) -q -m chaos tests
 
 docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/heliograph docs
 	@$(BIN)/python -m gateway.delivery docs/delivery.md
+	@$(BIN)/python -m gateway.notifiers docs/notifiers.md
 
 bench: setup ## the system figures P1 to P13 with floors and peers; some twenty minutes
 	@$(BIN)/heliograph bench

@@ -33,7 +33,7 @@ cdef enum:                      # events, reactor → control
     EV_DOWN = 6                 # the link is over; flag is the reason
     EV_DRAINED = 7
     EV_ECHO = 10                # every command before CMD_ECHO was carried out
-    EV_FANNED = 9               # a fan-out is done; registration is how many it was queued for
+    EV_FANNED = 9               # a fan-out is done with the group in link; registration is how many it was queued for
     EV_LATE = 8                 # an ack for what is no longer in flight: after its ack time, or SHOWN after ACK
 
 cdef enum:                      # commands, control → reactor
@@ -122,7 +122,7 @@ cdef struct fan_item_t:
     gw_buffer_t *buffer
     uint64_t seq
     uint32_t ms                 # ack time; 0: a recall, cancels instead of arming
-    uint32_t sent               # links it was queued for
+    uint32_t sent               # links of the group under way it was queued for
     uint8_t urgency
     fan_item_t *next
 

@@ -27,7 +27,9 @@ from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.push_ids import PushIds
+from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
+from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.metrics import Metrics
@@ -62,6 +64,7 @@ class Gateway:
             edge=self.edge,
             journal=store.journal,
             broadcasts=store.broadcasts,
+            schedules=store.schedules,
             directory=directory,
             notifiers=self.notifiers,
             config=config,
@@ -71,11 +74,25 @@ class Gateway:
         self.edge.attach(self.dispatcher)
         directory.watch(self.edge)
         acceptor = Acceptor(
-            directory=directory, journal=store.journal, dispatcher=self.dispatcher, config=config, metrics=metrics
+            directory=directory,
+            journal=store.journal,
+            schedules=store.schedules,
+            dispatcher=self.dispatcher,
+            config=config,
+            metrics=metrics,
+        )
+        self.scheduler = Scheduler(
+            schedules=store.schedules,
+            directory=directory,
+            acceptor=acceptor,
+            backlog=self.dispatcher.backlog,
+            metrics=metrics,
+            clock=unix_ms,
         )
         self.receipts_webhook = ReceiptsWebhook(
             directory=directory,
             receipts=store.receipts,
+            deaths=store.deaths,
             push_ids=push_ids,
             config=config.api,
             metrics=metrics,
@@ -92,10 +109,14 @@ class Gateway:
             ),
             dispatcher=self.dispatcher,
             memory=store.receipts,
+            quotas=Quotas(store.quotas),
+            schedules=store.schedules,
+            deaths=store.deaths,
             push_ids=push_ids,
             metrics=metrics,
             is_connected=self.edge.is_connected,
             readiness=self.readiness,
+            max_ttl_s=config.delivery.max_ttl_s,
             now_ms=unix_ms,
         )
         once = Once(backend)
@@ -117,6 +138,7 @@ class Gateway:
             for name in apps:
                 await self._create_app(name)
             self.dispatcher.start()
+            self.scheduler.start()
             await self.edge.start()
             self.receipts_webhook.start()
             try:
@@ -144,6 +166,10 @@ class Gateway:
             reasons.append("draining")
         return reasons
 
+    def reload_tls(self) -> None:
+        """Certificates as their files are now (SIGHUP); a bad file is logged, and the old certificate stays."""
+        self.api.reload_tls()
+
     async def drain(self) -> None:
         """Take no more pushes and connections, send the devices away in turn, commit."""
         self.draining = True
@@ -156,6 +182,7 @@ class Gateway:
         await self.receipts_webhook.close()
         await self.streams.close()
         await self.edge.stop()
+        await self.scheduler.close()
         await self.dispatcher.close()
         for notifier in self.notifiers.values():
             await notifier.close()
@@ -169,6 +196,7 @@ def _write_ready_file(path: Path, gateway: Gateway) -> None:
         "device_port": gateway.edge.port,
         "device_tls_port": gateway.edge.tls_port,
         "api_port": gateway.api.port,
+        "api_tls_port": gateway.api.tls_port,
     }
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(msgspec.json.encode(ready))
@@ -201,9 +229,11 @@ def _doors(gateway: Gateway) -> str:
 def _greet(gateway: Gateway) -> None:
     config = gateway.config
     url = f"http://{config.api.host}:{gateway.api.port}"
+    secure = f"            https on port {gateway.api.tls_port}\n" if gateway.api.tls_port else ""
     print(
         f"devices:    {_doors(gateway)}\n"
         f"providers:  {url}  (try it: {url}/docs)\n"
+        f"{secure}"
         f"store:      {gateway.store.path}\n"
         f"admin key:  {gateway.admin_key_file}\n"
         f"{_next_steps(gateway)}",
@@ -236,6 +266,8 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
         print(f"heliograph: {where}{exc.message}", file=sys.stderr)
         return 2
     try:
+        if config.api.tls_cert:
+            loop.add_signal_handler(signal.SIGHUP, gateway.reload_tls)
         if ready_file is not None:
             _write_ready_file(ready_file, gateway)
         _greet(gateway)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.api.call import Call
 from gateway.api.media import build_error
 from gateway.api.ports import Backend
-from gateway.api.route import OPERATOR, PROVIDER, Route
+from gateway.api.route import OPERATOR, PROVIDER, Dialect, Route
 from gateway.metrics import Metric
 from gateway.model.errors import GatewayError, MethodNotAllowed, NotFound
 
@@ -27,6 +27,7 @@ log = structlog.get_logger("gateway.api")
 ROUTE = "gateway.route"
 ERROR = "gateway.error"
 APP = "gateway.app"
+DIALECT = "gateway.dialect"
 UNMATCHED = "unmatched"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -38,6 +39,7 @@ def build_endpoint(backend: Backend, routes: dict[str, Route]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         route = routes.get(request.method) or routes["GET"]  # HEAD goes with GET
         request.scope[ROUTE] = f"{route.method} {route.path}"
+        request.scope[DIALECT] = route.dialect
         try:
             provider = None
             if route.caller == OPERATOR:
@@ -61,6 +63,13 @@ def answer_error(request: Request, error: Exception) -> Response:
         error = MethodNotAllowed() if error.status_code == 405 else NotFound("There is nothing at this path.")
     assert isinstance(error, GatewayError)
     request.scope[ERROR] = error.name
+    return _answer(request, error, headers)
+
+
+def _answer(request: Request, error: GatewayError, headers: dict[str, str]) -> Response:
+    dialect: Dialect | None = request.scope.get(DIALECT)
+    if dialect is not None:
+        return dialect.answer(request, error, headers)
     return build_error(request, error, headers=headers)
 
 
@@ -96,7 +105,7 @@ class Observer:
             log.error("request failed", request_id=request_id, kind=type(exc).__name__, place=_place(exc))
             if status:
                 raise _Broken from None  # the answer has begun: only cutting the connection tells the peer
-            await build_error(Request(scope), GatewayError())(scope, receive, observed)
+            await _answer(Request(scope), GatewayError(), {})(scope, receive, observed)
         finally:
             self._note(scope, status, time.perf_counter() - start, request_id)
 
@@ -114,7 +123,7 @@ class Observer:
             if key in scope:
                 facts[name] = scope[key]
         # Probes come every few seconds and say nothing while all is well.
-        quiet = status < 400 and not route.partition(" ")[2].startswith("/v1/")
+        quiet = status < 400 and not route.partition(" ")[2].startswith(("/v1/", "/push/", "/3/"))
         (log.debug if quiet else log.info)("request", **facts)
 
 

@@ -38,6 +38,21 @@ class Limits:
     linger_s: float = 5.0
     # listen backlog
     backlog: int = 1_024
+    # --- HTTP/2
+    # streams a connection may have open, and handlers that may run for it
+    max_streams: int = 1_000
+    # body bytes that may be under way on one stream, and on all of a connection
+    stream_window_bytes: int = 65_535
+    window_bytes: int = 1_048_576
+    # a connection without a stream is closed after this long, seconds
+    idle_s: float = 300.0
+    # frames that ask for nothing (PING, SETTINGS, PRIORITY, empty DATA, …) at once, and how many more each second;
+    # an answer gives some back
+    cheap_frames: int = 1_000
+    cheap_frames_per_s: float = 200.0
+    # requests the peer took back (RST_STREAM) at once, and how many more each second (CVE-2023-44487)
+    resets: int = 200
+    resets_per_s: float = 20.0
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -55,6 +70,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_body = False
         self._header_bytes = 0
         self._discarded = 0
+        #: the scope's extensions: what TLS knows of the peer
+        self.extensions: dict[str, Any] = {}
 
     # --- the connection ---
 
@@ -96,6 +113,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._in_headers = True
         super().on_message_begin()
+        if self.extensions:
+            self.scope["extensions"] = self.extensions
 
     def on_headers_complete(self) -> None:
         self._in_headers = False

@@ -24,20 +24,27 @@ _GROUPS = {
     "push": "Send, look up, recall",
     "receipts": "What became of them",
     "registrations": "Who can be pushed to",
+    "webpush": "Web Push (RFC 8030, 8291, 8292) and UnifiedPush: the URL is the address and the right to use it",
+    "apns": "What libraries for Apple's push service speak",
     "operations": "Health and figures",
 }
 _STATUS = {
     200: "Done",
     201: "Accepted: durable, or acked already",
+    202: "Accepted; a receipt follows",
     204: "Done",
     400: "The request is not right; the message says which field and why",
     401: "No key, or a wrong one",
     403: "The key may not do this",
     404: "Not there, or not yours",
+    405: "Not with this method",
+    408: "Headers or body came too slowly",
     409: "In conflict with what is there",
+    410: "It was there and has ended",
     413: "Too large",
     415: "Not a content type taken here",
     429: "Too many; come back later",
+    500: "The gateway failed",
     503: "Not now; come back later",
 }
 
@@ -46,6 +53,7 @@ def build_document(routes: Iterable[Route]) -> dict[str, Any]:
     """OpenAPI 3.1."""
     shown = [route for route in routes if not route.hidden]
     types = [t for route in shown for t in (route.takes, route.gives) if t is not None]
+    types += [route.dialect.shape for route in shown if route.dialect is not None]
     schemas, components = msgspec.json.schema_components([*types, ErrorBody], ref_template=_REF)
     schema_of = {repr(t): schema for t, schema in zip([*types, ErrorBody], schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
@@ -89,6 +97,11 @@ def _operation(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
         body = {"schema": schema_of[repr(route.takes)], "example": route.example}
         kinds = (JSON, MSGPACK, *route.takes_also)
         out["requestBody"] = {"required": not route.takes_optional, "content": dict.fromkeys(kinds, body)}
+    elif route.takes_media:
+        raw = {"schema": {"type": "string", "format": "binary"}}
+        if route.example is not None:
+            raw = {"schema": {"type": "object"}, "example": route.example}
+        out["requestBody"] = {"required": not route.takes_optional, "content": {route.takes_media: raw}}
     out["responses"] = _responses(route, schema_of)
     return out
 
@@ -133,6 +146,9 @@ def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
 def _error_response(
     status: int, errors: Sequence[type[GatewayError]], schema_of: dict[str, Any], route: Route
 ) -> dict[str, Any]:
+    if route.dialect is not None:
+        shape = {"schema": schema_of[repr(route.dialect.shape)]}
+        return {"description": _STATUS[status], "content": {route.dialect.media: shape}}
     examples = {}
     for cls in errors:
         error = cls(_forbidden_text(route)) if cls is Forbidden else cls()

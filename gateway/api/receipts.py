@@ -57,7 +57,7 @@ class ReceiptRoutes:
             raise BadRequest("expected the cursor of a receipt", field="Last-Event-ID")
         provider = call.provider
         assert provider is not None
-        self._admit()  # refused with a plain answer, before the stream begins
+        self.admit()  # refused with a plain answer, before the stream begins
         return EventStream(self, self._backend, provider.app, provider.key_id, cursor, self._heartbeat_s)
 
     def after(self, app: str, cursor: int, limit: int) -> list[ReceiptView]:
@@ -65,14 +65,15 @@ class ReceiptRoutes:
         rows = backend.receipts.after(app, cursor, limit)
         return [view_receipt(app, row, backend.push_ids, backend.directory) for row in rows]
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """TooManyRequests where no more may wait."""
         if self._watchers >= self._backend.config.max_watchers:
             raise TooManyRequests("Too many receipt streams and waiting requests are open.", after_ms=5_000)
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[asyncio.Event]:
         """An event that is set after each commit with receipts and when the gateway drains."""
-        self._admit()
+        self.admit()
         wake = asyncio.Event()
         unsubscribe = (self._backend.receipts.subscribe(wake.set), self._backend.stopping.subscribe(wake.set))
         self._count(1)

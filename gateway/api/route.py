@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.call import Call
@@ -29,6 +30,18 @@ class Query:
     high: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a door that speaks another service's language answers errors."""
+
+    #: of its paths
+    prefix: str
+    answer: Callable[[Request, GatewayError, Mapping[str, str] | None], Response]
+    media: str
+    #: type of its body
+    shape: Any
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     method: str
@@ -41,6 +54,8 @@ class Route:
     #: type of the request body; None = none
     takes: Any = None
     takes_optional: bool = False
+    #: a body that is not parsed here: its kind
+    takes_media: str = ""
     #: kinds besides JSON and msgpack
     takes_also: tuple[str, ...] = ()
     example: Any = None
@@ -54,5 +69,7 @@ class Route:
     also: tuple[tuple[int, str], ...] = ()
     params: tuple[Query, ...] = ()
     errors: tuple[type[GatewayError], ...] = ()
+    #: None: errors in the one shape of the provider API
+    dialect: Dialect | None = None
     #: not part of the description
     hidden: bool = False

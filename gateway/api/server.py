@@ -1,4 +1,5 @@
-"""The provider door put together: the Starlette application, and uvicorn inside the loop that runs already.
+"""The provider door put together: the Starlette application, and uvicorn inside the loop that runs already, with a
+second listener for TLS beside the plain one.
 
 Must never install a signal handler, write an access log or outlive its stop by more than the given bound.
 """
@@ -8,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,10 +23,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
+from gateway.api.apns.door import ApnsRoutes
 from gateway.api.apps import AppRoutes
 from gateway.api.batch import BatchRoutes
-from gateway.api.door import Observer, answer_error, build_endpoint
+from gateway.api.door import DIALECT, Observer, answer_error, build_endpoint
+from gateway.api.door_routes import apns_routes, webpush_routes
+from gateway.api.feedback import FeedbackRoutes
 from gateway.api.http_protocol import Limits, bounded
+from gateway.api.negotiation import Negotiator
 from gateway.api.once import Once
 from gateway.api.openapi import build_document, build_document_3_0
 from gateway.api.operations import OperationRoutes
@@ -33,7 +39,17 @@ from gateway.api.push import PushRoutes
 from gateway.api.receipts import HEARTBEAT_S, ReceiptRoutes
 from gateway.api.registrations import RegistrationRoutes
 from gateway.api.route import Route
-from gateway.api.routes import app_routes, operation_routes, push_routes, receipt_routes, registration_routes
+from gateway.api.routes import (
+    app_routes,
+    feedback_routes,
+    operation_routes,
+    push_routes,
+    receipt_routes,
+    registration_routes,
+)
+from gateway.api.tls import Certificates
+from gateway.api.webpush.door import WebPushRoutes
+from gateway.model.errors import ConfigError
 
 log = structlog.get_logger("gateway.api")
 
@@ -42,11 +58,15 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
     """Every route with its handler. `once`: idempotency keys where another door has them too."""
     once = once or Once(backend)
     operations = OperationRoutes(backend)
+    receipts = ReceiptRoutes(backend, heartbeat_s=heartbeat_s)
     routes = [
         *app_routes(AppRoutes(backend)),
         *push_routes(PushRoutes(backend, once), BatchRoutes(backend, once)),
-        *receipt_routes(ReceiptRoutes(backend, heartbeat_s=heartbeat_s)),
+        *receipt_routes(receipts),
+        *feedback_routes(FeedbackRoutes(backend)),
         *registration_routes(RegistrationRoutes(backend)),
+        *webpush_routes(WebPushRoutes(backend, receipts, heartbeat_s)),
+        *apns_routes(ApnsRoutes(backend)),
         *operation_routes(operations),
     ]
     document = build_document(routes)
@@ -61,7 +81,11 @@ def build_app(backend: Backend, *, once: Once | None = None, heartbeat_s: float 
     for route in build_routes(backend, once=once, heartbeat_s=heartbeat_s):
         by_path.setdefault(route.path, {})[route.method] = route
 
+    dialects = {route.dialect for methods in by_path.values() for route in methods.values() if route.dialect}
+
     async def on_error(request: Request, error: Exception) -> Response:
+        path = request.url.path
+        request.scope[DIALECT] = next((d for d in dialects if path.startswith(d.prefix)), None)
         return answer_error(request, error)
 
     app = Starlette(
@@ -84,7 +108,7 @@ class _Server(uvicorn.Server):
 
 
 class ApiServer:
-    """uvicorn on config.api.host and port, in the running loop."""
+    """uvicorn on config.api.host and port, and tls_port where there is a certificate, in the running loop."""
 
     def __init__(self, app: Starlette, backend: Backend, *, limits: Limits | None = None) -> None:
         self._app = app
@@ -93,28 +117,31 @@ class ApiServer:
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._port = 0
+        self._tls_port = 0
+        self._tls_server: asyncio.Server | None = None
+        self._certificates: Certificates | None = None
+        self._watch: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
         """The port bound, also where the configured one is 0."""
         return self._port
 
+    @property
+    def tls_port(self) -> int:
+        """The same for TLS; 0 where there is none."""
+        return self._tls_port
+
     async def start(self) -> None:
-        """Bound and accepting when it returns. OSError where the address is taken or not ours."""
+        """Bound and accepting when it returns. OSError where the address is taken or not ours, ConfigError where a
+        certificate can not be used."""
         config = self._backend.config
-        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Inherited by what it accepts: head and body of an answer are two writes, the second must not wait.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.bind((config.host, config.port))
-            sock.setblocking(False)
-        except OSError:
-            sock.close()
-            raise
+        if config.tls_cert:
+            self._certificates = Certificates(config, self._backend.metrics)
+        sock = self._bind(config.port)
         self._port = sock.getsockname()[1]
-        protocol: Any = bounded(self._limits, self._backend.metrics)
+        make = partial(Negotiator, bounded(self._limits, self._backend.metrics), self._limits, self._backend.metrics)
+        protocol: Any = make
         self._server = _Server(
             uvicorn.Config(
                 self._app,
@@ -136,7 +163,55 @@ class ApiServer:
                 self._serving.result()
                 raise OSError("the provider door did not start")
             await asyncio.sleep(0)
-        log.info("provider door open", host=config.host, port=self._port)
+        if self._certificates is not None:
+            await self._start_tls(make, self._certificates)
+        log.info("provider door open", host=config.host, port=self._port, tls_port=self._tls_port)
+
+    def _bind(self, port: int) -> socket.socket:
+        host = self._backend.config.host
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Inherited by what it accepts: head and body of an answer are two writes, the second must not wait.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.bind((host, port))
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    async def _start_tls(self, make: Callable[..., Negotiator], certificates: Certificates) -> None:
+        server = self._server
+        assert server is not None
+        config = self._backend.config
+        try:
+            sock = self._bind(config.tls_port)
+        except OSError as exc:
+            message = f"the provider door can not bind {config.host}:{config.tls_port}: {exc.strerror or exc}"
+            raise ConfigError(message, field="api.tls_port") from exc
+        self._tls_port = sock.getsockname()[1]
+        loop = asyncio.get_running_loop()
+        self._tls_server = await loop.create_server(
+            partial(make, config=server.config, server_state=server.server_state, app_state={}),
+            sock=sock,
+            ssl=certificates.context,
+            backlog=self._limits.backlog,
+            ssl_handshake_timeout=self._limits.headers_s,
+            ssl_shutdown_timeout=self._limits.linger_s,
+        )
+        self._look_at_certificates()
+
+    def _look_at_certificates(self) -> None:
+        assert self._certificates is not None
+        if self._watch is not None:
+            self._certificates.refresh()
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_later(self._backend.config.tls_reload_s, self._look_at_certificates)
+
+    def reload_tls(self) -> bool:
+        """Take the certificate files as they are now (SIGHUP). False: one can not be used, and the old ones stay."""
+        return self._certificates is None or self._certificates.reload()
 
     async def stop(self, timeout_s: float = 10.0) -> None:
         """Accept no more, end streams and long polls, let requests finish for at most `timeout_s`, then cut them."""
@@ -144,6 +219,12 @@ class ApiServer:
         if server is None or serving is None:
             return
         self._backend.stopping.set()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._tls_server is not None:
+            self._tls_server.close()
+            self._tls_server = None
         server.should_exit = True
         await asyncio.wait((serving,), timeout=timeout_s)
         if not serving.done():

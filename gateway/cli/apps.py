@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gateway.cli.options import ConfigFile, Json, StoreFolder, Url, api_url
-from gateway.cli.output import print_fields, print_json, print_table, say, when
+from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
 
 if TYPE_CHECKING:
     from gateway.cli.provider import Provider
@@ -20,6 +20,21 @@ OperatorKey = Annotated[
     str | None,
     typer.Option("--key", help="The operator's key; default: the key file in the local store.", show_default=False),
 ]
+
+
+Settings = Annotated[
+    str, typer.Argument(metavar="SETTINGS", help="JSON object, @FILE or - for stdin.", show_default=False)
+]
+
+
+def _parse_settings(text: str) -> dict[str, Any]:
+    from gateway.cli.send import parse_json
+    from gateway.model.errors import ConfigError
+
+    settings = parse_json("SETTINGS", text) if text else {}
+    if not isinstance(settings, dict):
+        raise ConfigError("SETTINGS is no JSON object")
+    return settings
 
 
 def _provider(url: str | None, key: str | None, store: Path | None, config: Path | None) -> Provider:
@@ -39,6 +54,7 @@ def apps() -> None:
 @group.command()
 def create(
     name: Name,
+    settings: Settings = "",
     url: Url = None,
     key: OperatorKey = None,
     store: StoreFolder = None,
@@ -48,14 +64,39 @@ def create(
     """Create an app and print its first API key, once: only its hash is kept.
 
     [dim]export HELIOGRAPH_KEY=$(heliograph apps create demo)[/dim]
+    [dim]heliograph apps create shop '{"fallback": ["apns"], "limits": {"per_s": 500}}'[/dim]
     """
+    body = {"name": name, **_parse_settings(settings)}
     with _provider(url, key, store, config) as provider:
-        made = provider.post("apps", body={"name": name})
+        made = provider.post("apps", body=body)
     if as_json:
         print_json(made)
     else:
         say(f"app {name} is created; its API key, shown this once:")
         print(made["key"])
+
+
+@group.command("change")
+def change_app(
+    name: Name,
+    settings: Settings,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Change settings of an app; those left out stay as they are. docs/notifiers.md and docs/push.md have them.
+
+    [dim]heliograph apps change shop '{"device_per_hour": 4}'[/dim]
+    """
+    body = _parse_settings(settings)
+    with _provider(url, key, store, config) as provider:
+        changed = provider.patch("apps", name, body=body)
+    if as_json:
+        print_json(changed)
+    else:
+        say(f"app {name} is changed")
 
 
 @group.command("list")
@@ -100,6 +141,132 @@ def show_app(
         return
     print_fields((k, when(v) if k == "created_at" else v) for k, v in found.items() if k != "keys")
     print_table(("key", "label", "created (UTC)"), ([k["id"], k["label"], when(k["created_at"])] for k in keys))
+
+
+def _settings_of(pairs: list[str]) -> dict[str, str]:
+    """KEY=VALUE and KEY=@FILE. Raises CommandFailed."""
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise CommandFailed("a setting reads KEY=VALUE, or KEY=@FILE for the text of a file")
+        if value.startswith("@"):
+            try:
+                value = Path(value[1:]).read_text(encoding="utf-8")
+            except (OSError, UnicodeError) as exc:
+                raise CommandFailed(f"{key}: can not read {value[1:]!r} ({type(exc).__name__})") from None
+        settings[key] = value
+    return settings
+
+
+@group.command("notifier")
+def set_notifier(
+    name: Name,
+    notifier: Annotated[str, typer.Argument(help="apns, fcm, webpush, webhook, …")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Settings; KEY=@FILE takes a file's text, KEY= takes the setting out."
+        ),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the notifier's settings away.")] = False,
+    fallback: Annotated[
+        str | None, typer.Option("--fallback", help="The app's chain from now on, such as apns,webhook.")
+    ] = None,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Set how an app reaches an outside push service; settings not named stay as they are (docs/notifiers.md).
+
+    [dim]heliograph apps notifier shop apns topic=com.example.shop key_id=ABC123DEFG team_id=DEF123GHIJ
+    key=@AuthKey.p8 --fallback apns[/dim]
+    """
+    given = _settings_of(settings or [])
+    with _provider(url, key, store, config) as provider:
+        # Secrets come as ***, and go back so: that leaves them.
+        found: dict[str, dict[str, str]] = provider.get("apps", name)["notifiers"]
+        merged = {**found.pop(notifier, {}), **given}
+        if not remove:
+            found[notifier] = {key: value for key, value in merged.items() if value}
+        body: dict[str, object] = {"notifiers": found}
+        if fallback is not None:
+            body["fallback"] = [each for each in fallback.split(",") if each]
+        changed = provider.patch("apps", name, body=body)
+    if as_json:
+        print_json(changed)
+    else:
+        say(f"app {name}: {notifier} is {'taken away' if remove else 'set'}; fallback: {changed['fallback']}")
+
+
+@group.command("doors")
+def set_doors(
+    name: Name,
+    webpush: Annotated[
+        str | None, typer.Option("--webpush", help="The Web Push door: off, open or vapid.", show_default=False)
+    ] = None,
+    apns_topic: Annotated[
+        str | None,
+        typer.Option("--apns-topic", help="apns-topic at the APNs door; empty closes it.", show_default=False),
+    ] = None,
+    apns_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--apns-key", help="KEY_ID:TEAM_ID:PUBLIC_KEY.pem, all of them; repeat the option.", show_default=False
+        ),
+    ] = None,
+    apns_certificate: Annotated[
+        list[Path] | None,
+        typer.Option("--apns-certificate", help="PEM client certificate, all of them; repeat it.", show_default=False),
+    ] = None,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+) -> None:
+    """Open or close the Web Push and APNs doors of an app; what is not named stays as it is.
+
+    [dim]heliograph apps doors shop --apns-topic com.example.shop --apns-key ABC123:TEAM42:apns.pub.pem[/dim]
+    """
+    wanted = {"webpush": webpush, "apns_topic": apns_topic}
+    body: dict[str, Any] = {field: value for field, value in wanted.items() if value is not None}
+    if apns_key:
+        body["apns_keys"] = [_apns_key(text) for text in apns_key]
+    if apns_certificate:
+        body["apns_certificates"] = [_fingerprint(path) for path in apns_certificate]
+    if not body:
+        raise CommandFailed("nothing to set; see `heliograph apps doors --help`")
+    with _provider(url, key, store, config) as provider:
+        provider.patch("apps", name, body=body)
+    say(f"app {name} is changed: {', '.join(sorted(body))}")
+
+
+def _apns_key(text: str) -> dict[str, str]:
+    key_id, _, rest = text.partition(":")
+    team_id, _, file = rest.partition(":")
+    if not key_id or not team_id or not file:
+        raise CommandFailed(f"{text!r} does not read KEY_ID:TEAM_ID:PUBLIC_KEY.pem")
+    return {"key_id": key_id, "team_id": team_id, "public_key": _read(Path(file))}
+
+
+def _fingerprint(path: Path) -> str:
+    """SHA-256 of the certificate's DER, hex."""
+    import hashlib
+    import ssl
+
+    try:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(_read(path).strip())).hexdigest()
+    except ValueError:
+        raise CommandFailed(f"{path} is no PEM certificate") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        raise CommandFailed(f"{path} can not be read") from None
 
 
 @group.command("key")

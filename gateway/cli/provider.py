@@ -60,6 +60,9 @@ class Provider:
     def post(self, *path: str, body: Any = None) -> Any:
         return self._call("POST", path, json={} if body is None else body)
 
+    def patch(self, *path: str, body: Any) -> Any:
+        return self._call("PATCH", path, json=body)
+
     def delete(self, *path: str) -> Any:
         return self._call("DELETE", path)
 

@@ -23,7 +23,7 @@ def serve(
         Path | None,
         typer.Option(
             "--ready-file",
-            help='Written when ready: {"pid", "device_port", "device_tls_port", "api_port"}; for who asks for port 0.',
+            help='Written when ready: {"pid", "device_port", "api_port", …}; for scripts that ask for port 0.',
             show_default=False,
         ),
     ] = None,

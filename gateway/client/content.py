@@ -23,6 +23,29 @@ class AckPolicy(Enum):
     DISPLAY = "display"  # when the app calls shown(); what was not shown is not acked
 
 
+@dataclass(slots=True, frozen=True)
+class WebPushMessage:
+    """A message from the Web Push door as it came: still encrypted, or without a body."""
+
+    body: bytes = field(repr=False)
+    #: aes128gcm, aesgcm, or empty where there is no body
+    content_encoding: str = ""
+    #: of aesgcm, whose parameters are not in the body
+    encryption: str = field(default="", repr=False)
+    crypto_key: str = field(default="", repr=False)
+
+
+def parse_webpush(data: Any) -> WebPushMessage | None:
+    """None where the message body did not come through the Web Push door."""
+    message = data.get("webpush") if isinstance(data, dict) and len(data) == 1 else None
+    if not isinstance(message, dict) or not isinstance(message.get("body"), bytes):
+        return None
+    texts = [message.get(name, "") for name in ("content_encoding", "encryption", "crypto_key")]
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    return WebPushMessage(message["body"], *texts)
+
+
 @dataclass(slots=True, eq=False)
 class Notification:
     """One message for one app."""
@@ -42,6 +65,11 @@ class Notification:
     channel: str = "edge"  # B7
     source: str = field(default="", repr=False)  # dedupe scope: the token, or the app of a broadcast
     on_shown: Callable[[Notification], None] | None = field(default=None, repr=False)
+
+    @property
+    def webpush(self) -> WebPushMessage | None:
+        """The raw message where it came through the Web Push door; Subscription.open opens it."""
+        return parse_webpush(self.data)
 
     @property
     def is_urgent(self) -> bool:

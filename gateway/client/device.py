@@ -37,11 +37,12 @@ from gateway.client.events import (
 )
 from gateway.client.heartbeat import AdaptiveHeartbeat
 from gateway.client.link import Link, build_tls
-from gateway.client.registration import Handlers, Registration, ended
+from gateway.client.registration import Registration, build_handlers, ended
 from gateway.client.requests import Phase
 from gateway.client.seen import Seen, SeenStore
 from gateway.client.session import Session, Wishes
 from gateway.client.states import Connection, DeviceState, Observer
+from gateway.model.registration import NO_PROFILE, Profile
 
 _log = logging.getLogger("gateway.client")
 
@@ -216,6 +217,8 @@ class Device:
         tags: list[str] | None = None,
         addresses: dict[str, str] | None = None,
         fallback: list[str] | None = None,
+        profile: Profile = NO_PROFILE,
+        vapid_key: str | None = None,
         foreground: bool = True,
         ack: AckPolicy = AckPolicy.RECEIPT,
         on_message: Callable[[Notification], Awaitable[None] | None] | None = None,
@@ -226,15 +229,13 @@ class Device:
         """Bind an app and account here and wait for its token (A1). Off line it waits for the link.
 
         keep=False: other accounts of this app on this device end with it (A5). The same app and account again changes
-        the registration there is. on_token hears of a token that took the place of an earlier one. Raises the
-        gateway's refusal, or what stopped the device; a refusal that says to retry is retried.
+        the registration there is. profile: OS, locale, time zone and quiet hours, which choose language and time of
+        what comes. vapid_key: only the Web Push sender with this public key (base64url) may push to the token, "" lifts
+        that, None leaves it. on_token hears of a token that took the place of an earlier one. Raises the gateway's
+        refusal, or what stopped the device; a refusal that says to retry is retried.
         """
         self._check_running()
-        handlers = None
-        if on_message is not None:
-            handlers = Handlers(on_message, on_tip, on_recall)
-        elif on_tip is not None or on_recall is not None:
-            raise TypeError("on_tip and on_recall need on_message: else messages would have nowhere to go")
+        handlers = build_handlers(on_message, on_tip, on_recall)
         binding = self._session.bindings.find(app, account)
         fresh = binding is None
         if binding is None:
@@ -246,6 +247,7 @@ class Device:
         registration._on_token = on_token or registration._on_token
         binding.version, binding.keep, binding.ack = version, keep, ack
         binding.alias, binding.tags, binding.addresses, binding.fallback = alias, tags, addresses, fallback
+        binding.profile, binding.vapid_key = profile, vapid_key
         bound: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._binding.setdefault(binding, [])
         waiting.append(bound)

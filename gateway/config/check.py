@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -43,6 +44,12 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
             )
         )
     at_most("api.receipts_retry_s", api.receipts_retry_s, "api.receipts_retry_max_s", api.receipts_retry_max_s)
+    at_most(
+        "delivery.notifier_open_s",
+        delivery.notifier_open_s,
+        "delivery.notifier_open_max_s",
+        delivery.notifier_open_max_s,
+    )
     for name, port in (("edge.port", edge.port), ("edge.tls_port", edge.tls_port)):
         if port > 0 and port == api.port and edge.host == api.host:
             found.append(("api.port", f"{api.port} is the device port too ({name}); give them different ones"))
@@ -50,6 +57,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     for field, host in (("edge.host", edge.host), ("api.host", api.host)):
         if not host.strip():
             found.append((field, "is empty; 127.0.0.1 listens on this machine only, 0.0.0.0 on every address"))
+    found += _tls_conflicts(config)
     if not config.store.path.strip():
         found.append(("store.path", "is empty; name a folder"))
     elif Path(config.store.path).exists() and not Path(config.store.path).is_dir():
@@ -107,6 +115,24 @@ def _jwt_conflicts(config: Config) -> list[tuple[str, str]]:
     return found
 
 
+def _tls_conflicts(config: Config) -> list[tuple[str, str]]:
+    """Between settings only: what is in the files is looked at when they are loaded (api.tls)."""
+    api = config.api
+    found: list[tuple[str, str]] = []
+    if bool(api.tls_cert) != bool(api.tls_key):
+        found.append(("api.tls_key", "tls_cert and tls_key go together: set both, or none"))
+    if api.tls_cert and api.tls_port and api.tls_port == api.port:
+        found.append(("api.tls_port", f"{api.tls_port} is the plain port too (api.port); give them different ones"))
+    if not api.tls_cert and (api.tls_sni or api.tls_client_ca or api.tls_client_auth != "none"):
+        found.append(("api.tls_cert", "is empty, and other tls_ settings need it"))
+    if api.tls_client_auth != "none" and not api.tls_client_ca:
+        found.append(("api.tls_client_ca", f"is empty, and tls_client_auth = {api.tls_client_auth} needs it"))
+    for url in api.public_urls:
+        if not re.fullmatch(r"https?://[^/?#\s]+", url):
+            found.append(("api.public_urls", f"{url!r} is no origin; one reads https://push.example.com"))
+    return found
+
+
 def advice(config: Config) -> list[tuple[str, str]]:
     """(field, what to think about): settings that are allowed and may surprise."""
     found: list[tuple[str, str]] = []
@@ -125,6 +151,8 @@ def advice(config: Config) -> list[tuple[str, str]]:
         found += _tls_advice(edge)
     if not _is_loopback(config.api.host):
         found.append(("api.host", "the provider API is plain HTTP: put a TLS proxy in front, API keys travel on it"))
+    if config.delivery.webpush_private:
+        found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
     if not config.store.sync:
         found.append(("store.sync", "false: a power loss may lose pushes that were answered with 201"))
     if config.edge.memory_limit_bytes == 0 and not _is_loopback(config.edge.host):

@@ -136,8 +136,12 @@ class Store:
     max_pending_per_registration: int = within(1_000, 1)
     # live broadcasts of one app; past it a broadcast is refused (503 queue_full)
     max_broadcasts_per_app: int = within(1_000, 1)
+    # pushes of one app that wait for their time; past it a scheduled push is refused (503 queue_full)
+    max_scheduled_per_app: int = within(10_000, 1, 1_000_000)
     # outcomes and receipts are kept this long
     history_days: float = within(7.0, 0, 3650)
+    # a revoked token is remembered this long, so that providers hear that it is gone, not that it never was
+    dead_tokens_days: float = within(90.0, 0, 3650)
     # false gives up durability of the last moments on power loss for speed; a killed process still loses nothing
     sync: bool = True
 
@@ -156,24 +160,66 @@ class Delivery:
     ttl_s: int = within(86_400, 0, 31_536_000)
     # longest time to live a push may ask for
     max_ttl_s: int = within(2_419_200, 1, 31_536_000)
+    # how far ahead a push may be scheduled
+    max_schedule_s: int = within(31_536_000, 0, 315_360_000)
     # message bodies up to this size go with the notification where the push says body = auto
     inline_bytes: int = 4_096
-    # notifier calls under way at once, for each notifier
-    notifier_concurrency: int = within(64, 1, 10_000)
+    # notifier calls under way at once, for each notifier; a quarter is kept for lanes that have none under way
+    notifier_concurrency: int = within(256, 1, 10_000)
     # notifier calls waiting, for each notifier; past it the delivery waits for its retry timer
     notifier_queue: int = within(100_000, 1)
     # how long one notifier call may take
     notifier_timeout_s: float = within(10.0, 0.1, 600)
+    # lanes (an upstream and the credential it is asked with) busy at once, for each notifier; past it a call for a new
+    # one waits for its retry timer
+    notifier_lanes: int = within(1_024, 1, 1_000_000)
+    # calls of one lane under way at once
+    notifier_lane_concurrency: int = within(64, 1, 10_000)
+    # calls of one lane waiting; past it the delivery waits for its retry timer
+    notifier_lane_queue: int = within(10_000, 1)
+    # a lane that has to rest for at most this long keeps its calls; for longer they wait for their retry timers
+    notifier_hold_s: float = within(5.0, 0, 3600)
+    # failures in a row after which a lane is left alone
+    notifier_failures: int = within(5, 1, 1_000)
+    # a lane is left alone for this long at first; the time doubles while it goes on failing
+    notifier_open_s: float = within(1.0, 0.05, 3600)
+    # longest time a lane is left alone for its failures
+    notifier_open_max_s: float = within(60.0, 0.05, 86_400)
+    # longest time a lane rests because its upstream said Retry-After
+    notifier_pause_max_s: float = within(3_600.0, 1, 86_400)
+    # calls a second of one lane, a second's worth at once; 0 = no limit
+    notifier_rate: float = within(2_000.0, 0, 1_000_000)
+    # Web Push: may subscriptions lead to private addresses (loopback, LAN)? Devices name them, so keep it false
+    webpush_private: bool = False
 
 
 @dataclass(slots=True)
 class Api:
     """The provider door."""
 
-    # address the provider API binds; plain HTTP, so put TLS in front of anything but loopback
+    # address the provider API binds; port is plain HTTP, so set tls_cert or put TLS in front of anything but loopback
     host: str = "127.0.0.1"
-    # TCP port; 0 takes a free one
+    # TCP port of plain HTTP/1.1 and HTTP/2; 0 takes a free one
     port: int = within(7480, 0, 65_535)
+    # TCP port of HTTPS (HTTP/1.1 and HTTP/2), open where tls_cert is set; 0 takes a free one
+    tls_port: int = within(7443, 0, 65_535)
+    # PEM certificate chain for tls_port; read again when it changes, and on SIGHUP
+    tls_cert: str = ""
+    # PEM private key of tls_cert, without a passphrase
+    tls_key: str = ""
+    # further certificates by host name: host=chain.pem:key.pem; *.example.com stands for one label
+    tls_sni: list[str] = field(default_factory=list)
+    # PEM certificates that may sign client certificates
+    tls_client_ca: str = ""
+    # client certificates: not asked for, taken where there is one, or needed
+    tls_client_auth: Literal["none", "optional", "required"] = "none"
+    # oldest TLS version taken
+    tls_min_version: Literal["1.2", "1.3"] = "1.2"
+    # certificate files are looked at this often
+    tls_reload_s: float = within(60.0, 0.01, 86_400)
+    # origins providers know this gateway by (https://push.example.com): the audience of VAPID tokens and the beginning
+    # of URLs in answers, the first one; empty: what the request says in Host
+    public_urls: list[str] = field(default_factory=list)
     # largest body of a single request; a batch is streamed and bounded by line
     max_body_bytes: int = within(1_048_576, 1024, 1_073_741_824)
     # largest title + text + data of one push

@@ -33,6 +33,10 @@ class PushIds:
         self._key = hashlib.sha256(b"heliograph push id\0" + key).digest()
         self._ciphers: dict[str, tuple[CipherContext, CipherContext]] = {}
 
+    def derive(self, purpose: bytes) -> bytes:
+        """32 bytes for another kind of id: the same on every start, unrelated to those of pushes."""
+        return hmac.digest(self._key, b"derive\0" + purpose, "sha256")
+
     def _of(self, app: str) -> tuple[CipherContext, CipherContext]:
         ciphers = self._ciphers.get(app)
         if ciphers is None:

@@ -26,7 +26,7 @@ from gateway.model.frames import (
     build_frame,
     parse_body,
 )
-from gateway.model.registration import Registration, build_token, parse_token
+from gateway.model.registration import Loss, Profile, Registration, build_token, parse_token
 from gateway.store.directory import Directory
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ class DeviceRequests:
             tags=ask.tags,
             addresses=ask.addresses,
             fallback=ask.fallback,
+            profile=Profile(ask.os, ask.locale, ask.timezone, ask.quiet),
+            vapid_key=ask.vapid_key,
         )
         if committed is not None:
             self._changes.admit(session.key, self._clock())
@@ -204,7 +206,7 @@ class DeviceRequests:
     def _on_unregister(self, link: int, session: Session, body: bytes) -> _Work:
         ask = parse_body(body, Unregister)
         number = self._own(ask.token, link)
-        ended = self._directory.revoke(number) if ask.forget else self._directory.sign_out(number)
+        ended = self._directory.revoke(number, Loss.FORGOTTEN) if ask.forget else self._directory.sign_out(number)
         if not ask.forget:  # a token revoked has left its link already
             self._edge.unbind(link, number)
             if not self._registry.bound(session.key):

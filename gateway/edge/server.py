@@ -283,7 +283,7 @@ class EdgeServer:
                         numbers = events.meant(a, self._registry.bound(b), shown=c)
                         late += [Ack(a, number, 0, now, c, link) for number in numbers]
                 elif kind == native.EVENT_FANNED:
-                    events.on_fanned(a, b)
+                    events.on_fanned(a, link, b)
                 elif kind == native.EVENT_DRAINED:
                     self._drained += 1
                     if self._drained == len(self.plane.reactors):

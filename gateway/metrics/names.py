@@ -134,6 +134,12 @@ class Metric(Enum):
     API_CUT = Spec(
         "heliograph_api_cut_total", "counter", "Provider connections refused or cut by a bound, by reason", "reason"
     )
+    API_TLS_SECONDS = Spec(
+        "heliograph_api_tls_seconds",
+        "gauge",
+        "Seconds until a certificate of the provider door expires, by its place in the configuration",
+        "certificate",
+    )
     API_WATCHERS = Spec("heliograph_api_watchers", "gauge", "Receipt streams and waiting receipt requests")
     API_REPLAYS = Spec("heliograph_api_replays_total", "counter", "Pushes answered again for their idempotency key")
     PROVIDER_STREAMS = Spec("heliograph_provider_streams", "gauge", "Open provider streams")
@@ -149,7 +155,29 @@ class Metric(Enum):
     CIRCUITS_OPENED = Spec(
         "heliograph_circuits_opened_total",
         "counter",
-        "Times an address of a notifier was left alone for a while",
+        "Times a lane of a notifier was left alone for its failures",
+        "notifier",
+    )
+    NOTIFIER_OUTCOMES = Spec(
+        "heliograph_notifier_outcomes_total",
+        "counter",
+        "What upstreams answered, by notifier and reason (docs/notifiers.md)",
+        "outcome",
+    )
+    NOTIFIER_LANES = Spec("heliograph_notifier_lanes", "gauge", "Lanes that are busy or have to rest", "notifier")
+    NOTIFIER_RESTS = Spec(
+        "heliograph_notifier_rests_total", "counter", "Times a lane had to rest, for any reason", "notifier"
+    )
+    NOTIFIER_BOUNDS = Spec(
+        "heliograph_notifier_bounds_total",
+        "counter",
+        "Times a bound of a notifier was reached, by notifier and bound",
+        "bound",
+    )
+    NOTIFIER_TOKENS = Spec(
+        "heliograph_notifier_tokens_total",
+        "counter",
+        "Access or provider tokens made or fetched, by notifier",
         "notifier",
     )
 

@@ -179,6 +179,11 @@ class HeadersTooLarge(GatewayError):
     summary = "The request line and headers are larger than allowed."
 
 
+class Gone(GatewayError):
+    code, name, status, retryable, after_ms = 43, "gone", 410, False, 0
+    summary = "It was there and has ended for good."
+
+
 # --- store -----------------------------------------------------------------------------------------------------------
 
 

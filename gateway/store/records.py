@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.model.cohort import build_cohort
 from gateway.model.notification import Content, Notification
 from gateway.model.outcome import Outcome, Step
 from gateway.model.registration import App, Registration
 
 #: version of everything in this module and of the list of databases; raise it with any change that an older program
 #: would misread
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Db(IntEnum):
@@ -48,11 +49,18 @@ class Db(IntEnum):
     POSITIONS = 18  # name → cursor u64 (how far a webhook has come)
     SETTLED = 19  # seq u64 → what became of it and the 63 deliveries of its batch behind it (batch_rows.py)
     BATCHES = 20  # first seq of a batch that is over u64 → its end, items without content, what became of them
+    SCHEDULED = 21  # seq u64 of a push that waits for its time → that time and the push
+    RELEASED = 22  # seq u64 of such a push ↔ seq u64 of the notification it became, both ways
+    SEEN = 23  # number >> 10 → hours in which 1024 registrations were connected last
+    DEATHS = 24  # app number + cursor u64 → token, Unix ms, why: the feed of dead tokens and addresses
+    QUOTAS = 25  # app number + key id → day and pushes in it
+    # "t" + token → who it was and when it was revoked; "o" + time u32 + token → nothing: the order of the sweep
+    DEAD = 26
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
-#: since schema 2
-NEWER = frozenset({Db.SETTLED, Db.BATCHES})
+#: since schemas 2 and 3
+NEWER = frozenset(db for db in Db if db >= Db.SETTLED)
 
 PUT, DELETE, DELETE_DUP = 0, 1, 2
 #: (operation, database, key, value); value is empty for DELETE
@@ -85,9 +93,9 @@ def unpack_u64(raw: bytes) -> int:
 
 # --- apps and registrations ---------------------------------------------------------------------------------
 
-_REGISTRATION = struct.Struct(">16sIBB")  # token, app number, flags, length of the version that follows
+_REGISTRATION = struct.Struct(">16sIBB")  # token, app number, flags, length of the cohort that follows
 #: flags of a registration; rows of older versions have only the first
-_SIGNED_OUT, _PLAIN = 1, 2
+_SIGNED_OUT, _PLAIN, _QUIET = 1, 2, 4
 
 
 def build_app(app: App) -> bytes:
@@ -99,10 +107,11 @@ def parse_app(raw: bytes) -> App:
 
 
 def build_registration(registration: Registration, app_number: int) -> bytes:
-    version = registration.version.encode()
+    cohort = build_cohort(registration.cohort).encode()
     flags = _SIGNED_OUT * registration.signed_out | _PLAIN * (registration.fallback is None)
-    head = _REGISTRATION.pack(registration.token, app_number, flags, len(version))
-    return head + version + bytes(_encode(registration))
+    flags |= _QUIET * bool(registration.quiet)
+    head = _REGISTRATION.pack(registration.token, app_number, flags, len(cohort))
+    return head + cohort + bytes(_encode(registration))
 
 
 def parse_registration(raw: bytes) -> Registration:
@@ -119,6 +128,33 @@ def name_key(app_number: int, name: str) -> bytes:
     if len(raw) > _PLAIN_NAME_BYTES:
         raw = b"\xff" + hashlib.blake2b(raw, digest_size=32).digest()
     return pack_u32(app_number) + raw
+
+
+# --- revoked tokens -----------------------------------------------------------------------------------------
+
+_DEAD = struct.Struct(">IQB")  # app number, Unix ms, reason
+
+
+def dead_key(token: bytes) -> bytes:
+    return b"t" + token
+
+
+def dead_order_key(at_s: int, token: bytes) -> bytes:
+    return b"o" + pack_u32(at_s) + token
+
+
+def parse_dead_order_key(key: bytes) -> tuple[int, bytes] | None:
+    """(Unix seconds, token); None past the last row of the order."""
+    return (unpack_u32(key[1:5]), key[5:]) if key[:1] == b"o" else None
+
+
+def build_dead(app_number: int, at_ms: int, reason: int) -> bytes:
+    return _DEAD.pack(app_number, at_ms, reason)
+
+
+def parse_dead(raw: bytes) -> tuple[int, int, int]:
+    """(app number, Unix ms, reason)"""
+    return _DEAD.unpack(raw)
 
 
 # --- journal and broadcasts ---------------------------------------------------------------------------------

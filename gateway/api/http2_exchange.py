@@ -1,0 +1,167 @@
+"""One request and its answer on a stream of an HTTP/2 connection: the ASGI side. Must never hold more of a body than
+the stream's window, nor wait for the peer without a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+#: what HTTP/2 has no field for (RFC 9113 §8.2.2)
+_CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+
+
+class Carrier(Protocol):
+    """What an exchange asks of its connection."""
+
+    def took(self, stream: int, size: int) -> None:
+        """So many body bytes were taken: the peer may send as many more."""
+        ...
+
+    def room(self, stream: int) -> int:
+        """Bytes of DATA that may be sent in one frame now."""
+        ...
+
+    def send_head(self, stream: int, headers: Iterable[tuple[bytes, bytes]], *, end: bool) -> None: ...
+
+    def send_data(self, stream: int, data: bytes, *, end: bool) -> None: ...
+
+    async def writable(self) -> None:
+        """The socket takes more."""
+        ...
+
+    def slow_body(self, stream: int) -> None: ...
+
+    def slow_reader(self, stream: int) -> None: ...
+
+    def complete(self, stream: int, *, body_ended: bool) -> None:
+        """The answer is out."""
+        ...
+
+
+class Exchange:
+    """ASGI `receive` and `send` of one stream."""
+
+    def __init__(self, carrier: Carrier, stream: int, scope: dict[str, Any], idle_s: float, stall_s: float) -> None:
+        self.scope = scope
+        self._carrier = carrier
+        self._stream = stream
+        self._idle_s = idle_s
+        self._stall_s = stall_s
+        self._parts: list[bytes] = []
+        self._size = 0  # flow-controlled bytes in parts, padding included
+        self._ended = False  # the peer sent all of the request
+        self._told = False  # and the handler knows
+        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        #: the peer left, or was cut: whatever is sent goes nowhere
+        self.gone = False
+        #: the first field of the answer is out; all of it is
+        self.started = False
+        self.answered = False
+        self._came = asyncio.Event()
+        self._opened = asyncio.Event()
+
+    # --- from the connection ---
+
+    @property
+    def waiting(self) -> bool:
+        """More of the body is expected."""
+        return not self._ended
+
+    def on_data(self, data: bytes, size: int) -> None:
+        if self.answered or self.gone:
+            self._carrier.took(self._stream, size)
+            return
+        self._parts.append(data)
+        self._size += size
+        self._came.set()
+
+    def on_end(self) -> None:
+        self._ended = True
+        self._came.set()
+
+    def on_window(self) -> None:
+        self._opened.set()
+
+    def on_gone(self) -> None:
+        self.gone = True
+        self._came.set()
+        self._opened.set()
+
+    # --- from the handler ---
+
+    async def receive(self) -> dict[str, Any]:
+        while True:
+            if self.gone or self.answered:
+                return {"type": "http.disconnect"}
+            if self._parts:
+                body = b"".join(self._parts)
+                self._parts.clear()
+                size, self._size = self._size, 0
+                self._carrier.took(self._stream, size)
+                self._told = self._ended
+                return {"type": "http.request", "body": body, "more_body": not self._ended}
+            if self._ended and not self._told:
+                self._told = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            self._came.clear()
+            try:
+                async with asyncio.timeout(None if self._ended else self._idle_s):
+                    await self._came.wait()
+            except TimeoutError:
+                self._carrier.slow_body(self._stream)
+                self.on_gone()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self.gone or self.answered:
+            return
+        if message["type"] == "http.response.start":
+            self._head = message["status"], list(message.get("headers", ()))
+            return
+        body, more = bytes(message.get("body", b"")), bool(message.get("more_body", False))
+        if self.scope["method"] == "HEAD":
+            body = b""
+        if not self.started:
+            assert self._head is not None, "a body before the head of the answer"
+            status, fields = self._head
+            self.started = True
+            headers = [(b":status", b"%d" % status)]
+            headers += [(n.lower(), v) for n, v in fields if n.lower() not in _CONNECTION_FIELDS]
+            self._carrier.send_head(self._stream, headers, end=not more and not body)
+            if not more and not body:
+                self._finish()
+                return
+        await self._send_body(body, more=more)
+
+    async def _send_body(self, body: bytes, *, more: bool) -> None:
+        at = 0
+        while at < len(body):
+            room = self._carrier.room(self._stream)
+            if room <= 0:
+                self._opened.clear()
+                try:
+                    async with asyncio.timeout(self._stall_s):
+                        await self._opened.wait()
+                except TimeoutError:
+                    self._carrier.slow_reader(self._stream)
+                    self.on_gone()
+            else:
+                piece = body[at : at + room]
+                at += len(piece)
+                self._carrier.send_data(self._stream, piece, end=not more and at == len(body))
+                await self._carrier.writable()
+            if self.gone:
+                return
+        if not body and not more:
+            self._carrier.send_data(self._stream, b"", end=True)
+        if not more:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.answered = True
+        if self._size:
+            self._carrier.took(self._stream, self._size)
+            self._parts.clear()
+            self._size = 0
+        self._came.set()
+        self._carrier.complete(self._stream, body_ended=self._ended)

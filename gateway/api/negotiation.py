@@ -1,0 +1,108 @@
+"""Which protocol a connection speaks: by ALPN, else by its first bytes; must hold no more than HTTP/2's preface.
+
+    ALPN h2          → HTTP/2            ALPN http/1.1 → HTTP/1.1
+    no ALPN, or no TLS: `PRI * HTTP/2.0…` (RFC 9113 §3.3, prior knowledge) → HTTP/2, anything else → HTTP/1.1
+
+aioapns is one that says nothing in ALPN and speaks HTTP/2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+
+from gateway.api.http2_frames import PREFACE
+from gateway.api.http2_protocol import Http2Protocol
+from gateway.api.http_protocol import BoundedHttpProtocol, Limits
+from gateway.api.tls_peer import describe_tls
+from gateway.metrics import Metric, Metrics
+
+
+class Negotiator(asyncio.Protocol):
+    """Stands for a connection until it is known what it speaks. Made as uvicorn makes its protocols."""
+
+    def __init__(
+        self,
+        http1: type[BoundedHttpProtocol],
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        config: Any,
+        server_state: Any,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._http1 = http1
+        self._limits = limits
+        self._metrics = metrics
+        self._config = config
+        self._state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._first = b""
+        self._deadline: asyncio.TimerHandle | None = None
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        self._state.connections.add(self)
+        self._metrics.set(Metric.API_CONNECTIONS, len(self._state.connections))
+        if len(self._state.connections) > self._limits.max_connections:
+            self._cut("too_many")
+            return
+        tls = transport.get_extra_info("ssl_object")
+        spoken = tls.selected_alpn_protocol() if tls is not None else None
+        if spoken is not None:
+            self._become(http2=spoken == "h2")
+            return
+        self._deadline = self._loop.call_later(self._limits.headers_s, self._cut, "slow_headers")
+
+    def data_received(self, data: bytes) -> None:
+        self._first += data
+        if self._first.startswith(PREFACE):
+            self._become(http2=True)
+        elif not PREFACE.startswith(self._first):
+            self._become(http2=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._leave()
+
+    def shutdown(self) -> None:
+        """The server drains."""
+        self.transport.close()
+
+    def _become(self, *, http2: bool) -> None:
+        self._leave()
+        transport, first = self.transport, self._first
+        extensions = describe_tls(transport)
+        protocol: Any
+        if http2:
+            facts = {
+                "scheme": "https" if extensions else "http",
+                "server": get_local_addr(transport),
+                "client": get_remote_addr(transport),
+                "extensions": extensions,
+            }
+            protocol = Http2Protocol(self._config.loaded_app, self._state, self._limits, self._metrics, facts)
+        else:
+            protocol = self._http1(
+                config=self._config, server_state=self._state, app_state=self._app_state, _loop=self._loop
+            )
+            protocol.extensions = extensions
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if first:
+            protocol.data_received(first)
+
+    def _leave(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._state.connections.discard(self)
+        self._metrics.set(Metric.API_CONNECTIONS, len(self._state.connections))
+
+    def _cut(self, reason: str) -> None:
+        self._metrics.count(Metric.API_CUT, label=reason)
+        self.transport.abort()

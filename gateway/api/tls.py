@@ -1,0 +1,184 @@
+"""Certificates of the provider door: loaded, chosen by host name, renewed while connections live; must never serve a
+certificate that does not match its key or is past its end, and never log a key's path beside its content.
+
+The listener keeps one SSLContext for good. Each handshake is handed on, by the server name callback, to the context of
+the certificate that is current then, so a new file is in force with the next handshake and touches no connection.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+from cryptography import x509
+
+from gateway.config.sections import Api
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import ConfigError
+
+log = structlog.get_logger("gateway.api")
+
+ALPN = ["h2", "http/1.1"]
+#: forward secrecy and authenticated encryption only (RFC 9113 §9.2.2); TLS 1.3 has its own list
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+#: a certificate with less than this left is warned of, once a day
+WARN_S = 14 * 86_400
+_WARN_EACH_S = 86_400.0
+DEFAULT = "default"
+
+
+class Pair(NamedTuple):
+    """Where a certificate is, and for whom. `host` is DEFAULT, a name, or `*.` and a name."""
+
+    field: str
+    host: str
+    cert: Path
+    key: Path
+
+
+class _Loaded(NamedTuple):
+    contexts: dict[str, ssl.SSLContext]
+    ends_s: dict[str, float]  # Unix seconds
+
+
+def parse_sni(text: str) -> tuple[str, str, str]:
+    """(host, chain, key) of `host=chain.pem:key.pem`. ConfigError."""
+    host, _, paths = text.partition("=")
+    cert, _, key = paths.partition(":")
+    host = host.strip().lower().rstrip(".")
+    if not host or not cert or not key:
+        raise ConfigError(f"{text!r} does not read host=chain.pem:key.pem", field="api.tls_sni")
+    return host, cert.strip(), key.strip()
+
+
+def pairs_of(config: Api) -> list[Pair]:
+    found = [Pair("api.tls_cert", DEFAULT, Path(config.tls_cert), Path(config.tls_key))]
+    for text in config.tls_sni:
+        host, cert, key = parse_sni(text)
+        found.append(Pair("api.tls_sni", host, Path(cert), Path(key)))
+    return found
+
+
+def load_pair(pair: Pair, config: Api, now_s: float) -> tuple[ssl.SSLContext, float]:
+    """A server context with this certificate, and its end in Unix seconds. ConfigError says what is wrong."""
+
+    def no_passphrase() -> str:
+        raise ConfigError(f"the key {pair.key} has a passphrase; give one without", field=pair.field)
+
+    try:
+        certificate = x509.load_pem_x509_certificates(pair.cert.read_bytes())[0]
+        if not pair.key.is_file():
+            raise ConfigError(f"there is no key file {pair.key}", field=pair.field)
+    except OSError as exc:
+        raise ConfigError(f"the certificate {pair.cert} can not be read: {exc.strerror}", field=pair.field) from None
+    except ValueError:
+        raise ConfigError(f"{pair.cert} holds no PEM certificate", field=pair.field) from None
+    begins_s, ends_s = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    if ends_s <= now_s:
+        raise ConfigError(f"the certificate {pair.cert} has expired; renew it", field=pair.field)
+    if begins_s > now_s:
+        raise ConfigError(f"the certificate {pair.cert} is not valid yet; check the clock", field=pair.field)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[config.tls_min_version]
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols(ALPN)
+    try:
+        context.load_cert_chain(pair.cert, pair.key, password=no_passphrase)
+    except ssl.SSLError as exc:
+        what = "does not belong to" if exc.reason == "KEY_VALUES_MISMATCH" else "can not be used with"
+        raise ConfigError(f"the key {pair.key} {what} the certificate {pair.cert}", field=pair.field) from None
+    if config.tls_client_auth != "none":
+        try:
+            context.load_verify_locations(cafile=config.tls_client_ca)
+        except (OSError, ssl.SSLError):
+            raise ConfigError(
+                f"{config.tls_client_ca!r} is no readable file of PEM certificates", field="api.tls_client_ca"
+            ) from None
+        required = config.tls_client_auth == "required"
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+    return context, ends_s
+
+
+class Certificates:
+    """All certificates of the door. Loop thread only."""
+
+    def __init__(self, config: Api, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
+        """Raises ConfigError where one of them can not be used."""
+        self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._pairs = pairs_of(config)
+        self._warned_s: dict[str, float] = {}
+        self._marks = self._read_marks()
+        self._loaded = self._load()
+        #: the listener's own
+        self.context, _ = load_pair(self._pairs[0], config, clock())
+        self.context.sni_callback = self._on_server_name
+        self.report()
+
+    def reload(self) -> bool:
+        """Take the files as they are now; False, and everything stays as it was, where one can not be used."""
+        self._marks = self._read_marks()
+        try:
+            self._loaded = self._load()
+        except ConfigError as exc:
+            log.error("certificate refused", field=exc.field, reason=exc.message, consequence="the old one stays")
+            return False
+        finally:
+            self.report()
+        log.info("certificates loaded", count=len(self._pairs))
+        return True
+
+    def refresh(self) -> None:
+        """Reload where a file has changed since the last look."""
+        if self._read_marks() != self._marks:
+            self.reload()
+        else:
+            self.report()
+
+    def report(self) -> None:
+        """Remaining time as a metric, and as a warning where it is short."""
+        now_s = self._clock()
+        for host, ends_s in self._loaded.ends_s.items():
+            left_s = ends_s - now_s
+            self._metrics.set(Metric.API_TLS_SECONDS, round(left_s), host)
+            if left_s < WARN_S and now_s - self._warned_s.get(host, float("-inf")) >= _WARN_EACH_S:
+                self._warned_s[host] = now_s
+                log.warning("certificate expires soon", certificate=host, days=round(left_s / 86_400, 1))
+
+    def _load(self) -> _Loaded:
+        contexts: dict[str, ssl.SSLContext] = {}
+        ends_s: dict[str, float] = {}
+        for pair in self._pairs:
+            contexts[pair.host], ends_s[pair.host] = load_pair(pair, self._config, self._clock())
+        return _Loaded(contexts, ends_s)
+
+    def _read_marks(self) -> list[tuple[int, int, int]]:
+        """Of every file: whether it is another one than before."""
+        marks = []
+        files = [file for pair in self._pairs for file in (pair.cert, pair.key)]
+        if self._config.tls_client_ca:
+            files.append(Path(self._config.tls_client_ca))
+        for file in files:
+            try:
+                stat = file.stat()
+            except OSError:
+                marks.append((0, 0, 0))
+            else:
+                marks.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return marks
+
+    def choose(self, name: str | None) -> ssl.SSLContext:
+        """The context for a server name; None: the client gave none."""
+        contexts = self._loaded.contexts
+        host = (name or "").lower().rstrip(".")
+        return contexts.get(host) or contexts.get("*." + host.partition(".")[2]) or contexts[DEFAULT]
+
+    def _on_server_name(self, tls: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        tls.context = self.choose(name)

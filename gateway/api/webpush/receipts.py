@@ -1,0 +1,172 @@
+"""Delivery receipts of Web Push (RFC 8030 §5.1): waited for, or streamed as server-sent events; must never show a
+subscription a message that did not name it.
+
+RFC 8030 §6.3 delivers receipts by HTTP/2 server push, which clients have dropped. So a GET of the subscription waits
+for the next receipt and answers with its status (204 acknowledged, 410 never), or, where it accepts text/event-stream,
+stays open with an event for each.
+
+Which subscription a message named stands in the store beside the push, in the same commit, where idempotency keys are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.media import EVENTS
+from gateway.api.ports import Backend
+from gateway.api.receipts import MAX_CURSOR, ReceiptRoutes
+from gateway.api.webpush.problem import CORS
+from gateway.api.webpush.resources import Subscription
+from gateway.model.outcome import State
+from gateway.model.ports import Receipt
+
+#: receipts of the app looked at in one turn of the loop
+PAGE = 100
+MAX_WAIT_S = 30
+#: how long a receipt can be told from others after its message's end, seconds: as long as history is kept by default
+KEPT_S = 7 * 86_400
+
+
+class ReceiptEvent(msgspec.Struct, kw_only=True):
+    """`data` of an event: the message resource and what became of it, 204 acknowledged or 410 not."""
+
+    message: str
+    status: int
+    state: str
+    at_ms: int
+
+
+def _key(seq: int) -> str:
+    # No idempotency key of a provider is like it: those are printable.
+    return f"\0webpush receipt {seq}"
+
+
+def status_of(state: int) -> int:
+    """RFC 8030 §6.3"""
+    return 204 if state == State.ACKED else 410
+
+
+class ReceiptBook:
+    """Which message named which subscription."""
+
+    def __init__(self, backend: Backend, routes: ReceiptRoutes, heartbeat_s: float) -> None:
+        self.backend = backend
+        self.watch = routes.watch
+        self.admit = routes.admit
+        self.heartbeat_s = heartbeat_s
+
+    def open(self, app_number: int) -> Subscription:
+        return Subscription(app_number, self.backend.receipts.last_cursor(), secrets.randbits(32))
+
+    def note(self, app: str, seq: int, subscription: Subscription, expires_s: int) -> None:
+        """Call it in the turn that accepts the push: both are one commit then."""
+        noted = self.backend.memory.remember(app, _key(seq), subscription.block, seq, expires_s + KEPT_S)
+        noted.add_done_callback(_hear)
+
+    def next(self, app: str, subscription: Subscription, cursor: int, limit: int) -> tuple[list[Receipt], int, bool]:
+        """(receipts of the subscription, cursor behind the last one looked at, there may be more) of a slice."""
+        rows = self.backend.receipts.after(app, cursor, limit)
+        recall = self.backend.memory.recall_idempotent
+        found = []
+        for row in rows:
+            noted = recall(app, _key(row.outcome.notification))
+            if noted is not None and noted[1] == subscription.block:
+                found.append(row)
+        return found, rows[-1].cursor if rows else cursor, len(rows) == limit
+
+    async def wait(self, app: str, subscription: Subscription, cursor: int, wait_s: float) -> Receipt | None:
+        """The first receipt after the cursor; None where none came in time. Raises TooManyRequests."""
+        with self.watch() as wake, contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while True:
+                    wake.clear()
+                    more = True
+                    while more:
+                        found, cursor, more = self.next(app, subscription, cursor, PAGE)
+                        if found:
+                            return found[0]
+                        await asyncio.sleep(0)
+                    if self.backend.stopping.is_set:
+                        return None
+                    await wake.wait()
+        return None
+
+
+class ReceiptStream(Response):
+    """text/event-stream: `id` is the cursor to come back with in Last-Event-ID."""
+
+    media_type = EVENTS
+
+    def __init__(
+        self, book: ReceiptBook, app: str, subscription: Subscription, cursor: int, url_of: Callable[[int], str]
+    ) -> None:
+        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no", **CORS})
+        del self.headers["content-length"]
+        self._book = book
+        self._app = app
+        self._subscription = subscription
+        self._cursor = cursor
+        self._url_of = url_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        stopping = self._book.backend.stopping
+        with self._book.watch() as wake:
+            gone = asyncio.create_task(_until_gone(receive, wake))
+            try:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                await self._send(send, f"retry: 2000\nid: {self._cursor}\n\n".encode())
+                while not gone.done() and not stopping.is_set:
+                    wake.clear()
+                    found, self._cursor, more = self._book.next(self._app, self._subscription, self._cursor, PAGE)
+                    if found:
+                        await self._send(send, b"".join(map(self._build_event, found)))
+                    if more:
+                        await asyncio.sleep(0)
+                        continue
+                    try:
+                        async with asyncio.timeout(self._book.heartbeat_s):
+                            await wake.wait()
+                    except TimeoutError:
+                        await self._send(send, b": still here\n\n")
+                if not gone.done():
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            finally:
+                gone.cancel()
+
+    def _build_event(self, row: Receipt) -> bytes:
+        outcome = row.outcome
+        event = ReceiptEvent(
+            message=self._url_of(outcome.notification),
+            status=status_of(outcome.state),
+            state=State(outcome.state).name.lower(),
+            at_ms=outcome.at_ms,
+        )
+        return b"id: %d\nevent: receipt\ndata: %s\n\n" % (row.cursor, msgspec.json.encode(event))
+
+    async def _send(self, send: Send, body: bytes) -> None:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _until_gone(receive: Receive, wake: asyncio.Event) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    wake.set()
+
+
+def _hear(noted: asyncio.Future[None]) -> None:
+    if not noted.cancelled():
+        noted.exception()
+
+
+def parse_cursor(text: str | None) -> int | None:
+    """None where it is no cursor."""
+    if text is None or not text.isascii() or not text.isdecimal() or len(text) > 19 or int(text) > MAX_CURSOR:
+        return None
+    return int(text)

@@ -1,0 +1,340 @@
+"""TLS at the provider door: ALPN or none, certificates by name, renewed under live connections, mTLS, bad files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from api_doubles import Door
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from hypothesis import given
+from hypothesis import strategies as st
+from raw_http2 import RawHttp2
+from tls_authority import Authority, Files
+
+from gateway.api.http_protocol import Limits
+from gateway.api.server import ApiServer
+from gateway.api.tls import Certificates, parse_sni
+from gateway.config.check import conflicts
+from gateway.config.sections import Api, Config
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import ConfigError
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "tls")
+
+
+@pytest.fixture
+def localhost(authority: Authority) -> Files:
+    return authority.issue("localhost", "localhost", "127.0.0.1")
+
+
+def with_tls(files: Files, **more: Any) -> dict[str, Any]:
+    return {"tls_cert": str(files.cert), "tls_key": str(files.key), "tls_port": 0, **more}
+
+
+@contextlib.asynccontextmanager
+async def serving(door: Door) -> AsyncIterator[ApiServer]:
+    server = ApiServer(door.asgi, door.backend, limits=Limits(headers_s=2))
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop(timeout_s=2)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def serial_of(server: ApiServer, trust: ssl.SSLContext, name: str = "localhost") -> int:
+    """Serial number of the certificate a new connection gets."""
+    _, writer = await asyncio.open_connection("127.0.0.1", server.tls_port, ssl=trust, server_hostname=name)
+    der = writer.get_extra_info("ssl_object").getpeercert(True)
+    writer.close()
+    with contextlib.suppress(OSError, ssl.SSLError):
+        await writer.wait_closed()
+    return x509.load_der_x509_certificate(der).serial_number
+
+
+def serial(files: Files) -> int:
+    return x509.load_pem_x509_certificate(files.cert.read_bytes()).serial_number
+
+
+async def test_both_protocols_over_tls_by_alpn(authority, localhost):
+    door = Door(**with_tls(localhost))
+    async with serving(door) as server:
+        for http2, version in ((True, "HTTP/2"), (False, "HTTP/1.1")):
+            async with httpx.AsyncClient(
+                base_url=f"https://localhost:{server.tls_port}",
+                verify=authority.trust(),
+                http2=http2,
+                headers={"authorization": f"Bearer {door.app_key}"},
+                trust_env=False,
+            ) as web:
+                answer = await web.post("/v1/push", json=door.to_token())
+                assert (answer.status_code, answer.http_version) == (201, version)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as plain:
+            assert (await plain.get("/healthz")).status_code == 200
+
+
+async def test_without_alpn_the_first_bytes_decide(authority, localhost):
+    door = Door(**with_tls(localhost))
+    async with serving(door) as server:
+        trust = authority.trust()  # says nothing in ALPN
+        async with RawHttp2(server.tls_port, trust, "localhost") as client:
+            assert (await client.get("/healthz")).status == 200
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", server.tls_port, ssl=trust, server_hostname="localhost"
+        )
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+async def test_a_handshake_that_does_not_come_and_one_that_is_none(authority, localhost):
+    door = Door(**with_tls(localhost))
+    async with serving(door) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.tls_port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(100):
+                    pass
+        writer.close()
+        assert await serial_of(server, authority.trust()) == serial(localhost)
+
+
+async def test_versions_older_than_the_least_are_refused(authority, localhost):
+    door = Door(**with_tls(localhost, tls_min_version="1.3"))
+    async with serving(door) as server:
+        old = authority.trust()
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await serial_of(server, old)
+        assert await serial_of(server, authority.trust()) == serial(localhost)
+
+
+async def test_certificates_by_host_name(authority, localhost):
+    shop = authority.issue("shop", "shop.example", file="shop")
+    wild = authority.issue("wild", "*.news.example", file="wild")
+    sni = [f"shop.example={shop.cert}:{shop.key}", f"*.news.example={wild.cert}:{wild.key}"]
+    door = Door(**with_tls(localhost, tls_sni=sni))
+    async with serving(door) as server:
+        trust = authority.trust()
+        assert await serial_of(server, trust, "shop.example") == serial(shop)
+        assert await serial_of(server, trust, "SHOP.example") == serial(shop)
+        assert await serial_of(server, trust, "a.news.example") == serial(wild)
+        assert await serial_of(server, trust, "localhost") == serial(localhost)
+        assert await serial_of(server, trust, "127.0.0.1") == serial(localhost)  # no server name at all
+
+
+async def test_a_new_certificate_is_in_force_without_touching_connections(authority, localhost, tmp_path):
+    door = Door(**with_tls(localhost))
+    before = serial(localhost)
+    async with serving(door) as server, RawHttp2(server.tls_port, authority.trust(), "localhost") as client:
+        assert (await client.get("/healthz")).status == 200
+        renewed = authority.issue("renewed", "localhost", "127.0.0.1")
+        shutil.copy(renewed.cert, localhost.cert)
+        shutil.copy(renewed.key, localhost.key)
+        assert await serial_of(server, authority.trust()) == before
+        assert server.reload_tls()
+        assert await serial_of(server, authority.trust()) == serial(renewed) != before
+        assert (await client.get("/healthz")).status == 200
+
+
+async def test_a_changed_file_is_noticed_by_itself_and_a_bad_one_keeps_the_old(authority, localhost):
+    door = Door(**with_tls(localhost, tls_reload_s=0.02))
+    async with serving(door) as server:
+        before = serial(localhost)
+        with structlog.testing.capture_logs() as logs:
+            localhost.cert.write_text("nonsense")
+            await until(lambda: any(entry["event"] == "certificate refused" for entry in logs))
+        assert await serial_of(server, authority.trust()) == before
+        renewed = authority.issue("renewed", "localhost")
+        shutil.copy(renewed.cert, localhost.cert)
+        shutil.copy(renewed.key, localhost.key)
+        async with asyncio.timeout(20):
+            while await serial_of(server, authority.trust()) != serial(renewed):
+                await asyncio.sleep(0.02)
+        localhost.cert.unlink()
+        await asyncio.sleep(0.1)
+        assert await serial_of(server, authority.trust()) == serial(renewed)
+
+
+# --- client certificates ------------------------------------------------------------------------------------------
+
+
+async def scope_probe(door: Door) -> list[dict[str, Any]]:
+    """Scopes of the requests to /healthz from now on."""
+    scopes: list[dict[str, Any]] = []
+    inner = door.asgi
+
+    async def app(scope, receive, send):
+        scopes.append(scope)
+        await inner(scope, receive, send)
+
+    door.asgi = app  # type: ignore[assignment]
+    return scopes
+
+
+@pytest.mark.parametrize("http2", [True, False])
+async def test_the_clients_certificate_reaches_the_handler(authority, localhost, http2):
+    mine = authority.issue("provider one", client=True)
+    door = Door(**with_tls(localhost, tls_client_ca=str(authority.path), tls_client_auth="optional"))
+    scopes = await scope_probe(door)
+    async with serving(door) as server:
+        url = f"https://localhost:{server.tls_port}/healthz"
+        for client in (mine, None):
+            async with httpx.AsyncClient(verify=authority.trust(client), http2=http2, trust_env=False) as web:
+                assert (await web.get(url)).status_code == 200
+    told, none = (scope["extensions"]["tls"] for scope in scopes)
+    assert ssl.PEM_cert_to_DER_cert(told["client_cert_chain"][0]) == ssl.PEM_cert_to_DER_cert(mine.cert.read_text())
+    assert told["client_cert_name"] == "CN=provider one"
+    assert told["tls_version"] == 0x0304
+    assert (none["client_cert_chain"], none["client_cert_name"]) == ([], None)
+    assert {scope["scheme"] for scope in scopes} == {"https"}
+
+
+async def test_a_required_client_certificate_and_one_of_strangers(authority, localhost, tmp_path):
+    strangers = Authority(tmp_path / "other", "other authority")
+    mine, theirs = authority.issue("mine", client=True), strangers.issue("theirs", client=True)
+    late = authority.issue("late", client=True, begins_days=-20, ends_days=-1)
+    for mode in ("required", "optional"):
+        door = Door(**with_tls(localhost, tls_client_ca=str(authority.path), tls_client_auth=mode))
+        async with serving(door) as server:
+            url = f"https://localhost:{server.tls_port}/healthz"
+
+            async def get(client: Files | None, url: str = url) -> int:
+                async with httpx.AsyncClient(verify=authority.trust(client), trust_env=False) as web:
+                    return (await web.get(url)).status_code
+
+            assert await get(mine) == 200
+            for bad in (theirs, late):
+                with pytest.raises(httpx.TransportError):
+                    await get(bad)
+            if mode == "required":
+                with pytest.raises(httpx.TransportError):
+                    await get(None)
+            else:
+                assert await get(None) == 200
+
+
+async def test_client_certificates_under_a_further_host_name(authority, localhost, tmp_path):
+    shop = authority.issue("shop", "shop.example")
+    mine = authority.issue("mine", client=True)
+    theirs = Authority(tmp_path / "other", "other authority").issue("theirs", client=True)
+    settings = {"tls_client_ca": str(authority.path), "tls_client_auth": "required"}
+    door = Door(**with_tls(localhost, tls_sni=[f"shop.example={shop.cert}:{shop.key}"], **settings))
+    scopes = await scope_probe(door)
+    async with serving(door) as server:
+        for client in (mine, theirs, None):
+            context = authority.trust(client)
+            try:
+                async with RawHttp2(server.tls_port, context, "shop.example") as raw:
+                    stream = raw.begin("GET", "/healthz")
+                    answer = await raw.answer(stream)
+                    assert (answer.status == 200) == (client is mine)
+            except (OSError, ssl.SSLError):
+                assert client is not mine
+    assert [scope["extensions"]["tls"]["client_cert_name"] for scope in scopes] == ["CN=mine"]
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def refused(authority: Authority, **settings: Any) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        Certificates(Api(**settings), Metrics(process=False))
+    return caught.value
+
+
+def test_files_that_can_not_be_used_are_named(authority, localhost, tmp_path):
+    other = authority.issue("other", "localhost")
+    expired = authority.issue("expired", "localhost", begins_days=-20, ends_days=-1)
+    future = authority.issue("future", "localhost", begins_days=5)
+    locked = tmp_path / "locked.key"
+    key = serialization.load_pem_private_key(localhost.key.read_bytes(), None)
+    locked.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    cases = [
+        ({"tls_cert": str(tmp_path / "none.pem")}, "can not be read"),
+        ({"tls_cert": str(localhost.key)}, "holds no PEM certificate"),
+        ({"tls_key": str(tmp_path / "none.key")}, "there is no key file"),
+        ({"tls_key": str(other.key)}, "does not belong to"),
+        ({"tls_key": str(localhost.cert)}, "can not be used with"),
+        ({"tls_key": str(locked)}, "has a passphrase"),
+        ({"tls_cert": str(expired.cert), "tls_key": str(expired.key)}, "has expired"),
+        ({"tls_cert": str(future.cert), "tls_key": str(future.key)}, "not valid yet"),
+        ({"tls_sni": ["shop.example"]}, "does not read host="),
+        ({"tls_client_auth": "required", "tls_client_ca": str(tmp_path / "none.pem")}, "no readable file"),
+    ]
+    for change, words in cases:
+        error = refused(authority, **(with_tls(localhost) | change))
+        assert words in error.message
+        assert error.field.startswith("api.tls_")
+
+
+async def test_a_gateway_does_not_start_with_a_bad_certificate(tmp_path, authority):
+    expired = authority.issue("expired", "localhost", begins_days=-20, ends_days=-1)
+    door = Door(**with_tls(expired))
+    server = ApiServer(door.asgi, door.backend)
+    with pytest.raises(ConfigError, match="expired"):
+        await server.start()
+    await server.stop()
+
+
+def test_remaining_time_is_a_metric_and_soon_a_warning(authority):
+    soon = authority.issue("soon", "localhost", ends_days=5)
+    metrics = Metrics(process=False)
+    with structlog.testing.capture_logs() as logs:
+        certificates = Certificates(Api(**with_tls(soon)), metrics)
+        certificates.report()
+    assert 4 * 86_400 < metrics.value(Metric.API_TLS_SECONDS, "default") <= 5 * 86_400
+    assert [entry["days"] for entry in logs if entry["event"] == "certificate expires soon"] == [5.0]
+
+
+def test_settings_that_contradict_each_other(localhost, authority):
+    def fields(**settings: Any) -> set[str]:
+        config = Config()
+        config.api = Api(**settings)
+        return {field for field, _ in conflicts(config)}
+
+    assert fields() == set()
+    assert fields(**with_tls(localhost, tls_port=7443)) == set()
+    assert fields(tls_cert="x") == {"api.tls_key"}
+    assert fields(**with_tls(localhost) | {"tls_port": 7480}) == {"api.tls_port"}
+    assert fields(tls_client_auth="required", tls_client_ca="x") == {"api.tls_cert"}
+    assert fields(**with_tls(localhost, tls_client_auth="required")) == {"api.tls_client_ca"}
+    assert fields(public_urls=["https://push.example", "http://h:80"]) == set()
+    assert fields(public_urls=["https://push.example/"]) == {"api.public_urls"}
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_host_with_files_or_a_config_error(text):
+    try:
+        host, cert, key = parse_sni(text)
+    except ConfigError:
+        return
+    assert host
+    assert host == host.lower()
+    assert isinstance(cert + key, str)

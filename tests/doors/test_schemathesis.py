@@ -1,0 +1,108 @@
+"""The API description is taken at its word: whatever it allows, and much of what it does not, ends in no 5xx."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from open_house import House
+from web_push_sender import Sender
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+EXAMPLES = 25
+
+
+async def run(house: House, folder: Path, key: str, *options: str, parameters: dict[str, str]) -> tuple[int, str]:
+    """schemathesis in a process of its own against the gateway here."""
+    url = f"http://127.0.0.1:{house.gateway.api.port}"
+    config = folder / "schemathesis.toml"
+    lines = [f'"{name}" = "{value}"' for name, value in parameters.items()]
+    config.write_text("\n".join(["[parameters]", *lines, ""]))
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("schemathesis")),
+        "--config-file",
+        str(config),
+        "run",
+        f"{url}/openapi.json",
+        "--header",
+        f"Authorization: Bearer {key}",
+        "--checks",
+        "not_a_server_error",
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--max-examples",
+        str(EXAMPLES),
+        "--request-timeout",
+        "45",
+        "--generation-database",
+        "none",
+        "--seed",
+        "1",
+        "--no-color",
+        *options,
+        cwd=folder,
+        env=os.environ | {"SCHEMATHESIS_HOOKS": "msgpack_for_schemathesis", "PYTHONPATH": str(Path(__file__).parent)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()
+
+
+@pytest.fixture
+async def house(tmp_path: Path):
+    async with House(tmp_path / "house") as house:
+        yield house
+
+
+async def test_no_provider_gets_a_5xx(house, tmp_path):
+    sender = Sender()
+    device = house.device()
+    token = await device.join()
+    admin = house.gateway.admin_key_file.read_text().strip()
+    answer = await house.http.patch(
+        "/v1/apps/shop",
+        headers={"authorization": f"Bearer {admin}"},
+        json={
+            "webpush": "open",
+            "apns_topic": "t",
+            "apns_keys": [{"key_id": "K", "team_id": "T", "public_key": sender.public_pem()}],
+        },
+    )
+    assert answer.status_code == 200
+    code, out = await run(
+        house,
+        tmp_path,
+        house.shop.key,
+        "--exclude-path",
+        "/v1/receipts/stream",
+        "--exclude-path-regex",
+        "^/v1/apps",
+        "--exclude-method",
+        "DELETE",
+        parameters={"path.token": token, "query.wait": "0", "header.Content-Encoding": "aes128gcm"},
+    )
+    assert code == 0, out
+    bearer = sender.token(headers={"kid": "K"}, aud=None, exp=None, sub=None, iss="T", iat=int(time.time()))
+    options = ("--include-path-regex", "^/3/")
+    code, out = await run(house, tmp_path, bearer, *options, parameters={"path.token": token, "header.apns-topic": "t"})
+    assert code == 0, out
+    described = (await house.http.get("/openapi.json")).json()["paths"]
+    assert {"/push/{token}", "/3/device/{token}", "/v1/push"} <= set(described)
+
+
+async def test_the_operator_gets_no_5xx_nor_does_who_deletes(house, tmp_path):
+    device = house.device()
+    token = await device.join()
+    admin = house.gateway.admin_key_file.read_text().strip()
+    code, out = await run(house, tmp_path, admin, "--include-path-regex", "^/v1/apps", parameters={"path.app": "shop"})
+    assert code == 0, out
+    code, out = await run(
+        house, tmp_path, house.shop.key, "--include-method", "DELETE", parameters={"path.token": token}
+    )
+    assert code == 0, out
