@@ -46,7 +46,7 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     ACCEPTS_A_TURN = 256
-    SHAKES_A_TURN = 32              # steps with a signature in them, 0.1 to 2 ms each
+    SHAKES_A_TURN = 8               # steps with a signature in them, 0.1 to 2 ms each
 
 
 # --- listeners -------------------------------------------------------------------------------------------------------

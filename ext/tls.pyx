@@ -13,6 +13,9 @@ from gateway._native.records cimport (
 from gateway._native.tls_light cimport light_finish, light_read, light_write
 from gateway._native.tls_state cimport *
 
+cdef extern from "gw_sys.h" nogil:
+    void gw_trim_heap()
+
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buf, size_t n, int flags)
     ssize_t send(int fd, const void *data, size_t n, int flags)
@@ -43,6 +46,8 @@ cdef extern from "<openssl/bio.h>" nogil:
 
 cdef extern from "<openssl/crypto.h>" nogil:
     void OPENSSL_cleanse(void *data, size_t n)
+    unsigned long OpenSSL_version_num()
+    unsigned long OPENSSL_VERSION_NUMBER
 
 cdef extern from "<openssl/err.h>" nogil:
     void ERR_clear_error()
@@ -69,6 +74,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     const SSL_CIPHER *SSL_get_current_cipher(const SSL *ssl)
     uint16_t SSL_CIPHER_get_protocol_id(const SSL_CIPHER *cipher)
     int SSL_version(const SSL *ssl)
+    int SSL_has_pending(const SSL *ssl)
     enum:
         TLS1_3_VERSION
         SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN, SSL_ERROR_SYSCALL
@@ -92,6 +98,7 @@ cdef tuple tls_failures():
 cdef enum:
     TLS_A_CHUNK = 1024
     CHUNKS_A_STEP = 64
+    BURST = 256                 # handshakes at once, after which memory is given back
 
 cdef BIO_METHOD *socket_method = NULL
 
@@ -113,7 +120,27 @@ cdef int socket_read(BIO *b, char *into, int n) noexcept nogil:
         t.ended = 1
     elif t.shake_bytes:
         t.shake_bytes += <uint32_t>got      # stays 0 once the handshake is done, see tls_shake
+        t.records_out = 0
     return <int>got
+
+
+cdef void count_records(tls_t *t, const uint8_t *data, size_t n) noexcept nogil:
+    """OpenSSL does not say how many records it has sealed under a key; what leaves does (RFC 8446 section 5.1)."""
+    cdef size_t step
+    while n:
+        if t.body_left and t.head_at == 0:
+            step = min(n, <size_t>t.body_left)
+            t.body_left -= <uint16_t>step
+        else:
+            step = 1
+            if t.head_at == 3:
+                t.body_left = <uint16_t>(<uint16_t>data[0] << 8)
+            elif t.head_at == 4:
+                t.body_left |= data[0]
+                t.records_out += t.records_out < 255
+            t.head_at = <uint8_t>((t.head_at + 1) % 5)
+        data += step
+        n -= step
 
 
 cdef int socket_write(BIO *b, const char *data, int n) noexcept nogil:
@@ -122,6 +149,8 @@ cdef int socket_write(BIO *b, const char *data, int n) noexcept nogil:
     BIO_clear_retry_flags(b)
     if sent > 0:
         t.moved = 1
+        if t.shake_bytes:
+            count_records(t, <const uint8_t *>data, <size_t>sent)
     elif sent < 0 and (errno == EAGAIN or errno == EINTR):
         BIO_set_retry_write(b)
     return <int>sent
@@ -184,6 +213,14 @@ cdef inline void stop_shaking(tls_links_t *links, tls_t *t) noexcept nogil:
     t.is_shaking = 0
 
 
+cdef void trim(tls_links_t *links) noexcept nogil:
+    """After a burst of handshakes: their SSLs lay between what stays, so the heap would keep 11 kB for each."""
+    if links.shaking == 0:
+        if links.shaking_peak >= BURST:
+            gw_trim_heap()
+        links.shaking_peak = 0
+
+
 cdef void tls_give(tls_links_t *links, uint32_t place) noexcept nogil:
     cdef tls_t *t = tls_at(links, place)
     tls_finish(links, t)
@@ -195,6 +232,7 @@ cdef void tls_give(tls_links_t *links, uint32_t place) noexcept nogil:
     t.next = links.free
     links.free = place + 1
     links.used -= 1
+    trim(links)
 
 
 cdef void tls_links_free(tls_links_t *links) noexcept nogil:
@@ -235,6 +273,7 @@ cdef int begin(tls_links_t *links, tls_t *t) noexcept nogil:
     t.shake_bytes = 1
     t.is_shaking = 1
     links.shaking += 1
+    links.shaking_peak = max(links.shaking_peak, links.shaking)
     return 0
 
 
@@ -293,10 +332,12 @@ cdef void lighten(tls_t *t) noexcept nogil:
     """The SSL is given back where its keys are known; else it stays. All its bytes are out: the handshake is only done
     when its last record, a ticket, has left; what it wrote since the client was finished counts under the new keys."""
     cdef int suite
-    if SSL_version(t.ssl) != TLS1_3_VERSION or t.secrets != 3:
+    if SSL_version(t.ssl) != TLS1_3_VERSION or t.secrets != 3 or SSL_has_pending(t.ssl):
         return
     suite = suite_of(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(t.ssl)))
-    if suite < 0 or t.incoming.sequence != <uint64_t>secret_bytes(suite) or t.records_out == 255:
+    if suite < 0 or t.incoming.sequence != <uint64_t>secret_bytes(suite):
+        return
+    if t.records_out == 255 or t.head_at or t.body_left:
         return
     if t.outgoing.sequence != t.incoming.sequence:
         return
@@ -325,6 +366,7 @@ cdef int tls_shake(tls_links_t *links, tls_t *t) noexcept nogil:
         stop_shaking(links, t)
         t.is_resumed = SSL_session_reused(t.ssl) != 0
         lighten(t)
+        trim(links)
         return 1
     result = outcome(t, result)
     if result == TLS_END:
@@ -380,6 +422,9 @@ def _prepare():
     socket_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "heliograph socket")
     if socket_method == NULL:
         raise MemoryError
+    if OpenSSL_version_num() >> 28 != OPENSSL_VERSION_NUMBER >> 28:
+        # an interpreter that brings an OpenSSL of its own and shows it to everybody
+        raise ImportError("built with another OpenSSL than the one that is loaded: build again with this interpreter")
     BIO_meth_set_read(socket_method, socket_read)
     BIO_meth_set_write(socket_method, socket_write)
     BIO_meth_set_ctrl(socket_method, socket_ctrl)

@@ -76,8 +76,6 @@ cdef extern from "<openssl/ssl.h>" nogil:
     SSL_CTX *SSL_set_SSL_CTX(SSL *ssl, SSL_CTX *context)
     BIO *SSL_get_rbio(const SSL *ssl)
     void SSL_CTX_set_keylog_callback(SSL_CTX *context, void (*line)(const SSL *, const char *) noexcept nogil)
-    void SSL_CTX_set_msg_callback(
-        SSL_CTX *context, void (*seen)(int, int, int, const void *, size_t, SSL *, void *) noexcept nogil)
     const char *SSL_get_servername(const SSL *ssl, int kind)
     enum:
         SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_COMPRESSION, SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_PRIORITIZE_CHACHA
@@ -87,7 +85,6 @@ cdef extern from "<openssl/ssl.h>" nogil:
         SSL_SESS_CACHE_OFF, TLS1_2_VERSION, TLS1_3_VERSION
         SSL_VERIFY_PEER, SSL_VERIFY_FAIL_IF_NO_PEER_CERT
         SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_NOACK, SSL_TLSEXT_ERR_ALERT_FATAL, TLSEXT_NAMETYPE_host_name
-        SSL3_RT_HEADER
 
 CLIENT_AUTH = ("none", "optional", "required")
 
@@ -142,14 +139,6 @@ cdef void keep_secret(const SSL *ssl, const char *line) noexcept nogil:
         i = 48
     keys.sequence = <uint64_t>i     # how long it is, until it is used
     t.secrets |= mark
-
-
-cdef void count_records(int written, int version, int kind, const void *data, size_t n, SSL *ssl,
-                        void *u) noexcept nogil:
-    cdef tls_t *t
-    if kind == SSL3_RT_HEADER:
-        t = <tls_t *>BIO_get_data(SSL_get_rbio(ssl))
-        t.records_out = t.records_out + 1 if written else 0
 
 
 cdef int no_password(char *into, int room, int writing, void *u) noexcept nogil:
@@ -305,7 +294,6 @@ cdef SSL_CTX *build_context(bytes chain, bytes key, bytes authorities, int mode,
             raise MemoryError
         SSL_CTX_set_alpn_select_cb(context, select_protocol, NULL)
         SSL_CTX_set_keylog_callback(context, keep_secret)
-        SSL_CTX_set_msg_callback(context, count_records)
         load_pair(context, chain, key)
         if mode:
             load_authorities(context, authorities, mode)

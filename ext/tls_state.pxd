@@ -3,7 +3,7 @@
 A connection of TLS 1.3 has its SSL for the handshake alone; then it is light: two keys and two counters (records.pxd).
 One of TLS 1.2 keeps its SSL, which is some 13 kB.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from gateway._native.records cimport ciphers_t, keys_t
 
 cdef extern from "<openssl/ssl.h>" nogil:
@@ -61,7 +61,9 @@ cdef struct tls_t:
     uint8_t is_light
     uint8_t is_resumed
     uint8_t secrets                 # 1: `incoming` has its secret, 2: `outgoing` has
-    uint8_t records_out             # sealed since the last record came: tickets, once the client is finished
+    uint8_t records_out             # begun since the last byte came: tickets, once the client is finished
+    uint8_t head_at                 # bytes of a record's header that have passed
+    uint16_t body_left              # bytes of its body that have not
     uint8_t owes_update             # KeyUpdate goes before the next record
     uint8_t notified                # close_notify was sealed
     keys_t incoming                 # of a light connection
@@ -78,5 +80,6 @@ cdef struct tls_links_t:            # connections of one reactor
     uint32_t used
     uint32_t shaking                # handshakes under way, each with an SSL
     uint32_t shaking_max
+    uint32_t shaking_peak           # since there was none
     ciphers_t ciphers
     uint8_t *wire                   # RECORD_WIRE_MAX bytes: the record that is opened or sealed just now

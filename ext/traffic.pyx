@@ -121,6 +121,8 @@ cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *wor
         return
     if words == NULL:
         words = r.last_words[reason]
+    if reason == REASON_TLS:
+        outbox_clear(&link.outbox, &r.nodes)    # an alert was the last that it will read
     # Before the handshake is done there is nothing that words could be said in.
     if was >= LINK_NEW and words != NULL and outbox_push(&link.outbox, &r.nodes, words) == 0:
         gw_count(&r.counters[C_FRAMES_OUT], 1)

@@ -358,6 +358,9 @@ class Device:
                 await self._save_credentials()
             if not link.gone.done():
                 await asyncio.wait([link.gone], timeout=CLOSE_S)
+        except ssl.SSLCertVerificationError as exc:
+            why = f"The gateway's certificate was refused: {exc.verify_message}"
+            return Closed(LinkLost(why), retry=True)  # it may be renewed
         except (OSError, TimeoutError):
             return Closed(LinkLost("The gateway can not be reached."), retry=True)
         finally:

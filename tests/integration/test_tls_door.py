@@ -88,6 +88,7 @@ async def test_the_sdk_checks_the_gateway(open_house: Any, files: Files) -> None
         async with Device("127.0.0.1", port, **options) as device:
             await until(lambda before=before: house.ended("tls") > before)
             assert device.id == ""
+            await until(lambda device=device: "certificate was refused" in str(device.state.error))
     # asyncio's TLS sends an alert, uvloop's only leaves
     assert house.value(Metric.TLS_FAILURES, "refused") + house.value(Metric.TLS_FAILURES, "closed") >= 2
 
