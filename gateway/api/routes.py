@@ -1,5 +1,5 @@
-"""Every route of the provider API in one table, and the names of the other doors' tables, which stand in their folders; a
-route that is in none does not exist."""
+"""Every route of the provider API in one table, and the names of the other doors' tables, which stand in their folders;
+a route that is in none does not exist."""
 
 from __future__ import annotations
 
