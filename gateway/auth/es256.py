@@ -106,8 +106,8 @@ class Verifier:
         return len(self._good)
 
     def verify(self, jws: Jws, key_id: bytes, load: Callable[[], ec.EllipticCurvePublicKey | None]) -> bool:
-        """`key_id`: bytes that name the key, whole; part of what is remembered. `load` makes the key of them, where it is
-        needed; None is no key."""
+        """`key_id`: bytes that name the key, whole; part of what is remembered. `load` makes the key of them, where
+        it is needed; None is no key."""
         digest = hashlib.sha256(len(key_id).to_bytes(4, "big") + key_id + jws.signed + jws.signature).digest()
         if digest in self._good:
             self._good.move_to_end(digest)
