@@ -25,6 +25,8 @@ CFLAGS = {
 if FLAVOUR not in CFLAGS:
     sys.exit(f"GATEWAY_BUILD={FLAVOUR!r} is not a build flavour; choose one of {', '.join(CFLAGS)}")
 FLAGS = CFLAGS[FLAVOUR]
+#: the system's libraries by the module that needs them
+LIBRARIES = {"tls": ["ssl", "crypto"], "tls_context": ["ssl", "crypto"], "records": ["crypto"]}
 
 # Cython resolves `from gateway._native.x cimport y` by folder; these links name flat folders at compile time.
 for package, folder in (("_native", "ext"), ("_load", "load")):
@@ -40,6 +42,7 @@ def extension(name: str, source: str, package: str = "gateway._native") -> Exten
         [source],
         include_dirs=["ext/include", "load"],
         depends=[str(h) for folder in ("ext/include", "load") for h in sorted(Path(folder).glob("*.h"))],
+        libraries=LIBRARIES.get(name, []),
         extra_compile_args=["-std=gnu11", "-Wall", "-Wno-unused-function", *FLAGS],
         extra_link_args=[f for f in FLAGS if f.startswith("-fsanitize")],
     )

@@ -94,6 +94,17 @@ cdef void fan_to(reactor_t *r, link_t *link, uint32_t registration, const fan_t 
         item = item.next
 
 
+cdef void say_fanned(reactor_t *r, fan_t *fan) noexcept nogil:
+    """A group is done: how many of its links got each frame; of the last group also where none did."""
+    cdef fan_item_t *item = fan.first
+    cdef uint64_t group = fan.groups[fan.group_at - 1] if fan.group_at else 0
+    while item != NULL:
+        if item.ms and (item.sent or fan.group_at == fan.count):
+            say(r, EV_FANNED, 0, group, item.seq, item.sent, 0)
+            item.sent = 0
+        item = item.next
+
+
 cdef void fan_step(reactor_t *r) noexcept nogil:
     """A slice of the oldest fan-out. Members are walked downwards: one that leaves meanwhile moves a member that was
     served already into its place (served twice at worst, and the in-flight check or the device drops that), never
@@ -102,22 +113,17 @@ cdef void fan_step(reactor_t *r) noexcept nogil:
     cdef group_t *group
     cdef member_t *member
     cdef link_t *link
-    cdef fan_item_t *item
     cdef int left = FAN_LINKS_A_TURN
     if fan == NULL:
         return
     fan.started = 1
     while left > 0 and has_room(r):
         if fan.position < 0:
+            say_fanned(r, fan)
             if fan.group_at == fan.count:
                 r.fan_head = fan.next
                 if r.fan_head == NULL:
                     r.fan_tail = NULL
-                item = fan.first
-                while item != NULL:
-                    if item.ms:
-                        say(r, EV_FANNED, 0, 0, item.seq, item.sent, 0)
-                    item = item.next
                 fan_drop(fan)
                 return
             if fan.groups[fan.group_at] < r.groups.size:

@@ -21,7 +21,7 @@ from gateway._native.pending cimport (
 from gateway._native.plane cimport CMD_NOTIFY, command_t, reactor_t
 from gateway._native.reactor cimport Reactor
 from gateway._native.registry cimport Registry, registry_get, registry_group_app, registry_links, registry_t
-from gateway._native.registry cimport REGISTRATION_PLAIN, registration_t
+from gateway._native.registry cimport REGISTRATION_PLAIN, REGISTRATION_QUIET, registration_t
 from gateway._native.token_index cimport TOKEN_BYTES, token_index_find_many
 
 cdef extern from "gw_msgpack.h" nogil:
@@ -450,15 +450,16 @@ cdef class Batch:
                 continue
             seq = first + <uint32_t>push.place
             row = pending_get(pending, seq)
-            if push.link:
+            registration = registry_get(registry, row.registration)
+            if push.link and registration != NULL and not registration.flags & REGISTRATION_QUIET:
                 if router.takes(push.link, push.urgency):
                     frame = build_notify(push, seq, now_ms // 1000, row.expires_s)
                     if frame != NULL and router.notify(push.link, frame, seq, row.registration, max(ack_ms, 1u)):
                         row.state = STATE_SENT
                         continue
-            elif may_wait:
-                registration = registry_get(registry, row.registration)
-                if registration != NULL and registration.flags & REGISTRATION_PLAIN:
+            elif may_wait and not push.link:
+                if (registration != NULL and registration.flags & REGISTRATION_PLAIN
+                        and not registration.flags & REGISTRATION_QUIET):
                     row.state = STATE_WAITING
                     continue
             row.flags &= ~<uint8_t>PENDING_PLAIN

@@ -14,10 +14,12 @@ cdef enum:
 
 cdef enum:      # state
     LINK_FREE = 0
-    LINK_NEW = 1                    # accepted, no HELLO yet
-    LINK_HELLO = 2                  # HELLO is with the control thread
-    LINK_LIVE = 3
-    LINK_CLOSING = 4                # last words are leaving; nothing else happens any more
+    LINK_PROXY = 1                  # accepted, a PROXY header comes first
+    LINK_SHAKING = 2                # accepted, in the TLS handshake
+    LINK_NEW = 3                    # no HELLO yet; up to here the control thread does not know it
+    LINK_HELLO = 4                  # HELLO is with the control thread
+    LINK_LIVE = 5
+    LINK_CLOSING = 6                # last words are leaving; nothing else happens any more
 
 cdef enum:      # flags
     LINK_DIRTY = 1                  # in the list of links to flush
@@ -53,7 +55,7 @@ cdef struct link_t:
     inflight_t *inflight            # newest first
     partial_t *partial
     membership_t first              # the only one; the address of all of them where there are more (see membership_at)
-    int fd
+    int fd                          # the socket; below -1 a place in the table of TLS links, see secure.pxd
     uint32_t slot
     uint32_t generation
     uint32_t seen                   # tick of the last byte from the device

@@ -30,4 +30,8 @@ cdef void outbox_pool_free(outbox_pool_t *pool) noexcept nogil
 cdef int outbox_push(outbox_t *box, outbox_pool_t *pool, gw_buffer_t *buffer) noexcept nogil
 # Bytes written now (the box may be empty after), 0 when the socket is full, -1 when it is broken.
 cdef long outbox_flush(outbox_t *box, outbox_pool_t *pool, int fd) noexcept nogil
+# Copies what comes next, at most `room` bytes, and leaves it there; bytes copied.
+cdef uint32_t outbox_gather(const outbox_t *box, unsigned char *into, uint32_t room) noexcept nogil
+# The first `sent` bytes are out.
+cdef void outbox_drop(outbox_t *box, outbox_pool_t *pool, uint32_t sent) noexcept nogil
 cdef void outbox_clear(outbox_t *box, outbox_pool_t *pool) noexcept nogil

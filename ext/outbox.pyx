@@ -3,7 +3,7 @@ cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -90,6 +90,32 @@ cdef int outbox_push(outbox_t *box, outbox_pool_t *pool, gw_buffer_t *buffer) no
     return 0
 
 
+cdef uint32_t outbox_gather(const outbox_t *box, unsigned char *into, uint32_t room) noexcept nogil:
+    cdef const outbox_node_t *node = box.tail
+    cdef uint32_t skip = box.offset, at = 0, part
+    while node != NULL:
+        node = node.next
+        part = min(node.buffer.size - skip, room - at)
+        memcpy(into + at, node.buffer.data + skip, part)
+        at += part
+        skip = 0
+        if at == room or node == box.tail:
+            break
+    return at
+
+
+cdef void outbox_drop(outbox_t *box, outbox_pool_t *pool, uint32_t sent) noexcept nogil:
+    cdef uint32_t left
+    box.bytes -= sent
+    while sent > 0:
+        left = box.tail.next.buffer.size - box.offset
+        if sent < left:
+            box.offset += sent
+            return
+        sent -= left
+        drop_head(box, pool)
+
+
 cdef long outbox_flush(outbox_t *box, outbox_pool_t *pool, int fd) noexcept nogil:
     cdef iovec iov[IOV_MAX_USED]
     cdef msghdr msg
@@ -97,7 +123,6 @@ cdef long outbox_flush(outbox_t *box, outbox_pool_t *pool, int fd) noexcept nogi
     cdef size_t skip
     cdef ssize_t sent
     cdef long total = 0
-    cdef uint32_t left
     cdef int n
     while box.tail != NULL:
         n = 0
@@ -126,15 +151,7 @@ cdef long outbox_flush(outbox_t *box, outbox_pool_t *pool, int fd) noexcept nogi
                 break
             return -1
         total += sent
-        box.bytes -= <uint32_t>sent
-        while sent > 0:
-            node = box.tail.next
-            left = node.buffer.size - box.offset
-            if sent < left:
-                box.offset += <uint32_t>sent
-                break
-            sent -= left
-            drop_head(box, pool)
+        outbox_drop(box, pool, <uint32_t>sent)
     return total
 
 

@@ -3,6 +3,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from gateway._native.link cimport groups_t, inflight_pool_t, slab_t
 from gateway._native.mailbox cimport gw_ring_t
 from gateway._native.outbox cimport gw_buffer_t, outbox_pool_t
+from gateway._native.proxy cimport PROXY_FAILURES_COUNT, PROXY_KINDS_COUNT, network_t
+from gateway._native.tls_state cimport TLS_FAILED_COUNT, tls_links_t
 from gateway._native.wheel cimport wheel_node_t, wheel_t
 
 cdef enum:
@@ -16,6 +18,12 @@ cdef enum:                      # kind of a timer node
     TIMER_ACK = 2
     TIMER_ACCEPT = 3
 
+cdef enum:                      # kinds of listeners
+    DOOR_PLAIN = 0
+    DOOR_TLS = 1
+    DOORS_COUNT = 2
+    NETWORKS_MAX = 64           # that may send PROXY headers
+
 cdef enum:                      # events, reactor → control
     EV_FRAME = 1                # a frame only the control thread can answer
     EV_ACK = 2
@@ -25,7 +33,7 @@ cdef enum:                      # events, reactor → control
     EV_DOWN = 6                 # the link is over; flag is the reason
     EV_DRAINED = 7
     EV_ECHO = 10                # every command before CMD_ECHO was carried out
-    EV_FANNED = 9               # a fan-out is done; registration is how many it was queued for
+    EV_FANNED = 9               # a fan-out is done with the group in link; registration is how many it was queued for
     EV_LATE = 8                 # an ack for what is no longer in flight: after its ack time, or SHOWN after ACK
 
 cdef enum:                      # commands, control → reactor
@@ -44,6 +52,7 @@ cdef enum:                      # commands, control → reactor
     CMD_FLOOR = 13
     CMD_HOLD = 14
     CMD_ECHO = 15
+    CMD_TLS = 16                # new handshakes take the context whose address is in `seq`
 
 cdef enum:                      # why a link ended; names in REASONS
     REASON_PEER = 0
@@ -59,7 +68,9 @@ cdef enum:                      # why a link ended; names in REASONS
     REASON_DRAIN = 10
     REASON_FULL = 11
     REASON_MEMORY = 12
-    REASONS_COUNT = 13
+    REASON_TLS = 13             # handshake or record; which of them is in `tls_failed`
+    REASON_PROXY = 14           # its PROXY header; which fault is in `proxy_failed`
+    REASONS_COUNT = 15
 
 cdef enum:                      # counters; names in COUNTERS
     C_ACCEPTED = 0
@@ -81,7 +92,10 @@ cdef enum:                      # counters; names in COUNTERS
     C_MAILBOX_FULL = 16
     C_STALLED = 17
     C_INFLIGHT = 18             # gauge
-    C_COUNT = 19
+    C_TLS_LINKS = 19            # gauge, handshakes under way included
+    C_TLS_FULL = 20             # handshakes done
+    C_TLS_RESUMED = 21          # of them with a ticket
+    C_COUNT = 22
 
 cdef struct event_t:
     uint16_t kind
@@ -108,7 +122,7 @@ cdef struct fan_item_t:
     gw_buffer_t *buffer
     uint64_t seq
     uint32_t ms                 # ack time; 0: a recall, cancels instead of arming
-    uint32_t sent               # links it was queued for
+    uint32_t sent               # links of the group under way it was queued for
     uint8_t urgency
     fan_item_t *next
 
@@ -135,6 +149,12 @@ cdef struct settings_t:
     uint32_t linger_ticks
     uint32_t logins_per_s       # 0: no limit
 
+cdef struct listener_t:
+    wheel_node_t again          # first: a timer that fires is cast back; tries to accept again
+    int fd                      # -1: closed
+    int listening               # in the epoll set
+    uint8_t door
+
 cdef struct reactor_t:
     # shared with the control thread
     gw_ring_t up                # events
@@ -144,11 +164,18 @@ cdef struct reactor_t:
     int behind                  # some links were not read in this turn, for there was no room
     uint64_t counters[C_COUNT]  # written here, read anywhere (relaxed)
     uint64_t ended[REASONS_COUNT]
+    uint64_t tls_failed[TLS_FAILED_COUNT]
+    uint64_t proxy_failed[PROXY_FAILURES_COUNT]
+    uint64_t proxied[PROXY_KINDS_COUNT]     # headers taken
     # this thread's own
     settings_t set
     int epoll
-    int listener                # -1: closed
-    int listening               # in the epoll set
+    listener_t listeners[DOORS_COUNT]
+    int expects_proxy           # on the plain port
+    network_t networks[NETWORKS_MAX]    # who may connect there then
+    uint32_t network_count
+    tls_links_t tls
+    uint32_t shakes             # steps of handshakes in this turn
     uint64_t start_ms           # monotonic
     uint64_t unix_base_ms       # add to monotonic ms
     uint64_t now_ms             # monotonic, once a turn
@@ -164,7 +191,6 @@ cdef struct reactor_t:
     gw_buffer_t *pong
     gw_buffer_t *last_words[REASONS_COUNT]
     uint8_t *scratch            # receive buffer of all links
-    wheel_node_t accept_timer   # try to accept again
     double login_tokens
     uint64_t login_refill_ms
     int refusing

@@ -7,5 +7,6 @@ cdef class Reactor:
     cdef readonly int index
     cdef readonly int event_fd      # readable when `drain` has something
     cdef int down_fd
+    cdef int trust(self, list proxies) except -1
     cdef bint put(self, uint16_t kind, uint64_t link, uint64_t seq, uint32_t registration, uint32_t ms, uint32_t count,
                   uint8_t flag, bytes frame)

@@ -1,36 +1,38 @@
 """The data plane's thread: accept, commands, timers, the loop; never takes the GIL while it runs."""
 cimport cython
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from gateway._native.batches cimport Batches, batches_ack
+from gateway._native.door cimport (
+    KEY_LISTENER, accept_links, greet, greet_timeout, listener_watch, listeners_close)
 from gateway._native.fanout cimport fan_add, fan_drop, fan_step
 from gateway._native.frame cimport IDS_MAX
 from gateway._native.link cimport (
-    LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PROVIDER, LINK_SPILLED,
-    LINK_STALLED, groups_bytes, groups_free, inflight_find, inflight_pool_free, inflight_remove, inflight_t, link_id,
-    link_join, link_leave, link_leave_all, link_t, slab_at, slab_find, slab_free, slab_take)
+    LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PROVIDER, LINK_SHAKING,
+    LINK_SPILLED, LINK_STALLED, groups_bytes, groups_free, inflight_find, inflight_pool_free, inflight_remove,
+    inflight_t, link_id, link_join, link_leave, link_leave_all, link_t, slab_at, slab_find, slab_free)
 from gateway._native.mailbox cimport (
     gw_ring_free, gw_ring_init, gw_ring_peek, gw_ring_pop, gw_ring_publish, gw_ring_reserve, gw_ring_sleep)
 from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t, outbox_pool_free
 from gateway._native.pending cimport pending_get
 from gateway._native.plane cimport *
+from gateway._native.proxy cimport proxy_failures, proxy_kinds
+from gateway._native.tls cimport tls_context_drop, tls_failures, tls_links_free, tls_use
+from gateway._native.tls_context cimport TlsContext
+from gateway._native.tls_state cimport SSL_CTX, tls_t
 from gateway._native.traffic cimport (
-    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event,
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, flush_dirty, gw_count, gw_read, handle_bytes, has_room, link_down, link_free, link_readable,
-    link_send, mark_dirty, may_read, maybe_ready, notify, read_on, say, sent_at, watch)
+    link_send, mark_dirty, may_read, maybe_ready, notify, read_on, say, sent_at)
 from gateway._native.wheel cimport (
-    wheel_advance, wheel_arm, wheel_cancel, wheel_init, wheel_next, wheel_node_t, wheel_pop)
+    wheel_advance, wheel_arm, wheel_init, wheel_next, wheel_node_t, wheel_pop)
 
 cdef extern from "gw_sys.h" nogil:
     int gw_own_descriptors(int keep_a, int keep_b)
     uint64_t gw_monotonic_ms()
     uint64_t gw_unix_ms()
-
-cdef extern from "<sys/socket.h>" nogil:
-    int accept4(int fd, void *address, void *length, int flags)
-    enum: SOCK_NONBLOCK, SOCK_CLOEXEC
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -38,70 +40,21 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *buf, size_t n)
 
 cdef enum:
-    ACCEPTS_A_TURN = 256
     EVENTS_A_TURN = 512
     COMMANDS_A_TURN = 4096
     COSTLY_A_BATCH = 256            # frames and late acks for the control thread at once: each takes it some ten µs
     TIMERS_A_TURN = 8192
-    KEY_LISTENER = 0xFFFFFFFF       # epoll keys beyond any slot
-    KEY_MAILBOX = 0xFFFFFFFE
+    KEY_MAILBOX = 0xFFFFFFE0        # epoll key beyond any slot
     RING_HEAD_BYTES = 8             # of each record in a mailbox
     WINDOW_MAX = 4096
 
 REASONS = (
     "peer", "socket", "login_timeout", "heartbeat_timeout", "slow_consumer", "overloaded", "malformed_frame",
-    "frame_too_large", "out_of_order", "control", "draining", "full", "memory")
+    "frame_too_large", "out_of_order", "control", "draining", "full", "memory", "tls", "proxy")
 COUNTERS = (
     "accepted", "accept_errors", "links", "logins", "frames_in", "frames_out", "bytes_in", "bytes_out", "heartbeats",
     "notified", "acks", "late_acks", "ack_timeouts", "spilled_window", "spilled_outbox", "gone", "mailbox_full",
-    "stalled", "inflight")
-
-
-# --- accept ----------------------------------------------------------------------------------------------------------
-
-cdef void listener_watch(reactor_t *r, int op) noexcept nogil:
-    cdef epoll_event e
-    e.events = EPOLLIN
-    e.data.u64 = <uint64_t>KEY_LISTENER << 32
-    if r.listener >= 0 and epoll_ctl(r.epoll, op, r.listener, &e) == 0:
-        r.listening = op == EPOLL_CTL_ADD
-
-
-cdef void listener_close(reactor_t *r) noexcept nogil:
-    if r.listener >= 0:
-        close(r.listener)
-    r.listener = -1
-    r.listening = 0
-    wheel_cancel(&r.wheel, &r.accept_timer)
-
-
-cdef void accept_links(reactor_t *r) noexcept nogil:
-    cdef link_t *link
-    cdef int fd, _
-    for _ in range(ACCEPTS_A_TURN):
-        fd = accept4(r.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd < 0:
-            if errno == EAGAIN:
-                return
-            if errno == EINTR or errno == ECONNABORTED:
-                continue
-            # Out of descriptors or memory: the backlog waits in the kernel; look again in 100 ms, don't spin.
-            gw_count(&r.counters[C_ACCEPT_ERRORS], 1)
-            listener_watch(r, EPOLL_CTL_DEL)
-            wheel_arm(&r.wheel, &r.accept_timer, r.now + 10)
-            return
-        gw_count(&r.counters[C_ACCEPTED], 1)
-        link = slab_take(&r.slab) if r.slab.used < r.set.max_links else NULL
-        if link == NULL:
-            gw_count(&r.ended[REASON_FULL], 1)
-            close(fd)
-            continue
-        gw_count(&r.counters[C_LINKS], 1)
-        link.fd = fd
-        link.timer.kind = TIMER_LINK
-        link.seen = r.now
-        wheel_arm(&r.wheel, &link.timer, r.now + r.set.login_ticks)
-        watch(r, link, EPOLLIN, EPOLL_CTL_ADD)
+    "stalled", "inflight", "tls_links", "tls_full", "tls_resumed")
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -117,7 +70,7 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
         gw_buffer_drop(c.buffer)    # no memory: the broadcast waits for each registration by its cursor
         return
     if c.kind == CMD_DRAIN:
-        listener_close(r)
+        listeners_close(r)
         r.draining = 1
         r.drain_buffer = c.buffer
         r.drain_begin = r.now
@@ -132,8 +85,11 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
     if c.kind == CMD_REFUSE:
         r.refusing = c.flag
         return
+    if c.kind == CMD_TLS:
+        tls_use(&r.tls, <SSL_CTX *>c.seq)
+        return
     link = slab_find(&r.slab, c.link)
-    if link == NULL or link.state == LINK_CLOSING or link.state == LINK_NEW:
+    if link == NULL or link.state == LINK_CLOSING or link.state <= LINK_NEW:
         gw_count(&r.counters[C_GONE], 1)
         if c.kind == CMD_NOTIFY:
             say(r, EV_LOST, 0, c.link, c.seq, c.registration, 0)
@@ -216,6 +172,8 @@ cdef void link_timer(reactor_t *r, link_t *link) noexcept nogil:
         link_free(r, link)
     elif r.behind and link.state != LINK_HELLO and not link.flags & LINK_STALLED:
         wheel_arm(&r.wheel, &link.timer, r.now + 10)    # what it sent may not be read yet
+    elif link.state < LINK_NEW:
+        greet_timeout(r, link)
     elif link.state == LINK_NEW:
         link_down(r, link, REASON_LOGIN_TIMEOUT, NULL)
     elif link.state == LINK_HELLO:
@@ -256,7 +214,7 @@ cdef void handle_timers(reactor_t *r) noexcept nogil:
         elif node.kind == TIMER_ACK:
             ack_timer(r, <inflight_t *>node)
         else:
-            listener_watch(r, EPOLL_CTL_ADD)
+            listener_watch(r, <listener_t *>node, EPOLL_CTL_ADD)
 
 
 cdef void drain_step(reactor_t *r) noexcept nogil:
@@ -337,13 +295,14 @@ cdef void run(reactor_t *r) noexcept nogil:
         n = epoll_wait(r.epoll, events, EVENTS_A_TURN, sleep_ms(r))
         read_clock(r)
         reads = 0
+        r.shakes = 0
         r.behind = 0
         for i in range(n):
             at = <int>((<uint32_t>i + r.first) % <uint32_t>n)
             key = events[at].data.u64 >> 32
-            if key == KEY_LISTENER:
-                if r.listening:
-                    accept_links(r)
+            if key >= KEY_LISTENER:
+                if r.listeners[key - KEY_LISTENER].listening:
+                    accept_links(r, &r.listeners[key - KEY_LISTENER])
                 continue
             if key == KEY_MAILBOX:
                 read(r.down.event_fd, &drop, 8)
@@ -351,6 +310,12 @@ cdef void run(reactor_t *r) noexcept nogil:
             link = slab_at(&r.slab, <uint32_t>key)
             # Another event of this turn may have ended the link and its slot may live again.
             if link.state == LINK_FREE or link.generation != <uint32_t>events[at].data.u64:
+                continue
+            if link.state <= LINK_SHAKING:
+                if may_read(r):
+                    greet(r, link)
+                else:
+                    r.behind = 1
                 continue
             if events[at].events & EPOLLOUT:
                 mark_dirty(r, link)
@@ -382,7 +347,7 @@ cdef void shut(reactor_t *r) noexcept nogil:
     """Close every socket and give back what links hold; runs in the reactor's thread, which owns the descriptors."""
     cdef uint32_t i
     cdef link_t *link
-    listener_close(r)
+    listeners_close(r)
     for i in range(r.slab.size):
         link = slab_at(&r.slab, i)
         if link.state != LINK_FREE:
@@ -412,9 +377,14 @@ cdef class Reactor:
     def __cinit__(self, index: int, event_fd: int, command_fd: int, last_words: dict, *, mailbox_bytes: int,
                   max_links: int, login_ms: int, login_frame_bytes: int, max_frame_bytes: int, outbox_bytes: int,
                   slow_ms: int, provider_frame_bytes: int = 0, linger_ms: int = 2000, logins_per_s: int = 0,
-                  window: int = WINDOW_MAX, uptime_ms: int = 0):
+                  window: int = WINDOW_MAX, uptime_ms: int = 0,
+                  TlsContext tls=None, proxies: list | None = None,
+                  handshakes: int = 10_000):
         """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close;
-        `uptime_ms`: as if it ran for so long already. The mailbox up is at least as large as its largest step needs."""
+        `uptime_ms`: as if it ran for so long already. `tls`: what handshakes on the TLS port begin with, so
+        many (`handshakes`) at once. `proxies`: on
+        the plain port a PROXY header comes first, from peers in these networks alone, (16 bytes, bits), IPv4 as
+        ::ffff:a.b.c.d. The mailbox up is at least as large as its largest step needs."""
         cdef uint64_t capacity = 4 * UP_RESERVE, down = 65536
         cdef uint64_t aged_ms = uptime_ms
         cdef reactor_t *r = <reactor_t *>malloc(sizeof(reactor_t))
@@ -434,7 +404,11 @@ cdef class Reactor:
         r.up_reserve = max(<uint64_t>UP_RESERVE, step_bytes(&r.set))
         while down < <uint64_t>mailbox_bytes:
             down *= 2
-        r.epoll = r.listener = -1
+        r.epoll = -1
+        for i in range(DOORS_COUNT):
+            r.listeners[i].fd = -1
+            r.listeners[i].door = <uint8_t>i
+            r.listeners[i].again.kind = TIMER_ACCEPT
         if gw_ring_init(&r.down, down, command_fd) != 0:
             raise MemoryError
         while capacity < <uint64_t>mailbox_bytes or capacity < 4 * r.up_reserve:
@@ -455,7 +429,11 @@ cdef class Reactor:
         r.set.linger_ticks = max(1, linger_ms // TICK_MS)
         r.set.logins_per_s = logins_per_s
         r.login_tokens = logins_per_s
-        r.accept_timer.kind = TIMER_ACCEPT
+        r.tls.shaking_max = handshakes
+        if tls is not None:
+            tls_use(&r.tls, tls.share())
+        if proxies is not None:
+            self.trust(proxies)
         r.now_ms = r.login_refill_ms = gw_monotonic_ms()
         r.start_ms = r.now_ms - aged_ms
         r.unix_base_ms = gw_unix_ms() - r.now_ms
@@ -475,6 +453,8 @@ cdef class Reactor:
                 c = <command_t *>gw_ring_peek(&r.down, &size)
                 if c == NULL:
                     break
+                if c.kind == CMD_TLS:
+                    tls_context_drop(<SSL_CTX *>c.seq)
                 gw_buffer_drop(c.buffer)
                 gw_ring_pop(&r.down, size)
         while r.fan_head != NULL:
@@ -491,26 +471,48 @@ cdef class Reactor:
         outbox_pool_free(&r.nodes)
         groups_free(&r.groups)
         slab_free(&r.slab)
+        tls_links_free(&r.tls)
         free(r.scratch)
         free(r)
 
     # -- the reactor's own thread
 
-    def open(self, listen) -> None:
-        """Take a descriptor table of one's own, then `listen()` → a listening, non-blocking socket's descriptor."""
+    def open(self, listen, listen_tls=None) -> None:
+        """Take a descriptor table of one's own, then `listen()` and `listen_tls()` → listening, non-blocking sockets'
+        descriptors; None: that door stays shut."""
         cdef reactor_t *r = self.r
         cdef epoll_event e
+        cdef int i
         if gw_own_descriptors(self.event_fd, self.down_fd) != 0:
             raise OSError(errno, "the reactor could not get a descriptor table of its own")
-        r.listener = listen()
+        if listen is not None:
+            r.listeners[DOOR_PLAIN].fd = listen()
+        if listen_tls is not None:
+            r.listeners[DOOR_TLS].fd = listen_tls()
         r.epoll = epoll_create1(EPOLL_CLOEXEC)
         if r.epoll < 0:
             raise OSError(errno, "epoll_create1")
-        listener_watch(r, EPOLL_CTL_ADD)
+        for i in range(DOORS_COUNT):
+            listener_watch(r, &r.listeners[i], EPOLL_CTL_ADD)
         e.events = EPOLLIN
         e.data.u64 = <uint64_t>KEY_MAILBOX << 32
         if epoll_ctl(r.epoll, EPOLL_CTL_ADD, self.down_fd, &e) != 0:
             raise OSError(errno, "epoll_ctl")
+
+    cdef int trust(self, list proxies) except -1:
+        cdef network_t *network
+        cdef bytes address
+        if len(proxies) > NETWORKS_MAX:
+            raise ValueError(f"at most {NETWORKS_MAX} networks may send PROXY headers")
+        for address, bits in proxies:
+            if len(address) != 16 or not 0 <= bits <= 128:
+                raise ValueError("a network is 16 bytes and 0 to 128 bits of them")
+            network = &self.r.networks[self.r.network_count]
+            memcpy(network.address, <const char *>address, 16)
+            network.bits = bits
+            self.r.network_count += 1
+        self.r.expects_proxy = 1
+        return 0
 
     def run(self) -> None:
         """Serve until `stop`; without the GIL."""
@@ -616,6 +618,14 @@ cdef class Reactor:
     def refuse_logins(self, refuse: bool) -> bool:
         return self.put(CMD_REFUSE, 0, 0, 0, 0, 0, refuse, None)
 
+    def use_tls(self, TlsContext context not None) -> bool:
+        """Handshakes from now on are made with this; links that are there keep what they have."""
+        cdef SSL_CTX *shared = context.share()
+        if self.put(CMD_TLS, 0, <uint64_t>shared, 0, 0, 0, 0, None):
+            return True
+        tls_context_drop(shared)
+        return False
+
     def stop(self) -> bool:
         return self.put(CMD_STOP, 0, 0, 0, 0, 0, 0, None)
 
@@ -625,7 +635,7 @@ cdef class Reactor:
         """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, shown,
         link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
         b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
-        c=[seq in flight]; FANNED a=seq b=links; DOWN a=device b=reason.
+        c=[seq in flight]; FANNED link=group a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell.
         `runs` gets acks in time of what is no pending delivery, a broadcast's: (seq, packed registrations, acked_ms)
         for those of one seq that follow each other."""
@@ -682,11 +692,18 @@ cdef class Reactor:
         return acks, others, more
 
     def counters(self) -> dict:
-        """Counters by name, ended links as `ended:<reason>`."""
+        """Counters by name, ended links as `ended:<reason>`, what failed before the first frame as `tls:<failure>` and
+        `proxy:<failure>`, PROXY headers taken as `proxied:<kind>`."""
         cdef int i
         out = {COUNTERS[i]: gw_read(&self.r.counters[i]) for i in range(C_COUNT)}
         for i in range(REASONS_COUNT):
             out["ended:" + REASONS[i]] = gw_read(&self.r.ended[i])
+        for i in range(TLS_FAILED_COUNT):
+            out["tls:" + tls_failures()[i]] = gw_read(&self.r.tls_failed[i])
+        for i in range(PROXY_FAILURES_COUNT):
+            out["proxy:" + proxy_failures()[i]] = gw_read(&self.r.proxy_failed[i])
+        for i in range(PROXY_KINDS_COUNT):
+            out["proxied:" + proxy_kinds()[i]] = gw_read(&self.r.proxied[i])
         return out
 
     @property
@@ -704,7 +721,7 @@ cdef class Reactor:
         """Bytes taken for links, in-flight entries, outbox nodes and groups; exact only while the thread rests."""
         cdef reactor_t *r = self.r
         return (((r.slab.size + 4095) // 4096) * 4096 * sizeof(link_t) + r.inflight.entries * sizeof(inflight_t)
-                + r.nodes.nodes * 16 + groups_bytes(&r.groups))
+                + ((r.tls.size + 1023) // 1024) * 1024 * sizeof(tls_t) + r.nodes.nodes * 16 + groups_bytes(&r.groups))
 
 
 EVENT_FRAME = EV_FRAME

@@ -15,6 +15,8 @@ cdef enum:
 
 cdef enum:                          # flags of a registration
     REGISTRATION_PLAIN = 8          # it has no fallback chain of its own
+    REGISTRATION_QUIET = 16         # it has quiet hours: what comes for it is looked at one by one
+    REGISTRATION_SEEN_SHIFT = 12    # upper 20 bits: hour (Unix time / 3600) in which its device was connected last
 
 cdef extern from "gw_sessions.h" nogil:
     ctypedef struct gw_session_row_t:
@@ -33,6 +35,7 @@ cdef struct registration_t:
 
 cdef struct registry_chunk_t:
     uint32_t used
+    uint32_t seen_changed           # some hour in it was not handed out by seen_page yet
     registration_t rows[1024]
 
 cdef struct registry_t:
@@ -47,6 +50,7 @@ cdef struct registry_t:
     uint32_t groups                 # places in populations
     uint32_t *group_apps            # app number of each group, 0: unknown
     uint32_t group_apps_capacity
+    uint32_t hour                   # now, Unix time / 3600; 0: not told yet, nothing is noted
 
 cdef void registry_init(registry_t *r, uint64_t seed) noexcept nogil
 cdef void registry_free(registry_t *r) noexcept nogil

@@ -6,6 +6,7 @@ so a device off line costs nothing but its registrations.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_Release
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -42,7 +43,8 @@ cdef enum:
     BATCH = 32          # look-ups whose cache misses overlap
     LOAD_AHEAD = 12     # rows whose places are asked for before they are needed
     VERSIONS_KNOWN = 512    # places for versions met while loading
-    VERSION_BYTES = 64
+    VERSION_BYTES = 96      # of a cohort's text
+    SEEN_MASK = 0xFFFFF
 
 
 cdef void registry_init(registry_t *r, uint64_t seed) noexcept nogil:
@@ -52,6 +54,7 @@ cdef void registry_init(registry_t *r, uint64_t seed) noexcept nogil:
     r.groups = 0
     r.group_apps = NULL
     r.group_apps_capacity = 0
+    r.hour = 0
     r.chunks = NULL
     r.capacity = 0
     r.top = 0
@@ -205,12 +208,20 @@ cdef bint registry_remove(registry_t *r, uint32_t number, const uint8_t *token) 
     return True
 
 
+cdef inline void note_seen(registry_t *r, uint32_t number, registration_t *row) noexcept nogil:
+    cdef uint32_t seen = (r.hour & SEEN_MASK) << REGISTRATION_SEEN_SHIFT
+    if r.hour and row.flags & ~<uint32_t>((1 << REGISTRATION_SEEN_SHIFT) - 1) != seen:
+        row.flags = row.flags & ((1 << REGISTRATION_SEEN_SHIFT) - 1) | seen
+        r.chunks[number // REGISTRY_CHUNK].seen_changed = 1
+
+
 cdef void unbind_all(registry_t *r, gw_session_row_t *session) noexcept nogil:
     cdef uint32_t number = session.first
     cdef registration_t *row
     while number != REGISTRY_NONE:
         row = row_at(r, number)
         row.flags &= ~<uint32_t>BOUND
+        note_seen(r, number, row)
         number = row.next
     session.first = REGISTRY_NONE
 
@@ -250,6 +261,7 @@ cdef bint registry_bind(registry_t *r, uint32_t number, uint64_t device) noexcep
     registry_unbind(r, number)
     row.device = device
     row.flags |= BOUND
+    note_seen(r, number, row)
     row.next = REGISTRY_NONE
     if session.first == REGISTRY_NONE:
         session.first = number
@@ -277,6 +289,7 @@ cdef bint registry_unbind(registry_t *r, uint32_t number) noexcept nogil:
     elif session.first != REGISTRY_NONE:
         row_at(r, session.first).prev = row.prev
     row.flags &= ~<uint32_t>BOUND
+    note_seen(r, number, row)
     return True
 
 
@@ -419,6 +432,8 @@ cdef int load_rows(registry_t *r, list rows, group_of, version_t *known) except 
             row.flags |= SIGNED_OUT
         if value[20] & 2:
             row.flags |= REGISTRATION_PLAIN
+        if value[20] & 4:
+            row.flags |= REGISTRATION_QUIET
     return 0
 
 
@@ -535,6 +550,84 @@ cdef class Registry:
     def set_plain(self, uint32_t number, bint plain):
         cdef registration_t *row = self.known(number)
         row.flags = row.flags | REGISTRATION_PLAIN if plain else row.flags & ~<uint32_t>REGISTRATION_PLAIN
+
+    @cython.critical_section
+    def set_quiet(self, uint32_t number, bint quiet):
+        cdef registration_t *row = self.known(number)
+        row.flags = row.flags | REGISTRATION_QUIET if quiet else row.flags & ~<uint32_t>REGISTRATION_QUIET
+
+    @cython.critical_section
+    def set_hour(self, uint32_t hour):
+        self.r.hour = hour
+
+    @cython.critical_section
+    def seen_hour(self, uint32_t number):
+        cdef registration_t *row = self.known(number)
+        return self.r.hour if row.flags & BOUND else row.flags >> REGISTRATION_SEEN_SHIFT
+
+    @property
+    def seen_pages(self):
+        return self.r.top
+
+    @cython.critical_section
+    def seen_page(self, uint32_t place):
+        cdef registry_chunk_t *chunk = self.r.chunks[place] if place < self.r.top else NULL
+        cdef uint8_t *p
+        cdef bytes page
+        cdef uint32_t i, hour
+        if chunk == NULL or not chunk.seen_changed:
+            return None
+        page = PyBytes_FromStringAndSize(NULL, 4 * REGISTRY_CHUNK)
+        p = <uint8_t *>PyBytes_AS_STRING(page)
+        for i in range(<uint32_t>REGISTRY_CHUNK):
+            hour = chunk.rows[i].flags >> REGISTRATION_SEEN_SHIFT
+            p[4 * i] = <uint8_t>(hour >> 24)
+            p[4 * i + 1] = <uint8_t>(hour >> 16)
+            p[4 * i + 2] = <uint8_t>(hour >> 8)
+            p[4 * i + 3] = <uint8_t>hour
+        chunk.seen_changed = 0
+        return page
+
+    @cython.critical_section
+    def seen_again(self, uint32_t place):
+        if place < self.r.top and self.r.chunks[place] != NULL:
+            self.r.chunks[place].seen_changed = 1
+
+    @cython.critical_section
+    def load_seen(self, uint32_t place, bytes page not None):
+        cdef const uint8_t *p = page
+        cdef registration_t *row
+        cdef uint32_t i, hour
+        for i in range(min(<uint32_t>(len(page) // 4), <uint32_t>REGISTRY_CHUNK)):
+            hour = big_endian(p + 4 * i) & SEEN_MASK
+            row = registry_get(self.r, place * REGISTRY_CHUNK + i) if hour else NULL
+            if row != NULL:
+                row.flags = row.flags & ((1 << REGISTRATION_SEEN_SHIFT) - 1) | hour << REGISTRATION_SEEN_SHIFT
+
+    @cython.critical_section
+    def group_runs(self, numbers):
+        cdef Py_ssize_t n, i
+        cdef uint32_t *asked = numbers_of(numbers, &n)
+        cdef registration_t *row
+        cdef uint32_t group = 0, run = 0
+        cdef list runs = []
+        try:
+            for i in range(n):
+                row = registry_get(self.r, asked[i])
+                if row == NULL:
+                    continue
+                if run and row.group == group:
+                    run += 1
+                    continue
+                if run:
+                    runs.append((group, run))
+                group = row.group
+                run = 1
+            if run:
+                runs.append((group, run))
+        finally:
+            free(asked)
+        return runs
 
     @cython.critical_section
     def set_group_app(self, uint32_t group, uint32_t app):

@@ -8,11 +8,14 @@ from gateway._native.frame cimport (
     frame_parse, frame_t, ids_parse)
 from gateway._native.link cimport (
     LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PAUSED, LINK_PROVIDER,
-    LINK_SPILLED, LINK_STALLED, inflight_add, inflight_find, inflight_remove, inflight_t, link_id, link_leave_all,
-    link_t, partial_t, slab_at, slab_give)
+    LINK_SHAKING, LINK_SPILLED, LINK_STALLED, inflight_add, inflight_find, inflight_remove, inflight_t, link_id,
+    link_leave_all, link_t, partial_t, slab_at, slab_give)
 from gateway._native.mailbox cimport gw_ring_reserve, gw_ring_room
 from gateway._native.outbox cimport gw_buffer_t, outbox_clear, outbox_flush, outbox_push
 from gateway._native.plane cimport *
+from gateway._native.secure cimport (
+    SECURE_AGAIN, SECURE_BROKEN, secure_close, secure_flush, secure_read, socket_of, tls_of)
+from gateway._native.tls cimport tls_finish
 from gateway._native.wheel cimport wheel_arm, wheel_cancel
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -78,13 +81,16 @@ cdef void watch(reactor_t *r, link_t *link, uint32_t events, int op) noexcept no
     cdef epoll_event e
     e.events = events
     e.data.u64 = <uint64_t>link.slot << 32 | link.generation
-    epoll_ctl(r.epoll, op, link.fd, &e)
+    epoll_ctl(r.epoll, op, socket_of(r, link), &e)
 
 
 cdef void link_free(reactor_t *r, link_t *link) noexcept nogil:
     wheel_cancel(&r.wheel, &link.timer)
     outbox_clear(&link.outbox, &r.nodes)
-    close(link.fd)
+    if link.fd >= 0:
+        close(link.fd)
+    else:
+        secure_close(r, link)
     slab_give(&r.slab, link)
     gw_count(&r.counters[C_LINKS], <uint64_t>-1)
 
@@ -94,7 +100,8 @@ cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *wor
     they arrive (closing with unread bytes would reset the connection and could destroy them)."""
     cdef inflight_t *entry
     cdef uint64_t me = link_id(&r.slab, link)
-    if link.state == LINK_CLOSING or link.state == LINK_FREE:
+    cdef int was = link.state
+    if was == LINK_CLOSING or was == LINK_FREE:
         return
     gw_count(&r.ended[reason], 1)
     while link.inflight != NULL:
@@ -102,7 +109,7 @@ cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *wor
         say(r, EV_LOST, 0, me, entry.seq, entry.registration, 0)
         inflight_remove(&r.inflight, &r.wheel, link, entry)
         gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
-    if link.state != LINK_NEW:
+    if was > LINK_NEW:
         say(r, EV_DOWN, reason, me, link.device, 0, 0)
     link_leave_all(&r.slab, &r.groups, link)
     read_on(r, link)
@@ -114,7 +121,10 @@ cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *wor
         return
     if words == NULL:
         words = r.last_words[reason]
-    if words != NULL and outbox_push(&link.outbox, &r.nodes, words) == 0:
+    if reason == REASON_TLS:
+        outbox_clear(&link.outbox, &r.nodes)    # an alert was the last that it will read
+    # Before the handshake is done there is nothing that words could be said in.
+    if was >= LINK_NEW and words != NULL and outbox_push(&link.outbox, &r.nodes, words) == 0:
         gw_count(&r.counters[C_FRAMES_OUT], 1)
     wheel_arm(&r.wheel, &link.timer, r.now + r.set.linger_ticks)
     mark_dirty(r, link)
@@ -156,8 +166,11 @@ cdef void read_on(reactor_t *r, link_t *link) noexcept nogil:
 
 cdef void link_flush(reactor_t *r, link_t *link) noexcept nogil:
     cdef long sent
+    if link.fd < 0 and tls_of(r, link).wants_write and link.state > LINK_SHAKING:
+        tls_of(r, link).wants_write = 0
+        watch(r, link, EPOLLIN | EPOLLOUT if link.flags & LINK_STALLED else EPOLLIN, EPOLL_CTL_MOD)
     if link.outbox.tail != NULL:
-        sent = outbox_flush(&link.outbox, &r.nodes, link.fd)
+        sent = outbox_flush(&link.outbox, &r.nodes, link.fd) if link.fd >= 0 else secure_flush(r, link)
         if sent < 0:
             if link.state == LINK_CLOSING:
                 link_free(r, link)
@@ -180,7 +193,11 @@ cdef void link_flush(reactor_t *r, link_t *link) noexcept nogil:
         link.flags &= ~<uint8_t>LINK_STALLED
         watch(r, link, EPOLLIN, EPOLL_CTL_MOD)
     if link.state == LINK_CLOSING:
-        shutdown(link.fd, SHUT_WR)
+        if link.fd < 0 and not tls_finish(&r.tls, tls_of(r, link)):
+            link.flags |= LINK_STALLED      # close_notify goes when the socket takes bytes
+            watch(r, link, EPOLLIN | EPOLLOUT, EPOLL_CTL_MOD)
+            return
+        shutdown(socket_of(r, link), SHUT_WR)
     else:
         maybe_ready(r, link)
 
@@ -333,18 +350,37 @@ cdef void handle_bytes(reactor_t *r, link_t *link, ssize_t got) noexcept nogil:
         link.partial = partial
 
 
+cdef void secure_waits(reactor_t *r, link_t *link) noexcept nogil:
+    """TLS had nothing for us. Either it must write before it can read, and what can be read would wake us in vain until
+    then; or a write waited for what it has read now."""
+    if tls_of(r, link).wants_write:
+        watch(r, link, EPOLLOUT, EPOLL_CTL_MOD)
+    elif link.outbox.tail != NULL:
+        mark_dirty(r, link)
+
+
 cdef void link_readable(reactor_t *r, link_t *link) noexcept nogil:
-    cdef ssize_t got = recv(link.fd, r.scratch, SCRATCH_BYTES, MSG_DONTWAIT)
+    cdef ssize_t got
+    if link.fd >= 0:
+        got = recv(link.fd, r.scratch, SCRATCH_BYTES, MSG_DONTWAIT)
+        if got < 0 and (errno == EAGAIN or errno == EINTR):
+            return
+    else:
+        got = secure_read(r, link)
+        if got == SECURE_AGAIN:
+            secure_waits(r, link)
+            return
     if got > 0:
         gw_count(&r.counters[C_BYTES_IN], <uint64_t>got)
         if link.state != LINK_CLOSING:
             handle_bytes(r, link, got)
-    elif got < 0 and (errno == EAGAIN or errno == EINTR):
-        return
+            if link.fd < 0 and link.state > LINK_SHAKING and tls_of(r, link).ended:
+                link_down(r, link, REASON_PEER, NULL)   # its end came with its last bytes; nothing may tell of it again
     elif link.state == LINK_CLOSING:
         link_free(r, link)
     else:
-        link_down(r, link, REASON_PEER if got == 0 else REASON_SOCKET, NULL)
+        link_down(
+            r, link, REASON_PEER if got == 0 else REASON_TLS if got == SECURE_BROKEN else REASON_SOCKET, NULL)
 
 
 # --- notifications out ------------------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.push_ids import PushIds
+from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
+from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.metrics import Metrics
@@ -62,6 +64,7 @@ class Gateway:
             edge=self.edge,
             journal=store.journal,
             broadcasts=store.broadcasts,
+            schedules=store.schedules,
             directory=directory,
             notifiers=self.notifiers,
             config=config,
@@ -71,11 +74,25 @@ class Gateway:
         self.edge.attach(self.dispatcher)
         directory.watch(self.edge)
         acceptor = Acceptor(
-            directory=directory, journal=store.journal, dispatcher=self.dispatcher, config=config, metrics=metrics
+            directory=directory,
+            journal=store.journal,
+            schedules=store.schedules,
+            dispatcher=self.dispatcher,
+            config=config,
+            metrics=metrics,
+        )
+        self.scheduler = Scheduler(
+            schedules=store.schedules,
+            directory=directory,
+            acceptor=acceptor,
+            backlog=self.dispatcher.backlog,
+            metrics=metrics,
+            clock=unix_ms,
         )
         self.receipts_webhook = ReceiptsWebhook(
             directory=directory,
             receipts=store.receipts,
+            deaths=store.deaths,
             push_ids=push_ids,
             config=config.api,
             metrics=metrics,
@@ -92,6 +109,9 @@ class Gateway:
             ),
             dispatcher=self.dispatcher,
             memory=store.receipts,
+            quotas=Quotas(store.quotas),
+            schedules=store.schedules,
+            deaths=store.deaths,
             push_ids=push_ids,
             metrics=metrics,
             is_connected=self.edge.is_connected,
@@ -118,6 +138,7 @@ class Gateway:
             for name in apps:
                 await self._create_app(name)
             self.dispatcher.start()
+            self.scheduler.start()
             await self.edge.start()
             self.receipts_webhook.start()
             try:
@@ -161,6 +182,7 @@ class Gateway:
         await self.receipts_webhook.close()
         await self.streams.close()
         await self.edge.stop()
+        await self.scheduler.close()
         await self.dispatcher.close()
         for notifier in self.notifiers.values():
             await notifier.close()
@@ -172,6 +194,7 @@ def _write_ready_file(path: Path, gateway: Gateway) -> None:
     ready = {
         "pid": os.getpid(),
         "device_port": gateway.edge.port,
+        "device_tls_port": gateway.edge.tls_port,
         "api_port": gateway.api.port,
         "api_tls_port": gateway.api.tls_port,
     }
@@ -196,12 +219,19 @@ def _next_steps(gateway: Gateway) -> str:
     )
 
 
+def _doors(gateway: Gateway) -> str:
+    host, edge = gateway.config.edge.host, gateway.edge
+    doors = [f"{host}:{edge.port}"] if edge.port >= 0 else []
+    doors += [f"{host}:{edge.tls_port} (TLS)"] if edge.tls_port >= 0 else []
+    return ", ".join(doors)
+
+
 def _greet(gateway: Gateway) -> None:
     config = gateway.config
     url = f"http://{config.api.host}:{gateway.api.port}"
     secure = f"            https on port {gateway.api.tls_port}\n" if gateway.api.tls_port else ""
     print(
-        f"devices:    {config.edge.host}:{gateway.edge.port}\n"
+        f"devices:    {_doors(gateway)}\n"
         f"providers:  {url}  (try it: {url}/docs)\n"
         f"{secure}"
         f"store:      {gateway.store.path}\n"
@@ -213,7 +243,8 @@ def _greet(gateway: Gateway) -> None:
 
 
 async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[str] = ()) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Returns the exit code."""
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. SIGHUP reads the certificates again.
+    Returns the exit code."""
     loop = asyncio.get_running_loop()
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -240,7 +271,14 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
         if ready_file is not None:
             _write_ready_file(ready_file, gateway)
         _greet(gateway)
-        _log.info("serving", device_port=gateway.edge.port, api_port=gateway.api.port, links=gateway.edge.plane.links())
+        loop.add_signal_handler(signal.SIGHUP, gateway.edge.certificates.reload)
+        _log.info(
+            "serving",
+            device_port=gateway.edge.port,
+            device_tls_port=gateway.edge.tls_port,
+            api_port=gateway.api.port,
+            links=gateway.edge.plane.links(),
+        )
         await stop.wait()
         _log.info("draining", seconds=config.edge.drain_s)
         draining = asyncio.create_task(gateway.drain())

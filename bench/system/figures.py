@@ -102,6 +102,7 @@ FIGURES = (
         (Target("ratio", AT_MOST, 1.2), Target("others_p99_ms", AT_MOST, 1000), Target("lost", AT_MOST, 0)),
     ),
     Figure("P12", "CPU of idle devices ÷ echo floor", "idle_cpu", (Target("ratio", AT_MOST, 1.25),)),
+    Figure("P13", "user memory of an idle TLS device", "tls_memory", (Target("value", AT_MOST, 768, "bytes"),)),
 )
 BY_ID = {figure.id: figure for figure in FIGURES}
 

@@ -171,6 +171,7 @@ class Stage:
         self.store = store if store is not None else self.folder / "store"
         self.key = key
         self.device_port = 0
+        self.device_tls_port = -1
         self.api_port = 0
         self._gateway = Process("gateway", self.folder)
 
@@ -211,6 +212,7 @@ class Stage:
             await asyncio.sleep(0.005)
         about = json.loads(ready.read_bytes())
         self.device_port, self.api_port = about["device_port"], about["api_port"]
+        self.device_tls_port = about["device_tls_port"]
         return began
 
     async def stop_gateway(self, how: signal.Signals = signal.SIGTERM) -> int:

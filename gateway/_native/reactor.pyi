@@ -2,6 +2,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
 from gateway._native.batches import Batches
+from gateway._native.tls_context import TlsContext
 
 REASONS: Final[tuple[str, ...]]
 COUNTERS: Final[tuple[str, ...]]
@@ -46,11 +47,18 @@ class Reactor:
         logins_per_s: int = 0,
         window: int = 4096,
         uptime_ms: int = 0,
+        tls: TlsContext | None = None,
+        proxies: list[tuple[bytes, int]] | None = None,
+        handshakes: int = 10_000,
     ) -> None:
         """Two eventfds made by the control thread; `last_words`: reason name → frame sent before the close;
-        `uptime_ms`: as if it ran for so long already. The mailbox up is at least as large as its largest step needs."""
-    def open(self, listen: Callable[[], int]) -> None:
-        """Take a descriptor table of one's own, then `listen()` → a listening, non-blocking socket's descriptor."""
+        `uptime_ms`: as if it ran for so long already. `tls`: what handshakes on the TLS port begin with, so
+        many (`handshakes`) at once. `proxies`: on
+        the plain port a PROXY header comes first, from peers in these networks alone, (16 bytes, bits), IPv4 as
+        ::ffff:a.b.c.d. The mailbox up is at least as large as its largest step needs."""
+    def open(self, listen: Callable[[], int] | None, listen_tls: Callable[[], int] | None = None) -> None:
+        """Take a descriptor table of one's own, then `listen()` and `listen_tls()` → listening, non-blocking sockets'
+        descriptors; None: that door stays shut."""
     def run(self) -> None:
         """Serve until `stop`; without the GIL."""
     def send(self, link: int, frame: bytes) -> bool: ...
@@ -82,6 +90,8 @@ class Reactor:
     def drain_links(self, frame: bytes, over_ms: int) -> bool:
         """Stop accepting; send every link away with `frame`, spread over the time; EVENT_DRAINED at the end."""
     def refuse_logins(self, refuse: bool) -> bool: ...
+    def use_tls(self, context: TlsContext) -> bool:
+        """Handshakes from now on are made with this; links that are there keep what they have."""
     def stop(self) -> bool: ...
     def drain(
         self,
@@ -92,7 +102,7 @@ class Reactor:
         """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, shown,
         link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
         b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
-        c=[seq in flight]; FANNED a=seq b=links; DOWN a=device b=reason.
+        c=[seq in flight]; FANNED link=group a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell.
         `runs` gets acks in time of what is no pending delivery, a broadcast's: (seq, packed registrations, acked_ms)
         for those of one seq that follow each other."""

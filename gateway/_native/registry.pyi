@@ -14,7 +14,7 @@ class Registry:
     def expect(self, registrations: int) -> None:
         """Before the first one: room for so many tokens."""
     def load(self, rows: list[tuple[bytes, bytes]], group_of: Callable[[int, bytes], int]) -> None:
-        """Rows of the store (key, value). `group_of`: app number and packed version → group, negative: leave it out.
+        """Rows of the store (key, value). `group_of`: app number and packed cohort → group, negative: leave it out.
         ValueError where a row is cut, or number or token is taken."""
     def remove(self, number: int, token: Buffer) -> bool:
         """Unbinds it too. False where it was not there, or the token is another's."""
@@ -29,6 +29,22 @@ class Registry:
     def set_signed_out(self, number: int, signed_out: bool) -> None: ...
     def set_plain(self, number: int, plain: bool) -> None:
         """It has no fallback chain of its own: without a link it waits where its app has no notifiers. KeyError."""
+    def set_quiet(self, number: int, quiet: bool) -> None:
+        """It has quiet hours: batches leave it to the policy. KeyError."""
+    def set_hour(self, hour: int) -> None:
+        """Now, Unix time / 3600: what binds or unbinds from here on was seen in it."""
+    def seen_hour(self, number: int) -> int:
+        """Hour in which its device was connected last, now where it is; 0: not known. KeyError."""
+    @property
+    def seen_pages(self) -> int:
+        """Pages of 1024 registrations that there may be."""
+    def seen_page(self, place: int) -> bytes | None:
+        """Packed big-endian hours of a page that changed since it was asked for last, else None."""
+    def seen_again(self, place: int) -> None:
+        """That page was not stored: hand it out once more."""
+    def load_seen(self, place: int, page: bytes) -> None: ...
+    def group_runs(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """(group, how many in a row) over these; unknown numbers are left out."""
     def set_group_app(self, group: int, app: int) -> None:
         """Number of the app that a group belongs to."""
     def cursor(self, number: int) -> int: ...

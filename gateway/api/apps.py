@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -25,26 +25,36 @@ from gateway.api.wire import (
     KeyCreated,
     KeyList,
     KeyView,
+    LimitsBody,
 )
 from gateway.auth import es256
 from gateway.auth.api_keys import issue_key
 from gateway.model.errors import BadRequest, Conflict, NotFound, UnknownApp
-from gateway.model.registration import ApnsKey, App
+from gateway.model.ports import Notifier
+from gateway.model.registration import ApnsKey, App, Limits
 
 #: of one app; past it a new key is refused (409)
 MAX_KEYS = 32
 
 
-def view_app(app: App) -> AppView:
+#: what stands for a secret value
+HIDDEN = "***"
+
+
+def view_app(app: App, known: Mapping[str, Notifier]) -> AppView:
+    """Without its secrets. Of a notifier that is not here (any more) nothing is known, so nothing is shown."""
     return AppView(
         name=app.name,
         ack_ms=app.ack_ms,
         notifier_ack_ms=app.notifier_ack_ms,
         ttl=app.ttl_s,
         fallback=app.fallback,
-        notifiers={name: sorted(settings) for name, settings in app.notifiers.items()},
+        notifiers={name: _view_settings(settings, known.get(name)) for name, settings in app.notifiers.items()},
         receipts_url=app.receipts_url,
         receipts_signed=bool(app.receipts_secret),
+        limits=_view_limits(app.limits),
+        device_per_hour=app.device_per_hour,
+        device_per_day=app.device_per_day,
         keys=len(app.keys),
         created_at=app.created_at,
         webpush=cast(Any, app.webpush),
@@ -52,6 +62,32 @@ def view_app(app: App) -> AppView:
         apns_keys=[ApnsKeyView(key_id=k.key_id, team_id=k.team_id, public_key=k.public_key) for k in app.apns_keys],
         apns_certificates=app.apns_certificates,
     )
+
+
+def _limits(wanted: LimitsBody) -> Limits:
+    return Limits(per_s=wanted.per_s, burst=wanted.burst, per_day=wanted.per_day)
+
+
+def _view_limits(limits: Limits) -> LimitsBody:
+    return LimitsBody(per_s=limits.per_s, burst=limits.burst, per_day=limits.per_day)
+
+
+def _view_settings(settings: Mapping[str, str], notifier: Notifier | None) -> dict[str, str]:
+    return {
+        key: HIDDEN if value and (notifier is None or key in notifier.secrets) else value
+        for key, value in sorted(settings.items())
+    }
+
+
+def _keep_secrets(wanted: dict[str, dict[str, str]], app: App) -> dict[str, dict[str, str]]:
+    """What a view showed as *** and came back as it was means: leave it."""
+    return {
+        name: {
+            key: app.notifiers.get(name, {}).get(key, value) if value == HIDDEN else value
+            for key, value in settings.items()
+        }
+        for name, settings in wanted.items()
+    }
 
 
 def check_apns_keys(keys: list[ApnsKeyIn]) -> list[ApnsKey]:
@@ -89,6 +125,9 @@ class AppRoutes:
                 notifiers=wanted.notifiers,
                 receipts_url=wanted.receipts_url,
                 receipts_secret=wanted.receipts_secret,
+                limits=_limits(wanted.limits),
+                device_per_hour=wanted.device_per_hour,
+                device_per_day=wanted.device_per_day,
                 created_at=int(self._now_s()),
                 webpush=wanted.webpush,
                 apns_topic=wanted.apns_topic,
@@ -97,14 +136,14 @@ class AppRoutes:
             )
             app = await self._put(call, app)
         headers = {"location": f"/v1/apps/{app.name}"}
-        return call.answer(AppCreated(app=view_app(app), key=text), status=201, headers=headers)
+        return call.answer(AppCreated(app=self._view(app), key=text), status=201, headers=headers)
 
     async def list_apps(self, call: Call) -> Response:
         apps = (self._directory.app(name) for name in sorted(self._directory.app_names()))
-        return call.answer(AppList(apps=[view_app(app) for app in apps if app is not None]))
+        return call.answer(AppList(apps=[self._view(app) for app in apps if app is not None]))
 
     async def show(self, call: Call) -> Response:
-        return call.answer(view_app(self._app(call)))
+        return call.answer(self._view(self._app(call)))
 
     async def change(self, call: Call) -> Response:
         patch = await call.body(AppPatch)
@@ -113,12 +152,17 @@ class AppRoutes:
             for name in patch.__struct_fields__
             if (value := getattr(patch, name)) is not UNSET
         }
-        self._check_chain(changes.get("fallback", []), changes.get("notifiers", {}))
+        if "limits" in changes:
+            changes["limits"] = _limits(changes["limits"])
         if "apns_keys" in changes:
             changes["apns_keys"] = check_apns_keys(changes["apns_keys"])
         async with self._changing:
-            app = await self._put(call, msgspec.structs.replace(self._app(call), **changes))
-        return call.answer(view_app(app))
+            app = self._app(call)
+            if "notifiers" in changes:
+                changes["notifiers"] = _keep_secrets(changes["notifiers"], app)
+            self._check_chain(changes.get("fallback", []), changes.get("notifiers", {}))
+            app = await self._put(call, msgspec.structs.replace(app, **changes))
+        return call.answer(self._view(app))
 
     async def create_key(self, call: Call) -> Response:
         wanted = await call.body(KeyCreate, optional=True)
@@ -127,13 +171,15 @@ class AppRoutes:
             if len(app.keys) >= MAX_KEYS:
                 raise Conflict(f"An app has at most {MAX_KEYS} keys; delete one first.")
             key, text = issue_key(wanted.label, now_s=int(self._now_s()))
+            key = msgspec.structs.replace(key, limits=_limits(wanted.limits))
             await self._put(call, msgspec.structs.replace(app, keys=[*app.keys, key]))
         made = KeyCreated(id=key.id, key=text, label=key.label, created_at=key.created_at)
         return call.answer(made, status=201, headers={"location": f"/v1/apps/{app.name}/keys/{key.id}"})
 
     async def list_keys(self, call: Call) -> Response:
         keys = self._app(call).keys
-        return call.answer(KeyList(keys=[KeyView(id=k.id, label=k.label, created_at=k.created_at) for k in keys]))
+        views = [KeyView(id=k.id, label=k.label, limits=_view_limits(k.limits), created_at=k.created_at) for k in keys]
+        return call.answer(KeyList(keys=views))
 
     async def delete_key(self, call: Call) -> Response:
         async with self._changing:
@@ -143,6 +189,9 @@ class AppRoutes:
                 raise NotFound("This app has no such key.")
             await self._put(call, msgspec.structs.replace(app, keys=keys))
         return Response(status_code=204)
+
+    def _view(self, app: App) -> AppView:
+        return view_app(app, self._backend.dispatcher.notifiers)
 
     def _app(self, call: Call) -> App:
         app = self._directory.app(call.path("app"))
@@ -164,3 +213,11 @@ class AppRoutes:
                     raise BadRequest(
                         f"{name!r} is no notifier here; there are: {', '.join(sorted(known)) or 'none'}", field=field
                     )
+        for name, settings in notifiers.items():
+            for key, value in settings.items():
+                if value == HIDDEN:
+                    raise BadRequest(
+                        f"{HIDDEN} stands for a value that is kept, and there is none; give the value itself",
+                        field=f"notifiers.{name}.{key}",
+                    )
+            known[name].check(settings)

@@ -35,9 +35,9 @@ from gateway.api.once import Once, Push, as_push, settle
 from gateway.api.pieces import Piece, build_cutter
 from gateway.api.ports import Backend, Taken
 from gateway.api.wire import BatchResult
+from gateway.auth.api_keys import Provider
 from gateway.delivery.request import PushRequest
 from gateway.model.errors import AcceptTimeout, GatewayError, PayloadTooLarge, RequestTimeout
-from gateway.model.registration import App
 
 log = structlog.get_logger("gateway.api")
 
@@ -73,20 +73,29 @@ class BatchRoutes:
 
     async def push(self, call: Call) -> Response:
         kind = content_kind(call.request.headers.get("content-type"), allowed=KINDS)
-        return BatchAnswer(self._backend, self._once, call.app, kind, wants_msgpack(call.request), self._piece_s)
+        provider = call.provider
+        assert provider is not None
+        return BatchAnswer(self._backend, self._once, provider, kind, wants_msgpack(call.request), self._piece_s)
 
 
 class BatchAnswer(Response):
     """Reads the batch itself, for it answers while it reads."""
 
     def __init__(
-        self, backend: Backend, once: Once, app: App, kind: str, as_msgpack: bool, piece_s: float = PIECE_S
+        self,
+        backend: Backend,
+        once: Once,
+        provider: Provider,
+        kind: str,
+        as_msgpack: bool,
+        piece_s: float = PIECE_S,
     ) -> None:
         super().__init__(media_type=MSGPACK if as_msgpack else NDJSON, headers={"cache-control": "no-store"})
         del self.headers["content-length"]
         self._backend = backend
         self._once = once
-        self._app = app
+        self._app = provider.app
+        self._key_id = provider.key_id
         self._kind = MSGPACK if kind == MSGPACK else JSON  # of one item
         self._cutter = build_cutter(kind, backend.config.max_body_bytes)
         self._packed = as_msgpack
@@ -157,10 +166,17 @@ class BatchAnswer(Response):
         backend = self._backend
         results: list[Result | None] = []
         plain: list[PushRequest] = []
+        wanted = sum(not isinstance(item, GatewayError) for item in group)
+        room, refusal = backend.quotas.admit(self._app, self._key_id, wanted, backend.now_ms())
         for item in group:
             if isinstance(item, GatewayError):
                 results.append(item)
-            elif item.idempotency_key:
+                continue
+            if refusal is not None and room == 0:
+                results.append(refusal)
+                continue
+            room -= 1
+            if item.idempotency_key:
                 try:
                     results.append(self._once.start(self._app, item))
                 except GatewayError as exc:

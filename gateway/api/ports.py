@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.auth.api_keys import ApiKeys
 from gateway.config.sections import Api
 from gateway.delivery.push_ids import PushIds
+from gateway.delivery.quotas import Quotas
 from gateway.delivery.request import PushRequest
 from gateway.metrics import Metrics
 from gateway.model.errors import GatewayError
-from gateway.model.ports import Directory, Receipts
+from gateway.model.ports import Deaths, Directory, Notifier, Receipts, Schedules
 from gateway.model.registration import App
 
 
@@ -80,13 +81,17 @@ class Dispatches(Protocol):
     """What can be done to a push under way; delivery.dispatcher.Dispatcher."""
 
     @property
-    def notifiers(self) -> frozenset[str]:
-        """Names an app or registration may fall back to."""
+    def notifiers(self) -> Mapping[str, Notifier]:
+        """What an app or registration may fall back to, by name."""
         ...
 
     async def recall(self, app: str, seq: int) -> int:
         """Durable when it returns how many deliveries were still pending; raises UnknownPush where nothing of it is
         live, StoreUnavailable where it can not be made durable now."""
+        ...
+
+    def look_again(self, registration: int) -> None:
+        """Its quiet hours are others now."""
         ...
 
     def revoke(self, registration: int) -> None:
@@ -140,6 +145,9 @@ class Backend:
     batches: TakesBatches
     dispatcher: Dispatches
     memory: Memory
+    quotas: Quotas
+    schedules: Schedules
+    deaths: Deaths
     push_ids: PushIds
     metrics: Metrics
     # is this registration's device connected now (B1)?

@@ -10,7 +10,7 @@ from gateway.api.call import Call
 from gateway.api.ports import Backend
 from gateway.api.wire import RegistrationPage, RegistrationUpdate, RegistrationView
 from gateway.model.errors import BadRequest, UnknownToken
-from gateway.model.registration import Registration, build_token
+from gateway.model.registration import Profile, Registration, build_token
 
 PAGE = 100
 MAX_PAGE = 1_000
@@ -39,8 +39,11 @@ class RegistrationRoutes:
                 tags=wanted.tags,
                 addresses=wanted.addresses,
                 fallback=wanted.fallback,
+                profile=Profile(wanted.os, wanted.locale, wanted.timezone, wanted.quiet),
             )
         )
+        if wanted.quiet is not None or wanted.timezone is not None:
+            self._backend.dispatcher.look_again(number)
         return call.answer(self._view(number, updated))
 
     async def revoke(self, call: Call) -> Response:
@@ -84,6 +87,10 @@ class RegistrationRoutes:
             account=registration.account,
             alias=registration.alias,
             tags=registration.tags,
+            os=registration.os,
+            locale=registration.locale,
+            timezone=registration.timezone,
+            quiet=registration.quiet,
             connected=self._backend.is_connected(number),
             created_at=registration.created_at,
         )

@@ -1,20 +1,18 @@
-"""Every route of the provider API in one table, and the names of the other doors' tables, which stand in their folders;
-a route that is in none does not exist."""
+"""Every route of the provider door in one table; a route that is not here does not exist."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gateway.api.apns.routes import apns_routes
 from gateway.api.apps import AppRoutes
 from gateway.api.batch import BatchRoutes
+from gateway.api.feedback import FeedbackRoutes
 from gateway.api.media import EVENTS, NDJSON
 from gateway.api.operations import OperationRoutes
 from gateway.api.push import PushRoutes
 from gateway.api.receipts import MAX_CURSOR, ReceiptRoutes
 from gateway.api.registrations import RegistrationRoutes
 from gateway.api.route import ANYBODY, OPERATOR, PROVIDER, Query, Route
-from gateway.api.webpush.routes import webpush_routes
 from gateway.api.wire import (
     AppCreate,
     AppCreated,
@@ -22,6 +20,7 @@ from gateway.api.wire import (
     AppPatch,
     AppView,
     BatchResult,
+    DeadTokenPage,
     Health,
     KeyCreate,
     KeyCreated,
@@ -35,6 +34,8 @@ from gateway.api.wire import (
     RegistrationPage,
     RegistrationUpdate,
     RegistrationView,
+    ScheduledPage,
+    Statistics,
 )
 from gateway.delivery.request import PushRequest
 from gateway.model.errors import (
@@ -51,16 +52,6 @@ from gateway.model.errors import (
     UnknownToken,
     UnsupportedMedia,
 )
-
-__all__ = [
-    "apns_routes",
-    "app_routes",
-    "operation_routes",
-    "push_routes",
-    "receipt_routes",
-    "registration_routes",
-    "webpush_routes",
-]
 
 _BODY = (BadRequest, PayloadTooLarge, UnsupportedMedia)
 _STORE = (StoreUnavailable, AcceptTimeout)
@@ -91,9 +82,12 @@ _APP = {
     "notifier_ack_ms": 0,
     "ttl": 0,
     "fallback": ["webhook"],
-    "notifiers": {"webhook": ["url"]},
+    "notifiers": {"webhook": {"url": "***"}},
     "receipts_url": "",
     "receipts_signed": False,
+    "limits": {"per_s": 0, "burst": 0, "per_day": 0},
+    "device_per_hour": 0,
+    "device_per_day": 0,
     "keys": 1,
     "created_at": 1760000000,
     "webpush": "vapid",
@@ -109,6 +103,10 @@ _REGISTRATION = {
     "account": "ann",
     "alias": "user-7",
     "tags": ["beta"],
+    "os": "android",
+    "locale": "pt-BR",
+    "timezone": "America/Sao_Paulo",
+    "quiet": "22:00-07:00",
     "connected": True,
     "created_at": 1760000000,
 }
@@ -189,7 +187,9 @@ def app_routes(apps: AppRoutes) -> list[Route]:
             handle=apps.list_keys,
             summary="Keys of an app, without their secrets",
             gives=KeyList,
-            gives_example={"keys": [{"id": "3fmq8wzt", "label": "production", "created_at": 1760000000}]},
+            gives_example={
+                "keys": [{"id": "3fmq8wzt", "label": "production", "limits": _APP["limits"], "created_at": 1760000000}]
+            },
             errors=(UnknownApp,),
             **common,
         ),
@@ -257,6 +257,8 @@ def push_routes(pushes: PushRoutes, batches: BatchRoutes) -> list[Route]:
                 "target": {"token": _TOKEN},
                 "state": "done",
                 "accepted_at_ms": 1760000000000,
+                "deliver_at": None,
+                "over": 0,
                 "expires_at": 1760003600,
                 "urgency": "high",
                 "collapse_key": "",
@@ -321,6 +323,60 @@ def receipt_routes(receipts: ReceiptRoutes) -> list[Route]:
                 Query("after", "the same, where headers can not be set", low=0, high=MAX_CURSOR),
             ),
             errors=(BadRequest, TooManyRequests),
+            **common,
+        ),
+    ]
+
+
+def feedback_routes(feedback: FeedbackRoutes) -> list[Route]:
+    common: dict[str, Any] = {"caller": PROVIDER, "group": "push"}
+    counts = {"targeted": 2, "sent": 2, "acked": 1, "shown": 1, "notified": 1, "expired": 0, "pending": 1}
+    return [
+        Route(
+            method="GET",
+            path="/v1/push/{id}/statistics",
+            handle=feedback.statistics,
+            summary="Statistics of one push, by app version too",
+            gives=Statistics,
+            gives_example={**counts, "versions": {"2.1.0": counts}, "complete": True},
+            errors=(UnknownPush,),
+            **common,
+        ),
+        Route(
+            method="GET",
+            path="/v1/scheduled",
+            handle=feedback.scheduled,
+            summary="Pushes that wait for their time",
+            about="`DELETE /v1/push/{id}` cancels one. A push with a condition on tags or last-seen times is among "
+            "them until its audience is found.",
+            gives=ScheduledPage,
+            gives_example={
+                "count": 1,
+                "scheduled": [{"id": _PUSH_ID, "deliver_at": 1760000600}],
+                "next_offset": None,
+            },
+            params=_PAGE,
+            errors=(BadRequest,),
+            **common,
+        ),
+        Route(
+            method="GET",
+            path="/v1/dead-tokens",
+            handle=feedback.dead_tokens,
+            summary="Tokens and addresses that are dead, after a cursor",
+            about="Posted to `receipts_url` as well, where the app has one.",
+            gives=DeadTokenPage,
+            gives_example={
+                "dead_tokens": [
+                    {"cursor": 9, "token": _TOKEN, "at_ms": 1760000000000, "why": "gone", "channel": "apns"}
+                ],
+                "cursor": 9,
+            },
+            params=(
+                Query("after", "cursor of the last answer; 0 = from the oldest kept", low=0, high=MAX_CURSOR),
+                Query("limit", "at most this many, default 100", low=1, high=1_000),
+            ),
+            errors=(BadRequest,),
             **common,
         ),
     ]

@@ -27,6 +27,8 @@ from gateway.api.apns.door import ApnsRoutes
 from gateway.api.apps import AppRoutes
 from gateway.api.batch import BatchRoutes
 from gateway.api.door import DIALECT, Observer, answer_error, build_endpoint
+from gateway.api.door_routes import apns_routes, webpush_routes
+from gateway.api.feedback import FeedbackRoutes
 from gateway.api.http_protocol import Limits, bounded
 from gateway.api.negotiation import Negotiator
 from gateway.api.once import Once
@@ -38,13 +40,12 @@ from gateway.api.receipts import HEARTBEAT_S, ReceiptRoutes
 from gateway.api.registrations import RegistrationRoutes
 from gateway.api.route import Route
 from gateway.api.routes import (
-    apns_routes,
     app_routes,
+    feedback_routes,
     operation_routes,
     push_routes,
     receipt_routes,
     registration_routes,
-    webpush_routes,
 )
 from gateway.api.tls import Certificates
 from gateway.api.webpush.door import WebPushRoutes
@@ -62,6 +63,7 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
         *app_routes(AppRoutes(backend)),
         *push_routes(PushRoutes(backend, once), BatchRoutes(backend, once)),
         *receipt_routes(receipts),
+        *feedback_routes(FeedbackRoutes(backend)),
         *registration_routes(RegistrationRoutes(backend)),
         *webpush_routes(WebPushRoutes(backend, receipts, heartbeat_s)),
         *apns_routes(ApnsRoutes(backend)),

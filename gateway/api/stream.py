@@ -36,6 +36,7 @@ RECEIPTS_A_TURN = 500
 RECEIPT_BYTES = 65_536
 
 _pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
 class _Stream:
@@ -63,6 +64,14 @@ def count_of(pushes: bytes) -> int:
     if tag in (0xDC, 0xDD):
         return int.from_bytes(pushes[1 : 3 if tag == 0xDC else 5], "big")
     raise InvalidField("an array of pushes is expected", field="pushes")
+
+
+def first_of(pushes: bytes, count: int) -> bytes:
+    """The first of a packed array, packed; InvalidField where it is none."""
+    try:
+        return bytes(_pack(_unpack(pushes)[:count]))
+    except msgspec.DecodeError as error:
+        raise InvalidField("an array of pushes is expected", field="pushes") from error
 
 
 def describe(error: GatewayError) -> dict[str, Any]:
@@ -148,6 +157,13 @@ class ProviderStreams:
             full = QueueFull(f"more than {self._config.provider_window} pushes without a result; nothing was accepted")
             self._answer(link, ask.req, [describe(full)] * count)
             return
+        room, refusal = self._backend.quotas.admit(app, stream.key_id, count, self._backend.now_ms())
+        if refusal is not None and room == 0:
+            self._backend.metrics.count(Metric.PUSHES_REFUSED, count, refusal.name)
+            self._answer(link, ask.req, [describe(refusal)] * count)
+            return
+        if refusal is not None:
+            pushes = first_of(pushes, room)
         taken = self._backend.batches.accept(app, pushes, self._config.provider_batch, self._backend.now_ms())
         self._backend.metrics.count(Metric.PROVIDER_BATCHES)
         stream.unanswered += count
@@ -155,7 +171,10 @@ class ProviderStreams:
         def finish(singles: dict[int, Any]) -> None:
             stream.unanswered -= count
             if self._streams.get(link) is stream:
-                self._answer(link, ask.req, self._results(stream.app, taken.results, singles))
+                results = self._results(stream.app, taken.results, singles)
+                if refusal is not None:
+                    results += [describe(refusal)] * (count - room)
+                self._answer(link, ask.req, results)
 
         if not taken.apart:
             taken.done.add_done_callback(lambda _: finish({}))

@@ -43,19 +43,25 @@ def _delivery(notification: Notification, outcome: Outcome, directory: Directory
 
 
 def count_targeted(record: PushRecord) -> int | None:
-    """Deliveries made of a push; None for a broadcast."""
+    """Deliveries made of a push; None for a broadcast, and where it waits for its time or ended before that."""
     n = record.notification
-    return None if n.target.is_broadcast else record.figures.get("targeted", max(n.count, 1))
+    return (
+        None
+        if n.target.is_broadcast or record.due_ms or record.state is not None
+        else record.figures.get("targeted", max(n.count, 1))
+    )
 
 
 def view_push(push_id: str, record: PushRecord, offset: int, limit: int, directory: Directory) -> PushView:
     """One page of a push's deliveries and what is known of the push itself; not its content."""
     n = record.notification
-    if record.state is not None:
-        state: Any = "live" if record.state == State.ACCEPTED else state_name(record.state)
+    if record.due_ms:
+        state: Any = "scheduled"
+    elif record.state is not None:
+        state = "live" if record.state == State.ACCEPTED else state_name(record.state)
     else:
         state = "pending" if any(record.figures.get(name, 0) for name in _PENDING) else "done"
-    total = 0 if record.state is not None else count_targeted(record) or 0
+    total = 0 if record.state is not None or record.due_ms else count_targeted(record) or 0
     after = offset + limit
     return PushView(
         id=push_id,
@@ -65,10 +71,13 @@ def view_push(push_id: str, record: PushRecord, offset: int, limit: int, directo
             tag=n.target.tag,
             versions=n.target.versions,
             everyone=n.target.everyone,
+            where=n.target.where,
         ),
         state=state,
         accepted_at_ms=n.accepted_ms,
         expires_at=n.expires_s,
+        deliver_at=record.due_ms // 1000 if record.due_ms else None,
+        over=n.over_s,
         urgency=cast(Any, _URGENCY_NAMES[n.urgency]),
         collapse_key=n.collapse_key,
         body=n.body.value,
@@ -76,7 +85,7 @@ def view_push(push_id: str, record: PushRecord, offset: int, limit: int, directo
         notifier_ack_ms=n.notifier_ack_ms,
         fallback=n.fallback,
         deliveries=[_delivery(n, outcome, directory) for outcome in record.deliveries],
-        figures=record.figures,
+        figures={name: n for name, n in record.figures.items() if "@" not in name},
         next_offset=after if after < total else None,
     )
 
@@ -85,7 +94,7 @@ def view_receipt(app: str, receipt: Receipt, push_ids: PushIds, directory: Direc
     outcome = receipt.outcome
     return ReceiptView(
         cursor=receipt.cursor,
-        push=push_ids.build(app, outcome.notification),
+        push=push_ids.build(app, receipt.push or outcome.notification),
         delivery=outcome.seq,
         token=_token(directory, outcome.registration),
         state=state_name(outcome.state),

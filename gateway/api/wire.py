@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.api.media import ErrorDetail
+from gateway.model.condition import Condition
 
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000, description="milliseconds; 0 = the gateway's default")]
 Seconds = Annotated[int, Meta(ge=0, le=2_419_200, description="seconds; 0 = the gateway's default")]
@@ -16,7 +17,7 @@ Channel = Annotated[str, Meta(min_length=1, max_length=32, pattern="^[a-z0-9_-]+
 Chain = Annotated[list[Channel], Meta(max_length=8, description="notifiers in order; empty = never leave the channel")]
 Settings = Annotated[
     dict[Channel, dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=8_192)]]],
-    Meta(max_length=16, description="settings of each notifier by its name; write-only"),
+    Meta(max_length=16, description="settings of each notifier by its name; a secret one given as *** stays as it is"),
 ]
 Label = Annotated[str, Meta(max_length=128)]
 AppName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -68,6 +69,20 @@ class _Out(msgspec.Struct, kw_only=True, omit_defaults=False):
 # --- operator ---
 
 
+class LimitsBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """0 = no limit."""
+
+    per_s: Annotated[int, Meta(ge=0, le=10_000_000, description="pushes a second, on average")] = 0
+    burst: Annotated[int, Meta(ge=0, le=100_000_000, description="pushes at once; 0: as many as per_s")] = 0
+    per_day: Annotated[int, Meta(ge=0, le=1 << 53, description="pushes a day (UTC)")] = 0
+
+
+PerDevice = Annotated[
+    int,
+    Meta(ge=0, le=1_000_000, description="pushes below high urgency to one registration; 0: no limit"),
+]
+
+
 class AppCreate(_In):
     name: AppName
     ack_ms: Milliseconds = 0
@@ -77,6 +92,9 @@ class AppCreate(_In):
     notifiers: Settings = {}
     receipts_url: ReceiptsUrl = ""
     receipts_secret: ReceiptsSecret = ""
+    limits: LimitsBody = LimitsBody()
+    device_per_hour: PerDevice = 0
+    device_per_day: PerDevice = 0
     webpush: WebPush = "vapid"
     apns_topic: ApnsTopic = ""
     apns_keys: ApnsKeys = []
@@ -93,6 +111,9 @@ class AppPatch(_In):
     notifiers: Settings | UnsetType = UNSET
     receipts_url: ReceiptsUrl | UnsetType = UNSET
     receipts_secret: ReceiptsSecret | UnsetType = UNSET
+    limits: LimitsBody | UnsetType = UNSET
+    device_per_hour: PerDevice | UnsetType = UNSET
+    device_per_day: PerDevice | UnsetType = UNSET
     webpush: WebPush | UnsetType = UNSET
     apns_topic: ApnsTopic | UnsetType = UNSET
     apns_keys: ApnsKeys | UnsetType = UNSET
@@ -112,10 +133,13 @@ class AppView(_Out):
     ttl: int
     fallback: list[str]
     notifiers: Annotated[
-        dict[str, list[str]], Meta(description="names of each one's settings; the values are write-only")
+        dict[str, dict[str, str]], Meta(description="settings of each one; secret values show as *** and nothing else")
     ]
     receipts_url: str
     receipts_signed: Annotated[bool, Meta(description="is a receipts secret set?")]
+    limits: LimitsBody
+    device_per_hour: int
+    device_per_day: int
     keys: int
     created_at: UnixS
     webpush: WebPush
@@ -135,6 +159,7 @@ class AppList(_Out):
 
 class KeyCreate(_In):
     label: Label = ""
+    limits: LimitsBody = LimitsBody()
 
 
 class KeyCreated(_Out):
@@ -147,6 +172,7 @@ class KeyCreated(_Out):
 class KeyView(_Out):
     id: str
     label: str
+    limits: LimitsBody
     created_at: UnixS
 
 
@@ -192,17 +218,23 @@ class TargetView(msgspec.Struct, omit_defaults=True, kw_only=True):
     tag: str = ""
     versions: str = ""
     everyone: bool = False
+    where: Condition | None = None
 
 
 class PushView(_Out):
     id: str
     target: TargetView
     state: Annotated[
-        Literal["pending", "done", "live", "expired", "recalled"],
-        Meta(description="pending until every delivery has a final state, then done; a broadcast: live until it ends"),
+        Literal["scheduled", "pending", "done", "live", "expired", "recalled", "rejected"],
+        Meta(
+            description="scheduled: kept for its time, or its audience is looked for; pending until every delivery has "
+            "a final state, then done; a broadcast: live until it ends"
+        ),
     ]
     accepted_at_ms: UnixMs
     expires_at: UnixS
+    deliver_at: Annotated[UnixS, Meta(description="while it is scheduled")] | None
+    over: Annotated[int, Meta(description="seconds over which it is sent")]
     urgency: Literal["very-low", "low", "normal", "high"]
     collapse_key: str
     body: Literal["auto", "at_once", "on_demand"]
@@ -212,6 +244,52 @@ class PushView(_Out):
     deliveries: Annotated[list[DeliveryView], Meta(description="one page, see offset and limit; none for a broadcast")]
     figures: Annotated[dict[str, int], Meta(description="deliveries by state; a broadcast: targeted, sent, acked")]
     next_offset: NextOffset | None
+
+
+class Counts(_Out, kw_only=True):
+    targeted: int = 0
+    sent: Annotated[int, Meta(description="put on the device's own connection")] = 0
+    acked: int = 0
+    shown: int = 0
+    notified: Annotated[int, Meta(description="taken by a notifier")] = 0
+    expired: int = 0
+    recalled: int = 0
+    replaced: int = 0
+    rejected: int = 0
+    limited: int = 0
+    pending: int = 0
+
+
+class Statistics(Counts, kw_only=True):
+    versions: Annotated[dict[str, Counts], Meta(description="by app version; `*`: those past the first hundred")]
+    complete: Annotated[bool, Meta(description="false: sent, shown, notified and versions are of the first 100,000")]
+
+
+class ScheduledView(_Out):
+    id: str
+    deliver_at: UnixS
+
+
+class ScheduledPage(_Out):
+    count: Annotated[int, Meta(description="of all of this app that wait")]
+    scheduled: list[ScheduledView]
+    next_offset: NextOffset | None
+
+
+class DeadToken(_Out):
+    cursor: int
+    token: str
+    at_ms: UnixMs
+    why: Annotated[
+        Literal["revoked", "gone"],
+        Meta(description="revoked: forget the token; gone: the notifier's address of it is dead, the token lives on"),
+    ]
+    channel: Annotated[str, Meta(description="the notifier; empty where the token itself is dead")]
+
+
+class DeadTokenPage(_Out):
+    dead_tokens: list[DeadToken]
+    cursor: Annotated[int, Meta(description="give it as `after` the next time")]
 
 
 class Recalled(_Out):
@@ -244,6 +322,10 @@ class RegistrationView(_Out):
     account: str
     alias: str
     tags: list[str]
+    os: str
+    locale: str
+    timezone: str
+    quiet: Annotated[str, Meta(description="local hours in which only urgent pushes come; empty: none")]
     connected: Annotated[bool, Meta(description="is its device connected now? (B1)")]
     created_at: UnixS
 
@@ -267,6 +349,15 @@ class RegistrationUpdate(_In):
         | None
     ) = None
     fallback: Chain | None = None
+    os: Annotated[str, Meta(max_length=32, description="android, ios, …: lower case")] | None = None
+    locale: Annotated[str, Meta(max_length=35, description="language tag (BCP 47): chooses localised words")] | None = (
+        None
+    )
+    timezone: Annotated[str, Meta(max_length=64, description="IANA name: Europe/Berlin")] | None = None
+    quiet: (
+        Annotated[str, Meta(max_length=11, description="local hours in which only urgent pushes come: 22:00-07:00")]
+        | None
+    ) = None
 
 
 # --- operations ---

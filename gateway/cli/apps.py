@@ -22,6 +22,21 @@ OperatorKey = Annotated[
 ]
 
 
+Settings = Annotated[
+    str, typer.Argument(metavar="SETTINGS", help="JSON object, @FILE or - for stdin.", show_default=False)
+]
+
+
+def _parse_settings(text: str) -> dict[str, Any]:
+    from gateway.cli.send import parse_json
+    from gateway.model.errors import ConfigError
+
+    settings = parse_json("SETTINGS", text) if text else {}
+    if not isinstance(settings, dict):
+        raise ConfigError("SETTINGS is no JSON object")
+    return settings
+
+
 def _provider(url: str | None, key: str | None, store: Path | None, config: Path | None) -> Provider:
     from gateway.cli.provider import Provider, operator_key
 
@@ -39,6 +54,7 @@ def apps() -> None:
 @group.command()
 def create(
     name: Name,
+    settings: Settings = "",
     url: Url = None,
     key: OperatorKey = None,
     store: StoreFolder = None,
@@ -48,14 +64,39 @@ def create(
     """Create an app and print its first API key, once: only its hash is kept.
 
     [dim]export HELIOGRAPH_KEY=$(heliograph apps create demo)[/dim]
+    [dim]heliograph apps create shop '{"fallback": ["apns"], "limits": {"per_s": 500}}'[/dim]
     """
+    body = {"name": name, **_parse_settings(settings)}
     with _provider(url, key, store, config) as provider:
-        made = provider.post("apps", body={"name": name})
+        made = provider.post("apps", body=body)
     if as_json:
         print_json(made)
     else:
         say(f"app {name} is created; its API key, shown this once:")
         print(made["key"])
+
+
+@group.command("change")
+def change_app(
+    name: Name,
+    settings: Settings,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Change settings of an app; those left out stay as they are. docs/notifiers.md and docs/push.md have them.
+
+    [dim]heliograph apps change shop '{"device_per_hour": 4}'[/dim]
+    """
+    body = _parse_settings(settings)
+    with _provider(url, key, store, config) as provider:
+        changed = provider.patch("apps", name, body=body)
+    if as_json:
+        print_json(changed)
+    else:
+        say(f"app {name} is changed")
 
 
 @group.command("list")
@@ -102,8 +143,66 @@ def show_app(
     print_table(("key", "label", "created (UTC)"), ([k["id"], k["label"], when(k["created_at"])] for k in keys))
 
 
-@group.command("set")
-def set_app(
+def _settings_of(pairs: list[str]) -> dict[str, str]:
+    """KEY=VALUE and KEY=@FILE. Raises CommandFailed."""
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise CommandFailed("a setting reads KEY=VALUE, or KEY=@FILE for the text of a file")
+        if value.startswith("@"):
+            try:
+                value = Path(value[1:]).read_text(encoding="utf-8")
+            except (OSError, UnicodeError) as exc:
+                raise CommandFailed(f"{key}: can not read {value[1:]!r} ({type(exc).__name__})") from None
+        settings[key] = value
+    return settings
+
+
+@group.command("notifier")
+def set_notifier(
+    name: Name,
+    notifier: Annotated[str, typer.Argument(help="apns, fcm, webpush, webhook, …")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Settings; KEY=@FILE takes a file's text, KEY= takes the setting out."
+        ),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the notifier's settings away.")] = False,
+    fallback: Annotated[
+        str | None, typer.Option("--fallback", help="The app's chain from now on, such as apns,webhook.")
+    ] = None,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Set how an app reaches an outside push service; settings not named stay as they are (docs/notifiers.md).
+
+    [dim]heliograph apps notifier shop apns topic=com.example.shop key_id=ABC123DEFG team_id=DEF123GHIJ
+    key=@AuthKey.p8 --fallback apns[/dim]
+    """
+    given = _settings_of(settings or [])
+    with _provider(url, key, store, config) as provider:
+        # Secrets come as ***, and go back so: that leaves them.
+        found: dict[str, dict[str, str]] = provider.get("apps", name)["notifiers"]
+        merged = {**found.pop(notifier, {}), **given}
+        if not remove:
+            found[notifier] = {key: value for key, value in merged.items() if value}
+        body: dict[str, object] = {"notifiers": found}
+        if fallback is not None:
+            body["fallback"] = [each for each in fallback.split(",") if each]
+        changed = provider.patch("apps", name, body=body)
+    if as_json:
+        print_json(changed)
+    else:
+        say(f"app {name}: {notifier} is {'taken away' if remove else 'set'}; fallback: {changed['fallback']}")
+
+
+@group.command("doors")
+def set_doors(
     name: Name,
     webpush: Annotated[
         str | None, typer.Option("--webpush", help="The Web Push door: off, open or vapid.", show_default=False)
@@ -129,7 +228,7 @@ def set_app(
 ) -> None:
     """Open or close the Web Push and APNs doors of an app; what is not named stays as it is.
 
-    [dim]heliograph apps set shop --apns-topic com.example.shop --apns-key ABC123:TEAM42:apns.pub.pem[/dim]
+    [dim]heliograph apps doors shop --apns-topic com.example.shop --apns-key ABC123:TEAM42:apns.pub.pem[/dim]
     """
     wanted = {"webpush": webpush, "apns_topic": apns_topic}
     body: dict[str, Any] = {field: value for field, value in wanted.items() if value is not None}
@@ -138,7 +237,7 @@ def set_app(
     if apns_certificate:
         body["apns_certificates"] = [_fingerprint(path) for path in apns_certificate]
     if not body:
-        raise CommandFailed("nothing to set; see `heliograph apps set --help`")
+        raise CommandFailed("nothing to set; see `heliograph apps doors --help`")
     with _provider(url, key, store, config) as provider:
         provider.patch("apps", name, body=body)
     say(f"app {name} is changed: {', '.join(sorted(body))}")

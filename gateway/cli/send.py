@@ -46,10 +46,23 @@ def send(
     everyone: Annotated[
         bool, typer.Option("--everyone", help="To every registration of the app.", rich_help_panel="Target")
     ] = False,
+    where: Annotated[
+        str,
+        typer.Option(
+            "--where", help="To whom this condition fits: JSON, @FILE or -; see docs/push.md.", rich_help_panel="Target"
+        ),
+    ] = "",
     title: Annotated[str, typer.Option("--title", help="Title of the notification.")] = "",
     data: Annotated[
         str | None, typer.Option("--data", help="Message body: JSON, @FILE or - for stdin.", show_default=False)
     ] = None,
+    localized: Annotated[
+        str, typer.Option("--localized", help='Words by language: JSON {"de": {"title": "…"}}, @FILE or -.')
+    ] = "",
+    at: Annotated[
+        str, typer.Option("--at", help="Keep it until then: 2027-01-31T09:00+01:00, Unix seconds, or +SECONDS.")
+    ] = "",
+    over: Annotated[int | None, typer.Option("--over", help="Spread it over so many seconds.")] = None,
     body: Annotated[Body, typer.Option("--body", help="When the data goes to the device.")] = Body.AUTO,
     ttl: Annotated[int | None, typer.Option("--ttl", help="Seconds it is kept for a device that is away.")] = None,
     urgency: Annotated[Urgency, typer.Option("--urgency")] = Urgency.NORMAL,
@@ -73,26 +86,33 @@ def send(
 
     [dim]heliograph send --token AbC…  "You have mail" --wait[/dim]
     [dim]heliograph send --versions '>=2,<3' --title Update "Version 3 is out" --urgency low[/dim]
+    [dim]heliograph send --where '{"all": [{"tag": "vip"}, {"locale": "de"}]}' --at +3600 "Sale" --over 600[/dim]
     [dim]heliograph send --alias customer-17 --data '{"order": 4711}' --ttl 3600 --fallback webhook[/dim]
     """
     from gateway.cli.provider import Provider, app_key
     from gateway.model.errors import ConfigError
 
+    condition = parse_json("--where", where) if where else None
     targets = {"token": token, "alias": alias, "tag": tag, "versions": versions, "everyone": everyone}
-    target = {name: value for name, value in targets.items() if value}
-    if len(target) != 1:
-        raise ConfigError("name exactly one of --token, --alias, --tag, --versions, --everyone")
+    target: dict[str, Any] = {name: value for name, value in targets.items() if value}
+    if len(target) + (condition is not None and not target) != 1:
+        raise ConfigError("name exactly one of --token, --alias, --tag, --versions, --everyone, --where")
+    if condition is not None:
+        target["where"] = condition
     if fallback and no_fallback:
         raise ConfigError("--fallback and --no-fallback exclude each other")
     optional: dict[str, Any] = {
         "title": title,
         "text": text,
-        "data": None if data is None else _parse_data(data),
+        "data": None if data is None else parse_json("--data", data),
         "ttl": ttl,
         "collapse_key": collapse_key,
         "ack_ms": ack_ms,
         "fallback": [] if no_fallback else fallback or None,
         "idempotency_key": idempotency_key,
+        "deliver_at": _parse_time(at) if at else None,
+        "over": over,
+        "localized": parse_json("--localized", localized) if localized else None,
     }
     request = {"target": target, "urgency": urgency.value, "body": body.value}
     request |= {name: value for name, value in optional.items() if value not in (None, "")}
@@ -117,7 +137,22 @@ def send(
         raise typer.Exit(1)
 
 
-def _parse_data(text: str) -> Any:
+def _parse_time(text: str) -> int:
+    """Unix seconds of a moment."""
+    import time
+    from datetime import datetime
+
+    from gateway.model.errors import ConfigError
+
+    try:
+        if text.startswith("+"):
+            return int(time.time()) + int(text[1:])
+        return int(text) if text.isdecimal() else int(datetime.fromisoformat(text).timestamp())
+    except (ValueError, OverflowError):
+        raise ConfigError("--at is no moment: 2027-01-31T09:00+01:00, Unix seconds, or +SECONDS") from None
+
+
+def parse_json(option: str, text: str) -> Any:
     import msgspec
 
     from gateway.model.errors import ConfigError
@@ -131,9 +166,9 @@ def _parse_data(text: str) -> Any:
             raw = text.encode()
         return msgspec.json.decode(raw)
     except OSError as exc:
-        raise ConfigError(f"--data: cannot read {text[1:]}: {exc.strerror}") from None
+        raise ConfigError(f"{option}: cannot read {text[1:]}: {exc.strerror}") from None
     except msgspec.DecodeError as exc:
-        raise ConfigError(f"--data is not JSON: {exc}; text needs quotes of its own: '\"hello\"'") from None
+        raise ConfigError(f"{option} is not JSON: {exc}; text needs quotes of its own: '\"hello\"'") from None
 
 
 def is_settled(push: dict[str, Any]) -> bool:
@@ -141,7 +176,7 @@ def is_settled(push: dict[str, Any]) -> bool:
     if push["state"] == "live":
         figures: dict[str, int] = push["figures"]
         return 0 < figures.get("targeted", 0) <= figures.get("acked", 0)
-    return bool(push["state"] != "pending")
+    return push["state"] not in ("pending", "scheduled")
 
 
 def follow(provider: Any, push_id: str, timeout_s: float, *, quiet: bool) -> dict[str, Any]:

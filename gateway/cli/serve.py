@@ -44,7 +44,7 @@ def serve(
     """Run a gateway in the foreground, with or without a configuration file.
 
     SIGTERM or Ctrl-C drains it: no new connections, devices sent away in turn, everything committed, exit 0.
-    A second signal ends it at once; nothing accepted is lost.
+    A second signal ends it at once; nothing accepted is lost. SIGHUP reads the TLS certificates again.
 
     [dim]heliograph serve --app demo[/dim]
     [dim]heliograph serve --config /etc/heliograph.toml --set edge.host=0.0.0.0[/dim]

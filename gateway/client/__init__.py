@@ -13,6 +13,7 @@ from gateway.client.seen import SeenStore
 from gateway.client.session import Session
 from gateway.client.states import Connection, DeviceState
 from gateway.model.frames import Urgency
+from gateway.model.registration import Profile
 
 __all__ = [
     "NEW_MESSAGE",
@@ -30,6 +31,7 @@ __all__ = [
     "LinkLost",
     "MemoryCredentials",
     "Notification",
+    "Profile",
     "Provider",
     "PushResult",
     "PushUncertain",

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random as _random
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import TypeVar
@@ -35,12 +36,13 @@ from gateway.client.events import (
     Resumed,
 )
 from gateway.client.heartbeat import AdaptiveHeartbeat
-from gateway.client.link import Link
-from gateway.client.registration import Handlers, Registration, ended
+from gateway.client.link import Link, build_tls
+from gateway.client.registration import Registration, build_handlers, ended
 from gateway.client.requests import Phase
 from gateway.client.seen import Seen, SeenStore
 from gateway.client.session import Session, Wishes
 from gateway.client.states import Connection, DeviceState, Observer
+from gateway.model.registration import NO_PROFILE, Profile
 
 _log = logging.getLogger("gateway.client")
 
@@ -53,6 +55,10 @@ CLOSE_S = 2.0
 
 class Device:
     """`async with Device(host, port, store=FileCredentials(path)) as device: ...`
+
+    tls=True: inside TLS, the gateway's certificate checked against the system's authorities and `host`; an
+    ssl.SSLContext where they are others, or the device has a certificate of its own. server_name: the name in the
+    gateway's certificate where it is not `host`.
 
     store keeps the id and secret the gateway issues; without one they live as long as this object, and the next start
     is another device with other tokens. label is part of that id (A-Z a-z 0-9 . _ -, at most 64). jwt is asked for a
@@ -69,6 +75,8 @@ class Device:
         host: str,
         port: int,
         *,
+        tls: bool | ssl.SSLContext = False,
+        server_name: str = "",
         store: CredentialStore | None = None,
         label: str = "",
         jwt: Callable[[], str | Awaitable[str]] | None = None,
@@ -87,6 +95,8 @@ class Device:
         if queue < 1 or dedupe < 1:
             raise ValueError("queue and dedupe must be at least 1")
         self._address = host, port
+        self._tls = build_tls(tls)
+        self._server_name = (server_name or host) if self._tls else None
         self._store = store or MemoryCredentials()
         self._label = label
         self._jwt = jwt
@@ -207,6 +217,7 @@ class Device:
         tags: list[str] | None = None,
         addresses: dict[str, str] | None = None,
         fallback: list[str] | None = None,
+        profile: Profile = NO_PROFILE,
         vapid_key: str | None = None,
         foreground: bool = True,
         ack: AckPolicy = AckPolicy.RECEIPT,
@@ -218,16 +229,13 @@ class Device:
         """Bind an app and account here and wait for its token (A1). Off line it waits for the link.
 
         keep=False: other accounts of this app on this device end with it (A5). The same app and account again changes
-        the registration there is. vapid_key: only the Web Push sender with this public key (base64url) may push to the
-        token, "" lifts that, None leaves it. on_token hears of a token that took the place of an earlier one. Raises
-        the gateway's refusal, or what stopped the device; a refusal that says to retry is retried.
+        the registration there is. profile: OS, locale, time zone and quiet hours, which choose language and time of
+        what comes. vapid_key: only the Web Push sender with this public key (base64url) may push to the token, "" lifts
+        that, None leaves it. on_token hears of a token that took the place of an earlier one. Raises the gateway's
+        refusal, or what stopped the device; a refusal that says to retry is retried.
         """
         self._check_running()
-        handlers = None
-        if on_message is not None:
-            handlers = Handlers(on_message, on_tip, on_recall)
-        elif on_tip is not None or on_recall is not None:
-            raise TypeError("on_tip and on_recall need on_message: else messages would have nowhere to go")
+        handlers = build_handlers(on_message, on_tip, on_recall)
         binding = self._session.bindings.find(app, account)
         fresh = binding is None
         if binding is None:
@@ -239,7 +247,7 @@ class Device:
         registration._on_token = on_token or registration._on_token
         binding.version, binding.keep, binding.ack = version, keep, ack
         binding.alias, binding.tags, binding.addresses, binding.fallback = alias, tags, addresses, fallback
-        binding.vapid_key = vapid_key
+        binding.profile, binding.vapid_key = profile, vapid_key
         bound: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._binding.setdefault(binding, [])
         waiting.append(bound)
@@ -341,13 +349,18 @@ class Device:
         link = Link(self)
         try:
             async with asyncio.timeout(CONNECT_S):
-                await asyncio.get_running_loop().create_connection(lambda: link, *self._address)
+                await asyncio.get_running_loop().create_connection(
+                    lambda: link, *self._address, ssl=self._tls, server_hostname=self._server_name
+                )
             while not link.gone.done() and not link.closing:
                 await self._link_event.wait()
                 self._link_event.clear()
                 await self._save_credentials()
             if not link.gone.done():
                 await asyncio.wait([link.gone], timeout=CLOSE_S)
+        except ssl.SSLCertVerificationError as exc:
+            why = f"The gateway's certificate was refused: {exc.verify_message}"
+            return Closed(LinkLost(why), retry=True)  # it may be renewed
         except (OSError, TimeoutError):
             return Closed(LinkLost("The gateway can not be reached."), retry=True)
         finally:

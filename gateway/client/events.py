@@ -10,6 +10,7 @@ from gateway.client.content import AckPolicy, Item, Notification
 from gateway.client.errors import LinkLost
 from gateway.model.errors import GatewayError
 from gateway.model.frames import FrameType, Welcome
+from gateway.model.registration import NO_PROFILE, Profile
 
 
 class BindState(Enum):
@@ -31,6 +32,7 @@ class Binding:
     tags: list[str] | None = None
     addresses: dict[str, str] | None = None
     fallback: list[str] | None = None
+    profile: Profile = NO_PROFILE
     vapid_key: str | None = None
     ack: AckPolicy = AckPolicy.RECEIPT
     foreground: bool = True

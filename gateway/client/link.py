@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Protocol, cast
+
+#: what is said to the gateway's TLS port (RFC 7301)
+ALPN = "heliograph/1"
+
+
+def build_tls(tls: bool | ssl.SSLContext) -> ssl.SSLContext | None:
+    """True: TLS 1.2 or newer, the gateway's certificate checked against the system's authorities and its host name. A
+    context of one's own is taken as it is: for a private authority, or a certificate of the device's. False: none."""
+    if not isinstance(tls, bool):
+        return tls
+    if not tls:
+        return None
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols([ALPN])
+    return context
 
 
 class LinkOwner(Protocol):

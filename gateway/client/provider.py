@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -18,6 +19,7 @@ import msgspec
 
 from gateway.client.backoff import GOOD_LINK_S, Backoff
 from gateway.client.errors import LinkLost, PushUncertain, build_error
+from gateway.client.link import build_tls
 from gateway.model import frames
 from gateway.model.errors import GatewayError, LoginTimeout, PayloadTooLarge
 from gateway.model.frames import PROTOCOL_VERSION, FrameReader, FrameType, build_frame, parse_body
@@ -57,14 +59,27 @@ class _Waiting(NamedTuple):
 class Provider:
     """`async with Provider(host, port, key=…) as provider:`; connects at once, reconnects by itself.
 
+    tls and server_name as for a Device.
+
     `push` and `push_many` may be called from many tasks; results come as soon as they are durable. Raises what the
     gateway refused the login with.
     """
 
-    def __init__(self, host: str, port: int = 7400, *, key: str, sdk: str = "heliograph-python/1") -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int = 7400,
+        *,
+        key: str,
+        tls: bool | ssl.SSLContext = False,
+        server_name: str = "",
+        sdk: str = "heliograph-python/1",
+    ) -> None:
         self._host = host
         self._port = port
         self._key = key
+        self._tls = build_tls(tls)
+        self._server_name = (server_name or host) if self._tls else None
         self._sdk = sdk
         self.app = ""
         self._welcome: frames.ProviderWelcome | None = None
@@ -225,7 +240,9 @@ class Provider:
 
     async def _serve_link(self) -> None:
         async with asyncio.timeout(LOGIN_S):
-            reader, writer = await asyncio.open_connection(self._host, self._port)
+            reader, writer = await asyncio.open_connection(
+                self._host, self._port, ssl=self._tls, server_hostname=self._server_name
+            )
         frames_in = FrameReader(1 << 24)
         try:
             hello = frames.Hello(v=PROTOCOL_VERSION, role="provider", key=self._key, sdk=self._sdk)

@@ -41,6 +41,19 @@ class Handlers:
         return self.on_tip if isinstance(item, Tip) else self.on_recall
 
 
+def build_handlers(
+    on_message: Callable[[Notification], Awaitable[None] | None] | None,
+    on_tip: Callable[[Tip], Awaitable[None] | None] | None,
+    on_recall: Callable[[Recall], Awaitable[None] | None] | None,
+) -> Handlers | None:
+    """None where there are none: then items wait to be iterated. TypeError where messages would have nowhere to go."""
+    if on_message is not None:
+        return Handlers(on_message, on_tip, on_recall)
+    if on_tip is not None or on_recall is not None:
+        raise TypeError("on_tip and on_recall need on_message: else messages would have nowhere to go")
+    return None
+
+
 class Registration:
     """Made by Device.register only."""
 

@@ -185,6 +185,7 @@ class Requests:
             tags=binding.tags,
             addresses=binding.addresses,
             fallback=binding.fallback,
+            **binding.profile._asdict(),
             vapid_key=binding.vapid_key,
         )
         self._request(Request(FrameType.REGISTER, body, binding, internal=True))

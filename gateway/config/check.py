@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import ip_address
+import time
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from gateway.config.sections import Config
+from gateway.config.sections import Config, Edge
+from gateway.model.errors import ConfigError
 
 #: what a NOTIFY frame needs beside title, text and data
 NOTIFY_OVERHEAD_BYTES = 1024
+#: networks that may send PROXY headers; each accept looks through them
+MAX_NETWORKS = 64
+#: a certificate that ends sooner is worth a word
+WARN_DAYS = 14
 
 
 def conflicts(config: Config) -> list[tuple[str, str]]:
@@ -38,8 +44,16 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
             )
         )
     at_most("api.receipts_retry_s", api.receipts_retry_s, "api.receipts_retry_max_s", api.receipts_retry_max_s)
-    if edge.port and edge.port == api.port and edge.host == api.host:
-        found.append(("api.port", f"{api.port} is the device port too (edge.port); give them different ones"))
+    at_most(
+        "delivery.notifier_open_s",
+        delivery.notifier_open_s,
+        "delivery.notifier_open_max_s",
+        delivery.notifier_open_max_s,
+    )
+    for name, port in (("edge.port", edge.port), ("edge.tls_port", edge.tls_port)):
+        if port > 0 and port == api.port and edge.host == api.host:
+            found.append(("api.port", f"{api.port} is the device port too ({name}); give them different ones"))
+    found += _door_conflicts(edge)
     for field, host in (("edge.host", edge.host), ("api.host", api.host)):
         if not host.strip():
             found.append((field, "is empty; 127.0.0.1 listens on this machine only, 0.0.0.0 on every address"))
@@ -50,6 +64,35 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
         found.append(("store.path", f"{config.store.path!r} is there and is no folder"))
     if auth.device == "jwt":
         found += _jwt_conflicts(config)
+    return found
+
+
+def _door_conflicts(edge: Edge) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    if edge.port < 0 and edge.tls_port < 0:
+        found.append(("edge.port", "-1, and edge.tls_port = -1: devices could not connect at all; open one of them"))
+    if edge.port > 0 and edge.port == edge.tls_port:
+        found.append(("edge.tls_port", f"{edge.tls_port} is the plain port too (edge.port); give them different ones"))
+    if edge.proxy_protocol == "required":
+        if edge.port < 0:
+            found.append(("edge.proxy_protocol", "required, but edge.port = -1: it is spoken on the plain port"))
+        if not edge.proxy_trusted:
+            found.append(("edge.proxy_trusted", "is empty: name the load balancers' addresses, as in 10.0.0.0/24"))
+    if len(edge.proxy_trusted) > MAX_NETWORKS:
+        found.append(("edge.proxy_trusted", f"has {len(edge.proxy_trusted)} networks; at most {MAX_NETWORKS}"))
+    for text in edge.proxy_trusted:
+        try:
+            ip_network(text)
+        except ValueError as exc:
+            found.append(("edge.proxy_trusted", f"{exc}; write an address or a network, as in 10.0.0.0/24"))
+    if edge.tls_port >= 0:
+        # takes a while to import, and most checks have no certificates
+        from gateway.config.certificates import read_tls_files
+
+        try:
+            read_tls_files(edge, time.time)
+        except ConfigError as exc:
+            found.append((exc.field, exc.message))
     return found
 
 
@@ -95,12 +138,21 @@ def advice(config: Config) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if config.auth.device == "open" and not _is_loopback(config.edge.host):
         found.append(("auth.device", "open: whoever reaches the device port can be any device"))
-    if not _is_loopback(config.edge.host):
+    edge = config.edge
+    if not _is_loopback(edge.host) and edge.port >= 0 and edge.proxy_protocol == "off":
         found.append(
-            ("edge.host", "the device door is plain TCP: put a TLS proxy in front, device secrets travel on it")
+            (
+                "edge.host",
+                "the device door is plain TCP: open edge.tls_port and close edge.port, or put a TLS proxy in front;"
+                " device secrets travel on it",
+            )
         )
+    if edge.tls_port >= 0:
+        found += _tls_advice(edge)
     if not _is_loopback(config.api.host):
         found.append(("api.host", "the provider API is plain HTTP: put a TLS proxy in front, API keys travel on it"))
+    if config.delivery.webpush_private:
+        found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
     if not config.store.sync:
         found.append(("store.sync", "false: a power loss may lose pushes that were answered with 201"))
     if config.edge.memory_limit_bytes == 0 and not _is_loopback(config.edge.host):
@@ -109,6 +161,24 @@ def advice(config: Config) -> list[tuple[str, str]]:
         found.append(
             ("delivery.ack_ms", "is not shorter than delivery.ttl_s: pushes expire before a notifier is asked")
         )
+    return found
+
+
+def _tls_advice(edge: Edge) -> list[tuple[str, str]]:
+    from gateway.config.certificates import is_open_to_others, parse_names, read_tls_files
+
+    found: list[tuple[str, str]] = []
+    keys = [("edge.tls_key", edge.tls_key), *(("edge.tls_sni", key) for _, _, key in parse_names(edge.tls_sni))]
+    for name, path in keys:
+        if is_open_to_others(path):
+            found.append((name, f"{path!r} may be read by anybody on this machine: chmod 600"))
+    if edge.tls_client_ca and edge.tls_client_auth == "none":
+        found.append(("edge.tls_client_auth", "none: edge.tls_client_ca is not used"))
+    ends = read_tls_files(edge, time.time).ends()
+    for host, end in ends.items():
+        days = int((end - time.time()) // 86_400)
+        if days < WARN_DAYS:
+            found.append(("edge.tls_cert" if host == "default" else "edge.tls_sni", f"{host} ends in {days} days"))
     return found
 
 

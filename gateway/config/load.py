@@ -154,9 +154,9 @@ class _Loader:
     def _setting(self, section: Section, key: str, origin: str) -> Setting | None:
         setting = section.find(key)
         if setting is None:
-            hint = _meant(key, [s.name for s in section.settings])
             elsewhere = [s.name for s in describe() if s.find(key)]
-            if not hint and elsewhere:
+            hint = _meant(key, [s.name for s in section.settings])
+            if elsewhere:
                 hint = f"; did you mean {elsewhere[0]}.{key}?"
             self._problem(f"{section.name}.{key}", "there is no such setting" + hint, origin)
         return setting

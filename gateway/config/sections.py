@@ -26,8 +26,32 @@ class Edge:
 
     # address the device listener binds
     host: str = "127.0.0.1"
-    # TCP port; 0 takes a free one (see serve --ready-file)
-    port: int = within(7400, 0, 65_535)
+    # TCP port of plain connections; 0 takes a free one (see serve --ready-file); -1: none, TLS alone
+    port: int = within(7400, -1, 65_535)
+    # TCP port of TLS connections; 0 takes a free one; -1: none
+    tls_port: int = within(-1, -1, 65_535)
+    # PEM file of the TLS port's certificate and, behind it, those that lead to its root
+    tls_cert: str = ""
+    # PEM file of its private key, without a password
+    tls_key: str = ""
+    # further certificates by the host name a device asks for (SNI), each host=certificate file:key file; a host may
+    # begin with *. for all names one level below; any other name gets tls_cert
+    tls_sni: list[str] = field(default_factory=list)
+    # must a device show a certificate of its own (mutual TLS); optional checks one that is shown
+    tls_client_auth: Literal["none", "optional", "required"] = "none"
+    # PEM file of the authorities that sign the devices' certificates
+    tls_client_ca: str = ""
+    # oldest version of TLS that is spoken
+    tls_min_version: Literal["1.2", "1.3"] = "1.2"
+    # handshakes under way at once in each reactor, some 15 kB each; past it a connection is closed and counted (busy)
+    tls_handshakes: int = within(10_000, 1, 16_000_000)
+    # certificate files are looked at this often; changed ones are used for new connections (SIGHUP does it at once)
+    tls_reload_s: float = within(60.0, 0.01, 86_400)
+    # required: on the plain port each connection begins with a PROXY protocol v2 header, from peers in proxy_trusted
+    # alone
+    proxy_protocol: Literal["off", "required"] = "off"
+    # addresses and networks (CIDR) of the load balancers that may send PROXY headers
+    proxy_trusted: list[str] = field(default_factory=list)
     # reactor threads; 0 = one per two cores, at least one
     reactors: int = within(1, 0, 255)
     # listen backlog of each reactor
@@ -112,6 +136,8 @@ class Store:
     max_pending_per_registration: int = within(1_000, 1)
     # live broadcasts of one app; past it a broadcast is refused (503 queue_full)
     max_broadcasts_per_app: int = within(1_000, 1)
+    # pushes of one app that wait for their time; past it a scheduled push is refused (503 queue_full)
+    max_scheduled_per_app: int = within(10_000, 1, 1_000_000)
     # outcomes and receipts are kept this long
     history_days: float = within(7.0, 0, 3650)
     # a revoked token is remembered this long, so that providers hear that it is gone, not that it never was
@@ -134,14 +160,37 @@ class Delivery:
     ttl_s: int = within(86_400, 0, 31_536_000)
     # longest time to live a push may ask for
     max_ttl_s: int = within(2_419_200, 1, 31_536_000)
+    # how far ahead a push may be scheduled
+    max_schedule_s: int = within(31_536_000, 0, 315_360_000)
     # message bodies up to this size go with the notification where the push says body = auto
     inline_bytes: int = 4_096
-    # notifier calls under way at once, for each notifier
-    notifier_concurrency: int = within(64, 1, 10_000)
+    # notifier calls under way at once, for each notifier; a quarter is kept for lanes that have none under way
+    notifier_concurrency: int = within(256, 1, 10_000)
     # notifier calls waiting, for each notifier; past it the delivery waits for its retry timer
     notifier_queue: int = within(100_000, 1)
     # how long one notifier call may take
     notifier_timeout_s: float = within(10.0, 0.1, 600)
+    # lanes (an upstream and the credential it is asked with) busy at once, for each notifier; past it a call for a new
+    # one waits for its retry timer
+    notifier_lanes: int = within(1_024, 1, 1_000_000)
+    # calls of one lane under way at once
+    notifier_lane_concurrency: int = within(64, 1, 10_000)
+    # calls of one lane waiting; past it the delivery waits for its retry timer
+    notifier_lane_queue: int = within(10_000, 1)
+    # a lane that has to rest for at most this long keeps its calls; for longer they wait for their retry timers
+    notifier_hold_s: float = within(5.0, 0, 3600)
+    # failures in a row after which a lane is left alone
+    notifier_failures: int = within(5, 1, 1_000)
+    # a lane is left alone for this long at first; the time doubles while it goes on failing
+    notifier_open_s: float = within(1.0, 0.05, 3600)
+    # longest time a lane is left alone for its failures
+    notifier_open_max_s: float = within(60.0, 0.05, 86_400)
+    # longest time a lane rests because its upstream said Retry-After
+    notifier_pause_max_s: float = within(3_600.0, 1, 86_400)
+    # calls a second of one lane, a second's worth at once; 0 = no limit
+    notifier_rate: float = within(2_000.0, 0, 1_000_000)
+    # Web Push: may subscriptions lead to private addresses (loopback, LAN)? Devices name them, so keep it false
+    webpush_private: bool = False
 
 
 @dataclass(slots=True)

@@ -4,6 +4,9 @@ The device is not kept waiting for the disk: a push is dispatched at once, and t
 commit or the device's ack, whichever comes first. Where the commit fails and no ack came, it was never accepted: it is
 taken back from the link, and the provider gets StoreUnavailable. A push with an idempotency key waits for its commit:
 only a durable key lets a repetition after a crash find the first push instead of making a second.
+
+A push for later, and one whose audience must be looked for, is kept by the schedules first (`scheduler.py`) and comes
+back here by `release` when its time has come and its audience is known.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.config.sections import Config
 from gateway.delivery.audience import Audience, resolve_audience
 from gateway.delivery.backlog import SLICE
@@ -20,8 +25,8 @@ from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.request import BODIES, URGENCIES, PushRequest
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import BadRequest, GatewayError, PayloadTooLarge, QueueFull, StoreUnavailable
-from gateway.model.notification import Content, Notification, pack_data
-from gateway.model.ports import Directory, Journal
+from gateway.model.notification import Content, Notification, Words, pack_data
+from gateway.model.ports import Directory, Journal, Schedules
 from gateway.model.registration import App
 
 
@@ -30,17 +35,25 @@ class Accepted(NamedTuple):
 
     seq: int  # see push_ids
     done: asyncio.Future[None]
-    targeted: int | None  # deliveries; None for a broadcast, whose figures are counted as it goes
+    targeted: int | None  # deliveries; None for a broadcast, and where the audience is not known yet
 
 
 class Acceptor:
     """The only way in for pushes. Loop thread only. Idempotency keys are settled before (api.once)."""
 
     def __init__(
-        self, *, directory: Directory, journal: Journal, dispatcher: Dispatcher, config: Config, metrics: Metrics
+        self,
+        *,
+        directory: Directory,
+        journal: Journal,
+        schedules: Schedules,
+        dispatcher: Dispatcher,
+        config: Config,
+        metrics: Metrics,
     ) -> None:
         self._directory = directory
         self._journal = journal
+        self._schedules = schedules
         self._dispatcher = dispatcher
         self._delivery = config.delivery
         self._max_push_bytes = config.api.max_push_bytes
@@ -67,11 +80,39 @@ class Acceptor:
 
     def _push(self, app: App, request: PushRequest, now_ms: int, durable_first: bool) -> Accepted:
         audience = resolve_audience(self._directory, app.name, request.target)
+        due_ms = max((request.deliver_at or 0) * 1000, now_ms)
+        is_later = due_ms > now_ms or audience.is_open
+        many = 0 if is_later else _many(audience)
+        notification = self._build(app, request, audience, now_ms, due_ms, many)
+        if is_later:
+            kept = self._schedules.add(notification, due_ms)
+            self._metrics.count(Metric.PUSHES, label=audience.kind)
+            return Accepted(notification.seq, kept, None)
+        done = self._take_in(notification, audience, durable_first)
+        self._metrics.count(Metric.PUSHES, label=audience.kind)
+        return Accepted(notification.seq, done, None if audience.target.is_broadcast else len(audience.registrations))
+
+    def release(self, kept: Notification, audience: Audience, now_ms: int) -> asyncio.Future[None]:
+        """The time of a kept push has come. Durable, and no longer kept, when the future resolves; until then nothing
+        of it is sent. Raises a GatewayError where it must be tried again."""
+        many = _many(audience)
+        notification = msgspec.structs.replace(
+            kept,
+            seq=self._journal.reserve(1 + many),
+            accepted_ms=now_ms,
+            target=audience.target,
+            count=many,
+            push=kept.seq,
+        )
+        done = self._take_in(notification, audience, durable_first=True)
+        # In the same turn, so that both are one commit: it is never there twice, nor lost.
+        self._schedules.released(kept.seq, notification.seq)
+        return done
+
+    def _take_in(self, notification: Notification, audience: Audience, durable_first: bool) -> asyncio.Future[None]:
         count = len(audience.registrations)
         if count > SLICE and not self._dispatcher.backlog.has_room:
             raise QueueFull("too many large audiences are being sent to; try again soon")
-        many = count if count > 1 else 0
-        notification = self._build(app, request, audience, now_ms, many)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Nobody may be left to hear of a failure (the provider hung up): that is no error of ours.
         done.add_done_callback(_hear)
@@ -86,8 +127,7 @@ class Acceptor:
                 self._dispatcher.watch(notification.seq, done)
             self._send(notification, audience)
         commit.add_done_callback(partial(self._on_commit, notification, audience, done))
-        self._metrics.count(Metric.PUSHES, label=audience.kind)
-        return Accepted(notification.seq, done, None if audience.target.is_broadcast else count)
+        return done
 
     def _send(self, notification: Notification, audience: Audience) -> None:
         if audience.target.is_broadcast:
@@ -95,28 +135,38 @@ class Acceptor:
         else:
             self._dispatcher.dispatch(notification, audience.registrations)
 
-    def _build(self, app: App, request: PushRequest, audience: Audience, now_ms: int, count: int) -> Notification:
+    def _build(
+        self, app: App, request: PushRequest, audience: Audience, now_ms: int, due_ms: int, count: int
+    ) -> Notification:
         defaults = self._delivery
         ttl = request.ttl if request.ttl is not None else app.ttl_s or defaults.ttl_s
         if ttl > defaults.max_ttl_s:
             raise BadRequest(f"the longest time to live is {defaults.max_ttl_s} seconds", field="ttl")
+        if due_ms - now_ms > defaults.max_schedule_s * 1000:
+            raise BadRequest(f"at most {defaults.max_schedule_s} seconds ahead", field="deliver_at")
+        if request.over > ttl:
+            raise BadRequest("it must be sent to all before its time to live is over", field="over")
         try:
             data = pack_data(request.data)
         except (OverflowError, TypeError, ValueError) as error:
             raise BadRequest("data holds a value that can not be sent to a device", field="data") from error
-        size = len(request.title.encode()) + len(request.text.encode()) + len(data)
+        localized = {
+            language.lower(): Words(title=words.title, text=words.text) for language, words in request.localized.items()
+        }
+        words = [(request.title, request.text), *((said.title, said.text) for said in localized.values())]
+        size = len(data) + sum(len(title.encode()) + len(text.encode()) for title, text in words)
         if size > self._max_push_bytes:
             raise PayloadTooLarge(
-                f"title, text and data take {size} bytes, the limit is {self._max_push_bytes}", field="data"
+                f"title, text, localized and data take {size} bytes, the limit is {self._max_push_bytes}", field="data"
             )
         return Notification(
             seq=self._journal.reserve(1 + count),
             app=app.name,
             target=audience.target,
-            content=Content(title=request.title, text=request.text, data=data),
+            content=Content(title=request.title, text=request.text, data=data, localized=localized),
             accepted_ms=now_ms,
             # Rounded up, so that a short life is not cut; TTL 0 ends with the second it came in.
-            expires_s=(now_ms + ttl * 1000 + 999) // 1000 if ttl else now_ms // 1000,
+            expires_s=(due_ms + ttl * 1000 + 999) // 1000 if ttl else due_ms // 1000,
             urgency=URGENCIES[request.urgency],
             collapse_key=request.collapse_key,
             body=BODIES[request.body],
@@ -124,6 +174,7 @@ class Acceptor:
             notifier_ack_ms=request.notifier_ack_ms or app.notifier_ack_ms or defaults.notifier_ack_ms,
             fallback=self._fallback(request, audience),
             count=count,
+            over_s=request.over,
         )
 
     def _fallback(self, request: PushRequest, audience: Audience) -> list[str] | None:
@@ -165,6 +216,12 @@ class Acceptor:
             self._dispatcher.broadcast.committed(notification)
         elif notification.collapse_key:
             self._dispatcher.replace_older(notification, audience.registrations)
+
+
+def _many(audience: Audience) -> int:
+    """Deliveries with sequences of their own; a single one has its notification's."""
+    count = len(audience.registrations)
+    return count if count > 1 else 0
 
 
 def _hear(done: asyncio.Future[None]) -> None:

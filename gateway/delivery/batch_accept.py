@@ -67,7 +67,9 @@ class BatchAcceptor:
         places = batch.places
         accepted: AcceptedBatch | None = None
         refused: GatewayError | None = None
-        if batch.ready:
+        if app.device_per_hour or app.device_per_day:
+            places = [APART if place >= 0 else place for place in places]  # each counts against its registration
+        elif batch.ready:
             try:
                 accepted = self._journal.append_batch(batch, limits, self._edge.router, now_ms)
             except GatewayError as error:

@@ -14,9 +14,11 @@ import msgspec
 
 from gateway.delivery.backlog import SLICE, Backlog
 from gateway.delivery.forms import build_notify, goes_light
+from gateway.delivery.holds import quiet_hold
+from gateway.delivery.spread import Spread
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import GatewayError
-from gateway.model.notification import Notification, Target
+from gateway.model.notification import Notification, Target, language_of
 from gateway.model.outcome import State
 from gateway.model.ports import Ack, Broadcasts, Directory, Edge, Journal
 from gateway.model.registration import build_token
@@ -31,17 +33,27 @@ Adopt = Callable[[Notification, bool], None]
 class _Live:
     """A live broadcast and its frames, built when first needed."""
 
-    __slots__ = ("adopted", "frame", "light", "notification", "whole")
+    __slots__ = ("_frames", "adopted", "light", "notification")
 
     def __init__(self, notification: Notification, inline_bytes: int) -> None:
         self.notification = notification
         self.light = goes_light(notification, inline_bytes)
-        self.frame = build_notify(notification, notification.seq, "", light=self.light)
-        self.whole = b"" if self.light else self.frame
+        self._frames: dict[str, bytes] = {}  # language → its first frame
         self.adopted: list[int] = []
 
-    def whole_frame(self) -> bytes:
-        return self.whole or build_notify(self.notification, self.notification.seq, "", light=False)
+    def frame(self, locale: str) -> bytes:
+        """What goes out first to registrations of this locale."""
+        language = language_of(self.notification.content, locale)
+        frame = self._frames.get(language)
+        if frame is None:
+            frame = build_notify(self.notification, self.notification.seq, "", light=self.light, locale=language)
+            self._frames[language] = frame
+        return frame
+
+    def whole_frame(self, locale: str) -> bytes:
+        if not self.light:
+            return self.frame(locale)
+        return build_notify(self.notification, self.notification.seq, "", light=False, locale=locale)
 
 
 class BroadcastRouter:
@@ -59,6 +71,7 @@ class BroadcastRouter:
         inline_bytes: int,
         clock: Callable[[], int],
         adopt: Adopt,
+        ready: Callable[[Sequence[int]], None],
     ) -> None:
         self._edge = edge
         self._journal = journal
@@ -69,8 +82,12 @@ class BroadcastRouter:
         self._inline_bytes = inline_bytes
         self._clock = clock
         self._adopt = adopt
+        self._ready = ready
         self._live: dict[int, _Live] = {}
         self._expiries: list[tuple[int, int]] = []  # heap of (Unix ms, sequence)
+        self._spreads: dict[int, Spread] = {}
+        #: (Unix ms, app): quiet hours of some of its groups end then, and a broadcast waits for them
+        self._wakes: list[tuple[int, str]] = []
         self._adopting: set[tuple[int, int]] = set()  # (sequence, registration) whose row is not committed yet
 
     def __contains__(self, seq: int) -> bool:
@@ -83,12 +100,16 @@ class BroadcastRouter:
                 notification = self._journal.notification(seq)
                 if notification is not None:
                     self._hold(notification)
+                    if notification.seq in self._spreads:
+                        self._backlog.add(self._spread_out(notification))
 
     def _hold(self, notification: Notification) -> _Live:
         live = self._live[notification.seq] = _Live(notification, self._inline_bytes)
         # Acks of what was sent at its last moment still count (TTL 0).
         until = max(notification.expires_s * 1000, notification.accepted_ms + notification.ack_ms)
         heapq.heappush(self._expiries, (until, notification.seq))
+        if notification.over_s and notification.accepted_ms + notification.over_s * 1000 > self._clock():
+            self._spreads[notification.seq] = Spread(notification)
         return live
 
     # --- the push
@@ -96,9 +117,19 @@ class BroadcastRouter:
     def send(self, notification: Notification) -> None:
         """Fan out to the links that are there now; the others come by `waiting` when they are back."""
         live = self._hold(notification)
-        groups = self._groups(notification)
-        if groups:
-            self._edge.fanout(groups, live.frame, notification.seq, notification.ack_ms, notification.urgency)
+        if notification.seq in self._spreads:
+            return  # portion by portion, from its commit on
+        now = self._clock()
+        by_language: dict[str, list[int]] = {}
+        for group in self._groups(notification):
+            cohort = self._directory.group_cohort(group)
+            until = quiet_hold(notification, cohort, now)
+            if until:
+                self._wake_at(until, notification.app)
+            else:
+                by_language.setdefault(language_of(notification.content, cohort.locale), []).append(group)
+        for language, groups in by_language.items():
+            self._edge.fanout(groups, live.frame(language), notification.seq, notification.ack_ms, notification.urgency)
 
     def committed(self, notification: Notification) -> None:
         """The row is durable: count the audience, and fall back for those who are away where the push says so."""
@@ -107,16 +138,22 @@ class BroadcastRouter:
 
     def withdraw(self, notification: Notification) -> None:
         """The commit failed: it was never accepted, so take it back."""
+        self._spreads.pop(notification.seq, None)
         if self._live.pop(notification.seq, None) is not None:
             self._edge.recall_fanout(self._groups(notification), notification.seq)
 
     def _walk(self, notification: Notification) -> Iterator[None]:
-        for part in self._directory.by_versions(notification.app, notification.target.versions):
+        spread = self._spreads.get(notification.seq)
+        for part in self._parts(notification):
             if notification.seq not in self._live:
                 return
             if part:
-                self._broadcasts.count(notification.seq, "targeted", len(part))
-            if notification.fallback:
+                self._broadcasts.count(notification.seq, "targeted", part)
+            if spread is not None:
+                for registration in part:
+                    if notification.fallback or self._edge.is_connected(registration):
+                        spread.add(registration)
+            elif notification.fallback:
                 for start in range(0, len(part), SLICE):
                     for registration in part[start : start + SLICE]:
                         if notification.seq in self._live and not self._edge.is_connected(registration):
@@ -125,14 +162,79 @@ class BroadcastRouter:
             yield
 
     def _groups(self, notification: Notification) -> list[int]:
-        return self._directory.groups(notification.app, notification.target.versions)
+        target = notification.target
+        return self._directory.groups(notification.app, target.versions, target.where)
+
+    def _parts(self, notification: Notification) -> Iterator[Sequence[int]]:
+        target = notification.target
+        return self._directory.by_versions(notification.app, target.versions, target.where)
+
+    # --- what waits for its moment
+
+    def _spread_out(self, notification: Notification) -> Iterator[None]:
+        """After a start: whoever is connected by then is found again."""
+        for part in self._parts(notification):
+            spread = self._spreads.get(notification.seq)
+            if spread is None:
+                return
+            for registration in part:
+                if notification.fallback or self._edge.is_connected(registration):
+                    spread.add(registration)
+            yield
+
+    def _wake_at(self, at_ms: int, app: str) -> None:
+        if (at_ms, app) not in self._wakes:
+            heapq.heappush(self._wakes, (at_ms, app))
+
+    def tick(self, now_ms: int) -> None:
+        """Hand out the portions whose moment has come, and look again where quiet hours ended."""
+        for seq, spread in list(self._spreads.items()):
+            if seq not in self._live or spread.is_over:
+                del self._spreads[seq]
+                continue
+            portion = spread.due(now_ms)
+            if portion:
+                self._backlog.add(self._hand_out(spread.notification, portion))
+        while self._wakes and self._wakes[0][0] <= now_ms:
+            _, app = heapq.heappop(self._wakes)
+            self._backlog.add(self._wake(app))
+
+    def _hand_out(self, notification: Notification, portion: Sequence[int]) -> Iterator[None]:
+        for start in range(0, len(portion), SLICE):
+            if notification.seq not in self._live:
+                return
+            there: list[int] = []
+            for registration in portion[start : start + SLICE]:
+                if self._edge.is_connected(registration):
+                    there.append(registration)
+                elif notification.fallback and self._broadcasts.is_waiting(notification.seq, registration):
+                    self._fall_back(notification, registration, sent=False)  # B4
+            self._ready(there)
+            yield
+
+    def _wake(self, app: str) -> Iterator[None]:
+        for part in self._directory.by_versions(app, ""):
+            self._ready([n for n in part if self._directory.cohort(n).quiet and self._edge.is_connected(n)])
+            yield
+
+    def _is_held(self, notification: Notification, registration: int) -> bool:
+        """Not now: it is remembered for when its moment comes."""
+        now = self._clock()
+        spread = self._spreads.get(notification.seq)
+        if spread is not None and spread.at_ms(registration) > now:
+            spread.add(registration)
+            return True
+        until = quiet_hold(notification, self._directory.cohort(registration), now)
+        if until:
+            self._wake_at(until, notification.app)
+        return bool(until)
 
     # --- what devices answer
 
     def on_acks(self, acks: Sequence[Ack]) -> None:
         """One batch: cursors move once a broadcast. A light form's ack counts: its body is there while it is live."""
         acked: dict[int, list[int]] = {}
-        shown: dict[int, int] = {}
+        shown: dict[int, list[int]] = {}
         seen: set[tuple[int, int]] = set()
         at_ms = 0
         for ack in acks:
@@ -144,17 +246,17 @@ class BroadcastRouter:
                 acked.setdefault(ack.seq, []).append(ack.registration)
                 at_ms = max(at_ms, ack.acked_ms)
             if ack.shown and (fresh or self.is_for(ack.seq, ack.registration)):
-                shown[ack.seq] = shown.get(ack.seq, 0) + 1
+                shown.setdefault(ack.seq, []).append(ack.registration)
         for seq, registrations in acked.items():
             self._broadcasts.acked(seq, registrations, at_ms)
-            self._broadcasts.count(seq, "acked", len(registrations))
-        for seq, n in shown.items():
-            self._broadcasts.count(seq, "shown", n)
+            self._broadcasts.count(seq, "acked", registrations)
+        for seq, registrations in shown.items():
+            self._broadcasts.count(seq, "shown", registrations)
 
     def on_acks_in_time(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:
         """The common ones: each in time, once, not shown."""
         self._broadcasts.acked(seq, registrations, at_ms)
-        self._broadcasts.count(seq, "acked", len(registrations))
+        self._broadcasts.count(seq, "acked", registrations)
 
     def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> list[int]:
         """Of these, those a late ack of it can be for."""
@@ -170,12 +272,15 @@ class BroadcastRouter:
         """Send to one registration. None: the device does not want it now; False: no room or no link."""
         live = self._live[seq]
         notification = live.notification
-        if not whole and notification.urgency < self._edge.urgency_floor(registration):
+        if not whole and (
+            notification.urgency < self._edge.urgency_floor(registration) or self._is_held(notification, registration)
+        ):
             return None
-        frame = live.whole_frame() if whole else live.frame
+        locale = self._directory.cohort(registration).locale if notification.content.localized else ""
+        frame = live.whole_frame(locale) if whole else live.frame(locale)
         sent = self._edge.notify(registration, frame, seq, notification.ack_ms, again=whole)
         if sent and not whole:
-            self._broadcasts.count(seq, "sent", 1)
+            self._broadcasts.count(seq, "sent", [registration])
         return sent
 
     def is_for(self, seq: int, registration: int) -> bool:
@@ -223,7 +328,7 @@ class BroadcastRouter:
         if commit.cancelled() or commit.exception() is not None:
             return  # the row is out of RAM again; the broadcast still waits by its cursor
         self._broadcasts.acked(broadcast, [registration], self._clock())
-        self._broadcasts.count(broadcast, "notified", 1)
+        self._broadcasts.count(broadcast, "notified", [registration])
         self._metrics.count(Metric.BROADCASTS_ADOPTED)
 
     # --- the end
@@ -235,14 +340,13 @@ class BroadcastRouter:
         while self._expiries and self._expiries[0][0] <= now_ms:
             _, seq = heapq.heappop(self._expiries)
             if self._live.pop(seq, None) is not None:
-                figures = self._broadcasts.figures(seq)
-                missed = figures.get("targeted", 0) - figures.get("acked", 0) - figures.get("notified", 0)
-                self._broadcasts.count(seq, "expired", max(0, missed))
+                self._broadcasts.count_expired(seq)
                 self._broadcasts.end(seq, State.EXPIRED, now_ms)
 
     def recall(self, seq: int, now_ms: int) -> list[int]:
         """Take it back everywhere; returns the single deliveries that grew out of it."""
         live = self._live.pop(seq)
+        self._spreads.pop(seq, None)
         if len(self._expiries) > 2 * len(self._live) + SLICE:
             # Those recalled long before their expiry must not pile up.
             self._expiries = [entry for entry in self._expiries if entry[1] in self._live]

@@ -21,7 +21,7 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.errors import UnknownPush
 from gateway.model.notification import Notification
 from gateway.model.outcome import Event, Outcome, State, Step
-from gateway.model.ports import Ack, Broadcasts, Delivery, Directory, Edge, Journal, Notifier
+from gateway.model.ports import Ack, Broadcasts, Delivery, Directory, Edge, Journal, Notifier, Schedules
 
 TICK_S = 0.1
 #: timers handled in one slice of a tick
@@ -48,6 +48,7 @@ class Dispatcher:
         edge: Edge,
         journal: Journal,
         broadcasts: Broadcasts,
+        schedules: Schedules,
         directory: Directory,
         notifiers: Mapping[str, Notifier],
         config: Config,
@@ -57,6 +58,7 @@ class Dispatcher:
         self._edge = edge
         self._journal = journal
         self._broadcasts = broadcasts
+        self._schedules = schedules
         self._directory = directory
         self._metrics = metrics
         self._clock = clock
@@ -72,6 +74,7 @@ class Dispatcher:
             inline_bytes=config.delivery.inline_bytes,
             clock=clock,
             adopt=self._adopt,
+            ready=self.on_ready,
         )
         self._executor = Executor(
             edge=edge,
@@ -90,8 +93,8 @@ class Dispatcher:
         self._resume_at_ms: int | None = clock() + config.delivery.notifier_ack_ms
 
     @property
-    def notifiers(self) -> frozenset[str]:
-        """Names a fallback chain may hold."""
+    def notifiers(self) -> Mapping[str, Notifier]:
+        """What a fallback chain may hold, by name."""
         return self._executor.notifiers
 
     # --- life
@@ -125,6 +128,7 @@ class Dispatcher:
         for seq in due:
             self._on_due(seq, now)
         self.broadcast.expire(now)
+        self.broadcast.tick(now)
         if self._resume_at_ms is not None and now >= self._resume_at_ms:
             self._resume_at_ms = None
             if self._journal.pending_count():
@@ -266,6 +270,16 @@ class Dispatcher:
             self.replace_older(notification, registrations[start : start + SLICE])
             yield
 
+    def look_again(self, registration: int) -> None:
+        """What was held back for it may go now."""
+        if self._edge.is_connected(registration):
+            self.on_ready([registration])
+        else:
+            for seq in self._journal.pending_of(registration):
+                delivery = self._journal.get(seq)
+                if delivery is not None and delivery.state == State.WAITING:
+                    self._executor.apply(seq, Event.ROUTE)
+
     def revoke(self, registration: int) -> None:
         """Its token was revoked: what is pending for it ends."""
         for seq in self._journal.pending_of(registration):
@@ -282,6 +296,13 @@ class Dispatcher:
             await self._journal.committed()
 
     async def _recall(self, app: str, seq: int) -> int:
+        kept = self._schedules.notification(seq)
+        if kept is not None:
+            if kept.app != app:
+                raise UnknownPush
+            self._schedules.end(seq, State.RECALLED, self._clock())
+            return 1
+        seq = self._schedules.became(seq) or seq
         if seq in self.broadcast:
             if self.broadcast.notification(seq).app != app:
                 raise UnknownPush
@@ -389,8 +410,8 @@ class Dispatcher:
         if ack.sent_ms:
             self._metrics.count(Metric.ACKS_FOREIGN)
 
-    def on_fanned(self, seq: int, links: int) -> None:
-        self._broadcasts.count(seq, "sent", links)
+    def on_fanned(self, seq: int, group: int, links: int) -> None:
+        self._broadcasts.count_sent(seq, group, links)
 
     def on_ack_timeout(self, seq: int, registration: int) -> None:
         if seq in self.broadcast:

@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 
 from gateway.config.sections import Config
+from gateway.delivery.caps import DeviceCaps
 from gateway.delivery.forms import build_notify, goes_light
+from gateway.delivery.holds import quiet_hold, spread_hold
 from gateway.delivery.notify_queue import Call, Job, NotifyQueue
 from gateway.delivery.policy import Action, Facts, decide
 from gateway.delivery.trails import Remembered, Trail
 from gateway.metrics import Metric, Metrics
+from gateway.model.frames import Urgency
 from gateway.model.notification import Notification
 from gateway.model.outcome import Event, Outcome, State, Step
 from gateway.model.ports import Delivery, Directory, Edge, Journal, Notifier, NotifierResult
-from gateway.model.registration import build_token
+from gateway.model.registration import Registration, build_token
 
 #: failures for now of the notifiers of one delivery, after which the last is not tried again
 MAX_TRIES = 5
@@ -53,6 +56,7 @@ _CLOSING = {
     State.REPLACED: "replaced",
     State.REJECTED: "revoked",
     State.ACKED: "acked",
+    State.LIMITED: "limited",
 }
 
 
@@ -85,19 +89,21 @@ class Executor:
         self._clock = clock
         self._retry_ms = config.delivery.retry_ms
         self._inline_bytes = config.delivery.inline_bytes
+        self._notifiers = notifiers
         self._queues = {
             name: NotifyQueue(
                 notifier,
-                concurrency=config.delivery.notifier_concurrency,
-                capacity=config.delivery.notifier_queue,
-                timeout_s=config.delivery.notifier_timeout_s,
+                delivery=config.delivery,
                 load=self._load_call,
                 on_result=self._on_notifier_result,
+                on_gone=self._on_gone,
                 metrics=metrics,
+                clock=clock,
             )
             for name, notifier in notifiers.items()
         }
         self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail")
+        self._caps = DeviceCaps()
         self._fetched: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "fetched")
         #: notifications that nothing may leave of before their commit
         self.held: set[int] = set()
@@ -105,9 +111,9 @@ class Executor:
         self._briefs: dict[int, tuple[str, bool]] = {}
 
     @property
-    def notifiers(self) -> frozenset[str]:
-        """Names a fallback chain may hold."""
-        return frozenset(self._queues)
+    def notifiers(self) -> Mapping[str, Notifier]:
+        """What a fallback chain may hold, by name."""
+        return self._notifiers
 
     async def close(self) -> None:
         await asyncio.gather(*(queue.close() for queue in self._queues.values()))
@@ -137,6 +143,8 @@ class Executor:
         seq, registration = delivery.seq, delivery.registration
         facts = self._facts(delivery, notification, event, now)
         old = State(delivery.state)
+        if event is Event.ROUTE and old is State.ACCEPTED and not self._is_allowed(notification, registration, now):
+            event = Event.LIMIT
         state, actions = decide(old, event, facts)
         hop = delivery.hop + (Action.NOTIFY in actions) - (Action.REOPEN in actions and delivery.hop > 0)
         if not state.is_final and (state is not old or hop != delivery.hop):
@@ -159,14 +167,30 @@ class Executor:
                 self._metrics.count(Metric.EVENTS_IGNORED, label=event.name.lower())
             elif action is not Action.REOPEN:
                 self._step(delivery, notification, action, now, channel, detail)
+        if state is State.WAITING and (until := self._held_until(delivery, notification, now)):
+            self._journal.arm(seq, until)
         return sent
+
+    def _held_until(self, delivery: Delivery, notification: Notification, now: int) -> int:
+        """Unix ms until which nothing of it is to be sent, by no channel; 0: nothing holds it back."""
+        cohort = self._directory.cohort(delivery.registration)
+        if not notification.over_s and not cohort.quiet:
+            return 0
+        return max(quiet_hold(notification, cohort, now), spread_hold(notification, delivery.seq, now))
+
+    def _is_allowed(self, notification: Notification, registration: int, now: int) -> bool:
+        app = self._directory.app(notification.app)
+        if app is None or notification.urgency >= Urgency.HIGH or not (app.device_per_hour or app.device_per_day):
+            return True
+        return self._caps.admit(app, registration, now)
 
     def _facts(self, delivery: Delivery, notification: Notification, event: Event, now: int) -> Facts:
         registration = delivery.registration
         connected = self._edge.is_connected(registration)
-        wanted = not connected or notification.urgency >= self._edge.urgency_floor(registration)
+        is_held = bool(self._held_until(delivery, notification, now))
+        wanted = not is_held and (not connected or notification.urgency >= self._edge.urgency_floor(registration))
         more = tries = False
-        if event in _USES_CHAIN and not (connected and wanted and event in _CHANNEL_FIRST):
+        if event in _USES_CHAIN and not is_held and not (connected and wanted and event in _CHANNEL_FIRST):
             more = delivery.hop < len(self._chain(notification, registration))
             trail = self._trails.get(delivery.seq)
             tries = trail is None or trail.tries < MAX_TRIES
@@ -192,7 +216,8 @@ class Executor:
             self._fetched.put(seq, True)
         light = goes and seq not in self._fetched
         self._remember_brief(notification, goes)
-        frame = build_notify(notification, seq, token, light=light)
+        locale = self._directory.cohort(registration).locale if notification.content.localized else ""
+        frame = build_notify(notification, seq, token, light=light, locale=locale)
         if self._edge.notify(registration, frame, seq, notification.ack_ms, again=action is not Action.SEND):
             return Sent.QUEUED
         # Route, store, look again: nothing was queued, so nothing will be reported.
@@ -210,8 +235,13 @@ class Executor:
         job = Job(delivery.seq, delivery.hop)
         if queue is None:
             self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="not configured"))
-        elif not queue.offer(job):
-            self._on_notifier_result(job, NotifierResult(ok=False, detail="queue full"))
+            return
+        app, record = self._directory.app(notification.app), self._directory.registration(delivery.registration)
+        # One that is gone by now waits in a lane of its own: its turn ends it.
+        lane = queue.lane(app, record) if app is not None and record is not None else ""
+        refused = queue.offer(job, lane)
+        if refused is not None:
+            self._on_notifier_result(job, refused)
 
     def _step(
         self, delivery: Delivery, notification: Notification, action: Action, now: int, channel: str, detail: str
@@ -322,7 +352,7 @@ class Executor:
             self._journal.step(job.seq, Step(self._clock(), what, channel, result.detail))
             return
         event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY
-        if event is Event.NOTIFIER_RETRY:
+        if event is Event.NOTIFIER_RETRY and result.asked:
             self._trail(job.seq).tries += 1
         self.carry_out(
             delivery,
@@ -332,6 +362,10 @@ class Executor:
             detail=result.detail,
             after_ms=min(result.retry_after_ms, MAX_RETRY_AFTER_MS),
         )
+
+    def _on_gone(self, channel: str, registration: Registration) -> None:
+        """The address it was asked for is dead for good: its provider hears of it, and it is not asked again."""
+        self._directory.address_gone(registration.number, channel, registration.addresses.get(channel, ""))
 
     def _chain(self, notification: Notification, registration: int) -> Sequence[str]:
         """Notifiers in order: the push's own, else the registration's, else the app's; none while it is signed out."""

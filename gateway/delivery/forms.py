@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.model.frames import FrameType, Notify, build_frame
-from gateway.model.notification import Body, Notification
+from gateway.model.notification import Body, Notification, language_of
 
 
 def goes_light(notification: Notification, inline_bytes: int) -> bool:
@@ -16,16 +16,18 @@ def goes_light(notification: Notification, inline_bytes: int) -> bool:
     return notification.body is Body.ON_DEMAND or size > inline_bytes
 
 
-def build_notify(notification: Notification, seq: int, token: str, *, light: bool) -> bytes:
-    """One NOTIFY frame; `token` is empty for a broadcast, then the frame names the app."""
+def build_notify(notification: Notification, seq: int, token: str, *, light: bool, locale: str = "") -> bytes:
+    """One NOTIFY frame; `token` is empty for a broadcast, then the frame names the app. `locale`: the device's."""
     content = notification.content
+    language = language_of(content, locale)
+    words = content.localized[language] if language else content
     at_s = notification.accepted_ms // 1000
     body = Notify(
         id=seq,
         token=token,
         app="" if token else notification.app,
-        title=content.title,
-        text=content.text,
+        title=words.title,
+        text=words.text,
         more=light,
         urgency=notification.urgency,
         at=at_s,

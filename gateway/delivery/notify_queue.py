@@ -1,20 +1,40 @@
-"""One bounded queue a notifier; must never let one notifier's failure, slowness or hang reach another."""
+"""The calls that wait for one notifier, in lanes; must never let a lane that fails, hangs or rests touch another.
+
+A lane is what fails alone: an upstream and the credential it is asked with (`Notifier.lane`). Lanes take turns, a call
+each. What each bound does when it is reached, counted by `heliograph_notifier_bounds_total`:
+
+- calls waiting in all, or in one lane: `offer` refuses, and the delivery tries later;
+- busy lanes: one that only rests gives way (its upstream is still left alone by the notifier's own circuit), else the
+  call is refused as above;
+- calls under way in all: three quarters for anybody, the last quarter only for lanes that have none under way, so lanes
+  that hang do not keep a new one from its first call;
+- calls under way of one lane: its others wait in the lane.
+
+A lane rests where a result says so (`retry_after_ms`). For a short rest its calls wait in the lane; for a longer one
+they go back as "try later" with the time that is left, which costs them no try.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
 
+from gateway.config.sections import Delivery
 from gateway.metrics import Metric, Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import Notifier, NotifierResult
 from gateway.model.registration import App, Registration
 
 _log = structlog.get_logger(__name__)
+
+#: calls started or given back in one slice of the loop's time
+SLICE = 200
+#: shortest rest, so that a lane refused over and over does not spin
+MIN_REST_MS = 10
 
 
 class Job(NamedTuple):
@@ -27,63 +47,200 @@ class Job(NamedTuple):
 Call = tuple[App, Registration, Notification]
 
 
+class Lane:
+    """Calls that share an upstream and a credential."""
+
+    __slots__ = ("in_flight", "jobs", "name", "rests_until_ms", "wake")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.jobs: deque[Job] = deque()
+        self.in_flight = 0
+        self.rests_until_ms = 0
+        self.wake: asyncio.TimerHandle | None = None
+
+
 class NotifyQueue:
-    """Calls one notifier, at most `concurrency` at once, each at most `timeout_s`.
+    """Calls one notifier, each call at most `delivery.notifier_timeout_s`.
 
     `load` gives what to call with, or None where the call is no longer needed; `on_result` is called exactly once for
-    each job whose call was made. A full queue refuses (`offer` is False, counted): the delivery is tried later.
+    each job whose call was made or given back. `clock`: Unix ms.
     """
 
     def __init__(
         self,
         notifier: Notifier,
         *,
-        concurrency: int,
-        capacity: int,
-        timeout_s: float,
+        delivery: Delivery,
         load: Callable[[Job], Call | None],
         on_result: Callable[[Job, NotifierResult], None],
+        on_gone: Callable[[str, Registration], None] = lambda _name, _registration: None,
         metrics: Metrics,
+        clock: Callable[[], int],
     ) -> None:
         self.name = notifier.name
         self._notifier = notifier
-        self._concurrency = concurrency
-        self._capacity = capacity
-        self._timeout_s = timeout_s
+        self._concurrency = delivery.notifier_concurrency
+        self._shared = self._concurrency - self._concurrency // 4
+        self._lane_concurrency = delivery.notifier_lane_concurrency
+        self._capacity = delivery.notifier_queue
+        self._lane_capacity = delivery.notifier_lane_queue
+        self._most_lanes = delivery.notifier_lanes
+        self._hold_ms = int(delivery.notifier_hold_s * 1000)
+        self._timeout_s = delivery.notifier_timeout_s
         self._load = load
         self._on_result = on_result
+        self._on_gone = on_gone
         self._metrics = metrics
-        self._jobs: deque[Job] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
+        self._clock = clock
+        self._lanes: dict[str, Lane] = {}
+        #: lanes with calls to make: those with none under way, and the others. Each stands in one of them at most
+        self._first: OrderedDict[Lane, None] = OrderedDict()
+        self._more: OrderedDict[Lane, None] = OrderedDict()
+        #: calls of lanes that have to rest for long, on their way back to their deliveries
+        self._returned: deque[tuple[Job, int]] = deque()
+        self._waiting = 0
+        self._in_flight = 0
+        self._calls: set[asyncio.Task[None]] = set()
+        self._is_pumping = False
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return self._waiting
 
-    def offer(self, job: Job) -> bool:
-        """Queue a call. False: the queue is full or closed."""
-        if self._closed or len(self._jobs) >= self._capacity:
-            self._metrics.count(Metric.NOTIFIER_QUEUE_FULL, label=self.name)
-            return False
-        self._jobs.append(job)
-        self._metrics.set(Metric.NOTIFIER_QUEUED, len(self._jobs), label=self.name)
-        if len(self._workers) < self._concurrency:
-            worker = asyncio.get_running_loop().create_task(self._work(), name=f"notifier-{self.name}")
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
-        return True
+    @property
+    def lanes(self) -> int:
+        """Lanes that are busy or rest."""
+        return len(self._lanes)
 
-    async def _work(self) -> None:
-        while self._jobs:
-            job = self._jobs.popleft()
-            self._metrics.set(Metric.NOTIFIER_QUEUED, len(self._jobs), label=self.name)
-            try:
-                call = self._load(job)
-                if call is not None:
-                    self._on_result(job, await self._call(call))
-            except Exception:
-                # Ours, not the notifier's: the delivery is still pending, its expiry or the next BACK takes it up.
-                _log.exception("notify_queue_failed", notifier=self.name)
+    def lane(self, app: App, registration: Registration) -> str:
+        return self._notifier.lane(app, registration)
+
+    # --- calls come
+
+    def offer(self, job: Job, lane_name: str) -> NotifierResult | None:
+        """Queue a call. None: it waits for its turn. Else the result it has at once: nobody was asked."""
+        if self._closed:
+            return NotifierResult(ok=False, detail="closed", asked=False)
+        lane = self._lanes.get(lane_name)
+        left_ms = self._rest_left_ms(lane) if lane is not None else 0
+        if left_ms > self._hold_ms:
+            return NotifierResult(ok=False, retry_after_ms=left_ms, detail="upstream rests", asked=False)
+        if self._waiting >= self._capacity:
+            return self._refuse("queue", "queue full")
+        if lane is not None and len(lane.jobs) >= self._lane_capacity:
+            return self._refuse("lane_queue", "queue full")
+        if lane is None:
+            if len(self._lanes) >= self._most_lanes and not self._drop_resting():
+                return self._refuse("lanes", "queue full")
+            lane = self._lanes[lane_name] = Lane(lane_name)
+        lane.jobs.append(job)
+        self._waiting += 1
+        self._enqueue(lane)
+        self._show()
+        return None
+
+    def _refuse(self, bound: str, detail: str) -> NotifierResult:
+        self._metrics.count(Metric.NOTIFIER_QUEUE_FULL, label=self.name)
+        self._metrics.count(Metric.NOTIFIER_BOUNDS, label=f"{self.name} {bound}")
+        return NotifierResult(ok=False, detail=detail, asked=False)
+
+    def _drop_resting(self) -> bool:
+        """Forget the oldest lane that does nothing but rest."""
+        for lane in self._lanes.values():
+            if not lane.jobs and not lane.in_flight:
+                self._metrics.count(Metric.NOTIFIER_BOUNDS, label=f"{self.name} resting_lanes")
+                self._forget(lane)
+                return True
+        return False
+
+    # --- turns
+
+    def _enqueue(self, lane: Lane) -> None:
+        """Let the lane have its turn, where it has calls and may make one."""
+        if not lane.jobs or lane.in_flight >= self._lane_concurrency:
+            return
+        left_ms = self._rest_left_ms(lane)
+        if left_ms:
+            if lane.wake is None:
+                self._wake_in(lane, left_ms)
+            return
+        place, other = (self._more, self._first) if lane.in_flight else (self._first, self._more)
+        other.pop(lane, None)
+        place.setdefault(lane)
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if not self._is_pumping and not self._closed:
+            self._is_pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Give back what has to go back, then start calls, one a lane and turn, at most a slice of them."""
+        self._is_pumping = False
+        if self._closed:
+            return
+        for _ in range(min(SLICE, len(self._returned))):
+            job, left_ms = self._returned.popleft()
+            self._give(job, NotifierResult(ok=False, retry_after_ms=left_ms, detail="upstream rests", asked=False))
+        for _ in range(SLICE):
+            lane = self._next_lane()
+            if lane is None:
+                break
+            if lane.jobs and not self._rest_left_ms(lane):
+                self._start(lane)
+            self._enqueue(lane)
+            self._forget_idle(lane)
+        if self._returned or self._can_go_on():
+            self._pump_soon()
+        self._show()
+
+    def _next_lane(self) -> Lane | None:
+        if not self._can_go_on():
+            return None
+        return (self._first or self._more).popitem(last=False)[0]
+
+    def _can_go_on(self) -> bool:
+        if self._first:
+            return self._in_flight < self._concurrency
+        return bool(self._more) and self._in_flight < self._shared
+
+    def _start(self, lane: Lane) -> None:
+        job = lane.jobs.popleft()
+        self._waiting -= 1
+        try:
+            call = self._load(job)
+        except Exception:
+            # Ours, not the notifier's: the delivery is still pending, its expiry or the next BACK takes it up.
+            _log.exception("notify_queue_failed", notifier=self.name)
+            return
+        if call is None:
+            return
+        lane.in_flight += 1
+        self._in_flight += 1
+        task = asyncio.get_running_loop().create_task(self._make(lane, job, call), name=f"notifier-{self.name}")
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _make(self, lane: Lane, job: Job, call: Call) -> None:
+        try:
+            result = await self._call(call)
+        finally:
+            lane.in_flight -= 1
+            self._in_flight -= 1
+        if result.gone:
+            self._on_gone(self.name, call[1])
+        if not result.ok and not result.dead and result.retry_after_ms:
+            self._rest(lane, result.retry_after_ms)
+        if not result.asked and 0 < result.retry_after_ms <= self._hold_ms:
+            lane.jobs.appendleft(job)
+            self._waiting += 1
+        else:
+            self._give(job, result)
+        self._enqueue(lane)
+        self._forget_idle(lane)
+        # A place is free, for whichever lane is next.
+        self._pump_soon()
 
     async def _call(self, call: Call) -> NotifierResult:
         try:
@@ -95,17 +252,77 @@ class NotifyQueue:
             # The text of a foreign exception may hold an address; its type can not.
             _log.warning("notifier_failed", notifier=self.name, error=type(error).__name__)
             result = NotifierResult(ok=False, detail=type(error).__name__)
-        failed = Metric.NOTIFIER_DEAD if result.dead else Metric.NOTIFIER_RETRY
-        metric = Metric.NOTIFIER_OK if result.ok else failed
-        self._metrics.count(metric, label=self.name)
+        if result.asked:
+            failed = Metric.NOTIFIER_DEAD if result.dead else Metric.NOTIFIER_RETRY
+            self._metrics.count(Metric.NOTIFIER_OK if result.ok else failed, label=self.name)
         return result
+
+    def _give(self, job: Job, result: NotifierResult) -> None:
+        try:
+            self._on_result(job, result)
+        except Exception:
+            _log.exception("notify_queue_failed", notifier=self.name)
+
+    # --- rests
+
+    def _rest_left_ms(self, lane: Lane) -> int:
+        return max(0, lane.rests_until_ms - self._clock()) if lane.rests_until_ms else 0
+
+    def _rest(self, lane: Lane, rest_ms: int) -> None:
+        rest_ms = max(rest_ms, MIN_REST_MS)
+        if not self._rest_left_ms(lane):
+            self._metrics.count(Metric.NOTIFIER_RESTS, label=self.name)
+        lane.rests_until_ms = max(lane.rests_until_ms, self._clock() + rest_ms)
+        left_ms = self._rest_left_ms(lane)
+        if left_ms > self._hold_ms:
+            self._returned.extend((job, left_ms) for job in lane.jobs)
+            self._waiting -= len(lane.jobs)
+            lane.jobs.clear()
+        self._wake_in(lane, left_ms)
+
+    def _wake_in(self, lane: Lane, ms: int) -> None:
+        if lane.wake is not None:
+            lane.wake.cancel()
+        lane.wake = asyncio.get_running_loop().call_later(ms / 1000, self._on_wake, lane)
+
+    def _on_wake(self, lane: Lane) -> None:
+        lane.wake = None
+        if self._closed:
+            return
+        if not lane.jobs:
+            lane.rests_until_ms = 0
+            self._forget_idle(lane)
+            self._show()
+        else:
+            self._enqueue(lane)
+
+    def _forget_idle(self, lane: Lane) -> None:
+        if not lane.jobs and not lane.in_flight and not self._rest_left_ms(lane):
+            self._forget(lane)
+
+    def _forget(self, lane: Lane) -> None:
+        if lane.wake is not None:
+            lane.wake.cancel()
+            lane.wake = None
+        self._first.pop(lane, None)
+        self._more.pop(lane, None)
+        if self._lanes.get(lane.name) is lane:
+            del self._lanes[lane.name]
+
+    def _show(self) -> None:
+        self._metrics.set(Metric.NOTIFIER_QUEUED, self._waiting, label=self.name)
+        self._metrics.set(Metric.NOTIFIER_LANES, len(self._lanes), label=self.name)
 
     async def close(self) -> None:
         """Drop what waits (it is pending in the journal), end the calls under way, close the notifier."""
         self._closed = True
-        self._jobs.clear()
-        workers = list(self._workers)
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        for lane in list(self._lanes.values()):
+            lane.jobs.clear()
+            self._forget(lane)
+        self._returned.clear()
+        self._waiting = 0
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
         await self._notifier.close()

@@ -14,6 +14,8 @@ facts, asks `decide`, writes the new state down, and executes the actions in ord
 - A message whose light form was acked is ANNOUNCED; its body goes out on FETCH and its ack settles the delivery.
 - NOTIFIED starts when the call is queued and a result is certain (the call is bounded in time), so it needs no timer
   before NOTIFIER_OK; from then on the recheck timer runs.
+- *Quiet hours and spread pushes* hold a message back: it is not wanted then, and has no notifier; the dispatcher
+  looks again when the hold ends.
 - WAITING leaves by BACK (the device is connected, or has room), by its retry timer, or by its expiry. Where the device
   is connected and wants the message a retry timer is always armed, for no BACK would come.
 - Final states are never left. An event that makes no sense in a state has the rule `ignored`: the state stays and the
@@ -35,9 +37,9 @@ class Facts(NamedTuple):
     """What the dispatcher sees when the event comes."""
 
     connected: bool  # a link is bound for the registration (B1)
-    wanted: bool  # urgency is at or above the device's floor
+    wanted: bool  # urgency is at or above the device's floor, and nothing holds it back (quiet hours, its own spread)
     light: bool  # its next (or last) frame is a light notification (B2)
-    more_notifiers: bool  # the chain has one that was not used up
+    more_notifiers: bool  # the chain has one that was not used up, and nothing holds it back
     tries_left: bool  # the notifier that failed for now may be tried again
     ttl_left: bool  # its expiry is still ahead
 
@@ -235,6 +237,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REPLACE: _end(State.REPLACED),
         Event.REVOKE: _end(State.REJECTED),
         Event.FETCH: Rule("fetch", _fetch(_ACCEPTED)),
+        Event.LIMIT: _end(State.LIMITED),
     },
     _SENT: {
         Event.ROUTE: _ignored(_SENT),
@@ -254,6 +257,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REPLACE: _end(State.REPLACED, Action.CANCEL),
         Event.REVOKE: _end(State.REJECTED, Action.CANCEL),
         Event.FETCH: Rule("fetch while the light form is in flight", _fetch_in_flight),
+        Event.LIMIT: _ignored(_SENT),
     },
     _NOTIFIED: {
         Event.ROUTE: _ignored(_NOTIFIED),
@@ -272,6 +276,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REPLACE: _end(State.REPLACED, Action.CANCEL),
         Event.REVOKE: _end(State.REJECTED, Action.CANCEL),
         Event.FETCH: Rule("fetch", _fetch(_NOTIFIED)),
+        Event.LIMIT: _ignored(_NOTIFIED),
     },
     _WAITING: {
         Event.ROUTE: Rule("look again", _look_again(Action.SEND_AGAIN)),
@@ -290,6 +295,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REPLACE: _end(State.REPLACED, Action.CANCEL),
         Event.REVOKE: _end(State.REJECTED, Action.CANCEL),
         Event.FETCH: Rule("fetch", _fetch(_WAITING)),
+        Event.LIMIT: _ignored(_WAITING),
     },
     _ANNOUNCED: {
         Event.ROUTE: _ignored(_ANNOUNCED),
@@ -309,6 +315,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REPLACE: _end(State.REPLACED, Action.CANCEL),
         Event.REVOKE: _end(State.REJECTED, Action.CANCEL),
         Event.FETCH: Rule("fetch, announced", _fetch_announced),
+        Event.LIMIT: _ignored(_ANNOUNCED),
     },
 }
 

@@ -1,7 +1,8 @@
-"""Posts receipts to the apps that want them, signed, each at least once; must never let one endpoint delay another.
+"""Posts receipts and dead tokens to the apps that want them, signed, each at least once; must never let one endpoint
+delay another.
 
-One task an app. Its cursor moves only after a 2xx answer, and is kept in the store: after a restart it goes on from
-there. A receiver drops what it has seen by (push, delivery).
+One task an app and feed. Its cursor moves only after a 2xx answer, and is kept in the store: after a restart it goes on
+from there. A receiver drops what it has seen by (push, delivery), or by the cursor of a dead token.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
@@ -21,7 +22,7 @@ from gateway.delivery.push_ids import PushIds
 from gateway.delivery.signature import HEADER, build_signature
 from gateway.metrics import Metric, Metrics
 from gateway.model.outcome import State
-from gateway.model.ports import Directory, Receipt, Receipts
+from gateway.model.ports import Death, Deaths, Directory, Receipt, Receipts
 from gateway.model.registration import App, build_token
 
 #: receipts in one post
@@ -33,6 +34,13 @@ REFRESH_S = 5.0
 _log = structlog.get_logger(__name__)
 
 
+class _Feed(NamedTuple):
+    name: str  # of the field in the body
+    position: str  # name of its cursors in the store
+    after: Callable[[str, int, int], Sequence[Any]]
+    line: Callable[[str, Any], dict[str, Any]]
+
+
 class ReceiptsWebhook:
     """Start it after the store is there; `close` stops it and leaves cursors where the last 2xx put them."""
 
@@ -41,6 +49,7 @@ class ReceiptsWebhook:
         *,
         directory: Directory,
         receipts: Receipts,
+        deaths: Deaths,
         push_ids: PushIds,
         config: Api,
         metrics: Metrics,
@@ -50,6 +59,7 @@ class ReceiptsWebhook:
     ) -> None:
         self._directory = directory
         self._receipts = receipts
+        self._deaths = deaths
         self._push_ids = push_ids
         self._config = config
         self._metrics = metrics
@@ -62,13 +72,23 @@ class ReceiptsWebhook:
             trust_env=False,
         )
         self._sleep = sleep
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._wakes: dict[str, asyncio.Event] = {}
+        self._feeds = {
+            feed.name: feed
+            for feed in (
+                _Feed("receipts", "webhook", receipts.after, self._line),
+                _Feed("dead_tokens", "deaths", deaths.after, self._dead),
+            )
+        }
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}  # (app, feed)
+        self._wakes: dict[tuple[str, str], asyncio.Event] = {}
         self._refresher: asyncio.Task[None] | None = None
-        self._unsubscribe: Callable[[], None] | None = None
+        self._unsubscribe: list[Callable[[], None]] = []
 
     def start(self) -> None:
-        self._unsubscribe = self._receipts.subscribe(self._wake)
+        self._unsubscribe = [
+            self._receipts.subscribe(partial(self._wake, "receipts")),
+            self._deaths.subscribe(partial(self._wake, "dead_tokens")),
+        ]
         self.refresh()
         self._refresher = asyncio.get_running_loop().create_task(self._keep_fresh(), name="receipts-refresh")
 
@@ -76,53 +96,58 @@ class ReceiptsWebhook:
         """Start a task for each app that has an address by now."""
         for name in self._directory.app_names():
             app = self._directory.app(name)
-            if app is not None and app.receipts_url and name not in self._tasks:
-                self._wakes[name] = asyncio.Event()
-                task = asyncio.get_running_loop().create_task(self._serve(name), name="receipts-webhook")
-                self._tasks[name] = task
-                task.add_done_callback(partial(self._on_end, name))
+            if app is None or not app.receipts_url:
+                continue
+            for feed in self._feeds.values():
+                key = (name, feed.name)
+                if key not in self._tasks:
+                    self._wakes[key] = asyncio.Event()
+                    task = asyncio.get_running_loop().create_task(self._serve(name, feed), name="receipts-webhook")
+                    self._tasks[key] = task
+                    task.add_done_callback(partial(self._on_end, key))
 
-    def _on_end(self, name: str, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(name, None)  # the next refresh starts it again where it is still wanted
+    def _on_end(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        self._tasks.pop(key, None)  # the next refresh starts it again where it is still wanted
         if not task.cancelled() and task.exception() is not None:
-            _log.error("receipts_webhook_failed", app=name, error=type(task.exception()).__name__)
+            _log.error("receipts_webhook_failed", app=key[0], feed=key[1], error=type(task.exception()).__name__)
 
     async def close(self) -> None:
-        if self._unsubscribe is not None:
-            self._unsubscribe()
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
         tasks = [*self._tasks.values(), *([self._refresher] if self._refresher else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.aclose()
 
-    def _wake(self) -> None:
-        for wake in self._wakes.values():
-            wake.set()
+    def _wake(self, feed: str) -> None:
+        for (_, name), wake in self._wakes.items():
+            if name == feed:
+                wake.set()
 
     async def _keep_fresh(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_S)
             self.refresh()
 
-    async def _serve(self, name: str) -> None:
-        wake = self._wakes[name]
-        cursor = self._receipts.saved_cursor(f"webhook:{name}")
+    async def _serve(self, name: str, feed: _Feed) -> None:
+        wake = self._wakes[name, feed.name]
+        cursor = self._receipts.saved_cursor(f"{feed.position}:{name}")
         failures = 0
         while True:
             wake.clear()
             app = self._directory.app(name)
             if app is None or not app.receipts_url:
                 return
-            batch = self._receipts.after(name, cursor, BATCH)
+            batch = feed.after(name, cursor, BATCH)
             if not batch:
                 await wake.wait()
                 continue
-            reason = await self._post(app, batch)
+            reason = await self._post(app, feed, batch)
             if not reason:
                 failures = 0
                 cursor = batch[-1].cursor
-                self._receipts.save_cursor(f"webhook:{name}", cursor)
+                self._receipts.save_cursor(f"{feed.position}:{name}", cursor)
                 self._metrics.count(Metric.RECEIPTS_POSTED, len(batch))
                 continue
             failures += 1
@@ -135,9 +160,9 @@ class ReceiptsWebhook:
         full = min(self._config.receipts_retry_s * 2.0 ** min(failures - 1, 30), self._config.receipts_retry_max_s)
         return float(full) * (0.5 + random.random() / 2)  # noqa: S311
 
-    async def _post(self, app: App, batch: Sequence[Receipt]) -> str:
+    async def _post(self, app: App, feed: _Feed, batch: Sequence[Any]) -> str:
         """Empty where the endpoint took it, else why not."""
-        body = msgspec.json.encode({"app": app.name, "receipts": [self._line(app.name, one) for one in batch]})
+        body = msgspec.json.encode({"app": app.name, feed.name: [feed.line(app.name, one) for one in batch]})
         headers = {"Content-Type": "application/json"}
         if app.receipts_secret:
             headers[HEADER] = build_signature(app.receipts_secret, body, self._clock() // 1000)
@@ -157,7 +182,7 @@ class ReceiptsWebhook:
         outcome = receipt.outcome
         record = self._directory.registration(outcome.registration)
         return {
-            "push": self._push_ids.build(app, outcome.notification),
+            "push": self._push_ids.build(app, receipt.push or outcome.notification),
             "delivery": outcome.seq,
             "token": build_token(record.token) if record is not None else "",
             "state": State(outcome.state).name.lower(),
@@ -166,4 +191,13 @@ class ReceiptsWebhook:
                 {"at_ms": step.at_ms, "step": step.what, "channel": step.channel, "detail": step.detail}
                 for step in outcome.steps
             ],
+        }
+
+    def _dead(self, _app: str, death: Death) -> dict[str, Any]:
+        return {
+            "cursor": death.cursor,
+            "token": build_token(death.token),
+            "at_ms": death.at_ms,
+            "why": death.why,
+            "channel": death.channel,
         }

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from gateway.model.condition import Condition
 from gateway.model.frames import Urgency
 from gateway.model.notification import Body
 
@@ -45,18 +46,45 @@ IdempotencyKey = Annotated[
 ]
 
 
+DeliverAt = Annotated[
+    int,
+    Meta(
+        ge=0, le=2**32 - 1, description="Unix seconds: kept until then, its time to live begins then; recall cancels it"
+    ),
+]
+Over = Annotated[
+    int, Meta(ge=0, le=86_400, description="seconds over which it is sent to a large audience, evenly; 0: at once")
+]
+Language = Annotated[str, Meta(min_length=2, max_length=35, pattern="^[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*$")]
+
+
+class WordsRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    title: Annotated[str, Meta(max_length=4_096)] = ""
+    text: Annotated[str, Meta(max_length=16_384)] = ""
+
+
+Localized = Annotated[
+    dict[Language, WordsRequest],
+    Meta(
+        max_length=64, description="language tag → words said instead, to registrations with such a locale (RFC 4647)"
+    ),
+]
+
+
 class TargetRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Exactly one of these."""
+    """Exactly one of these; `where` may narrow versions or everyone."""
 
     token: Annotated[str, Meta(max_length=64, description="what the device was given when it registered")] = ""
     alias: Annotated[str, Meta(max_length=256, description="your own name for a user or device")] = ""
     tag: Annotated[str, Meta(max_length=128, description="all registrations that have it")] = ""
     versions: Annotated[str, Meta(max_length=256, description="PEP 440 set of app versions: `>=2.0,<3`")] = ""
     everyone: Annotated[bool, Meta(description="true: every registration of the app")] = False
+    where: Annotated[Condition | None, Meta(description="a condition; alone, or narrows versions or everyone")] = None
 
     def kinds(self) -> list[str]:
         """The fields that are set."""
-        return [name for name in ("token", "alias", "tag", "versions", "everyone") if getattr(self, name)]
+        kinds = [name for name in ("token", "alias", "tag", "versions", "everyone") if getattr(self, name)]
+        return kinds or (["where"] if self.where is not None else [])
 
 
 class PushRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -74,6 +102,9 @@ class PushRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     notifier_ack_ms: NotifierAckMs | None = None
     fallback: Chain | None = None
     idempotency_key: IdempotencyKey = ""
+    deliver_at: DeliverAt | None = None
+    over: Over = 0
+    localized: Localized = {}
 
 
 URGENCIES = {"very-low": Urgency.VERY_LOW, "low": Urgency.LOW, "normal": Urgency.NORMAL, "high": Urgency.HIGH}

@@ -12,12 +12,16 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from ipaddress import IPv4Network, ip_network
 from typing import Any
 
 import structlog
 
 from gateway._native import reactor as native
 from gateway._native.batches import Batches
+from gateway._native.proxy import PROXY_FAILURES, PROXY_KINDS
+from gateway._native.tls import TLS_FAILURES
+from gateway._native.tls_context import TlsContext
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import (
@@ -109,6 +113,18 @@ def raise_descriptor_limit() -> int:
     return wanted
 
 
+def pack_networks(trusted: list[str]) -> list[tuple[bytes, int]]:
+    """Addresses and CIDR networks as reactors compare them: (16 bytes, bits), IPv4 as ::ffff:a.b.c.d."""
+    packed = []
+    for text in trusted:
+        network = ip_network(text)
+        address, bits = network.network_address.packed, network.prefixlen
+        if isinstance(network, IPv4Network):
+            address, bits = b"\0" * 10 + b"\xff\xff" + address, bits + 96
+        packed.append((address, bits))
+    return packed
+
+
 class Plane:
     """All reactors of the process. `on_batch(acks, others)` is called on the loop thread with what they report."""
 
@@ -133,11 +149,14 @@ class Plane:
         self._unsent: deque[tuple[Callable[..., bool], tuple[Any, ...]]] = deque()
         self._sending_again: asyncio.TimerHandle | None = None
         self.reactors: list[native.Reactor] = []
+        #: -1: that door stays shut
         self.port = config.port
+        self.tls_port = config.tls_port
         metrics.add_source(self._figures)
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Bind the listeners and start the threads; raises ConfigError where the address can not be had."""
+    def start(self, loop: asyncio.AbstractEventLoop, tls: TlsContext | None = None) -> None:
+        """Bind the listeners and start the threads; raises ConfigError where the address can not be had. `tls` is
+        needed where there is a TLS port."""
         self._loop = loop
         raise_descriptor_limit()
         config = self._config
@@ -163,6 +182,9 @@ class Plane:
                 slow_ms=int(config.slow_timeout_s * 1000),
                 logins_per_s=per_reactor,
                 window=config.window,
+                tls=tls,
+                handshakes=config.tls_handshakes,
+                proxies=pack_networks(config.proxy_trusted) if config.proxy_protocol == "required" else None,
             )
             self._start_thread(reactor)
             self.reactors.append(reactor)
@@ -175,7 +197,7 @@ class Plane:
 
         def serve() -> None:
             try:
-                reactor.open(self._listen)
+                reactor.open(self._listen if self.port >= 0 else None, self._listen_tls if self.tls_port >= 0 else None)
             except BaseException as exc:
                 failure.append(exc)
                 return
@@ -187,14 +209,22 @@ class Plane:
         thread.start()
         started.wait()
         if failure:
-            raise ConfigError(
-                f"the device listener can not bind {self._config.host}:{self.port}: {failure[0]}", field="edge.port"
-            ) from failure[0]
+            if isinstance(failure[0], ConfigError):
+                raise failure[0]
+            raise ConfigError(f"the reactor can not start: {failure[0]}", field="edge.reactors") from failure[0]
         self._threads.append(thread)
 
     def _listen(self) -> int:
-        """Runs in the reactor's thread, whose descriptor table gets the socket. Options are inherited by what it
-        accepts: no small write waits (TCP_NODELAY), and a peer that vanished is noticed (TCP_USER_TIMEOUT)."""
+        self.port, descriptor = self._bind(self.port, "edge.port")
+        return descriptor
+
+    def _listen_tls(self) -> int:
+        self.tls_port, descriptor = self._bind(self.tls_port, "edge.tls_port")
+        return descriptor
+
+    def _bind(self, port: int, setting: str) -> tuple[int, int]:
+        """(port, descriptor). Runs in the reactor's thread, whose descriptor table gets the socket. What it accepts
+        inherits options: no small write waits (TCP_NODELAY), a peer that vanished is noticed (TCP_USER_TIMEOUT)."""
         config = self._config
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -205,14 +235,16 @@ class Plane:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             silence_ms = int(config.heartbeat_max_s * 1500)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silence_ms)
-            listener.bind((config.host, self.port))
+            listener.bind((config.host, port))
             listener.listen(config.backlog)
             listener.setblocking(False)
+        except OSError as exc:
+            listener.close()
+            raise ConfigError(f"the device listener can not bind {config.host}:{port}: {exc}", field=setting) from exc
         except BaseException:
             listener.close()
             raise
-        self.port = listener.getsockname()[1]
-        return listener.detach()
+        return listener.getsockname()[1], listener.detach()
 
     def of(self, link: int) -> native.Reactor:
         return self.reactors[link >> REACTOR_SHIFT]
@@ -257,6 +289,11 @@ class Plane:
     def _take_more(self, reactor: native.Reactor) -> None:
         if reactor in self.reactors:
             self._take(reactor)
+
+    def use_tls(self, context: TlsContext) -> None:
+        """Every reactor makes its new handshakes with this."""
+        for reactor in self.reactors:
+            self.insist(reactor.use_tls, context)
 
     def links(self) -> int:
         return sum(reactor.counters()["links"] for reactor in self.reactors)
@@ -306,6 +343,7 @@ class Plane:
             "inflight": Metric.INFLIGHT,
             "accept_errors": Metric.ACCEPT_ERRORS,
             "stalled": Metric.STALLED,
+            "tls_links": Metric.TLS_LINKS,
         }
         totals: dict[str, int] = {}
         for reactor in self.reactors:
@@ -316,6 +354,14 @@ class Plane:
         yield Metric.SPILLED, "window", totals.get("spilled_window", 0)
         yield Metric.SPILLED, "outbox", totals.get("spilled_outbox", 0)
         yield Metric.MAILBOX_FULL, "up", totals.get("mailbox_full", 0)
+        yield Metric.TLS_HANDSHAKES, "full", totals.get("tls_full", 0)
+        yield Metric.TLS_HANDSHAKES, "resumed", totals.get("tls_resumed", 0)
+        for reason in TLS_FAILURES:
+            yield Metric.TLS_FAILURES, reason, totals.get(f"tls:{reason}", 0)
+        for reason in PROXY_FAILURES:
+            yield Metric.PROXY_REFUSED, reason, totals.get(f"proxy:{reason}", 0)
+        for kind in PROXY_KINDS:
+            yield Metric.PROXIED, kind, totals.get(f"proxied:{kind}", 0)
         for reason in native.REASONS:
             ended = totals.get(f"ended:{reason}", 0)
             yield (Metric.LINKS_REJECTED if reason in _REJECTED else Metric.LINKS_CLOSED), reason, ended

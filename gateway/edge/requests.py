@@ -26,7 +26,7 @@ from gateway.model.frames import (
     build_frame,
     parse_body,
 )
-from gateway.model.registration import Loss, Registration, build_token, parse_token
+from gateway.model.registration import Loss, Profile, Registration, build_token, parse_token
 from gateway.store.directory import Directory
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ class DeviceRequests:
             tags=ask.tags,
             addresses=ask.addresses,
             fallback=ask.fallback,
+            profile=Profile(ask.os, ask.locale, ask.timezone, ask.quiet),
             vapid_key=ask.vapid_key,
         )
         if committed is not None:

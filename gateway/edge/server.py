@@ -17,6 +17,7 @@ from gateway._native import reactor as native
 from gateway._native.batches import Batches
 from gateway._native.intake import Router
 from gateway.config.sections import Config
+from gateway.edge.certificates import Certificates
 from gateway.edge.flapping import FlappingGuard
 from gateway.edge.login import DeviceLogin, Session, agree_heartbeat, parse_hello, silence_ms
 from gateway.edge.plane import AckEvent, Event, Plane, build_error, build_goaway
@@ -76,6 +77,7 @@ class EdgeServer:
         self._housekeeping: asyncio.Task[None] | None = None
         self._batches = batches
         self.plane = Plane(config.edge, metrics, self._on_batch, batches, self._on_runs)
+        self.certificates = Certificates(config.edge, metrics, self.plane.use_tls)
         self.router = Router(self.plane.reactors, self._held, self._floors)
         self._requests = DeviceRequests(self, directory, config.edge, clock)
 
@@ -98,9 +100,14 @@ class EdgeServer:
     def port(self) -> int:
         return self.plane.port
 
+    @property
+    def tls_port(self) -> int:
+        return self.plane.tls_port
+
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self.plane.start(loop)
+        self.plane.start(loop, self.certificates.start())
+        self.certificates.watch()
         self._housekeeping = loop.create_task(self._keep_house(), name="edge-housekeeping")
 
     async def drain(self, over_s: float) -> None:
@@ -119,6 +126,7 @@ class EdgeServer:
             self._housekeeping.cancel()
             await asyncio.gather(self._housekeeping, return_exceptions=True)
             self._housekeeping = None
+        await self.certificates.close()
         await self._requests.close()
         await self.plane.stop()
 
@@ -275,7 +283,7 @@ class EdgeServer:
                         numbers = events.meant(a, self._registry.bound(b), shown=c)
                         late += [Ack(a, number, 0, now, c, link) for number in numbers]
                 elif kind == native.EVENT_FANNED:
-                    events.on_fanned(a, b)
+                    events.on_fanned(a, link, b)
                 elif kind == native.EVENT_DRAINED:
                     self._drained += 1
                     if self._drained == len(self.plane.reactors):

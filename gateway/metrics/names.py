@@ -50,6 +50,29 @@ class Metric(Enum):
     MAILBOX_FULL = Spec(
         "heliograph_mailbox_full_total", "counter", "Times a mailbox was full, by direction", "direction"
     )
+    TLS_LINKS = Spec("heliograph_tls_links", "gauge", "Live device connections over TLS, handshakes under way included")
+    TLS_HANDSHAKES = Spec(
+        "heliograph_tls_handshakes_total", "counter", "TLS handshakes done, full ones and those with a ticket", "kind"
+    )
+    TLS_FAILURES = Spec(
+        "heliograph_tls_failures_total", "counter", "TLS handshakes and connections that failed, by reason", "reason"
+    )
+    TLS_CERTIFICATE_SECONDS = Spec(
+        "heliograph_tls_certificate_seconds",
+        "gauge",
+        "Time until the certificate ends, below 0 once it has, by configured host name",
+        "certificate",
+    )
+    TLS_RELOADS = Spec(
+        "heliograph_tls_reloads_total",
+        "counter",
+        "Certificates read again, by result (failed: the old ones stay)",
+        "result",
+    )
+    PROXIED = Spec("heliograph_proxy_headers_total", "counter", "PROXY headers taken, by kind of address", "kind")
+    PROXY_REFUSED = Spec(
+        "heliograph_proxy_refused_total", "counter", "Connections closed for their PROXY header, by reason", "reason"
+    )
     # --- delivery
     PUSHES = Spec("heliograph_pushes_total", "counter", "Pushes accepted, by kind of target", "target")
     PUSHES_REFUSED = Spec("heliograph_pushes_refused_total", "counter", "Pushes refused, by error name", "error")
@@ -132,7 +155,29 @@ class Metric(Enum):
     CIRCUITS_OPENED = Spec(
         "heliograph_circuits_opened_total",
         "counter",
-        "Times an address of a notifier was left alone for a while",
+        "Times a lane of a notifier was left alone for its failures",
+        "notifier",
+    )
+    NOTIFIER_OUTCOMES = Spec(
+        "heliograph_notifier_outcomes_total",
+        "counter",
+        "What upstreams answered, by notifier and reason (docs/notifiers.md)",
+        "outcome",
+    )
+    NOTIFIER_LANES = Spec("heliograph_notifier_lanes", "gauge", "Lanes that are busy or have to rest", "notifier")
+    NOTIFIER_RESTS = Spec(
+        "heliograph_notifier_rests_total", "counter", "Times a lane had to rest, for any reason", "notifier"
+    )
+    NOTIFIER_BOUNDS = Spec(
+        "heliograph_notifier_bounds_total",
+        "counter",
+        "Times a bound of a notifier was reached, by notifier and bound",
+        "bound",
+    )
+    NOTIFIER_TOKENS = Spec(
+        "heliograph_notifier_tokens_total",
+        "counter",
+        "Access or provider tokens made or fetched, by notifier",
         "notifier",
     )
 

@@ -40,10 +40,14 @@ Alias = Annotated[str, Meta(max_length=128)]
 Tag = Annotated[str, Meta(min_length=1, max_length=64)]
 Tags = Annotated[list[Tag], Meta(max_length=100)]
 Channel = Annotated[str, Meta(min_length=1, max_length=32)]
-Address = Annotated[str, Meta(min_length=1, max_length=1_024)]
+Address = Annotated[str, Meta(min_length=1, max_length=2_048)]
 Addresses = Annotated[dict[Channel, Address], Meta(max_length=8)]
 VapidKey = Annotated[str, Meta(max_length=128)]
 Fallback = Annotated[list[Channel], Meta(max_length=8)]
+Os = Annotated[str, Meta(max_length=32)]
+Locale = Annotated[str, Meta(max_length=35)]
+Timezone = Annotated[str, Meta(max_length=64)]
+Quiet = Annotated[str, Meta(max_length=11)]
 TokenText = Annotated[str, Meta(max_length=64)]
 Cursor = Annotated[int, Meta(ge=0)]
 Ids = Annotated[list[Id], Meta(max_length=MAX_IDS)]
@@ -140,6 +144,11 @@ class Register(_Body, kw_only=True):
     addresses: Addresses | None = None
     #: notifier channels to fall back to, in order; None: the app's own
     fallback: Fallback | None = None
+    #: what the device is and where: chooses language and quiet hours, and conditions look at it. None: as it is
+    os: Os | None = None
+    locale: Locale | None = None
+    timezone: Timezone | None = None
+    quiet: Quiet | None = None
     #: Web Push: only who signs with this key may push (RFC 8292 §4), base64url; "" lifts it; None: leave as it is
     vapid_key: VapidKey | None = None
 

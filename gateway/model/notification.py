@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.model.condition import Condition, is_of_cohort
+
 
 class Body(StrEnum):
     """When the message body (`data`) goes to the device (B2)."""
@@ -16,15 +18,36 @@ class Body(StrEnum):
     ON_DEMAND = "on_demand"  # a light notification first, the body when the device fetches it
 
 
+class Words(msgspec.Struct, omit_defaults=True):
+    """Title and text in one language."""
+
+    title: str = ""
+    text: str = ""
+
+
 class Content(msgspec.Struct, omit_defaults=True):
     title: str = ""
     text: str = ""
     #: message body: any JSON value, packed as msgpack; empty = none
     data: bytes = b""
+    #: language tag (BCP 47, lower case) → what is said in it instead
+    localized: dict[str, Words] = {}
+
+
+def language_of(content: Content, locale: str) -> str:
+    """Which of the content's languages a locale gets (RFC 4647 §3.4 lookup); empty: the default."""
+    wanted = locale.lower()
+    while wanted:
+        if wanted in content.localized:
+            return wanted
+        wanted = wanted.rpartition("-")[0]
+        if len(wanted) > 1 and wanted[-2] == "-":
+            wanted = wanted[:-2]  # a single letter never ends a tag
+    return ""
 
 
 class Target(msgspec.Struct, omit_defaults=True):
-    """Exactly one of token, alias, tag, versions, everyone."""
+    """Exactly one of token, alias, tag, versions, everyone; `where` narrows the last two, or stands alone."""
 
     token: str = ""
     alias: str = ""
@@ -32,11 +55,14 @@ class Target(msgspec.Struct, omit_defaults=True):
     #: PEP 440 specifier set on the app version, ">=2.0,<3"
     versions: str = ""
     everyone: bool = False
+    where: Condition | None = None
 
     @property
     def is_broadcast(self) -> bool:
         """Stored once, with a cursor per registration (A3)."""
-        return bool(self.versions) or self.everyone
+        if self.where is not None and not is_of_cohort(self.where):
+            return False
+        return bool(self.versions) or self.everyone or self.where is not None
 
 
 class Notification(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -57,6 +83,15 @@ class Notification(msgspec.Struct, omit_defaults=True, kw_only=True):
     fallback: list[str] | None = None
     #: deliveries seq+1 … seq+count; 0: the notification is its own single delivery, or a broadcast
     count: int = 0
+    #: sent spread over this time
+    over_s: int = 0
+    #: the sequence it was accepted with, where it waited for its time and became this notification then; 0: this one
+    push: int = 0
+
+    @property
+    def push_seq(self) -> int:
+        """The sequence its provider knows it by."""
+        return self.push or self.seq
 
     @property
     def has_data(self) -> bool:

@@ -21,6 +21,7 @@ class State(IntEnum):
     RECALLED = 18
     REPLACED = 19  # by a newer one with the same collapse key
     REJECTED = 20  # its token was revoked while it was pending
+    LIMITED = 21  # the registration had as many as its app allows it in the hour or day
 
     @property
     def is_final(self) -> bool:
@@ -46,6 +47,7 @@ class Event(IntEnum):
     REPLACE = 13
     REVOKE = 14
     FETCH = 15  # the device asks for the body (A4, B2)
+    LIMIT = 16  # one more than its app allows the registration now
 
 
 class Step(msgspec.Struct, array_like=True, gc=False):

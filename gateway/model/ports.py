@@ -10,10 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from gateway.model.cohort import Cohort
+from gateway.model.condition import Condition
 from gateway.model.errors import GatewayError
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
-from gateway.model.registration import App, Loss, Registration, Whereabouts
+from gateway.model.registration import NO_PROFILE, App, Loss, Profile, Registration, Whereabouts
 
 
 class Delivery(NamedTuple):
@@ -102,6 +104,7 @@ class Receipt(NamedTuple):
 
     cursor: int  # rising; resume after it
     outcome: Outcome
+    push: int = 0  # sequence its provider knows the push by; 0: its notification's
 
 
 class Edge(Protocol):
@@ -124,7 +127,8 @@ class Edge(Protocol):
 
     def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int, urgency: int) -> None:
         """Queue one shared frame to every link of these (app, version) groups that takes this urgency. Each link's fate
-        comes back through EdgeEvents like notify's, and on_fanned says how many it was queued for (once a reactor)."""
+        comes back through EdgeEvents like notify's, and on_fanned says how many it was queued for (for each group and
+        reactor)."""
         ...
 
     def room(self, registration: int) -> int:
@@ -173,8 +177,8 @@ class EdgeEvents(Protocol):
         """Unacked and gone from the link: `spilled` where window or outbox was full, else the link is down."""
         ...
 
-    def on_fanned(self, seq: int, links: int) -> None:
-        """One reactor is done with a fan-out, which it queued for so many links."""
+    def on_fanned(self, seq: int, group: int, links: int) -> None:
+        """One reactor is done with a group of a fan-out, which it queued for so many links."""
         ...
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
@@ -217,9 +221,21 @@ class ProviderLinks(Protocol):
 
 
 class Notifier(Protocol):
-    """An outside push service (APNs, FCM, Web Push, a webhook). One object a process; must bound its own queue."""
+    """An outside push service (APNs, FCM, Web Push, a webhook). One object a process; its queue is the caller's."""
 
     name: str
+    #: names of settings whose values are never shown
+    secrets: frozenset[str]
+
+    def check(self, settings: Mapping[str, str]) -> None:
+        """An app's settings for this notifier, when the app is created or changed. Raises BadRequest with the field
+        `notifiers.<name>.<key>` and the fix; never repeats a value."""
+        ...
+
+    def lane(self, app: App, registration: Registration) -> str:
+        """What fails alone: the upstream and the credential it is asked with. Never leaves the process, never holds
+        an address beyond its origin; never raises, whatever the address is."""
+        ...
 
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult: ...
 
@@ -231,8 +247,15 @@ class NotifierResult(NamedTuple):
 
     ok: bool
     dead: bool = False
+    #: of "try later": the whole lane has to rest for so long. A device's own limit is no reason to set it
     retry_after_ms: int = 0
     detail: str = ""  # for the history; never an address or secret
+    #: the upstream says that this address is dead for good; implies dead
+    gone: bool = False
+    #: since when, Unix ms; 0 where it does not say
+    gone_at_ms: int = 0
+    #: False: the upstream was not asked at all (it rests, or a limit is reached), so this was no try
+    asked: bool = True
 
 
 class Journal(Protocol):
@@ -325,6 +348,40 @@ class Journal(Protocol):
         ...
 
 
+class Schedules(Protocol):
+    """Pushes that wait for their time, or for their audience to be found; durable like the journal."""
+
+    def add(self, notification: Notification, due_ms: int) -> asyncio.Future[None]:
+        """Keep it until then. QueueFull where its app has too many, StoreUnavailable."""
+        ...
+
+    def due(self, now_ms: int, limit: int) -> list[int]:
+        """Sequences whose time has come; each is given out once, until `again` or the next start."""
+        ...
+
+    def again(self, seq: int, at_ms: int) -> None:
+        """It could not be released: give it out again then."""
+        ...
+
+    def notification(self, seq: int) -> Notification | None: ...
+
+    def of_app(self, app: str) -> list[tuple[int, int]]:
+        """(sequence, Unix ms of its time) of those kept, in the order they came."""
+        ...
+
+    def released(self, seq: int, became: int) -> None:
+        """It is this notification now, called in the same callback as `append`; kept still where that commit fails."""
+        ...
+
+    def end(self, seq: int, state: int, at_ms: int) -> None:
+        """Recalled, expired, or its token is gone."""
+        ...
+
+    def became(self, seq: int) -> int:
+        """The notification a kept push became, 0 where it was none or did not yet."""
+        ...
+
+
 class Broadcasts(Protocol):
     """Live broadcasts of each app and how far each registration has come."""
 
@@ -346,8 +403,16 @@ class Broadcasts(Protocol):
 
     def matches(self, notification: Notification, registration: int) -> bool: ...
 
-    def count(self, seq: int, what: str, n: int = 1) -> None:
-        """Figures of a broadcast: targeted, sent, acked, shown, notified, expired."""
+    def count(self, seq: int, what: str, registrations: Sequence[int]) -> None:
+        """Figures of a broadcast, by version too: targeted, sent, acked, shown, notified."""
+        ...
+
+    def count_sent(self, seq: int, group: int, links: int) -> None:
+        """The same for so many of a group."""
+        ...
+
+    def count_expired(self, seq: int) -> None:
+        """Whom it was meant for and did not reach."""
         ...
 
     def figures(self, seq: int) -> dict[str, int]: ...
@@ -364,6 +429,7 @@ class PushRecord(NamedTuple):
     deliveries: list[Outcome]  # pending ones too: state not final
     figures: dict[str, int]  # of a broadcast, or counts by state
     state: int | None  # of a broadcast: ACCEPTED while live, else EXPIRED or RECALLED
+    due_ms: int = 0  # it waits for this moment, Unix ms; 0: it does not
 
 
 class Receipts(Protocol):
@@ -382,6 +448,27 @@ class Receipts(Protocol):
     def saved_cursor(self, name: str) -> int: ...
 
     def save_cursor(self, name: str, cursor: int) -> None: ...
+
+
+class Death(NamedTuple):
+    """One line of the feed of dead tokens and addresses."""
+
+    cursor: int  # rising; resume after it
+    token: bytes
+    at_ms: int  # Unix milliseconds
+    #: revoked: the token is dead for good; gone: a notifier will never reach it at the address it had
+    why: str
+    channel: str  # the notifier whose address is dead; empty: the token itself
+
+
+class Deaths(Protocol):
+    """What providers are to forget."""
+
+    def after(self, app: str, cursor: int, limit: int) -> list[Death]: ...
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """`wake` is called after each commit with news; returns the unsubscribe."""
+        ...
 
 
 class Presence(Protocol):
@@ -425,7 +512,7 @@ class Directory(Protocol):
 
     def by_tag(self, app: str, tag: str) -> Sequence[int]: ...
 
-    def by_versions(self, app: str, versions: str) -> Iterator[Sequence[int]]:
+    def by_versions(self, app: str, versions: str, where: Condition | None = None) -> Iterator[Sequence[int]]:
         """Registrations whose app version is in the specifier set; all of the app where it is empty. In parts that are
         found in one slice of the loop's time each, so a part may be empty."""
         ...
@@ -434,8 +521,19 @@ class Directory(Protocol):
         """Registrations of every app, in such parts."""
         ...
 
-    def groups(self, app: str, versions: str) -> list[int]:
-        """Group numbers of the app's versions that match; all where empty. Raises InvalidField for a bad specifier."""
+    def groups(self, app: str, versions: str, where: Condition | None = None) -> list[int]:
+        """Group numbers of the app's cohorts that may match; all where empty. InvalidField for a bad specifier."""
+        ...
+
+    def group_cohort(self, group: int) -> Cohort: ...
+
+    def cohort(self, number: int) -> Cohort:
+        """Of a registration; of nothing known where it is gone."""
+        ...
+
+    def seen_ago_s(self, number: int) -> int:
+        """Seconds since its device was connected last, exact to the hour, 0 while it is; a very large number where it
+        never was."""
         ...
 
     def update(
@@ -446,7 +544,13 @@ class Directory(Protocol):
         tags: Sequence[str] | None = None,
         addresses: Mapping[str, str] | None = None,
         fallback: Sequence[str] | None = None,
+        profile: Profile = NO_PROFILE,
     ) -> Awaitable[Registration]: ...
+
+    def address_gone(self, number: int, channel: str, address: str) -> None:
+        """A notifier will never reach it at this address: it is taken away where it is still the one it has, and its
+        provider hears of it."""
+        ...
 
     def revoke(self, number: int, reason: Loss = Loss.REVOKED) -> Awaitable[None]:
         """The token is dead for good; the next REGISTER of the triple gets another."""

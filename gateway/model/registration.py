@@ -9,8 +9,21 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.model.cohort import Cohort
+
 TOKEN_BYTES = 16
 TOKEN_CHARS = 22
+
+
+class Limits(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """What an app or one of its keys may send; 0 = no limit here."""
+
+    #: pushes a second, on average
+    per_s: int = 0
+    #: pushes at once on top of that; 0 = as many as per_s
+    burst: int = 0
+    #: pushes a day (UTC)
+    per_day: int = 0
 
 
 class ApiKey(msgspec.Struct):
@@ -20,6 +33,7 @@ class ApiKey(msgspec.Struct):
     hash: bytes
     created_at: int  # Unix seconds
     label: str = ""
+    limits: Limits = Limits()
 
 
 class ApnsKey(msgspec.Struct):
@@ -48,7 +62,13 @@ class App(msgspec.Struct, kw_only=True):
     #: receipts are posted here, signed with the secret
     receipts_url: str = ""
     receipts_secret: str = ""
+    #: in the store alone: notifiers and receipts_secret, sealed
+    sealed: bytes = b""
     created_at: int = 0
+    limits: Limits = Limits()
+    #: pushes of normal urgency and below that one registration gets in an hour and in a day; 0 = no limit
+    device_per_hour: int = 0
+    device_per_day: int = 0
     #: who may use the Web Push door: "off" nobody, "open" anybody who knows a token, "vapid" who signs (RFC 8292)
     webpush: str = "vapid"
     #: the APNs door: closed while apns_topic is empty
@@ -77,9 +97,30 @@ class Registration(msgspec.Struct, kw_only=True):
     signed_out: bool = False
     #: how many earlier tokens of this triple were revoked
     generation: int = 0
+    os: str = ""
+    locale: str = ""
+    timezone: str = ""
+    quiet: str = ""
+
     #: only who signs with this key may push through the Web Push door (RFC 8292 §4): uncompressed P-256 point,
     #: base64url; empty = no such lock
     vapid_key: str = ""
+
+    @property
+    def cohort(self) -> Cohort:
+        return Cohort(self.version, self.os, self.locale, self.timezone, self.quiet)
+
+
+class Profile(NamedTuple):
+    """What a device or its provider says of a registration; None leaves it as it is, "" takes it away."""
+
+    os: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    quiet: str | None = None
+
+
+NO_PROFILE = Profile()
 
 
 class Loss(IntEnum):

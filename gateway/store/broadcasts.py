@@ -92,7 +92,7 @@ class Broadcasts:
             self._metrics.count(Metric.STORE_REFUSED, label="broadcasts_of_app")
             raise QueueFull("too many broadcasts of this app are live; nothing was accepted")
         row = build_notification(notification)
-        matches = Matcher(self._groups, app, notification.target.versions)
+        matches = Matcher(self._groups, app, notification.target.versions, notification.target.where)
 
         def undo() -> None:
             if seq in self._live:
@@ -111,7 +111,8 @@ class Broadcasts:
     def restore(self, notification: Notification, figures: dict[str, int]) -> None:
         """Recovery, in ascending order."""
         self._figures.open(notification.seq, figures)
-        matches = Matcher(self._groups, notification.app, notification.target.versions)
+        target = notification.target
+        matches = Matcher(self._groups, notification.app, target.versions, target.where)
         self._add(notification.seq, _Live(notification.app, notification.expires_s, matches))
 
     def restore_done(self, number: int, seqs: Iterable[int]) -> None:
@@ -173,7 +174,8 @@ class Broadcasts:
         live = self._live.get(notification.seq)
         if live is not None:
             return live.matches(group)
-        return Matcher(self._groups, notification.app, notification.target.versions)(group)
+        target = notification.target
+        return Matcher(self._groups, notification.app, target.versions, target.where)(group)
 
     def acked(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:  # noqa: ARG002 - the port's
         live = self._live.get(seq)
@@ -242,8 +244,22 @@ class Broadcasts:
 
     # --- figures and end ------------------------------------------------------------------------------------
 
-    def count(self, seq: int, what: str, n: int = 1) -> None:
-        self._figures.count(seq, what, n)
+    def count(self, seq: int, what: str, registrations: Sequence[int]) -> None:
+        self._figures.count(seq, what, len(registrations))
+        for group, n in self._registry.group_runs(registrations):
+            self._figures.count_version(seq, what, self._groups.cohort(group).version, n)
+
+    def count_sent(self, seq: int, group: int, links: int) -> None:
+        self._figures.count(seq, "sent", links)
+        if links:
+            self._figures.count_version(seq, "sent", self._groups.cohort(group).version, links)
+
+    def count_expired(self, seq: int) -> None:
+        figures = self._figures.of(seq)
+        for name in [name for name in figures if name == "targeted" or name.startswith("targeted@")]:
+            version = name[len("targeted") :]
+            missed = figures[name] - figures.get(f"acked{version}", 0) - figures.get(f"notified{version}", 0)
+            self._figures.count(seq, f"expired{version}", max(0, missed))
 
     def figures(self, seq: int) -> dict[str, int]:
         return self._figures.of(seq)

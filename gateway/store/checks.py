@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.model.errors import InvalidField
+from gateway.model.quiet import is_timezone, parse_span
+from gateway.model.registration import Profile
 
 MAX_DEVICE_BYTES = 128
 MAX_APP_CHARS = 64
@@ -19,8 +21,11 @@ MAX_ALIAS_CHARS = 128
 MAX_TAGS = 100
 MAX_TAG_CHARS = 64
 MAX_ADDRESSES = 8
-MAX_ADDRESS_CHARS = 1_024
+#: a Web Push subscription has an endpoint of up to 1,000 bytes and two keys beside it
+MAX_ADDRESS_CHARS = 2_048
 MAX_CHANNEL_CHARS = 32
+_OS = re.compile(r"[a-z0-9._-]{1,32}")
+_LOCALE = re.compile(r"(?=.{2,35}$)[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")
 VAPID_KEY_BYTES = 65
 VAPID_KEY_CHARS = 87
 _APP = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_APP_CHARS}}}")
@@ -72,6 +77,18 @@ def check_labels(
             raise InvalidField(f"fallback must be at most {MAX_ADDRESSES} channels", field="fallback")
         for channel in fallback:
             _check_channel(channel, "fallback")
+
+
+def check_profile(profile: Profile) -> None:
+    """InvalidField names what is no OS name, language tag, time zone or span of the day."""
+    if profile.os and not _OS.fullmatch(profile.os):
+        raise InvalidField("os must be at most 32 of a-z 0-9 . _ -", field="os")
+    if profile.locale and not _LOCALE.fullmatch(profile.locale):
+        raise InvalidField("locale must be a language tag, such as pt-BR", field="locale")
+    if profile.timezone and not is_timezone(profile.timezone):
+        raise InvalidField("timezone must be an IANA time zone, such as Europe/Berlin", field="timezone")
+    if profile.quiet and parse_span(profile.quiet) is None:
+        raise InvalidField("quiet must be a span of the day, such as 22:00-07:00", field="quiet")
 
 
 def check_vapid_key(key: str | None) -> None:

@@ -8,6 +8,7 @@ commit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import struct
@@ -18,13 +19,26 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from gateway._native.registry import Registry
-from gateway.model.errors import UnknownApp, UnknownToken
+from gateway.model.cohort import Cohort, build_cohort
+from gateway.model.condition import Condition
+from gateway.model.errors import GatewayError, UnknownApp, UnknownToken
 from gateway.model.ports import Presence
-from gateway.model.registration import TOKEN_BYTES, App, Loss, Registration, Whereabouts, parse_token
+from gateway.model.registration import (
+    NO_PROFILE,
+    TOKEN_BYTES,
+    App,
+    Loss,
+    Profile,
+    Registration,
+    Whereabouts,
+    parse_token,
+)
 from gateway.store.broadcasts import Broadcasts
-from gateway.store.checks import check_app_name, check_labels, check_triple, check_vapid_key
+from gateway.store.changes import any_given, apply_change, distinct, with_profile
+from gateway.store.checks import check_app_name, check_labels, check_profile, check_triple, check_vapid_key
 from gateway.store.commit import Committer
 from gateway.store.dead import DeadTokens
+from gateway.store.deaths import Deaths
 from gateway.store.environment import Environment
 from gateway.store.groups import Groups
 from gateway.store.keys import ServerKeys
@@ -42,6 +56,7 @@ from gateway.store.records import (
     parse_registration,
     unpack_u32,
 )
+from gateway.store.sealing import Sealer
 
 NUMBERS_KEY = b"registrations"
 #: registration numbers reserved at once in the store
@@ -74,11 +89,16 @@ class Directory:
         self._environment = environment
         self._committer = committer
         self._keys = keys
+        self._sealer = Sealer(keys.token_key)
         #: links, sessions, token look-up: the edge works on it directly
         self.registry = registry
         self._groups = groups
         self._loop = loop
         self._clock = clock
+        #: set before use: rows of the feed of dead tokens
+        self.deaths: Deaths | None = None
+        #: see the port
+        self.seen_ago_s: Callable[[int], int] = lambda _: 0
         self._broadcasts: Broadcasts | None = None
         self._presence: Presence | None = None
         self._apps: dict[str, App] = {}
@@ -131,7 +151,9 @@ class Directory:
             else:
                 self._apps[app.name] = before
 
-        written = self._committer.accept([(PUT, Db.APPS, pack_u32(number), build_app(app))], undo=undo)
+        written = self._committer.accept(
+            [(PUT, Db.APPS, pack_u32(number), build_app(self._sealer.seal(app)))], undo=undo
+        )
         if before is None:
             self._next_app += 1
         self._apps[app.name] = app
@@ -139,6 +161,7 @@ class Directory:
         return self._answer(written, app)
 
     def restore_app(self, app: App) -> None:
+        app = self._sealer.open(app)
         self._apps[app.name] = app
         self._names[app.number] = app.name
         self._next_app = max(self._next_app, app.number + 1)
@@ -148,9 +171,9 @@ class Directory:
 
     # --- groups ---------------------------------------------------------------------------------------------
 
-    def group(self, app: str, version: str) -> int:
-        """Dense number of an (app, version)."""
-        group = self._groups.number(app, version)
+    def group(self, app: str, cohort: str) -> int:
+        """Dense number of an (app, cohort in its text form)."""
+        group = self._groups.number(app, cohort)
         # the data plane asks whose a token is
         self.registry.set_group_app(group, self.app_number(app))
         return group
@@ -158,12 +181,18 @@ class Directory:
     def group_app(self, group: int) -> str:
         return self._groups.app(group)
 
-    def groups(self, app: str, versions: str) -> list[int]:
-        return self._groups.matching(app, versions)
+    def group_cohort(self, group: int) -> Cohort:
+        return self._groups.cohort(group)
 
-    def by_versions(self, app: str, versions: str) -> Iterator[list[int]]:
+    def cohort(self, number: int) -> Cohort:
+        return self._groups.cohort(self.registry.group(number)) if self.registry.has(number) else Cohort("")
+
+    def groups(self, app: str, versions: str, where: Condition | None = None) -> list[int]:
+        return self._groups.matching(app, versions, where)
+
+    def by_versions(self, app: str, versions: str, where: Condition | None = None) -> Iterator[list[int]]:
         """One pass over all numbers, as far as it is asked for; no transaction is open in between."""
-        groups = set(self._groups.matching(app, versions))
+        groups = set(self._groups.matching(app, versions, where))
         group = self.registry.group
         if groups:
             for part in self.everybody():
@@ -243,6 +272,7 @@ class Directory:
         tags: Sequence[str] | None = None,
         addresses: Mapping[str, str] | None = None,
         fallback: Sequence[str] | None = None,
+        profile: Profile = NO_PROFILE,
         vapid_key: str | None = None,
     ) -> Registered:
         """A1: the live token of (device, app, account), made where there is none. Usable at once.
@@ -253,10 +283,10 @@ class Directory:
         """
         check_triple(device, app, version, account)
         check_labels(alias, tags, addresses, fallback)
+        check_profile(profile)
         check_vapid_key(vapid_key)
         if app not in self._apps:
             raise UnknownApp()
-        group = self.group(app, version)
         token, generation = self._token(device, app, account, 0), 0
         number = self.registry.find(token)
         if number < 0 and (generation := self._revoked(token)):
@@ -271,16 +301,21 @@ class Directory:
                 version=version,
                 account=account,
                 alias=alias or "",
-                tags=_distinct(tags or ()),
+                tags=distinct(tags or ()),
                 addresses=dict(addresses or {}),
                 fallback=None if fallback is None else list(fallback),
                 created_at=self._clock() // 1_000,
                 generation=generation,
+                os=profile.os or "",
+                locale=profile.locale or "",
+                timezone=profile.timezone or "",
+                quiet=profile.quiet or "",
                 vapid_key=vapid_key or "",
             )
-            return registration, True, self._create(registration, group)
-        is_as_before = self.registry.group(number) == group and not self.registry.signed_out(number)
-        if is_as_before and not _given(alias, tags, addresses, fallback, vapid_key):
+            return registration, True, self._create(registration)
+        cohort = self._groups.cohort(self.registry.group(number))
+        is_as_before = cohort == with_profile(cohort, version, profile) and not self.registry.signed_out(number)
+        if is_as_before and not any_given(alias, tags, addresses, fallback, vapid_key):
             known = Registration(
                 number=number,
                 token=token,
@@ -292,7 +327,7 @@ class Directory:
             )
             return known, False, self._under_way(number)
         before = self._existing(number)
-        changed = replace(_changed(before, alias, tags, addresses, fallback, version), signed_out=False)
+        changed = replace(apply_change(before, alias, tags, addresses, fallback, version, profile), signed_out=False)
         changed.vapid_key = before.vapid_key if vapid_key is None else vapid_key
         if changed == before:
             return before, False, self._under_way(number)
@@ -306,11 +341,13 @@ class Directory:
         tags: Sequence[str] | None = None,
         addresses: Mapping[str, str] | None = None,
         fallback: Sequence[str] | None = None,
+        profile: Profile = NO_PROFILE,
     ) -> asyncio.Future[Registration]:
         """UnknownToken where it is not live."""
         check_labels(alias, tags, addresses, fallback)
+        check_profile(profile)
         before = self._existing(number)
-        changed = _changed(before, alias, tags, addresses, fallback, before.version)
+        changed = apply_change(before, alias, tags, addresses, fallback, before.version, profile)
         written = self._under_way(number) if changed == before else self._change(before, changed)
         return self._answer(written, changed)
 
@@ -328,8 +365,9 @@ class Directory:
             raise UnknownToken()
         return registration
 
-    def _create(self, registration: Registration, group: int) -> asyncio.Future[None]:
+    def _create(self, registration: Registration) -> asyncio.Future[None]:
         number = registration.number
+        group = self.group(registration.app, build_cohort(registration.cohort))
         changes = self._changes(None, registration)
         rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(registration))]
         reserved = self._reserved
@@ -349,30 +387,34 @@ class Directory:
         self._next += 1
         self._reserved = reserved
         self.registry.add(number, registration.token, group)
-        self.registry.set_plain(number, registration.fallback is None)
+        self._set_flags(registration)
         return written
 
-    def _change(self, before: Registration, after: Registration) -> asyncio.Future[None]:
+    def _change(self, before: Registration, after: Registration, more: Sequence[Row] = ()) -> asyncio.Future[None]:
         number = before.number
         changes = self._changes(before, after)
         old_group = self.registry.group(number)
-        new_group = self.group(after.app, after.version)
+        new_group = self.group(after.app, build_cohort(after.cohort))
 
         def undo() -> None:
             if self.registry.has(number):
-                self.registry.set_signed_out(number, before.signed_out)
-                self.registry.set_plain(number, before.fallback is None)
+                self._set_flags(before)
             if old_group != new_group and self.registry.has(number):
                 self._move(number, old_group)
             self._settled(number, after, changes)
 
-        rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(after))]
+        rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(after)), *more]
         written = self._write(number, after, rows + [change.row for change in changes], changes, undo)
-        self.registry.set_signed_out(number, after.signed_out)
-        self.registry.set_plain(number, after.fallback is None)
+        self._set_flags(after)
         if old_group != new_group:
             self._move(number, new_group)
         return written
+
+    def _set_flags(self, registration: Registration) -> None:
+        number = registration.number
+        self.registry.set_signed_out(number, registration.signed_out)
+        self.registry.set_plain(number, registration.fallback is None)
+        self.registry.set_quiet(number, bool(registration.quiet))
 
     def _move(self, number: int, group: int) -> None:
         if self._broadcasts is not None:
@@ -393,6 +435,7 @@ class Directory:
         rows: list[Row] = [
             (DELETE, Db.REGISTRATIONS, pack_u32(number), b""),
             (PUT, Db.TOMBSTONES, first, pack_u32(registration.generation + 1)),
+            *self._death(registration, "revoked"),
             *(change.row for change in changes),
         ]
         burial, dead_rows = self.dead.bury(registration.token, self.app_number(registration.app), reason)
@@ -401,8 +444,7 @@ class Directory:
         def undo() -> None:
             self.dead.settled(burial)
             self.registry.add(number, registration.token, group, cursor)
-            self.registry.set_signed_out(number, registration.signed_out)
-            self.registry.set_plain(number, registration.fallback is None)
+            self._set_flags(registration)
             self._tombstones.pop(first, None)
             self._settled(number, None, changes)
             if self._presence is not None:
@@ -425,6 +467,20 @@ class Directory:
         if self._broadcasts is not None:
             self._broadcasts.forget(number)
         return written
+
+    def address_gone(self, number: int, channel: str, address: str) -> None:
+        before = self.registration(number)
+        if before is None or before.addresses.get(channel) != address:
+            return
+        after = replace(before, addresses={name: at for name, at in before.addresses.items() if name != channel})
+        # Nobody waits for it: where the store can not be written now, the notifier will say so again.
+        with contextlib.suppress(GatewayError):
+            self._change(before, after, self._death(before, "gone", channel))
+
+    def _death(self, registration: Registration, why: str, channel: str = "") -> list[Row]:
+        if self.deaths is None:
+            return []
+        return [self.deaths.row(self.app_number(registration.app), registration.token, why, channel)]
 
     # --- rows -----------------------------------------------------------------------------------------------
 
@@ -527,29 +583,3 @@ class Directory:
             raw = self._environment.get(Db.TOMBSTONES, first)
             count = 0 if raw is None else unpack_u32(raw)
         return count
-
-
-def _given(*labels: object) -> bool:
-    return any(label is not None for label in labels)
-
-
-def _distinct(tags: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(tags))
-
-
-def _changed(
-    before: Registration,
-    alias: str | None,
-    tags: Sequence[str] | None,
-    addresses: Mapping[str, str] | None,
-    fallback: Sequence[str] | None,
-    version: str,
-) -> Registration:
-    return replace(
-        before,
-        version=version,
-        alias=before.alias if alias is None else alias,
-        tags=before.tags if tags is None else _distinct(tags),
-        addresses=before.addresses if addresses is None else dict(addresses),
-        fallback=before.fallback if fallback is None else list(fallback),
-    )

@@ -10,6 +10,8 @@ from gateway.store.records import PUT, Db, Row, build_figures, pack_u64, parse_f
 
 #: rows written at one cut; the rest follow with the next
 _DRAIN_ROWS = 4_096
+#: figures of one push; past it versions not seen yet are counted together, as `*`
+MAX_NAMES = 500
 
 
 class Figures:
@@ -53,6 +55,14 @@ class Figures:
             figures = self._figures[seq] = stored
         figures[what] = figures.get(what, 0) + n
         self._dirty.add(seq)
+
+    def count_version(self, seq: int, what: str, version: str, n: int) -> None:
+        """Under `what@version`; past MAX_NAMES names under `what@*`."""
+        name = f"{what}@{version}"
+        figures = self._figures.get(seq)
+        if figures is not None and name not in figures and len(figures) >= MAX_NAMES:
+            name = f"{what}@*"
+        self.count(seq, name, n)
 
     def of(self, seq: int) -> dict[str, int]:
         figures = self._figures.get(seq)

@@ -43,8 +43,10 @@ from gateway.store.records import (
 )
 
 if TYPE_CHECKING:
+    from gateway.store.deaths import Deaths
     from gateway.store.directory import Directory
     from gateway.store.journal import Journal
+    from gateway.store.schedules import Schedules
 
 #: the highest cursor ever written, so that sweeping the feed does not start it anew
 CURSOR_KEY = b"receipts"
@@ -89,11 +91,15 @@ class Receipts:
         self._swept_batch = b""
         self._sweeping = False
         self._journal: Journal | None = None
+        self._schedules: Schedules | None = None
+        self._deaths: Deaths | None = None
         committer.add_hook(self._after_commit)
 
-    def attach(self, journal: Journal) -> None:
-        """Look-up needs what is pending."""
+    def attach(self, journal: Journal, schedules: Schedules, deaths: Deaths) -> None:
+        """Look-up needs what is pending, and what waits for its time; old deaths are swept with the rest."""
         self._journal = journal
+        self._deaths = deaths
+        self._schedules = schedules
 
     # --- feed -----------------------------------------------------------------------------------------------
 
@@ -158,8 +164,11 @@ class Receipts:
         for place, seq in places[:limit]:
             outcome = self._history.outcome(seq)
             if outcome is not None and outcome.app == app:
-                receipts.append(Receipt(place, outcome))
+                receipts.append(Receipt(place, outcome, self._known_as(outcome.notification)))
         return receipts
+
+    def _known_as(self, seq: int) -> int:
+        return seq if self._schedules is None else self._schedules.known_as(seq)
 
     def _row_of(self, app_number: int, cursor: int) -> bytes:
         """Key of the row that holds this cursor, or of the first one after it."""
@@ -205,8 +214,12 @@ class Receipts:
         self._ends.pop(seq, None)
 
     def lookup(self, app: str, seq: int, *, offset: int = 0, limit: int = 100) -> PushRecord | None:
-        if self._journal is None:
+        if self._journal is None or self._schedules is None:
             return None
+        kept = self._schedules.notification(seq)
+        if kept is not None:
+            return PushRecord(kept, [], {}, None, self._schedules.due_ms(seq)) if kept.app == app else None
+        seq = self._schedules.became(seq) or seq
         state: int | None = None
         notification = self._journal.notification(seq)
         if notification is None:
@@ -221,6 +234,8 @@ class Receipts:
             shown = [delivery] if delivery is not None and offset == 0 and limit > 0 else []
             figures = {} if delivery is None else {State(delivery.state).name.lower(): 1}
             return PushRecord(notification, shown, figures, None)
+        if state is not None:  # kept for its time, and over before that came
+            return PushRecord(notification, [], {}, state)
         last = seq + notification.count
         deliveries = [
             delivery
@@ -304,6 +319,10 @@ class Receipts:
         more |= self._sweep_outcomes(now_s - self._retention_s, rows)
         more |= self._sweep_pushes(now_s - self._retention_s, rows)
         more |= self._sweep_batches(now_s - self._retention_s, rows)
+        if self._deaths is not None:
+            dead, more_dead = self._deaths.sweep(self._directory.app_numbers(), (now_s - self._retention_s) * 1_000)
+            rows += dead
+            more |= more_dead
         if rows:
             self._sweeping = True
             # a slice that fails is found again by the next sweep
@@ -337,6 +356,8 @@ class Receipts:
                 seen += len(seqs)
                 rows += [(DELETE, Db.RECEIPTS, key, b""), (PUT, Db.META, CURSOR_KEY, pack_u64(self._landed))]
                 rows += [(DELETE, Db.OUTCOMES, pack_u64(seq), b"") for seq in seqs]
+                if self._schedules is not None:
+                    rows += [row for seq in seqs for row in self._schedules.forget(seq)]
                 if seen >= SWEEP_ROWS:
                     more = True
                     break
@@ -351,6 +372,8 @@ class Receipts:
             last = key
             if parse_push(raw).at_s < before_s:
                 rows += [(DELETE, Db.PUSHES, key, b""), (DELETE, Db.FIGURES, key, b"")]
+                if self._schedules is not None:
+                    rows += self._schedules.forget(unpack_u64(key))
         self._swept_push = last + b"\0" if seen == SWEEP_ROWS else b""
         return seen == SWEEP_ROWS
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.model.cohort import build_cohort
 from gateway.model.notification import Content, Notification
 from gateway.model.outcome import Outcome, Step
 from gateway.model.registration import App, Registration
@@ -48,14 +49,18 @@ class Db(IntEnum):
     POSITIONS = 18  # name → cursor u64 (how far a webhook has come)
     SETTLED = 19  # seq u64 → what became of it and the 63 deliveries of its batch behind it (batch_rows.py)
     BATCHES = 20  # first seq of a batch that is over u64 → its end, items without content, what became of them
-    DEAD = (
-        21  # "t" + token → who it was and when it was revoked; "o" + time u32 + token → nothing: the order of the sweep
-    )
+    SCHEDULED = 21  # seq u64 of a push that waits for its time → that time and the push
+    RELEASED = 22  # seq u64 of such a push ↔ seq u64 of the notification it became, both ways
+    SEEN = 23  # number >> 10 → hours in which 1024 registrations were connected last
+    DEATHS = 24  # app number + cursor u64 → token, Unix ms, why: the feed of dead tokens and addresses
+    QUOTAS = 25  # app number + key id → day and pushes in it
+    # "t" + token → who it was and when it was revoked; "o" + time u32 + token → nothing: the order of the sweep
+    DEAD = 26
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
-#: since schema 2, and DEAD since 3
-NEWER = frozenset({Db.SETTLED, Db.BATCHES, Db.DEAD})
+#: since schemas 2 and 3
+NEWER = frozenset(db for db in Db if db >= Db.SETTLED)
 
 PUT, DELETE, DELETE_DUP = 0, 1, 2
 #: (operation, database, key, value); value is empty for DELETE
@@ -88,9 +93,9 @@ def unpack_u64(raw: bytes) -> int:
 
 # --- apps and registrations ---------------------------------------------------------------------------------
 
-_REGISTRATION = struct.Struct(">16sIBB")  # token, app number, flags, length of the version that follows
+_REGISTRATION = struct.Struct(">16sIBB")  # token, app number, flags, length of the cohort that follows
 #: flags of a registration; rows of older versions have only the first
-_SIGNED_OUT, _PLAIN = 1, 2
+_SIGNED_OUT, _PLAIN, _QUIET = 1, 2, 4
 
 
 def build_app(app: App) -> bytes:
@@ -102,10 +107,11 @@ def parse_app(raw: bytes) -> App:
 
 
 def build_registration(registration: Registration, app_number: int) -> bytes:
-    version = registration.version.encode()
+    cohort = build_cohort(registration.cohort).encode()
     flags = _SIGNED_OUT * registration.signed_out | _PLAIN * (registration.fallback is None)
-    head = _REGISTRATION.pack(registration.token, app_number, flags, len(version))
-    return head + version + bytes(_encode(registration))
+    flags |= _QUIET * bool(registration.quiet)
+    head = _REGISTRATION.pack(registration.token, app_number, flags, len(cohort))
+    return head + cohort + bytes(_encode(registration))
 
 
 def parse_registration(raw: bytes) -> Registration:

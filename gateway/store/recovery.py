@@ -51,6 +51,10 @@ from gateway.store.sequences import MARK_KEY
 CHUNK = 512
 
 
+#: databases whose keys begin with a sequence
+_NUMBERED = (Db.JOURNAL, Db.BROADCASTS, Db.OUTCOMES, Db.PUSHES, Db.SCHEDULED, Db.RELEASED)
+
+
 class Marks(NamedTuple):
     """Where numbering goes on."""
 
@@ -82,7 +86,7 @@ def read_marks(environment: Environment) -> Marks:
         for last in _last_receipts(environment, unpack_u32(key)):
             receipts = max(receipts, last)
     return Marks(
-        sequence=max(mark(MARK_KEY), *(above(db, 8) for db in (Db.JOURNAL, Db.BROADCASTS, Db.OUTCOMES, Db.PUSHES))),
+        sequence=max(mark(MARK_KEY), *(above(db, 8) for db in _NUMBERED)),
         registration=max(mark(NUMBERS_KEY), above(Db.REGISTRATIONS, 4)),
         receipts=receipts,
     )
@@ -141,11 +145,11 @@ class Recovery:
         return len(self._directory.app_names())
 
     def _load_registrations(self) -> None:
-        # the loader remembers some hundred versions itself; an app may have thousands
+        # the loader remembers some hundred cohorts itself; an app may have thousands
         @cache
-        def group_of(app_number: int, version: bytes) -> int:
+        def group_of(app_number: int, cohort: bytes) -> int:
             app = self._directory.app_name(app_number)
-            return -1 if app is None else self._directory.group(app, version.decode())
+            return -1 if app is None else self._directory.group(app, cohort.decode())
 
         self._registry.expect(self._environment.entries(Db.REGISTRATIONS))
         for rows in self._environment.chunks(Db.REGISTRATIONS, CHUNK):

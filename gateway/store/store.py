@@ -23,6 +23,7 @@ from gateway.store.batches import Batches
 from gateway.store.broadcasts import Broadcasts
 from gateway.store.commit import Committer
 from gateway.store.contents import Contents
+from gateway.store.deaths import Deaths
 from gateway.store.directory import Directory
 from gateway.store.environment import Environment
 from gateway.store.figures import Figures
@@ -30,9 +31,12 @@ from gateway.store.groups import Groups
 from gateway.store.history import History
 from gateway.store.journal import Journal
 from gateway.store.keys import ServerKeys
+from gateway.store.quotas import QuotaCounts
 from gateway.store.receipts import Receipts
 from gateway.store.records import Db
 from gateway.store.recovery import Recovery, read_marks
+from gateway.store.schedules import Schedules
+from gateway.store.seen import Seen
 from gateway.store.sequences import Sequences
 
 log = structlog.get_logger(__name__)
@@ -94,7 +98,14 @@ class Store:
             row = pending.get(seq)
             return None if row is None else row[3]
 
+        self._seen = Seen(environment, self.committer, registry, clock)
+        self.directory.seen_ago_s = self._seen.ago_s
+        self.deaths = Deaths(environment, self.committer, clock)
+        self.deaths.app_number = self.directory.app_number
+        self.directory.deaths = self.deaths
+        self.quotas = QuotaCounts(environment, self.committer)
         self._history = History(environment, self.committer, metrics, clock, hop_of)
+        self.schedules = Schedules(environment, self.committer, config, metrics)
         self.receipts = Receipts(
             environment,
             self.committer,
@@ -143,7 +154,9 @@ class Store:
             metrics,
             clock,
         )
-        self.receipts.attach(self.journal)
+        self.receipts.attach(self.journal, self.schedules, self.deaths)
+        self.schedules.end_push = self.receipts.end_push
+        self.schedules.push_landed = self.receipts.push_landed
         self._recovery = Recovery(
             environment,
             self.directory,
@@ -201,6 +214,9 @@ class Store:
         gc.disable()
         try:
             counts = recovery.run()
+            self._seen.load()
+            self.schedules.load()
+            self.deaths.load(self.directory.app_numbers())
         except (ValueError, IndexError, struct.error, msgspec.DecodeError) as exc:
             # which of two rows is right is not for a program to guess
             message = f"the folder holds a damaged store ({exc}); restore a backup"
@@ -229,6 +245,8 @@ class Store:
             return
         self._timer = self._loop.call_later(self._tick_s, self._on_tick)
         self.write_behind()
+        self._seen.tick()
+        self.quotas.write()
         if self._sweep_timer is None and self._loop.time() >= self._sweep_at_s:
             self._on_sweep()
         self._metrics.set(Metric.STORE_PENDING, len(self._pending))
@@ -279,6 +297,8 @@ class Store:
         if self.committer.writable:
             self._sequences.stop()
             self.directory.stop()
+            self._seen.stop()
+            self.quotas.write()
         try:
             await self.committer.close()
             self._environment.sync()

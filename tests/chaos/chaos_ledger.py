@@ -52,6 +52,9 @@ class Push:
     recall_asked: bool = False
     #: place in the order of the answer to the recall, 0: none
     recalled_at: int = 0
+    #: it waits for its time, or its audience is looked for: its deliveries are not known when it is answered, and there
+    #: are none where it is recalled before
+    kept: bool = False
     #: devices that got it whole
     received: set[Device] = field(default_factory=set)
 
@@ -109,7 +112,7 @@ class Ledger:
         if other != push.mark:
             self.violate(f"push id of {other} was given to {push.mark} too")
         wanted = None if push.broadcast else len(push.expected)
-        if targeted != wanted and not (replay and targeted is None):
+        if targeted != wanted and not ((replay or push.kept) and targeted is None):
             self.violate(f"{push.mark} ({push.kind}): {targeted} deliveries, expected {wanted}")
         if not push.answered:
             push.answered, push.answered_at = push_id, self._tick()
@@ -265,11 +268,14 @@ class Ledger:
 
     def unfed(self) -> list[Push]:
         """Answered pushes of whose deliveries the feed does not tell. Only this explains it: the push was for one
-        device, without a key, and answered because the device's ack was there before the commit, which a kill cut."""
+        device, without a key, and answered because the device's ack was there before the commit, which a kill cut; or
+        it was recalled before its time."""
         fed = Counter(push_id for _, push_id, _ in self._feed)
         wanting = []
         for push in self.pushes.values():
             if not push.answered or push.broadcast or fed[push.answered] == len(push.expected):
+                continue
+            if push.kept and push.recall_asked and not fed[push.answered]:
                 continue
             wanting.append(push)
             acked = {

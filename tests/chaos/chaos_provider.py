@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,7 +143,9 @@ class Provider:
             target, expected = {"token": device.token}, frozenset((device.number,))
         elif kind == "tag":
             tag = rng.choice(sorted(self._tags))
-            target, expected = {"tag": tag}, self._tags[tag]
+            # the same people, found one by one
+            target = {"tag": tag} if rng.random() < 0.5 else {"where": {"any": [{"tag": tag}, {"tag": "none"}]}}
+            expected = self._tags[tag]
         elif kind == "alias":
             alias = rng.choice(sorted(self._aliases))
             target, expected = {"alias": alias}, self._aliases[alias]
@@ -156,8 +159,12 @@ class Provider:
             request["data"] = {"filling": "x" * rng.randrange(1, 2_000)}
             if kind != "versions" and rng.random() < 0.3:
                 request["body"] = "on_demand"
+        is_kept = "where" in target
+        if rng.random() < 0.2:
+            is_kept = True
+            request["deliver_at"] = int(time.time()) + rng.randrange(3)
         key = f"key {mark}" if rng.random() < 0.35 else ""
-        push = self._ledger.intend(Push(mark, kind, expected, kind == "versions", key))
+        push = self._ledger.intend(Push(mark, kind, expected, kind == "versions", key, kept=is_kept))
         if key:
             self._requests[mark] = request
         return push, request
@@ -252,10 +259,14 @@ class Provider:
     # --- the end
 
     async def settle(self) -> None:
-        """Everything with a key gets its answer."""
+        """Everything with a key gets its answer, and everything that waits for its time is on its way."""
         while self._unanswered:
             push = self._unanswered.pop()
             await self._send(push, self._requests[push.mark])
+        async with asyncio.timeout(20):
+            while (await self._door.call("GET", "/v1/scheduled?limit=0")).json()["count"]:
+                await asyncio.sleep(0.05)
+        await self._door.two_commits()
 
     async def follow_to_the_end(self) -> None:
         await self._door.two_commits()

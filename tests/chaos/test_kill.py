@@ -105,6 +105,12 @@ async def test_a_killed_gateway_loses_nothing_and_repeats_nothing_that_was_acked
             ledger.compare_feed(await provider.read_whole_feed())
             for push in ledger.unfed():
                 answer = await door.call("GET", f"/v1/push/{push.answered}")
+                if (
+                    answer.status_code == 200
+                    and answer.json()["state"] == "recalled"
+                    and not answer.json()["deliveries"]
+                ):
+                    continue  # before its time: there was no delivery to tell of
                 if answer.status_code != 404:
                     ledger.violate(f"{push.mark} ({push.kind}) is known, and has no receipt: {answer.text}")
         finally:

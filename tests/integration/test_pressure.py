@@ -85,6 +85,7 @@ async def test_a_full_mailbox_of_commands_loses_no_push_no_broadcast_and_no_answ
     acceptor = Acceptor(
         directory=gateway.store.directory,
         journal=gateway.store.journal,
+        schedules=gateway.store.schedules,
         dispatcher=gateway.dispatcher,
         config=gateway.config,
         metrics=gateway.metrics,

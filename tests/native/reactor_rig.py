@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import ssl
 import threading
 from collections import deque
 from typing import Any
@@ -22,12 +23,16 @@ WORDS = {
 class Peer:
     """A device's end of a connection, frames in and out, blocking with a time limit."""
 
-    def __init__(self, port: int, *, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, port: int, *, receive_buffer: int = 0, tls: ssl.SSLContext | None = None, host: str = "localhost"
+    ) -> None:
         self.sock = socket.socket()
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(10)
         self.sock.connect(("127.0.0.1", port))
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname=host)
         self.reader = FrameReader()
         self.frames: deque[tuple[int, bytes]] = deque()
 
@@ -65,24 +70,34 @@ class Rig:
         self.down = os.eventfd(0, os.EFD_NONBLOCK)
         self.reactor = native.Reactor(index, self.up, self.down, WORDS, **(defaults | settings))
         self.port = 0
+        self.tls_port = 0
         self.failed: BaseException | None = None
         self.acks: list[tuple[int, int, int, int, bool, int]] = []
         self.events: list[tuple[int, int, Any, Any, Any]] = []
         self.peers: list[Peer] = []
         started = threading.Event()
 
-        def listen() -> int:
+        def bind() -> socket.socket:
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", 0))
             listener.listen(128)
             listener.setblocking(False)
+            return listener
+
+        def listen() -> int:
+            listener = bind()
             self.port = listener.getsockname()[1]
+            return listener.detach()
+
+        def listen_tls() -> int:
+            listener = bind()
+            self.tls_port = listener.getsockname()[1]
             return listener.detach()
 
         def serve() -> None:
             try:
-                self.reactor.open(listen)
+                self.reactor.open(listen, listen_tls if settings.get("tls") else None)
             except BaseException as exc:
                 self.failed = exc
                 started.set()
@@ -109,8 +124,8 @@ class Rig:
         os.close(self.up)
         os.close(self.down)
 
-    def connect(self, **options: int) -> Peer:
-        peer = Peer(self.port, **options)
+    def connect(self, **options: Any) -> Peer:
+        peer = Peer(self.tls_port if options.get("tls") else self.port, **options)
         self.peers.append(peer)
         return peer
 
@@ -141,7 +156,7 @@ class Rig:
                 raise TimeoutError("no ack")
         return self.acks.pop(0)
 
-    def login(self, device: int = 7, *, silence_ms: int = 60_000, window: int = 32, **options: int) -> tuple[Peer, int]:
+    def login(self, device: int = 7, *, silence_ms: int = 60_000, window: int = 32, **options: Any) -> tuple[Peer, int]:
         """A live link: (its device end, link id)."""
         peer = self.connect(**options)
         peer.send(FrameType.HELLO, {"v": 1})

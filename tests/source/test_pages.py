@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.pages import generated
-from gateway.metrics import Metric
+from gateway.config.sections import Config
+from gateway.delivery.push_ids import PushIds
+from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ERRORS, GatewayError
+from gateway.notifiers import build_notifiers
+from gateway.notifiers.__main__ import BEGIN, END
+from gateway.notifiers.tables import describe
 
 ROOT = Path(__file__).parents[2]
 CLAUSES = [*(f"A{n}" for n in range(1, 7)), *(f"B{n}" for n in range(1, 8)), "F"]
@@ -21,6 +26,7 @@ PAGE_NAMES = [
     "glossary",
     "load",
     "metrics",
+    "notifiers",
     "operations",
     "provider",
     "scale",
@@ -93,6 +99,13 @@ def test_links_between_pages_lead_somewhere(name: str) -> None:
     page = ROOT / name
     for target in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_notifiers_page_has_their_tables_as_they_are() -> None:
+    page = (ROOT / "docs" / "notifiers.md").read_text(encoding="utf-8")
+    assert f"{BEGIN}\n{describe()}\n{END}" in page, "run `make docs`"
+    for name in build_notifiers(Config(), Metrics(process=False), PushIds(b"k" * 16)):
+        assert f"`{name}`" in page
 
 
 def test_every_make_target_named_in_a_page_is_there() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ class Answer(StrEnum):
     OK = "ok"
     RETRY = "retry"
     DEAD = "dead"
+    GONE = "gone"  # dead, and the address with it
     HANG = "hang"  # until released or cut off
 
 
@@ -34,6 +36,7 @@ class StubNotifier:
     """Answers OK unless told otherwise. `expect` gives the next answers, in order; `answer` is the one after those."""
 
     name = "stub"
+    secrets: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self.calls: deque[StubCall] = deque(maxlen=MAX_CALLS)
@@ -49,6 +52,12 @@ class StubNotifier:
         """Let the calls that hang go on."""
         self._released.set()
 
+    def check(self, settings: Mapping[str, str]) -> None:
+        """It has no settings, and takes any."""
+
+    def lane(self, app: App, registration: Registration) -> str:  # noqa: ARG002 - the port's signature
+        return app.name
+
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:
         self.calls.append(
             StubCall(app.name, registration.number, registration.account, notification.seq, notification.content.title)
@@ -59,7 +68,8 @@ class StubNotifier:
             answer = Answer.OK
         if answer is Answer.RETRY:
             return NotifierResult(ok=False, retry_after_ms=self.retry_after_ms, detail="told to")
-        return NotifierResult(ok=answer is Answer.OK, dead=answer is Answer.DEAD, detail="told to")
+        gone = answer is Answer.GONE
+        return NotifierResult(ok=answer is Answer.OK, dead=gone or answer is Answer.DEAD, gone=gone, detail="told to")
 
     async def close(self) -> None:
         self._released.set()

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import httpx
 import msgspec
 
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.signature import HEADER, build_signature
-from gateway.metrics import Metric, Metrics
+from gateway.metrics import Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration, build_token
-from gateway.notifiers.webhook.circuit import Circuits
+from gateway.notifiers.upstream import NO_SETTINGS, Answer, Upstream
 from gateway.notifiers.webhook.errors import parse_status
-from gateway.notifiers.webhook.settings import Settings, parse_endpoint
+from gateway.notifiers.webhook.settings import SECRETS, Settings, check_settings, parse_endpoint
 
 #: of an answer's body at most this much is read, so that the connection can be kept
 MAX_ANSWER_BYTES = 4_096
@@ -52,6 +52,7 @@ class WebhookNotifier:
     """Notifier port over HTTP POST. Its queue and its time limit are the caller's (delivery.notify_queue)."""
 
     name = "webhook"
+    secrets = SECRETS
 
     def __init__(
         self,
@@ -63,9 +64,8 @@ class WebhookNotifier:
         client: httpx.AsyncClient | None = None,
     ) -> None:
         self._push_ids = push_ids
-        self._metrics = metrics
         self._clock = clock
-        self._circuits = Circuits(settings)
+        self._upstream = Upstream(self.name, settings.limits, metrics, clock)
         self._client = client or httpx.AsyncClient(
             timeout=settings.timeout_s,
             limits=httpx.Limits(max_connections=settings.connections),
@@ -73,48 +73,40 @@ class WebhookNotifier:
             trust_env=False,
         )
 
+    def check(self, settings: Mapping[str, str]) -> None:
+        check_settings(settings)
+
+    def lane(self, app: App, registration: Registration) -> str:  # noqa: ARG002 - the port's signature
+        endpoint = parse_endpoint(app)
+        return f"{app.name} {endpoint.host}" if endpoint is not None else app.name
+
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:
         endpoint = parse_endpoint(app)
         if endpoint is None:
-            return NotifierResult(ok=False, dead=True, detail="no url")
-        now_ms = self._clock()
-        refused_ms = self._circuits.refused_ms(endpoint.url, now_ms)
-        if refused_ms:
-            return NotifierResult(ok=False, retry_after_ms=refused_ms, detail="circuit open")
+            return self._upstream.refuse(NO_SETTINGS, "no url")
         body = self._build_body(registration, notification)
         headers = {"Content-Type": "application/json"}
         if endpoint.secret:
-            headers[HEADER] = build_signature(endpoint.secret, body, now_ms // 1000)
-        reported = False
-        try:
-            result = await self._post(endpoint.url, body, headers)
-            # An answer that refuses this registration still is an answer: only "later" speaks against the address.
-            fine = result.ok or result.dead
-            if self._circuits.report(endpoint.url, ok=fine, now_ms=self._clock()):
-                self._metrics.count(Metric.CIRCUITS_OPENED, label=self.name)
-            reported = True
-        finally:
-            if not reported:  # cancelled: timed out, or shut down
-                self._circuits.report(endpoint.url, ok=False, now_ms=self._clock())
-        return result
+            headers[HEADER] = build_signature(endpoint.secret, body, self._clock() // 1000)
 
-    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> NotifierResult:
+        async def call() -> Answer:
+            return await self._post(endpoint.url, body, headers)
+
+        return await self._upstream.ask(self.lane(app, registration), call)
+
+    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
         try:
             async with self._client.stream("POST", url, content=body, headers=headers) as response:
-                result = parse_status(response.status_code, response.headers, self._clock())
+                answer = parse_status(response.status_code, response.headers, self._clock())
                 await _read_some(response)
-                return result
+                return answer
         except httpx.InvalidURL:
-            return NotifierResult(ok=False, dead=True, detail="no url")
-        except httpx.TimeoutException:
-            return NotifierResult(ok=False, detail="timeout")
-        except httpx.HTTPError:
-            return NotifierResult(ok=False, detail="connection")
+            return Answer(NO_SETTINGS, detail="no url")
 
     def _build_body(self, registration: Registration, notification: Notification) -> bytes:
         return msgspec.json.encode(
             {
-                "push": self._push_ids.build(notification.app, notification.seq),
+                "push": self._push_ids.build(notification.app, notification.push_seq),
                 "app": notification.app,
                 "token": build_token(registration.token),
                 "account": registration.account,

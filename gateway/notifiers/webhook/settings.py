@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from gateway.config.sections import Delivery
 from gateway.model.registration import App
+from gateway.notifiers.fields import Field, build_refusal, check_fields
+from gateway.notifiers.upstream import Limits, build_limits
+
+FIELDS = (
+    # many services hand out URLs that are a credential by themselves, so it is not shown
+    Field("url", secret=True, required=True, says="where notifications are posted: http or https"),
+    Field("secret", secret=True, says="signs the posts (docs/delivery.md); empty: they are not signed"),
+)
+#: names whose values are never shown
+SECRETS = frozenset(field.name for field in FIELDS if field.secret)
 
 
 @dataclass(slots=True, frozen=True)
@@ -15,11 +26,28 @@ class Settings:
     timeout_s: float = 10.0
     # connections kept at once
     connections: int = 64
-    # failures in a row after which an address is left alone
+    # failures in a row after which a host is left alone
     failures: int = 5
-    # first and longest time an address is left alone
+    # first and longest time a host is left alone
     open_s: float = 1.0
     open_max_s: float = 60.0
+    pause_max_s: float = 3_600.0
+    # calls a second to one host; 0 = no limit
+    rate: float = 0.0
+    # hosts remembered
+    gates: int = 1_024
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            timeout_s=self.timeout_s,
+            failures=self.failures,
+            open_s=self.open_s,
+            open_max_s=self.open_max_s,
+            pause_max_s=self.pause_max_s,
+            rate=self.rate,
+            gates=self.gates,
+        )
 
 
 @dataclass(slots=True, frozen=True)
@@ -28,22 +56,51 @@ class Endpoint:
 
     url: str
     secret: str
+    host: str
 
     def __repr__(self) -> str:
         return "Endpoint(…)"
 
 
 def build_settings(delivery: Delivery) -> Settings:
-    return Settings(timeout_s=delivery.notifier_timeout_s, connections=delivery.notifier_concurrency)
+    limits = build_limits(delivery)
+    return Settings(
+        timeout_s=limits.timeout_s,
+        connections=delivery.notifier_concurrency,
+        failures=limits.failures,
+        open_s=limits.open_s,
+        open_max_s=limits.open_max_s,
+        pause_max_s=limits.pause_max_s,
+        rate=limits.rate,
+        gates=limits.gates,
+    )
+
+
+def _host_of(url: str) -> str:
+    """Host and port; "" where the URL is not usable."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return ""
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return ""
+    return f"{parts.hostname}:{port}" if port else parts.hostname
+
+
+def check_settings(settings: Mapping[str, str]) -> None:
+    """Raises BadRequest. An empty URL is taken: it is a webhook that is not set up yet, and every call is dead."""
+    check_fields("webhook", FIELDS, {**settings, "url": settings.get("url") or "-"})
+    url = settings.get("url", "")
+    if url and not _host_of(url):
+        raise build_refusal(
+            "webhook", "url", "is no http or https URL with a host; write it as https://push.example.com/hook"
+        )
 
 
 def parse_endpoint(app: App) -> Endpoint | None:
     """The app's `notifiers.webhook` {url, secret}; None where there is no usable URL."""
     settings = app.notifiers.get("webhook", {})
     url = settings.get("url", "")
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        usable = False
-    return Endpoint(url, settings.get("secret", "")) if usable else None
+    host = _host_of(url)
+    return Endpoint(url, settings.get("secret", ""), host) if host else None

@@ -13,15 +13,27 @@ import msgspec
 from gateway.api.ports import Backend
 from gateway.api.server import build_app
 from gateway.auth.api_keys import OPERATOR_ID, ApiKeys, build_key_text, hash_secret, issue_key, parse_key
-from gateway.config.sections import Api
+from gateway.config.sections import Api, Config
 from gateway.delivery.push_ids import PushIds
+from gateway.delivery.quotas import Quotas
 from gateway.delivery.request import PushRequest
 from gateway.metrics import Metrics
+from gateway.model.cohort import Cohort
 from gateway.model.errors import GatewayError, UnknownPush, UnknownToken
 from gateway.model.notification import Content, Notification, Target
 from gateway.model.outcome import Outcome, State, Step
-from gateway.model.ports import PushRecord, Receipt
-from gateway.model.registration import App, DeadToken, Loss, Registration, Whereabouts, build_token
+from gateway.model.ports import Death, PushRecord, Receipt
+from gateway.model.registration import (
+    NO_PROFILE,
+    App,
+    DeadToken,
+    Loss,
+    Profile,
+    Registration,
+    Whereabouts,
+    build_token,
+)
+from gateway.notifiers import build_notifiers
 
 
 class Taken(NamedTuple):
@@ -121,10 +133,11 @@ class Floors:
         tags: Sequence[str] | None = None,
         addresses: Mapping[str, str] | None = None,
         fallback: Sequence[str] | None = None,
+        profile: Profile = NO_PROFILE,
     ) -> Registration:
         if self.write_error:
             raise self.write_error
-        changes = {"alias": alias, "tags": tags, "addresses": addresses, "fallback": fallback}
+        changes = {"alias": alias, "tags": tags, "addresses": addresses, "fallback": fallback, **profile._asdict()}
         changes = {k: v for k, v in changes.items() if v is not None}
         self.updates.append(changes)
         self.registrations[number] = msgspec.structs.replace(self.registrations[number], **changes)
@@ -169,8 +182,11 @@ class Floors:
                 out.append(exc)
         return out
 
+    def cohort(self, number: int) -> Cohort:
+        return self.registrations[number].cohort
+
     # Dispatcher
-    notifiers = frozenset({"webhook", "stub"})
+    notifiers = build_notifiers(Config(), Metrics(process=False), PushIds(b"k" * 32))
 
     async def recall(self, app: str, seq: int) -> int:
         entry = self.records.get(seq)
@@ -214,6 +230,36 @@ class Floors:
         for wake in list(self.wakes):
             wake()
         return cursor
+
+
+class Counts(dict[tuple[int, str, int], int]):
+    """Pushes a day; delivery.quotas.DayCounts."""
+
+    def used(self, app: int, key: str, day: int) -> int:
+        return self.get((app, key, day), 0)
+
+    def add(self, app: int, key: str, day: int, count: int) -> None:
+        self[app, key, day] = self.used(app, key, day) + count
+
+
+class Kept:
+    """Pushes that wait for their time."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[tuple[int, int]]] = {}
+
+    def of_app(self, app: str) -> list[tuple[int, int]]:
+        return self.rows.get(app, [])
+
+
+class Dead:
+    """The feed of dead tokens."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, Death]] = []
+
+    def after(self, app: str, cursor: int, limit: int) -> list[Death]:
+        return [row for name, row in self.rows if name == app and row.cursor > cursor][:limit]
 
 
 class DirectoryView:
@@ -270,6 +316,7 @@ class Door:
         self.keys = ApiKeys(self.floors, hash_secret(parsed.secret))
         self.push_ids = PushIds(b"k" * 32)
         directory: Any = DirectoryView(self.floors)
+        self.counts, self.kept, self.dead = Counts(), Kept(), Dead()
         self.backend = Backend(
             config=self.config,
             keys=self.keys,
@@ -279,6 +326,9 @@ class Door:
             batches=self.floors,
             dispatcher=DispatcherView(self.floors),
             memory=self.floors,
+            quotas=Quotas(self.counts),
+            schedules=self.kept,  # type: ignore[arg-type]
+            deaths=self.dead,  # type: ignore[arg-type]
             push_ids=self.push_ids,
             metrics=self.metrics,
             is_connected=self.floors.connected.__contains__,
@@ -302,10 +352,9 @@ class Door:
             token=token,
             device="very-secret-device",
             app=app,
-            version="1.0",
+            **{"version": "1.0", **fields},
             addresses={"webhook": "https://address.example/secret"},
             created_at=3,
-            **fields,
         )
         return build_token(token)
 

@@ -13,6 +13,7 @@ from api_doubles import Door, error_of
 from gateway.api.batch import BatchAnswer
 from gateway.api.media import JSON, MSGPACK, NDJSON
 from gateway.api.once import Once
+from gateway.auth.api_keys import Provider
 from gateway.model.errors import StoreUnavailable
 
 
@@ -159,7 +160,9 @@ class Wire:
         self.sent: list[dict[str, Any]] = []
         self.writable = asyncio.Event()
         self.writable.set()
-        self.answer = BatchAnswer(door.backend, Once(door.backend), door.floors.apps["chat"], NDJSON, False, **options)
+        self.answer = BatchAnswer(
+            door.backend, Once(door.backend), Provider(door.floors.apps["chat"], "k"), NDJSON, False, **options
+        )
         scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", NDJSON.encode())]}
         self.task = asyncio.create_task(self.answer(scope, self.inbox.get, self.send))
 

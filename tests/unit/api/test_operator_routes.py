@@ -57,7 +57,7 @@ async def test_a_new_app_and_its_key_work_at_once_and_the_key_is_shown_once(door
         assert key.split("_", 2)[2] not in said
         for secret in ("hush-hush", "never-shown", "hook.example"):
             assert secret not in said
-        assert made.json()["app"]["notifiers"] == {"webhook": ["secret", "url"]}
+        assert made.json()["app"]["notifiers"] == {"webhook": {"secret": "***", "url": "***"}}
         assert made.json()["app"]["receipts_signed"] is True
     kept = door.floors.apps["shop"]
     assert (kept.ack_ms, kept.ttl_s, kept.receipts_secret) == (5000, 60, "never-shown")
@@ -106,6 +106,60 @@ async def test_patch_changes_what_is_named_and_only_that(door):
     assert (kept.ack_ms, kept.ttl_s, kept.fallback, kept.receipts_secret) == (9, 0, ["webhook"], "never-shown")
 
 
+VAPID = "q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94"
+WEBPUSH = {"vapid_key": VAPID, "subject": "mailto:push@shop.example"}
+
+
+async def test_settings_of_a_notifier_are_shown_without_its_secrets(door):
+    async with door.operator() as client:
+        made = await client.post("/v1/apps", json={"name": "shop", "notifiers": {"webpush": WEBPUSH}})
+        assert made.status_code == 201
+        shown = {"webpush": {"vapid_key": "***", "subject": "mailto:push@shop.example"}}
+        assert made.json()["app"]["notifiers"] == shown
+        for path in ("/v1/apps", "/v1/apps/shop"):
+            answer = await client.get(path)
+            assert VAPID not in answer.text
+            assert "mailto:push@shop.example" in answer.text
+
+
+async def test_what_was_shown_as_hidden_and_comes_back_stays_as_it_is(door):
+    async with door.operator() as client:
+        await client.post("/v1/apps", json={"name": "shop", "notifiers": {"webpush": WEBPUSH}})
+        shown = (await client.get("/v1/apps/shop")).json()["notifiers"]
+        shown["webpush"]["subject"] = "mailto:other@shop.example"
+        answer = await client.patch("/v1/apps/shop", json={"notifiers": shown})
+        assert answer.status_code == 200
+        assert VAPID not in answer.text
+        assert door.floors.apps["shop"].notifiers == {
+            "webpush": {"vapid_key": VAPID, "subject": "mailto:other@shop.example"}
+        }
+        refused = await client.patch("/v1/apps/shop", json={"notifiers": {"webhook": {"url": "***"}}})
+        assert (refused.status_code, error_of(refused)["field"]) == (400, "notifiers.webhook.url")
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"webpush": {**WEBPUSH, "vapid_key": "not a key"}}, "notifiers.webpush.vapid_key"),
+        ({"webpush": {**WEBPUSH, "vapid_key": "***"}}, "notifiers.webpush.vapid_key"),
+        ({"webpush": {**WEBPUSH, "colour": "red"}}, "notifiers.webpush.colour"),
+        ({"apns": {"topic": "com.example.shop"}}, "notifiers.apns.key"),
+        ({"fcm": {}}, "notifiers.fcm.service_account"),
+        ({"webhook": {"url": "ftp://x"}}, "notifiers.webhook.url"),
+    ],
+)
+async def test_settings_that_can_not_work_are_refused_by_field_and_not_repeated(door, settings, field):
+    async with door.operator() as client:
+        answer = await client.post("/v1/apps", json={"name": "shop", "notifiers": settings})
+        assert (answer.status_code, error_of(answer)["field"]) == (400, field)
+        assert "not a key" not in answer.text
+        await client.post("/v1/apps", json={"name": "other"})
+        answer = await client.patch("/v1/apps/other", json={"notifiers": settings})
+        assert (answer.status_code, error_of(answer)["field"]) == (400, field)
+    assert "shop" not in door.floors.apps
+    assert door.floors.apps["other"].notifiers == {}
+
+
 async def test_concurrent_changes_are_all_kept(door):
     async with door.operator() as client:
         await asyncio.gather(
@@ -123,7 +177,7 @@ async def test_keys_are_rotated_without_a_gap(door):
         assert (made.status_code, made.json()["label"]) == (201, "new")
         listed = (await client.get("/v1/apps/chat/keys")).json()["keys"]
         assert [k["label"] for k in listed] == ["test", "new"]
-        assert all(set(k) == {"id", "label", "created_at"} for k in listed)
+        assert all(set(k) == {"id", "label", "limits", "created_at"} for k in listed)
         assert (await client.delete(f"/v1/apps/chat/keys/{listed[0]['id']}")).status_code == 204
         assert (await client.delete(f"/v1/apps/chat/keys/{listed[0]['id']}")).status_code == 404
     async with door.provider() as client:

@@ -316,7 +316,8 @@ async def test_a_registration_shows_what_is_the_providers_and_no_more(door):
     async with door.provider() as client:
         answer = await client.get(f"/v1/registrations/{door.token}")
         assert set(answer.json()) == {
-            "token", "app", "version", "account", "alias", "tags", "connected", "created_at"
+            "token", "app", "version", "account", "alias", "tags", "os", "locale", "timezone", "quiet", "connected",
+            "created_at",
         }  # fmt: skip
         assert answer.json()["connected"] is False
         door.floors.connected.add(1)

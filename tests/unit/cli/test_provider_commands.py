@@ -122,6 +122,33 @@ def test_apps_are_managed_with_the_operators_key_of_the_store(api: Api, store: P
     assert authorization == f"Bearer {(store / FILE_NAME).read_text().strip()}"
 
 
+def test_a_notifier_is_set_up_from_files_and_leaves_what_is_not_named(api: Api, store: Path, tmp_path, capsys) -> None:
+    (tmp_path / "key.p8").write_text("line 1\nline 2\n")
+    kept = {"webhook": {"url": "***", "secret": "***"}, "apns": {"topic": "old", "key": "***", "ca": "x"}}
+    api.on("GET /v1/apps/demo", {**APP, "notifiers": kept})
+    api.on("PATCH /v1/apps/demo", {**APP, "fallback": ["apns", "webhook"]})
+    command = ["apps", "notifier", "demo", "apns", "topic=com.example.shop", "ca="]
+    command += [f"certificate=@{tmp_path / 'key.p8'}", "--fallback", "apns,webhook", "--store", str(store)]
+    assert run(command) == 0
+    assert api.asked[-1][1] == {
+        "notifiers": {
+            "webhook": {"url": "***", "secret": "***"},
+            "apns": {"topic": "com.example.shop", "key": "***", "certificate": "line 1\nline 2\n"},
+        },
+        "fallback": ["apns", "webhook"],
+    }
+    assert "apns is set" in capsys.readouterr().err
+    assert run(["apps", "notifier", "demo", "apns", "--remove", "--json", "--store", str(store)]) == 0
+    assert api.asked[-1][1] == {"notifiers": {"webhook": {"url": "***", "secret": "***"}}}
+
+
+@pytest.mark.parametrize("pair", ["topic", "=x", "key=@/nowhere/key.p8"])
+def test_a_setting_that_is_none_is_said_so(api: Api, store: Path, capsys, pair: str) -> None:
+    assert run(["apps", "notifier", "demo", "apns", pair, "--store", str(store)]) == 1
+    assert not api.asked
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_store_without_operators_key_says_what_to_do(api: Api, tmp_path: Path, capsys) -> None:
     assert run(["apps", "list", "--store", str(tmp_path)]) == 2
     assert "--key" in capsys.readouterr().err
@@ -133,7 +160,7 @@ def test_the_doors_of_an_app_are_set(api: Api, tmp_path: Path, capsys) -> None:
     certificate.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     api.on("PATCH /v1/apps/demo", APP)
     options = ["--webpush", "open", "--apns-topic", "com.example", "--apns-key", f"K:T:{pem}"]
-    assert run(["apps", "set", "demo", *options, "--apns-certificate", str(certificate), "--key", "k"]) == 0
+    assert run(["apps", "doors", "demo", *options, "--apns-certificate", str(certificate), "--key", "k"]) == 0
     assert api.asked[0][1] == {
         "webpush": "open",
         "apns_topic": "com.example",
@@ -153,7 +180,7 @@ def test_the_doors_of_an_app_are_set(api: Api, tmp_path: Path, capsys) -> None:
     ],
 )
 def test_doors_that_can_not_be_set(options: list[str], words: str, capsys) -> None:
-    assert run(["apps", "set", "demo", *options, "--key", "k"]) == 1
+    assert run(["apps", "doors", "demo", *options, "--key", "k"]) == 1
     assert words in capsys.readouterr().err
 
 
@@ -219,6 +246,34 @@ def test_send_takes_every_option(api: Api, tmp_path: Path) -> None:
         "fallback": ["webhook", "stub"],
         "idempotency_key": "i",
     }
+
+
+def test_send_takes_time_spread_condition_and_languages(api: Api, tmp_path: Path) -> None:
+    words = tmp_path / "words.json"
+    words.write_text('{"de": {"title": "Hallo"}}')
+    api.answers["POST /v1/push"] = [(201, {"id": "p1"})]
+    condition = {"all": [{"tag": "vip"}, {"not": {"os": "ios"}}]}
+    command = ["send", "Hi", "--where", json.dumps(condition), "--at", "2027-01-31T09:00+01:00", "--over", "600"]
+    assert run([*command, "--localized", f"@{words}"]) == 0
+    ((_, body, _),) = api.asked
+    assert body["target"] == {"where": condition}
+    assert (body["deliver_at"], body["over"]) == (1801382400, 600)
+    assert body["localized"] == {"de": {"title": "Hallo"}}
+
+
+@pytest.mark.parametrize("arguments", [["--at", "tomorrow"], ["--where", "{"], ["--token", "t", "--tag", "x"]])
+def test_a_moment_or_condition_that_is_none_is_wrong_usage(api: Api, arguments: list[str]) -> None:
+    more = [] if "--where" in arguments or "--token" in arguments else ["--everyone"]
+    assert run(["send", "Hi", *more, *arguments]) == 2
+    assert not api.asked
+
+
+def test_an_app_is_changed_by_what_is_named(api: Api, store: Path) -> None:
+    api.answers["PATCH /v1/apps/demo"] = [(200, APP)]
+    arguments = ["--store", str(store)]
+    assert run(["apps", "change", "demo", '{"device_per_hour": 4}', *arguments]) == 0
+    assert api.asked[-1][:2] == ("PATCH /v1/apps/demo", {"device_per_hour": 4})
+    assert run(["apps", "change", "demo", "[1]", *arguments]) == 2
 
 
 def test_no_fallback_is_an_empty_chain(api: Api) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from memory_ports import Clock, MemoryBroadcasts, MemoryDirectory, MemoryEdge, MemoryJournal
+from memory_ports import Clock, MemoryBroadcasts, MemoryDirectory, MemoryEdge, MemoryJournal, MemorySchedules
 
 from gateway.config.sections import Config
 from gateway.delivery.accept import Accepted, Acceptor
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.request import PushRequest, TargetRequest
+from gateway.delivery.scheduler import Scheduler
 from gateway.metrics import Metric, Metrics
 from gateway.model.frames import Notify
 from gateway.model.outcome import Outcome, State
@@ -32,6 +33,7 @@ class House:
         self.directory = MemoryDirectory()
         self.journal = MemoryJournal(self.clock)
         self.broadcasts = MemoryBroadcasts(self.journal, self.directory, self.clock)
+        self.schedules = MemorySchedules(self.journal)
         self.edge = MemoryEdge(self.clock, self.directory, window)
         self.stub = StubNotifier()
         self.other = Other()
@@ -44,6 +46,7 @@ class House:
             edge=self.edge,
             journal=self.journal,
             broadcasts=self.broadcasts,
+            schedules=self.schedules,
             directory=self.directory,
             notifiers={"stub": self.stub, "other": self.other},
             config=self.config,
@@ -54,9 +57,18 @@ class House:
         self.acceptor = Acceptor(
             directory=self.directory,
             journal=self.journal,
+            schedules=self.schedules,
             dispatcher=self.dispatcher,
             config=self.config,
             metrics=self.metrics,
+        )
+        self.scheduler = Scheduler(
+            schedules=self.schedules,
+            directory=self.directory,
+            acceptor=self.acceptor,
+            backlog=self.dispatcher.backlog,
+            metrics=self.metrics,
+            clock=self.clock,
         )
 
     async def settle_down(self) -> None:
@@ -73,6 +85,7 @@ class House:
         while self.clock.now_ms < end:
             self.clock.now_ms = min(end, self.clock.now_ms + 500)
             self.edge.fire_timeouts()
+            self.scheduler.tick()
             self.dispatcher.tick()
             await self.settle_down()
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 import msgspec
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from gateway.model.cohort import Cohort
+from gateway.model.condition import Condition, decide
 from gateway.model.errors import InvalidField, QueueFull, StoreUnavailable
 from gateway.model.frames import FrameReader, FrameType, Notify, parse_body
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, State, Step
-from gateway.model.ports import Ack, Delivery, EdgeEvents, PushRecord, Receipt
-from gateway.model.registration import App, Registration, build_token, parse_token
+from gateway.model.ports import Ack, Death, Delivery, EdgeEvents, PushRecord, Receipt
+from gateway.model.registration import NO_PROFILE, App, Profile, Registration, build_token, parse_token
 
 
 class Clock:
@@ -30,7 +32,9 @@ class MemoryDirectory:
     def __init__(self) -> None:
         self.apps: dict[str, App] = {}
         self.records: dict[int, Registration] = {}
-        self._groups: dict[tuple[str, str], int] = {}
+        self._groups: dict[tuple[str, Cohort], int] = {}
+        self.seen_s: dict[int, int] = {}
+        self.gone: list[tuple[int, str]] = []
 
     def add_app(self, name: str = "shop", **options: object) -> App:
         self.apps[name] = App(name=name, number=len(self.apps) + 1, **options)  # type: ignore[arg-type]
@@ -51,7 +55,7 @@ class MemoryDirectory:
 
     def group_of(self, number: int) -> int:
         record = self.records[number]
-        return self._groups.setdefault((record.app, record.version), len(self._groups) + 1)
+        return self._groups.setdefault((record.app, record.cohort), len(self._groups) + 1)
 
     def app(self, name: str) -> App | None:
         return self.apps.get(name)
@@ -62,6 +66,10 @@ class MemoryDirectory:
     async def put_app(self, app: App) -> App:
         self.apps[app.name] = app
         return app
+
+    def address_gone(self, number: int, channel: str, address: str) -> None:
+        assert self.records[number].addresses[channel] == address
+        self.gone.append((number, channel))
 
     def find(self, token: str, app: str) -> int:
         raw = parse_token(token)
@@ -79,17 +87,29 @@ class MemoryDirectory:
     def by_tag(self, app: str, tag: str) -> Sequence[int]:
         return [n for n, r in self.records.items() if r.app == app and tag in r.tags]
 
-    def by_versions(self, app: str, versions: str) -> Iterator[Sequence[int]]:
-        allowed = self._parse(versions)
+    def cohort(self, number: int) -> Cohort:
+        record = self.records.get(number)
+        return Cohort("") if record is None else record.cohort
+
+    def group_cohort(self, group: int) -> Cohort:
+        return next(cohort for (_, cohort), g in self._groups.items() if g == group)
+
+    def seen_ago_s(self, number: int) -> int:
+        return self.seen_s.get(number, 0)
+
+    def _may_match(self, cohort: Cohort, versions: str, where: Condition | None) -> bool:
+        return self._parse(versions).contains(cohort.version) and (where is None or decide(where, cohort) is not False)
+
+    def by_versions(self, app: str, versions: str, where: Condition | None = None) -> Iterator[Sequence[int]]:
         for n, record in list(self.records.items()):
-            yield [n] if record.app == app and allowed.contains(record.version) else []
+            yield [n] if record.app == app and self._may_match(record.cohort, versions, where) else []
 
     def everybody(self) -> Iterator[Sequence[int]]:
         yield from ([n] for n in list(self.records))
 
-    def groups(self, app: str, versions: str) -> list[int]:
-        allowed = self._parse(versions)
-        return [g for (a, v), g in self._groups.items() if a == app and allowed.contains(v)]
+    def groups(self, app: str, versions: str, where: Condition | None = None) -> list[int]:
+        self._parse(versions)
+        return [g for (a, c), g in self._groups.items() if a == app and self._may_match(c, versions, where)]
 
     def _parse(self, versions: str) -> SpecifierSet:
         try:
@@ -105,6 +125,7 @@ class MemoryDirectory:
         tags: Sequence[str] | None = None,
         addresses: Mapping[str, str] | None = None,
         fallback: Sequence[str] | None = None,
+        profile: Profile = NO_PROFILE,
     ) -> Registration:
         raise AssertionError("delivery does not change registrations")
 
@@ -309,11 +330,22 @@ class MemoryBroadcasts:
 
     def matches(self, notification: Notification, registration: int) -> bool:
         record = self._directory.records.get(registration)
-        parts = self._directory.by_versions(notification.app, notification.target.versions)
+        target = notification.target
+        parts = self._directory.by_versions(notification.app, target.versions, target.where)
         return record is not None and any(registration in part for part in parts)
 
-    def count(self, seq: int, what: str, n: int = 1) -> None:
-        assert what in ("targeted", "sent", "acked", "shown", "notified", "expired")
+    def count(self, seq: int, what: str, registrations: Sequence[int]) -> None:
+        assert what in ("targeted", "sent", "acked", "shown", "notified")
+        self._count(seq, what, len(registrations))
+
+    def count_sent(self, seq: int, group: int, links: int) -> None:
+        self._count(seq, "sent", links)
+
+    def count_expired(self, seq: int) -> None:
+        figures = self.figures(seq)
+        self._count(seq, "expired", figures.get("targeted", 0) - figures.get("acked", 0) - figures.get("notified", 0))
+
+    def _count(self, seq: int, what: str, n: int) -> None:
         figures = self._figures.setdefault(seq, {})
         figures[what] = figures.get(what, 0) + n
 
@@ -324,6 +356,46 @@ class MemoryBroadcasts:
         assert state in (State.EXPIRED, State.RECALLED)
         assert seq not in self.ended
         self.ended[seq] = state
+
+
+class MemorySchedules:
+    """Keeps pushes for their time; durable when the journal commits."""
+
+    def __init__(self, journal: MemoryJournal) -> None:
+        self._journal = journal
+        self.kept: dict[int, tuple[int, Notification]] = {}
+        self.ended: dict[int, int] = {}
+        self.names: dict[int, int] = {}
+        self._out: set[int] = set()
+
+    def add(self, notification: Notification, due_ms: int) -> asyncio.Future[None]:
+        self.kept[notification.seq] = (due_ms, notification)
+        return self._journal.committed()
+
+    def due(self, now_ms: int, limit: int) -> list[int]:
+        found = [seq for seq, (at, _) in self.kept.items() if at <= now_ms and seq not in self._out][:limit]
+        self._out.update(found)
+        return found
+
+    def again(self, seq: int, at_ms: int) -> None:
+        if seq in self.kept:
+            self.kept[seq] = (at_ms, self.kept[seq][1])
+            self._out.discard(seq)
+
+    def notification(self, seq: int) -> Notification | None:
+        entry = self.kept.get(seq)
+        return None if entry is None else entry[1]
+
+    def released(self, seq: int, became: int) -> None:
+        del self.kept[seq]
+        self.names[seq] = became
+
+    def end(self, seq: int, state: int, at_ms: int) -> None:
+        if self.kept.pop(seq, None) is not None:
+            self.ended[seq] = state
+
+    def became(self, seq: int) -> int:
+        return self.names.get(seq, 0)
 
 
 @dataclass
@@ -419,7 +491,7 @@ class MemoryEdge:
         assert self.events
         fanned, self.fanned = self.fanned, []
         for seq, links in fanned:
-            self.events.on_fanned(seq, links)
+            self.events.on_fanned(seq, 0, links)
         spilled, self.spilled = self.spilled, []
         for registration, seq in spilled:
             self.events.on_lost(seq, registration, spilled=True)
@@ -469,6 +541,24 @@ class MemoryEdge:
 
     def sent_to(self, registration: int) -> list[int]:
         return [notify.id for r, notify in self.frames if r == registration]
+
+
+class MemoryDeaths:
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, Death]] = []
+        self._wakes: list[Callable[[], None]] = []
+
+    def add(self, app: str, token: bytes, why: str = "gone", channel: str = "apns") -> None:
+        self.rows.append((app, Death(len(self.rows) + 1, token, 7, why, channel)))
+        for wake in self._wakes:
+            wake()
+
+    def after(self, app: str, cursor: int, limit: int) -> list[Death]:
+        return [row for name, row in self.rows if name == app and row.cursor > cursor][:limit]
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        self._wakes.append(wake)
+        return lambda: self._wakes.remove(wake)
 
 
 class MemoryReceipts:

@@ -457,6 +457,31 @@ async def test_retry_after_of_a_notifier_is_honoured(house: House) -> None:
     assert len(house.stub.calls) == 2
 
 
+async def test_notifier_that_rests_costs_a_delivery_no_try(house: House) -> None:
+    first, second = house.directory.add(fallback=["stub"]), house.directory.add(fallback=["stub"])
+    house.stub.answer = Answer.RETRY
+    house.stub.retry_after_ms = 1_000_000
+    await house.accepted(first)
+    waiting = await house.accepted(second)
+    assert house.state(waiting) is State.WAITING
+    assert house.journal.rows[waiting].steps[0].detail == "upstream rests"
+    await house.advance(999_000)
+    assert [call.registration for call in house.stub.calls] == [first.number]
+    house.stub.answer = Answer.OK
+    await house.advance(1_500)
+    assert house.state(waiting) is State.NOTIFIED
+
+
+async def test_notifier_that_rests_gives_way_to_the_next_of_the_chain(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "other"])
+    house.stub.answer = Answer.RETRY
+    house.stub.retry_after_ms = 1_000_000
+    for _ in range(2):
+        seq = await house.accepted(device)
+        assert house.state(seq) is State.NOTIFIED
+    assert (len(house.stub.calls), len(house.other.calls)) == (1, 2)
+
+
 async def test_full_notifier_queue_is_a_failure_for_now() -> None:
     house = House()
     house.config.delivery.notifier_concurrency = 1

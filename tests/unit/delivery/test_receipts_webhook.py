@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import httpx
 import msgspec
 import pytest
-from memory_ports import Clock, MemoryDirectory, MemoryReceipts
+from memory_ports import Clock, MemoryDeaths, MemoryDirectory, MemoryReceipts
 
 from gateway.config.sections import Api
 from gateway.delivery.push_ids import PushIds
@@ -28,6 +28,7 @@ class Post:
         self.clock = Clock()
         self.directory = MemoryDirectory()
         self.receipts = MemoryReceipts()
+        self.deaths = MemoryDeaths()
         self.metrics = Metrics(process=False)
         self.ids = PushIds(b"k" * 16)
         self.got: dict[str, list[httpx.Request]] = {}
@@ -40,6 +41,7 @@ class Post:
         self.poster = ReceiptsWebhook(
             directory=self.directory,
             receipts=self.receipts,
+            deaths=self.deaths,
             push_ids=self.ids,
             config=Api(receipts_retry_s=1.0, receipts_retry_max_s=8.0),
             metrics=self.metrics,
@@ -183,3 +185,21 @@ async def test_address_given_later_is_taken_up_and_one_taken_away_is_left_alone(
     post.add("late", 10)
     await asyncio.sleep(0.01)
     assert post.seqs("late.test") == [[9]]
+
+
+async def test_dead_tokens_are_posted_with_a_cursor_of_their_own(post: Post) -> None:
+    token = post.directory.records[1].token
+    post.deaths.add("shop", token)
+    post.deaths.add("bank", b"x" * 16)
+    post.poster.start()
+    await post.until(lambda: post.receipts.cursors)
+    post.deaths.add("shop", token, "revoked", "")
+    await post.until(lambda: post.receipts.cursors.get("deaths:shop") == 3)
+    first, second = post.got["shop.test"]
+    assert msgspec.json.decode(first.content) == {
+        "app": "shop",
+        "dead_tokens": [{"cursor": 1, "token": build_token(token), "at_ms": 7, "why": "gone", "channel": "apns"}],
+    }
+    assert verify_signature("s3cret", second.content, second.headers["heliograph-signature"], post.clock.now_ms // 1000)
+    assert msgspec.json.decode(second.content)["dead_tokens"][0]["why"] == "revoked"
+    assert set(post.receipts.cursors) == {"deaths:shop"}

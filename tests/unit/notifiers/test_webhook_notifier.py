@@ -17,8 +17,9 @@ from gateway.model.notification import Content, Notification, Target
 from gateway.model.registration import App, Registration, build_token
 from gateway.notifiers import build_notifiers
 from gateway.notifiers.stub.client import Answer, StubNotifier
+from gateway.notifiers.upstream import parse_retry_after
 from gateway.notifiers.webhook.client import WebhookNotifier
-from gateway.notifiers.webhook.errors import parse_retry_after, parse_status
+from gateway.notifiers.webhook.errors import parse_status
 from gateway.notifiers.webhook.settings import Settings, parse_endpoint
 
 NOW_S = 1_800_000_000
@@ -309,7 +310,7 @@ async def test_stub_answers_as_told_and_remembers_what_it_was_asked() -> None:
 
 async def test_every_notifier_is_known_by_its_own_name() -> None:
     notifiers = build_notifiers(Config(), Metrics(process=False), PushIds(b"k" * 16))
-    assert set(notifiers) == {"webhook", "stub"}
+    assert set(notifiers) == {"apns", "fcm", "webpush", "webhook", "stub"}
     for name, notifier in notifiers.items():
         assert notifier.name == name
         await notifier.close()

@@ -20,7 +20,7 @@ from gateway.model.outcome import State, Step
 from gateway.model.ports import APART, FULL, UNKNOWN_TOKEN
 from gateway.store import Store
 from gateway.store.environment import Environment
-from gateway.store.records import Db, pack_u64
+from gateway.store.records import NEWER, SCHEMA, Db, pack_u64
 
 
 @pytest.fixture
@@ -337,7 +337,7 @@ async def test_a_store_from_before_batches_is_taken_over_and_can_be_read_before_
     await store.close()
     environment = lmdb.open(str(tmp_path), max_dbs=len(Db) + 1)
     with environment.begin(write=True) as txn:
-        for db in (Db.SETTLED, Db.BATCHES):
+        for db in NEWER:
             txn.drop(environment.open_db(db.name.lower().encode(), txn=txn))
         txn.put(b"schema", (1).to_bytes(4, "big"), db=environment.open_db(b"meta", txn=txn))
     environment.close()
@@ -348,7 +348,7 @@ async def test_a_store_from_before_batches_is_taken_over_and_can_be_read_before_
     older.close()
 
     store = await open_store(tmp_path)
-    assert store._environment.get(Db.META, b"schema") == (3).to_bytes(4, "big")
+    assert store._environment.get(Db.META, b"schema") == SCHEMA.to_bytes(4, "big")
     links = Links(store)
     await append(store, links, to(token)).done
     assert rows(store, Db.JOURNAL) == 1

@@ -267,17 +267,20 @@ async def test_figures_and_state_are_there_after_the_end_and_a_restart(tmp_path:
     store = await with_app(await open_store(tmp_path))
     seq, written = broadcast(store)
     await written
-    store.broadcasts.count(seq, "targeted", 3)
-    store.broadcasts.count(seq, "acked")
+    number = register(store, "d1")
+    store.broadcasts.count(seq, "targeted", [number] * 3)
+    store.broadcasts.count(seq, "acked", [number])
     record = store.receipts.lookup(APP, seq)
     assert record is not None
-    assert (record.state, record.figures) == (State.ACCEPTED, {"targeted": 3, "acked": 1})
+    figures = {"targeted": 3, "targeted@1.0": 3, "acked": 1, "acked@1.0": 1}
+    assert (record.state, record.figures) == (State.ACCEPTED, figures)
     store.broadcasts.end(seq, State.RECALLED, START_MS)
-    store.broadcasts.count(seq, "acked")  # its ack was on the way
+    store.broadcasts.count(seq, "acked", [number])  # its ack was on the way
+    figures |= {"acked": 2, "acked@1.0": 2}
     for _ in range(2):
         record = store.receipts.lookup(APP, seq)
         assert record is not None
-        assert (record.state, record.figures) == (State.RECALLED, {"targeted": 3, "acked": 2})
+        assert (record.state, record.figures) == (State.RECALLED, figures)
         assert record.notification.content.text == ""
         await store.close()
         store = await open_store(tmp_path)

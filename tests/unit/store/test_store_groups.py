@@ -10,7 +10,7 @@ from gateway.store.groups import Groups
 
 
 def test_versions_nobody_has_make_room_and_their_numbers_stay_unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_VERSIONS_PER_APP", 3)
+    monkeypatch.setattr(module, "MAX_GROUPS_PER_APP", 3)
     populations: dict[int, int] = {}
     groups = Groups(lambda group: populations.get(group, 0))
     first, kept, third = (groups.number("shop", version) for version in ("1.0", "2.0", "3.0"))
@@ -23,7 +23,7 @@ def test_versions_nobody_has_make_room_and_their_numbers_stay_unused(monkeypatch
 
 
 def test_more_versions_in_use_than_allowed_are_refused_for_that_app_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_VERSIONS_PER_APP", 2)
+    monkeypatch.setattr(module, "MAX_GROUPS_PER_APP", 2)
     groups = Groups(lambda _group: 1)
     groups.number("shop", "1.0")
     groups.number("shop", "2.0")

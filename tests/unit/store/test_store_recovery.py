@@ -62,7 +62,7 @@ def held(store: Store) -> dict[int, Facts]:
             found[number] = Facts(
                 registration.token,
                 store.directory.group_app(group),
-                store.directory._groups.version(group),
+                store.directory.group_cohort(group).version,
                 out,
                 not out and takes_the_lane(store, registration.token, registration.app),
                 registry.cursor(number),

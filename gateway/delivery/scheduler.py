@@ -1,0 +1,124 @@
+"""Releases kept pushes when their time comes and their audience is found; must never release one twice.
+
+A push is kept for its time (`deliver_at`), or because its condition needs a look at each registration. Either way its
+audience is the one of the moment of its release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import structlog
+
+from gateway.delivery.audience import Audience, choose, find_audience, kind_of
+from gateway.delivery.backlog import Backlog
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import GatewayError, UnknownToken
+from gateway.model.notification import Notification
+from gateway.model.outcome import State
+from gateway.model.ports import Directory, Schedules
+
+TICK_S = 0.1
+#: kept pushes released in one tick
+RELEASES = 200
+#: a release that was refused (queue full, disk full) is tried again after this time
+AGAIN_MS = 1_000
+
+_log = structlog.get_logger(__name__)
+
+
+class Releases(Protocol):
+    """The part of delivery.accept.Acceptor needed here."""
+
+    def release(self, kept: Notification, audience: Audience, now_ms: int) -> asyncio.Future[None]: ...
+
+
+class Scheduler:
+    """Loop thread only."""
+
+    def __init__(
+        self,
+        *,
+        schedules: Schedules,
+        directory: Directory,
+        acceptor: Releases,
+        backlog: Backlog,
+        metrics: Metrics,
+        clock: Callable[[], int],
+    ) -> None:
+        self._schedules = schedules
+        self._directory = directory
+        self._acceptor = acceptor
+        self._backlog = backlog
+        self._metrics = metrics
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Look at what is due every 100 ms from now on."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="scheduler")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                self.tick()
+            except Exception:
+                _log.exception("scheduler_tick_failed")
+            await asyncio.sleep(TICK_S)
+
+    def tick(self) -> None:
+        """Release a slice of what is due."""
+        now = self._clock()
+        for seq in self._schedules.due(now, RELEASES):
+            notification = self._schedules.notification(seq)
+            if notification is None:
+                continue
+            if notification.expires_s * 1000 <= now and notification.expires_s > notification.accepted_ms // 1000:
+                self._schedules.end(seq, State.EXPIRED, now)
+                continue
+            try:
+                audience = find_audience(
+                    self._directory, notification.app, kind_of(notification.target), notification.target
+                )
+            except UnknownToken:
+                self._schedules.end(seq, State.REJECTED, now)
+                continue
+            if not audience.is_open:
+                self._release(notification, audience)
+            elif self._backlog.has_room:
+                self._backlog.add(self._look_for(notification, audience))
+            else:
+                self._schedules.again(seq, now + AGAIN_MS)
+
+    def _look_for(self, notification: Notification, audience: Audience) -> Iterator[None]:
+        chosen = array("I")
+        try:
+            yield from choose(self._directory, notification.app, notification.target, chosen)
+        except Exception:
+            self._schedules.again(notification.seq, self._clock() + AGAIN_MS)
+            raise
+        if self._schedules.notification(notification.seq) is not None:  # not recalled meanwhile
+            self._release(notification, audience._replace(registrations=chosen))
+
+    def _release(self, notification: Notification, audience: Audience) -> None:
+        seq = notification.seq
+        try:
+            done = self._acceptor.release(notification, audience, self._clock())
+        except GatewayError as error:
+            self._metrics.count(Metric.PUSHES_REFUSED, label=error.name)
+            self._schedules.again(seq, self._clock() + AGAIN_MS)
+            return
+
+        def on_done(done: asyncio.Future[None]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                self._schedules.again(seq, self._clock() + AGAIN_MS)
+
+        done.add_done_callback(on_done)

@@ -1,0 +1,51 @@
+"""Registrations that wait for their portion of a spread broadcast; must never hand one out before its moment.
+
+Four bytes a registration, given back portion by portion. Who is not in here (away, or the gateway was restarted) is
+found again by its cursor when it comes, and waits for its portion then.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from gateway.delivery.holds import portion_at_ms, portion_of, portions
+from gateway.model.notification import Notification
+
+
+class Spread:
+    """One broadcast."""
+
+    def __init__(self, notification: Notification) -> None:
+        self.notification = notification
+        self._waiting: list[array[int] | None] = [None] * portions(notification.over_s)
+        self._next = 0
+
+    def at_ms(self, registration: int) -> int:
+        """When this registration gets it."""
+        n = self.notification
+        return portion_at_ms(n, portion_of(registration, n.seq, n.over_s))
+
+    def add(self, registration: int) -> bool:
+        """Remember it for its portion; False where that was handed out already."""
+        portion = portion_of(registration, self.notification.seq, self.notification.over_s)
+        if portion < self._next:
+            return False
+        waiting = self._waiting[portion]
+        if waiting is None:
+            waiting = self._waiting[portion] = array("I")
+        waiting.append(registration)
+        return True
+
+    def due(self, now_ms: int) -> Sequence[int] | None:
+        """The next portion whose moment has come, None where there is none."""
+        if self.is_over or portion_at_ms(self.notification, self._next) > now_ms:
+            return None
+        waiting = self._waiting[self._next]
+        self._waiting[self._next] = None
+        self._next += 1
+        return waiting if waiting is not None else ()
+
+    @property
+    def is_over(self) -> bool:
+        return self._next == len(self._waiting)

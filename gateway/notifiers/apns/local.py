@@ -1,0 +1,173 @@
+"""An APNs that runs here: for tests and the tour. Checks what Apple checks, provider tokens with their signatures too,
+and answers with Apple's reasons; must never listen on anything but loopback."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from gateway.notifiers.apns.errors import BY_REASON
+from gateway.notifiers.local_h2 import LocalServer, Reply, Request, Trouble, build_json
+from gateway.notifiers.local_tls import Authority
+
+_PATH = re.compile(r"/3/device/([0-9a-fA-F]*)")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_PUSH_TYPES = ("alert", "background", "voip", "complication", "fileprovider", "mdm", "location", "liveactivity")
+_BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
+MAX_PAYLOAD_BYTES = 4_096
+#: a provider token is refused past this age, and a new one before the shorter time
+EXPIRES_S = 3_600
+UPDATE_S = 1_200
+
+
+class Taken(NamedTuple):
+    """A notification that was accepted."""
+
+    device: str
+    apns_id: str
+    headers: dict[str, str]
+    payload: dict[str, Any]
+
+
+class LocalApns(LocalServer):
+    """`settings()` is what an app needs to push here; `devices` says which tokens there are and what they answer."""
+
+    def __init__(
+        self,
+        *,
+        topic: str = "com.example.shop",
+        authority: Authority | None = None,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(authority=authority, asks_client=True)
+        self.topic = topic
+        self.team_id, self.key_id = "TEAM123456", "KEY1234567"
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        #: device token → reason it is answered with; "" = taken
+        self.devices: dict[str, str] = {}
+        #: device token → Unix ms since when it is gone
+        self.gone_at: dict[str, int] = {}
+        self.taken: list[Taken] = []
+        #: provider tokens seen, each with its `iat`
+        self.provider_tokens: dict[str, int] = {}
+        #: refuse a token that replaces one younger than 20 minutes
+        self.is_strict = False
+        #: tokens called expired whatever their age
+        self.revoked: set[str] = set()
+        self._now_s = now_s
+
+    def settings(self) -> dict[str, str]:
+        """Of `notifiers.apns`, with a provider token."""
+        key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        return {
+            "url": self.url,
+            "ca": self.ca,
+            "topic": self.topic,
+            "team_id": self.team_id,
+            "key_id": self.key_id,
+            "key": key,
+        }
+
+    def certificate_settings(self) -> dict[str, str]:
+        """The same with a client certificate."""
+        issued = self.authority.issue(self.topic, for_client=True)
+        return {
+            "url": self.url,
+            "ca": self.ca,
+            "topic": self.topic,
+            "certificate": issued.certificate,
+            "certificate_key": issued.key,
+        }
+
+    def add_device(self, token: str, reason: str = "") -> str:
+        self.devices[token] = reason
+        return token
+
+    async def respond(self, request: Request) -> Reply | Trouble:
+        apns_id = request.header("apns-id")
+        reason = self._refusal(request)
+        if reason:
+            body: dict[str, Any] = {"reason": reason}
+            match = _PATH.fullmatch(request.path)
+            gone_at = self.gone_at.get(match[1], 0) if match else 0
+            if reason == "Unregistered":
+                body["timestamp"] = gone_at or int(self._now_s() * 1000)
+            return build_json(BY_REASON[reason].status, body, apns_id=apns_id)
+        return Reply(200, b"", (("apns-id", apns_id),))
+
+    def _refusal(self, request: Request) -> str:
+        """Apple's reason, "" where it is taken."""
+        if request.method != "POST":
+            return "MethodNotAllowed"
+        match = _PATH.fullmatch(request.path)
+        if match is None:
+            return "BadPath"
+        names = [name for name, _ in request.headers]
+        if len(names) != len(set(names)):
+            return "DuplicateHeaders"
+        reason = self._wrong_identity(request) or self._wrong_header(request)
+        if reason:
+            return reason
+        if not match[1]:
+            return "MissingDeviceToken"
+        if not request.body:
+            return "PayloadEmpty"
+        if len(request.body) > MAX_PAYLOAD_BYTES:
+            return "PayloadTooLarge"
+        try:
+            payload = msgspec.json.decode(request.body, type=dict[str, Any])
+        except msgspec.DecodeError:
+            return "PayloadEmpty"
+        reason = self.devices.get(match[1], "BadDeviceToken")
+        if not reason:
+            self.taken.append(Taken(match[1], request.header("apns-id"), dict(request.headers), payload))
+        return reason
+
+    def _wrong_identity(self, request: Request) -> str:
+        bearer = _BEARER.fullmatch(request.header("authorization"))
+        if bearer is None:
+            return "" if request.certificate else "MissingProviderToken"
+        token, now_s = bearer[1], self._now_s()
+        try:
+            if jwt.get_unverified_header(token).get("kid") != self.key_id:
+                return "InvalidProviderToken"
+            claims = jwt.decode(
+                token, self.key.public_key(), algorithms=["ES256"], options={"verify_iat": False, "require": ["iat"]}
+            )
+        except jwt.InvalidTokenError:
+            return "InvalidProviderToken"
+        issued = claims["iat"]
+        if claims.get("iss") != self.team_id or not isinstance(issued, int) or issued > now_s + 60:
+            return "InvalidProviderToken"
+        if now_s - issued > EXPIRES_S or token in self.revoked:
+            return "ExpiredProviderToken"
+        if token not in self.provider_tokens:
+            latest = max(self.provider_tokens.values(), default=0)
+            if self.is_strict and self.provider_tokens and issued - latest < UPDATE_S:
+                return "TooManyProviderTokenUpdates"
+            self.provider_tokens[token] = issued
+        return ""
+
+    def _wrong_header(self, request: Request) -> str:
+        topic, expiration = request.header("apns-topic"), request.header("apns-expiration")
+        if not topic and not request.certificate:
+            return "MissingTopic"
+        if topic and topic != self.topic:
+            return "TopicDisallowed"
+        if request.header("apns-id") and not _UUID.fullmatch(request.header("apns-id")):
+            return "BadMessageId"
+        if expiration and not expiration.isdigit():
+            return "BadExpirationDate"
+        push_type, priority = request.header("apns-push-type"), request.header("apns-priority")
+        if push_type not in _PUSH_TYPES:
+            return "InvalidPushType"
+        if priority not in ("", "1", "5", "10") or (push_type == "background" and priority not in ("", "5")):
+            return "BadPriority"
+        return "BadCollapseId" if len(request.header("apns-collapse-id").encode()) > 64 else ""

@@ -1,0 +1,65 @@
+"""Fields of a notifier's settings: which there are, which are secret, how a bad one is refused; must never repeat a
+value, for it may be a key."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from gateway.model.errors import BadRequest
+
+
+class Field(NamedTuple):
+    name: str
+    says: str
+    secret: bool = False
+    required: bool = False
+    default: str = ""
+
+
+def build_refusal(notifier: str, key: str, message: str) -> BadRequest:
+    """The error of one setting: its name, what is wrong and the fix."""
+    return BadRequest(f"{key} {message}.", field=f"notifiers.{notifier}.{key}")
+
+
+def check_fields(notifier: str, fields: Sequence[Field], settings: Mapping[str, str]) -> None:
+    """BadRequest for a name that is none and for one that is missing."""
+    known = {field.name for field in fields}
+    for key in settings:
+        if key not in known:
+            raise build_refusal(notifier, key, f"is no setting of {notifier}; there are: {', '.join(sorted(known))}")
+    for field in fields:
+        if field.required and not settings.get(field.name):
+            raise build_refusal(notifier, field.name, f"is missing: {field.says}")
+
+
+def build_pem(text: str) -> str:
+    """A PEM with its line ends put right: one that was pasted by hand often has them as two characters each."""
+    if "\n" not in text.strip():
+        text = text.replace("\\r", "").replace("\\n", "\n")
+    return text.strip() + "\n" if text.strip() else ""
+
+
+def check_url(notifier: str, key: str, url: str) -> None:
+    """An https URL with a host and nothing behind the path."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme == "https" and bool(parts.hostname) and not parts.query and not parts.fragment
+        usable = usable and parts.username is None and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise build_refusal(notifier, key, "is no https URL; write it as https://push.example.com")
+
+
+def check_ca(notifier: str, ca: str) -> None:
+    if not ca:
+        return
+    try:
+        ssl.create_default_context(cadata=build_pem(ca))
+    except (ssl.SSLError, ValueError):
+        raise build_refusal(
+            notifier, "ca", "holds no certificate; give the PEM of the authority (-----BEGIN CERTIFICATE-----…)"
+        ) from None

@@ -1,0 +1,52 @@
+"""The notifiers' settings and answers as tables for docs/notifiers.md; must hold nothing that the code does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.notifiers.apns import errors as apns_errors
+from gateway.notifiers.apns import settings as apns_settings
+from gateway.notifiers.fcm import errors as fcm_errors
+from gateway.notifiers.fcm import settings as fcm_settings
+from gateway.notifiers.fields import Field
+from gateway.notifiers.upstream import SHARED, Row
+from gateway.notifiers.webhook import errors as webhook_errors
+from gateway.notifiers.webhook import settings as webhook_settings
+from gateway.notifiers.webpush import errors as webpush_errors
+from gateway.notifiers.webpush import settings as webpush_settings
+
+#: name → its settings and the rows of its table
+NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
+    "apns": (apns_settings.FIELDS, apns_errors.ROWS),
+    "fcm": (fcm_settings.FIELDS, fcm_errors.ROWS),
+    "webpush": (webpush_settings.FIELDS, webpush_errors.ROWS),
+    "webhook": (webhook_settings.FIELDS, webhook_errors.ROWS),
+}
+
+
+def _describe_fields(fields: Sequence[Field]) -> list[str]:
+    out = ["| setting | | meaning |", "|---|---|---|"]
+    for field in fields:
+        marks = [mark for mark, is_so in (("needed", field.required), ("secret", field.secret)) if is_so]
+        default = f" Default: `{field.default}`." if field.default else ""
+        out.append(f"| `{field.name}` | {', '.join(marks)} | {field.says}.{default} |")
+    return out
+
+
+def _describe_rows(rows: Sequence[Row]) -> list[str]:
+    out = ["| status | reason | outcome | whose fault | meaning |", "|---|---|---|---|---|"]
+    for row in rows:
+        rest = f" The lane rests {row.pause_s} s where no Retry-After says else." if row.pause_s else ""
+        cells = (row.status or "–", f"`{row.reason}`", row.verdict, row.fault, f"{row.says}.{rest}")
+        out.append(f"| {' | '.join(map(str, cells))} |")
+    return out
+
+
+def describe() -> str:
+    """Markdown: for each notifier its settings and its answers, then what all have in common."""
+    out: list[str] = []
+    for name, (fields, rows) in NOTIFIERS.items():
+        out += ["", f"### `{name}`: settings", "", *_describe_fields(fields)]
+        out += ["", f"### `{name}`: answers", "", *_describe_rows(rows)]
+    out += ["", "### Every notifier", "", *_describe_rows(SHARED), ""]
+    return "\n".join(out)

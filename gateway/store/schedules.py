@@ -1,0 +1,198 @@
+"""Pushes that wait for their time; must never lose one, nor let one become two notifications.
+
+A kept push has a row of its own. When it is released, the row goes, and two small rows tell in the same commit which
+notification it became: its provider knows it by its first sequence for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+
+from gateway.config.sections import Store as StoreConfig
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import QueueFull
+from gateway.model.notification import Notification
+from gateway.store.commit import Committer
+from gateway.store.environment import Environment
+from gateway.store.records import (
+    DELETE,
+    PUT,
+    Db,
+    PushEnd,
+    Row,
+    build_metadata,
+    build_notification,
+    pack_u64,
+    parse_notification,
+    unpack_u64,
+)
+
+_DUE_BYTES = 8
+
+
+class Schedules:
+    """Control thread only; see model.ports.Schedules. RAM has a time for each, contents are read from the store."""
+
+    def __init__(self, environment: Environment, committer: Committer, config: StoreConfig, metrics: Metrics) -> None:
+        self._environment = environment
+        self._committer = committer
+        self._max_of_app = config.max_scheduled_per_app
+        self._metrics = metrics
+        self._heap: list[tuple[int, int]] = []  # (Unix ms, seq); entries of those that are over stay until their time
+        self._due: dict[int, int] = {}  # seq → its time, of all that are kept
+        self._app: dict[int, str] = {}
+        self._of_app: dict[str, int] = {}
+        self._fresh: dict[int, Notification] = {}  # not durable yet
+        self._names: dict[int, int] = {}  # released, not durable yet: both ways
+        self._any_released = environment.entries(Db.RELEASED) > 0
+        #: row of a push that ended without a notification, by its receipts
+        self.end_push: Callable[[int, PushEnd], Row] | None = None
+        self.push_landed: Callable[[int], None] = lambda _: None
+
+    def load(self) -> None:
+        """Recovery."""
+        for key, raw in self._environment.scan(Db.SCHEDULED):
+            notification = parse_notification(raw[_DUE_BYTES:])
+            self._keep(unpack_u64(key), notification.app, unpack_u64(raw))
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def _keep(self, seq: int, app: str, due_ms: int) -> None:
+        self._due[seq] = due_ms
+        self._app[seq] = app
+        self._of_app[app] = self._of_app.get(app, 0) + 1
+        heapq.heappush(self._heap, (due_ms, seq))
+
+    def _drop(self, seq: int) -> None:
+        if self._due.pop(seq, None) is None:
+            return
+        app = self._app.pop(seq)
+        self._of_app[app] -= 1
+        if not self._of_app[app]:
+            del self._of_app[app]
+        if len(self._heap) > 2 * len(self._due) + 1_000:  # those recalled long before their time must not pile up
+            self._heap = [entry for entry in self._heap if self._due.get(entry[1]) == entry[0]]
+            heapq.heapify(self._heap)
+
+    # --- keeping --------------------------------------------------------------------------------------------
+
+    def add(self, notification: Notification, due_ms: int) -> asyncio.Future[None]:
+        seq, app = notification.seq, notification.app
+        if self._of_app.get(app, 0) >= self._max_of_app:
+            self._metrics.count(Metric.STORE_REFUSED, label="scheduled_of_app")
+            raise QueueFull("too many pushes of this app wait for their time; nothing was accepted")
+        row = pack_u64(due_ms) + build_notification(notification)
+
+        def undo() -> None:
+            self._fresh.pop(seq, None)
+            self._drop(seq)
+
+        def done() -> None:
+            self._fresh.pop(seq, None)
+
+        future = self._committer.accept([(PUT, Db.SCHEDULED, pack_u64(seq), row)], undo=undo, done=done)
+        self._fresh[seq] = notification
+        self._keep(seq, app, due_ms)
+        return future
+
+    def due(self, now_ms: int, limit: int) -> list[int]:
+        found: list[int] = []
+        waiting: list[tuple[int, int]] = []
+        while self._heap and self._heap[0][0] <= now_ms and len(found) < limit:
+            due_ms, seq = heapq.heappop(self._heap)
+            if self._due.get(seq) != due_ms:
+                continue
+            if seq in self._fresh:  # not accepted before it is durable
+                waiting.append((due_ms, seq))
+            else:
+                found.append(seq)
+        for entry in waiting:
+            heapq.heappush(self._heap, entry)
+        return found
+
+    def again(self, seq: int, at_ms: int) -> None:
+        if seq in self._due:
+            self._due[seq] = at_ms
+            heapq.heappush(self._heap, (at_ms, seq))
+
+    def of_app(self, app: str) -> list[tuple[int, int]]:
+        return [(seq, self._due[seq]) for seq in sorted(self._due) if self._app[seq] == app]
+
+    def due_ms(self, seq: int) -> int:
+        """When its time comes, as it was asked for; 0 where it is not kept."""
+        if seq not in self._due:
+            return 0
+        raw = None if seq in self._fresh else self._environment.get(Db.SCHEDULED, pack_u64(seq))
+        return self._due[seq] if raw is None else unpack_u64(raw)
+
+    def notification(self, seq: int) -> Notification | None:
+        if seq not in self._due:
+            return None
+        if seq in self._fresh:
+            return self._fresh[seq]
+        raw = self._environment.get(Db.SCHEDULED, pack_u64(seq))
+        return None if raw is None else parse_notification(raw[_DUE_BYTES:])
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def released(self, seq: int, became: int) -> None:
+        due_ms, app = self._due[seq], self._app[seq]
+        self._drop(seq)
+        self._names[seq] = became
+        self._names[became] = seq
+        self._any_released = True
+
+        def undo() -> None:
+            self._names.pop(seq, None)
+            self._names.pop(became, None)
+            self._keep(seq, app, due_ms)
+
+        def landed() -> None:
+            self._names.pop(seq, None)
+            self._names.pop(became, None)
+
+        # Not `accept`: it may not be refused any more, for the notification was taken in just now.
+        self._committer.refresh(
+            [
+                (DELETE, Db.SCHEDULED, pack_u64(seq), b""),
+                (PUT, Db.RELEASED, pack_u64(seq), pack_u64(became)),
+                (PUT, Db.RELEASED, pack_u64(became), pack_u64(seq)),
+            ],
+            redo=undo,
+            done=landed,
+        )
+
+    def end(self, seq: int, state: int, at_ms: int) -> None:
+        notification = self.notification(seq)
+        if notification is None or self.end_push is None:
+            return
+        self._drop(seq)
+        self._fresh.pop(seq, None)
+        row = self.end_push(seq, PushEnd(at_ms // 1_000, state, build_metadata(notification)))
+        self._committer.keep([(DELETE, Db.SCHEDULED, pack_u64(seq), b""), row], done=lambda: self.push_landed(seq))
+
+    def became(self, seq: int) -> int:
+        return self._named(seq, later=True)
+
+    def known_as(self, seq: int) -> int:
+        """The sequence its provider knows a notification by."""
+        return self._named(seq, later=False) or seq
+
+    def _named(self, seq: int, *, later: bool) -> int:
+        if not self._any_released:
+            return 0
+        other = self._names.get(seq)
+        if other is None:
+            raw = self._environment.get(Db.RELEASED, pack_u64(seq))
+            other = 0 if raw is None else unpack_u64(raw)
+        return other if (other > seq) == later else 0
+
+    def forget(self, seq: int) -> list[Row]:
+        """Rows that go with the history of a notification."""
+        if not self._any_released:
+            return []
+        first = self._named(seq, later=False)
+        return [(DELETE, Db.RELEASED, pack_u64(seq), b""), (DELETE, Db.RELEASED, pack_u64(first), b"")] if first else []

@@ -1,0 +1,325 @@
+"""Lanes of the queue in front of a notifier: what hangs, fails or rests holds up nobody else; bounds are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from gateway.config.sections import Delivery
+from gateway.delivery.notify_queue import Call, Job, NotifyQueue
+from gateway.metrics import Metric, Metrics
+from gateway.model.notification import Content, Notification, Target
+from gateway.model.ports import NotifierResult
+from gateway.model.registration import App, Registration
+
+OK = NotifierResult(ok=True)
+
+
+class LaneNotifier:
+    """Its lane is the app's name; each lane answers as told."""
+
+    name = "lanes"
+    secrets: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.under_way: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.hanging: set[str] = set()
+        self.answers: dict[str, list[NotifierResult]] = {}
+        self.released = asyncio.Event()
+        self.closed = False
+
+    def check(self, settings: Mapping[str, str]) -> None: ...
+
+    def lane(self, app: App, registration: Registration) -> str:
+        return app.name
+
+    async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:
+        lane = app.name
+        self.calls.append(lane)
+        self.under_way[lane] += 1
+        self.under_way["all"] += 1
+        for name in (lane, "all"):
+            self.most[name] = max(self.most[name], self.under_way[name])
+        try:
+            if lane in self.hanging:
+                await self.released.wait()
+            else:
+                await asyncio.sleep(0)
+            answers = self.answers.get(lane)
+            return answers.pop(0) if answers else OK
+        finally:
+            self.under_way[lane] -= 1
+            self.under_way["all"] -= 1
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Bench:
+    def __init__(self, **settings: Any) -> None:
+        self.now_ms = 1_000_000
+        self.notifier = LaneNotifier()
+        self.metrics = Metrics(process=False)
+        self.results: dict[int, NotifierResult] = {}
+        self.lane_of: dict[int, str] = {}
+        self.unwanted: set[int] = set()
+        self.queue = NotifyQueue(
+            self.notifier,
+            delivery=Delivery(**settings),
+            load=self.load,
+            on_result=self.on_result,
+            metrics=self.metrics,
+            clock=lambda: self.now_ms,
+        )
+        self.seq = 0
+
+    def load(self, job: Job) -> Call | None:
+        if job.seq in self.unwanted:
+            return None
+        registration = Registration(number=1, token=b"t" * 16, device="d", app="a", version="1")
+        notification = Notification(
+            seq=job.seq,
+            app="a",
+            target=Target(),
+            content=Content(),
+            accepted_ms=0,
+            expires_s=0,
+            ack_ms=1,
+            notifier_ack_ms=1,
+        )
+        return App(name=self.lane_of[job.seq]), registration, notification
+
+    def on_result(self, job: Job, result: NotifierResult) -> None:
+        assert job.seq not in self.results
+        self.results[job.seq] = result
+
+    def offer(self, lane: str, count: int = 1) -> list[NotifierResult | None]:
+        """The refusals, None for each that was taken."""
+        out = []
+        for _ in range(count):
+            self.seq += 1
+            self.lane_of[self.seq] = lane
+            out.append(self.queue.offer(Job(self.seq, 0), lane))
+        return out
+
+    def done(self, lane: str) -> list[NotifierResult]:
+        return [result for seq, result in self.results.items() if self.lane_of[seq] == lane]
+
+    async def until(self, lane: str, count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(self.done(lane)) < count:
+                await asyncio.sleep(0)
+
+    async def turns(self, count: int = 50) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    def bound(self, name: str) -> float:
+        return self.metrics.value(Metric.NOTIFIER_BOUNDS, f"lanes {name}")
+
+
+@pytest.fixture
+async def benches() -> AsyncIterator[list[Bench]]:
+    made: list[Bench] = []
+    yield made
+    for bench in made:
+        bench.notifier.released.set()
+        await bench.queue.close()
+
+
+@pytest.fixture
+def build(benches: list[Bench]) -> Any:
+    def make(**settings: Any) -> Bench:
+        benches.append(Bench(**settings))
+        return benches[-1]
+
+    return make
+
+
+async def test_lane_that_hangs_starves_no_other(build: Any) -> None:
+    bench = build(notifier_concurrency=8, notifier_lane_concurrency=8, notifier_timeout_s=60)
+    bench.notifier.hanging = {"stuck"}
+    assert bench.offer("stuck", 500) == [None] * 500
+    await bench.turns()
+    assert bench.notifier.under_way["stuck"] == 6  # three quarters, and not one more
+    assert bench.offer("fine", 500) == [None] * 500
+    await bench.until("fine", 500)
+    assert all(result.ok for result in bench.done("fine"))
+    assert not bench.done("stuck")
+    # Another one that hangs takes a place of the last quarter; a third still gets through.
+    bench.notifier.hanging.add("stuck too")
+    bench.offer("stuck too", 50)
+    bench.offer("third", 50)
+    await bench.until("third", 50)
+    assert bench.notifier.most["all"] <= 8
+
+
+async def test_lanes_take_turns(build: Any) -> None:
+    bench = build(notifier_concurrency=1)
+    bench.offer("busy", 50)
+    bench.offer("late", 3)
+    await bench.until("late", 3)
+    assert len(bench.done("busy")) <= 6
+    await bench.until("busy", 50)
+
+
+async def test_calls_of_one_lane_are_bounded_and_those_of_all(build: Any) -> None:
+    bench = build(notifier_concurrency=16, notifier_lane_concurrency=3)
+    for lane in range(10):
+        bench.offer(f"lane {lane}", 20)
+    for lane in range(10):
+        await bench.until(f"lane {lane}", 20)
+    assert max(count for name, count in bench.notifier.most.items() if name != "all") <= 3
+    assert bench.notifier.most["all"] <= 16
+    bench.offer("alone", 20)
+    await bench.until("alone", 20)
+    assert bench.notifier.most["alone"] == 3
+
+
+async def test_full_lane_refuses_and_the_others_do_not(build: Any) -> None:
+    bench = build(notifier_concurrency=1, notifier_lane_queue=3, notifier_queue=5)
+    bench.notifier.hanging = {"a"}
+    bench.offer("a")
+    await bench.turns()
+    assert bench.offer("a", 3) == [None] * 3
+    [refused] = bench.offer("a")
+    assert refused is not None
+    assert (refused.asked, refused.dead, refused.detail) == (False, False, "queue full")
+    assert bench.offer("b", 2) == [None] * 2
+    assert bench.bound("lane_queue") == 1
+    assert bench.offer("b")[0] is not None
+    assert (bench.bound("queue"), bench.metrics.value(Metric.NOTIFIER_QUEUE_FULL, "lanes")) == (1, 2)
+    assert len(bench.queue) == 5
+
+
+async def test_lanes_are_bounded_and_idle_ones_are_forgotten(build: Any) -> None:
+    bench = build(notifier_lanes=4)
+    for n in range(100):
+        assert bench.offer(f"lane {n}") == [None]
+        await bench.until(f"lane {n}", 1)
+    assert bench.queue.lanes == 0
+    bench.notifier.hanging = {"lane 0", "lane 1", "lane 2", "lane 3"}
+    for n in range(4):
+        bench.offer(f"lane {n}")
+    assert bench.offer("lane 4")[0] is not None
+    assert bench.bound("lanes") == 1
+
+
+async def test_lane_that_only_rests_gives_way_to_a_new_one(build: Any) -> None:
+    bench = build(notifier_lanes=2)
+    for lane in ("a", "b"):
+        bench.notifier.answers[lane] = [NotifierResult(ok=False, retry_after_ms=60_000)]
+        bench.offer(lane)
+        await bench.until(lane, 1)
+    assert bench.queue.lanes == 2
+    assert bench.offer("c") == [None]
+    await bench.until("c", 1)
+    assert bench.bound("resting_lanes") == 1
+
+
+async def test_lane_that_has_to_rest_for_long_gives_its_calls_back_and_asks_nobody(build: Any) -> None:
+    bench = build(notifier_concurrency=2, notifier_lane_concurrency=1, notifier_hold_s=5)
+    bench.notifier.answers["a"] = [NotifierResult(ok=False, retry_after_ms=60_000, detail="429")]
+    bench.offer("a", 400)
+    bench.offer("b", 10)
+    await bench.until("a", 400)
+    await bench.until("b", 10)
+    assert bench.notifier.calls.count("a") == 1
+    first, *rest = bench.done("a")
+    assert (first.asked, first.detail) == (True, "429")
+    assert {(r.asked, r.retry_after_ms, r.detail) for r in rest} == {(False, 60_000, "upstream rests")}
+    [refused] = bench.offer("a")
+    assert refused is not None
+    assert (refused.asked, refused.retry_after_ms) == (False, 60_000)
+    assert bench.metrics.value(Metric.NOTIFIER_RESTS, "lanes") == 1
+    assert len(bench.queue) == 0
+    bench.now_ms += 60_000
+    assert bench.offer("a") == [None]
+    await bench.until("a", 401)
+    assert bench.done("a")[-1].ok
+
+
+async def test_short_rest_keeps_the_calls_in_their_order(build: Any) -> None:
+    bench = build(notifier_concurrency=4, notifier_lane_concurrency=1)
+    order: list[int] = []
+    bench.queue._on_result = lambda job, result: (order.append(job.seq), bench.on_result(job, result))
+    refusal = NotifierResult(ok=False, retry_after_ms=20, detail="rate limit", asked=False)
+    bench.notifier.answers["a"] = [OK, refusal, OK, refusal, refusal]
+    bench.offer("a", 6)
+
+    async with asyncio.timeout(10):
+        while len(order) < 6:
+            bench.now_ms += 10
+            await asyncio.sleep(0.01)
+    assert order == sorted(order)
+    assert all(result.ok for result in bench.results.values())
+    assert bench.notifier.calls.count("a") == 9
+
+
+async def test_call_that_is_not_wanted_any_more_is_not_made(build: Any) -> None:
+    bench = build()
+    bench.offer("a", 3)
+    bench.unwanted = {1, 3}
+    await bench.until("a", 1)
+    await bench.turns()
+    assert set(bench.results) == {2}
+    assert bench.queue.lanes == 0
+
+
+async def test_fault_of_ours_ends_one_call_and_no_more(build: Any) -> None:
+    bench = build()
+    load = bench.load
+
+    def failing(job: Job) -> Call | None:
+        if job.seq == 1:
+            raise RuntimeError("ours")
+        return load(job)
+
+    bench.queue._load = failing
+    bench.offer("a", 2)
+    await bench.until("a", 1)
+    assert set(bench.results) == {2}
+
+
+async def test_close_ends_what_is_under_way_and_takes_nothing_more(build: Any) -> None:
+    bench = build()
+    bench.notifier.hanging = {"a"}
+    bench.offer("a", 100)
+    await bench.turns()
+    await bench.queue.close()
+    assert bench.notifier.closed
+    assert not bench.results
+    assert bench.notifier.under_way["all"] == 0
+    assert bench.offer("a")[0] is not None
+
+
+async def test_many_lanes_under_random_trouble_lose_no_call(build: Any) -> None:
+    import random
+
+    chance = random.Random(7)
+    bench = build(notifier_concurrency=6, notifier_lane_concurrency=2, notifier_lanes=50)
+    kinds = [
+        OK,
+        NotifierResult(ok=False, dead=True),
+        NotifierResult(ok=False),
+        NotifierResult(ok=False, retry_after_ms=60_000),
+    ]
+    for lane in range(20):
+        bench.notifier.answers[str(lane)] = [chance.choice(kinds) for _ in range(30)]
+    refused = 0
+    for _ in range(1_000):
+        refused += bench.offer(str(chance.randrange(20)))[0] is not None
+        if not chance.randrange(5):
+            await asyncio.sleep(0)
+        bench.now_ms += chance.randrange(5_000)
+    async with asyncio.timeout(10):
+        while len(bench.results) + refused < 1_000:
+            bench.now_ms += 1_000
+            await asyncio.sleep(0)
+    assert len(bench.queue) == 0
