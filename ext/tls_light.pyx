@@ -15,6 +15,9 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *data, size_t n, int flags)
     enum: MSG_NOSIGNAL, MSG_DONTWAIT
 
+cdef enum:
+    UPDATES_A_READ = 32     # each derives new keys: more in a row is no device, but somebody who wants to cost time
+
 
 cdef int push(tls_t *t) noexcept nogil:
     """What is unsent goes on; 1: all of it is out."""
@@ -201,6 +204,7 @@ cdef long light_read(tls_links_t *links, tls_t *t, uint8_t *into) noexcept nogil
     are at most those of one full record, so the content is at most RECORD_BYTES."""
     cdef uint8_t *wire = links.wire
     cdef size_t n, at = 0, total = 0
+    cdef int updates = 0
     cdef uint8_t kind = 0
     cdef long size, got
     if t.ended:
@@ -226,6 +230,9 @@ cdef long light_read(tls_links_t *links, tls_t *t, uint8_t *into) noexcept nogil
             memcpy(into + total, wire + at + RECORD_HEAD_BYTES, <size_t>got)
             total += <size_t>got
         else:
+            updates += 1
+            if updates > UPDATES_A_READ:
+                return broken(links, t, ALERT_UNEXPECTED)
             got = message_of(links, t, kind, wire + at + RECORD_HEAD_BYTES, got)
             if got == TLS_END:
                 return <long>total      # TLS_END where there is none; else the next call says it

@@ -130,14 +130,14 @@ def test_padding_is_dropped(rig: Rig, client: RecordClient) -> None:
 
 
 def test_key_updates_are_followed(rig: Rig, client: RecordClient) -> None:
-    """RFC 8446 section 4.6.3; the second kind asks for one of ours before our next record, and a hundred for one."""
+    """RFC 8446 section 4.6.3; the second kind asks for one of ours before our next record, and twenty for one."""
     login(rig, client)
     for _ in range(3):
         client.send(UPDATE, HANDSHAKE)
         client.out.update()
         client.send(PING)
         assert client.receive() == (DATA, PONG)
-    for _ in range(100):
+    for _ in range(20):
         client.send(UPDATE_BOTH, HANDSHAKE)
         client.out.update()
     client.send(PING)
@@ -146,6 +146,16 @@ def test_key_updates_are_followed(rig: Rig, client: RecordClient) -> None:
     assert client.receive() == (DATA, PONG)
     client.send(PING)
     assert client.receive() == (DATA, PONG)
+
+
+def test_a_flood_of_key_updates_is_cut(rig: Rig, client: RecordClient) -> None:
+    login(rig, client)
+    flood = b""
+    for _ in range(300):
+        flood += client.out.seal(HANDSHAKE, UPDATE)
+        client.out.update()
+    client.sock.sendall(flood)
+    ends(rig, client, 10)
 
 
 @pytest.mark.parametrize(
