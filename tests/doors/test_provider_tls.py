@@ -320,7 +320,11 @@ def test_settings_that_contradict_each_other(localhost, authority):
         return {field for field, _ in conflicts(config)}
 
     assert fields() == set()
-    assert fields(**with_tls(localhost, tls_port=7443)) == set()
+    assert fields(**with_tls(localhost, tls_port=7481)) == set()
+    both = Config()
+    both.api = Api(**with_tls(localhost, tls_port=7443))
+    both.edge.tls_port = 7443
+    assert "api.tls_port" in {field for field, _ in conflicts(both)}
     assert fields(tls_cert="x") == {"api.tls_key"}
     assert fields(**with_tls(localhost) | {"tls_port": 7480}) == {"api.tls_port"}
     assert fields(tls_client_auth="required", tls_client_ca="x") == {"api.tls_cert"}
