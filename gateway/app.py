@@ -34,6 +34,7 @@ from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, GatewayError
+from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
 from gateway.store import Store
@@ -128,6 +129,7 @@ class Gateway:
     async def start(cls, config: Config, apps: Sequence[str] = ()) -> Gateway:
         """Recovered, listening on both doors. Raises GatewayError with nothing left running."""
         metrics = Metrics()
+        load_timezones()
         store = await Store.open(config.store, metrics)
         try:
             self = cls(config, store, metrics)

@@ -12,7 +12,7 @@ from gateway.api.call import Call
 from gateway.api.ports import Backend
 from gateway.api.receipts import MAX_CURSOR, MAX_PAGE, PAGE
 from gateway.api.wire import Counts, DeadToken, DeadTokenPage, ScheduledPage, ScheduledView, Statistics
-from gateway.model.errors import UnknownPush
+from gateway.model.errors import TooManyRequests, UnknownPush
 from gateway.model.outcome import Outcome, State
 from gateway.model.ports import PushRecord
 from gateway.model.registration import build_token
@@ -21,6 +21,8 @@ from gateway.model.registration import build_token
 MAX_LOOKS = 100_000
 #: looked at in one turn of the loop
 SLICE = 500
+#: pushes counted at once; past it 429
+MAX_COUNTING = 4
 _WHAT = ("targeted", "sent", "acked", "shown", "notified", "expired")
 _ENDS = frozenset(state.name.lower() for state in State if state.is_final)
 
@@ -28,6 +30,7 @@ _ENDS = frozenset(state.name.lower() for state in State if state.is_final)
 class FeedbackRoutes:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._counting = 0
 
     async def statistics(self, call: Call) -> Response:
         seq = self._backend.push_ids.parse(call.path("id"), call.app.name)
@@ -36,23 +39,33 @@ class FeedbackRoutes:
             raise UnknownPush
         if record.state is not None or record.due_ms:
             return call.answer(of_broadcast(record))
+        if self._counting >= MAX_COUNTING:
+            raise TooManyRequests("Statistics of many pushes are being counted; come back in a moment.", after_ms=1_000)
+        self._counting += 1
+        try:
+            return call.answer(await self._count(call.app.name, seq, record))
+        finally:
+            self._counting -= 1
+
+    async def _count(self, app: str, seq: int, first: PushRecord) -> Statistics:
+        record: PushRecord | None = first
         total = Statistics(versions={}, complete=True)
         offset = 0
         while record is not None and record.deliveries and offset < MAX_LOOKS:
-            record = self._lookup(call.app.name, seq, offset, SLICE)
+            record = self._lookup(app, seq, offset, SLICE)
             for delivery in record.deliveries if record is not None else ():
                 version = self._backend.directory.cohort(delivery.registration).version
                 count(delivery, total, total.versions.setdefault(version, Counts()))
             offset += SLICE
             await asyncio.sleep(0)
         if record is not None and record.deliveries:
-            total.complete = not self._lookup_more(call.app.name, seq, offset)
+            total.complete = not self._lookup_more(app, seq, offset)
         if not total.complete:
             for name in _ENDS:
                 setattr(total, name, record.figures.get(name, 0) if record is not None else 0)
             total.targeted = record.figures.get("targeted", 0) if record is not None else 0
             total.pending = record.figures.get("pending", 0) if record is not None else 0
-        return call.answer(total)
+        return total
 
     def _lookup(self, app: str, seq: int, offset: int, limit: int) -> PushRecord | None:
         return self._backend.receipts.lookup(app, seq, offset=offset, limit=limit)

@@ -340,7 +340,7 @@ def feedback_routes(feedback: FeedbackRoutes) -> list[Route]:
             summary="Statistics of one push, by app version too",
             gives=Statistics,
             gives_example={**counts, "versions": {"2.1.0": counts}, "complete": True},
-            errors=(UnknownPush,),
+            errors=(UnknownPush, TooManyRequests),
             **common,
         ),
         Route(

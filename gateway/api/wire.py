@@ -29,9 +29,19 @@ UnixS = Annotated[int, Meta(description="Unix seconds")]
 NewKey = Annotated[str, Meta(description="shown once, kept only as a hash")]
 StateName = Annotated[
     Literal[
-        "accepted", "sent", "notified", "waiting", "announced", "acked", "expired", "recalled", "replaced", "rejected"
+        "accepted",
+        "sent",
+        "notified",
+        "waiting",
+        "announced",
+        "acked",
+        "expired",
+        "recalled",
+        "replaced",
+        "rejected",
+        "limited",
     ],
-    Meta(description="final: acked, expired, recalled, replaced, rejected"),
+    Meta(description="final: acked, expired, recalled, replaced, rejected, limited"),
 ]
 NextOffset = Annotated[int, Meta(description="offset of the next page; null where there is none")]
 

@@ -86,6 +86,7 @@ class Acceptor:
         notification = self._build(app, request, audience, now_ms, due_ms, many)
         if is_later:
             kept = self._schedules.add(notification, due_ms)
+            kept.add_done_callback(_hear)
             self._metrics.count(Metric.PUSHES, label=audience.kind)
             return Accepted(notification.seq, kept, None)
         done = self._take_in(notification, audience, durable_first)

@@ -87,7 +87,8 @@ class BroadcastRouter:
         self._expiries: list[tuple[int, int]] = []  # heap of (Unix ms, sequence)
         self._spreads: dict[int, Spread] = {}
         #: (Unix ms, app): quiet hours of some of its groups end then, and a broadcast waits for them
-        self._wakes: list[tuple[int, str]] = []
+        self._wakes: list[tuple[int, str]] = []  # heap
+        self._waking: set[tuple[int, str]] = set()  # the same
         self._adopting: set[tuple[int, int]] = set()  # (sequence, registration) whose row is not committed yet
 
     def __contains__(self, seq: int) -> bool:
@@ -183,7 +184,8 @@ class BroadcastRouter:
             yield
 
     def _wake_at(self, at_ms: int, app: str) -> None:
-        if (at_ms, app) not in self._wakes:
+        if (at_ms, app) not in self._waking:
+            self._waking.add((at_ms, app))
             heapq.heappush(self._wakes, (at_ms, app))
 
     def tick(self, now_ms: int) -> None:
@@ -192,11 +194,11 @@ class BroadcastRouter:
             if seq not in self._live or spread.is_over:
                 del self._spreads[seq]
                 continue
-            portion = spread.due(now_ms)
-            if portion:
+            for portion in spread.due(now_ms):
                 self._backlog.add(self._hand_out(spread.notification, portion))
         while self._wakes and self._wakes[0][0] <= now_ms:
-            _, app = heapq.heappop(self._wakes)
+            at_ms, app = heapq.heappop(self._wakes)
+            self._waking.discard((at_ms, app))
             self._backlog.add(self._wake(app))
 
     def _hand_out(self, notification: Notification, portion: Sequence[int]) -> Iterator[None]:

@@ -81,7 +81,8 @@ class Scheduler:
             notification = self._schedules.notification(seq)
             if notification is None:
                 continue
-            if notification.expires_s * 1000 <= now and notification.expires_s > notification.accepted_ms // 1000:
+            # Time to live 0 ends with the second it comes up in: it still has its one try.
+            if notification.expires_s * 1000 <= now and notification.expires_s > self._schedules.due_ms(seq) // 1000:
                 self._schedules.end(seq, State.EXPIRED, now)
                 continue
             try:

@@ -7,7 +7,7 @@ found again by its cursor when it comes, and waits for its portion then.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gateway.delivery.holds import portion_at_ms, portion_of, portions
 from gateway.model.notification import Notification
@@ -37,14 +37,14 @@ class Spread:
         waiting.append(registration)
         return True
 
-    def due(self, now_ms: int) -> Sequence[int] | None:
-        """The next portion whose moment has come, None where there is none."""
-        if self.is_over or portion_at_ms(self.notification, self._next) > now_ms:
-            return None
-        waiting = self._waiting[self._next]
-        self._waiting[self._next] = None
-        self._next += 1
-        return waiting if waiting is not None else ()
+    def due(self, now_ms: int) -> Iterator[Sequence[int]]:
+        """The portions whose moment has come, those where somebody waits."""
+        while not self.is_over and portion_at_ms(self.notification, self._next) <= now_ms:
+            waiting = self._waiting[self._next]
+            self._waiting[self._next] = None
+            self._next += 1
+            if waiting is not None:
+                yield waiting
 
     @property
     def is_over(self) -> bool:

@@ -239,6 +239,13 @@ class EdgeServer:
         if link and not registration.signed_out:
             self.bind(link, registration.number, device)
 
+    def moved(self, number: int) -> None:
+        """Fan-outs must find it in its new group; what waits for it there is looked for."""
+        link = self._registry.link(number)
+        if link:
+            self.plane.insist(self.plane.of(link).bind, link, self._registry.group(number), number)
+            self.hold(link)
+
     # --- what the reactors report
 
     def _on_batch(self, acks: list[AckEvent], others: list[Event]) -> None:

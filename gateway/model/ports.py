@@ -365,6 +365,10 @@ class Schedules(Protocol):
 
     def notification(self, seq: int) -> Notification | None: ...
 
+    def due_ms(self, seq: int) -> int:
+        """When its time comes, as it was asked for; 0 where it is not kept."""
+        ...
+
     def of_app(self, app: str) -> list[tuple[int, int]]:
         """(sequence, Unix ms of its time) of those kept, in the order they came."""
         ...
@@ -480,6 +484,10 @@ class Presence(Protocol):
 
     def returned(self, registration: Registration) -> None:
         """The store refused that."""
+        ...
+
+    def moved(self, number: int) -> None:
+        """It is of another group from now on."""
         ...
 
 

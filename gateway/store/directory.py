@@ -421,6 +421,8 @@ class Directory:
             self._broadcasts.move(number, group)
         else:
             self.registry.set_group(number, group)
+        if self._presence is not None:
+            self._presence.moved(number)
 
     def revoke(self, number: int, reason: Loss = Loss.REVOKED) -> asyncio.Future[None]:
         """The token is dead at once and for good. Its row goes; its outcomes stay as long as all history does."""

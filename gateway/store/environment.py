@@ -168,11 +168,15 @@ class Environment:
         return value
 
     def entries(self, db: Db) -> int:
+        if self._dbs[db] is None:
+            return 0
         with self._env.begin() as txn:
             count: int = txn.stat(self._dbs[db])["entries"]
         return count
 
     def last_key(self, db: Db) -> bytes | None:
+        if self._dbs[db] is None:
+            return None
         with self._env.begin(db=self._dbs[db]) as txn, txn.cursor() as cursor:
             return bytes(cursor.key()) if cursor.last() else None
 

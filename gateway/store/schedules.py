@@ -43,7 +43,7 @@ class Schedules:
         self._heap: list[tuple[int, int]] = []  # (Unix ms, seq); entries of those that are over stay until their time
         self._due: dict[int, int] = {}  # seq → its time, of all that are kept
         self._app: dict[int, str] = {}
-        self._of_app: dict[str, int] = {}
+        self._of_app: dict[str, set[int]] = {}
         self._fresh: dict[int, Notification] = {}  # not durable yet
         self._names: dict[int, int] = {}  # released, not durable yet: both ways
         self._any_released = environment.entries(Db.RELEASED) > 0
@@ -63,14 +63,14 @@ class Schedules:
     def _keep(self, seq: int, app: str, due_ms: int) -> None:
         self._due[seq] = due_ms
         self._app[seq] = app
-        self._of_app[app] = self._of_app.get(app, 0) + 1
+        self._of_app.setdefault(app, set()).add(seq)
         heapq.heappush(self._heap, (due_ms, seq))
 
     def _drop(self, seq: int) -> None:
         if self._due.pop(seq, None) is None:
             return
         app = self._app.pop(seq)
-        self._of_app[app] -= 1
+        self._of_app[app].discard(seq)
         if not self._of_app[app]:
             del self._of_app[app]
         if len(self._heap) > 2 * len(self._due) + 1_000:  # those recalled long before their time must not pile up
@@ -81,7 +81,7 @@ class Schedules:
 
     def add(self, notification: Notification, due_ms: int) -> asyncio.Future[None]:
         seq, app = notification.seq, notification.app
-        if self._of_app.get(app, 0) >= self._max_of_app:
+        if len(self._of_app.get(app, ())) >= self._max_of_app:
             self._metrics.count(Metric.STORE_REFUSED, label="scheduled_of_app")
             raise QueueFull("too many pushes of this app wait for their time; nothing was accepted")
         row = pack_u64(due_ms) + build_notification(notification)
@@ -119,7 +119,7 @@ class Schedules:
             heapq.heappush(self._heap, (at_ms, seq))
 
     def of_app(self, app: str) -> list[tuple[int, int]]:
-        return [(seq, self._due[seq]) for seq in sorted(self._due) if self._app[seq] == app]
+        return [(seq, self._due[seq]) for seq in sorted(self._of_app.get(app, ()))]
 
     def due_ms(self, seq: int) -> int:
         """When its time comes, as it was asked for; 0 where it is not kept."""

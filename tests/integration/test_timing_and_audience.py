@@ -121,3 +121,25 @@ async def test_limits_hold_through_every_door(tmp_path: Path) -> None:
         answer = await house.shop.call("POST", "/v1/push", json={"target": {"token": token}, "title": "four"})
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_a_change_by_the_provider_is_in_force_on_the_link_that_is_there(house: House) -> None:
+    device = house.device()
+    await device.login()
+    token = await device.register(locale="en")
+    words = {"de": {"title": "eins"}}
+    await house.shop.push({"everyone": True}, "one", localized=words)
+    assert (await device.note(ack=True))["title"] == "one"
+    answer = await house.shop.call("PUT", f"/v1/registrations/{token}", json={"locale": "de"})
+    assert answer.json()["locale"] == "de"
+    await house.shop.push({"everyone": True}, "two", localized={"de": {"title": "zwei"}})
+    await house.shop.push({"where": {"locale": "de"}}, "three")
+    assert [(await device.note(ack=True))["title"] for _ in range(2)] == ["zwei", "three"]
+    await house.shop.call("PUT", f"/v1/registrations/{token}", json={"timezone": "UTC", "quiet": a_span_around_now()})
+    await house.shop.push({"everyone": True}, "held")
+    await device.sync()
+    assert not device.waiting()
+    await house.shop.call("PUT", f"/v1/registrations/{token}", json={"quiet": ""})
+    assert (await device.note(ack=True))["title"] == "held"
+    await device.sync()
+    assert not device.waiting()

@@ -382,6 +382,9 @@ class MemorySchedules:
             self.kept[seq] = (at_ms, self.kept[seq][1])
             self._out.discard(seq)
 
+    def due_ms(self, seq: int) -> int:
+        return self.kept[seq][0] if seq in self.kept else 0
+
     def notification(self, seq: int) -> Notification | None:
         entry = self.kept.get(seq)
         return None if entry is None else entry[1]

@@ -307,3 +307,13 @@ async def test_an_address_that_a_notifier_calls_dead_is_told_to_the_directory(ho
     await house.advance(500)
     assert house.directory.gone == [(device.number, "stub")]
     assert house.steps(seq) == ["notifier_failed"]
+
+
+async def test_now_or_never_at_its_time_reaches_who_is_there_then(house: House) -> None:
+    there, away = house.directory.add(), house.directory.add()
+    house.edge.connect(there.number)
+    first = await house.accepted(there, deliver_at=seconds(house) + 5, ttl=0)
+    second = await house.accepted(away, deliver_at=seconds(house) + 5, ttl=0)
+    await house.advance(6_000)
+    assert house.edge.sent_to(there.number) == [house.schedules.names[first]]
+    assert house.state(house.schedules.names[second]) == State.EXPIRED
