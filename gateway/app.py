@@ -167,7 +167,9 @@ class Gateway:
         return reasons
 
     def reload_tls(self) -> None:
-        """Certificates as their files are now (SIGHUP); a bad file is logged, and the old certificate stays."""
+        """Certificates of both doors as their files are now (SIGHUP); a bad file is logged, and the old certificate
+        stays."""
+        self.edge.certificates.reload()
         self.api.reload_tls()
 
     async def drain(self) -> None:
@@ -266,12 +268,11 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
         print(f"heliograph: {where}{exc.message}", file=sys.stderr)
         return 2
     try:
-        if config.api.tls_cert:
-            loop.add_signal_handler(signal.SIGHUP, gateway.reload_tls)
+        # One handler for both doors: a second would take the place of the first. There before anybody knows of us.
+        loop.add_signal_handler(signal.SIGHUP, gateway.reload_tls)
         if ready_file is not None:
             _write_ready_file(ready_file, gateway)
         _greet(gateway)
-        loop.add_signal_handler(signal.SIGHUP, gateway.edge.certificates.reload)
         _log.info(
             "serving",
             device_port=gateway.edge.port,

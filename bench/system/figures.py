@@ -103,6 +103,12 @@ FIGURES = (
     ),
     Figure("P12", "CPU of idle devices ÷ echo floor", "idle_cpu", (Target("ratio", AT_MOST, 1.25),)),
     Figure("P13", "user memory of an idle TLS device", "tls_memory", (Target("value", AT_MOST, 768, "bytes"),)),
+    Figure(
+        "P14",
+        "pushes through the doors ÷ bare HTTP",
+        "doors",
+        (Target("ratio", AT_LEAST, 0.33), Target("apns_ratio", AT_LEAST, 0.5)),
+    ),
 )
 BY_ID = {figure.id: figure for figure in FIGURES}
 

@@ -85,8 +85,16 @@ class Exchange:
 
     def on_gone(self) -> None:
         self.gone = True
+        self._drop()
         self._came.set()
         self._opened.set()
+
+    def _drop(self) -> None:
+        """What nobody will read is given back, or the connection's window would shrink with every stream given up."""
+        self._parts.clear()
+        size, self._size = self._size, 0
+        if size:
+            self._carrier.took(self._stream, size)
 
     # --- from the handler ---
 
@@ -137,6 +145,8 @@ class Exchange:
         at = 0
         while at < len(body):
             room = self._carrier.room(self._stream)
+            if self.gone:
+                return
             if room <= 0:
                 self._opened.clear()
                 try:
@@ -159,9 +169,6 @@ class Exchange:
 
     def _finish(self) -> None:
         self.answered = True
-        if self._size:
-            self._carrier.took(self._stream, self._size)
-            self._parts.clear()
-            self._size = 0
+        self._drop()
         self._came.set()
         self._carrier.complete(self._stream, body_ended=self._ended)

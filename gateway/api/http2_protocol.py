@@ -316,14 +316,15 @@ class Http2Protocol(asyncio.Protocol):
             self._reset(stream, ErrorCodes.NO_ERROR)
         self._exchanges.pop(stream, None)
         self._watch_idle()
-        if self._leaving and not self._exchanges:
-            self._flush()
-            self.transport.close()
 
     # --- deadlines ---
 
     def _watch_idle(self) -> None:
         if self._exchanges or self._over:
+            return
+        if self._leaving:
+            self._flush()
+            self.transport.close()
             return
         if self._deadline is not None:
             self._deadline.cancel()

@@ -1,4 +1,5 @@
-"""Every route of the provider door in one table; a route that is not here does not exist."""
+"""Every route of the provider API in one table; those of the other doors stand in their folders. A route that is in
+none of them does not exist."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
 from gateway.api.apns.door import ApnsRoutes
+from gateway.api.apns.routes import apns_routes
 from gateway.api.apps import AppRoutes
 from gateway.api.batch import BatchRoutes
 from gateway.api.door import DIALECT, Observer, answer_error, build_endpoint
-from gateway.api.door_routes import apns_routes, webpush_routes
 from gateway.api.feedback import FeedbackRoutes
 from gateway.api.http_protocol import Limits, bounded
 from gateway.api.negotiation import Negotiator
@@ -49,6 +49,7 @@ from gateway.api.routes import (
 )
 from gateway.api.tls import Certificates
 from gateway.api.webpush.door import WebPushRoutes
+from gateway.api.webpush.routes import webpush_routes
 from gateway.model.errors import ConfigError
 
 log = structlog.get_logger("gateway.api")

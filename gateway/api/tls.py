@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import structlog
-from cryptography import x509
 
+from gateway.config.certificates import DEFAULT, parse_names, read_pair
 from gateway.config.sections import Api
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError
@@ -29,16 +29,16 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 #: a certificate with less than this left is warned of, once a day
 WARN_S = 14 * 86_400
 _WARN_EACH_S = 86_400.0
-DEFAULT = "default"
 
 
 class Pair(NamedTuple):
     """Where a certificate is, and for whom. `host` is DEFAULT, a name, or `*.` and a name."""
 
     field: str
+    key_field: str
     host: str
-    cert: Path
-    key: Path
+    cert: str
+    key: str
 
 
 class _Loaded(NamedTuple):
@@ -46,53 +46,26 @@ class _Loaded(NamedTuple):
     ends_s: dict[str, float]  # Unix seconds
 
 
-def parse_sni(text: str) -> tuple[str, str, str]:
-    """(host, chain, key) of `host=chain.pem:key.pem`. ConfigError."""
-    host, _, paths = text.partition("=")
-    cert, _, key = paths.partition(":")
-    host = host.strip().lower().rstrip(".")
-    if not host or not cert or not key:
-        raise ConfigError(f"{text!r} does not read host=chain.pem:key.pem", field="api.tls_sni")
-    return host, cert.strip(), key.strip()
-
-
 def pairs_of(config: Api) -> list[Pair]:
-    found = [Pair("api.tls_cert", DEFAULT, Path(config.tls_cert), Path(config.tls_key))]
-    for text in config.tls_sni:
-        host, cert, key = parse_sni(text)
-        found.append(Pair("api.tls_sni", host, Path(cert), Path(key)))
+    found = [Pair("api.tls_cert", "api.tls_key", DEFAULT, config.tls_cert, config.tls_key)]
+    for host, cert, key in parse_names(config.tls_sni, "api.tls_sni"):
+        found.append(Pair("api.tls_sni", "api.tls_sni", host, cert, key))
     return found
 
 
 def load_pair(pair: Pair, config: Api, now_s: float) -> tuple[ssl.SSLContext, float]:
     """A server context with this certificate, and its end in Unix seconds. ConfigError says what is wrong."""
-
-    def no_passphrase() -> str:
-        raise ConfigError(f"the key {pair.key} has a passphrase; give one without", field=pair.field)
-
-    try:
-        certificate = x509.load_pem_x509_certificates(pair.cert.read_bytes())[0]
-        if not pair.key.is_file():
-            raise ConfigError(f"there is no key file {pair.key}", field=pair.field)
-    except OSError as exc:
-        raise ConfigError(f"the certificate {pair.cert} can not be read: {exc.strerror}", field=pair.field) from None
-    except ValueError:
-        raise ConfigError(f"{pair.cert} holds no PEM certificate", field=pair.field) from None
-    begins_s, ends_s = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    if ends_s <= now_s:
-        raise ConfigError(f"the certificate {pair.cert} has expired; renew it", field=pair.field)
-    if begins_s > now_s:
-        raise ConfigError(f"the certificate {pair.cert} is not valid yet; check the clock", field=pair.field)
+    ends_s = read_pair(pair.cert, pair.key, pair.field, pair.key_field, now_s).ends
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[config.tls_min_version]
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(ALPN)
     try:
-        context.load_cert_chain(pair.cert, pair.key, password=no_passphrase)
-    except ssl.SSLError as exc:
-        what = "does not belong to" if exc.reason == "KEY_VALUES_MISMATCH" else "can not be used with"
-        raise ConfigError(f"the key {pair.key} {what} the certificate {pair.cert}", field=pair.field) from None
+        context.load_cert_chain(pair.cert, pair.key)
+    except (OSError, ssl.SSLError) as exc:  # replaced this moment, or of a kind that OpenSSL does not serve
+        reason = getattr(exc, "reason", None) or exc
+        raise ConfigError(f"the certificate {pair.cert!r} can not be served: {reason}", field=pair.field) from None
     if config.tls_client_auth != "none":
         try:
             context.load_verify_locations(cafile=config.tls_client_ca)
@@ -162,7 +135,7 @@ class Certificates:
     def _read_marks(self) -> list[tuple[int, int, int]]:
         """Of every file: whether it is another one than before."""
         marks = []
-        files = [file for pair in self._pairs for file in (pair.cert, pair.key)]
+        files = [Path(file) for pair in self._pairs for file in (pair.cert, pair.key)]
         if self._config.tls_client_ca:
             files.append(Path(self._config.tls_client_ca))
         for file in files:

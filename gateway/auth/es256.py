@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -104,12 +105,16 @@ class Verifier:
     def __len__(self) -> int:
         return len(self._good)
 
-    def verify(self, jws: Jws, key: ec.EllipticCurvePublicKey, key_id: bytes) -> bool:
-        """`key_id`: bytes that name the key, whole; part of what is remembered."""
+    def verify(self, jws: Jws, key_id: bytes, load: Callable[[], ec.EllipticCurvePublicKey | None]) -> bool:
+        """`key_id`: bytes that name the key, whole; part of what is remembered. `load` makes the key of them, where
+        it is needed; None is no key."""
         digest = hashlib.sha256(len(key_id).to_bytes(4, "big") + key_id + jws.signed + jws.signature).digest()
         if digest in self._good:
             self._good.move_to_end(digest)
             return True
+        key = load()
+        if key is None:
+            return False
         half = _SIGNATURE_BYTES // 2
         r, s = int.from_bytes(jws.signature[:half], "big"), int.from_bytes(jws.signature[half:], "big")
         try:

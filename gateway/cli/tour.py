@@ -49,7 +49,7 @@ def tour(
     try:
         chosen = select(clauses or [])
     except KeyError as exc:
-        raise ConfigError(f"there is no clause {exc.args[0]!r}; there are A1…A6, B1…B7, F1…F3") from None
+        raise ConfigError(f"there is no clause {exc.args[0]!r}; there are A1…A6, B1…B7, B3+, F1…F6") from None
     console = Console(stderr=True)
     progress = Progress(
         TextColumn("[progress.description]{task.description}"),

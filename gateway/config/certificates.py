@@ -1,4 +1,4 @@
-"""Reads and checks the certificate files that `edge.tls_*` names; must never log or keep what is in a key.
+"""Reads and checks certificate files, all of them for the device door; must never log or keep what is in a key.
 
 What is wrong is a ConfigError that names the setting and the fix, at the start as on a later reload.
 """
@@ -54,36 +54,36 @@ def tls_paths(edge: Edge) -> list[str]:
     return [edge.tls_cert, edge.tls_key, *further, *authority]
 
 
-def parse_names(entries: list[str]) -> list[tuple[str, str, str]]:
+def parse_names(entries: list[str], setting: str = "edge.tls_sni") -> list[tuple[str, str, str]]:
     """(host, certificate file, key file) of each `host=certificate:key`; ConfigError where one is no such entry."""
     found = []
     for entry in entries:
         host, equals, files = entry.partition("=")
         cert, colon, key = files.partition(":")
-        host = host.strip().lower()
+        host = host.strip().lower().rstrip(".")
         bare = host.removeprefix("*.")
         if not (equals and colon and cert and key):
             raise ConfigError(
                 f"{entry!r} is not host=certificate:key, as in push.example.org=/etc/tls/push.pem:/etc/tls/push.key",
-                field="edge.tls_sni",
+                field=setting,
             )
         if not bare or len(host) > 253 or not bare.isascii() or not bare.replace("-", "").replace(".", "").isalnum():
             raise ConfigError(
                 f"{host!r} is no host name (a wildcard is `*.example.org`; other alphabets as xn--…)",
-                field="edge.tls_sni",
+                field=setting,
             )
         found.append((host, cert, key))
     if len(found) > MAX_NAMES:
-        raise ConfigError(f"has {len(found)} entries; at most {MAX_NAMES}", field="edge.tls_sni")
+        raise ConfigError(f"has {len(found)} entries; at most {MAX_NAMES}", field=setting)
     return found
 
 
 def read_tls_files(edge: Edge, now: Callable[[], float]) -> TlsFiles:
     """Everything, checked against the clock `now` (Unix seconds). ConfigError names the setting, what is wrong and
     what to do. Reads disk: not for the loop."""
-    server = _read_pair(edge.tls_cert, edge.tls_key, "edge.tls_cert", "edge.tls_key", now())
+    server = read_pair(edge.tls_cert, edge.tls_key, "edge.tls_cert", "edge.tls_key", now())
     names = {
-        host: _read_pair(cert, key, "edge.tls_sni", "edge.tls_sni", now())
+        host: read_pair(cert, key, "edge.tls_sni", "edge.tls_sni", now())
         for host, cert, key in parse_names(edge.tls_sni)
     }
     client_ca = b""
@@ -124,7 +124,8 @@ def _certificates(data: bytes, path: str, setting: str) -> list[x509.Certificate
         ) from exc
 
 
-def _read_pair(cert_path: str, key_path: str, cert_setting: str, key_setting: str, now: float) -> CertificatePair:
+def read_pair(cert_path: str, key_path: str, cert_setting: str, key_setting: str, now: float) -> CertificatePair:
+    """One certificate with its key, checked against each other and the clock `now`; ConfigError."""
     chain, key = _read(cert_path, cert_setting), _read(key_path, key_setting)
     first = _certificates(chain, cert_path, cert_setting)[0]
     try:

@@ -123,6 +123,8 @@ def _tls_conflicts(config: Config) -> list[tuple[str, str]]:
         found.append(("api.tls_key", "tls_cert and tls_key go together: set both, or none"))
     if api.tls_cert and api.tls_port and api.tls_port == api.port:
         found.append(("api.tls_port", f"{api.tls_port} is the plain port too (api.port); give them different ones"))
+    if api.tls_cert and api.tls_port > 0 and api.tls_port == config.edge.tls_port and api.host == config.edge.host:
+        found.append(("api.tls_port", f"{api.tls_port} is edge.tls_port too; give them different ones"))
     if not api.tls_cert and (api.tls_sni or api.tls_client_ca or api.tls_client_auth != "none"):
         found.append(("api.tls_cert", "is empty, and other tls_ settings need it"))
     if api.tls_client_auth != "none" and not api.tls_client_ca:

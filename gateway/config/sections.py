@@ -202,7 +202,7 @@ class Api:
     # TCP port of plain HTTP/1.1 and HTTP/2; 0 takes a free one
     port: int = within(7480, 0, 65_535)
     # TCP port of HTTPS (HTTP/1.1 and HTTP/2), open where tls_cert is set; 0 takes a free one
-    tls_port: int = within(7443, 0, 65_535)
+    tls_port: int = within(7481, 0, 65_535)
     # PEM certificate chain for tls_port; read again when it changes, and on SIGHUP
     tls_cert: str = ""
     # PEM private key of tls_cert, without a passphrase

@@ -232,7 +232,8 @@ class NotifyQueue:
             self._on_gone(self.name, call[1])
         if not result.ok and not result.dead and result.retry_after_ms:
             self._rest(lane, result.retry_after_ms)
-        if not result.asked and 0 < result.retry_after_ms <= self._hold_ms:
+        # Where another call has learned meanwhile that the rest is a long one, this one goes back like the others.
+        if not result.asked and 0 < self._rest_left_ms(lane) <= self._hold_ms:
             lane.jobs.appendleft(job)
             self._waiting += 1
         else:

@@ -16,6 +16,8 @@ from gateway.model.registration import App, Limits
 DAY_MS = 86_400_000
 #: buckets kept; past it the one that was not used for longest is forgotten, and begins full again
 MAX_BUCKETS = 100_000
+#: key id of a push that came through a door without API keys: only its app's limits count
+NO_KEY = ""
 
 
 class DayCounts(Protocol):

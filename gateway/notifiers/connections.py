@@ -104,20 +104,23 @@ def may_repeat(error: httpx.TransportError, *, was_kept: bool) -> bool:
 
 
 class _Kept:
-    __slots__ = ("answered", "client", "is_given_up", "users")
+    __slots__ = ("answered", "client", "is_given_up", "used_s", "users")
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
+        self.used_s = 0.0  # the loop's time of its last call
         self.users = 0
         self.answered = 0  # calls that came back
         self.is_given_up = False
 
 
 class Connections:
-    """Clients by lane and credential. Past `most`, the one unused for longest is closed; those in use never are."""
+    """Clients by lane and credential. One that was not used for `keep_s` is closed, and past `most` the one unused for
+    longest; those in use never are."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, keep_s: float = KEEP_S) -> None:
         self._most = most
+        self._keep_s = keep_s
         self._kept: dict[str, _Kept] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -129,8 +132,9 @@ class Connections:
         """The client kept under the key, or a new one, for one call."""
         kept = self._kept.pop(key, None) or _Kept(build())
         self._kept[key] = kept  # newest last
-        self._trim()
         kept.users += 1
+        kept.used_s = asyncio.get_running_loop().time()
+        self._trim(kept.used_s)
         answered = kept.answered
         try:
             yield kept.client
@@ -182,14 +186,17 @@ class Connections:
         if self._kept.get(key) is kept:
             del self._kept[key]
 
-    def _trim(self) -> None:
-        if len(self._kept) <= self._most:
-            return
-        for key, kept in self._kept.items():
-            if not kept.users:
-                self._give_up(key, kept)
-                self._close(kept.client)
+    def _trim(self, now_s: float) -> None:
+        """Close what is too old, or one too many: a client looks after its idle connections only when it is used."""
+        while True:
+            found = next(((key, kept) for key, kept in self._kept.items() if not kept.users), None)
+            if found is None:
                 return
+            key, kept = found
+            if len(self._kept) <= self._most and now_s - kept.used_s < self._keep_s:
+                return
+            self._give_up(key, kept)
+            self._close(kept.client)
 
     def _close(self, client: httpx.AsyncClient) -> None:
         task = asyncio.get_running_loop().create_task(client.aclose())

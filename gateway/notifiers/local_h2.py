@@ -7,7 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable
 from enum import StrEnum
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import h2.config
 import h2.connection
@@ -228,7 +228,7 @@ class LocalServer:
         if self._server is not None:
             await self._server.wait_closed()
 
-    async def __aenter__(self) -> LocalServer:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

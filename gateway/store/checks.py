@@ -21,7 +21,8 @@ MAX_ALIAS_CHARS = 128
 MAX_TAGS = 100
 MAX_TAG_CHARS = 64
 MAX_ADDRESSES = 8
-MAX_ADDRESS_CHARS = 1_024
+#: a Web Push subscription has an endpoint of up to 1,000 bytes and two keys beside it
+MAX_ADDRESS_CHARS = 2_048
 MAX_CHANNEL_CHARS = 32
 _OS = re.compile(r"[a-z0-9._-]{1,32}")
 _LOCALE = re.compile(r"(?=.{2,35}$)[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")

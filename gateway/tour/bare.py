@@ -33,11 +33,13 @@ class BareDevice:
         self.device = ""
         self.secret = b""
 
-    async def connect(self, account: str = "", *, version: str = "1.0", **hello: Any) -> str:
+    async def connect(
+        self, account: str = "", *, version: str = "1.0", addresses: dict[str, str] | None = None, **hello: Any
+    ) -> str:
         """HELLO and REGISTER in one go; returns the token."""
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         self.send(FrameType.HELLO, Hello(v=1, device=self.device, secret=self.secret, **hello))
-        self._send_register(account, version, keep=False)
+        self._send_register(account, version, keep=False, addresses=addresses)
         welcome = parse_body(await self.receive(FrameType.WELCOME), Welcome)
         self.device, self.secret = welcome.device, welcome.secret or self.secret
         return parse_body(await self.receive(FrameType.TOKEN), Token).token
@@ -47,8 +49,10 @@ class BareDevice:
         self._send_register(account, version, keep=keep)
         return parse_body(await self.receive(FrameType.TOKEN), Token).token
 
-    def _send_register(self, account: str, version: str, *, keep: bool) -> None:
-        body = Register(req=1, app=APP, version=version, account=account, keep=keep)
+    def _send_register(
+        self, account: str, version: str, *, keep: bool, addresses: dict[str, str] | None = None
+    ) -> None:
+        body = Register(req=1, app=APP, version=version, account=account, keep=keep, addresses=addresses)
         self.send(FrameType.REGISTER, body)
 
     def ack(self, note: Notify) -> None:

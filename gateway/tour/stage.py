@@ -26,6 +26,7 @@ SETTINGS = (
     "edge.heartbeat_min_s=1",
     "edge.drain_s=0.5",
     "delivery.retry_ms=1000",
+    "delivery.webpush_private=true",  # the push service of the tour is on this machine
     "log.level=warning",
 )
 START_S = 30.0
@@ -190,6 +191,14 @@ class Stage:
         )
         check(answer.status_code == 201, f"the app could not be created: {answer.status_code} {answer.text}")
         self._http.headers["authorization"] = f"Bearer {answer.json()['key']}"
+
+    async def change_app(self, *, notifiers: dict[str, dict[str, str]] | None = None, **fields: Any) -> None:
+        """As the operator; `notifiers` beside the endpoint."""
+        if notifiers is not None:
+            fields["notifiers"] = {"webhook": {"url": self.endpoint.url, "secret": self.endpoint.secret}, **notifiers}
+        admin = (self.folder / "store" / "admin.key").read_text().strip()
+        answer = await self.call("PATCH", f"/v1/apps/{APP}", json=fields, headers={"authorization": f"Bearer {admin}"})
+        check(answer.status_code == 200, f"the app could not be changed: {answer.status_code} {answer.text}")
 
     # --- what a provider does
 

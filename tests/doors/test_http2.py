@@ -189,6 +189,20 @@ async def test_a_sender_is_held_to_the_window_while_nobody_reads():
         assert (await client.get("/healthz")).status == 200  # and its bytes were given back to the connection
 
 
+async def test_bodies_of_streams_given_up_are_given_back_to_the_connection():
+    door = Door()
+    async with serving(door, resets=1_000) as server, RawHttp2(server.port) as client:
+        await client.get("/healthz")
+        for _ in range(40):  # more in all than the connection's window
+            stream = client.begin("POST", "/v1/push", key_of(door), end=False)
+            for _ in range(3):
+                client.h2.send_data(stream, b"x" * 16_000)
+            client.h2.reset_stream(stream)
+            client.flush()  # all in one piece, so the handler has read nothing
+            assert (await client.get("/healthz")).status == 200
+        assert client.h2.outbound_flow_control_window > 500_000
+
+
 async def test_a_body_that_stops_is_408():
     door = Door()
     async with serving(door, body_idle_s=0.05) as server, RawHttp2(server.port) as client:
@@ -476,6 +490,21 @@ async def test_drain_says_goaway_and_finishes_what_runs():
         await asyncio.wait_for(stopping, 10)
         await client.is_closed()
     assert door.floors.pushed
+
+
+async def test_drain_does_not_wait_for_what_was_taken_back():
+    door = Door(heartbeat_s=0.05)
+    door.floors.hold = []
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        stream = client.begin("POST", "/v1/push", key_of(door), end=False)
+        client.data(stream, json.dumps(door.to_token()).encode(), end=True)
+        await until(lambda: door.floors.hold)
+        stopping = asyncio.create_task(server.stop(timeout_s=20))
+        await until(lambda: client.goaway is not None)
+        client.send(RstStreamFrame(stream, error_code=8).serialize())
+        await client.is_closed()
+        door.floors.hold[0].set_result(None)
+        await asyncio.wait_for(stopping, 10)
 
 
 async def test_a_peer_that_says_goaway_or_nothing_leaves_nothing_behind():

@@ -242,17 +242,22 @@ async def test_a_sighup_reloads_and_does_not_end_the_process(tmp_path: Path, fil
     ready = tmp_path / "ready.json"
     command = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0", "--api-port", "0"]
     command += ["--store", str(tmp_path / "store"), "--ready-file", str(ready), "--set", "edge.drain_s=0"]
-    for name, value in files.settings(**{"edge.tls_reload_s": 3600}).items():
+    settings = files.settings(**{"edge.tls_reload_s": 3600, "api.tls_reload_s": 3600, "api.tls_port": 0})
+    settings |= {f"api.{name}": settings[f"edge.{name}"] for name in ("tls_cert", "tls_key")}
+    for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
     child = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     try:
         await until(ready.exists, 30)
         about = json.loads(ready.read_text())
         port, context = about["device_tls_port"], files.ca.context()
-        assert await subject(port, context) == "the first"
+        both = port, about["api_tls_port"]
+        for port in both:
+            assert await subject(port, context) == "the first"
         files.renew(name="the second")
         os.kill(child.pid, signal.SIGHUP)
-        await until(lambda: until_subject(port, context, "the second"))
+        for port in both:
+            await until(lambda port=port: until_subject(port, context, "the second"))
     finally:
         child.terminate()
         await asyncio.wait_for(child.communicate(), 30)

@@ -18,6 +18,7 @@ from gateway.api.door import APP, ERROR
 from gateway.api.media import read_body
 from gateway.api.once import as_push, settle
 from gateway.api.ports import Backend
+from gateway.delivery.quotas import NO_KEY
 from gateway.delivery.request import PushRequest, TargetRequest
 from gateway.model.errors import GatewayError
 from gateway.model.registration import App, Loss, build_token
@@ -59,7 +60,9 @@ class ApnsRoutes:
         if backend.stopping.is_set:
             raise Refused("Shutdown")
         body = await read_body(call.request, asked.max_payload_bytes)
-        push = as_push(backend.acceptor.push(app, self._build(asked, token, body), backend.now_ms()))
+        wanted = self._build(asked, token, body)
+        backend.quotas.require(app, NO_KEY, now_ms)
+        push = as_push(backend.acceptor.push(app, wanted, backend.now_ms()))
         await settle(push, backend.config.accept_timeout_s)
 
     def _check_token(self, text: str, app: App, apps: list[App]) -> str:

@@ -118,7 +118,7 @@ class Providers:
                 self._keys.clear()
             self._keys[pem] = load_pem(pem)
         key = self._keys[pem]
-        return key is not None and self._verifier.verify(jws, key, pem.encode())
+        return self._verifier.verify(jws, pem.encode(), lambda: key)
 
 
 def fingerprint_of(scope: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from gateway.api.webpush.receipts import MAX_WAIT_S, ReceiptBook, ReceiptStream,
 from gateway.api.webpush.resources import Message, Names, Subscription
 from gateway.api.webpush.vapid import check_credentials, normalize_origin, parse_credentials, require
 from gateway.auth.es256 import Verifier
+from gateway.delivery.quotas import NO_KEY
 from gateway.delivery.request import PushRequest, TargetRequest
 from gateway.model.errors import BadRequest, Gone, NotFound, UnknownPush, UnknownToken
 from gateway.model.outcome import State
@@ -95,6 +96,7 @@ class WebPushRoutes:
             collapse_key=options.topic,
             body="at_once",
         )
+        backend.quotas.require(app, NO_KEY, now_ms)
         push = as_push(backend.acceptor.push(app, wanted, now_ms))
         if subscription is not None:
             self._book.note(app.name, push.seq, subscription, now_ms // 1000 + options.ttl_s)

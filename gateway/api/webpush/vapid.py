@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from gateway.auth.es256 import Verifier, load_point, number, parse_base64url, parse_jws
+from gateway.auth.es256 import POINT_BYTES, Verifier, load_point, number, parse_base64url, parse_jws
 from gateway.model.errors import Forbidden, Unauthorized
 
 #: RFC 8292 §2: exp at most 24 hours from the request; clocks may differ by as much as is given here
@@ -74,8 +74,7 @@ def normalize_origin(url: str) -> str:
 def check_credentials(signed: Signed, origins: Collection[str], now_s: float, verifier: Verifier) -> str:
     """The key that signed, base64url. Raises Forbidden; a token may be used again until its end (RFC 8292 §2)."""
     point = parse_base64url(signed.key)
-    key = load_point(point) if point is not None else None
-    if point is None or key is None:
+    if point is None or len(point) != POINT_BYTES:
         raise Forbidden("The VAPID key is no uncompressed P-256 point.")
     jws = parse_jws(signed.jwt)
     if jws is None:
@@ -96,7 +95,7 @@ def check_credentials(signed: Signed, origins: Collection[str], now_s: float, ve
         raise Forbidden("The VAPID token is for another audience: aud is the origin of the push URL.")
     if not isinstance(jws.claims.get("sub", ""), str):
         raise Forbidden("The VAPID token's sub is no text.")
-    if not verifier.verify(jws, key, point):
+    if not verifier.verify(jws, point, lambda: load_point(point)):
         raise Forbidden("The VAPID token's signature does not belong to the key.")
     return signed.key
 

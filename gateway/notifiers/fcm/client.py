@@ -27,7 +27,7 @@ from gateway.notifiers.upstream import NO_ADDRESS, NO_SETTINGS, Answer, Limits, 
 
 #: Firebase, "Message size": notification and data together
 MAX_PAYLOAD_BYTES = 4_096
-MAX_ADDRESS_CHARS = 4_096
+MAX_ADDRESS_CHARS = 2_048
 #: four weeks, the longest FCM keeps a message
 MAX_TTL_S = 2_419_200
 #: urgency from which a message wakes the phone

@@ -10,9 +10,14 @@ from collections.abc import Awaitable, Callable
 
 #: a name is looked up again after this time
 KEEP_MS = 60_000
+#: and not used any more after this one
+STALE_MS = 3_600_000
+#: lookups at once; the rest of the resolver's threads is for the other notifiers
+MAX_LOOKUPS = 2
 #: names remembered; past it the oldest is looked up again
 MAX_NAMES = 4_096
 
+Name = tuple[str, int]
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 #: IPv6 with an IPv4 address inside that a translator of the network connects to (RFC 6052 §2.1, RFC 8215)
@@ -43,24 +48,56 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class Addresses:
-    """One address for a host, checked."""
+    """One address for a host, checked.
+
+    Looking a name up may take as long as whoever runs its name servers likes, and the process has few threads for it:
+    so a few lookups at once, one for each name, and a name that is known is used while it is looked up again.
+    """
 
     def __init__(self, *, allows_private: bool, clock: Callable[[], int], resolve: Resolve = resolve) -> None:
         self._allows_private = allows_private
         self._clock = clock
         self._resolve = resolve
-        self._found: dict[tuple[str, int], tuple[int, list[str]]] = {}
+        self._found: dict[Name, tuple[int, list[str]]] = {}
+        self._looking: dict[Name, asyncio.Task[list[str]]] = {}
+        self._places = asyncio.Semaphore(MAX_LOOKUPS)
 
     async def pick(self, host: str, port: int, *, allows_private: bool) -> str | None:
         """The address to connect to, IPv4 first; None where there is none that may be. Raises OSError."""
-        key, now_ms = (host, port), self._clock()
-        kept = self._found.get(key)
-        if kept is None or not 0 <= now_ms - kept[0] < KEEP_MS:
-            addresses = sorted(await self._resolve(host, port), key=lambda text: ":" in text)
-            self._found.pop(key, None)
-            if len(self._found) >= MAX_NAMES:
-                del self._found[next(iter(self._found))]
-            kept = self._found[key] = (now_ms, addresses)
+        name = (host, port)
+        found_ms, addresses = self._found.get(name, (-STALE_MS, []))
+        age_ms = self._clock() - found_ms
+        if not addresses or not 0 <= age_ms < STALE_MS:
+            # One who is cut off must not end it for the others.
+            addresses = await asyncio.shield(self._look_up(name))
+        elif age_ms >= KEEP_MS:
+            self._look_up(name)
         if allows_private or self._allows_private:
-            return next(iter(kept[1]), None)
-        return next((address for address in kept[1] if is_public(address)), None)
+            return next(iter(addresses), None)
+        return next((address for address in addresses if is_public(address)), None)
+
+    def _look_up(self, name: Name) -> asyncio.Task[list[str]]:
+        task = self._looking.get(name)
+        if task is None:
+            task = self._looking[name] = asyncio.get_running_loop().create_task(self._ask(name))
+            task.add_done_callback(lambda done: self._on_answer(name, done))
+        return task
+
+    async def _ask(self, name: Name) -> list[str]:
+        async with self._places:
+            return sorted(await self._resolve(*name), key=lambda text: ":" in text)
+
+    def _on_answer(self, name: Name, task: asyncio.Task[list[str]]) -> None:
+        self._looking.pop(name, None)
+        if task.cancelled() or task.exception() is not None:
+            return  # who waits is told; what was known stays until it is stale
+        self._found.pop(name, None)
+        if len(self._found) >= MAX_NAMES:
+            del self._found[next(iter(self._found))]
+        self._found[name] = (self._clock(), task.result())
+
+    async def close(self) -> None:
+        tasks = list(self._looking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -29,6 +29,8 @@ from gateway.notifiers.webpush.subscription import Subscription, parse_subscript
 from gateway.notifiers.webpush.vapid import VapidTokens
 
 _URGENCIES = ("very-low", "low", "normal", "high")
+#: an origin that was not used for this time loses its connection: there are many
+KEEP_S = 90.0
 #: a title that is sent where the service finds the whole message too large
 SHORT_TITLE_CHARS = 64
 
@@ -61,7 +63,7 @@ class WebPushNotifier:
         self._push_ids = push_ids
         self._clock = clock
         self._upstream = Upstream(self.name, limits, metrics, clock)
-        self._connections = Connections(limits.gates)
+        self._connections = Connections(limits.gates, KEEP_S)
         self._addresses = Addresses(allows_private=allows_private, clock=clock, resolve=resolve)
         self._vapid = VapidTokens(lambda: metrics.count(Metric.NOTIFIER_TOKENS, label=self.name))
 
@@ -174,4 +176,5 @@ class WebPushNotifier:
         return msgspec.json.encode({**build_ids(push_id, registration), "title": title, "text": ""})
 
     async def close(self) -> None:
+        await self._addresses.close()
         await self._connections.close()

@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.notifiers.webpush.settings import decode
 
-MAX_ADDRESS_CHARS = 4_096
+MAX_ADDRESS_CHARS = 2_048
 _POINT_BYTES = 65  # uncompressed, RFC 8291 §3.1
 _AUTH_BYTES = 16  # RFC 8291 §3.2
 HTTPS_PORT = 443

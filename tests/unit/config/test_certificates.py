@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.config import InvalidConfig, load
 from gateway.config.certificates import parse_names, read_tls_files, tls_paths
@@ -55,6 +57,18 @@ def test_an_entry_that_is_none_is_named(entry: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_names([entry])
     assert caught.value.field == "edge.tls_sni"
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_host_with_files_or_a_config_error(text: str) -> None:
+    try:
+        ((host, cert, key),) = parse_names([text])
+    except ConfigError:
+        return
+    assert host
+    assert host == host.lower()
+    assert cert
+    assert key
 
 
 def test_a_key_with_a_password_is_refused(edge: Edge) -> None:

@@ -262,6 +262,16 @@ async def test_short_rest_keeps_the_calls_in_their_order(build: Any) -> None:
     assert bench.notifier.calls.count("a") == 9
 
 
+async def test_call_refused_for_a_moment_goes_back_where_the_lane_rests_for_long_meanwhile(build: Any) -> None:
+    bench = build(notifier_lane_concurrency=2)
+    moment = NotifierResult(ok=False, retry_after_ms=250, detail="circuit open", asked=False)
+    bench.notifier.answers["a"] = [NotifierResult(ok=False, retry_after_ms=60_000, detail="429"), moment]
+    bench.offer("a", 2)
+    await bench.until("a", 2)
+    assert [result.detail for result in bench.done("a")] == ["429", "circuit open"]
+    assert len(bench.queue) == 0
+
+
 async def test_call_that_is_not_wanted_any_more_is_not_made(build: Any) -> None:
     bench = build()
     bench.offer("a", 3)

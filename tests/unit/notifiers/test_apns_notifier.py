@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 import httpx
@@ -390,6 +392,14 @@ async def test_retry_after_holds_for_the_whole_lane_and_only_for_it(scene: Scene
     assert (await scene.notifier.notify(other, scene.device(), build_notification())).ok
     scene.clock.moved_s += 121
     assert (await scene.push()).ok
+
+
+async def test_retry_after_may_be_a_date(scene: Scene) -> None:
+    at = format_datetime(datetime.fromtimestamp(scene.clock.now_s() + 300, UTC), usegmt=True)
+    scene.apns.expect(build_json(503, {"reason": "Shutdown"}, retry_after=at))
+    result = await scene.push()
+    assert 290_000 < result.retry_after_ms <= 300_000
+    assert not (await scene.push()).asked
 
 
 async def test_broken_upstream_is_left_alone_after_failures_in_a_row(scene: Scene) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from upstream_rig import IDS, MovedClock, build_app, build_notification, build_registration, outcomes
 
 from gateway.config.sections import Delivery
@@ -150,8 +151,11 @@ async def test_call_has_an_end_of_its_own() -> None:
 
 
 async def test_fault_of_ours_is_for_now_and_its_text_goes_nowhere() -> None:
-    result = await Way().ask(RuntimeError("secret address"))
+    with structlog.testing.capture_logs() as logs:
+        result = await Way().ask(RuntimeError("secret address"))
     assert (result.ok, result.dead, result.detail) == (False, False, "RuntimeError")
+    assert [entry["event"] for entry in logs] == ["upstream_call_failed"]
+    assert "secret" not in str(logs)
 
 
 def test_trouble_by_its_kind() -> None:
@@ -223,6 +227,21 @@ async def test_clients_are_bounded_and_those_in_use_stay(authority: Authority) -
         assert len(connections) == 2
         server.release()
         assert await hung == 200  # nobody took its client away
+        await connections.close()
+
+
+async def test_client_that_was_not_used_for_long_is_closed_with_the_next_call_of_any(authority: Authority) -> None:
+    async with LocalServer(authority=authority) as server:
+        connections = Connections(9, keep_s=0.0)
+
+        def build() -> httpx.AsyncClient:
+            return build_client(build_context(server.ca))
+
+        for key in ("a", "b", "c"):
+            await connections.post(key, build, server.url, headers={}, content=b"x")
+        assert len(connections) == 1
+        while len(server.connections) > 1:
+            await asyncio.sleep(0.001)
         await connections.close()
 
 

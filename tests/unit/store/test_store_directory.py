@@ -289,7 +289,7 @@ BAD = [
     ({"tags": ["t" * 65]}, "tags"),
     ({"tags": [""]}, "tags"),
     ({"addresses": {str(i): "x" for i in range(9)}}, "addresses"),
-    ({"addresses": {"webhook": "x" * 1_025}}, "addresses"),
+    ({"addresses": {"webhook": "x" * 2_049}}, "addresses"),
     ({"addresses": {"": "x"}}, "addresses"),
     ({"fallback": ["x"] * 9}, "fallback"),
     ({"fallback": ["x" * 33]}, "fallback"),

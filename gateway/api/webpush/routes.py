@@ -1,11 +1,9 @@
-"""Routes of the doors that speak another service's language: Web Push and APNs; part of the table in routes.py."""
+"""The routes of the Web Push door, a part of the one table (gateway.api.routes)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gateway.api.apns import reasons
-from gateway.api.apns.door import ApnsRoutes
 from gateway.api.media import JSON
 from gateway.api.receipts import MAX_CURSOR
 from gateway.api.route import ANYBODY, Query, Route
@@ -29,8 +27,6 @@ from gateway.model.errors import (
 
 _BODY = (BadRequest, PayloadTooLarge, UnsupportedMedia)
 _STORE = (StoreUnavailable, AcceptTimeout)
-_TOKEN = "W6yX1vV3S0i2kq0m9aUo_w"  # noqa: S105  (an example)
-_PUSH_ID = "AAAAAAAAAAEr0mC1_oYpB7zq"
 
 
 def webpush_routes(webpush: WebPushRoutes) -> list[Route]:
@@ -115,43 +111,4 @@ def webpush_routes(webpush: WebPushRoutes) -> list[Route]:
             errors=(BadRequest, NotFound, Gone, TooManyRequests),
             **common,
         ),
-    ]
-
-
-def apns_routes(apns: ApnsRoutes) -> list[Route]:
-    common: dict[str, Any] = {"caller": ANYBODY, "group": "apns", "dialect": reasons.DIALECT}
-    return [
-        Route(
-            method="POST",
-            path="/3/device/{token}",
-            handle=apns.push,
-            summary="Push as to Apple's service",
-            about="Header fields, payload and answers are Apple's; the provider token or client certificate is one "
-            "registered with the app.",
-            takes_media=JSON,
-            example={"aps": {"alert": {"title": "Ann", "body": "Are you there?"}}, "chat": 17},
-            params=tuple(
-                Query(name, about, kind="string", place="header")
-                for name, about in (
-                    ("apns-topic", "of the app"),
-                    ("apns-id", "a UUID; echoed"),
-                    ("apns-expiration", "Unix seconds; 0: now or never"),
-                    ("apns-priority", "10, 5 or 1"),
-                    ("apns-collapse-id", "replaces a pending one, at most 64 bytes"),
-                    ("apns-push-type", "alert, background, voip, …"),
-                )
-            ),
-            errors=(
-                BadRequest,
-                Forbidden,
-                NotFound,
-                Gone,
-                PayloadTooLarge,
-                TooManyRequests,
-                QueueFull,
-                *_STORE,
-            ),
-            **common,
-        ),
-        Route(method="POST", path="/3/device/", handle=apns.no_token, summary="", hidden=True, **common),
     ]
