@@ -26,6 +26,8 @@ from gateway.model.ports import Ack, Broadcasts, Delivery, Directory, Edge, Jour
 TICK_S = 0.1
 #: timers handled in one slice of a tick
 DUE_SLICE = 1_000
+#: a timer of what waits for its commit is looked at again after this time
+HELD_MS = 100
 
 _LOST_LOOK: dict[State, Event] = {
     State.ACCEPTED: Event.ROUTE,
@@ -138,6 +140,9 @@ class Dispatcher:
     def _on_due(self, seq: int, now: int) -> None:
         delivery = self._journal.get(seq)
         if delivery is None:
+            return
+        if delivery.notification in self._executor.held:  # its commit decides first
+            self._journal.arm(seq, now + HELD_MS)
             return
         expires_ms = delivery.expires_s * 1000
         if now >= expires_ms:

@@ -16,8 +16,8 @@ def measured(**fields: object) -> Measured:
     return Measured(**{"value": 1.0, "unit": "s", "n": 10, **fields})  # type: ignore[arg-type]
 
 
-def test_there_are_thirteen_figures_each_with_a_module() -> None:
-    assert [figure.id for figure in FIGURES] == [f"P{number}" for number in range(1, 14)]
+def test_there_are_fourteen_figures_each_with_a_module() -> None:
+    assert [figure.id for figure in FIGURES] == [f"P{number}" for number in range(1, 15)]
     assert all(callable(figure.load()) for figure in FIGURES)
 
 
@@ -27,8 +27,8 @@ def test_figures_are_selected_in_the_order_of_the_table() -> None:
 
 
 def test_an_unknown_figure_is_named_with_those_there_are() -> None:
-    with pytest.raises(UnknownFigure, match=r"P14.*P1 … P13"):
-        select(["P14"])
+    with pytest.raises(UnknownFigure, match=r"P15.*P1 … P14"):
+        select(["P15"])
 
 
 @pytest.mark.parametrize(("ratio", "ok"), [(0.95, True), (0.949, False), (None, None)])
@@ -138,9 +138,9 @@ def test_what_was_not_taken_is_no_missed_target(
 
 
 def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "P14"]) == 2
+    assert run(["bench", "P15"]) == 2
     assert run(["bench", "--nonsense"]) == 2
-    assert "P14" in capsys.readouterr().err
+    assert "P15" in capsys.readouterr().err
 
 
 def test_the_list_names_every_figure_and_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:

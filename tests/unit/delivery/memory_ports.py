@@ -364,12 +364,14 @@ class MemorySchedules:
     def __init__(self, journal: MemoryJournal) -> None:
         self._journal = journal
         self.kept: dict[int, tuple[int, Notification]] = {}
+        self.asked: dict[int, int] = {}
         self.ended: dict[int, int] = {}
         self.names: dict[int, int] = {}
         self._out: set[int] = set()
 
     def add(self, notification: Notification, due_ms: int) -> asyncio.Future[None]:
         self.kept[notification.seq] = (due_ms, notification)
+        self.asked[notification.seq] = due_ms
         return self._journal.committed()
 
     def due(self, now_ms: int, limit: int) -> list[int]:
@@ -383,7 +385,7 @@ class MemorySchedules:
             self._out.discard(seq)
 
     def due_ms(self, seq: int) -> int:
-        return self.kept[seq][0] if seq in self.kept else 0
+        return self.asked[seq] if seq in self.kept else 0
 
     def notification(self, seq: int) -> Notification | None:
         entry = self.kept.get(seq)
