@@ -67,7 +67,7 @@ class WebhookNotifier:
         self._clock = clock
         self._upstream = Upstream(self.name, settings.limits, metrics, clock)
         self._client = client or httpx.AsyncClient(
-            timeout=settings.timeout_s,
+            timeout=settings.limits.timeout_s,
             limits=httpx.Limits(max_connections=settings.connections),
             follow_redirects=False,
             trust_env=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from gateway.config.sections import Delivery
@@ -17,37 +17,14 @@ FIELDS = (
     Field("secret", secret=True, says="signs the posts (docs/delivery.md); empty: they are not signed"),
 )
 #: names whose values are never shown
-SECRETS = frozenset(field.name for field in FIELDS if field.secret)
+SECRETS = frozenset(each.name for each in FIELDS if each.secret)
 
 
 @dataclass(slots=True, frozen=True)
 class Settings:
-    # how long one call may take
-    timeout_s: float = 10.0
+    limits: Limits = field(default_factory=Limits)
     # connections kept at once
     connections: int = 64
-    # failures in a row after which a host is left alone
-    failures: int = 5
-    # first and longest time a host is left alone
-    open_s: float = 1.0
-    open_max_s: float = 60.0
-    pause_max_s: float = 3_600.0
-    # calls a second to one host; 0 = no limit
-    rate: float = 0.0
-    # hosts remembered
-    gates: int = 1_024
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(
-            timeout_s=self.timeout_s,
-            failures=self.failures,
-            open_s=self.open_s,
-            open_max_s=self.open_max_s,
-            pause_max_s=self.pause_max_s,
-            rate=self.rate,
-            gates=self.gates,
-        )
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,17 +40,7 @@ class Endpoint:
 
 
 def build_settings(delivery: Delivery) -> Settings:
-    limits = build_limits(delivery)
-    return Settings(
-        timeout_s=limits.timeout_s,
-        connections=delivery.notifier_concurrency,
-        failures=limits.failures,
-        open_s=limits.open_s,
-        open_max_s=limits.open_max_s,
-        pause_max_s=limits.pause_max_s,
-        rate=limits.rate,
-        gates=limits.gates,
-    )
+    return Settings(build_limits(delivery), connections=delivery.notifier_concurrency)
 
 
 def _host_of(url: str) -> str:

@@ -17,7 +17,7 @@ from gateway.model.notification import Content, Notification, Target
 from gateway.model.registration import App, Registration, build_token
 from gateway.notifiers import build_notifiers
 from gateway.notifiers.stub.client import Answer, StubNotifier
-from gateway.notifiers.upstream import parse_retry_after
+from gateway.notifiers.upstream import Limits, parse_retry_after
 from gateway.notifiers.webhook.client import WebhookNotifier
 from gateway.notifiers.webhook.errors import parse_status
 from gateway.notifiers.webhook.settings import Settings, parse_endpoint
@@ -69,7 +69,7 @@ class Endpoint:
         self.metrics = Metrics(process=False)
         self.ids = PushIds(b"k" * 16)
         self.notifier = WebhookNotifier(
-            Settings(failures=3),
+            Settings(Limits(failures=3)),
             push_ids=self.ids,
             metrics=self.metrics,
             clock=lambda: self.now_ms,
