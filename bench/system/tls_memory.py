@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.system.figures import Measured, Run
 from bench.system.stage import BenchFailed, Process, Stage, cpu_seconds, open_files, private_bytes
-from gateway.tour.authority import Authority
+from gateway.notifiers.local_tls import Authority, Files
 
 FULL, QUICK = 5_000, 2_000
 SETTLE_S = 2.0
@@ -60,7 +60,7 @@ async def take(run: Run) -> Measured:
     with tempfile.TemporaryDirectory(prefix="heliograph-tls-") as name:
         folder = Path(name)
         files = authority.issue("localhost", "127.0.0.1").write(folder)
-        devices = Devices(folder, authority.pem.decode())
+        devices = Devices(folder, authority.pem)
         await devices.start()
         try:
             return await _measure(n, run, devices, folder, files)
@@ -68,8 +68,8 @@ async def take(run: Run) -> Measured:
             await devices.stop()
 
 
-async def _measure(n: int, run: Run, devices: Devices, folder: Path, files: tuple[str, str]) -> Measured:
-    async with Stage("edge.tls_port=0", f"edge.tls_cert={files[0]}", f"edge.tls_key={files[1]}") as stage:
+async def _measure(n: int, run: Run, devices: Devices, folder: Path, files: Files) -> Measured:
+    async with Stage("edge.tls_port=0", f"edge.tls_cert={files.cert}", f"edge.tls_key={files.key}") as stage:
         empty = private_bytes(stage.pid)
         run.say(f"{n:,} devices register")
         await devices.do("connect", port=stage.device_port, count=n, tls=False)
@@ -116,7 +116,7 @@ async def _come_back(n: int, stage: Stage, devices: Devices, *, tls: bool) -> tu
     return private_bytes(stage.pid), spent, float(answer["per_s"])
 
 
-async def _hold(n: int, kind: str, devices: Devices, folder: Path, files: tuple[str, str]) -> tuple[int, float]:
+async def _hold(n: int, kind: str, devices: Devices, folder: Path, files: Files) -> tuple[int, float]:
     """(private bytes that n connections take at this server, CPU seconds of accepting them)."""
     async with _peer(kind, folder, files) as (pid, port):
         empty, before = private_bytes(pid), cpu_seconds(pid)
@@ -129,10 +129,10 @@ async def _hold(n: int, kind: str, devices: Devices, folder: Path, files: tuple[
 
 
 @asynccontextmanager
-async def _peer(kind: str, folder: Path, files: tuple[str, str]) -> AsyncIterator[tuple[int, int]]:
+async def _peer(kind: str, folder: Path, files: Files) -> AsyncIterator[tuple[int, int]]:
     """(process id, port)."""
     process = Process(f"the {kind} server", folder)
-    await process.start([sys.executable, "-m", "bench.system.tls_peers", kind, *files], piped=True)
+    await process.start([sys.executable, "-m", "bench.system.tls_peers", kind, *map(str, files)], piped=True)
     try:
         assert process.child.stdout is not None
         line = await asyncio.wait_for(process.child.stdout.readline(), ANSWER_S)

@@ -17,7 +17,6 @@ from api_doubles import Door
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from raw_http2 import RawHttp2
-from tls_authority import Authority, Files
 
 from gateway.api.http_protocol import Limits
 from gateway.api.server import ApiServer
@@ -26,16 +25,17 @@ from gateway.config.check import conflicts
 from gateway.config.sections import Api, Config
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError
+from gateway.notifiers.local_tls import Authority, Files, Issued
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "tls")
+def authority() -> Authority:
+    return Authority()
 
 
 @pytest.fixture
-def localhost(authority: Authority) -> Files:
-    return authority.issue("localhost", "localhost", "127.0.0.1")
+def localhost(authority: Authority, tmp_path: Path) -> Files:
+    return authority.issue("localhost", "127.0.0.1").write(tmp_path, "localhost")
 
 
 def with_tls(files: Files, **more: Any) -> dict[str, Any]:
@@ -78,7 +78,7 @@ async def test_both_protocols_over_tls_by_alpn(authority, localhost):
         for http2, version in ((True, "HTTP/2"), (False, "HTTP/1.1")):
             async with httpx.AsyncClient(
                 base_url=f"https://localhost:{server.tls_port}",
-                verify=authority.trust(),
+                verify=authority.client_context(),
                 http2=http2,
                 headers={"authorization": f"Bearer {door.app_key}"},
                 trust_env=False,
@@ -92,7 +92,7 @@ async def test_both_protocols_over_tls_by_alpn(authority, localhost):
 async def test_without_alpn_the_first_bytes_decide(authority, localhost):
     door = Door(**with_tls(localhost))
     async with serving(door) as server:
-        trust = authority.trust()  # says nothing in ALPN
+        trust = authority.client_context()  # says nothing in ALPN
         async with RawHttp2(server.tls_port, trust, "localhost") as client:
             assert (await client.get("/healthz")).status == 200
         reader, writer = await asyncio.open_connection(
@@ -114,26 +114,26 @@ async def test_a_handshake_that_does_not_come_and_one_that_is_none(authority, lo
                 while await reader.read(100):
                     pass
         writer.close()
-        assert await serial_of(server, authority.trust()) == serial(localhost)
+        assert await serial_of(server, authority.client_context()) == serial(localhost)
 
 
 async def test_versions_older_than_the_least_are_refused(authority, localhost):
     door = Door(**with_tls(localhost, tls_min_version="1.3"))
     async with serving(door) as server:
-        old = authority.trust()
+        old = authority.client_context()
         old.maximum_version = ssl.TLSVersion.TLSv1_2
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await serial_of(server, old)
-        assert await serial_of(server, authority.trust()) == serial(localhost)
+        assert await serial_of(server, authority.client_context()) == serial(localhost)
 
 
-async def test_certificates_by_host_name(authority, localhost):
-    shop = authority.issue("shop", "shop.example", file="shop")
-    wild = authority.issue("wild", "*.news.example", file="wild")
+async def test_certificates_by_host_name(authority, localhost, tmp_path):
+    shop = authority.issue("shop.example").write(tmp_path, "shop")
+    wild = authority.issue("*.news.example").write(tmp_path, "wild")
     sni = [f"shop.example={shop.cert}:{shop.key}", f"*.news.example={wild.cert}:{wild.key}"]
     door = Door(**with_tls(localhost, tls_sni=sni))
     async with serving(door) as server:
-        trust = authority.trust()
+        trust = authority.client_context()
         assert await serial_of(server, trust, "shop.example") == serial(shop)
         assert await serial_of(server, trust, "SHOP.example") == serial(shop)
         assert await serial_of(server, trust, "a.news.example") == serial(wild)
@@ -144,34 +144,34 @@ async def test_certificates_by_host_name(authority, localhost):
 async def test_a_new_certificate_is_in_force_without_touching_connections(authority, localhost, tmp_path):
     door = Door(**with_tls(localhost))
     before = serial(localhost)
-    async with serving(door) as server, RawHttp2(server.tls_port, authority.trust(), "localhost") as client:
+    async with serving(door) as server, RawHttp2(server.tls_port, authority.client_context(), "localhost") as client:
         assert (await client.get("/healthz")).status == 200
-        renewed = authority.issue("renewed", "localhost", "127.0.0.1")
+        renewed = authority.issue("localhost", "127.0.0.1").write(tmp_path, "renewed")
         shutil.copy(renewed.cert, localhost.cert)
         shutil.copy(renewed.key, localhost.key)
-        assert await serial_of(server, authority.trust()) == before
+        assert await serial_of(server, authority.client_context()) == before
         assert server.reload_tls()
-        assert await serial_of(server, authority.trust()) == serial(renewed) != before
+        assert await serial_of(server, authority.client_context()) == serial(renewed) != before
         assert (await client.get("/healthz")).status == 200
 
 
-async def test_a_changed_file_is_noticed_by_itself_and_a_bad_one_keeps_the_old(authority, localhost):
+async def test_a_changed_file_is_noticed_by_itself_and_a_bad_one_keeps_the_old(authority, localhost, tmp_path):
     door = Door(**with_tls(localhost, tls_reload_s=0.02))
     async with serving(door) as server:
         before = serial(localhost)
         with structlog.testing.capture_logs() as logs:
             localhost.cert.write_text("nonsense")
             await until(lambda: any(entry["event"] == "certificate refused" for entry in logs))
-        assert await serial_of(server, authority.trust()) == before
-        renewed = authority.issue("renewed", "localhost")
+        assert await serial_of(server, authority.client_context()) == before
+        renewed = authority.issue("localhost").write(tmp_path, "renewed")
         shutil.copy(renewed.cert, localhost.cert)
         shutil.copy(renewed.key, localhost.key)
         async with asyncio.timeout(20):
-            while await serial_of(server, authority.trust()) != serial(renewed):
+            while await serial_of(server, authority.client_context()) != serial(renewed):
                 await asyncio.sleep(0.02)
         localhost.cert.unlink()
         await asyncio.sleep(0.1)
-        assert await serial_of(server, authority.trust()) == serial(renewed)
+        assert await serial_of(server, authority.client_context()) == serial(renewed)
 
 
 # --- client certificates ------------------------------------------------------------------------------------------
@@ -191,17 +191,17 @@ async def scope_probe(door: Door) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("http2", [True, False])
-async def test_the_clients_certificate_reaches_the_handler(authority, localhost, http2):
-    mine = authority.issue("provider one", client=True)
-    door = Door(**with_tls(localhost, tls_client_ca=str(authority.path), tls_client_auth="optional"))
+async def test_the_clients_certificate_reaches_the_handler(authority, localhost, http2, tmp_path):
+    mine = authority.issue(name="provider one")
+    door = Door(**with_tls(localhost, tls_client_ca=str(authority.write(tmp_path)), tls_client_auth="optional"))
     scopes = await scope_probe(door)
     async with serving(door) as server:
         url = f"https://localhost:{server.tls_port}/healthz"
         for client in (mine, None):
-            async with httpx.AsyncClient(verify=authority.trust(client), http2=http2, trust_env=False) as web:
+            async with httpx.AsyncClient(verify=authority.client_context(client), http2=http2, trust_env=False) as web:
                 assert (await web.get(url)).status_code == 200
     told, none = (scope["extensions"]["tls"] for scope in scopes)
-    assert ssl.PEM_cert_to_DER_cert(told["client_cert_chain"][0]) == ssl.PEM_cert_to_DER_cert(mine.cert.read_text())
+    assert ssl.PEM_cert_to_DER_cert(told["client_cert_chain"][0]) == ssl.PEM_cert_to_DER_cert(mine.certificate)
     assert told["client_cert_name"] == "CN=provider one"
     assert told["tls_version"] == 0x0304
     assert (none["client_cert_chain"], none["client_cert_name"]) == ([], None)
@@ -209,16 +209,16 @@ async def test_the_clients_certificate_reaches_the_handler(authority, localhost,
 
 
 async def test_a_required_client_certificate_and_one_of_strangers(authority, localhost, tmp_path):
-    strangers = Authority(tmp_path / "other", "other authority")
-    mine, theirs = authority.issue("mine", client=True), strangers.issue("theirs", client=True)
-    late = authority.issue("late", client=True, begins_days=-20, ends_days=-1)
+    mine, theirs = authority.issue(name="mine"), Authority("other authority").issue(name="theirs")
+    late = authority.issue(name="late", ends_days=-1)
+    ca = str(authority.write(tmp_path))
     for mode in ("required", "optional"):
-        door = Door(**with_tls(localhost, tls_client_ca=str(authority.path), tls_client_auth=mode))
+        door = Door(**with_tls(localhost, tls_client_ca=ca, tls_client_auth=mode))
         async with serving(door) as server:
             url = f"https://localhost:{server.tls_port}/healthz"
 
-            async def get(client: Files | None, url: str = url) -> int:
-                async with httpx.AsyncClient(verify=authority.trust(client), trust_env=False) as web:
+            async def get(client: Issued | None, url: str = url) -> int:
+                async with httpx.AsyncClient(verify=authority.client_context(client), trust_env=False) as web:
                     return (await web.get(url)).status_code
 
             assert await get(mine) == 200
@@ -233,15 +233,15 @@ async def test_a_required_client_certificate_and_one_of_strangers(authority, loc
 
 
 async def test_client_certificates_under_a_further_host_name(authority, localhost, tmp_path):
-    shop = authority.issue("shop", "shop.example")
-    mine = authority.issue("mine", client=True)
-    theirs = Authority(tmp_path / "other", "other authority").issue("theirs", client=True)
-    settings = {"tls_client_ca": str(authority.path), "tls_client_auth": "required"}
+    shop = authority.issue("shop.example").write(tmp_path, "shop")
+    mine = authority.issue(name="mine")
+    theirs = Authority("other authority").issue(name="theirs")
+    settings = {"tls_client_ca": str(authority.write(tmp_path)), "tls_client_auth": "required"}
     door = Door(**with_tls(localhost, tls_sni=[f"shop.example={shop.cert}:{shop.key}"], **settings))
     scopes = await scope_probe(door)
     async with serving(door) as server:
         for client in (mine, theirs, None):
-            context = authority.trust(client)
+            context = authority.client_context(client)
             try:
                 async with RawHttp2(server.tls_port, context, "shop.example") as raw:
                     stream = raw.begin("GET", "/healthz")
@@ -255,16 +255,16 @@ async def test_client_certificates_under_a_further_host_name(authority, localhos
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def refused(authority: Authority, **settings: Any) -> ConfigError:
+def refused(**settings: Any) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         Certificates(Api(**settings), Metrics(process=False))
     return caught.value
 
 
 def test_files_that_can_not_be_used_are_named(authority, localhost, tmp_path):
-    other = authority.issue("other", "localhost")
-    expired = authority.issue("expired", "localhost", begins_days=-20, ends_days=-1)
-    future = authority.issue("future", "localhost", begins_days=5)
+    other = authority.issue("localhost").write(tmp_path, "other")
+    expired = authority.issue("localhost", ends_days=-1).write(tmp_path, "expired")
+    future = authority.issue("localhost", begins_days=5).write(tmp_path, "future")
     locked = tmp_path / "locked.key"
     key = serialization.load_pem_private_key(localhost.key.read_bytes(), None)
     locked.write_bytes(
@@ -287,13 +287,13 @@ def test_files_that_can_not_be_used_are_named(authority, localhost, tmp_path):
         ({"tls_client_auth": "required", "tls_client_ca": str(tmp_path / "none.pem")}, "no readable file"),
     ]
     for change, words in cases:
-        error = refused(authority, **(with_tls(localhost) | change))
+        error = refused(**(with_tls(localhost) | change))
         assert words in error.message
         assert error.field.startswith("api.tls_")
 
 
 async def test_a_gateway_does_not_start_with_a_bad_certificate(tmp_path, authority):
-    expired = authority.issue("expired", "localhost", begins_days=-20, ends_days=-1)
+    expired = authority.issue("localhost", ends_days=-1).write(tmp_path, "expired")
     door = Door(**with_tls(expired))
     server = ApiServer(door.asgi, door.backend)
     with pytest.raises(ConfigError, match="ended on"):
@@ -301,8 +301,8 @@ async def test_a_gateway_does_not_start_with_a_bad_certificate(tmp_path, authori
     await server.stop()
 
 
-def test_remaining_time_is_a_metric_and_soon_a_warning(authority):
-    soon = authority.issue("soon", "localhost", ends_days=5)
+def test_remaining_time_is_a_metric_and_soon_a_warning(authority, tmp_path):
+    soon = authority.issue("localhost", ends_days=5).write(tmp_path)
     metrics = Metrics(process=False)
     with structlog.testing.capture_logs() as logs:
         certificates = Certificates(Api(**with_tls(soon)), metrics)
@@ -311,7 +311,7 @@ def test_remaining_time_is_a_metric_and_soon_a_warning(authority):
     assert [entry["days"] for entry in logs if entry["event"] == "certificate expires soon"] == [5.0]
 
 
-def test_settings_that_contradict_each_other(localhost, authority):
+def test_settings_that_contradict_each_other(localhost):
     def fields(**settings: Any) -> set[str]:
         config = Config()
         config.api = Api(**settings)

@@ -17,11 +17,11 @@ import pytest
 import requests
 from open_house import House, until
 from pywebpush import WebPushException, webpush
-from tls_authority import Authority, Files
 from web_push_sender import Sender, base64url
 
 from gateway.client import Device
 from gateway.client.webpush import Subscription
+from gateway.notifiers.local_tls import Authority
 
 ROOT = Path(__file__).parents[2]
 NODE = shutil.which("node") and shutil.which("npm")
@@ -29,18 +29,23 @@ TOPIC = "com.example.shop"
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "tls")
+def authority() -> Authority:
+    return Authority()
 
 
 @pytest.fixture
-async def house(tmp_path: Path, authority: Authority) -> AsyncIterator[House]:
-    server = authority.issue("server", "localhost", "127.0.0.1")
+def ca_file(authority: Authority, tmp_path: Path) -> str:
+    return str(authority.write(tmp_path / "tls"))
+
+
+@pytest.fixture
+async def house(tmp_path: Path, authority: Authority, ca_file: str) -> AsyncIterator[House]:
+    server = authority.issue("localhost", "127.0.0.1").write(tmp_path / "tls")
     settings = {
         "api.tls_cert": str(server.cert),
         "api.tls_key": str(server.key),
         "api.tls_port": 0,
-        "api.tls_client_ca": str(authority.path),
+        "api.tls_client_ca": ca_file,
         "api.tls_client_auth": "optional",
     }
     async with House(tmp_path / "house", settings) as house:
@@ -62,12 +67,12 @@ def private_of(sender: Sender) -> str:
 
 
 async def send_with_pywebpush(
-    endpoint: dict[str, Any], text: str | None, sender: Sender, authority: Authority, **options: Any
+    endpoint: dict[str, Any], text: str | None, sender: Sender, ca_file: str, **options: Any
 ) -> requests.Response:
     def send() -> Any:
         with requests.Session() as session:
             session.trust_env = False
-            session.verify = str(authority.path)
+            session.verify = ca_file
             return webpush(
                 endpoint,
                 text,
@@ -83,13 +88,13 @@ async def send_with_pywebpush(
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("encoding", ["aes128gcm", "aesgcm"])
-async def test_pywebpush_to_the_sdk(house, authority, scheme, encoding):
+async def test_pywebpush_to_the_sdk(house, ca_file, scheme, encoding):
     keys, sender = Subscription.generate(), Sender()
     async with Device("127.0.0.1", house.port) as device:
         registration = await device.register("shop", "1.0", vapid_key=sender.key)
         port = house.gateway.api.tls_port if scheme == "https" else house.gateway.api.port
         endpoint = keys.describe(f"{scheme}://localhost:{port}", registration.token)
-        answer = await send_with_pywebpush(endpoint, "Grüße", sender, authority, ttl=60, content_encoding=encoding)
+        answer = await send_with_pywebpush(endpoint, "Grüße", sender, ca_file, ttl=60, content_encoding=encoding)
         assert answer.status_code == 201
         assert answer.headers["location"].startswith(f"{scheme}://localhost:{port}/push/message/")
         async with asyncio.timeout(10):
@@ -98,26 +103,26 @@ async def test_pywebpush_to_the_sdk(house, authority, scheme, encoding):
         assert message.webpush.content_encoding == encoding
         assert keys.open(message.webpush) == "Grüße".encode()
         # without a body
-        assert (await send_with_pywebpush(endpoint, None, sender, authority, ttl=60)).status_code == 201
+        assert (await send_with_pywebpush(endpoint, None, sender, ca_file, ttl=60)).status_code == 201
         async with asyncio.timeout(10):
             message = await registration.__anext__()
         assert keys.open(message.webpush) == b""
         # somebody else's key
         with pytest.raises(WebPushException) as caught:
-            await send_with_pywebpush(endpoint, "x", Sender(), authority, ttl=60)
+            await send_with_pywebpush(endpoint, "x", Sender(), ca_file, ttl=60)
         assert caught.value.response.status_code == 403
         # the device gives the token up
         await registration.unregister(forget=True)
         with pytest.raises(WebPushException) as caught:
-            await send_with_pywebpush(endpoint, "x", sender, authority, ttl=60)
+            await send_with_pywebpush(endpoint, "x", sender, ca_file, ttl=60)
         assert caught.value.response.status_code == 410
         endpoint["endpoint"] = endpoint["endpoint"][:-22] + "A" * 22
         with pytest.raises(WebPushException) as caught:
-            await send_with_pywebpush(endpoint, "x", sender, authority, ttl=60)
+            await send_with_pywebpush(endpoint, "x", sender, ca_file, ttl=60)
         assert caught.value.response.status_code == 404
 
 
-async def test_a_topic_replaces_what_waits_and_ttl_0_does_not(house, authority):
+async def test_a_topic_replaces_what_waits_and_ttl_0_does_not(house, ca_file):
     keys, sender = Subscription.generate(), Sender()
     device = house.device()
     await device.login()
@@ -127,7 +132,7 @@ async def test_a_topic_replaces_what_waits_and_ttl_0_does_not(house, authority):
     await until(lambda: not house.counter("links"))
 
     async def send(text: str, ttl: int = 60, **headers: Any) -> str:
-        answer = await send_with_pywebpush(endpoint, text, sender, authority, ttl=ttl, headers=headers)
+        answer = await send_with_pywebpush(endpoint, text, sender, ca_file, ttl=ttl, headers=headers)
         assert answer.status_code == 201
         return answer.headers["location"]
 
@@ -154,7 +159,9 @@ async def test_receipts_over_http2_and_as_a_stream(house, authority):
     keys = Subscription.generate()
     base = f"https://localhost:{house.gateway.api.tls_port}"
     async with (
-        httpx.AsyncClient(verify=authority.trust(), http1=False, http2=True, trust_env=False, timeout=20) as web,
+        httpx.AsyncClient(
+            verify=authority.client_context(), http1=False, http2=True, trust_env=False, timeout=20
+        ) as web,
         Device("127.0.0.1", house.port) as device,
     ):
         registration = await device.register("shop", "1.0")
@@ -197,7 +204,7 @@ async def test_receipts_over_http2_and_as_a_stream(house, authority):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not NODE, reason="node and npm are not installed: apt install nodejs npm")
-async def test_web_push_of_node_to_the_sdk(house, authority):
+async def test_web_push_of_node_to_the_sdk(house, ca_file):
     folder = ROOT / "build" / "node"
     if not (folder / "node_modules" / "web-push").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -223,7 +230,7 @@ async def test_web_push_of_node_to_the_sdk(house, authority):
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                env={"PATH": "/usr/local/bin:/usr/bin:/bin", "NODE_EXTRA_CA_CERTS": str(authority.path)},
+                env={"PATH": "/usr/local/bin:/usr/bin:/bin", "NODE_EXTRA_CA_CERTS": ca_file},
             )
             out, err = await process.communicate(json.dumps(ask).encode())
             assert process.returncode == 0, err.decode()
@@ -245,8 +252,8 @@ async def test_web_push_of_node_to_the_sdk(house, authority):
 class Aioapns:
     """The library in a process of its own."""
 
-    def __init__(self, house: House, authority: Authority, **client: Any) -> None:
-        self._ask = {"trust": str(authority.path), "port": house.gateway.api.tls_port, "client": client}
+    def __init__(self, house: House, ca_file: str, **client: Any) -> None:
+        self._ask = {"trust": ca_file, "port": house.gateway.api.tls_port, "client": client}
 
     async def push(self, *tokens: str, **options: Any) -> list[dict[str, Any]]:
         """One connection for all of them; the results in order."""
@@ -263,7 +270,7 @@ class Aioapns:
         return results
 
 
-async def test_aioapns_with_a_token_to_the_sdk(house, authority):
+async def test_aioapns_with_a_token_to_the_sdk(house, ca_file):
     sender = Sender()
     key = {"key_id": "KEY1", "team_id": "TEAM1", "public_key": sender.public_pem()}
     await set_app(house, apns_topic=TOPIC, apns_keys=[key])
@@ -272,7 +279,7 @@ async def test_aioapns_with_a_token_to_the_sdk(house, authority):
         raw = registration.token
 
         def client(key: str, topic: str = TOPIC) -> Aioapns:
-            return Aioapns(house, authority, key=key, key_id="KEY1", team_id="TEAM1", topic=topic)
+            return Aioapns(house, ca_file, key=key, key_id="KEY1", team_id="TEAM1", topic=topic)
 
         apns = client(sender.pem())
         (result,) = await apns.push(raw, time_to_live=60, push_type="alert", collapse_key="a", priority=10)
@@ -305,24 +312,19 @@ def parse_hex(token: str) -> str:
     return raw.hex()
 
 
-async def test_aioapns_with_a_certificate_to_the_sdk(house, authority, tmp_path):
-    mine, other = authority.issue("mine", client=True), authority.issue("other", client=True)
+async def test_aioapns_with_a_certificate_to_the_sdk(house, authority, ca_file, tmp_path):
+    mine, other = authority.issue(name="mine"), authority.issue(name="other")
     await set_app(house, apns_topic=TOPIC, apns_certificates=[mine.fingerprint])
     async with Device("127.0.0.1", house.port) as device:
         registration = await device.register("shop", "1.0")
-        for files, reason in ((mine, None), (other, "BadCertificate")):
-            apns = Aioapns(house, authority, client_cert=str(joined(files, tmp_path)), topic=TOPIC)
+        both = tmp_path / "both.pem"  # certificate and key in one file, as aioapns takes them
+        for issued, reason in ((mine, None), (other, "BadCertificate")):
+            both.write_text(issued.certificate + issued.key)
+            apns = Aioapns(house, ca_file, client_cert=str(both), topic=TOPIC)
             (result,) = await apns.push(registration.token)
             assert result["reason"] == reason
         async with asyncio.timeout(10):
             assert (await registration.__anext__()).title == "Ann"
-
-
-def joined(files: Files, folder: Path) -> Path:
-    """Certificate and key in one file, as aioapns takes them."""
-    path = folder / f"{files.cert.stem}-both.pem"
-    path.write_text(files.cert.read_text() + files.key.read_text())
-    return path
 
 
 async def test_a_client_without_http2_is_answered_too(house, authority):
@@ -331,7 +333,7 @@ async def test_a_client_without_http2_is_answered_too(house, authority):
     await set_app(house, apns_topic=TOPIC, apns_keys=[key])
     token = sender.token(headers={"kid": "KEY1"}, aud=None, exp=None, sub=None, iss="TEAM1", iat=int(time.time()))
     url = f"https://localhost:{house.gateway.api.tls_port}/3/device/{'A' * 22}"
-    async with httpx.AsyncClient(verify=authority.trust(), trust_env=False) as web:
+    async with httpx.AsyncClient(verify=authority.client_context(), trust_env=False) as web:
         answer = await web.post(
             url, headers={"authorization": f"bearer {token}", "apns-topic": TOPIC}, json={"aps": {}}
         )
@@ -339,16 +341,13 @@ async def test_a_client_without_http2_is_answered_too(house, authority):
 
 
 async def test_certificates_are_read_again_when_the_process_is_told_to(house, authority, tmp_path):
-    renewed = authority.issue("renewed", "localhost")
-    folder = tmp_path / "tls"
-    async with httpx.AsyncClient(verify=authority.trust(), trust_env=False) as web:
+    async with httpx.AsyncClient(verify=authority.client_context(), trust_env=False) as web:
         url = f"https://localhost:{house.gateway.api.tls_port}/healthz"
         assert (await web.get(url)).status_code == 200
-        shutil.copy(renewed.cert, folder / "server.pem")
-        shutil.copy(renewed.key, folder / "server.key")
+        authority.issue("localhost", name="renewed").write(tmp_path / "tls")
         house.gateway.reload_tls()
         assert (await web.get(url)).status_code == 200  # the connection there was
-    async with httpx.AsyncClient(verify=authority.trust(), trust_env=False) as web:
+    async with httpx.AsyncClient(verify=authority.client_context(), trust_env=False) as web:
         answer = await web.get(url)
         tls = answer.extensions["network_stream"].get_extra_info("ssl_object")
         assert dict(part[0] for part in tls.getpeercert()["subject"])["commonName"] == "renewed"

@@ -17,9 +17,10 @@ from open_house import House, build_config, until
 
 from gateway.app import Gateway
 from gateway.client import Device, Provider
+from gateway.client.link import ALPN
 from gateway.metrics import Metric
 from gateway.model.errors import ConfigError
-from gateway.tour.authority import Authority
+from gateway.notifiers.local_tls import Authority, Issued
 
 DAY_S = 86_400
 
@@ -30,18 +31,21 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ca = Authority()
-        self.cert = self.key = ""
         self.renew()
 
-    def renew(self, *, days: float = 90, name: str = "the first") -> None:
-        pair = self.ca.issue("localhost", "127.0.0.1", days=days, name=name)
-        self.cert, self.key = pair.write(self.folder)
+    def renew(self, *, ends_days: float = 90, name: str = "the first") -> None:
+        issued = self.ca.issue("localhost", "127.0.0.1", ends_days=ends_days, name=name)
+        self.cert, self.key = issued.write(self.folder)
+
+    def context(self, mine: Issued | None = None) -> ssl.SSLContext:
+        """What a device connects with."""
+        return self.ca.client_context(mine, alpn=[ALPN])
 
     def settings(self, **further: Any) -> dict[str, Any]:
         return {
             "edge.tls_port": 0,
-            "edge.tls_cert": self.cert,
-            "edge.tls_key": self.key,
+            "edge.tls_cert": str(self.cert),
+            "edge.tls_key": str(self.key),
             "edge.tls_reload_s": 0.02,
             **further,
         }
@@ -49,9 +53,7 @@ class Files:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    folder = tmp_path / "tls"
-    folder.mkdir()
-    return Files(folder)
+    return Files(tmp_path / "tls")
 
 
 async def subject(port: int, context: ssl.SSLContext, name: str = "localhost") -> str:
@@ -66,7 +68,7 @@ async def test_a_device_and_a_provider_of_the_sdk_over_tls_alone(open_house: Any
     house: House = await open_house(files.settings(**{"edge.port": -1, "edge.proxy_protocol": "off"}))
     assert house.port == -1
     port = house.gateway.edge.tls_port
-    context = files.ca.context()
+    context = files.context()
     async with (
         Device("127.0.0.1", port, tls=context, server_name="localhost") as device,
         Provider("localhost", port, key=house.shop.key, tls=context) as provider,
@@ -83,7 +85,7 @@ async def test_the_sdk_checks_the_gateway(open_house: Any, files: Files) -> None
     """The system's authorities do not know ours, and ours did not sign that name."""
     house: House = await open_house(files.settings())
     port = house.gateway.edge.tls_port
-    for options in ({"tls": True}, {"tls": files.ca.context(), "server_name": "another.example"}):
+    for options in ({"tls": True}, {"tls": files.context(), "server_name": "another.example"}):
         before = house.ended("tls")
         async with Device("127.0.0.1", port, **options) as device:
             await until(lambda before=before: house.ended("tls") > before)
@@ -95,7 +97,7 @@ async def test_the_sdk_checks_the_gateway(open_house: Any, files: Files) -> None
 
 async def test_a_new_certificate_is_used_for_new_links_and_live_ones_go_on(open_house: Any, files: Files) -> None:
     house: House = await open_house(files.settings())
-    port, context = house.gateway.edge.tls_port, files.ca.context()
+    port, context = house.gateway.edge.tls_port, files.context()
     async with Device("127.0.0.1", port, tls=context) as device:
         await device.connected()
         assert await subject(port, context) == "the first"
@@ -119,14 +121,14 @@ async def test_a_bad_new_certificate_leaves_the_old_one(
 ) -> None:
     expected_errors.add("certificate_reload_failed")
     house: House = await open_house(files.settings())
-    port, context = house.gateway.edge.tls_port, files.ca.context()
-    Path(files.key).write_bytes(files.ca.issue("localhost").key)
+    port, context = house.gateway.edge.tls_port, files.context()
+    files.key.write_text(files.ca.issue("localhost").key)
     await until(lambda: house.value(Metric.TLS_RELOADS, "failed") == 1)
     assert await subject(port, context) == "the first"
-    files.renew(days=-1, name="ended already")
+    files.renew(ends_days=-1, name="ended already")
     await until(lambda: house.value(Metric.TLS_RELOADS, "failed") >= 2)
     assert await subject(port, context) == "the first"
-    Path(files.cert).unlink()
+    files.cert.unlink()
     await until(lambda: house.value(Metric.TLS_RELOADS, "failed") >= 3)
     files.renew(name="good again")
     await until(lambda: until_subject(port, context, "good again"))
@@ -163,29 +165,27 @@ async def test_the_time_that_is_left_is_a_metric_and_the_log_warns(
         await until(lambda: said == ["certificate_ends_soon", "certificate_expired"])
         assert house.value(Metric.TLS_CERTIFICATE_SECONDS, "default") < 0
         # devices that look refuse it, but it is served
-        blind = files.ca.context()
+        blind = files.context()
         assert await subject(house.gateway.edge.tls_port, blind) == "the first"
 
 
-async def test_names_and_client_certificates(open_house: Any, files: Files, tmp_path: Path) -> None:
-    authority = files.folder / "devices.pem"
-    authority.write_bytes(files.ca.pem)
+async def test_names_and_client_certificates(open_house: Any, files: Files) -> None:
     other = files.ca.issue("push.example.org").write(files.folder, "push")
     house: House = await open_house(
         files.settings(
             **{
                 "edge.tls_sni": [f"push.example.org={other[0]}:{other[1]}"],
                 "edge.tls_client_auth": "required",
-                "edge.tls_client_ca": str(authority),
+                "edge.tls_client_ca": str(files.ca.write(files.folder)),
             }
         )
     )
     port = house.gateway.edge.tls_port
-    mine = files.ca.context(files.ca.issue(name="device"), files.folder)
+    mine = files.context(files.ca.issue(name="device"))
     assert await subject(port, mine, "push.example.org") == "push.example.org"
     async with Device("127.0.0.1", port, tls=mine) as device:
         await device.connected()
-    async with Device("127.0.0.1", port, tls=files.ca.context()) as device:
+    async with Device("127.0.0.1", port, tls=files.context()) as device:
         await until(lambda: house.value(Metric.TLS_FAILURES, "no_certificate") >= 1)
         assert device.id == ""
     assert house.value(Metric.TLS_CERTIFICATE_SECONDS, "push.example.org") > 0
@@ -194,11 +194,11 @@ async def test_names_and_client_certificates(open_house: Any, files: Files, tmp_
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [
-        (lambda f: Path(f.cert).unlink(), "edge.tls_cert", "cannot read"),
-        (lambda f: Path(f.cert).write_text("no"), "edge.tls_cert", "no certificate in PEM"),
-        (lambda f: Path(f.key).write_text("no"), "edge.tls_key", "no private key"),
-        (lambda f: Path(f.key).write_bytes(f.ca.issue("x.example").key), "edge.tls_key", "does not belong"),
-        (lambda f: f.renew(days=-3), "edge.tls_cert", "renew it"),
+        (lambda f: f.cert.unlink(), "edge.tls_cert", "cannot read"),
+        (lambda f: f.cert.write_text("no"), "edge.tls_cert", "no certificate in PEM"),
+        (lambda f: f.key.write_text("no"), "edge.tls_key", "no private key"),
+        (lambda f: f.key.write_text(f.ca.issue("x.example").key), "edge.tls_key", "does not belong"),
+        (lambda f: f.renew(ends_days=-3), "edge.tls_cert", "renew it"),
     ],
 )
 async def test_certificates_that_can_not_be_used_stop_the_start(
@@ -222,7 +222,7 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path, files: Files) -> No
 
 async def test_tls_over_several_reactors_with_tickets(open_house: Any, files: Files) -> None:
     house: House = await open_house(files.settings(**{"edge.reactors": 3}))
-    context = files.ca.context()
+    context = files.context()
     devices = [Device("127.0.0.1", house.gateway.edge.tls_port, tls=context) for _ in range(24)]
     for device in devices:
         device.start()
@@ -250,7 +250,7 @@ async def test_a_sighup_reloads_and_does_not_end_the_process(tmp_path: Path, fil
     try:
         await until(ready.exists, 30)
         about = json.loads(ready.read_text())
-        port, context = about["device_tls_port"], files.ca.context()
+        port, context = about["device_tls_port"], files.context()
         both = port, about["api_tls_port"]
         for port in both:
             assert await subject(port, context) == "the first"

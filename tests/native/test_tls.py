@@ -21,16 +21,22 @@ from reactor_rig import Peer, Rig
 from gateway._native import reactor as native
 from gateway._native.tls import TLS_FAILURES
 from gateway._native.tls_context import TlsContext
+from gateway.client.link import ALPN
 from gateway.model.frames import FrameType, build_frame
-from gateway.tour.authority import ALPN, Authority, Pair
+from gateway.notifiers.local_tls import Authority, Issued
 
 NOTICE = build_frame(FrameType.NOTIFY, {"id": 1})
 CA = Authority()
 SERVER = CA.issue("localhost", "127.0.0.1")
 
 
-def context(pair: Pair = SERVER, **options: Any) -> TlsContext:
-    return TlsContext(pair.chain, pair.key, **options)
+def context(issued: Issued = SERVER, **options: Any) -> TlsContext:
+    return TlsContext(*issued.encode(), **options)
+
+
+def device_context(mine: Issued | None = None) -> ssl.SSLContext:
+    """What a device connects with."""
+    return CA.client_context(mine, alpn=[ALPN])
 
 
 @contextlib.contextmanager
@@ -55,7 +61,7 @@ def until(rig: Rig, found: Any) -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_device_logs_in_and_is_notified(version: ssl.TLSVersion) -> None:
-    mine = CA.context()
+    mine = device_context()
     mine.minimum_version = mine.maximum_version = version
     with tls_rig() as rig:
         peer, link = rig.login(tls=mine)
@@ -75,7 +81,7 @@ def test_plain_and_tls_links_live_side_by_side_and_a_link_does_not_grow() -> Non
     assert native.LINK_BYTES == 112
     with tls_rig() as rig:
         plain, first = rig.login(1)
-        secure, second = rig.login(2, tls=CA.context())
+        secure, second = rig.login(2, tls=device_context())
         for peer, link in ((plain, first), (secure, second)):
             rig.reactor.send(link, NOTICE)
             assert peer.receive()[0] == FrameType.NOTIFY
@@ -88,7 +94,7 @@ def test_a_client_that_sends_byte_by_byte_gets_through() -> None:
         raw = socket.create_connection(("127.0.0.1", rig.tls_port))
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = CA.context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+        client = device_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
 
         def pass_on() -> None:
             for byte in outgoing.read():
@@ -154,7 +160,7 @@ def test_a_handshake_that_is_never_finished_ends_at_the_login_deadline() -> None
 
 def test_after_the_handshake_the_login_deadline_still_counts() -> None:
     with tls_rig(login_ms=300) as rig:
-        peer = rig.connect(tls=CA.context())
+        peer = rig.connect(tls=device_context())
         kind, body = peer.receive()
         assert (kind, b"login_timeout" in body) == (FrameType.GOAWAY, True)
         assert peer.receive() is None
@@ -179,7 +185,7 @@ def test_an_endless_handshake_message_is_cut() -> None:
 
 def test_more_handshakes_at_once_than_may_be_are_closed_and_places_come_back() -> None:
     with tls_rig(handshakes=2, linger_ms=20) as rig:
-        rig.login(1, tls=CA.context())
+        rig.login(1, tls=device_context())
         begun = [socket.create_connection(("127.0.0.1", rig.tls_port), timeout=10) for _ in range(2)]
         for raw in begun:
             raw.sendall(b"\x16\x03\x01")
@@ -192,7 +198,7 @@ def test_more_handshakes_at_once_than_may_be_are_closed_and_places_come_back() -
         for raw in (*begun, silent, late):
             raw.close()
         until(rig, lambda: rig.reactor.counters()["links"] == 1)
-        rig.login(2, tls=CA.context())
+        rig.login(2, tls=device_context())
 
 
 def test_a_client_that_leaves_in_the_handshake_is_counted() -> None:
@@ -207,7 +213,7 @@ def test_a_client_that_leaves_in_the_handshake_is_counted() -> None:
 
 
 def test_tls_1_1_is_refused() -> None:
-    mine = CA.context()
+    mine = device_context()
     mine.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning, match="TLSv1"):
         mine.minimum_version = ssl.TLSVersion.TLSv1
@@ -220,7 +226,7 @@ def test_tls_1_1_is_refused() -> None:
 
 
 def test_tls_1_2_is_refused_where_1_3_is_the_least() -> None:
-    mine = CA.context()
+    mine = device_context()
     mine.maximum_version = ssl.TLSVersion.TLSv1_2
     with tls_rig(context(min_version="1.3")) as rig:
         with pytest.raises((ssl.SSLError, ConnectionError)):
@@ -230,10 +236,10 @@ def test_tls_1_2_is_refused_where_1_3_is_the_least() -> None:
 
 def test_alpn_is_optional_and_other_protocols_are_refused() -> None:
     none = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    none.load_verify_locations(cadata=CA.pem.decode())
-    http = CA.context()
+    none.load_verify_locations(cadata=CA.pem)
+    http = device_context()
     http.set_alpn_protocols(["h2", "http/1.1"])
-    both = CA.context()
+    both = device_context()
     both.set_alpn_protocols(["h2", ALPN])
     with tls_rig() as rig:
         assert rig.login(1, tls=none)[0].sock.selected_alpn_protocol() is None
@@ -245,7 +251,7 @@ def test_alpn_is_optional_and_other_protocols_are_refused() -> None:
 
 def test_the_name_asked_for_selects_the_certificate() -> None:
     names = [
-        (host, *CA.issue(alternative))
+        (host, *CA.issue(alternative).encode())
         for host, alternative in (
             ("push.example.org", "push.example.org"),
             ("*.devices.example.org", "*.devices.example.org"),
@@ -254,7 +260,7 @@ def test_the_name_asked_for_selects_the_certificate() -> None:
     with tls_rig(context(names=names)) as rig:
 
         def names_of(host: str) -> set[str]:
-            mine = CA.context()
+            mine = device_context()
             mine.check_hostname = False
             peer = rig.connect(tls=mine, host=host)
             return {value for _, value in peer.sock.getpeercert()["subjectAltName"]}
@@ -264,17 +270,17 @@ def test_the_name_asked_for_selects_the_certificate() -> None:
         assert names_of("a.devices.example.org") == {"*.devices.example.org"}
         assert names_of("a.b.devices.example.org") == {"localhost", "127.0.0.1"}
         assert names_of("elsewhere.example.org") == {"localhost", "127.0.0.1"}
-        assert rig.login(1, tls=CA.context(), host="push.example.org")[0].sock.version() == "TLSv1.3"
+        assert rig.login(1, tls=device_context(), host="push.example.org")[0].sock.version() == "TLSv1.3"
 
 
 def test_new_handshakes_get_the_new_certificate_and_live_links_go_on() -> None:
     later = CA.issue("localhost", name="the second")
     with tls_rig() as rig:
-        before, link = rig.login(1, tls=CA.context())
+        before, link = rig.login(1, tls=device_context())
         assert rig.reactor.use_tls(context(later))
         rig.reactor.send(link, NOTICE)
         assert before.receive()[0] == FrameType.NOTIFY
-        after, _ = rig.login(2, tls=CA.context())
+        after, _ = rig.login(2, tls=device_context())
         subject = dict(part[0] for part in after.sock.getpeercert()["subject"])
         assert subject["commonName"] == "the second"
         before.send(FrameType.PING)
@@ -291,15 +297,15 @@ def test_a_context_that_was_never_taken_out_of_the_mailbox_is_given_back() -> No
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_required_client_certificate(tmp_path: Path, version: ssl.TLSVersion) -> None:
+def test_a_required_client_certificate(version: ssl.TLSVersion) -> None:
     other = Authority("somebody else")
-    with tls_rig(context(client_ca=CA.pem, client_auth="required")) as rig:
-        known = CA.context(CA.issue(name="device"), tmp_path)
+    with tls_rig(context(client_ca=CA.pem.encode(), client_auth="required")) as rig:
+        known = device_context(CA.issue(name="device"))
         known.maximum_version = version
         rig.login(1, tls=known)
-        foreign = CA.context(other.issue(name="device"), tmp_path)
+        foreign = device_context(other.issue(name="device"))
         foreign.maximum_version = version
-        nobody = CA.context()
+        nobody = device_context()
         nobody.maximum_version = version
         for mine, reason in ((nobody, "no_certificate"), (foreign, "certificate")):
             # with 1.3 the client is done before the gateway has looked at its certificate
@@ -311,18 +317,18 @@ def test_a_required_client_certificate(tmp_path: Path, version: ssl.TLSVersion) 
         assert [event for event in rig.events if event[0] == native.EVENT_FRAME] == []
 
 
-def test_an_optional_client_certificate(tmp_path: Path) -> None:
-    with tls_rig(context(client_ca=CA.pem, client_auth="optional")) as rig:
-        rig.login(1, tls=CA.context(CA.issue(name="device"), tmp_path))
-        rig.login(2, tls=CA.context())
+def test_an_optional_client_certificate() -> None:
+    with tls_rig(context(client_ca=CA.pem.encode(), client_auth="optional")) as rig:
+        rig.login(1, tls=device_context(CA.issue(name="device")))
+        rig.login(2, tls=device_context())
         with contextlib.suppress(OSError):
-            rig.connect(tls=CA.context(Authority().issue(name="device"), tmp_path)).receive()
+            rig.connect(tls=device_context(Authority().issue(name="device"))).receive()
         until(rig, lambda: failures(rig) == {"certificate": 1})
 
 
 def test_a_ticket_of_one_reactor_is_taken_by_another() -> None:
     shared = context()
-    mine = CA.context()
+    mine = device_context()
     with tls_rig(shared) as one, tls_rig(shared, index=1) as two:
         peer, _ = one.login(1, tls=mine)
         session = peer.sock.session
@@ -336,7 +342,7 @@ def test_a_ticket_of_one_reactor_is_taken_by_another() -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_large_frames_both_ways_through_a_tiny_window(version: ssl.TLSVersion) -> None:
-    mine = CA.context()
+    mine = device_context()
     mine.minimum_version = mine.maximum_version = version
     text = os.urandom(30_000).hex()
     with tls_rig(outbox_bytes=1 << 22) as rig:
@@ -358,7 +364,7 @@ def test_large_frames_both_ways_through_a_tiny_window(version: ssl.TLSVersion) -
 
 def test_a_device_that_reads_nothing_is_cut_as_a_slow_consumer() -> None:
     with tls_rig(outbox_bytes=1 << 24, slow_ms=200, linger_ms=100) as rig:
-        _, link = rig.login(tls=CA.context(), receive_buffer=2048)
+        _, link = rig.login(tls=device_context(), receive_buffer=2048)
         big = build_frame(FrameType.NOTIFY, {"text": "x" * 60_000})
         for _ in range(100):
             rig.reactor.send(link, big)
@@ -369,7 +375,7 @@ def test_a_device_that_reads_nothing_is_cut_as_a_slow_consumer() -> None:
 
 def test_last_words_and_close_notify_come_before_the_end() -> None:
     with tls_rig() as rig:
-        peer, link = rig.login(tls=CA.context())
+        peer, link = rig.login(tls=device_context())
         rig.reactor.close(link, build_frame(FrameType.GOAWAY, {"code": 1}))
         assert peer.receive()[0] == FrameType.GOAWAY
         # Python's ssl raises where the stream is cut without close_notify
@@ -379,11 +385,11 @@ def test_last_words_and_close_notify_come_before_the_end() -> None:
 
 def test_a_half_closed_device_is_gone() -> None:
     with tls_rig() as rig:
-        peer, link = rig.login(tls=CA.context())
+        peer, link = rig.login(tls=device_context())
         peer.sock.shutdown(socket.SHUT_WR)  # FIN without close_notify
         assert rig.event(native.EVENT_DOWN)[1] == link
         assert rig.reactor.counters()["ended:peer"] == 1
-        peer, link = rig.login(tls=CA.context())
+        peer, link = rig.login(tls=device_context())
         with contextlib.suppress(OSError):
             peer.sock.unwrap()  # close_notify
         assert rig.event(native.EVENT_DOWN)[1] == link
@@ -393,7 +399,7 @@ def test_a_half_closed_device_is_gone() -> None:
 
 def test_a_reset_ends_the_link() -> None:
     with tls_rig() as rig:
-        peer, link = rig.login(tls=CA.context())
+        peer, link = rig.login(tls=device_context())
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.sock.close()
         assert rig.event(native.EVENT_DOWN)[1] == link
@@ -401,7 +407,7 @@ def test_a_reset_ends_the_link() -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_broken_record_ends_the_link(version: ssl.TLSVersion) -> None:
-    mine = CA.context()
+    mine = device_context()
     mine.minimum_version = mine.maximum_version = version
     with tls_rig(linger_ms=50) as rig:
         peer, link = rig.login(tls=mine)
@@ -429,7 +435,7 @@ def test_renegotiation_is_refused() -> None:
 
 
 def test_many_links_come_and_go_and_their_places_are_used_again() -> None:
-    mine = CA.context()
+    mine = device_context()
     with tls_rig(linger_ms=20) as rig:
         for round_ in range(6):
             peers = [rig.login(100 * round_ + i, tls=mine)[0] for i in range(20)]
@@ -453,7 +459,7 @@ def private_bytes() -> int:
 
 def test_a_burst_of_handshakes_gives_its_memory_back() -> None:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = CA.context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    client = device_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
     with pytest.raises(ssl.SSLWantReadError):
         client.do_handshake()
     hello = outgoing.read()
@@ -471,12 +477,12 @@ def test_a_burst_of_handshakes_gives_its_memory_back() -> None:
         if "GATEWAY_SANITIZER" not in os.environ:  # whose heap is another
             assert during - before > 600 * 6_000
             assert private_bytes() - before < (during - before) / 3
-        rig.login(1, tls=CA.context())
+        rig.login(1, tls=device_context())
 
 
 def test_a_reactor_is_stopped_with_links_in_every_state() -> None:
     with tls_rig() as rig:
-        rig.login(1, tls=CA.context())
+        rig.login(1, tls=device_context())
         begun = socket.create_connection(("127.0.0.1", rig.tls_port))
         begun.sendall(b"\x16\x03\x01")
         silent = socket.create_connection(("127.0.0.1", rig.tls_port))
@@ -487,7 +493,7 @@ def test_a_reactor_is_stopped_with_links_in_every_state() -> None:
 
 def test_a_drain_reaches_tls_links_and_those_in_the_handshake() -> None:
     with tls_rig(linger_ms=50) as rig:
-        peer, _ = rig.login(1, tls=CA.context())
+        peer, _ = rig.login(1, tls=device_context())
         begun = socket.create_connection(("127.0.0.1", rig.tls_port), timeout=10)
         begun.sendall(b"\x16\x03\x01")
         until(rig, lambda: rig.reactor.counters()["links"] == 2)
@@ -535,16 +541,17 @@ def _close_shared_rig() -> Iterator[None]:
         ({"chain": b""}, "needed"),
         ({"chain": b"not PEM"}, "certificate can not be used"),
         ({"key": b"not PEM"}, "key can not be read"),
-        ({"key": CA.issue("localhost").key}, "does not belong"),
+        ({"key": CA.issue("localhost").encode()[1]}, "does not belong"),
         ({"client_auth": "required"}, "client CA"),
         ({"client_auth": "perhaps"}, "none, optional or required"),
         ({"min_version": "1.1"}, "1.2 or 1.3"),
-        ({"names": [("x" * 300, *SERVER)]}, "no host name"),
-        ({"names": [("ok.example", SERVER.chain, b"")]}, "needed"),
+        ({"names": [("x" * 300, *SERVER.encode())]}, "no host name"),
+        ({"names": [("ok.example", SERVER.encode()[0], b"")]}, "needed"),
     ],
 )
 def test_what_openssl_does_not_take_is_said_in_words(broken: dict[str, Any], words: str) -> None:
-    arguments: dict[str, Any] = {"chain": SERVER.chain, "key": SERVER.key} | broken
+    chain, key = SERVER.encode()
+    arguments: dict[str, Any] = {"chain": chain, "key": key} | broken
     with pytest.raises(ValueError, match=words):
         TlsContext(arguments.pop("chain"), arguments.pop("key"), **arguments)
 

@@ -17,8 +17,9 @@ from record_client import ALERT, DATA, HANDSHAKE, RecordClient
 
 from gateway._native import reactor as native
 from gateway._native.tls_context import TlsContext
+from gateway.client.link import ALPN
 from gateway.model.frames import FrameType, build_frame
-from gateway.tour.authority import Authority
+from gateway.notifiers.local_tls import Authority
 
 CA = Authority()
 SERVER = CA.issue("localhost")
@@ -30,13 +31,13 @@ UPDATE, UPDATE_BOTH = b"\x18\x00\x00\x01\x00", b"\x18\x00\x00\x01\x01"
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    with Rig(tls=TlsContext(*SERVER), linger_ms=50, outbox_bytes=1 << 22) as rig:
+    with Rig(tls=TlsContext(*SERVER.encode()), linger_ms=50, outbox_bytes=1 << 22) as rig:
         yield rig
 
 
 @pytest.fixture
 def client(rig: Rig, tmp_path: Path) -> Iterator[RecordClient]:
-    client = RecordClient(rig.tls_port, CA.context(), tmp_path)
+    client = RecordClient(rig.tls_port, CA.client_context(alpn=[ALPN]), tmp_path)
     yield client
     client.close()
 
@@ -244,7 +245,7 @@ def test_an_orderly_end_has_last_words_and_close_notify(rig: Rig, client: Record
 
 def test_frames_of_one_turn_share_records(rig: Rig, tmp_path: Path) -> None:
     """A link that can not be written to for a while gets what waited in full records."""
-    context = CA.context()
+    context = CA.client_context(alpn=[ALPN])
     client = RecordClient(rig.tls_port, context, tmp_path)
     link = login(rig, client)
     frame = build_frame(FrameType.NOTIFY, {"text": "x" * 100})
@@ -263,7 +264,7 @@ def test_frames_of_one_turn_share_records(rig: Rig, tmp_path: Path) -> None:
 
 
 def test_a_tiny_window_holds_records_back_and_nothing_is_lost(rig: Rig, tmp_path: Path) -> None:
-    client = RecordClient(rig.tls_port, CA.context(), tmp_path, receive_buffer=4096)
+    client = RecordClient(rig.tls_port, CA.client_context(alpn=[ALPN]), tmp_path, receive_buffer=4096)
     link = login(rig, client)
     stream = b""
     for i in range(250):
@@ -286,8 +287,8 @@ def test_a_tiny_window_holds_records_back_and_nothing_is_lost(rig: Rig, tmp_path
 
 
 def test_a_closed_link_that_was_stalled_gets_all_and_then_its_end(tmp_path: Path) -> None:
-    with Rig(tls=TlsContext(*SERVER), linger_ms=5000, outbox_bytes=1 << 22) as patient:
-        client = RecordClient(patient.tls_port, CA.context(), tmp_path, receive_buffer=4096)
+    with Rig(tls=TlsContext(*SERVER.encode()), linger_ms=5000, outbox_bytes=1 << 22) as patient:
+        client = RecordClient(patient.tls_port, CA.client_context(alpn=[ALPN]), tmp_path, receive_buffer=4096)
         link = login(patient, client)
         big = build_frame(FrameType.NOTIFY, {"data": os.urandom(60_000)})
         for _ in range(40):
@@ -318,7 +319,7 @@ def test_a_closed_link_that_was_stalled_gets_all_and_then_its_end(tmp_path: Path
 )
 def test_any_records_only_end_their_link(parts: list[tuple[int, bytes]], cut: int) -> None:
     rig, folder = shared_rig()
-    client = RecordClient(rig.tls_port, CA.context(), folder)
+    client = RecordClient(rig.tls_port, CA.client_context(alpn=[ALPN]), folder)
     client.finish()
     wire = b"".join(content if kind < 0 else client.out.seal(kind, content) for kind, content in parts)
     try:
@@ -345,7 +346,7 @@ def shared_rig() -> tuple[Rig, Path]:
         import tempfile
 
         folder = tempfile.TemporaryDirectory()
-        _SHARED.extend((Rig(tls=TlsContext(*SERVER), linger_ms=20, max_links=100_000), folder))
+        _SHARED.extend((Rig(tls=TlsContext(*SERVER.encode()), linger_ms=20, max_links=100_000), folder))
     return _SHARED[0], Path(_SHARED[1].name)
 
 

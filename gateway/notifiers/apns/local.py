@@ -77,7 +77,7 @@ class LocalApns(LocalServer):
 
     def certificate_settings(self) -> dict[str, str]:
         """The same with a client certificate."""
-        issued = self.authority.issue(self.topic, for_client=True)
+        issued = self.authority.issue(name=self.topic)
         return {
             "url": self.url,
             "ca": self.ca,

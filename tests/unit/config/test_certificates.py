@@ -15,7 +15,7 @@ from gateway.config.certificates import parse_names, read_tls_files, tls_paths
 from gateway.config.check import advice
 from gateway.config.sections import Edge
 from gateway.model.errors import ConfigError
-from gateway.tour.authority import Authority
+from gateway.notifiers.local_tls import Authority
 
 CA = Authority()
 
@@ -23,8 +23,8 @@ CA = Authority()
 @pytest.fixture
 def edge(tmp_path: Path) -> Edge:
     cert, key = CA.issue("localhost").write(tmp_path)
-    Path(key).chmod(0o600)
-    return Edge(tls_port=0, tls_cert=cert, tls_key=key)
+    key.chmod(0o600)
+    return Edge(tls_port=0, tls_cert=str(cert), tls_key=str(key))
 
 
 def overrides(edge: Edge, **further: str) -> list[str]:
@@ -39,16 +39,15 @@ def broken(*texts: str) -> list[tuple[str, str]]:
 
 
 def test_good_files_are_read_and_named(edge: Edge, tmp_path: Path) -> None:
-    cert, key = CA.issue("push.example.org", days=10).write(tmp_path, "push")
+    cert, key = CA.issue("push.example.org", ends_days=10).write(tmp_path, "push")
     edge.tls_sni = [f"Push.example.org={cert}:{key}", f"*.example.net={cert}:{key}"]
-    (tmp_path / "ca.pem").write_bytes(CA.pem)
-    edge.tls_client_ca = str(tmp_path / "ca.pem")
+    edge.tls_client_ca = str(CA.write(tmp_path))
     assert len(tls_paths(edge)) == 6
     edge.tls_client_auth = "optional"
     assert tls_paths(edge)[-1] == edge.tls_client_ca
     files = read_tls_files(edge, time.time)
     assert set(files.ends()) == {"default", "push.example.org", "*.example.net"}
-    assert files.client_ca == CA.pem
+    assert files.client_ca == CA.pem.encode()
     load(overrides=overrides(edge, tls_sni=",".join(edge.tls_sni)), environ={})
 
 
@@ -129,13 +128,10 @@ def test_advice_on_what_may_surprise(edge: Edge, tmp_path: Path) -> None:
     config = load(overrides=overrides(edge, port="-1", host="0.0.0.0"), environ={})
     assert "edge.host" not in dict(advice(config))
     Path(edge.tls_key).chmod(0o644)
-    cert, _ = CA.issue("localhost", days=3).write(tmp_path, "short")
     config.edge.tls_client_ca = edge.tls_cert
     found = dict(advice(config))
     assert "chmod 600" in found["edge.tls_key"]
     assert "not used" in found["edge.tls_client_auth"]
-    pair = CA.issue("localhost", days=3)
-    Path(cert).write_bytes(pair.chain)
-    Path(edge.tls_key).write_bytes(pair.key)
-    config.edge.tls_cert = cert
+    short = CA.issue("localhost", ends_days=3).write(tmp_path, "short")
+    config.edge.tls_cert, config.edge.tls_key = map(str, short)
     assert "ends in 2 days" in dict(advice(config))["edge.tls_cert"]

@@ -307,7 +307,7 @@ async def test_client_certificate_instead_of_a_token(scene: Scene) -> None:
 
 
 async def test_without_token_and_certificate_the_server_refuses(scene: Scene) -> None:
-    stranger = Authority("someone else").issue("com.example.shop", for_client=True)
+    stranger = Authority("someone else").issue(name="com.example.shop")
     settings = {
         **scene.apns.certificate_settings(),
         "certificate": stranger.certificate,
