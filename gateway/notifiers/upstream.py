@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -26,6 +27,11 @@ _log = structlog.get_logger(__name__)
 
 #: a lane that is being probed says this to the others
 PROBE_MS = 250
+
+
+def unix_ms() -> int:
+    """A notifier's clock, where it is given no other."""
+    return time.time_ns() // 1_000_000
 
 
 class Verdict(StrEnum):
@@ -296,6 +302,10 @@ class Upstream:
         if opened_ms:
             self._metrics.count(Metric.CIRCUITS_OPENED, label=self.name)
         return _build_result(answer, max(rest_ms, opened_ms))
+
+    def count_token(self) -> None:
+        """One more credential was made or fetched for this upstream."""
+        self._metrics.count(Metric.NOTIFIER_TOKENS, label=self.name)
 
     def _count(self, row: Row) -> None:
         self._metrics.count(Metric.NOTIFIER_OUTCOMES, label=f"{self.name} {row.reason}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ import httpx
 import msgspec
 
 from gateway.delivery.push_ids import PushIds
-from gateway.metrics import Metric, Metrics
+from gateway.metrics import Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration
@@ -26,7 +25,7 @@ from gateway.notifiers.apns.provider_token import ProviderTokens
 from gateway.notifiers.apns.settings import NAME, SECRETS, AppSettings, build_app_settings, check_settings
 from gateway.notifiers.connections import Connections, build_client, build_context
 from gateway.notifiers.payload import build_ids, fit
-from gateway.notifiers.upstream import NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream
+from gateway.notifiers.upstream import NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream, unix_ms
 
 #: Apple, "Generating a remote notification"
 MAX_PAYLOAD_BYTES = 4_096
@@ -36,10 +35,6 @@ _DEVICE_TOKEN = re.compile(r"[0-9a-fA-F]{16,512}")
 #: by urgency (very-low, low, normal, high): 10 at once, 5 when it suits the battery, 1 when nothing else does
 _PRIORITIES = ("1", "5", "10", "10")
 _NAMESPACE = uuid.UUID("5f0a6b0e-0d4c-5d2b-9c3a-6d1f7e0b52a1")
-
-
-def _unix_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def build_apns_id(push_id: str, token: str) -> str:
@@ -62,13 +57,13 @@ class ApnsNotifier:
     secrets = SECRETS
 
     def __init__(
-        self, limits: Limits, *, push_ids: PushIds, metrics: Metrics, clock: Callable[[], int] = _unix_ms
+        self, limits: Limits, *, push_ids: PushIds, metrics: Metrics, clock: Callable[[], int] = unix_ms
     ) -> None:
         self._push_ids = push_ids
         self._clock = clock
         self._upstream = Upstream(self.name, limits, metrics, clock)
         self._connections = Connections(limits.gates)
-        self._tokens = ProviderTokens(limits.gates, lambda: metrics.count(Metric.NOTIFIER_TOKENS, label=self.name))
+        self._tokens = ProviderTokens(limits.gates, self._upstream.count_token)
 
     def check(self, settings: Mapping[str, str]) -> None:
         check_settings(settings)

@@ -6,7 +6,6 @@ Source: Firebase, REST reference of `projects.messages.send`. The message has th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ import httpx
 import msgspec
 
 from gateway.delivery.push_ids import PushIds
-from gateway.metrics import Metric, Metrics
+from gateway.metrics import Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration
@@ -23,7 +22,7 @@ from gateway.notifiers.fcm.access_token import AccessTokens
 from gateway.notifiers.fcm.errors import UNAUTHENTICATED, parse_answer
 from gateway.notifiers.fcm.settings import NAME, SECRETS, AppSettings, build_app_settings, check_settings
 from gateway.notifiers.payload import build_ids, fit
-from gateway.notifiers.upstream import NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream
+from gateway.notifiers.upstream import NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream, unix_ms
 
 #: Firebase, "Message size": notification and data together
 MAX_PAYLOAD_BYTES = 4_096
@@ -34,10 +33,6 @@ MAX_TTL_S = 2_419_200
 _HIGH = 3
 
 
-def _unix_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class FcmNotifier:
     """Notifier port over FCM HTTP v1. Its queue is the caller's (delivery.notify_queue)."""
 
@@ -45,7 +40,7 @@ class FcmNotifier:
     secrets = SECRETS
 
     def __init__(
-        self, limits: Limits, *, push_ids: PushIds, metrics: Metrics, clock: Callable[[], int] = _unix_ms
+        self, limits: Limits, *, push_ids: PushIds, metrics: Metrics, clock: Callable[[], int] = unix_ms
     ) -> None:
         self._push_ids = push_ids
         self._clock = clock
@@ -56,7 +51,7 @@ class FcmNotifier:
             post=self._post_assertion,
             timeout_s=limits.timeout_s,
             clock=clock,
-            on_fetched=lambda: metrics.count(Metric.NOTIFIER_TOKENS, label=self.name),
+            on_fetched=self._upstream.count_token,
         )
 
     def check(self, settings: Mapping[str, str]) -> None:

@@ -7,7 +7,6 @@ for its user. Signed as delivery.signature says, with the app's secret for this 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 
 import httpx
@@ -19,7 +18,7 @@ from gateway.metrics import Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration, build_token
-from gateway.notifiers.upstream import NO_SETTINGS, Answer, Upstream
+from gateway.notifiers.upstream import NO_SETTINGS, Answer, Upstream, unix_ms
 from gateway.notifiers.webhook.errors import parse_status
 from gateway.notifiers.webhook.settings import SECRETS, Settings, check_settings, parse_endpoint
 
@@ -29,10 +28,6 @@ MAX_ANSWER_BYTES = 4_096
 ANSWER_S = 1.0
 
 _URGENCIES = ("very-low", "low", "normal", "high")
-
-
-def _unix_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def _read_some(response: httpx.Response) -> None:
@@ -60,7 +55,7 @@ class WebhookNotifier:
         *,
         push_ids: PushIds,
         metrics: Metrics,
-        clock: Callable[[], int] = _unix_ms,
+        clock: Callable[[], int] = unix_ms,
         client: httpx.AsyncClient | None = None,
     ) -> None:
         self._push_ids = push_ids

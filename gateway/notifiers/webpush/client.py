@@ -7,20 +7,19 @@ token, title, text; a service worker shows it, and the page acks it over its own
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping
 
 import httpx
 import msgspec
 
 from gateway.delivery.push_ids import PushIds
-from gateway.metrics import Metric, Metrics
+from gateway.metrics import Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration
 from gateway.notifiers.connections import Connections, build_client, build_context
 from gateway.notifiers.payload import build_ids, fit
-from gateway.notifiers.upstream import CONNECTION, NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream
+from gateway.notifiers.upstream import CONNECTION, NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream, unix_ms
 from gateway.notifiers.webpush.addresses import Addresses, Resolve, resolve
 from gateway.notifiers.webpush.encryption import MAX_PLAIN_BYTES, encrypt
 from gateway.notifiers.webpush.errors import NOT_ALLOWED, TOO_LARGE, parse_status
@@ -33,10 +32,6 @@ _URGENCIES = ("very-low", "low", "normal", "high")
 KEEP_S = 90.0
 #: a title that is sent where the service finds the whole message too large
 SHORT_TITLE_CHARS = 64
-
-
-def _unix_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def build_topic(collapse_key: str) -> str:
@@ -57,7 +52,7 @@ class WebPushNotifier:
         allows_private: bool,
         push_ids: PushIds,
         metrics: Metrics,
-        clock: Callable[[], int] = _unix_ms,
+        clock: Callable[[], int] = unix_ms,
         resolve: Resolve = resolve,
     ) -> None:
         self._push_ids = push_ids
@@ -65,7 +60,7 @@ class WebPushNotifier:
         self._upstream = Upstream(self.name, limits, metrics, clock)
         self._connections = Connections(limits.gates, KEEP_S)
         self._addresses = Addresses(allows_private=allows_private, clock=clock, resolve=resolve)
-        self._vapid = VapidTokens(lambda: metrics.count(Metric.NOTIFIER_TOKENS, label=self.name))
+        self._vapid = VapidTokens(self._upstream.count_token)
 
     def check(self, settings: Mapping[str, str]) -> None:
         check_settings(settings)

@@ -20,18 +20,17 @@ from upstream_rig import (
     PATIENT,
     QUICK,
     TOKEN,
-    MovedClock,
     build_app,
     build_notification,
     build_registration,
     outcomes,
     until_ok,
 )
+from upstream_scene import UpstreamScene
 
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import BadRequest
 from gateway.model.notification import Content
-from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration, build_token
 from gateway.notifiers.apns.client import ApnsNotifier, build_apns_id, build_collapse_id
 from gateway.notifiers.apns.errors import BY_REASON, ROWS, parse_answer
@@ -44,37 +43,19 @@ from gateway.notifiers.upstream import GARBAGE, Fault, Limits, Verdict
 DEVICE = "0a1b2c3d" * 8
 
 
-class Scene:
+class Scene(UpstreamScene[LocalApns, ApnsNotifier]):
     def __init__(self, authority: Authority) -> None:
-        self.clock = MovedClock()
-        self.apns = LocalApns(authority=authority, now_s=self.clock.now_s)
-        self.metrics = Metrics(process=False)
-        self.notifiers: list[ApnsNotifier] = []
-        self.notifier = self.build(PATIENT)
-
-    def build(self, limits: Limits) -> ApnsNotifier:
-        notifier = ApnsNotifier(limits, push_ids=IDS, metrics=self.metrics, clock=self.clock.now_ms)
-        self.notifiers.append(notifier)
-        return notifier
-
-    def app(self, **changes: str) -> App:
-        return build_app("apns", {**self.apns.settings(), **changes})
+        super().__init__(LocalApns, ApnsNotifier, authority)
+        self.apns = self.upstream
 
     def device(self, token: str = DEVICE, reason: str = "") -> Registration:
         return build_registration("apns", self.apns.add_device(token, reason))
 
-    async def push(self, registration: Registration | None = None, **changes: Any) -> NotifierResult:
-        return await self.notifier.notify(self.app(), registration or self.device(), build_notification(**changes))
-
 
 @pytest.fixture
 async def scene(authority: Authority) -> AsyncIterator[Scene]:
-    scene = Scene(authority)
-    await scene.apns.start()
-    yield scene
-    for notifier in scene.notifiers:
-        await notifier.close()
-    await scene.apns.close()
+    async with Scene(authority) as scene:
+        yield scene
 
 
 async def test_notification_arrives_with_everything_the_app_needs_and_nothing_more(scene: Scene) -> None:
@@ -289,8 +270,7 @@ async def test_wrong_key_id_or_team_is_refused_and_waits_for_better_settings(
 
 async def test_provider_token_of_yesterday_is_refused(scene: Scene) -> None:
     scene.clock.moved_s -= 86_400
-    late = ApnsNotifier(PATIENT, push_ids=IDS, metrics=scene.metrics, clock=lambda: scene.clock.now_ms() - 7_200_000)
-    scene.notifiers.append(late)
+    late = scene.build(PATIENT, clock=lambda: scene.clock.now_ms() - 7_200_000)
     result = await late.notify(scene.app(), scene.device(), build_notification())
     assert result.detail == "403 ExpiredProviderToken"
     assert len(scene.apns.requests) == 2  # renewed once

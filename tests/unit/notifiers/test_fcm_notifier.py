@@ -13,22 +13,20 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from upstream_rig import (
     IDS,
-    PATIENT,
     QUICK,
     TOKEN,
-    MovedClock,
     build_app,
     build_notification,
     build_registration,
     outcomes,
     until_ok,
 )
+from upstream_scene import UpstreamScene
 
-from gateway.metrics import Metric, Metrics
+from gateway.metrics import Metric
 from gateway.model.errors import BadRequest
 from gateway.model.notification import Content
-from gateway.model.ports import NotifierResult
-from gateway.model.registration import App, Registration, build_token
+from gateway.model.registration import Registration, build_token
 from gateway.notifiers.connections import build_client, build_context
 from gateway.notifiers.fcm.access_token import GRANT_TYPE, SCOPE
 from gateway.notifiers.fcm.client import FcmNotifier
@@ -36,7 +34,7 @@ from gateway.notifiers.fcm.errors import BY_REASON
 from gateway.notifiers.fcm.local import LocalFcm, build_refusal
 from gateway.notifiers.local_h2 import Reply, Trouble, build_json
 from gateway.notifiers.local_tls import Authority
-from gateway.notifiers.upstream import Limits, Verdict
+from gateway.notifiers.upstream import Verdict
 
 DEVICE = "cXyz:APA91bToken"
 WITH_DETAIL = [
@@ -51,21 +49,10 @@ WITH_DETAIL = [
 ]
 
 
-class Scene:
+class Scene(UpstreamScene[LocalFcm, FcmNotifier]):
     def __init__(self, authority: Authority) -> None:
-        self.clock = MovedClock()
-        self.fcm = LocalFcm(authority=authority, now_s=self.clock.now_s)
-        self.metrics = Metrics(process=False)
-        self.notifiers: list[FcmNotifier] = []
-        self.notifier = self.build(PATIENT)
-
-    def build(self, limits: Limits) -> FcmNotifier:
-        notifier = FcmNotifier(limits, push_ids=IDS, metrics=self.metrics, clock=self.clock.now_ms)
-        self.notifiers.append(notifier)
-        return notifier
-
-    def app(self, **changes: str) -> App:
-        return build_app("fcm", {**self.fcm.settings(), **changes})
+        super().__init__(LocalFcm, FcmNotifier, authority)
+        self.fcm = self.upstream
 
     def account(self, **changes: Any) -> str:
         """The service account with changes, as text."""
@@ -74,9 +61,6 @@ class Scene:
 
     def device(self, token: str = DEVICE, code: str = "") -> Registration:
         return build_registration("fcm", self.fcm.add_device(token, code))
-
-    async def push(self, registration: Registration | None = None, **changes: Any) -> NotifierResult:
-        return await self.notifier.notify(self.app(), registration or self.device(), build_notification(**changes))
 
     def sends(self) -> int:
         return sum(request.path != "/token" for request in self.fcm.requests)
@@ -87,12 +71,8 @@ class Scene:
 
 @pytest.fixture
 async def scene(authority: Authority) -> AsyncIterator[Scene]:
-    scene = Scene(authority)
-    await scene.fcm.start()
-    yield scene
-    for notifier in scene.notifiers:
-        await notifier.close()
-    await scene.fcm.close()
+    async with Scene(authority) as scene:
+        yield scene
 
 
 async def test_message_has_everything_the_app_needs_and_nothing_more(scene: Scene) -> None:

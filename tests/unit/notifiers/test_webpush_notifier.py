@@ -16,19 +16,17 @@ from upstream_rig import (
     PATIENT,
     QUICK,
     TOKEN,
-    MovedClock,
-    build_app,
     build_notification,
     build_registration,
     outcomes,
     until_ok,
 )
+from upstream_scene import UpstreamScene
 
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import BadRequest
 from gateway.model.notification import Content
-from gateway.model.ports import NotifierResult
-from gateway.model.registration import App, Registration, build_token
+from gateway.model.registration import Registration, build_token
 from gateway.notifiers.local_h2 import Reply, Trouble
 from gateway.notifiers.local_tls import Authority
 from gateway.notifiers.upstream import Limits
@@ -38,44 +36,22 @@ from gateway.notifiers.webpush.local import LocalPushService
 from gateway.notifiers.webpush.settings import encode
 
 
-class Scene:
+class Scene(UpstreamScene[LocalPushService, WebPushNotifier]):
     def __init__(self, authority: Authority) -> None:
-        self.clock = MovedClock()
-        self.service = LocalPushService(authority=authority, now_s=self.clock.now_s)
-        self.metrics = Metrics(process=False)
-        self.notifiers: list[WebPushNotifier] = []
-        self.notifier = self.build(PATIENT)
+        super().__init__(LocalPushService, WebPushNotifier, authority)
+        self.service = self.upstream
 
     def build(self, limits: Limits, *, private: bool = True, **options: Any) -> WebPushNotifier:
-        notifier = WebPushNotifier(
-            limits,
-            allows_private=private,
-            push_ids=IDS,
-            metrics=self.metrics,
-            clock=self.clock.now_ms,
-            **options,
-        )
-        self.notifiers.append(notifier)
-        return notifier
-
-    def app(self, **changes: str) -> App:
-        return build_app("webpush", {**self.service.settings(), **changes})
+        return super().build(limits, allows_private=private, **options)
 
     def device(self, status: int = 201) -> Registration:
         return build_registration("webpush", self.service.subscribe(status))
 
-    async def push(self, registration: Registration | None = None, **changes: Any) -> NotifierResult:
-        return await self.notifier.notify(self.app(), registration or self.device(), build_notification(**changes))
-
 
 @pytest.fixture
 async def scene(authority: Authority) -> AsyncIterator[Scene]:
-    scene = Scene(authority)
-    await scene.service.start()
-    yield scene
-    for notifier in scene.notifiers:
-        await notifier.close()
-    await scene.service.close()
+    async with Scene(authority) as scene:
+        yield scene
 
 
 def change(address: str, **changes: Any) -> str:
