@@ -44,7 +44,7 @@ class ApnsKey(msgspec.Struct):
     public_key: str  # PEM
 
 
-class App(msgspec.Struct, kw_only=True):
+class App(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One tenant: its keys, defaults and addresses. Times in milliseconds, 0 or None = the gateway's default."""
 
     name: str
@@ -78,7 +78,7 @@ class App(msgspec.Struct, kw_only=True):
     apns_certificates: list[str] = []
 
 
-class Registration(msgspec.Struct, kw_only=True):
+class Registration(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One (device, app, account) and its token (A1)."""
 
     number: int  # dense, assigned by the store; never reused while live
