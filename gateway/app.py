@@ -212,7 +212,7 @@ def _next_steps(gateway: Gateway) -> str:
     started_as = sys.argv[0]
     by_path = Path(started_as).name == "heliograph" and shutil.which("heliograph") != started_as
     command = started_as if by_path else "heliograph"
-    where = f" --url http://{gateway.config.api.host}:{gateway.api.port}"
+    where = f" --url {_api_url(gateway)}"
     url = "" if gateway.api.port == Api().port else where
     apps = gateway.store.directory.app_names()
     make_key = f"apps key {apps[0]}" if apps else "apps create shop"
@@ -230,10 +230,18 @@ def _doors(gateway: Gateway) -> str:
     return ", ".join(doors)
 
 
+def _api_url(gateway: Gateway) -> str:
+    host, api = gateway.config.api.host, gateway.api
+    return f"http://{host}:{api.port}" if api.port >= 0 else f"https://{host}:{api.tls_port}"
+
+
 def _greet(gateway: Gateway) -> None:
-    config = gateway.config
-    url = f"http://{config.api.host}:{gateway.api.port}"
-    secure = f"            https on port {gateway.api.tls_port}\n" if gateway.api.tls_port else ""
+    url = _api_url(gateway)
+    secure = (
+        f"            https on port {gateway.api.tls_port}\n"
+        if min(gateway.api.port, gateway.api.tls_port) >= 0
+        else ""
+    )
     print(
         f"devices:    {_doors(gateway)}\n"
         f"providers:  {url}  (try it: {url}/docs)\n"
@@ -241,7 +249,6 @@ def _greet(gateway: Gateway) -> None:
         f"store:      {gateway.store.path}\n"
         f"admin key:  {gateway.admin_key_file}\n"
         f"{_next_steps(gateway)}",
-        file=sys.stderr,
         flush=True,
     )
 

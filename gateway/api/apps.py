@@ -96,7 +96,10 @@ def check_apns_keys(keys: list[ApnsKeyIn]) -> list[ApnsKey]:
         raise BadRequest("the same team_id and key_id stand there twice", field="apns_keys")
     for key in keys:
         if es256.load_pem(key.public_key) is None:
-            raise BadRequest("expected a P-256 public key in PEM", field="apns_keys.public_key")
+            raise BadRequest(
+                "expected a P-256 public key in PEM; of a private one: openssl pkey -in AuthKey.p8 -pubout",
+                field="apns_keys.public_key",
+            )
     return [ApnsKey(key.key_id, key.team_id, key.public_key) for key in keys]
 
 

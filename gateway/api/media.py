@@ -6,6 +6,7 @@ Must never hold more of a body than its limit, and must never repeat a body in a
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -154,6 +155,18 @@ def decode(body: bytes | memoryview, as_type: type[_T], *, kind: str = JSON) -> 
         raise BadRequest("The body is nested too deeply.") from None
 
 
+#: what a pattern asks for, in words
+_WORDS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "expected a name of A-Z a-z 0-9 . _ - that begins with a letter or digit",
+    "^[a-z0-9_-]+$": "expected a name of a-z 0-9 _ -",
+    "^[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*$": "expected a language tag, such as pt-BR",
+    r"^[A-Za-z0-9._-]*$": "expected A-Z a-z 0-9 . _ - only",
+    "^[0-9a-f]{64}$": "expected a SHA-256 in lower-case hex, 64 characters",
+    r"^(https?://[^\s]+)?$": "expected a URL that begins with http:// or https://",
+}
+_PATTERN = re.compile(r"matching regex '(.*)'", re.DOTALL)
+
+
 def explain(exc: msgspec.ValidationError) -> BadRequest:
     """msgspec's text names the place as a path; ours is the dotted field."""
     reason, _, path = str(exc).partition(" - at ")
@@ -163,6 +176,9 @@ def explain(exc: msgspec.ValidationError) -> BadRequest:
     if "unknown field" in reason or "missing required field" in reason:
         name = quoted[1] if len(quoted) > 1 else ""
         place = f"{place}.{name}" if place else name
+    pattern = _PATTERN.search(reason)
+    if pattern is not None:
+        reason = _WORDS.get(pattern[1], reason)
     message = f"{reason} (at {place})" if place else reason
     return BadRequest(message, field=place)
 

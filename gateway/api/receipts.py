@@ -19,6 +19,7 @@ from gateway.api.wire import ReceiptPage, ReceiptView
 from gateway.metrics import Metric
 from gateway.model.errors import BadRequest, TooManyRequests
 from gateway.model.registration import App
+from gateway.model.shares import Shares
 
 PAGE = 100
 MAX_PAGE = 1_000
@@ -31,7 +32,7 @@ class ReceiptRoutes:
     def __init__(self, backend: Backend, *, heartbeat_s: float = HEARTBEAT_S) -> None:
         self._backend = backend
         self._heartbeat_s = heartbeat_s
-        self._watchers = 0
+        self._watchers = Shares(backend.config.max_watchers)
 
     async def page(self, call: Call) -> Response:
         after = call.query("after", 0, 0, MAX_CURSOR)
@@ -39,7 +40,7 @@ class ReceiptRoutes:
         wait_s = call.query("wait", 0, 0, MAX_WAIT_S)
         rows = self.after(call.app.name, after, limit)
         if not rows and wait_s:
-            with self.watch() as wake, contextlib.suppress(TimeoutError):
+            with self.watch(call.app.name) as wake, contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     while not rows and not self._backend.stopping.is_set:
                         await wake.wait()
@@ -57,7 +58,7 @@ class ReceiptRoutes:
             raise BadRequest("expected the cursor of a receipt", field="Last-Event-ID")
         provider = call.provider
         assert provider is not None
-        self.admit()  # refused with a plain answer, before the stream begins
+        self.admit(provider.app.name)  # refused with a plain answer, before the stream begins
         return EventStream(self, self._backend, provider.app, provider.key_id, cursor, self._heartbeat_s)
 
     def after(self, app: str, cursor: int, limit: int) -> list[ReceiptView]:
@@ -65,28 +66,29 @@ class ReceiptRoutes:
         rows = backend.receipts.after(app, cursor, limit)
         return [view_receipt(app, row, backend.push_ids, backend.directory) for row in rows]
 
-    def admit(self) -> None:
-        """TooManyRequests where no more may wait."""
-        if self._watchers >= self._backend.config.max_watchers:
+    def admit(self, holder: str) -> None:
+        """TooManyRequests where no more may wait. `holder`: the app, or those of it who read without its key."""
+        if not self._watchers.has_room(holder):
             raise TooManyRequests("Too many receipt streams and waiting requests are open.", after_ms=5_000)
 
     @contextlib.contextmanager
-    def watch(self) -> Iterator[asyncio.Event]:
+    def watch(self, holder: str) -> Iterator[asyncio.Event]:
         """An event that is set after each commit with receipts and when the gateway drains."""
-        self.admit()
+        self.admit(holder)
         wake = asyncio.Event()
         unsubscribe = (self._backend.receipts.subscribe(wake.set), self._backend.stopping.subscribe(wake.set))
-        self._count(1)
+        self._watchers.take(holder)
+        self._show()
         try:
             yield wake
         finally:
-            self._count(-1)
+            self._watchers.give(holder)
+            self._show()
             for leave in unsubscribe:
                 leave()
 
-    def _count(self, change: int) -> None:
-        self._watchers += change
-        self._backend.metrics.set(Metric.API_WATCHERS, self._watchers)
+    def _show(self) -> None:
+        self._backend.metrics.set(Metric.API_WATCHERS, self._watchers.taken)
 
 
 class EventStream(Response):
@@ -108,7 +110,7 @@ class EventStream(Response):
         self._heartbeat_s = heartbeat_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        with self._routes.watch() as wake:
+        with self._routes.watch(self._app) as wake:
             gone = asyncio.create_task(_until_gone(receive, wake))
             try:
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

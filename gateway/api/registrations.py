@@ -31,6 +31,7 @@ class RegistrationRoutes:
     async def change(self, call: Call) -> Response:
         self._number(call)  # an unknown token is told before a bad body
         wanted = await call.body(RegistrationUpdate)
+        self._check_channels(wanted)
         number = self._number(call)
         updated = await call.committed(
             self._directory.update(
@@ -45,6 +46,15 @@ class RegistrationRoutes:
         if wanted.quiet is not None or wanted.timezone is not None:
             self._backend.dispatcher.look_again(number)
         return call.answer(self._view(number, updated))
+
+    def _check_channels(self, wanted: RegistrationUpdate) -> None:
+        known = self._backend.dispatcher.notifiers
+        for field, names in (("fallback", wanted.fallback or ()), ("addresses", wanted.addresses or ())):
+            for name in names:
+                if name not in known:
+                    raise BadRequest(
+                        f"{name!r} is no notifier here; there are: {', '.join(sorted(known)) or 'none'}", field=field
+                    )
 
     async def revoke(self, call: Call) -> Response:
         number = self._number(call)

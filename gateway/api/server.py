@@ -118,19 +118,19 @@ class ApiServer:
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._port = 0
-        self._tls_port = 0
+        self._tls_port = -1
         self._tls_server: asyncio.Server | None = None
         self._certificates: Certificates | None = None
         self._watch: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
-        """The port bound, also where the configured one is 0."""
+        """The port bound, also where the configured one is 0; -1 where there is none."""
         return self._port
 
     @property
     def tls_port(self) -> int:
-        """The same for TLS; 0 where there is none."""
+        """The same for TLS."""
         return self._tls_port
 
     async def start(self) -> None:
@@ -139,8 +139,8 @@ class ApiServer:
         config = self._backend.config
         if config.tls_cert:
             self._certificates = Certificates(config, self._backend.metrics)
-        sock = self._bind(config.port)
-        self._port = sock.getsockname()[1]
+        plain = [self._bind(config.port)] if config.port >= 0 else []
+        self._port = plain[0].getsockname()[1] if plain else -1
         make = partial(Negotiator, bounded(self._limits, self._backend.metrics), self._limits, self._backend.metrics)
         protocol: Any = make
         self._server = _Server(
@@ -158,7 +158,7 @@ class ApiServer:
                 timeout_keep_alive=self._limits.keep_alive_s,
             )
         )
-        self._serving = asyncio.create_task(self._server.serve(sockets=[sock]), name="provider door")
+        self._serving = asyncio.create_task(self._server.serve(sockets=plain), name="provider door")
         while not self._server.started:
             if self._serving.done():
                 self._serving.result()

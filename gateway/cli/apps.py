@@ -185,6 +185,8 @@ def set_notifier(
     key=@AuthKey.p8 --fallback apns[/dim]
     """
     given = _settings_of(settings or [])
+    if not given and not remove and fallback is None:
+        raise CommandFailed("nothing to set; docs/notifiers.md has the settings of each notifier")
     with _provider(url, key, store, config) as provider:
         # Secrets come as ***, and go back so: that leaves them.
         found: dict[str, dict[str, str]] = provider.get("apps", name)["notifiers"]

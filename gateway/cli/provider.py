@@ -6,6 +6,7 @@ Every failure becomes a ProviderFailed whose message says what to do next.
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,11 @@ class ProviderFailed(CommandFailed):
         self.name, self.code, self.status = name, code, status
 
 
+def _trust() -> ssl.SSLContext:
+    """The system's authorities, or those of $SSL_CERT_FILE and $SSL_CERT_DIR, which OpenSSL looks at."""
+    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"), capath=os.environ.get("SSL_CERT_DIR"))
+
+
 class Provider:
     """One connection to the API; use it in a `with`."""
 
@@ -44,6 +50,7 @@ class Provider:
                 timeout=TIMEOUT_S,
                 transport=transport,
                 trust_env=False,
+                verify=_trust(),
             )
         except (httpx.InvalidURL, ValueError):
             raise ConfigError(f"{url!r} is not the URL of a gateway; one reads http://127.0.0.1:7480") from None
@@ -70,7 +77,11 @@ class Provider:
         target = "/v1/" + "/".join(quote(part, safe="") for part in path)
         try:
             answer = self._http.request(method, target, **options)
-        except httpx.ConnectError:
+        except httpx.ConnectError as exc:
+            if "CERTIFICATE_VERIFY_FAILED" in str(exc):
+                raise ProviderFailed(
+                    f"the certificate of {self.url} is not trusted; name its authority in $SSL_CERT_FILE, a PEM file"
+                ) from None
             raise ProviderFailed(
                 f"nobody answers at {self.url}; start a gateway with `heliograph serve`, or name another with --url"
             ) from None

@@ -168,7 +168,8 @@ def parse_json(option: str, text: str) -> Any:
     except OSError as exc:
         raise ConfigError(f"{option}: cannot read {text[1:]}: {exc.strerror}") from None
     except msgspec.DecodeError as exc:
-        raise ConfigError(f"{option} is not JSON: {exc}; text needs quotes of its own: '\"hello\"'") from None
+        hint = "; text needs quotes of its own: '\"hello\"'" if option == "--data" else ""
+        raise ConfigError(f"{option} is not JSON: {exc}{hint}") from None
 
 
 def is_settled(push: dict[str, Any]) -> bool:
@@ -208,6 +209,7 @@ def show_push(push: dict[str, Any]) -> None:
             ("push", push["id"]),
             ("target", _target_text(push["target"])),
             ("state", push["state"]),
+            ("goes out (UTC)", when(push["deliver_at"]) if push.get("deliver_at") else ""),
             ("accepted (UTC)", when(push["accepted_at_ms"] / 1000)),
             ("expires (UTC)", when(push["expires_at"])),
             ("urgency", push["urgency"]),

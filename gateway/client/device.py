@@ -36,7 +36,7 @@ from gateway.client.events import (
     Resumed,
 )
 from gateway.client.heartbeat import AdaptiveHeartbeat
-from gateway.client.link import Link, build_tls
+from gateway.client.link import Complaints, Link, build_tls
 from gateway.client.registration import Registration, build_handlers, ended
 from gateway.client.requests import Phase
 from gateway.client.seen import Seen, SeenStore
@@ -104,6 +104,7 @@ class Device:
         self._on_state = on_state
         self._sleep = sleep
         self.counters = Counters()
+        self._complaints = Complaints()
         self._session = Session(
             heartbeat=AdaptiveHeartbeat(heartbeat, heartbeat_min, heartbeat_max),
             seen=Seen(dedupe, seen),
@@ -358,11 +359,8 @@ class Device:
                 await self._save_credentials()
             if not link.gone.done():
                 await asyncio.wait([link.gone], timeout=CLOSE_S)
-        except ssl.SSLCertVerificationError as exc:
-            why = f"The gateway's certificate was refused: {exc.verify_message}"
-            return Closed(LinkLost(why), retry=True)  # it may be renewed
-        except (OSError, TimeoutError):
-            return Closed(LinkLost("The gateway can not be reached."), retry=True)
+        except (OSError, TimeoutError) as exc:
+            return Closed(LinkLost(self._complaints.note(exc)), retry=True)
         finally:
             verdict = self._end_link(link)
         return verdict

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from typing import Protocol, cast
 
+_log = logging.getLogger("gateway.client")
+
 #: what is said to the gateway's TLS port (RFC 7301)
 ALPN = "heliograph/1"
+
+
+class Complaints:
+    """Why the gateway can not be reached. What the log alone would show, a TLS that fails, it says there, each once:
+    nothing else tells who waits that waiting does not help."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def note(self, error: OSError | TimeoutError) -> str:
+        """In words."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = f"The gateway's certificate was refused: {error.verify_message}"
+        elif isinstance(error, ssl.SSLError):
+            why = f"TLS with the gateway failed: {error.reason or error}"
+        else:
+            return "The gateway can not be reached."
+        if why != self._said:
+            self._said = why
+            _log.warning("%s Trying again.", why)
+        return why
 
 
 def build_tls(tls: bool | ssl.SSLContext) -> ssl.SSLContext | None:

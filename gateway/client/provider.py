@@ -19,7 +19,7 @@ import msgspec
 
 from gateway.client.backoff import GOOD_LINK_S, Backoff
 from gateway.client.errors import LinkLost, PushUncertain, build_error
-from gateway.client.link import build_tls
+from gateway.client.link import Complaints, build_tls
 from gateway.model import frames
 from gateway.model.errors import GatewayError, LoginTimeout, PayloadTooLarge
 from gateway.model.frames import PROTOCOL_VERSION, FrameReader, FrameType, build_frame, parse_body
@@ -81,6 +81,7 @@ class Provider:
         self._tls = build_tls(tls)
         self._server_name = (server_name or host) if self._tls else None
         self._sdk = sdk
+        self._complaints = Complaints()
         self.app = ""
         self._welcome: frames.ProviderWelcome | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -230,7 +231,9 @@ class Provider:
                 if not error.retryable:
                     self._give_up(error)
                     return
-            except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            except (OSError, TimeoutError) as error:
+                self._complaints.note(error)
+            except asyncio.IncompleteReadError:
                 pass
             finally:
                 self._cut()

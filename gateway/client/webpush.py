@@ -1,7 +1,7 @@
 """Web Push on the device's side: a key pair, the subscription that an app hands to its server, and what comes opened;
 must never let the private key or the secret out but in `export`.
 
-Opening (RFC 8188, RFC 8291) takes the optional package http-ece: the extra `webpush`. Making keys does not.
+Opening (RFC 8188, RFC 8291) is http-ece's work.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from gateway.config.sections import Config, Edge
+from gateway.config.sections import Api, Config, Edge
 from gateway.model.errors import ConfigError
 
 #: what a NOTIFY frame needs beside title, text and data
@@ -116,7 +116,7 @@ def _jwt_conflicts(config: Config) -> list[tuple[str, str]]:
 
 
 def _tls_conflicts(config: Config) -> list[tuple[str, str]]:
-    """Between settings only: what is in the files is looked at when they are loaded (api.tls)."""
+    """Of the provider door."""
     api = config.api
     found: list[tuple[str, str]] = []
     if bool(api.tls_cert) != bool(api.tls_key):
@@ -129,9 +129,33 @@ def _tls_conflicts(config: Config) -> list[tuple[str, str]]:
         found.append(("api.tls_cert", "is empty, and other tls_ settings need it"))
     if api.tls_client_auth != "none" and not api.tls_client_ca:
         found.append(("api.tls_client_ca", f"is empty, and tls_client_auth = {api.tls_client_auth} needs it"))
+    if api.port < 0 and not api.tls_cert:
+        found.append(
+            ("api.port", "-1, and api.tls_cert is empty: providers could not connect at all; open one of them")
+        )
+    if api.tls_cert and api.tls_key:
+        found += _api_files(api)
     for url in api.public_urls:
         if not re.fullmatch(r"https?://[^/?#\s]+", url):
             found.append(("api.public_urls", f"{url!r} is no origin; one reads https://push.example.com"))
+    return found
+
+
+def _api_files(api: Api) -> list[tuple[str, str]]:
+    """What is wrong with the certificate files, each pair for itself."""
+    from gateway.config.certificates import parse_names, read_pair
+
+    found: list[tuple[str, str]] = []
+    pairs = [("api.tls_cert", "api.tls_key", api.tls_cert, api.tls_key)]
+    try:
+        pairs += [("api.tls_sni", "api.tls_sni", cert, key) for _, cert, key in parse_names(api.tls_sni, "api.tls_sni")]
+    except ConfigError as exc:
+        found.append((exc.field, exc.message))
+    for cert_field, key_field, cert, key in pairs:
+        try:
+            read_pair(cert, key, cert_field, key_field, time.time())
+        except ConfigError as exc:
+            found.append((exc.field, exc.message))
     return found
 
 
@@ -151,8 +175,15 @@ def advice(config: Config) -> list[tuple[str, str]]:
         )
     if edge.tls_port >= 0:
         found += _tls_advice(edge)
-    if not _is_loopback(config.api.host):
-        found.append(("api.host", "the provider API is plain HTTP: put a TLS proxy in front, API keys travel on it"))
+    if not _is_loopback(config.api.host) and config.api.port >= 0:
+        instead = "close api.port (-1)" if config.api.tls_cert else "set api.tls_cert and close api.port"
+        found.append(
+            (
+                "api.host",
+                f"the provider API is plain HTTP: {instead}, or put a TLS proxy in front; API keys travel on it",
+            )
+        )
+    found += _api_advice(config.api)
     if config.delivery.webpush_private:
         found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
     if not config.store.sync:
@@ -163,6 +194,22 @@ def advice(config: Config) -> list[tuple[str, str]]:
         found.append(
             ("delivery.ack_ms", "is not shorter than delivery.ttl_s: pushes expire before a notifier is asked")
         )
+    return found
+
+
+def _api_advice(api: Api) -> list[tuple[str, str]]:
+    from gateway.config.certificates import is_open_to_others, parse_names, read_pair
+
+    if not api.tls_cert:
+        return []
+    found: list[tuple[str, str]] = []
+    further = [("api.tls_sni", cert, key) for _, cert, key in parse_names(api.tls_sni, "api.tls_sni")]
+    for field, cert, key in [("api.tls_cert", api.tls_cert, api.tls_key), *further]:
+        if is_open_to_others(key):
+            found.append((field, f"{key!r} may be read by anybody on this machine: chmod 600"))
+        days = int((read_pair(cert, key, field, field, time.time()).ends - time.time()) // 86_400)
+        if days < WARN_DAYS:
+            found.append((field, f"{cert!r} ends in {days} days"))
     return found
 
 

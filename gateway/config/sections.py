@@ -166,7 +166,8 @@ class Delivery:
     inline_bytes: int = 4_096
     # notifier calls under way at once, for each notifier; a quarter is kept for lanes that have none under way
     notifier_concurrency: int = within(256, 1, 10_000)
-    # notifier calls waiting, for each notifier; past it the delivery waits for its retry timer
+    # notifier calls waiting, for each notifier; past it the delivery waits for its retry timer. Of this, of lanes and
+    # of calls at once one app leaves a quarter to others
     notifier_queue: int = within(100_000, 1)
     # how long one notifier call may take
     notifier_timeout_s: float = within(10.0, 0.1, 600)
@@ -199,8 +200,8 @@ class Api:
 
     # address the provider API binds; port is plain HTTP, so set tls_cert or put TLS in front of anything but loopback
     host: str = "127.0.0.1"
-    # TCP port of plain HTTP/1.1 and HTTP/2; 0 takes a free one
-    port: int = within(7480, 0, 65_535)
+    # TCP port of plain HTTP/1.1 and HTTP/2; 0 takes a free one; -1: none, TLS alone
+    port: int = within(7480, -1, 65_535)
     # TCP port of HTTPS (HTTP/1.1 and HTTP/2), open where tls_cert is set; 0 takes a free one
     tls_port: int = within(7481, 0, 65_535)
     # PEM certificate chain for tls_port; read again when it changes, and on SIGHUP
@@ -217,8 +218,8 @@ class Api:
     tls_min_version: Literal["1.2", "1.3"] = "1.2"
     # certificate files are looked at this often
     tls_reload_s: float = within(60.0, 0.01, 86_400)
-    # origins providers know this gateway by (https://push.example.com): the audience of VAPID tokens and the beginning
-    # of URLs in answers, the first one; empty: what the request says in Host
+    # origins providers know this gateway by, with the port where it is not 443 (https://push.example.com): the audience
+    # of VAPID tokens and the beginning of URLs in answers, the first one; empty: what the request says in Host
     public_urls: list[str] = field(default_factory=list)
     # largest body of a single request; a batch is streamed and bounded by line
     max_body_bytes: int = within(1_048_576, 1024, 1_073_741_824)
@@ -230,7 +231,7 @@ class Api:
     idempotency_s: int = within(86_400, 0, 31_536_000)
     # open connections; past it a new one is closed at once and counted
     max_connections: int = 4_096
-    # receipt streams and waiting receipt requests in all; past it 429
+    # receipt streams and waiting receipt requests in all; past it 429. One app leaves a quarter of them to others
     max_watchers: int = 1_024
     # a 201 waits at most this long for commit or ack
     accept_timeout_s: float = within(10.0, 0.1, 600)

@@ -211,6 +211,10 @@ class Acceptor:
             return
         if not done.done():
             done.set_result(None)
+        if was_held and self._dispatcher.is_stopped(notification.seq):  # the recall that waits for this takes it back
+            if audience.target.is_broadcast:
+                self._dispatcher.broadcast.keep(notification)
+            return
         if was_held:
             self._send(notification, audience)
         if audience.target.is_broadcast:

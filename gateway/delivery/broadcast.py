@@ -71,7 +71,6 @@ class BroadcastRouter:
         inline_bytes: int,
         clock: Callable[[], int],
         adopt: Adopt,
-        ready: Callable[[Sequence[int]], None],
     ) -> None:
         self._edge = edge
         self._journal = journal
@@ -82,10 +81,10 @@ class BroadcastRouter:
         self._inline_bytes = inline_bytes
         self._clock = clock
         self._adopt = adopt
-        self._ready = ready
         self._live: dict[int, _Live] = {}
         self._expiries: list[tuple[int, int]] = []  # heap of (Unix ms, sequence)
         self._spreads: dict[int, Spread] = {}
+        self._loaded: list[int] = []
         #: (Unix ms, app): quiet hours of some of its groups end then, and a broadcast waits for them
         self._wakes: list[tuple[int, str]] = []  # heap
         self._waking: set[tuple[int, str]] = set()  # the same
@@ -99,12 +98,28 @@ class BroadcastRouter:
         for app in self._directory.app_names():
             for seq in self._broadcasts.live(app):
                 notification = self._journal.notification(seq)
-                if notification is not None:
-                    self._hold(notification)
-                    if notification.seq in self._spreads:
-                        self._backlog.add(self._spread_out(notification))
+                if notification is None:
+                    continue
+                self.keep(notification)
+                self._loaded.append(seq)
+                if notification.seq in self._spreads:
+                    self._backlog.add(self._spread_out(notification))
+                if notification.fallback:
+                    for group in self._groups(notification):
+                        until = quiet_hold(notification, self._directory.group_cohort(group), self._clock())
+                        if until:
+                            self._wake_at(until, app)
 
-    def _hold(self, notification: Notification) -> _Live:
+    def resume(self) -> None:
+        """After a start, when those who were connected before are back: walks that a kill cut off are made again."""
+        for seq in self._loaded:
+            live = self._live.get(seq)
+            if live is not None and self._broadcasts.recount(seq):
+                self._backlog.add(self._walk(live.notification))
+        self._loaded.clear()
+
+    def keep(self, notification: Notification) -> _Live:
+        """Live from now on, and sent to nobody yet."""
         live = self._live[notification.seq] = _Live(notification, self._inline_bytes)
         # Acks of what was sent at its last moment still count (TTL 0).
         until = max(notification.expires_s * 1000, notification.accepted_ms + notification.ack_ms)
@@ -117,7 +132,7 @@ class BroadcastRouter:
 
     def send(self, notification: Notification) -> None:
         """Fan out to the links that are there now; the others come by `waiting` when they are back."""
-        live = self._hold(notification)
+        live = self.keep(notification)
         if notification.seq in self._spreads:
             return  # portion by portion, from its commit on
         now = self._clock()
@@ -151,16 +166,16 @@ class BroadcastRouter:
             if part:
                 self._broadcasts.count(notification.seq, "targeted", part)
             if spread is not None:
-                for registration in part:
-                    if notification.fallback or self._edge.is_connected(registration):
-                        spread.add(registration)
+                self._add(spread, part)
             elif notification.fallback:
                 for start in range(0, len(part), SLICE):
                     for registration in part[start : start + SLICE]:
-                        if notification.seq in self._live and not self._edge.is_connected(registration):
-                            self._fall_back(notification, registration, sent=False)  # B4
+                        if not self._edge.is_connected(registration):
+                            self._fall_back_one(notification, registration)  # B4
                     yield
             yield
+        if notification.seq in self._live:
+            self._broadcasts.counted(notification.seq)
 
     def _groups(self, notification: Notification) -> list[int]:
         target = notification.target
@@ -178,10 +193,15 @@ class BroadcastRouter:
             spread = self._spreads.get(notification.seq)
             if spread is None:
                 return
-            for registration in part:
-                if notification.fallback or self._edge.is_connected(registration):
-                    spread.add(registration)
+            self._add(spread, part)
             yield
+
+    def _add(self, spread: Spread, registrations: Sequence[int]) -> None:
+        """Those who are to get it in their portions; at once where that was handed out while they were looked for."""
+        for registration in registrations:
+            has_way = spread.notification.fallback or self._edge.is_connected(registration)
+            if has_way and not spread.add(registration):
+                self._hand_over(spread.notification, registration)
 
     def _wake_at(self, at_ms: int, app: str) -> None:
         if (at_ms, app) not in self._waking:
@@ -205,26 +225,47 @@ class BroadcastRouter:
         for start in range(0, len(portion), SLICE):
             if notification.seq not in self._live:
                 return
-            there: list[int] = []
             for registration in portion[start : start + SLICE]:
-                if self._edge.is_connected(registration):
-                    there.append(registration)
-                elif notification.fallback and self._broadcasts.is_waiting(notification.seq, registration):
-                    self._fall_back(notification, registration, sent=False)  # B4
-            self._ready(there)
+                self._hand_over(notification, registration)
             yield
 
+    def _hand_over(self, notification: Notification, registration: int) -> None:
+        if self._edge.is_connected(registration):
+            self._edge.await_room(registration)  # the reactor says what is in flight: nothing goes twice
+        else:
+            self._fall_back_one(notification, registration)  # B4
+
+    def _fall_back_one(self, notification: Notification, registration: int) -> None:
+        """The push's own chain, where it has one, for one that is away and waits for it."""
+        is_live = notification.seq in self._live
+        if notification.fallback and is_live and self._broadcasts.is_waiting(notification.seq, registration):
+            self._fall_back(notification, registration, sent=False)
+
     def _wake(self, app: str) -> Iterator[None]:
+        # B4 for those who left meanwhile, where a push has a chain of its own.
+        falls_back = any(live.notification.fallback for live in self._live.values() if live.notification.app == app)
         for part in self._directory.by_versions(app, ""):
-            self._ready([n for n in part if self._directory.cohort(n).quiet and self._edge.is_connected(n)])
+            for registration in part:
+                if not self._directory.cohort(registration).quiet:
+                    continue
+                if self._edge.is_connected(registration):
+                    self._edge.await_room(registration)
+                elif falls_back:
+                    self.fall_back_late(registration)
             yield
+
+    def fall_back_late(self, registration: int) -> None:
+        """What was held back for one that is away by now goes to the push's own chain."""
+        for seq in self.waiting(registration):
+            notification = self._live[seq].notification
+            if notification.fallback and not self._is_held(notification, registration):
+                self._fall_back(notification, registration, sent=False)
 
     def _is_held(self, notification: Notification, registration: int) -> bool:
         """Not now: it is remembered for when its moment comes."""
         now = self._clock()
         spread = self._spreads.get(notification.seq)
-        if spread is not None and spread.at_ms(registration) > now:
-            spread.add(registration)
+        if spread is not None and spread.at_ms(registration) > now and spread.add(registration):
             return True
         until = quiet_hold(notification, self._directory.cohort(registration), now)
         if until:

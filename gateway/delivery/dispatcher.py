@@ -26,6 +26,8 @@ from gateway.model.ports import Ack, Broadcasts, Delivery, Directory, Edge, Jour
 TICK_S = 0.1
 #: timers handled in one slice of a tick
 DUE_SLICE = 1_000
+#: of what waits for devices that are ready, looked at in one slice
+READY_SLICE = 2_000
 #: a timer of what waits for its commit is looked at again after this time
 HELD_MS = 100
 
@@ -76,7 +78,6 @@ class Dispatcher:
             inline_bytes=config.delivery.inline_bytes,
             clock=clock,
             adopt=self._adopt,
-            ready=self.on_ready,
         )
         self._executor = Executor(
             edge=edge,
@@ -88,6 +89,7 @@ class Dispatcher:
             clock=clock,
         )
         self._early: dict[int, asyncio.Future[None]] = {}
+        self._stopped: set[int] = set()
         self._ready: deque[tuple[int, Collection[int]]] = deque()
         self._ready_working = False
         self._task: asyncio.Task[None] | None = None
@@ -133,6 +135,7 @@ class Dispatcher:
         self.broadcast.tick(now)
         if self._resume_at_ms is not None and now >= self._resume_at_ms:
             self._resume_at_ms = None
+            self.broadcast.resume()
             if self._journal.pending_count():
                 self.backlog.add(self._resume())
         return len(due) >= DUE_SLICE
@@ -246,6 +249,10 @@ class Dispatcher:
         """Nothing of it goes out, not to a device that is back or asks for it either, until `release`."""
         self._executor.held.add(notification)
 
+    def is_stopped(self, notification: int) -> bool:
+        """Somebody recalls it while it is held: it is taken in and not sent."""
+        return notification in self._stopped
+
     def release(self, notification: int) -> bool:
         """True where it was held."""
         if notification not in self._executor.held:
@@ -278,12 +285,13 @@ class Dispatcher:
     def look_again(self, registration: int) -> None:
         """What was held back for it may go now."""
         if self._edge.is_connected(registration):
-            self.on_ready([registration])
+            self._edge.await_room(registration)
         else:
             for seq in self._journal.pending_of(registration):
                 delivery = self._journal.get(seq)
                 if delivery is not None and delivery.state == State.WAITING:
                     self._executor.apply(seq, Event.ROUTE)
+            self.broadcast.fall_back_late(registration)
 
     def revoke(self, registration: int) -> None:
         """Its token was revoked: what is pending for it ends."""
@@ -301,6 +309,13 @@ class Dispatcher:
             await self._journal.committed()
 
     async def _recall(self, app: str, seq: int) -> int:
+        # One whose commit is under way is not sent yet, and is kept again where that fails: the commit decides first.
+        while (held := self._schedules.became(seq) or seq) in self._executor.held:
+            self._stopped.add(held)
+            try:
+                await self._journal.committed()
+            finally:
+                self._stopped.discard(held)
         kept = self._schedules.notification(seq)
         if kept is not None:
             if kept.app != app:
@@ -432,9 +447,14 @@ class Dispatcher:
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
         if not self._ready_working and len(registrations) <= SLICE:
-            for registration in registrations:
-                self._send_waiting(registration, in_flight)
-            return
+            looked = 0
+            for place, registration in enumerate(registrations):
+                if looked >= READY_SLICE:
+                    registrations = registrations[place:]
+                    break
+                looked += 1 + self._send_waiting(registration, in_flight)
+            else:
+                return
         self._ready.extend((registration, in_flight) for registration in registrations)
         if not self._ready_working:
             self._ready_working = True
@@ -443,17 +463,19 @@ class Dispatcher:
     def _work_ready(self) -> Iterator[None]:
         try:
             while self._ready:
-                for _ in range(min(SLICE, len(self._ready))):
-                    self._send_waiting(*self._ready.popleft())
+                looked = 0
+                while self._ready and looked < READY_SLICE:
+                    looked += 1 + self._send_waiting(*self._ready.popleft())
                 yield
         finally:
             self._ready_working = False
 
-    def _send_waiting(self, registration: int, in_flight: Collection[int]) -> None:
+    def _send_waiting(self, registration: int, in_flight: Collection[int]) -> int:
+        """How many of what waits it had to look at."""
         pending = self._journal.pending_of(registration)
         broadcasts = self.broadcast.waiting(registration)
         if not pending and not broadcasts:
-            return
+            return 0
         order = sorted(pending + broadcasts) if broadcasts else pending
         if self._executor.has_trails:
             # What a link took and did not ack must not keep the rest from the window.
@@ -461,12 +483,12 @@ class Dispatcher:
                 s for s in order if self._executor.was_timed_out(s)
             ]
         room = self._edge.room(registration)
-        for seq in order:
+        for looked, seq in enumerate(order):
             if seq in in_flight:
                 continue
             if room <= 0:
                 self._edge.await_room(registration)
-                return
+                return looked
             if seq in self.broadcast:
                 sent = self.broadcast.send_one(seq, registration)
                 refused, queued = sent is False, sent is True
@@ -475,8 +497,9 @@ class Dispatcher:
                 refused, queued = result is Sent.REFUSED, result is Sent.QUEUED
             if refused:
                 self._edge.await_room(registration)
-                return
+                return looked
             room -= queued
+        return len(order)
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
         if not ids:

@@ -239,7 +239,7 @@ class Executor:
         app, record = self._directory.app(notification.app), self._directory.registration(delivery.registration)
         # One that is gone by now waits in a lane of its own: its turn ends it.
         lane = queue.lane(app, record) if app is not None and record is not None else ""
-        refused = queue.offer(job, lane)
+        refused = queue.offer(job, notification.app, lane)
         if refused is not None:
             self._on_notifier_result(job, refused)
 

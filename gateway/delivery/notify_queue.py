@@ -10,6 +10,9 @@ each. What each bound does when it is reached, counted by `heliograph_notifier_b
   that hang do not keep a new one from its first call;
 - calls under way of one lane: its others wait in the lane.
 
+Waiting calls, lanes and calls under way are shared by the apps (`model/shares.py`): the devices of one may name a
+thousand upstreams that hang, and another's still gets its turn.
+
 A lane rests where a result says so (`retry_after_ms`). For a short rest its calls wait in the lane; for a longer one
 they go back as "try later" with the time that is left, which costs them no try.
 """
@@ -28,6 +31,7 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import Notifier, NotifierResult
 from gateway.model.registration import App, Registration
+from gateway.model.shares import Shares
 
 _log = structlog.get_logger(__name__)
 
@@ -50,12 +54,14 @@ Call = tuple[App, Registration, Notification]
 class Lane:
     """Calls that share an upstream and a credential."""
 
-    __slots__ = ("in_flight", "jobs", "name", "rests_until_ms", "wake")
+    __slots__ = ("app", "in_flight", "is_parked", "jobs", "name", "rests_until_ms", "wake")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, app: str) -> None:
         self.name = name
+        self.app = app
         self.jobs: deque[Job] = deque()
         self.in_flight = 0
+        self.is_parked = False
         self.rests_until_ms = 0
         self.wake: asyncio.TimerHandle | None = None
 
@@ -81,11 +87,12 @@ class NotifyQueue:
         self.name = notifier.name
         self._notifier = notifier
         self._concurrency = delivery.notifier_concurrency
+        self._under_way = Shares(delivery.notifier_concurrency)
         self._shared = self._concurrency - self._concurrency // 4
         self._lane_concurrency = delivery.notifier_lane_concurrency
-        self._capacity = delivery.notifier_queue
+        self._waiting = Shares(delivery.notifier_queue)
         self._lane_capacity = delivery.notifier_lane_queue
-        self._most_lanes = delivery.notifier_lanes
+        self._held_lanes = Shares(delivery.notifier_lanes)
         self._hold_ms = int(delivery.notifier_hold_s * 1000)
         self._timeout_s = delivery.notifier_timeout_s
         self._load = load
@@ -97,16 +104,16 @@ class NotifyQueue:
         #: lanes with calls to make: those with none under way, and the others. Each stands in one of them at most
         self._first: OrderedDict[Lane, None] = OrderedDict()
         self._more: OrderedDict[Lane, None] = OrderedDict()
+        #: app → its lanes that had a turn while the app had its share of calls under way
+        self._parked: dict[str, deque[Lane]] = {}
         #: calls of lanes that have to rest for long, on their way back to their deliveries
         self._returned: deque[tuple[Job, int]] = deque()
-        self._waiting = 0
-        self._in_flight = 0
         self._calls: set[asyncio.Task[None]] = set()
         self._is_pumping = False
         self._closed = False
 
     def __len__(self) -> int:
-        return self._waiting
+        return self._waiting.taken
 
     @property
     def lanes(self) -> int:
@@ -118,24 +125,25 @@ class NotifyQueue:
 
     # --- calls come
 
-    def offer(self, job: Job, lane_name: str) -> NotifierResult | None:
-        """Queue a call. None: it waits for its turn. Else the result it has at once: nobody was asked."""
+    def offer(self, job: Job, app: str, lane_name: str) -> NotifierResult | None:
+        """Queue a call of an app. None: it waits for its turn. Else the result it has at once: nobody was asked."""
         if self._closed:
             return NotifierResult(ok=False, detail="closed", asked=False)
         lane = self._lanes.get(lane_name)
         left_ms = self._rest_left_ms(lane) if lane is not None else 0
         if left_ms > self._hold_ms:
             return NotifierResult(ok=False, retry_after_ms=left_ms, detail="upstream rests", asked=False)
-        if self._waiting >= self._capacity:
+        if not self._waiting.has_room(app):
             return self._refuse("queue", "queue full")
         if lane is not None and len(lane.jobs) >= self._lane_capacity:
             return self._refuse("lane_queue", "queue full")
         if lane is None:
-            if len(self._lanes) >= self._most_lanes and not self._drop_resting():
+            if not self._held_lanes.has_room(app) and not self._drop_resting(app):
                 return self._refuse("lanes", "queue full")
-            lane = self._lanes[lane_name] = Lane(lane_name)
+            lane = self._lanes[lane_name] = Lane(lane_name, app)
+            self._held_lanes.take(app)
         lane.jobs.append(job)
-        self._waiting += 1
+        self._waiting.take(app)
         self._enqueue(lane)
         self._show()
         return None
@@ -145,10 +153,11 @@ class NotifyQueue:
         self._metrics.count(Metric.NOTIFIER_BOUNDS, label=f"{self.name} {bound}")
         return NotifierResult(ok=False, detail=detail, asked=False)
 
-    def _drop_resting(self) -> bool:
-        """Forget the oldest lane that does nothing but rest."""
+    def _drop_resting(self, app: str) -> bool:
+        """Forget the app's oldest lane that does nothing but rest; of an app that has none, anybody's."""
+        has_some = self._held_lanes.of(app) > 0
         for lane in self._lanes.values():
-            if not lane.jobs and not lane.in_flight:
+            if not lane.jobs and not lane.in_flight and (lane.app == app or not has_some):
                 self._metrics.count(Metric.NOTIFIER_BOUNDS, label=f"{self.name} resting_lanes")
                 self._forget(lane)
                 return True
@@ -158,7 +167,7 @@ class NotifyQueue:
 
     def _enqueue(self, lane: Lane) -> None:
         """Let the lane have its turn, where it has calls and may make one."""
-        if not lane.jobs or lane.in_flight >= self._lane_concurrency:
+        if lane.is_parked or not lane.jobs or lane.in_flight >= self._lane_concurrency:
             return
         left_ms = self._rest_left_ms(lane)
         if left_ms:
@@ -188,6 +197,10 @@ class NotifyQueue:
             if lane is None:
                 break
             if lane.jobs and not self._rest_left_ms(lane):
+                if not self._under_way.has_room(lane.app):
+                    lane.is_parked = True
+                    self._parked.setdefault(lane.app, deque()).append(lane)
+                    continue
                 self._start(lane)
             self._enqueue(lane)
             self._forget_idle(lane)
@@ -200,14 +213,27 @@ class NotifyQueue:
             return None
         return (self._first or self._more).popitem(last=False)[0]
 
+    def _unpark(self) -> None:
+        """A call has ended: one lane of each app that has room again stands in line again."""
+        for app, lanes in list(self._parked.items()):
+            while lanes and self._under_way.has_room(app):
+                lane = lanes.popleft()
+                lane.is_parked = False
+                self._enqueue(lane)
+                if lane in self._first or lane in self._more:
+                    break
+                self._forget_idle(lane)  # given back, or it rests: the next one
+            if not lanes:
+                del self._parked[app]
+
     def _can_go_on(self) -> bool:
         if self._first:
-            return self._in_flight < self._concurrency
-        return bool(self._more) and self._in_flight < self._shared
+            return self._under_way.taken < self._concurrency
+        return bool(self._more) and self._under_way.taken < self._shared
 
     def _start(self, lane: Lane) -> None:
         job = lane.jobs.popleft()
-        self._waiting -= 1
+        self._waiting.give(lane.app)
         try:
             call = self._load(job)
         except Exception:
@@ -217,7 +243,7 @@ class NotifyQueue:
         if call is None:
             return
         lane.in_flight += 1
-        self._in_flight += 1
+        self._under_way.take(lane.app)
         task = asyncio.get_running_loop().create_task(self._make(lane, job, call), name=f"notifier-{self.name}")
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
@@ -227,7 +253,8 @@ class NotifyQueue:
             result = await self._call(call)
         finally:
             lane.in_flight -= 1
-            self._in_flight -= 1
+            self._under_way.give(lane.app)
+            self._unpark()
         if result.gone:
             self._on_gone(self.name, call[1])
         if not result.ok and not result.dead and result.retry_after_ms:
@@ -235,7 +262,7 @@ class NotifyQueue:
         # Where another call has learned meanwhile that the rest is a long one, this one goes back like the others.
         if not result.asked and 0 < self._rest_left_ms(lane) <= self._hold_ms:
             lane.jobs.appendleft(job)
-            self._waiting += 1
+            self._waiting.take(lane.app)
         else:
             self._give(job, result)
         self._enqueue(lane)
@@ -277,7 +304,7 @@ class NotifyQueue:
         left_ms = self._rest_left_ms(lane)
         if left_ms > self._hold_ms:
             self._returned.extend((job, left_ms) for job in lane.jobs)
-            self._waiting -= len(lane.jobs)
+            self._waiting.give(lane.app, len(lane.jobs))
             lane.jobs.clear()
         self._wake_in(lane, left_ms)
 
@@ -309,19 +336,21 @@ class NotifyQueue:
         self._more.pop(lane, None)
         if self._lanes.get(lane.name) is lane:
             del self._lanes[lane.name]
+            self._held_lanes.give(lane.app)
 
     def _show(self) -> None:
-        self._metrics.set(Metric.NOTIFIER_QUEUED, self._waiting, label=self.name)
+        self._metrics.set(Metric.NOTIFIER_QUEUED, self._waiting.taken, label=self.name)
         self._metrics.set(Metric.NOTIFIER_LANES, len(self._lanes), label=self.name)
 
     async def close(self) -> None:
         """Drop what waits (it is pending in the journal), end the calls under way, close the notifier."""
         self._closed = True
         for lane in list(self._lanes.values()):
+            self._waiting.give(lane.app, len(lane.jobs))
             lane.jobs.clear()
             self._forget(lane)
+        self._parked.clear()
         self._returned.clear()
-        self._waiting = 0
         calls = list(self._calls)
         for call in calls:
             call.cancel()

@@ -24,8 +24,10 @@ from gateway.model.ports import Directory, Schedules
 TICK_S = 0.1
 #: kept pushes released in one tick
 RELEASES = 200
-#: a release that was refused (queue full, disk full) is tried again after this time
+#: a release that was refused (queue full, disk full) is tried again after this time, doubling up to
 AGAIN_MS = 1_000
+#: this
+MAX_AGAIN_MS = 60_000
 
 _log = structlog.get_logger(__name__)
 
@@ -55,6 +57,7 @@ class Scheduler:
         self._backlog = backlog
         self._metrics = metrics
         self._clock = clock
+        self._tries: dict[int, int] = {}  # kept push → releases of it that were refused
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -78,33 +81,51 @@ class Scheduler:
         """Release a slice of what is due."""
         now = self._clock()
         for seq in self._schedules.due(now, RELEASES):
-            notification = self._schedules.notification(seq)
-            if notification is None:
-                continue
-            # Time to live 0 ends with the second it comes up in: it still has its one try.
-            if notification.expires_s * 1000 <= now and notification.expires_s > self._schedules.due_ms(seq) // 1000:
-                self._schedules.end(seq, State.EXPIRED, now)
-                continue
             try:
-                audience = find_audience(
-                    self._directory, notification.app, kind_of(notification.target), notification.target
-                )
-            except UnknownToken:
-                self._schedules.end(seq, State.REJECTED, now)
-                continue
-            if not audience.is_open:
-                self._release(notification, audience)
-            elif self._backlog.has_room:
-                self._backlog.add(self._look_for(notification, audience))
-            else:
-                self._schedules.again(seq, now + AGAIN_MS)
+                self._look_at(seq, now)
+            except Exception:
+                # A store that can not be read for a moment: it is still kept, and its time has come.
+                self._again(seq)
+                _log.exception("release_failed")
+
+    def _look_at(self, seq: int, now: int) -> None:
+        notification = self._schedules.notification(seq)
+        if notification is None:
+            self._tries.pop(seq, None)  # recalled
+            return
+        # Time to live 0 ends with the second it comes up in: it still has its one try.
+        if notification.expires_s * 1000 <= now and notification.expires_s > self._schedules.due_ms(seq) // 1000:
+            self._end(seq, State.EXPIRED, now)
+            return
+        try:
+            audience = find_audience(
+                self._directory, notification.app, kind_of(notification.target), notification.target
+            )
+        except UnknownToken:
+            self._end(seq, State.REJECTED, now)
+            return
+        if not audience.is_open:
+            self._release(notification, audience)
+        elif self._backlog.has_room:
+            self._backlog.add(self._look_for(notification, audience))
+        else:
+            self._again(seq)
+
+    def _end(self, seq: int, state: State, now: int) -> None:
+        self._tries.pop(seq, None)
+        self._schedules.end(seq, state, now)
+
+    def _again(self, seq: int) -> None:
+        """Later, and later each time: thousands that are refused must not be all there is to do."""
+        tries = self._tries[seq] = self._tries.get(seq, 0) + 1
+        self._schedules.again(seq, self._clock() + min(AGAIN_MS << min(tries - 1, 16), MAX_AGAIN_MS))
 
     def _look_for(self, notification: Notification, audience: Audience) -> Iterator[None]:
         chosen = array("I")
         try:
             yield from choose(self._directory, notification.app, notification.target, chosen)
         except Exception:
-            self._schedules.again(notification.seq, self._clock() + AGAIN_MS)
+            self._again(notification.seq)
             raise
         if self._schedules.notification(notification.seq) is not None:  # not recalled meanwhile
             self._release(notification, audience._replace(registrations=chosen))
@@ -115,11 +136,13 @@ class Scheduler:
             done = self._acceptor.release(notification, audience, self._clock())
         except GatewayError as error:
             self._metrics.count(Metric.PUSHES_REFUSED, label=error.name)
-            self._schedules.again(seq, self._clock() + AGAIN_MS)
+            self._again(seq)
             return
 
         def on_done(done: asyncio.Future[None]) -> None:
             if done.cancelled() or done.exception() is not None:
-                self._schedules.again(seq, self._clock() + AGAIN_MS)
+                self._again(seq)
+            else:
+                self._tries.pop(seq, None)
 
         done.add_done_callback(on_done)

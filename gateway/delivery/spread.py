@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from gateway.delivery.holds import portion_at_ms, portion_of, portions
 from gateway.model.notification import Notification
 
+_TIDY_FROM = 64
+
 
 class Spread:
     """One broadcast."""
@@ -19,6 +21,7 @@ class Spread:
     def __init__(self, notification: Notification) -> None:
         self.notification = notification
         self._waiting: list[array[int] | None] = [None] * portions(notification.over_s)
+        self._tidy_at: dict[int, int] = {}  # portion → length at which it is looked through for doubles
         self._next = 0
 
     def at_ms(self, registration: int) -> int:
@@ -35,6 +38,10 @@ class Spread:
         if waiting is None:
             waiting = self._waiting[portion] = array("I")
         waiting.append(registration)
+        # A device that asks again and again is added each time.
+        if len(waiting) >= self._tidy_at.get(portion, _TIDY_FROM):
+            waiting = self._waiting[portion] = array("I", sorted(set(waiting)))
+            self._tidy_at[portion] = max(_TIDY_FROM, 2 * len(waiting))
         return True
 
     def due(self, now_ms: int) -> Iterator[Sequence[int]]:
@@ -42,9 +49,15 @@ class Spread:
         while not self.is_over and portion_at_ms(self.notification, self._next) <= now_ms:
             waiting = self._waiting[self._next]
             self._waiting[self._next] = None
+            self._tidy_at.pop(self._next, None)
             self._next += 1
             if waiting is not None:
-                yield waiting
+                yield array("I", sorted(set(waiting)))
+
+    @property
+    def waiting(self) -> int:
+        """Numbers held; some of them twice."""
+        return sum(len(waiting) for waiting in self._waiting if waiting is not None)
 
     @property
     def is_over(self) -> bool:

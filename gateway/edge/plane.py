@@ -240,7 +240,11 @@ class Plane:
             listener.setblocking(False)
         except OSError as exc:
             listener.close()
-            raise ConfigError(f"the device listener can not bind {config.host}:{port}: {exc}", field=setting) from exc
+            raise ConfigError(
+                f"the device listener can not bind {config.host}:{port}: {exc.strerror or exc}; "
+                f"take another with {setting}, 0 for a free one",
+                field=setting,
+            ) from exc
         except BaseException:
             listener.close()
             raise

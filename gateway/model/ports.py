@@ -415,6 +415,14 @@ class Broadcasts(Protocol):
         """The same for so many of a group."""
         ...
 
+    def counted(self, seq: int) -> None:
+        """Its audience was counted to the end."""
+        ...
+
+    def recount(self, seq: int) -> bool:
+        """False where `counted` was said of it, before a restart too; else "targeted" begins again from nothing."""
+        ...
+
     def count_expired(self, seq: int) -> None:
         """Whom it was meant for and did not reach."""
         ...

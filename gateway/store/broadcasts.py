@@ -39,6 +39,8 @@ from gateway.store.records import (
 
 #: pages of cursors written at one cut; the rest follow with the next
 _DRAIN_PAGES = 2_048
+#: figure of a broadcast whose audience was counted to the end; shown nowhere, as those of versions
+_COUNTED = "@counted"
 
 
 class _Live:
@@ -248,6 +250,15 @@ class Broadcasts:
         self._figures.count(seq, what, len(registrations))
         for group, n in self._registry.group_runs(registrations):
             self._figures.count_version(seq, what, self._groups.cohort(group).version, n)
+
+    def counted(self, seq: int) -> None:
+        self._figures.count(seq, _COUNTED, 1)
+
+    def recount(self, seq: int) -> bool:
+        if self._figures.of(seq).get(_COUNTED):
+            return False
+        self._figures.uncount(seq, "targeted")
+        return True
 
     def count_sent(self, seq: int, group: int, links: int) -> None:
         self._figures.count(seq, "sent", links)

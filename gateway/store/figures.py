@@ -64,6 +64,13 @@ class Figures:
             name = f"{what}@*"
         self.count(seq, name, n)
 
+    def uncount(self, seq: int, what: str) -> None:
+        """Begin again from nothing, by version too."""
+        figures = self._figures.get(seq, {})
+        for name in [name for name in figures if name == what or name.startswith(f"{what}@")]:
+            del figures[name]
+            self._dirty.add(seq)
+
     def of(self, seq: int) -> dict[str, int]:
         figures = self._figures.get(seq)
         return dict(figures) if figures is not None else (self._stored(seq) or {})

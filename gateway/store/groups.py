@@ -17,7 +17,10 @@ from gateway.model.versions import in_versions, parse_versions
 MAX_GROUPS_PER_APP = 65_536
 #: a number nobody has any more is given to another cohort after this time, seconds
 REST_S = 600.0
-#: how often an app whose places are all taken is looked through for ones that nobody has
+#: an app with so many is looked through for ones that nobody has, and again whenever those that were left doubled:
+#: whoever broadcasts looks at them all
+RETIRE_FROM = 1_024
+#: how often at most
 RETIRE_S = 10.0
 
 
@@ -53,7 +56,7 @@ class Matcher:
 
 class Groups:
     """Dense group numbers, given out as (app, cohort) pairs are met. Pairs that have no registration any more are
-    forgotten when an app has too many, and their numbers given to others, but not before REST_S are over: fan-outs
+    forgotten when an app has many, and their numbers given to others, but not before REST_S are over: fan-outs
     under way hold them. Matchers forget their verdicts then. `population`: how many registrations a group has.
     """
 
@@ -63,7 +66,8 @@ class Groups:
         #: counts reuses: verdicts of before are not worth anything
         self.epoch = 0
         self._resting: deque[tuple[float, int]] = deque()  # (since, number)
-        self._retired_at: dict[str, float] = {}  # app → when places were looked for
+        self._retired_at: dict[str, float] = {}  # app → when it was looked through
+        self._retire_from: dict[str, int] = {}  # app → number of groups at which it is next
         self._numbers: dict[tuple[str, str], int] = {}
         self._pairs: list[tuple[str, str]] = []
         self._cohorts: list[Cohort] = []
@@ -77,9 +81,11 @@ class Groups:
             return number
         of_app = self._of_app.setdefault(app, [])
         now = self._clock()
-        if len(of_app) >= MAX_GROUPS_PER_APP and now - self._retired_at.get(app, -RETIRE_S) >= RETIRE_S:
+        is_many = len(of_app) >= min(self._retire_from.get(app, RETIRE_FROM), MAX_GROUPS_PER_APP)
+        if is_many and now - self._retired_at.get(app, -RETIRE_S) >= RETIRE_S:
             self._retired_at[app] = now
             self._retire(of_app, now)
+            self._retire_from[app] = max(RETIRE_FROM, 2 * len(of_app))
         if len(of_app) >= MAX_GROUPS_PER_APP:
             raise QueueFull("too many different versions, locales and quiet hours of this app", field="version")
         if self._resting and now - self._resting[0][0] >= REST_S:
@@ -116,6 +122,8 @@ class Groups:
 
     def matching(self, app: str, versions: str, where: Condition | None = None) -> list[int]:
         """Groups of the app in this range that may match, in order of their numbers."""
+        if not versions and where is None:
+            return list(self._of(app))
         matches = Matcher(self, app, versions, where)
         return [group for group in self._of(app) if matches(group)]
 

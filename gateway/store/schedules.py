@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import deque
 from collections.abc import Callable
 
 from gateway.config.sections import Store as StoreConfig
@@ -40,7 +41,10 @@ class Schedules:
         self._committer = committer
         self._max_of_app = config.max_scheduled_per_app
         self._metrics = metrics
-        self._heap: list[tuple[int, int]] = []  # (Unix ms, seq); entries of those that are over stay until their time
+        #: app → heap of (Unix ms, seq); entries of those that are over stay until their time
+        self._heaps: dict[str, list[tuple[int, int]]] = {}
+        self._turns: list[tuple[int, str]] = []  # heap of (Unix ms, app): when an app has its turn; see _wakes
+        self._wakes: dict[str, int] = {}  # app → the one of its entries in _turns that counts
         self._due: dict[int, int] = {}  # seq → its time, of all that are kept
         self._app: dict[int, str] = {}
         self._of_app: dict[str, set[int]] = {}
@@ -64,18 +68,28 @@ class Schedules:
         self._due[seq] = due_ms
         self._app[seq] = app
         self._of_app.setdefault(app, set()).add(seq)
-        heapq.heappush(self._heap, (due_ms, seq))
+        self._push(app, due_ms, seq)
+
+    def _push(self, app: str, at_ms: int, seq: int) -> None:
+        heapq.heappush(self._heaps.setdefault(app, []), (at_ms, seq))
+        self._take_turn(app, at_ms)
+
+    def _take_turn(self, app: str, at_ms: int) -> None:
+        if at_ms < self._wakes.get(app, at_ms + 1):
+            self._wakes[app] = at_ms
+            heapq.heappush(self._turns, (at_ms, app))
 
     def _drop(self, seq: int) -> None:
         if self._due.pop(seq, None) is None:
             return
         app = self._app.pop(seq)
         self._of_app[app].discard(seq)
+        heap = self._heaps.get(app, [])
+        if len(heap) > 2 * len(self._of_app[app]) + 1_000:  # those recalled long before their time must not pile up
+            heap[:] = [entry for entry in heap if self._due.get(entry[1]) == entry[0]]
+            heapq.heapify(heap)
         if not self._of_app[app]:
             del self._of_app[app]
-        if len(self._heap) > 2 * len(self._due) + 1_000:  # those recalled long before their time must not pile up
-            self._heap = [entry for entry in self._heap if self._due.get(entry[1]) == entry[0]]
-            heapq.heapify(self._heap)
 
     # --- keeping --------------------------------------------------------------------------------------------
 
@@ -99,24 +113,48 @@ class Schedules:
         return future
 
     def due(self, now_ms: int, limit: int) -> list[int]:
+        apps: list[str] = []
+        while self._turns and self._turns[0][0] <= now_ms and len(apps) < limit:
+            at_ms, app = heapq.heappop(self._turns)
+            if self._wakes.get(app) == at_ms:
+                del self._wakes[app]
+                apps.append(app)
         found: list[int] = []
+        turn = deque(apps)
+        while turn and len(found) < limit:  # one of each, over and over: nobody waits behind another's ten thousand
+            app = turn.popleft()
+            seq = self._next_of(app, now_ms)
+            if seq:
+                found.append(seq)
+                turn.append(app)
+        for app in apps:
+            heap = self._heaps.get(app)
+            if heap:  # those that had no turn now come first: whoever had one is behind them
+                self._take_turn(app, max(heap[0][0], now_ms))
+            else:
+                self._heaps.pop(app, None)
+        return found
+
+    def _next_of(self, app: str, now_ms: int) -> int:
+        heap = self._heaps.get(app, [])
         waiting: list[tuple[int, int]] = []
-        while self._heap and self._heap[0][0] <= now_ms and len(found) < limit:
-            due_ms, seq = heapq.heappop(self._heap)
+        found = 0
+        while heap and heap[0][0] <= now_ms and not found:
+            due_ms, seq = heapq.heappop(heap)
             if self._due.get(seq) != due_ms:
                 continue
             if seq in self._fresh:  # not accepted before it is durable
                 waiting.append((due_ms, seq))
             else:
-                found.append(seq)
+                found = seq
         for entry in waiting:
-            heapq.heappush(self._heap, entry)
+            heapq.heappush(heap, entry)
         return found
 
     def again(self, seq: int, at_ms: int) -> None:
         if seq in self._due:
             self._due[seq] = at_ms
-            heapq.heappush(self._heap, (at_ms, seq))
+            self._push(self._app[seq], at_ms, seq)
 
     def of_app(self, app: str) -> list[tuple[int, int]]:
         return [(seq, self._due[seq]) for seq in sorted(self._of_app.get(app, ()))]

@@ -15,7 +15,7 @@ from typing import Any
 
 #: from the spawn to both doors open; a start takes a second, two busy cores and a sanitizer's worth of patience more
 START_S = 30.0
-#: said on stderr once both doors are open and the ready file is there
+#: said on stdout once both doors are open and the ready file is there
 _READY = b"devices:"
 #: lines of its log kept for the report of a failure
 _KEPT_LINES = 4_000
@@ -72,14 +72,14 @@ class GatewayProcess:
         self._process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
-        self._listener = asyncio.create_task(self._listen(self._process), name="gateway's stderr")
+        self._listener = asyncio.create_task(self._listen(self._process), name="gateway's output")
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None
-        async for line in process.stderr:
+        assert process.stdout is not None
+        async for line in process.stdout:
             self.lines.append(line.decode(errors="replace").rstrip())
             del self.lines[:-_KEPT_LINES]
             if line.startswith(_READY):

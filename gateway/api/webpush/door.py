@@ -200,7 +200,7 @@ class WebPushRoutes:
         cursor = max(after or 0, subscription.cursor)
         base = self._base(request)
         if EVENTS in request.headers.get("accept", ""):
-            self._book.admit()
+            self._book.admit(app.name)
             return ReceiptStream(
                 self._book, app.name, subscription, cursor, lambda seq: self._message_url(base, app, seq)
             )

@@ -49,7 +49,8 @@ def parse_options(headers: Mapping[str, str], max_ttl_s: int) -> Options:
         encoding=encoding,
         encryption=encryption,
         crypto_key=crypto_key,
-        wants_receipt=parse_prefer(headers.get("prefer")).respond_async,
+        # Who names a subscription to report to wants a receipt, whether it says so in Prefer or not.
+        wants_receipt=parse_prefer(headers.get("prefer")).respond_async or "push-receipt" in headers,
     )
 
 

@@ -58,9 +58,16 @@ class ReceiptBook:
 
     def __init__(self, backend: Backend, routes: ReceiptRoutes, heartbeat_s: float) -> None:
         self.backend = backend
-        self.watch = routes.watch
-        self.admit = routes.admit
+        self._routes = routes
         self.heartbeat_s = heartbeat_s
+
+    def admit(self, app: str) -> None:
+        """TooManyRequests where no more may wait: whoever knows a subscription shares what they may take with the
+        app's others, not with the app's keys."""
+        self._routes.admit(f"{app} webpush")
+
+    def watch(self, app: str) -> contextlib.AbstractContextManager[asyncio.Event]:
+        return self._routes.watch(f"{app} webpush")
 
     def open(self, app_number: int) -> Subscription:
         return Subscription(app_number, self.backend.receipts.last_cursor(), secrets.randbits(32))
@@ -83,7 +90,7 @@ class ReceiptBook:
 
     async def wait(self, app: str, subscription: Subscription, cursor: int, wait_s: float) -> Receipt | None:
         """The first receipt after the cursor; None where none came in time. Raises TooManyRequests."""
-        with self.watch() as wake, contextlib.suppress(TimeoutError):
+        with self.watch(app) as wake, contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while True:
                     wake.clear()
@@ -117,7 +124,7 @@ class ReceiptStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         stopping = self._book.backend.stopping
-        with self._book.watch() as wake:
+        with self._book.watch(self._app) as wake:
             gone = asyncio.create_task(_until_gone(receive, wake))
             try:
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

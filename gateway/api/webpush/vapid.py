@@ -92,7 +92,10 @@ def check_credentials(signed: Signed, origins: Collection[str], now_s: float, ve
     aud = jws.claims.get("aud")
     named = aud if isinstance(aud, list) else [aud]
     if not any(isinstance(one, str) and normalize_origin(one) in origins for one in named):
-        raise Forbidden("The VAPID token is for another audience: aud is the origin of the push URL.")
+        raise Forbidden(
+            "The VAPID token is for another audience: aud must be the push URL's origin as this gateway knows it"
+            " (api.public_urls, or the Host of the request), its port too."
+        )
     if not isinstance(jws.claims.get("sub", ""), str):
         raise Forbidden("The VAPID token's sub is no text.")
     if not verifier.verify(jws, point, lambda: load_point(point)):

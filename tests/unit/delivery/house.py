@@ -77,6 +77,7 @@ class House:
             await asyncio.sleep(0)
         await self.dispatcher.backlog.wait_idle()
         self.edge.flush_spilled()
+        self.edge.answer_room()
         for _ in range(4):
             await asyncio.sleep(0)
 

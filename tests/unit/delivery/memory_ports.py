@@ -301,6 +301,7 @@ class MemoryBroadcasts:
         self.seen: set[tuple[int, int]] = set()
         self.ended: dict[int, int] = {}
         self._figures: dict[int, dict[str, int]] = {}
+        self.counted_whole: set[int] = set()
 
     def live(self, app: str) -> list[int]:
         return sorted(
@@ -340,6 +341,15 @@ class MemoryBroadcasts:
 
     def count_sent(self, seq: int, group: int, links: int) -> None:
         self._count(seq, "sent", links)
+
+    def counted(self, seq: int) -> None:
+        self.counted_whole.add(seq)
+
+    def recount(self, seq: int) -> bool:
+        if seq in self.counted_whole:
+            return False
+        self._figures.get(seq, {}).pop("targeted", None)
+        return True
 
     def count_expired(self, seq: int) -> None:
         figures = self.figures(seq)
@@ -536,6 +546,14 @@ class MemoryEdge:
         for registration in ready:
             self.events.on_ready([registration], {seq for r, seq in self.flights if r == registration})
         self.flush_spilled()
+
+    def answer_room(self) -> None:
+        """As the reactor does: at once where there is room."""
+        ready = [
+            number for number in self.wants_ready if self.in_flight(number) < self.window and not self.mailbox_full
+        ]
+        if ready:
+            self.say_ready(*ready)
 
     def fire_timeouts(self) -> None:
         assert self.events

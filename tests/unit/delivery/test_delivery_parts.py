@@ -15,6 +15,7 @@ from gateway.delivery.forms import build_notify, goes_light
 from gateway.delivery.lookup import timeline
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.signature import build_signature, verify_signature
+from gateway.delivery.spread import Spread
 from gateway.delivery.trails import Remembered
 from gateway.metrics import Metric, Metrics
 from gateway.model.frames import FrameReader, Notify, parse_body
@@ -148,3 +149,15 @@ async def test_backlog_runs_works_side_by_side_and_survives_a_bad_one() -> None:
     await asyncio.wait_for(backlog.wait_idle(), 5)
     assert seen[-1] == "c0"
     await backlog.close()
+
+
+def test_a_registration_that_asks_again_and_again_waits_in_a_spread_broadcast_once() -> None:
+    pushed = notification(over_s=4)
+    spread = Spread(pushed)
+    for _ in range(10_000):
+        for registration in range(1, 9):
+            spread.add(registration)
+    assert spread.waiting <= 4 * 128
+    handed = [number for part in spread.due(pushed.accepted_ms + 4_000) for number in part]
+    assert sorted(handed) == list(range(1, 9))
+    assert spread.waiting == 0

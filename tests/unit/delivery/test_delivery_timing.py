@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -11,6 +12,7 @@ import pytest
 from house import House
 
 from gateway.delivery.request import TargetRequest
+from gateway.metrics import Metric
 from gateway.model.errors import BadRequest, UnknownPush
 from gateway.model.outcome import State
 from gateway.notifiers.stub.client import Answer
@@ -99,11 +101,55 @@ async def test_a_release_that_is_refused_is_tried_again_until_it_expires(house: 
     kept = await house.accepted(device, deliver_at=seconds(house) + 5, ttl=10)
     other = await house.accepted(device, deliver_at=seconds(house) + 5, ttl=100)
     house.journal.max_pending = 0
-    await house.advance(20_000)
+    await house.advance(22_000)
     assert house.schedules.ended[kept] == State.EXPIRED
+    refused = house.counted(Metric.PUSHES_REFUSED, "queue_full")
+    assert 6 <= refused <= 12  # later each time
     house.journal.max_pending = 10
-    await house.advance(2_000)
+    await house.advance(20_000)
     assert other in house.schedules.names
+
+
+async def test_a_store_that_can_not_be_read_for_a_moment_loses_no_scheduled_push(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = house.directory.add()
+    kept = [await house.accepted(device, deliver_at=seconds(house) + 5) for _ in range(3)]
+    broken = house.schedules.notification
+
+    def fail(_seq: int) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(house.schedules, "notification", fail)
+    await house.advance(6_000)
+    assert not house.schedules.names
+    monkeypatch.setattr(house.schedules, "notification", broken)
+    await house.advance(5_000)
+    assert sorted(house.schedules.names) == kept
+
+
+@pytest.mark.parametrize("target", ["device", "everyone"])
+async def test_a_recall_while_the_release_waits_for_its_commit_takes_it_back(house: House, target: str) -> None:
+    device = house.directory.add()
+    house.edge.connect(device.number)
+    kept = await house.accepted(device if target == "device" else EVERYONE, deliver_at=seconds(house) + 5)
+    house.journal.hold = True
+    house.clock.now_ms += 6_000
+    house.scheduler.tick()
+    recall = asyncio.create_task(house.dispatcher.recall("shop", kept))
+    await asyncio.sleep(0)
+    assert not recall.done()
+    house.journal.commit()
+    for _ in range(4):
+        await asyncio.sleep(0)
+        house.journal.commit()  # what the recall writes
+    assert await recall == 1
+    frames = list(house.edge.frames)
+    house.journal.hold = False
+    house.edge.disconnect(device.number)
+    house.edge.connect(device.number)
+    await house.advance(2_000)
+    assert house.edge.frames == frames
 
 
 async def test_a_failed_commit_leaves_it_kept_and_nothing_of_it_was_sent(house: House) -> None:
@@ -182,6 +228,18 @@ async def test_a_broadcast_leaves_out_who_sleeps_and_comes_to_them_in_the_mornin
         late.number: 1,
     }
     assert {frame.id for _, frame in house.edge.frames} == {seq}
+
+
+async def test_who_leaves_in_quiet_hours_is_told_by_the_broadcasts_own_chain_when_they_end(house: House) -> None:
+    at(house, 23)
+    left, gone, stays = (house.directory.add(timezone="UTC", quiet="22:00-07:00") for _ in range(3))
+    house.edge.connect(left.number, stays.number)
+    await house.accepted(EVERYONE, fallback=["stub"])
+    house.edge.disconnect(left.number)
+    house.clock.now_ms += 8 * HOUR - 1_000
+    await house.advance(3_000)
+    assert {call.registration for call in house.stub.calls} == {left.number, gone.number}
+    assert [number for number, _ in house.edge.frames] == [stays.number]
 
 
 async def test_a_push_that_does_not_live_until_morning_expires_unseen(house: House) -> None:

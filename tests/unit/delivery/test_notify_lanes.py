@@ -99,13 +99,13 @@ class Bench:
         assert job.seq not in self.results
         self.results[job.seq] = result
 
-    def offer(self, lane: str, count: int = 1) -> list[NotifierResult | None]:
+    def offer(self, lane: str, count: int = 1, *, app: str = "") -> list[NotifierResult | None]:
         """The refusals, None for each that was taken."""
         out = []
         for _ in range(count):
             self.seq += 1
             self.lane_of[self.seq] = lane
-            out.append(self.queue.offer(Job(self.seq, 0), lane))
+            out.append(self.queue.offer(Job(self.seq, 0), app or lane, lane))
         return out
 
     def done(self, lane: str) -> list[NotifierResult]:
@@ -160,6 +160,32 @@ async def test_lane_that_hangs_starves_no_other(build: Any) -> None:
     assert bench.notifier.most["all"] <= 8
 
 
+async def test_app_with_a_thousand_upstreams_that_hang_leaves_room_for_another(build: Any) -> None:
+    bench = build(notifier_concurrency=16, notifier_lanes=64, notifier_queue=400, notifier_timeout_s=60)
+    lanes = [f"evil {n}" for n in range(1_000)]
+    bench.notifier.hanging = set(lanes)
+    taken = [lane for lane in lanes if bench.offer(lane, 2, app="evil") == [None, None]]
+    await bench.turns()
+    assert len(taken) == 48  # three quarters of the lanes
+    assert bench.notifier.under_way["all"] == 12  # and of the calls under way
+    assert bench.offer("good", 50) == [None] * 50
+    await bench.until("good", 50)
+    # What waited for its app's share has its turn when a call ends.
+    bench.notifier.hanging.clear()
+    bench.notifier.released.set()
+    for lane in taken:
+        await bench.until(lane, 2)
+    assert (bench.queue.lanes, len(bench.queue)) == (0, 0)
+
+
+async def test_waiting_calls_of_one_app_leave_places_for_others(build: Any) -> None:
+    bench = build(notifier_concurrency=1, notifier_queue=40)
+    bench.notifier.hanging = {"a"}
+    refused = [answer for answer in bench.offer("a", 100) if answer is not None]
+    assert len(refused) == 100 - 30
+    assert bench.offer("b", 5) == [None] * 5
+
+
 async def test_lanes_take_turns(build: Any) -> None:
     bench = build(notifier_concurrency=1)
     bench.offer("busy", 50)
@@ -183,7 +209,7 @@ async def test_calls_of_one_lane_are_bounded_and_those_of_all(build: Any) -> Non
 
 
 async def test_full_lane_refuses_and_the_others_do_not(build: Any) -> None:
-    bench = build(notifier_concurrency=1, notifier_lane_queue=3, notifier_queue=5)
+    bench = build(notifier_concurrency=1, notifier_lane_queue=3, notifier_queue=6)
     bench.notifier.hanging = {"a"}
     bench.offer("a")
     await bench.turns()
@@ -313,7 +339,7 @@ async def test_many_lanes_under_random_trouble_lose_no_call(build: Any) -> None:
     import random
 
     chance = random.Random(7)
-    bench = build(notifier_concurrency=6, notifier_lane_concurrency=2, notifier_lanes=50)
+    bench = build(notifier_concurrency=6, notifier_lane_concurrency=2, notifier_lanes=12)
     kinds = [
         OK,
         NotifierResult(ok=False, dead=True),
@@ -324,7 +350,8 @@ async def test_many_lanes_under_random_trouble_lose_no_call(build: Any) -> None:
         bench.notifier.answers[str(lane)] = [chance.choice(kinds) for _ in range(30)]
     refused = 0
     for _ in range(1_000):
-        refused += bench.offer(str(chance.randrange(20)))[0] is not None
+        lane = chance.randrange(20)
+        refused += bench.offer(str(lane), app=str(lane % 3))[0] is not None
         if not chance.randrange(5):
             await asyncio.sleep(0)
         bench.now_ms += chance.randrange(5_000)

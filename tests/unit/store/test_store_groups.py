@@ -57,3 +57,16 @@ def test_more_versions_in_use_than_allowed_are_refused_for_that_app_only(monkeyp
     with pytest.raises(QueueFull, match="versions"):
         groups.number("shop", "3.0")
     groups.number("other", "3.0")
+
+
+def test_whoever_changes_a_cohort_again_and_again_leaves_few_groups_for_a_broadcast_to_look_at() -> None:
+    now = [0.0]
+    populated = {7: 1}
+    groups = Groups(lambda group: populated.get(group, 0), lambda: now[0])
+    most = 0
+    for n in range(10 * module.RETIRE_FROM):
+        now[0] += module.RETIRE_S / module.RETIRE_FROM
+        groups.number("shop", f"1.0.{n}")
+        most = max(most, len(groups.matching("shop", "")))
+    assert most <= module.RETIRE_FROM + 1
+    assert 7 in groups.matching("shop", "")

@@ -51,6 +51,31 @@ async def test_it_is_given_out_once_when_its_time_has_come_also_after_a_restart(
     await store.close()
 
 
+async def test_one_app_with_thousands_due_leaves_turns_to_the_others(tmp_path: Path) -> None:
+    store = await with_app(await open_store(tmp_path))
+    for number in range(3):
+        await with_app(store, f"other{number}")
+    many = [await keep(store) for _ in range(40)]
+    late = []
+    for number in range(3):
+        seq = store.journal.reserve(1)
+        await store.schedules.add(msgspec.structs.replace(notification(seq), app=f"other{number}"), DUE_MS + 5)
+        late.append(seq)
+    first = store.schedules.due(DUE_MS + 10, 10)
+    assert set(late) < set(first)
+    assert len(first) == 10
+    rest = [seq for _ in range(10) for seq in store.schedules.due(DUE_MS + 11, 10)]
+    assert sorted(first + rest) == sorted(many + late)
+    # With more apps than places each has its turn.
+    for seq in (*many, *late):
+        store.schedules.again(seq, DUE_MS + 20)
+    seen: set[int] = set()
+    for _ in range(8):
+        seen.update(store.schedules.due(DUE_MS + 21, 1))
+    assert set(late) < seen
+    await store.close()
+
+
 async def test_a_release_is_one_commit_and_both_numbers_find_it(tmp_path: Path) -> None:
     store = await with_app(await open_store(tmp_path))
     number = register(store, "d1")
