@@ -17,12 +17,22 @@ DATA, HEADERS, RST_STREAM, CONTINUATION = 0x0, 0x1, 0x3, 0x9
 _END_STREAM, _END_HEADERS = 0x1, 0x4
 
 
+#: DATA smaller than this, and not the last of its body, is no honest part of one
+SMALL_DATA_BYTES = 16
+#: frames in one piece: what a codec has to do for many small ones must not be done in one turn of the loop
+PIECE_FRAMES = 64
+#: a request counts as so many: it is decoded and handled
+_REQUEST_FRAMES = 8
+
+
 class Seen(NamedTuple):
     """What one piece of bytes began."""
 
-    #: frames that carry neither a request nor a part of a body
+    #: frames that carry neither a request nor a part of a body worth the name
     cheap: int
     resets: int
+    #: where the piece ends
+    end: int
 
 
 class FrameScan:
@@ -39,9 +49,12 @@ class FrameScan:
         self.header_bytes = 0
 
     def feed(self, data: bytes) -> Seen:
-        cheap = resets = at = 0
+        """The next piece: to the end of the data, or of as many frames as one piece may have."""
+        cheap = resets = frames = at = 0
         end = len(data)
         while at < end:
+            if frames >= PIECE_FRAMES and not self._skip:
+                break
             if self._skip:
                 step = min(self._skip, end - at)
                 self._skip -= step
@@ -55,15 +68,16 @@ class FrameScan:
             self._head = b""
             self._skip = size = int.from_bytes(head[:3], "big")
             kind, flags = head[3], head[4]
+            frames += _REQUEST_FRAMES if kind == HEADERS else 1
             if kind in (HEADERS, CONTINUATION):
                 self.header_bytes = size + (self.header_bytes if kind == CONTINUATION else 0)
                 self.in_headers = not flags & _END_HEADERS
                 cheap += kind == CONTINUATION
             elif kind == RST_STREAM:
                 resets += 1
-            elif kind != DATA or (not size and not flags & _END_STREAM):
+            elif kind != DATA or (size < SMALL_DATA_BYTES and not flags & _END_STREAM):
                 cheap += 1
-        return Seen(cheap, resets)
+        return Seen(cheap, resets, at)
 
 
 class Bucket:

@@ -33,7 +33,7 @@ from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 from gateway.api.http2_exchange import Exchange
-from gateway.api.http2_frames import Bucket, FrameScan
+from gateway.api.http2_frames import Bucket, FrameScan, Seen
 from gateway.api.http2_scope import build_scope
 from gateway.api.http_protocol import Limits
 from gateway.api.media import ErrorBody, describe
@@ -65,6 +65,7 @@ class Http2Protocol(asyncio.Protocol):
         self._exchanges: dict[int, Exchange] = {}
         self._running = 0  # handlers; some of streams that were reset
         self._scan = FrameScan()
+        self._unread = b""
         self._cheap = Bucket(limits.cheap_frames, limits.cheap_frames_per_s, self._loop.time)
         self._resets = Bucket(limits.resets, limits.resets_per_s, self._loop.time)
         self._deadline: asyncio.TimerHandle | None = None  # for SETTINGS, or while no stream is open
@@ -116,8 +117,37 @@ class Http2Protocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._over or self.transport.is_closing():
             return
+        if self._unread:  # what was paused may still bring a piece
+            self._unread += data
+            return
+        at = self._read(data)
+        if at < len(data):
+            self._unread = data[at:]
+            self.transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """The next piece of a burst of small frames; everybody else has had a turn."""
+        if self._over or self.transport.is_closing():
+            return
+        data, self._unread = self._unread, b""
+        at = self._read(data)
+        if self._over or self.transport.is_closing():
+            return
+        if at < len(data):
+            self._unread = data[at:]
+            self._loop.call_soon(self._read_on)
+        else:
+            self.transport.resume_reading()
+
+    def _read(self, data: bytes) -> int:
+        """Take one piece; where the next begins."""
         # Counted before the codec works for them.
         seen = self._scan.feed(data)
+        self._take_piece(data[: seen.end] if seen.end < len(data) else data, seen)
+        return seen.end
+
+    def _take_piece(self, data: bytes, seen: Seen) -> None:
         if not self._resets.take(seen.resets):
             self._end(ErrorCodes.ENHANCE_YOUR_CALM, "reset_flood")
             return

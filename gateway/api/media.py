@@ -162,6 +162,7 @@ _WORDS = {
     "^[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*$": "expected a language tag, such as pt-BR",
     r"^[A-Za-z0-9._-]*$": "expected A-Z a-z 0-9 . _ - only",
     "^[0-9a-f]{64}$": "expected a SHA-256 in lower-case hex, 64 characters",
+    r"^[^\x00-\x1f\x7f]*$": "expected no control characters",
     r"^(https?://[^\s]+)?$": "expected a URL that begins with http:// or https://",
 }
 _PATTERN = re.compile(r"matching regex '(.*)'", re.DOTALL)

@@ -359,7 +359,10 @@ class RegistrationUpdate(_In):
         | None
     ) = None
     fallback: Chain | None = None
-    os: Annotated[str, Meta(max_length=32, description="android, ios, …: lower case")] | None = None
+    os: (
+        Annotated[str, Meta(max_length=32, pattern=r"^[^\x00-\x1f\x7f]*$", description="android, ios, …: lower case")]
+        | None
+    ) = None
     locale: Annotated[str, Meta(max_length=35, description="language tag (BCP 47): chooses localised words")] | None = (
         None
     )

@@ -43,7 +43,7 @@ class Edge:
     tls_client_ca: str = ""
     # oldest version of TLS that is spoken
     tls_min_version: Literal["1.2", "1.3"] = "1.2"
-    # handshakes under way at once in each reactor, some 15 kB each; past it a connection is closed and counted (busy)
+    # handshakes under way at once in each reactor, 15 to 55 kB each; past it a connection is closed and counted (busy)
     tls_handshakes: int = within(10_000, 1, 16_000_000)
     # certificate files are looked at this often; changed ones are used for new connections (SIGHUP does it at once)
     tls_reload_s: float = within(60.0, 0.01, 86_400)

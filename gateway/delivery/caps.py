@@ -27,6 +27,8 @@ class _Rate:
     def has_room(self, number: int, limit: int, now_s: float) -> bool:
         if not limit or number >= len(self._until):
             return True
+        if self._until[number] > now_s + 2 * self._period_s:  # the clock was ahead, and is back
+            self._until[number] = now_s
         return self._until[number] <= now_s + self._period_s - self._period_s / limit
 
     def take(self, number: int, limit: int, now_s: float) -> None:

@@ -42,7 +42,12 @@ Chain = Annotated[
     ),
 ]
 IdempotencyKey = Annotated[
-    str, Meta(max_length=128, description="a second push with this key is answered as the first")
+    str,
+    Meta(
+        max_length=128,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="a second push with this key is answered as the first",
+    ),
 ]
 
 

@@ -24,6 +24,8 @@ from gateway.model.ports import Directory, Schedules
 TICK_S = 0.1
 #: kept pushes released in one tick
 RELEASES = 200
+#: their deliveries: past it the rest waits for the next tick
+DELIVERIES = 5_000
 #: a release that was refused (queue full, disk full) is tried again after this time, doubling up to
 AGAIN_MS = 1_000
 #: this
@@ -80,36 +82,42 @@ class Scheduler:
     def tick(self) -> None:
         """Release a slice of what is due."""
         now = self._clock()
+        weight = 0
         for seq in self._schedules.due(now, RELEASES):
+            if weight >= DELIVERIES:
+                self._schedules.again(seq, now)
+                continue
             try:
-                self._look_at(seq, now)
+                weight += self._look_at(seq, now)
             except Exception:
                 # A store that can not be read for a moment: it is still kept, and its time has come.
                 self._again(seq)
                 _log.exception("release_failed")
 
-    def _look_at(self, seq: int, now: int) -> None:
+    def _look_at(self, seq: int, now: int) -> int:
+        """How many it is for, as far as that was looked at now."""
         notification = self._schedules.notification(seq)
         if notification is None:
             self._tries.pop(seq, None)  # recalled
-            return
+            return 0
         # Time to live 0 ends with the second it comes up in: it still has its one try.
         if notification.expires_s * 1000 <= now and notification.expires_s > self._schedules.due_ms(seq) // 1000:
             self._end(seq, State.EXPIRED, now)
-            return
+            return 0
         try:
             audience = find_audience(
                 self._directory, notification.app, kind_of(notification.target), notification.target
             )
         except UnknownToken:
             self._end(seq, State.REJECTED, now)
-            return
+            return 0
         if not audience.is_open:
             self._release(notification, audience)
         elif self._backlog.has_room:
             self._backlog.add(self._look_for(notification, audience))
         else:
             self._again(seq)
+        return len(audience.registrations)
 
     def _end(self, seq: int, state: State, now: int) -> None:
         self._tries.pop(seq, None)

@@ -16,7 +16,8 @@ _ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}")
 
 @lru_cache(maxsize=1)
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    # `localtime` is whatever this machine's is, and in Factory nobody is.
+    return frozenset(available_timezones() - {"localtime", "Factory"})
 
 
 def load_timezones() -> None:

@@ -266,11 +266,15 @@ class Broadcasts:
             self._figures.count_version(seq, "sent", self._groups.cohort(group).version, links)
 
     def count_expired(self, seq: int) -> None:
+        # By version, so that one who came later and acked does not hide one who was meant and missed it.
         figures = self._figures.of(seq)
-        for name in [name for name in figures if name == "targeted" or name.startswith("targeted@")]:
+        missed_in_all = 0
+        for name in [name for name in figures if name.startswith("targeted@")]:
             version = name[len("targeted") :]
             missed = figures[name] - figures.get(f"acked{version}", 0) - figures.get(f"notified{version}", 0)
             self._figures.count(seq, f"expired{version}", max(0, missed))
+            missed_in_all += max(0, missed)
+        self._figures.count(seq, "expired", missed_in_all)
 
     def figures(self, seq: int) -> dict[str, int]:
         return self._figures.of(seq)

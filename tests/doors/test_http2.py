@@ -533,6 +533,7 @@ def test_frames_are_counted_the_same_in_any_pieces(frames, data):
     )
     whole = FrameScan()
     seen = whole.feed(raw)
+    assert seen.end == len(raw)
     pieces = FrameScan()
     cheap = resets = at = 0
     while at < len(raw):
@@ -542,6 +543,20 @@ def test_frames_are_counted_the_same_in_any_pieces(frames, data):
     assert (cheap, resets) == (seen.cheap, seen.resets)
     assert (pieces.in_headers, pieces.header_bytes) == (whole.in_headers, whole.header_bytes)
     assert resets == sum(kind == 3 for _, kind, _ in frames)
+
+
+def test_many_small_frames_are_taken_in_pieces():
+    tiny = b"\0\0\1\0\0\0\0\0\1x"
+    raw = PREFACE + tiny * 1_000
+    scan = FrameScan()
+    pieces = []
+    while raw:
+        seen = scan.feed(raw)
+        pieces.append((seen.end, seen.cheap))
+        raw = raw[seen.end :]
+    assert len(pieces) == 16
+    assert all(cheap <= 64 for _, cheap in pieces)
+    assert sum(cheap for _, cheap in pieces) == 1_000
 
 
 @given(st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=40)), max_size=10))

@@ -295,3 +295,10 @@ def test_every_error_of_the_page_is_what_the_table_of_errors_says():
         assert error.after_ms == int(after.replace(" ", ""))
     fatal = {code for code, error in ERRORS.items() if error.fatal}
     assert fatal <= {int(row[0]) for row in rows}
+
+
+@pytest.mark.parametrize("field", ["version", "os"])
+def test_what_makes_up_a_cohort_has_no_control_characters(field: str) -> None:
+    body = {"req": 1, "app": "shop", "version": "1.0", field: "1\x1f2\x1f3\x1f4\x1f5\x1f6"}
+    with pytest.raises(InvalidField):
+        parse_body(msgspec.msgpack.encode(body), frames.Register)

@@ -66,7 +66,8 @@ def normalize_origin(url: str) -> str:
         host = parts.hostname
     except ValueError:
         return ""
-    if not host or not port or parts.scheme not in _PORTS or parts.path not in ("", "/") or "@" in parts.netloc:
+    is_bare = parts.path in ("", "/") and "@" not in parts.netloc and not set(url) & set("?#\t\r\n\\ ")
+    if not host or not port or parts.scheme not in _PORTS or not is_bare:
         return ""
     return f"{parts.scheme}://{host}:{port}"
 
@@ -87,7 +88,10 @@ def check_credentials(signed: Signed, origins: Collection[str], now_s: float, ve
     if exp > now_s + MAX_LIFE_S + LEEWAY_S:
         raise Forbidden("The VAPID token lives longer than 24 hours.")
     for name in ("nbf", "iat"):
-        if name in jws.claims and not (number(jws.claims, name) or 0) <= now_s + LEEWAY_S:
+        since = number(jws.claims, name)
+        if name in jws.claims and since is None:
+            raise Forbidden(f"The {name} of the VAPID token is no number.")
+        if since is not None and since > now_s + LEEWAY_S:
             raise Forbidden("The VAPID token is of the future.")
     aud = jws.claims.get("aud")
     named = aud if isinstance(aud, list) else [aud]

@@ -50,6 +50,7 @@ COHORTS = st.builds(
     st.sampled_from(["", "ios", "android"]),
     st.sampled_from(["", "de", "de-AT", "fr"]),
     st.sampled_from(["", "Asia/Tokyo"]),
+    st.sampled_from(["", "22:00-07:00"]),
 )
 
 
