@@ -59,6 +59,7 @@ class Gateway:
         self.admin_key_file = path / FILE_NAME
         push_ids = PushIds(store.keys.push_id_key)
         directory = store.directory
+        self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
         self.notifiers = build_notifiers(config, metrics, push_ids)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
@@ -121,7 +122,7 @@ class Gateway:
             readiness=self.readiness,
             max_ttl_s=config.delivery.max_ttl_s,
             now_ms=unix_ms,
-            identity=Identity(config.identity, store.subscribers, metrics, unix_ms),
+            identity=self.identity,
         )
         once = Once(backend)
         self.api = ApiServer(build_app(backend, once=once), backend)

@@ -19,7 +19,6 @@ from gateway.identity.opaque_ids import draw_local, parse_opaque_id
 from gateway.identity.resolver import EVERYTHING, is_out
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import BadRequest, Conflict, TooManyRequests, UnknownSubscriber
-from gateway.model.ports import SubscriberChange, SubscriberRecords
 from gateway.model.subscriber import (
     STANDS_FOR,
     Granularity,
@@ -30,6 +29,7 @@ from gateway.model.subscriber import (
     Scope,
     SubscriberRecord,
 )
+from gateway.model.subscriber_records import SubscriberChange, SubscriberRecords
 
 HOUR_MS = 3_600_000
 HANDLE_BYTES = 16

@@ -11,8 +11,8 @@ from gateway.identity.hosts import Hosts
 from gateway.identity.resolver import Resolver
 from gateway.metrics import Metrics
 from gateway.model.errors import BadRequest, Forbidden, TooManyRequests
-from gateway.model.ports import SubscriberRecords
 from gateway.model.subscriber import Granularity, NetworkId, Scope
+from gateway.model.subscriber_records import SubscriberRecords
 
 MINUTE_MS = 60_000
 

@@ -27,7 +27,7 @@ EXPECTED = {
     NetworkIdKind.IMSI: "14 or 15 digits: country code, network code, number",
     NetworkIdKind.IMEI: "14 to 16 digits, a right check digit where there are 15",
     NetworkIdKind.IMPI: "user@realm",
-    NetworkIdKind.MSISDN: "5 to 15 digits with the country code, as in +491511234567",
+    NetworkIdKind.MSISDN: "5 to 15 digits with the country code, as in +4930123456",
     NetworkIdKind.IMPU: "sip:user@domain or tel:+number",
     NetworkIdKind.NAI: "user@realm (RFC 7542)",
     NetworkIdKind.IP: "an IPv4 or IPv6 address of one host",
@@ -86,13 +86,17 @@ def _parse_msisdn(text: str) -> str:
         compact = "+" + compact  # as RADIUS and SMPP have it: the country code first
     if not compact.isascii() or _E164.fullmatch(compact) is None:
         raise ValueError
-    try:
-        number = phonenumbers.parse(compact, None)
-    except phonenumbers.NumberParseException:
-        return compact  # a country code of a private network
-    # not asked whether it is a valid number: private ranges are not
-    found = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-    return found if _E164.fullmatch(found) else compact
+    while True:
+        try:
+            number = phonenumbers.parse(compact, None)
+        except phonenumbers.NumberParseException:
+            return compact  # a country code of a private network
+        # not asked whether it is a valid number: private ranges are not
+        found = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+        # it takes one trunk prefix away at a time; the normal form has none
+        if len(found) >= len(compact) or _E164.fullmatch(found) is None:
+            return compact
+        compact = found
 
 
 def _parse_nai(text: str) -> str:

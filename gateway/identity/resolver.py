@@ -10,8 +10,8 @@ from gateway.identity.classes import Classes
 from gateway.identity.hosts import Hosts
 from gateway.identity.opaque_ids import MAX_CHARS, parse_opaque_id
 from gateway.metrics import Metric, Metrics
-from gateway.model.ports import SubscriberRecords
 from gateway.model.subscriber import Granularity, IssuedId, OpaqueKind, Scope, Subscriber, SubscriberRecord
+from gateway.model.subscriber_records import SubscriberRecords
 
 #: opted out of everything
 EVERYTHING = "*"

@@ -16,7 +16,7 @@ from gateway.model.errors import GatewayError
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
 from gateway.model.registration import NO_PROFILE, App, Loss, Profile, Registration, Whereabouts
-from gateway.model.subscriber import NetworkId, PastId, Subscriber, SubscriberRecord
+from gateway.model.subscriber import Subscriber
 
 
 class Delivery(NamedTuple):
@@ -572,38 +572,4 @@ class Subscribers(Protocol):
     def resolve(self, opaque: str, app: str) -> Subscriber | None:
         """None, after the same work, for an id that is unknown, expired, revoked, another app's, another gateway's, or
         of a subscriber who opted out of this app."""
-        ...
-
-
-class SubscriberChange(NamedTuple):
-    """One record as it was and as it shall be; None: there is none."""
-
-    handle: bytes
-    before: SubscriberRecord | None
-    after: SubscriberRecord | None
-    why: str = ""  # of ids that are in `before` alone and had not lapsed: revoked, replaced, …
-
-
-class SubscriberRecords(Protocol):
-    """Where records of subscribers are kept (store.subscribers.SubscriberStore)."""
-
-    def find(self, network_id: NetworkId) -> bytes | None:
-        """Handle of the subscriber who has it."""
-        ...
-
-    def read(self, handle: bytes | None) -> SubscriberRecord | None:
-        """None, after the same work, for None and for an unknown handle."""
-        ...
-
-    def by_local(self, local: str) -> tuple[bytes, SubscriberRecord] | None:
-        """The subscriber one of whose opaque ids this is or was; None after the same work."""
-        ...
-
-    def write(self, changes: Sequence[SubscriberChange]) -> asyncio.Future[None]:
-        """All in one commit: seen at once, undone where it fails. StoreUnavailable or QueueFull at once,
-        StoreUnavailable through the future."""
-        ...
-
-    def past(self, local: str, limit: int) -> list[PastId]:
-        """What an opaque id stood for, oldest first."""
         ...

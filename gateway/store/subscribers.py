@@ -11,7 +11,6 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 
-from gateway.model.ports import SubscriberChange
 from gateway.model.subscriber import (
     STANDS_FOR,
     IssuedId,
@@ -21,6 +20,7 @@ from gateway.model.subscriber import (
     PastId,
     SubscriberRecord,
 )
+from gateway.model.subscriber_records import SubscriberChange
 from gateway.store.commit import Committer
 from gateway.store.environment import Environment
 from gateway.store.records import DELETE, PUT, Db, Row
@@ -51,7 +51,7 @@ def stands_for(record: SubscriberRecord, kinds: int) -> tuple[tuple[int, str], .
 
 
 class SubscriberStore:
-    """Control thread only; model.ports.SubscriberRecords."""
+    """Control thread only; model.subscriber_records.SubscriberRecords."""
 
     def __init__(
         self, environment: Environment, committer: Committer, key: bytes, clock: Callable[[], int], history_s: int = 0

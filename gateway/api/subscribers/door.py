@@ -3,8 +3,9 @@ unknown id from one that is not for it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import cast
+from typing import TypeVar, cast
 
 from starlette.responses import Response
 
@@ -40,8 +41,28 @@ from gateway.identity.opaque_ids import OpaqueId, parse_opaque_id
 from gateway.model.errors import BadRequest, UnknownApp, UnknownSubscriber
 from gateway.model.subscriber import Granularity, IssuedId, NetworkId, NetworkIdKind, OpaqueKind, Scope
 
+_T = TypeVar("_T")
+#: where an object is in a body of these routes
+_PLACE = re.compile(r"network_ids\[\d+\](?=\.)|network_id(?=\.)")
 #: lines of history in one answer
 MAX_HISTORY = 1_000
+
+
+async def _body(call: Call, as_type: type[_T]) -> _T:
+    """Errors elsewhere quote unknown words and names of unknown fields; here both may be a person's number."""
+    try:
+        return await call.body(as_type)
+    except BadRequest as exc:
+        place, message = exc.field, exc.message
+        if "Invalid enum value" in message:
+            message = f"not one of the words that can stand here, see /openapi.json (at {place})"
+        elif "unknown field" in message:
+            # the name itself may have dots in it
+            known = _PLACE.match(place)
+            place = known[0] if known is not None else ""
+            message = "a field is not known here, see /openapi.json" + (f" (at {place})" if place else "")
+    # out of the handler, so that no context keeps what was given
+    raise BadRequest(message, field=place)
 
 
 def _parse(body: NetworkIdBody, field: str) -> NetworkId:
@@ -79,7 +100,7 @@ class SubscriberRoutes:
 
     async def trigger(self, call: Call) -> Response:
         """C4, C15."""
-        wanted = await call.body(TriggerBody)
+        wanted = await _body(call, TriggerBody)
         kinds = NOTHING
         for name in wanted.kinds:
             kinds |= OpaqueKind[name.upper().replace("-", "_")]
@@ -108,12 +129,12 @@ class SubscriberRoutes:
         return Scope() if class_name is None else Scope(Granularity.CLASS, class_name)
 
     async def ids(self, call: Call) -> Response:
-        wanted = await call.body(ByNetworkId)
+        wanted = await _body(call, ByNetworkId)
         found = self._identity.allocator.ids_of(_parse(wanted.network_id, "network_id.value"))
         return call.answer(IdsView(ids=[_view(each) for each in found]))
 
     async def revoke(self, call: Call) -> Response:
-        wanted = await call.body(RevokeBody)
+        wanted = await _body(call, RevokeBody)
         allocator = self._identity.allocator
         if (wanted.id is None) == (wanted.network_id is None):
             raise BadRequest("give either an id or a network_id", field="id")
@@ -129,7 +150,7 @@ class SubscriberRoutes:
         )
 
     async def opt_out(self, call: Call) -> Response:
-        wanted = await call.body(OptOutBody)
+        wanted = await _body(call, OptOutBody)
         scope = self._scope(wanted.app, wanted.class_)
         if scope.granularity == Granularity.CLASS and not self._identity.classes.is_known(scope.name):
             raise BadRequest("there is no such class; the setting identity.classes has them", field="class")
@@ -139,7 +160,7 @@ class SubscriberRoutes:
         return call.answer(OptOuts(out=list(out)))
 
     async def resolve(self, call: Call) -> Response:
-        wanted = await call.body(ResolveBody)
+        wanted = await _body(call, ResolveBody)
         elsewhere = self._identity.hosts.elsewhere(parse_opaque_id(wanted.id))
         if elsewhere:
             return call.answer(Resolved(network_ids=[], kinds=[], elsewhere=elsewhere))
@@ -150,7 +171,7 @@ class SubscriberRoutes:
         return call.answer(Resolved(network_ids=_view_network(network_ids), kinds=_names(found.kinds)))
 
     async def history(self, call: Call) -> Response:
-        wanted = await call.body(HistoryBody)
+        wanted = await _body(call, HistoryBody)
         parsed = parse_opaque_id(wanted.id)
         lines = [] if parsed is None else self._identity.records.past(parsed.local, MAX_HISTORY)
         if not lines:
@@ -170,14 +191,14 @@ class SubscriberRoutes:
 
     async def ask(self, call: Call) -> Response:
         """C5, C15."""
-        wanted = await call.body(AskBody)
+        wanted = await _body(call, AskBody)
         nai = parse_network_id(NetworkIdKind.NAI, wanted.nai, "nai")
         made = await call.committed(self._identity.ask(call.app.name, nai, wanted.class_ or ""))
         return call.answer(IdsView(ids=[_view(each) for each in made.ids]))
 
     async def locate(self, call: Call) -> Response:
         """C6: from the id alone; whether it is known is not looked at."""
-        wanted = await call.body(LocateBody)
+        wanted = await _body(call, LocateBody)
         parsed = parse_opaque_id(wanted.id)
         gateway = self._identity.hosts.elsewhere(parsed)
         if not gateway and (parsed is None or not self._identity.hosts.is_own(parsed.host)):

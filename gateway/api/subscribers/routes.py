@@ -40,7 +40,7 @@ _BODY = (BadRequest, PayloadTooLarge, UnsupportedMedia)
 _STORE = (StoreUnavailable, AcceptTimeout, QueueFull)
 _LOCAL = "k3v7q2m5x4z6b7n2c3d4f5g6h7"
 _ID = f"{_LOCAL}@push.example.com"
-_IMSI = {"kind": "imsi", "value": "001010123456789"}
+_IMSI = {"kind": "imsi", "value": "001019876543210"}
 _VIEW = {
     "id": _ID,
     "url": f"https://push.example.com/push/{_LOCAL}",
