@@ -60,6 +60,7 @@ class Gateway:
         push_ids = PushIds(store.keys.push_id_key)
         directory = store.directory
         self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
+        store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
         self.notifiers = build_notifiers(config, metrics, push_ids)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway.config.sections import Identity as IdentityConfig
 from gateway.identity.classes import Classes
 from gateway.identity.hosts import Hosts
-from gateway.identity.opaque_ids import draw_local, parse_opaque_id
+from gateway.identity.opaque_ids import OpaqueId, draw_local, parse_opaque_id
 from gateway.identity.resolver import EVERYTHING, is_out
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import BadRequest, Conflict, TooManyRequests, UnknownSubscriber
@@ -29,7 +29,7 @@ from gateway.model.subscriber import (
     Scope,
     SubscriberRecord,
 )
-from gateway.model.subscriber_records import SubscriberChange, SubscriberRecords
+from gateway.model.subscriber_records import News, SubscriberChange, SubscriberRecords
 
 HOUR_MS = 3_600_000
 HANDLE_BYTES = 16
@@ -135,7 +135,8 @@ class Allocator:
         record = self._count(replace(record, ids=(*kept, *drawn)), len(drawn), now_ms)
         ids = [each for each in record.ids if each.scope == ask.scope and each.kinds & wanted]
         changes = [SubscriberChange(handle, before, record, "replaced"), *losers]
-        written = self._records.write(changes) if record != before or losers else None
+        news = self._news(before, record, ask, drawn)
+        written = self._records.write(changes, news) if record != before or losers else None
         return Allocation(ids, len(drawn), replaces), written
 
     def _check_scope(self, ask: Ask) -> None:
@@ -252,6 +253,26 @@ class Allocator:
         shortened = {each.local: min(each.until_ms or end_ms, end_ms) for each in old}
         return False, [
             replace(each, until_ms=shortened[each.local]) if each.local in shortened else each for each in record.ids
+        ]
+
+    def _news(
+        self, before: SubscriberRecord | None, record: SubscriberRecord, ask: Ask, drawn: Sequence[IssuedId]
+    ) -> list[News]:
+        """Whom to tell of new ids, and what they knew until now (C5): no app that the subscriber opted out of."""
+        scope = ask.scope
+        if scope.granularity == Granularity.TERMINAL:
+            return []
+        apps = {scope.name} if scope.granularity == Granularity.APP else self._classes.apps(scope.name)
+        told = [app for app in sorted(apps) if not is_out(record, app, self._classes.of_app(app))]
+        known = [] if before is None or ask.further else [each for each in before.ids if each.scope == scope]
+        return [
+            News(
+                app,
+                issued,
+                tuple(OpaqueId(old.local, old.host).canonical for old in known if old.kinds & issued.kinds),
+            )
+            for app in told
+            for issued in drawn
         ]
 
     def _draw(self, kinds: OpaqueKind, ask: Ask, now_ms: int) -> IssuedId:

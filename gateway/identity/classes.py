@@ -25,5 +25,8 @@ class Classes:
     def has(self, name: str, app: str) -> bool:
         return app in self._apps.get(name, ())
 
+    def apps(self, name: str) -> frozenset[str]:
+        return frozenset(self._apps.get(name, ()))
+
     def of_app(self, app: str) -> frozenset[str]:
         return frozenset(self._classes.get(app, ()))

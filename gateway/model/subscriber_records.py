@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from gateway.model.subscriber import NetworkId, PastId, SubscriberRecord
+from gateway.model.subscriber import IssuedId, NetworkId, PastId, SubscriberRecord
 
 
 class SubscriberChange(NamedTuple):
@@ -16,6 +16,23 @@ class SubscriberChange(NamedTuple):
     before: SubscriberRecord | None
     after: SubscriberRecord | None
     why: str = ""  # of ids that are in `before` alone and had not lapsed: revoked, replaced, …
+
+
+class News(NamedTuple):
+    """A new id that an app is told of (C5)."""
+
+    app: str
+    issued: IssuedId
+    #: canonical forms of ids the app may know, in whose place or beside which it is
+    replaces: tuple[str, ...] = ()
+
+
+class NewsLine(NamedTuple):
+    """One line of an app's feed."""
+
+    cursor: int  # rising; resume after it
+    issued: IssuedId
+    replaces: tuple[str, ...]
 
 
 class SubscriberRecords(Protocol):
@@ -33,11 +50,15 @@ class SubscriberRecords(Protocol):
         """The subscriber one of whose opaque ids this is or was; None after the same work."""
         ...
 
-    def write(self, changes: Sequence[SubscriberChange]) -> asyncio.Future[None]:
+    def write(self, changes: Sequence[SubscriberChange], news: Sequence[News] = ()) -> asyncio.Future[None]:
         """All in one commit: seen at once, undone where it fails. StoreUnavailable or QueueFull at once,
         StoreUnavailable through the future."""
         ...
 
     def past(self, local: str, limit: int) -> list[PastId]:
         """What an opaque id stood for, oldest first."""
+        ...
+
+    def news(self, app: str, after: int, limit: int) -> list[NewsLine]:
+        """What an app is told, oldest first."""
         ...

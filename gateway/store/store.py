@@ -103,9 +103,11 @@ class Store:
         self.directory.seen_ago_s = self._seen.ago_s
         self.deaths = Deaths(environment, self.committer, clock)
         self.deaths.app_number = self.directory.app_number
+        self.subscribers = SubscriberStore(environment, self.committer, keys.token_key, clock)
+        self.subscribers.feed.app_number = self.directory.app_number
+        self.subscribers.app_numbers = self.directory.app_numbers
         self.directory.deaths = self.deaths
         self.quotas = QuotaCounts(environment, self.committer)
-        self.subscribers = SubscriberStore(environment, self.committer, keys.token_key, clock)
         self._history = History(environment, self.committer, metrics, clock, hop_of)
         self.schedules = Schedules(environment, self.committer, config, metrics)
         self.receipts = Receipts(

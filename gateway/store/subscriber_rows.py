@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.model.errors import ConfigError
 from gateway.model.subscriber import NetworkId, SubscriberRecord
+from gateway.model.subscriber_records import News
 from gateway.store.records import Db, pack_u32, pack_u64, unpack_u32, unpack_u64
 
 HANDLE_BYTES = 16
@@ -39,6 +40,7 @@ class HistoryLine(NamedTuple):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_record = msgspec.msgpack.Decoder(SubscriberRecord).decode
+_decode_news = msgspec.msgpack.Decoder(News).decode
 _decode_line = msgspec.msgpack.Decoder(HistoryLine).decode
 
 
@@ -56,6 +58,7 @@ class SubscriberRows:
             Db.NETWORK_IDS: AESGCM(derive(b"network ids")),
             Db.OPAQUE_IDS: AESGCM(derive(b"opaque ids")),
             Db.OPAQUE_HISTORY: AESGCM(derive(b"history")),
+            Db.OPAQUE_NEWS: AESGCM(derive(b"news")),
         }
 
     # --- keys -----------------------------------------------------------------------------------------------
@@ -98,6 +101,12 @@ class SubscriberRows:
     def open_record(self, handle: bytes, raw: bytes) -> SubscriberRecord:
         plain = self._open(Db.SUBSCRIBERS, handle, raw)
         return _decode_record(plain[4 : 4 + unpack_u32(plain)])
+
+    def seal_news(self, key: bytes, news: News) -> bytes:
+        return self._seal(Db.OPAQUE_NEWS, key, _encode(news))
+
+    def open_news(self, key: bytes, raw: bytes) -> News:
+        return _decode_news(self._open(Db.OPAQUE_NEWS, key, raw))
 
     def seal_line(self, key: bytes, line: HistoryLine) -> bytes:
         return self._seal(Db.OPAQUE_HISTORY, key, _encode(line))

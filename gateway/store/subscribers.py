@@ -20,10 +20,11 @@ from gateway.model.subscriber import (
     PastId,
     SubscriberRecord,
 )
-from gateway.model.subscriber_records import SubscriberChange
+from gateway.model.subscriber_records import News, NewsLine, SubscriberChange
 from gateway.store.commit import Committer
 from gateway.store.environment import Environment
 from gateway.store.records import DELETE, PUT, Db, Row
+from gateway.store.subscriber_news import SubscriberNews
 from gateway.store.subscriber_rows import (
     HANDLE_BYTES,
     HISTORY_END,
@@ -62,6 +63,9 @@ class SubscriberStore:
         self._clock = clock
         #: what ids stood for is kept so long after their end
         self.history_s = history_s
+        self.feed = SubscriberNews(environment, self._rows, clock)
+        self.news_s = 0  # lines of the feed are kept so long
+        self.app_numbers: Callable[[], Sequence[int]] = list
         self._fresh: dict[_Place, tuple[bytes | None]] = {}  # not durable yet; (None,): deleted
         self._last_us = 0  # of the last line of history
         self._sweeping = False
@@ -106,9 +110,9 @@ class SubscriberStore:
 
     # --- writing --------------------------------------------------------------------------------------------
 
-    def write(self, changes: Sequence[SubscriberChange]) -> asyncio.Future[None]:
+    def write(self, changes: Sequence[SubscriberChange], news: Sequence[News] = ()) -> asyncio.Future[None]:
         values: dict[_Place, tuple[bytes | None]] = {}
-        more: list[Row] = []
+        more = self.feed.build(news)
         # what one loses another may get: deletions come first
         for change in changes:
             for network_id in _lost(change):
@@ -170,6 +174,9 @@ class SubscriberStore:
             rows.append((PUT, Db.OPAQUE_ENDS, end_key(ID_END, until_s, key), b""))
         return rows
 
+    def news(self, app: str, after: int, limit: int) -> list[NewsLine]:
+        return self.feed.after(app, after, limit)
+
     # --- history --------------------------------------------------------------------------------------------
 
     def past(self, local: str, limit: int) -> list[PastId]:
@@ -209,10 +216,12 @@ class SubscriberStore:
             seen = max(seen, len(ends))
             for end in ends:
                 rows += self._swept_rows(end, now_ms)
+        old_news, more = self.feed.sweep(self.app_numbers(), now_ms - self.news_s * 1_000)
+        rows += old_news
         if rows:
             self._sweeping = True
             self._committer.refresh(rows, redo=self._swept, done=self._swept)
-        return seen == SWEEP_ROWS
+        return more or seen == SWEEP_ROWS
 
     def _swept_rows(self, end: bytes, now_ms: int) -> list[Row]:
         kind, _, opaque_key = parse_end_key(end)

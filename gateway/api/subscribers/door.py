@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from gateway.api.call import Call
 from gateway.api.ports import Backend
+from gateway.api.receipts import MAX_CURSOR, MAX_PAGE, PAGE
 from gateway.api.subscribers.wire import (
     AskBody,
     ByNetworkId,
@@ -22,6 +23,8 @@ from gateway.api.subscribers.wire import (
     Located,
     NetworkIdBody,
     NetworkIdView,
+    NewsPage,
+    NewsView,
     OpaqueName,
     OpaqueView,
     OptOutBody,
@@ -195,6 +198,22 @@ class SubscriberRoutes:
         nai = parse_network_id(NetworkIdKind.NAI, wanted.nai, "nai")
         made = await call.committed(self._identity.ask(call.app.name, nai, wanted.class_ or ""))
         return call.answer(IdsView(ids=[_view(each) for each in made.ids]))
+
+    async def news(self, call: Call) -> Response:
+        """C5: unasked, and again after each re-allocation."""
+        after = call.query("after", 0, 0, MAX_CURSOR)
+        limit = call.query("limit", PAGE, 1, MAX_PAGE)
+        lines = self._identity.records.news(call.app.name, after, limit)
+        page = [
+            NewsView(
+                cursor=line.cursor,
+                replaces=list(line.replaces),
+                **{name: getattr(view, name) for name in view.__struct_fields__},
+            )
+            for line in lines
+            for view in (_view(line.issued),)
+        ]
+        return call.answer(NewsPage(ids=page, cursor=lines[-1].cursor if lines else after))
 
     async def locate(self, call: Call) -> Response:
         """C6: from the id alone; whether it is known is not looked at."""

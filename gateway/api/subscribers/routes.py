@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.api.route import OPERATOR, PROVIDER, Route
+from gateway.api.receipts import MAX_CURSOR
+from gateway.api.route import OPERATOR, PROVIDER, Query, Route
 from gateway.api.subscribers.door import SubscriberRoutes
 from gateway.api.subscribers.wire import (
     AskBody,
@@ -14,6 +15,7 @@ from gateway.api.subscribers.wire import (
     IdsView,
     LocateBody,
     Located,
+    NewsPage,
     OptOutBody,
     OptOuts,
     ResolveBody,
@@ -145,6 +147,25 @@ def subscriber_routes(subscribers: SubscriberRoutes) -> list[Route]:
             gives_example={"ids": [{**_VIEW, "kinds": ["app-uid"]}]},
             errors=(*_BODY, UnknownSubscriber, TooManyRequests, *_STORE),
             **provider,
+        ),
+        Route(
+            method="GET",
+            path="/v1/subscriber-ids",
+            handle=subscribers.news,
+            summary="New ids of the app and its classes, after a cursor",
+            about="Told unasked, and again after each re-allocation; goes back for identity.news_days.",
+            gives=NewsPage,
+            gives_example={
+                "ids": [{**_VIEW, "cursor": 1760000000000000, "replaces": [f"{'a' * 26}@push.example.com"]}],
+                "cursor": 1760000000000000,
+            },
+            params=(
+                Query("after", "cursor of the last answer; 0 = from the oldest kept", low=0, high=MAX_CURSOR),
+                Query("limit", "at most this many, default 100", low=1, high=1_000),
+            ),
+            errors=(BadRequest,),
+            caller=PROVIDER,
+            group="subscribers",
         ),
         Route(
             path="/v1/subscriber-ids/locate",

@@ -153,6 +153,16 @@ class AskBody(_In):
         return "AskBody(hidden)"
 
 
+class NewsView(OpaqueView, kw_only=True):
+    cursor: int
+    replaces: Annotated[list[str], Meta(description="ids of the same user that were told before")]
+
+
+class NewsPage(msgspec.Struct, kw_only=True):
+    ids: list[NewsView]
+    cursor: Annotated[int, Meta(description="give it as `after` the next time")]
+
+
 class LocateBody(_In):
     id: OpaqueText
 

@@ -263,4 +263,30 @@ def test_no_path_or_query_takes_a_network_id() -> None:
 
     house = House()
     for route in subscriber_routes(SubscriberRoutes(house.door.backend, house.scene.identity)):
-        assert (route.method, route.params, "{" in route.path) == ("POST", (), False)
+        assert "{" not in route.path
+        assert [param.name for param in route.params] == ([] if route.method == "POST" else ["after", "limit"])
+
+
+async def test_an_app_is_told_of_new_ids_and_of_each_re_allocation() -> None:  # C5
+    house = House()
+    first = (await house.trigger(IMSI, app="chat"))["ids"]
+    await house.trigger(IMSI)  # the terminal's own
+    second = (await house.trigger(IMSI, app="chat", trigger="location_update", replace=True))["ids"]
+    of_class = (await house.trigger(IMSI, **{"class": INTERNET}))["ids"]
+
+    async def told(key: str, after: int = 0) -> Any:
+        async with house.door.client(key) as http:
+            answer = await http.get(f"/v1/subscriber-ids?after={after}&limit=2")
+        assert answer.status_code == 200
+        return answer.json()
+
+    page = await told(house.door.app_key)
+    assert [(each["id"], each["replaces"]) for each in page["ids"]] == [
+        (first[0]["id"], []),
+        (second[0]["id"], [first[0]["id"]]),
+    ]
+    rest = await told(house.door.app_key, page["cursor"])
+    assert [(each["id"], each["class"]) for each in rest["ids"]] == [(of_class[0]["id"], INTERNET)]
+    assert await told(house.door.app_key, rest["cursor"]) == {"ids": [], "cursor": rest["cursor"]}
+    assert [each["id"] for each in (await told(house.mail_key))["ids"]] == [of_class[0]["id"]]
+    assert (await told(house.door.other_key))["ids"] == []

@@ -20,7 +20,7 @@ from gateway.model.subscriber import (
     Scope,
     SubscriberRecord,
 )
-from gateway.model.subscriber_records import SubscriberChange
+from gateway.model.subscriber_records import News, NewsLine, SubscriberChange
 
 START_MS = 1_800_000_000_000
 HOST = "push.example.com"
@@ -44,6 +44,7 @@ class Records:
         self.locals: dict[str, bytes] = {}
         self.error: Exception | None = None
         self.whys: list[str] = []
+        self.told: list[News] = []
 
     def find(self, network_id: NetworkId) -> bytes | None:
         return self.owners.get(network_id)
@@ -56,7 +57,7 @@ class Records:
         record = self.read(handle)
         return None if handle is None or record is None else (handle, record)
 
-    def write(self, changes: Sequence[SubscriberChange]) -> asyncio.Future[None]:
+    def write(self, changes: Sequence[SubscriberChange], news: Sequence[News] = ()) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.error is not None:
             done.set_exception(self.error)
@@ -74,8 +75,13 @@ class Records:
             self.records[handle] = after
             self.owners |= dict.fromkeys(after.network_ids(), handle)
             self.locals |= {issued.local: handle for issued in after.ids}
+        self.told += news
         done.set_result(None)
         return done
+
+    def news(self, app: str, after: int, limit: int) -> list[NewsLine]:
+        lines = [NewsLine(n, *each[1:]) for n, each in enumerate(self.told, 1) if each.app == app and n > after]
+        return lines[:limit]
 
     def past(self, local: str, limit: int) -> list[PastId]:
         return []

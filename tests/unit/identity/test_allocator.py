@@ -329,6 +329,22 @@ async def test_an_app_server_asks_with_a_nai() -> None:  # C5, C15
     await scene.identity.ask("chat", NAI)
 
 
+async def test_whom_the_feed_tells_and_of_what() -> None:  # C5
+    scene = Scene(renewal="replace")
+    await scene.trigger(IMSI)
+    assert scene.records.told == []  # the terminal hands its own on
+    old = await scene.one(IMSI, scope=CHAT)
+    scene.now_ms += DAY_MS
+    new = (await scene.trigger(IMSI, scope=CHAT)).ids[0]
+    assert [(each.app, each.replaces) for each in scene.records.told] == [("chat", ()), ("chat", (old,))]
+    assert scene.records.told[1].issued == new
+    await scene.trigger(IMSI, scope=CHAT, further=True)
+    assert scene.records.told[2].replaces == ()
+    await scene.allocator.opt_out(IMSI, "app:mail")
+    await scene.trigger(IMSI, scope=INTERNET)
+    assert [each.app for each in scene.records.told[3:]] == ["chat"]  # mail is of that class too
+
+
 async def test_unknown_and_opted_out_are_one_answer_to_who_asks() -> None:
     scene = Scene()
     await scene.trigger(IMSI, NAI)

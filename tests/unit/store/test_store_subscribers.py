@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from store_rig import Clock, disk_of, open_store
+from store_rig import Clock, disk_of, open_store, with_app
 
 from gateway.model.errors import ConfigError, StoreUnavailable
 from gateway.model.subscriber import IssuedId, NetworkId, NetworkIdKind, SubscriberRecord
-from gateway.model.subscriber_records import SubscriberChange
+from gateway.model.subscriber_records import News, SubscriberChange
 from gateway.store import Store
 from gateway.store.records import PUT, Db
 from gateway.store.subscribers import SubscriberStore
@@ -240,6 +240,43 @@ async def test_an_end_that_was_brought_forward(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_the_feed_is_each_apps_own_rises_over_restarts_and_is_swept(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await with_app(await with_app(await open_store(tmp_path, clock)), "other")
+    store.subscribers.news_s = 100
+    one, two = issued(store, "a"), issued(store, "b")
+    news = [News("shop", one), News("other", one), News("shop", two, ("x",)), News("nobody", one)]
+    before = record(IMSI, ids=(one, two))
+    handle = secrets.token_bytes(16)
+    await store.subscribers.write([SubscriberChange(handle, None, before)], news)
+    assert [line.issued for line in store.subscribers.news("other", 0, 10)] == [one]
+    assert store.subscribers.news("nobody", 0, 10) == []
+    (first,) = store.subscribers.news("shop", 0, 1)
+    (second,) = store.subscribers.news("shop", first.cursor, 10)
+    assert (second.issued, second.replaces) == (two, ("x",))
+    await store.close()
+    assert b"b" * 26 not in (tmp_path / "data.mdb").read_bytes()
+    clock.now_ms -= 50_000  # a clock that went back
+    store = await open_store(tmp_path, clock)
+    after = replace(before, out=("*",))
+    await store.subscribers.write([SubscriberChange(handle, before, after)], [News("shop", one)])
+    (third,) = store.subscribers.news("shop", second.cursor, 10)
+    assert third.cursor == second.cursor + 1
+    disk = disk_of(store)
+    disk.error = OSError(28, "full")
+    with pytest.raises(StoreUnavailable):
+        await store.subscribers.write([SubscriberChange(handle, after, before)], [News("shop", two)])
+    disk.error = None
+    await store.committer.probe()
+    assert store.subscribers.news("shop", third.cursor, 10) == []
+    clock.now_ms += 200_000
+    store.subscribers.news_s = 100
+    store.sweep()
+    await store.committer.flush()
+    assert store._environment.entries(Db.OPAQUE_NEWS) == 0
+    await store.close()
+
+
 async def test_forgetting_leaves_history_alone(tmp_path: Path) -> None:
     store = await open_store(tmp_path)
     kept = record(IMSI, MSISDN, ids=(issued(store, "a"),))
@@ -306,7 +343,7 @@ async def test_an_older_store_has_none_and_takes_some(tmp_path: Path) -> None:
     import lmdb
 
     environment = lmdb.open(str(tmp_path), max_dbs=len(Db) + 1)
-    for db in DBS:
+    for db in (*DBS, Db.OPAQUE_NEWS):
         handle = environment.open_db(db.name.lower().encode())
         with environment.begin(write=True) as txn:
             txn.drop(handle)
