@@ -126,9 +126,11 @@ class Allocator:
     def _allocate(self, ask: Ask) -> tuple[Allocation, asyncio.Future[None] | None]:
         now_ms = self._clock()
         self._check_scope(ask)
-        handle, before, losers = self._find(ask)
+        handle, before, losers, is_known = self._find(ask)
         record = self._merge(before or SubscriberRecord(), ask, now_ms)
         self._check_out(record, ask)
+        if not is_known:  # only here, so that it takes as long as for who opted out
+            raise UnknownSubscriber
         fresh, wanted = self._wanted(record, ask, now_ms)
         replaces, kept = self._retire(record, ask, fresh, wanted, now_ms)
         drawn = [self._draw(kinds, ask, now_ms) for kinds in fresh]
@@ -146,18 +148,17 @@ class Allocator:
         if not ask.network:
             raise BadRequest("name at least one network id", field="network_ids")
 
-    def _find(self, ask: Ask) -> tuple[bytes, SubscriberRecord | None, list[SubscriberChange]]:
-        """The subscriber, and what others lose to it."""
+    def _find(self, ask: Ask) -> tuple[bytes, SubscriberRecord | None, list[SubscriberChange], bool]:
+        """The subscriber, what others lose to it, and whether the trigger may go on with it."""
         owners = {network_id: self._records.find(network_id) for network_id in ask.network}
         firm = [owner for network_id, owner in owners.items() if owner and network_id.kind not in _LOOSE]
         named = any(network_id.kind in _NAMES for network_id in ask.network)
         loose = [] if named else [owner for owner in owners.values() if owner]
         handle = next(iter(firm or loose), None)
         record = self._records.read(handle)
-        if record is None and (ask.trigger in _ASKS or not named):
-            raise UnknownSubscriber
+        is_known = record is not None or (named and ask.trigger not in _ASKS)
         if ask.trigger in _ASKS and any(owner != handle for owner in owners.values()):
-            raise UnknownSubscriber  # who asks can not tell us anything
+            is_known = False  # who asks can not tell us anything
         if len(set(firm)) > 1 and not ask.move:
             raise Conflict(
                 "these network ids belong to several subscribers; `move: true` gives all of them to the first",
@@ -170,7 +171,7 @@ class Allocator:
             for owner in dict.fromkeys(owners.values())
             if owner is not None and owner != handle
         ]
-        return handle, record, losers
+        return handle, record, losers, is_known
 
     def _lose(self, handle: bytes, lost: set[NetworkId]) -> SubscriberChange:
         before = self._records.read(handle)

@@ -10,11 +10,26 @@ from gateway.identity.classes import Classes
 from gateway.identity.hosts import Hosts
 from gateway.identity.opaque_ids import MAX_CHARS, parse_opaque_id
 from gateway.metrics import Metric, Metrics
-from gateway.model.subscriber import Granularity, IssuedId, OpaqueKind, Scope, Subscriber, SubscriberRecord
+from gateway.model.subscriber import (
+    Granularity,
+    IssuedId,
+    NetworkIdKind,
+    OpaqueKind,
+    Scope,
+    Subscriber,
+    SubscriberRecord,
+)
 from gateway.model.subscriber_records import SubscriberRecords
 
 #: opted out of everything
 EVERYTHING = "*"
+
+#: looked at where there is nothing
+_NO_ID = IssuedId("", "", int(OpaqueKind.O_TMSI), int(Granularity.APP), "", 1, 1)
+_NOBODY = (
+    b"",
+    SubscriberRecord(((int(NetworkIdKind.IMSI), ""), (int(NetworkIdKind.MSISDN), "")), (_NO_ID, _NO_ID)),
+)
 
 
 def is_out(record: SubscriberRecord, app: str, classes: frozenset[str]) -> bool:
@@ -39,25 +54,23 @@ class Resolver:
         parsed = parse_opaque_id(opaque)
         # what can not be ours is looked up all the same: each look-up does the same work
         local = parsed.local if parsed is not None else opaque[:MAX_CHARS]
-        found = self._records.by_local(local)
-        subscriber = None
-        if found is not None and parsed is not None:
-            handle, record = found
-            issued = next((each for each in record.ids if each.local == local and each.host == parsed.host), None)
-            is_good = issued is not None and self._hosts.is_own(parsed.host) and self._may_use(record, issued, app)
-            if issued is not None and is_good:
-                selected = app if issued.granularity == Granularity.APP else ""
-                subscriber = Subscriber(handle, record.network_ids(), OpaqueKind(issued.kinds), selected)
-        self._metrics.count(Metric.SUBSCRIBER_LOOKUPS, label="none" if subscriber is None else "found")
-        return subscriber
-
-    def _may_use(self, record: SubscriberRecord, issued: IssuedId, app: str) -> bool:
+        handle, record = self._records.by_local(local) or _NOBODY
+        issued = next((each for each in record.ids if each.local == local), _NO_ID)
+        # every check is made, and an answer built, whatever comes of it
         checks = (
+            record is not _NOBODY[1],
+            issued is not _NO_ID,
+            parsed is not None and parsed.host == issued.host,
+            self._hosts.is_own(issued.host),
             issued.is_live(self._clock()),
             self._is_in_scope(issued.scope, app),
             not is_out(record, app, self._classes.of_app(app)),
         )
-        return all(checks)
+        selected = app if issued.granularity == Granularity.APP else ""
+        subscriber = Subscriber(handle, record.network_ids(), OpaqueKind(issued.kinds), selected)
+        is_good = sum(checks) == len(checks)
+        self._metrics.count(Metric.SUBSCRIBER_LOOKUPS, label="found" if is_good else "none")
+        return subscriber if is_good else None
 
     def _is_in_scope(self, scope: Scope, app: str) -> bool:
         if scope.granularity == Granularity.APP:

@@ -100,11 +100,11 @@ class SubscriberStore:
     def by_local(self, local: str) -> tuple[bytes, SubscriberRecord] | None:
         key = self._rows.opaque_key(local)
         raw = self._get(Db.OPAQUE_IDS, key)
-        handle = (
+        if raw is None:
             self._rows.open_handle(Db.OPAQUE_IDS, self._decoy_key, self._decoy_link)
-            if raw is None
-            else self._rows.open_handle(Db.OPAQUE_IDS, key, raw)
-        )
+            self.read(key)  # another place each time: a page that is always warm would tell
+            return None
+        handle = self._rows.open_handle(Db.OPAQUE_IDS, key, raw)
         record = self.read(handle)
         return None if record is None else (handle, record)
 
