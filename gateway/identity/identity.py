@@ -11,6 +11,7 @@ from gateway.identity.hosts import Hosts
 from gateway.identity.resolver import Resolver
 from gateway.metrics import Metrics
 from gateway.model.errors import BadRequest, Forbidden, TooManyRequests
+from gateway.model.ports import Subscribers
 from gateway.model.subscriber import Granularity, NetworkId, Scope
 from gateway.model.subscriber_records import SubscriberRecords
 
@@ -29,8 +30,7 @@ class Identity:
         self.hosts = Hosts(config)
         self.classes = Classes(config.classes)
         self.allocator = Allocator(config, records, self.hosts, self.classes, metrics, clock)
-        #: model.ports.Subscribers
-        self.resolver = Resolver(records, self.hosts, self.classes, metrics, clock)
+        self.resolver: Subscribers = Resolver(records, self.hosts, self.classes, metrics, clock)
 
     async def ask(self, app: str, network_id: NetworkId, class_name: str = "") -> Allocation:
         """An app server asks for ids with a NAI (C15): those of its own scope that are live, drawn where there is none.
