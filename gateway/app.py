@@ -32,6 +32,7 @@ from gateway.delivery.receipts_webhook import ReceiptsWebhook
 from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
+from gateway.identity import Identity
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
@@ -58,6 +59,9 @@ class Gateway:
         self.admin_key_file = path / FILE_NAME
         push_ids = PushIds(store.keys.push_id_key)
         directory = store.directory
+        self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
+        store.subscribers.news_s = int(config.identity.news_days * 86_400)
+        store.subscribers.history_s = int(config.identity.history_days * 86_400)
         self.notifiers = build_notifiers(config, metrics, push_ids)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
@@ -119,6 +123,7 @@ class Gateway:
             readiness=self.readiness,
             max_ttl_s=config.delivery.max_ttl_s,
             now_ms=unix_ms,
+            identity=self.identity,
         )
         once = Once(backend)
         self.api = ApiServer(build_app(backend, once=once), backend)

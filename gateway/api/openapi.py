@@ -24,6 +24,7 @@ _GROUPS = {
     "push": "Send, look up, recall",
     "receipts": "What became of them",
     "registrations": "Who can be pushed to",
+    "subscribers": "Opaque ids that stand for subscribers of an operator's network",
     "webpush": "Web Push (RFC 8030, 8291, 8292) and UnifiedPush: the URL is the address and the right to use it",
     "apns": "What libraries for Apple's push service speak",
     "operations": "Health and figures",

@@ -13,6 +13,7 @@ from gateway.config.sections import Api
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.request import PushRequest
+from gateway.identity import Identity
 from gateway.metrics import Metrics
 from gateway.model.errors import GatewayError
 from gateway.model.ports import Deaths, Directory, Notifier, Receipts, Schedules
@@ -158,6 +159,8 @@ class Backend:
     max_ttl_s: int = 2_419_200
     # Unix milliseconds
     now_ms: Callable[[], int] = _unix_ms
+    # opaque ids of subscribers; None: this door has no such routes
+    identity: Identity | None = None
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)

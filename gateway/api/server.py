@@ -47,6 +47,8 @@ from gateway.api.routes import (
     receipt_routes,
     registration_routes,
 )
+from gateway.api.subscribers.door import SubscriberRoutes
+from gateway.api.subscribers.routes import subscriber_routes
 from gateway.api.tls import Certificates
 from gateway.api.webpush.door import WebPushRoutes
 from gateway.api.webpush.routes import webpush_routes
@@ -66,6 +68,7 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
         *receipt_routes(receipts),
         *feedback_routes(FeedbackRoutes(backend)),
         *registration_routes(RegistrationRoutes(backend)),
+        *(subscriber_routes(SubscriberRoutes(backend, backend.identity)) if backend.identity is not None else ()),
         *webpush_routes(WebPushRoutes(backend, receipts, heartbeat_s)),
         *apns_routes(ApnsRoutes(backend)),
         *operation_routes(operations),

@@ -26,6 +26,7 @@ COMMANDS = {
     "swarm": "swarm:command",
     "bench": "bench:command",
     "apps": "apps:group",
+    "subscribers": "subscribers:group",
     "send": "send:command",
     "inspect": "inspection:group",
     "check-config": "configuration:check",

@@ -8,7 +8,7 @@ import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from gateway.config.sections import Api, Config, Edge
+from gateway.config.sections import Api, Config, Edge, Identity
 from gateway.model.errors import ConfigError
 
 #: what a NOTIFY frame needs beside title, text and data
@@ -58,6 +58,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
         if not host.strip():
             found.append((field, "is empty; 127.0.0.1 listens on this machine only, 0.0.0.0 on every address"))
     found += _tls_conflicts(config)
+    found += _identity_conflicts(config.identity)
     if not config.store.path.strip():
         found.append(("store.path", "is empty; name a folder"))
     elif Path(config.store.path).exists() and not Path(config.store.path).is_dir():
@@ -112,6 +113,30 @@ def _jwt_conflicts(config: Config) -> list[tuple[str, str]]:
     if shared and len(shared) < len(auth.jwt_algorithms):
         # a public key taken as the HS256 secret would let anyone sign
         found.append(("auth.jwt_algorithms", "mixes a shared-secret algorithm with public-key ones; keep one kind"))
+    return found
+
+
+def _identity_conflicts(identity: Identity) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    hosts = [("host", identity.host), *(("domains", each) for each in identity.domains)]
+    for pair in identity.class_hosts:
+        name, _, host = pair.rpartition("=")
+        hosts.append(("class_hosts", host))
+        if not any(each.rpartition("=")[0] == name for each in identity.classes):
+            found.append(("identity.class_hosts", f"{pair!r} names no class of identity.classes"))
+    for field, host in hosts:
+        if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", host) or ".." in host:
+            found.append((f"identity.{field}", f"{host!r} is no host name; one reads push.example.com"))
+    for pair in identity.classes:
+        if not re.fullmatch(r"(service|provider|apn):[^=\s]{1,64}=[A-Za-z0-9][A-Za-z0-9._-]{0,63}", pair):
+            found.append(("identity.classes", f"{pair!r} is no class and app; one reads apn:internet=chat"))
+    if identity.validity_s and identity.renewal == "overlap" and identity.renew_s * 2 > identity.validity_s:
+        found.append(
+            (
+                "identity.renew_s",
+                "is more than half of identity.validity_s: ids would be renewed as soon as they are made",
+            )
+        )
     return found
 
 

@@ -242,6 +242,41 @@ class Api:
 
 
 @dataclass(slots=True)
+class Identity:
+    """Opaque ids that stand for subscribers of an operator's network (docs/identity.md)."""
+
+    # host in every id that is made here: how a provider finds the gateway from the id alone (C6)
+    host: str = "localhost"
+    # hosts of other gateways that ids may name: such an id is answered with where it belongs; any other is unknown
+    domains: list[str] = field(default_factory=list)
+    # classes of apps, each class=app, as in apn:internet=chat; a class begins with service:, provider: or apn:
+    classes: list[str] = field(default_factory=list)
+    # further hosts of this gateway for ids of a class, each class=host
+    class_hosts: list[str] = field(default_factory=list)
+    # apps that may ask for an id with a NAI (C15)
+    ask_apps: list[str] = field(default_factory=list)
+    # an id is good for this long, less a random part of up to a tenth; 0 = permanent (C3)
+    validity_s: int = within(86_400, 0, 315_360_000)
+    # overlap: a new id is drawn renew_s before the old one lapses, and both are good until then; replace: it is drawn
+    # when the old one has lapsed
+    renewal: Literal["overlap", "replace"] = "overlap"
+    # how long before its end an id is renewed
+    renew_s: int = within(3_600, 0, 31_536_000)
+    # live ids of one subscriber; past it none is drawn (429)
+    ids_per_subscriber: int = within(64, 1, 1_024)
+    # network ids of one subscriber (several cards and numbers may share ids)
+    network_ids_per_subscriber: int = within(32, 1, 256)
+    # ids drawn for one subscriber in an hour, over all apps; past it none is drawn (429)
+    draws_per_hour: int = within(120, 1, 100_000)
+    # requests of one app with a NAI in a minute; past it 429
+    asks_per_minute: int = within(600, 1, 10_000_000)
+    # an app's feed of new ids goes back this long
+    news_days: float = within(7.0, 0, 3650)
+    # what an id stood for, and when, is kept this long after its end (encrypted)
+    history_days: float = within(180.0, 0, 3650)
+
+
+@dataclass(slots=True)
 class Log:
     """Logs: one line each on stderr, never a secret, a token or a subscriber identity."""
 
@@ -260,4 +295,5 @@ class Config:
     store: Store = field(default_factory=Store)
     delivery: Delivery = field(default_factory=Delivery)
     api: Api = field(default_factory=Api)
+    identity: Identity = field(default_factory=Identity)
     log: Log = field(default_factory=Log)

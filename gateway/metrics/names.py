@@ -181,6 +181,17 @@ class Metric(Enum):
         "notifier",
     )
 
+    # --- identity
+    SUBSCRIBER_IDS = Spec(
+        "heliograph_subscriber_ids_total", "counter", "Opaque ids drawn for subscribers, by trigger (C4)", "trigger"
+    )
+    SUBSCRIBER_REFUSED = Spec(
+        "heliograph_subscriber_refused_total", "counter", "Requests for opaque ids refused, by reason", "reason"
+    )
+    SUBSCRIBER_LOOKUPS = Spec(
+        "heliograph_subscriber_lookups_total", "counter", "Opaque ids looked up, by result (found, none)", "result"
+    )
+
     @property
     def spec(self) -> Spec:
         return self.value

@@ -184,6 +184,13 @@ class Gone(GatewayError):
     summary = "It was there and has ended for good."
 
 
+class UnknownSubscriber(GatewayError):
+    """Unknown subscribers and those who opted out get this same answer, so that neither can be told from the other."""
+
+    code, name, status, retryable, after_ms = 44, "unknown_subscriber", 404, False, 0
+    summary = "No such subscriber or id, or none that takes part."
+
+
 # --- store -----------------------------------------------------------------------------------------------------------
 
 

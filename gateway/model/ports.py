@@ -16,6 +16,7 @@ from gateway.model.errors import GatewayError
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
 from gateway.model.registration import NO_PROFILE, App, Loss, Profile, Registration, Whereabouts
+from gateway.model.subscriber import Subscriber
 
 
 class Delivery(NamedTuple):
@@ -570,4 +571,13 @@ class Directory(Protocol):
 
     def revoke(self, number: int, reason: Loss = Loss.REVOKED) -> Awaitable[None]:
         """The token is dead for good; the next REGISTER of the triple gets another."""
+        ...
+
+
+class Subscribers(Protocol):
+    """Whom an opaque id stands for: the mapping is kept by this gateway, or asked of an HLR or HSS (C7)."""
+
+    def resolve(self, opaque: str, app: str) -> Subscriber | None:
+        """None, after the same work, for an id that is unknown, expired, revoked, another app's, another gateway's, or
+        of a subscriber who opted out of this app."""
         ...

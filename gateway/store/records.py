@@ -56,6 +56,12 @@ class Db(IntEnum):
     QUOTAS = 25  # app number + key id → day and pushes in it
     # "t" + token → who it was and when it was revoked; "o" + time u32 + token → nothing: the order of the sweep
     DEAD = 26
+    SUBSCRIBERS = 27  # handle of a subscriber → its record, sealed (subscriber_rows.py)
+    NETWORK_IDS = 28  # keyed hash of a network id → handle, sealed
+    OPAQUE_IDS = 29  # keyed hash of an opaque id → handle, sealed
+    OPAQUE_HISTORY = 30  # keyed hash of an opaque id + Unix ms + line → what it stood for, sealed
+    OPAQUE_ENDS = 31  # what ends + Unix seconds + keyed hash → nothing: the order of the sweep
+    OPAQUE_NEWS = 32  # app number + cursor u64 → a new opaque id and those it replaces, sealed
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})

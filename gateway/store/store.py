@@ -38,6 +38,7 @@ from gateway.store.recovery import Recovery, read_marks
 from gateway.store.schedules import Schedules
 from gateway.store.seen import Seen
 from gateway.store.sequences import Sequences
+from gateway.store.subscribers import SubscriberStore
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +103,9 @@ class Store:
         self.directory.seen_ago_s = self._seen.ago_s
         self.deaths = Deaths(environment, self.committer, clock)
         self.deaths.app_number = self.directory.app_number
+        self.subscribers = SubscriberStore(environment, self.committer, keys.token_key, clock)
+        self.subscribers.feed.app_number = self.directory.app_number
+        self.subscribers.app_numbers = self.directory.app_numbers
         self.directory.deaths = self.deaths
         self.quotas = QuotaCounts(environment, self.committer)
         self._history = History(environment, self.committer, metrics, clock, hop_of)
@@ -189,7 +193,8 @@ class Store:
         loop = loop or asyncio.get_running_loop()
         environment = Environment.open(config)
         try:
-            fresh = not environment.readonly and environment.entries(Db.REGISTRATIONS) == 0
+            kept = environment.entries(Db.REGISTRATIONS) + environment.entries(Db.SUBSCRIBERS)
+            fresh = not environment.readonly and kept == 0
             keys = ServerKeys.load(Path(config.path), may_create=fresh)
             self = cls(environment, keys, config, metrics, loop, clock, probe_s, tick_s)
         except BaseException:
@@ -270,6 +275,7 @@ class Store:
     def sweep(self) -> bool:
         """Remove a slice of history past retention; True where there is more. A tick does it by itself."""
         more = self.receipts.sweep(self._clock())
+        more = self.subscribers.sweep(self._clock()) or more
         return self.directory.dead.sweep(self._clock()) or more
 
     # --- copies and end -------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ PAGE_NAMES = [
     "errors",
     "frames",
     "glossary",
+    "identity",
     "load",
     "metrics",
     "notifiers",

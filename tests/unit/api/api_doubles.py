@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import msgspec
+from identity_rig import Scene
 
 from gateway.api.ports import Backend
 from gateway.api.server import build_app
@@ -333,6 +334,7 @@ class Door:
             metrics=self.metrics,
             is_connected=self.floors.connected.__contains__,
             readiness=lambda: self.floors.reasons,
+            identity=Scene().identity,
         )
         self.app_key = self.add_app("chat")
         self.other_key = self.add_app("other")

@@ -31,6 +31,12 @@ def broken(*overrides: str) -> list[tuple[str, str]]:
         (["store.path="], "store.path", "name a folder"),
         (["store.path=/dev/null"], "store.path", "no folder"),
         (["auth.device=jwt"], "auth.jwt_key_file", "needs it"),
+        (["identity.host="], "identity.host", "no host name"),
+        (["identity.host=push..example"], "identity.host", "no host name"),
+        (["identity.domains=https://push.example"], "identity.domains", "no host name"),
+        (["identity.classes=internet=chat"], "identity.classes", "apn:internet=chat"),
+        (["identity.class_hosts=apn:internet=push.example"], "identity.class_hosts", "names no class"),
+        (["identity.renew_s=50000"], "identity.renew_s", "more than half of identity.validity_s"),
         (["auth.device=jwt", "auth.jwt_key_file=/nonexistent/key"], "auth.jwt_key_file", "no file"),
     ],
 )

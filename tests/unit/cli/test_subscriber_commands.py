@@ -1,0 +1,95 @@
+"""`heliograph subscribers` against a small server: bodies, tables, and nobody is shown unasked."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from test_provider_commands import Api
+
+from gateway.cli import run
+
+IMSI = "001010123456789"
+OPAQUE = f"{'a' * 26}@push.example.com"
+VIEW = {"id": OPAQUE, "url": "", "kinds": ["o-tmsi"], "app": None, "class": None, "from_ms": 1, "until_ms": None}
+RESOLVED = {"network_ids": [{"kind": "imsi", "value": IMSI}], "kinds": ["o-tmsi"], "elsewhere": None}
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    api = Api()
+    api.answers |= {
+        "POST /v1/subscribers": [(200, {"ids": [VIEW], "drawn": 1, "replaced": True})],
+        "POST /v1/subscribers/ids": [(200, {"ids": []})],
+        "POST /v1/subscribers/revoke": [(200, {"revoked": 1})],
+        "POST /v1/subscribers/opt-out": [(200, {"out": ["*"]})],
+        "POST /v1/subscribers/resolve": [(200, RESOLVED)],
+    }
+    thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield api
+    api.server.shutdown()
+    thread.join()
+    api.server.server_close()
+
+
+def call(api: Api, *arguments: str) -> tuple[int, Any]:
+    """(exit code, body that was posted)"""
+    api.asked.clear()
+    code = run(["subscribers", *arguments, "--url", api.url, "--key", "hk_operator_x"])
+    return code, api.asked[0][1] if api.asked else None
+
+
+def test_create_trigger_and_ids(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    code, body = call(api, "create", f"imsi:{IMSI}", "msisdn:+491511234567", "--app", "demo", "--permanent")
+    assert (code, body["trigger"], body["app"], body["validity_s"]) == (0, "service", "demo", 0)
+    assert body["network_ids"] == [{"kind": "imsi", "value": IMSI}, {"kind": "msisdn", "value": "+491511234567"}]
+    out = capsys.readouterr().out
+    assert OPAQUE in out
+    assert "permanent" in out
+    code, body = call(api, "trigger", "location_update", f"imsi:{IMSI}", "--keep", "--class", "apn:internet")
+    assert (code, body["trigger"], body["replace"], body["class"]) == (0, "location_update", False, "apn:internet")
+    assert "older ones ended" in capsys.readouterr().err
+    assert call(api, "trigger", "attach", f"imsi:{IMSI}")[1]["replace"] is None
+    assert call(api, "ids", f"imsi:{IMSI}") == (0, {"network_id": {"kind": "imsi", "value": IMSI}})
+    assert call(api, "revoke", OPAQUE) == (0, {"id": OPAQUE})
+    assert call(api, "opt-out", f"imsi:{IMSI}", "--back")[1]["out"] is False
+
+
+def test_network_ids_come_from_stdin(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"imsi:{IMSI}\n\nnai:ann@example.com\n"))
+    assert len(call(api, "create", "-")[1]["network_ids"]) == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert call(api, "create", "-") == (1, None)
+
+
+@pytest.mark.parametrize("given", ["SECRET", "SECRET:1", "imsi:"])
+def test_an_error_names_the_place_and_not_the_value(api: Api, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(api, "ids", given) == (1, None)
+    error = capsys.readouterr().err
+    assert "network id 1" in error
+    assert "SECRET" not in error
+
+
+def test_resolve_asks_first(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from typer import Abort
+
+    def decline(*_: object, abort: bool, err: bool) -> bool:
+        assert abort
+        assert err
+        raise Abort
+
+    monkeypatch.setattr("typer.confirm", decline)
+    assert call(api, "resolve", OPAQUE, "--app", "demo") == (1, None)
+    assert IMSI not in capsys.readouterr().out
+    assert call(api, "resolve", OPAQUE, "--app", "demo", "--yes") == (0, {"id": OPAQUE, "app": "demo"})
+    assert IMSI in capsys.readouterr().out
+    call(api, "resolve", OPAQUE, "--app", "demo", "--yes", "--json")
+    assert json.loads(capsys.readouterr().out) == RESOLVED
+    api.answers["POST /v1/subscribers/resolve"] = [(200, {**RESOLVED, "network_ids": [], "elsewhere": "https://x.net"})]
+    call(api, "resolve", OPAQUE, "--app", "demo", "--yes")
+    assert "https://x.net" in capsys.readouterr().err
