@@ -29,11 +29,13 @@ from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
+from gateway.delivery.reports import Reports
 from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, GatewayError
+from gateway.model.ports import Subscribers
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
@@ -49,7 +51,7 @@ def unix_ms() -> int:
 class Gateway:
     """One running gateway: start, drain, stop."""
 
-    def __init__(self, config: Config, store: Store, metrics: Metrics) -> None:
+    def __init__(self, config: Config, store: Store, metrics: Metrics, subscribers: Subscribers | None = None) -> None:
         path = store.path
         self.config = config
         self.store = store
@@ -58,7 +60,9 @@ class Gateway:
         self.admin_key_file = path / FILE_NAME
         push_ids = PushIds(store.keys.push_id_key)
         directory = store.directory
-        self.notifiers = build_notifiers(config, metrics, push_ids)
+        self.notifiers = build_notifiers(
+            config, metrics, push_ids, subscribers=subscribers, reports=Reports(store.journal)
+        )
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(
@@ -126,13 +130,16 @@ class Gateway:
         self.edge.open_to_providers(self.streams)
 
     @classmethod
-    async def start(cls, config: Config, apps: Sequence[str] = ()) -> Gateway:
-        """Recovered, listening on both doors. Raises GatewayError with nothing left running."""
+    async def start(
+        cls, config: Config, apps: Sequence[str] = (), *, subscribers: Subscribers | None = None
+    ) -> Gateway:
+        """Recovered, listening on both doors. Raises GatewayError with nothing left running. `subscribers`: whom opaque
+        ids stand for; without it there are no pagers."""
         metrics = Metrics()
         load_timezones()
         store = await Store.open(config.store, metrics)
         try:
-            self = cls(config, store, metrics)
+            self = cls(config, store, metrics, subscribers)
         except BaseException:
             await store.close()
             raise

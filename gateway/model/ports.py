@@ -258,6 +258,48 @@ class NotifierResult(NamedTuple):
     asked: bool = True
 
 
+class Subscriber(NamedTuple):
+    """Who an opaque id stands for in the operator's network. Shows nothing of it, whoever prints it."""
+
+    msisdn: str = ""  # E.164 digits, without a plus; empty: it has none
+    imsi: str = ""  # 6 to 15 digits; empty: not known
+
+    def __repr__(self) -> str:
+        return "Subscriber(…)"
+
+
+class Subscribers(Protocol):
+    """What opaque ids stand for (C1, C2, C7). Pagers alone ask."""
+
+    def resolve(self, opaque: str, app: str) -> Subscriber | None:
+        """None: unknown, expired, of another app, or the subscriber does not want it; nobody can tell which."""
+        ...
+
+
+class HomeRegister(Protocol):
+    """The network's own register of subscribers (HLR, HSS), asked before something is sent (C8)."""
+
+    async def look_up(self, subscriber: Subscriber) -> Subscriber | None:
+        """As the register knows it, with what was missing; None where it knows no such subscriber. TimeoutError,
+        OSError or ValueError where it can not be asked, or does not answer in its own protocol."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class DeliveryReports(Protocol):
+    """Where a notifier tells what it hears of a delivery after `notify` has returned."""
+
+    def delivery_of(self, notification: Notification, registration: int) -> int:
+        """The sequence of its pending delivery to this registration, -1 where there is none (any more)."""
+        ...
+
+    def report(self, seq: int, registration: int, step: Step) -> None:
+        """One more line of its history, settled or not. Of a settled one a second line with the same `what` is left
+        out."""
+        ...
+
+
 class Journal(Protocol):
     """Accepted notifications and their pending deliveries; durable by group commit.
 
