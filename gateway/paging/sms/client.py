@@ -162,8 +162,10 @@ class SmsNotifier:
         until_ms = max(notification.expires_s, self._clock() // 1000 + LEAST_VALIDITY_S) * 1000 + int(
             self._paging.sms_receipt_s * 1000
         )
-        entry = self._tracking.open(part, sm.destination.digits, until_ms) if self._hears_receipts else None
-        if entry is not None:
+        entry = None
+        if self._hears_receipts:
+            by_imsi = sm.destination.npi == NPI_E212
+            entry = self._tracking.open(part, sm.destination.digits, until_ms, by_imsi=by_imsi)
             sm.tlvs[Tag.USER_MESSAGE_REFERENCE] = entry.reference.to_bytes(2, "big")
         was_written = False
         try:
@@ -174,7 +176,8 @@ class SmsNotifier:
         except NotSent:  # between two parts
             return on, Answer(errors.NOT_BOUND)
         except AllRest as rest:
-            return on, Answer(errors.parse_status(rest.status).row, rest.for_ms)
+            throttled = errors.parse_status(rest.status)
+            return on, throttled._replace(retry_after_ms=rest.for_ms)
         except LinkLost:
             was_written = True
             return on, Answer(errors.LINK_LOST)

@@ -46,7 +46,7 @@ _ID = re.compile(rb"(?:^|\s)id:([^\s]{1,64})", re.IGNORECASE)
 _STAT = re.compile(rb"\sstat:\s?([A-Za-z]{1,12})", re.IGNORECASE)
 _ERR = re.compile(rb"\serr:\s?([0-9A-Za-z]{1,8})", re.IGNORECASE)
 #: the fields are before the text, which is somebody's message
-_TEXT = re.compile(rb"\stext:", re.IGNORECASE)
+_TEXT = re.compile(rb"(?:^|\s)text:", re.IGNORECASE)
 
 
 class ReceiptOf(NamedTuple):

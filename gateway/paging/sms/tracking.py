@@ -2,8 +2,8 @@
 
 Kept in RAM: a restart forgets which receipt belongs to which push, so pushes whose receipts come after it have no
 `delivered` line in their history; nothing else depends on it. A receipt finds its part by the SMSC's message id, else
-by (destination, low byte of user_message_reference), which is all that some SMSCs give (osmo-msc: its ids are one and
-the same text, and its receipts echo no more than that byte). Destinations are hashed under a key of this process.
+by (destination, low byte of user_message_reference), which is all that some SMSCs give (osmo-msc answers every message with
+one and the same id, and its receipts echo no more than that byte). Destinations are hashed under a key of this process.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Tracking:
         self._entries: dict[tuple[bytes, int], Entry] = {}
         self._by_id: dict[tuple[str, str], Entry] = {}
         #: ids that were given twice: they tell nothing
+        #: parts sent to an IMSI: their receipts come from the MSISDN, which may not be known here
+        self._by_imsi: dict[int, dict[Entry, None]] = {}
         self._vague: dict[tuple[str, str], None] = {}
         self._early: dict[tuple[str, str], ReceiptOf] = {}
         self._over: dict[tuple[str, str], None] = {}
@@ -75,7 +77,7 @@ class Tracking:
     def _hash(self, destination: str) -> bytes:
         return hashlib.blake2s(destination.encode(), key=self._secret, digest_size=8).digest()
 
-    def open(self, part: Part, destination: str, until_ms: int) -> Entry:
+    def open(self, part: Part, destination: str, until_ms: int, *, by_imsi: bool = False) -> Entry:
         """Before it is submitted, so that not even the fastest receipt is missed. The low byte of its reference is of
         no other part to the same destination, as long as there are fewer than 256."""
         self.sweep()
@@ -91,6 +93,8 @@ class Tracking:
             self._metrics.count(Metric.DELIVERY_MEMORY_EVICTED, label="sms_part")
         entry = Entry(part, hashed, self._next, until_ms)
         self._entries[hashed, entry.reference & 0xFF] = entry
+        if by_imsi:
+            self._by_imsi.setdefault(entry.reference & 0xFF, {})[entry] = None
         self._show()
         return entry
 
@@ -127,6 +131,9 @@ class Tracking:
             entry = None  # the id is one that this SMSC gives to all
         if entry is None and receipt.reference >= 0:
             entry = self._entries.get((self._hash(destination), receipt.reference & 0xFF))
+            among = self._by_imsi.get(receipt.reference & 0xFF, {})
+            if entry is None and len(among) == 1:  # more than one: nobody can tell whose it is
+                entry = next(iter(among))
         if entry is None:
             repeated = any(key in self._over for key in keys)
             if not repeated and receipt.is_final and keys and keys[0] not in self._vague:
@@ -166,6 +173,9 @@ class Tracking:
             del self._entries[place]
         if entry.key is not None and self._by_id.get(entry.key) is entry:
             del self._by_id[entry.key]
+        among = self._by_imsi.get(place[1], {})
+        if among.pop(entry, 0) is None and not among:
+            del self._by_imsi[place[1]]
         self._show()
 
     @staticmethod
