@@ -14,6 +14,7 @@ from bare_device import PATIENCE_S, BareDevice
 from gateway.app import Gateway
 from gateway.config.sections import Config
 from gateway.metrics import Metric
+from gateway.model.ports import Subscribers
 
 #: an end to what would be waited for in vain, and no disk sync: what is tested here is not power loss
 DEFAULTS = {
@@ -128,9 +129,15 @@ class House:
     """`async with House(path, {"edge.window": 4}) as house`. `restart` is a new process as far as the store can see."""
 
     def __init__(
-        self, path: Path, settings: dict[str, Any] | None = None, *, apps: dict[str, Any] | None = None
+        self,
+        path: Path,
+        settings: dict[str, Any] | None = None,
+        *,
+        apps: dict[str, Any] | None = None,
+        subscribers: Subscribers | None = None,
     ) -> None:
         self.path = path
+        self.subscribers = subscribers
         self.settings = settings or {}
         self._apps = apps if apps is not None else {"shop": {}}
         self.devices: list[BareDevice] = []
@@ -144,7 +151,9 @@ class House:
         return self
 
     async def _start(self) -> None:
-        self.gateway = await Gateway.start(build_config(self.path / "store", self.settings))
+        self.gateway = await Gateway.start(
+            build_config(self.path / "store", self.settings), subscribers=self.subscribers
+        )
         self.http = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.gateway.api.port}", timeout=30, trust_env=False, verify=False
         )

@@ -28,6 +28,7 @@ PAGE_NAMES = [
     "metrics",
     "notifiers",
     "operations",
+    "paging",
     "provider",
     "scale",
     "threads",

@@ -2,15 +2,18 @@
 
 Kept in RAM: a restart forgets which receipt belongs to which push, so pushes whose receipts come after it have no
 `delivered` line in their history; nothing else depends on it. A receipt finds its part by the SMSC's message id, else
-by (destination, low byte of user_message_reference), which is all that some SMSCs give (osmo-msc answers every message with
-one and the same id, and its receipts echo no more than that byte). Destinations are hashed under a key of this process.
+by (destination, low byte of user_message_reference), which is all that some SMSCs give (osmo-msc answers every
+message with one and the same id, and its receipts echo no more than that byte). Destinations are hashed under a key of
+this process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import NamedTuple, TypeVar
 
 from gateway.metrics import Metric, Metrics
@@ -70,6 +73,9 @@ class Tracking:
         self._early: dict[tuple[str, str], ReceiptOf] = {}
         self._over: dict[tuple[str, str], None] = {}
         self._next = secrets.randbelow(0x10000)
+        #: (until, number, part), the next to end first; those that are over stay until there are as many as others
+        self._ends: list[tuple[int, int, Entry]] = []
+        self._numbers = count()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -93,6 +99,10 @@ class Tracking:
             self._metrics.count(Metric.DELIVERY_MEMORY_EVICTED, label="sms_part")
         entry = Entry(part, hashed, self._next, until_ms)
         self._entries[hashed, entry.reference & 0xFF] = entry
+        heappush(self._ends, (until_ms, next(self._numbers), entry))
+        if len(self._ends) > 2 * len(self._entries) + SLICE:
+            self._ends = [end for end in self._ends if self._is_open(end[2])]
+            heapify(self._ends)
         if by_imsi:
             self._by_imsi.setdefault(entry.reference & 0xFF, {})[entry] = None
         self._show()
@@ -100,7 +110,7 @@ class Tracking:
 
     def taken(self, entry: Entry, smsc: str, message_id: str) -> ReceiptOf | None:
         """The SMSC took it under this id. Returns a receipt that came before; the entry is over then."""
-        if not message_id or self._entries.get((entry.destination, entry.reference & 0xFF)) is not entry:
+        if not message_id or entry.key is not None or not self._is_open(entry):
             return None  # no id, or its receipt came by the reference already
         key = (smsc, message_id)
         other = self._by_id.pop(key, None)
@@ -147,20 +157,19 @@ class Tracking:
         return entry.part
 
     def sweep(self) -> None:
-        """Give up those whose receipt is overdue. Parts of different lifetimes are not in order of their ends, so one
-        that lives long may hold shorter ones up behind it; the bound holds all the same."""
+        """Give up those whose receipt is overdue, at most a slice of them."""
         now_ms = self._clock()
-        for entry in list(self._overdue(now_ms)):
-            self._drop(entry)
-            self._count("missing")
-            self._on_lost(entry.part)
-
-    def _overdue(self, now_ms: int) -> Iterator[Entry]:
-        for place, entry in enumerate(self._entries.values()):
-            if place >= SLICE:
+        for _ in range(SLICE):
+            if not self._ends or self._ends[0][0] > now_ms:
                 return
-            if now_ms >= entry.until_ms:
-                yield entry
+            _, _, entry = heappop(self._ends)
+            if self._is_open(entry):
+                self._drop(entry)
+                self._count("missing")
+                self._on_lost(entry.part)
+
+    def _is_open(self, entry: Entry) -> bool:
+        return self._entries.get((entry.destination, entry.reference & 0xFF)) is entry
 
     def _finish(self, entry: Entry) -> None:
         if entry.key is not None:
