@@ -16,6 +16,9 @@ from gateway.model.errors import GatewayError
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
 from gateway.model.registration import NO_PROFILE, App, Loss, Profile, Registration, Whereabouts
+from gateway.model.subscribers import HomeRegister as HomeRegister
+from gateway.model.subscribers import Subscriber as Subscriber
+from gateway.model.subscribers import Subscribers as Subscribers
 
 
 class Delivery(NamedTuple):
@@ -256,35 +259,6 @@ class NotifierResult(NamedTuple):
     gone_at_ms: int = 0
     #: False: the upstream was not asked at all (it rests, or a limit is reached), so this was no try
     asked: bool = True
-
-
-class Subscriber(NamedTuple):
-    """Who an opaque id stands for in the operator's network. Shows nothing of it, whoever prints it."""
-
-    msisdn: str = ""  # E.164 digits, without a plus; empty: it has none
-    imsi: str = ""  # 6 to 15 digits; empty: not known
-
-    def __repr__(self) -> str:
-        return "Subscriber(…)"
-
-
-class Subscribers(Protocol):
-    """What opaque ids stand for (C1, C2, C7). Pagers alone ask."""
-
-    def resolve(self, opaque: str, app: str) -> Subscriber | None:
-        """None: unknown, expired, of another app, or the subscriber does not want it; nobody can tell which."""
-        ...
-
-
-class HomeRegister(Protocol):
-    """The network's own register of subscribers (HLR, HSS), asked before something is sent (C8)."""
-
-    async def look_up(self, subscriber: Subscriber) -> Subscriber | None:
-        """As the register knows it, with what was missing; None where it knows no such subscriber. TimeoutError,
-        OSError or ValueError where it can not be asked, or does not answer in its own protocol."""
-        ...
-
-    async def close(self) -> None: ...
 
 
 class DeliveryReports(Protocol):

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from osmo import need
+from osmo import is_missing
 from sms_scene import SmsScene, until
 
 from gateway.metrics import Metric
 from gateway.model.notification import Content
 from gateway.paging.app_payload import parse_payload
 
-pytestmark = pytest.mark.slow
+NODE = pytest.mark.skipif(is_missing("node", "npm"), reason="NOT TESTED: apt install nodejs npm")
+pytestmark = [pytest.mark.slow, NODE]
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,15 +38,11 @@ class NodeSmsc:
 
 @pytest.fixture
 async def smsc() -> AsyncIterator[NodeSmsc]:
-    need("node", package="nodejs")
-    need("npm")
     folder = ROOT / "build" / "node-smpp"
     if not (folder / "node_modules" / "smpp").exists():
         folder.mkdir(parents=True, exist_ok=True)
         command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", ".", "smpp@0.5.1"]
-        done = subprocess.run(command, cwd=folder, check=False, capture_output=True, timeout=100)
-        if done.returncode:
-            pytest.skip("NOT TESTED: npm could not install smpp@0.5.1; is the registry reachable?")
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=100)
     script = folder / "smsc.js"
     script.write_text(Path(__file__).with_name("smsc.js").read_text())
     process = await asyncio.create_subprocess_exec("node", str(script), stdout=asyncio.subprocess.PIPE)

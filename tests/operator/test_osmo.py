@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from osmo import IMSI, MSISDN, Operator, Terminal
+from osmo import IMSI, MSISDN, NETWORK, Operator, Terminal
 from sms_scene import OPAQUE, SmsScene, until
 
 from gateway.metrics import Metric
@@ -20,7 +20,7 @@ from gateway.paging.gsm7 import parse_septets, unpack
 from gateway.paging.sms.hlr import OsmoHlr
 from gateway.paging.udh import Ports, parse_header
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, NETWORK]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from osmo import need
+from osmo import is_missing
 
 from gateway.paging.segments import segment_binary, segment_text
 from gateway.paging.sms.pdu import (
@@ -26,12 +26,12 @@ from gateway.paging.sms.pdu import (
 )
 from gateway.paging.udh import Ports
 
-pytestmark = pytest.mark.slow
+TSHARK = pytest.mark.skipif(is_missing("tshark"), reason="NOT TESTED: apt install tshark")
+pytestmark = [pytest.mark.slow, TSHARK]
 
 
 def dissect(pdus: list[bytes], folder: Path) -> list[dict[str, Any]]:
     """Each as a TCP segment to port 2775 in a capture of raw IPv4 (link type 101)."""
-    need("tshark")
     file = folder / "smpp.pcap"
     out = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 101)
     sequence = 1

@@ -1,0 +1,34 @@
+"""Whom opaque ids stand for in an operator's network, and who knows it; must never show a number by being printed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class Subscriber(NamedTuple):
+    """Who an opaque id stands for in the operator's network. Shows nothing of it, whoever prints it."""
+
+    msisdn: str = ""  # E.164 digits, without a plus; empty: it has none
+    imsi: str = ""  # 6 to 15 digits; empty: not known
+
+    def __repr__(self) -> str:
+        return "Subscriber(…)"
+
+
+class Subscribers(Protocol):
+    """What opaque ids stand for (C1, C2, C7). Pagers alone ask."""
+
+    def resolve(self, opaque: str, app: str) -> Subscriber | None:
+        """None: unknown, expired, of another app, or the subscriber does not want it; nobody can tell which."""
+        ...
+
+
+class HomeRegister(Protocol):
+    """The network's own register of subscribers (HLR, HSS), asked before something is sent (C8)."""
+
+    async def look_up(self, subscriber: Subscriber) -> Subscriber | None:
+        """As the register knows it, with what was missing; None where it knows no such subscriber. TimeoutError,
+        OSError or ValueError where it can not be asked, or does not answer in its own protocol."""
+        ...
+
+    async def close(self) -> None: ...
