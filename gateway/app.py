@@ -39,6 +39,7 @@ from gateway.model.ports import Subscribers
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
+from gateway.paging import start_pagers
 from gateway.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -147,6 +148,7 @@ class Gateway:
             for name in apps:
                 await self._create_app(name)
             self.dispatcher.start()
+            start_pagers(self.notifiers)
             self.scheduler.start()
             await self.edge.start()
             self.receipts_webhook.start()

@@ -57,6 +57,7 @@ async def test_a_device_that_is_away_is_woken_and_the_history_says_delivered(ope
     smsc.behaviour = Behaviour(receipt_delay_s=0.05)
     house = await open_house(settings(tmp_path, port), subscribers=FixedSubscribers())
     try:
+        await until(lambda: smsc.is_bound)  # before anything is to be sent
         token = await away(house, {"sms": OPAQUE})
         push = await house.shop.push(token, "wake up", text="there is news")
 

@@ -117,6 +117,8 @@ class SmsNotifier:
         if subscriber is None:
             return self._upstream.refuse(errors.UNKNOWN_SUBSCRIBER)
         settings = build_app_settings(app.notifiers.get(self.name, {}), self._paging)
+        if settings.is_text and not (notification.content.title or notification.content.text):
+            return self._upstream.refuse(errors.NO_TEXT)  # the user would get an empty message
 
         async def call() -> Answer:
             return await self._send(settings, subscriber, registration, notification)

@@ -21,6 +21,7 @@ HLR_UNKNOWN = Row(0, "hlr_unknown", _DEAD, _ADDRESS, "the HLR knows no such subs
 HLR_TIMEOUT = Row(0, "hlr_timeout", _RETRY, _UPSTREAM, "the HLR did not answer in paging.hlr_timeout_s")
 HLR_FAILED = Row(0, "hlr_failed", _RETRY, _UPSTREAM, "the HLR can not be asked, or answered what is no answer")
 TOO_LONG = Row(0, "too_long", _DEAD, _MESSAGE, "takes more short messages than the app allows (`parts`)")
+NO_TEXT = Row(0, "no_text", _DEAD, _MESSAGE, "mode is text, and the push has neither title nor text")
 NOT_BOUND = Row(0, "not_bound", _RETRY, _UPSTREAM, "the gateway is bound to no SMSC now")
 LINK_LOST = Row(
     0,
@@ -68,6 +69,7 @@ ROWS = (
     HLR_TIMEOUT,
     HLR_FAILED,
     TOO_LONG,
+    NO_TEXT,
     NOT_BOUND,
     LINK_LOST,
 )

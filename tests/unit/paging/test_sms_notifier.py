@@ -80,6 +80,14 @@ async def test_text_for_the_user_in_parts() -> None:
         scene.assert_strict()
 
 
+async def test_nothing_to_read_is_not_sent() -> None:
+    async with SmsScene() as scene:
+        scene.settings = {"mode": "text"}
+        result = await scene.push(content=Content(data=b"\x01"))
+        assert (result.dead, result.detail) == (True, "no text")
+        assert scene.smsc.submissions == []
+
+
 @pytest.mark.parametrize(("words", "end"), [("a" * 2_000, "..."), ("я" * 2_000, "…"), ("€" * 2_000, "...")])
 def test_what_is_too_long_is_cut_in_its_own_coding(words: str, end: str) -> None:
     segments = fit_text(words, 2, 1)
