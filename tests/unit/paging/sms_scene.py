@@ -25,6 +25,8 @@ IDS = PushIds(b"k" * 16)
 MSISDN, IMSI = "491701234567", "001010000000001"
 OPAQUE = "q7zk3mduc4efhv2r6tnsapwxyj"
 PATIENCE_S = 10.0
+#: three short messages in mode text
+LONG = Content(title="Hi", text="a" * 400)
 QUICK = LinkSettings(
     Smsc("local", "127.0.0.1", 0, False, "pushgw", "", "secret"),
     enquire_s=5.0,
