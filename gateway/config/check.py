@@ -8,6 +8,7 @@ import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from gateway.config import paging
 from gateway.config.sections import Config, Edge
 from gateway.model.errors import ConfigError
 
@@ -58,7 +59,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
         if not host.strip():
             found.append((field, "is empty; 127.0.0.1 listens on this machine only, 0.0.0.0 on every address"))
     found += _tls_conflicts(config)
-    found += _paging_conflicts(config)
+    found += paging.conflicts(config)
     if not config.store.path.strip():
         found.append(("store.path", "is empty; name a folder"))
     elif Path(config.store.path).exists() and not Path(config.store.path).is_dir():
@@ -94,30 +95,6 @@ def _door_conflicts(edge: Edge) -> list[tuple[str, str]]:
             read_tls_files(edge, time.time)
         except ConfigError as exc:
             found.append((exc.field, exc.message))
-    return found
-
-
-def _paging_conflicts(config: Config) -> list[tuple[str, str]]:
-    from gateway.config.paging import parse_host, parse_source, read_smscs
-
-    paging, found = config.paging, list[tuple[str, str]]()
-    for read in (
-        lambda: read_smscs(paging),
-        lambda: parse_source(paging.sms_source, "paging.sms_source"),
-        lambda: parse_host(paging.hlr, "paging.hlr") if paging.hlr else None,
-    ):
-        try:
-            read()
-        except ConfigError as exc:
-            found.append((exc.field, exc.message))
-    for name, most in (
-        ("smsc_answer_s", config.delivery.notifier_timeout_s),
-        ("hlr_timeout_s", config.delivery.notifier_timeout_s),
-    ):
-        if getattr(paging, name) >= most:
-            found.append((f"paging.{name}", f"is not shorter than delivery.notifier_timeout_s = {most:_}"))
-    if paging.smsc_reconnect_s > paging.smsc_reconnect_max_s:
-        found.append(("paging.smsc_reconnect_s", "is more than paging.smsc_reconnect_max_s"))
     return found
 
 
@@ -180,7 +157,7 @@ def advice(config: Config) -> list[tuple[str, str]]:
         found.append(("api.host", "the provider API is plain HTTP: put a TLS proxy in front, API keys travel on it"))
     if config.delivery.webpush_private:
         found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
-    found += _paging_advice(config)
+    found += paging.advice(config.paging, _is_loopback)
     if not config.store.sync:
         found.append(("store.sync", "false: a power loss may lose pushes that were answered with 201"))
     if config.edge.memory_limit_bytes == 0 and not _is_loopback(config.edge.host):
@@ -189,19 +166,6 @@ def advice(config: Config) -> list[tuple[str, str]]:
         found.append(
             ("delivery.ack_ms", "is not shorter than delivery.ttl_s: pushes expire before a notifier is asked")
         )
-    return found
-
-
-def _paging_advice(config: Config) -> list[tuple[str, str]]:
-    from gateway.config.certificates import is_open_to_others
-    from gateway.config.paging import read_smscs
-
-    found: list[tuple[str, str]] = []
-    for smsc in read_smscs(config.paging):
-        if not smsc.tls and not _is_loopback(smsc.host):
-            found.append(("paging.smscs", f"{smsc.name} is plain SMPP: numbers and texts travel on it; use smpps"))
-        if is_open_to_others(smsc.password_file):
-            found.append(("paging.smscs", f"{smsc.password_file!r} may be read by anybody on this machine: chmod 600"))
     return found
 
 

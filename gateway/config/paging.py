@@ -6,11 +6,12 @@ What is wrong is a ConfigError that names the setting and the fix, for `check-co
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from gateway.config.sections import Paging
+from gateway.config.sections import Config, Paging
 from gateway.model.errors import ConfigError
 
 #: SMPP 3.4 §5.2.1 and §5.2.2, without their NUL
@@ -111,3 +112,37 @@ def _read_password(file: str, name: str, setting: str) -> str:
             field=setting,
         )
     return text.decode()
+
+
+def conflicts(config: Config) -> list[tuple[str, str]]:
+    """(field, what is wrong), as gateway.config.check has it."""
+    paging, found = config.paging, list[tuple[str, str]]()
+    for read in (
+        lambda: read_smscs(paging),
+        lambda: parse_source(paging.sms_source, "paging.sms_source"),
+        lambda: parse_host(paging.hlr, "paging.hlr") if paging.hlr else None,
+    ):
+        try:
+            read()
+        except ConfigError as exc:
+            found.append((exc.field, exc.message))
+    most_s = config.delivery.notifier_timeout_s
+    for name in ("smsc_answer_s", "hlr_timeout_s"):
+        if paging.smscs and getattr(paging, name) >= most_s:
+            found.append((f"paging.{name}", f"is not shorter than delivery.notifier_timeout_s = {most_s:_}"))
+    if paging.smsc_reconnect_s > paging.smsc_reconnect_max_s:
+        found.append(("paging.smsc_reconnect_s", "is more than paging.smsc_reconnect_max_s"))
+    return found
+
+
+def advice(paging: Paging, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+    """(field, what to think about); of a section without conflicts."""
+    from gateway.config.certificates import is_open_to_others
+
+    found: list[tuple[str, str]] = []
+    for smsc in read_smscs(paging):
+        if not smsc.tls and not is_loopback(smsc.host):
+            found.append(("paging.smscs", f"{smsc.name} is plain SMPP: numbers and texts travel on it; use smpps"))
+        if is_open_to_others(smsc.password_file):
+            found.append(("paging.smscs", f"{smsc.password_file!r} may be read by anybody on this machine: chmod 600"))
+    return found

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 
-class Subscriber(NamedTuple):
-    """Who an opaque id stands for in the operator's network. Shows nothing of it, whoever prints it."""
+class Subscriber(Protocol):
+    """Whom an opaque id stands for. Shows nothing of it, whoever prints it."""
 
-    msisdn: str = ""  # E.164 digits, without a plus; empty: it has none
-    imsi: str = ""  # 6 to 15 digits; empty: not known
+    @property
+    def msisdn(self) -> str:
+        """E.164 digits; empty where there is none, or it is not known."""
+        ...
 
-    def __repr__(self) -> str:
-        return "Subscriber(…)"
+    @property
+    def imsi(self) -> str:
+        """6 to 15 digits; empty where it is not known."""
+        ...
 
 
 class Subscribers(Protocol):
@@ -21,6 +25,16 @@ class Subscribers(Protocol):
     def resolve(self, opaque: str, app: str) -> Subscriber | None:
         """None: unknown, expired, of another app, or the subscriber does not want it; nobody can tell which."""
         ...
+
+
+class Numbers(NamedTuple):
+    """A subscriber as the network itself names it, for as long as a call takes."""
+
+    msisdn: str = ""
+    imsi: str = ""
+
+    def __repr__(self) -> str:
+        return "Numbers(…)"
 
 
 class HomeRegister(Protocol):

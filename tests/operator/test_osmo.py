@@ -14,7 +14,7 @@ from sms_scene import OPAQUE, SmsScene, until
 
 from gateway.metrics import Metric
 from gateway.model.notification import Content
-from gateway.model.ports import Subscriber
+from gateway.model.ports import Numbers
 from gateway.paging.app_payload import parse_payload
 from gateway.paging.gsm7 import parse_septets, unpack
 from gateway.paging.sms.hlr import OsmoHlr
@@ -36,7 +36,7 @@ class OperatorScene(SmsScene):
         super().__init__(0, **changes)
         self.operator = operator
         self.register = OsmoHlr(operator.ip, 4259, 5.0)
-        self.subscribers.known[OPAQUE, "shop"] = Subscriber(MSISDN, "")
+        self.subscribers.known[OPAQUE, "shop"] = Numbers(MSISDN, "")
 
     def links(self, ports: Any) -> Any:
         (link,) = super().links([2775])
@@ -60,7 +60,7 @@ async def test_a_push_reaches_the_terminal_and_its_receipt_the_history(operator:
         await until(lambda: scene.history.words == ["delivered"])
         # by IMSI, where there is no MSISDN
         scene.register = None
-        scene.subscribers.known[OPAQUE, "shop"] = Subscriber("", IMSI)
+        scene.subscribers.known[OPAQUE, "shop"] = Numbers("", IMSI)
         scene.notifier._register = None
         assert (await scene.push(seq=10)).ok
         await until(lambda: len(terminal.delivered) == 2)
@@ -77,7 +77,7 @@ async def test_a_push_reaches_the_terminal_and_its_receipt_the_history(operator:
 
 async def test_who_the_hlr_does_not_know_is_dead_and_no_message_leaves(operator: Operator) -> None:
     async with OperatorScene(operator) as scene:
-        scene.subscribers.known[OPAQUE, "shop"] = Subscriber("4930999999", "")
+        scene.subscribers.known[OPAQUE, "shop"] = Numbers("4930999999", "")
         result = await scene.push()
         assert (result.dead, result.detail) == (True, "hlr_unknown")
         assert scene.metrics.value(Metric.SMS_PARTS) == 0
@@ -85,9 +85,9 @@ async def test_who_the_hlr_does_not_know_is_dead_and_no_message_leaves(operator:
 
 async def test_the_hlr_says_what_is_missing(operator: Operator) -> None:
     hlr = OsmoHlr(operator.ip, 4259, 5.0)
-    assert await hlr.look_up(Subscriber(MSISDN, "")) == Subscriber(MSISDN, IMSI)
-    assert await hlr.look_up(Subscriber("", IMSI)) == Subscriber(MSISDN, IMSI)
-    assert await hlr.look_up(Subscriber("", "001019999999999")) is None
+    assert await hlr.look_up(Numbers(MSISDN, "")) == Numbers(MSISDN, IMSI)
+    assert await hlr.look_up(Numbers("", IMSI)) == Numbers(MSISDN, IMSI)
+    assert await hlr.look_up(Numbers("", "001019999999999")) is None
 
 
 async def test_a_subscriber_that_comes_back_is_told(operator: Operator) -> None:
@@ -95,4 +95,4 @@ async def test_a_subscriber_that_comes_back_is_told(operator: Operator) -> None:
         assert (await scene.push()).ok  # it is away: the SMSC keeps the message
         await terminal.attach()
         await until(lambda: bool(scene.backs) and bool(terminal.delivered))
-        assert scene.backs[0] == Subscriber(MSISDN, "")
+        assert scene.backs[0] == Numbers(MSISDN, "")

@@ -17,7 +17,7 @@ from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metric, Metrics
 from gateway.model.notification import Notification
 from gateway.model.outcome import Step
-from gateway.model.ports import DeliveryReports, HomeRegister, NotifierResult, Subscriber, Subscribers
+from gateway.model.ports import DeliveryReports, HomeRegister, NotifierResult, Numbers, Subscriber, Subscribers
 from gateway.model.registration import App, Registration
 from gateway.notifiers.upstream import NO_ADDRESS, Answer, Upstream, build_limits, unix_ms
 from gateway.paging.app_payload import AppPayload, build_payload
@@ -284,7 +284,7 @@ class SmsNotifier:
         self._metrics.count(Metric.SMS_INCOMING, label="alert")
         if available:
             digits = who.digits.lstrip("+")
-            self._on_back(Subscriber(imsi=digits) if who.npi == NPI_E212 else Subscriber(msisdn=digits))
+            self._on_back(Numbers(imsi=digits) if who.npi == NPI_E212 else Numbers(msisdn=digits))
 
     async def _sweep(self) -> None:
         while True:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from gateway.model.ports import Subscriber
+from gateway.model.ports import Numbers, Subscriber
 
 _PROTO_OSMO, _EXT_CTRL = 0xEE, 0x00
 #: look-ups at once, each a connection of its own
@@ -76,7 +76,7 @@ class OsmoHlr:
                 return None
             raise ValueError("the register refuses the question")
         info = parse_info(answer.text)
-        return Subscriber(subscriber.msisdn or info.get("msisdn", ""), subscriber.imsi or info.get("imsi", ""))
+        return Numbers(subscriber.msisdn or info.get("msisdn", ""), subscriber.imsi or info.get("imsi", ""))
 
     async def _ask(self, command: str) -> CtrlAnswer:
         reader, writer = await asyncio.open_connection(self._host, self._port)

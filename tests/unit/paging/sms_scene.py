@@ -14,7 +14,7 @@ from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metric, Metrics
 from gateway.model.notification import Content, Notification, Target
 from gateway.model.outcome import Step
-from gateway.model.ports import NotifierResult, Subscriber
+from gateway.model.ports import NotifierResult, Numbers, Subscriber
 from gateway.model.registration import App, Registration
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.sms.client import SmsNotifier
@@ -40,7 +40,7 @@ class FixedSubscribers:
     """Subscribers port: one table."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[str, str], Subscriber] = {(OPAQUE, "shop"): Subscriber(MSISDN, IMSI)}
+        self.known: dict[tuple[str, str], Subscriber] = {(OPAQUE, "shop"): Numbers(MSISDN, IMSI)}
 
     def resolve(self, opaque: str, app: str) -> Subscriber | None:
         return self.known.get((opaque, app))

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from sms_scene import IMSI, MSISDN
 
-from gateway.model.ports import Subscriber
+from gateway.model.ports import Numbers
 from gateway.paging.sms.hlr import MOST_OTHERS, OsmoHlr, build_frame
 
 INFO = f"GET_REPLY 1 subscriber.by-x.info id\t1\nimsi\t{IMSI}\nmsisdn\t{MSISDN}\nnam_cs\t1\n"
@@ -36,8 +36,8 @@ async def register(answer: bytes, *, hangs: bool = False) -> AsyncIterator[tuple
 
 async def test_what_is_missing_is_filled_in() -> None:
     async with register(TRAP + build_frame(INFO)) as (hlr, asked):
-        assert await hlr.look_up(Subscriber(MSISDN, "")) == (MSISDN, IMSI)
-        assert await hlr.look_up(Subscriber("", IMSI)) == (MSISDN, IMSI)
+        assert await hlr.look_up(Numbers(MSISDN, "")) == (MSISDN, IMSI)
+        assert await hlr.look_up(Numbers("", IMSI)) == (MSISDN, IMSI)
         assert asked == [
             f"\0GET 1 subscriber.by-msisdn-{MSISDN}.info".encode(),
             f"\0GET 1 subscriber.by-imsi-{IMSI}.info".encode(),
@@ -46,13 +46,13 @@ async def test_what_is_missing_is_filled_in() -> None:
 
 async def test_unknown_there_is_none() -> None:
     async with register(build_frame("ERROR 1 No such subscriber.")) as (hlr, _):
-        assert await hlr.look_up(Subscriber(MSISDN, "")) is None
+        assert await hlr.look_up(Numbers(MSISDN, "")) is None
 
 
 async def test_what_is_no_number_is_not_asked() -> None:
     async with register(b"") as (hlr, asked):
-        assert await hlr.look_up(Subscriber("49.info\nSET 1 x", "")) is None
-        assert await hlr.look_up(Subscriber("", "")) is None
+        assert await hlr.look_up(Numbers("49.info\nSET 1 x", "")) is None
+        assert await hlr.look_up(Numbers("", "")) is None
         assert asked == []
 
 
@@ -70,13 +70,13 @@ async def test_what_is_no_number_is_not_asked() -> None:
 async def test_what_is_no_answer_is_said_without_a_number(answer: bytes, error: type[Exception]) -> None:
     async with register(answer) as (hlr, _):
         with pytest.raises(error) as caught:
-            await hlr.look_up(Subscriber(MSISDN, ""))
+            await hlr.look_up(Numbers(MSISDN, ""))
         assert MSISDN not in str(caught.value)
 
 
 async def test_one_that_hangs_or_is_not_there() -> None:
     async with register(b"", hangs=True) as (hlr, _):
         with pytest.raises(TimeoutError):
-            await hlr.look_up(Subscriber(MSISDN, ""))
+            await hlr.look_up(Numbers(MSISDN, ""))
     with pytest.raises(OSError, match=r".*"):
-        await hlr.look_up(Subscriber(MSISDN, ""))
+        await hlr.look_up(Numbers(MSISDN, ""))

@@ -15,7 +15,7 @@ from sms_scene import IMSI, LONG, MSISDN, OPAQUE, PATIENCE_S, QUICK, SmsScene, u
 from gateway.metrics import Metric
 from gateway.model.errors import BadRequest
 from gateway.model.notification import Content
-from gateway.model.ports import Subscriber
+from gateway.model.ports import Numbers, Subscriber
 from gateway.notifiers.local_tls import Authority
 from gateway.paging.app_payload import parse_payload
 from gateway.paging.gsm7 import parse_septets
@@ -111,11 +111,11 @@ async def test_one_text_replaces_the_last_with_its_collapse_key() -> None:
 
 async def test_no_msisdn_then_by_imsi_and_neither_is_dead() -> None:
     async with SmsScene() as scene:
-        scene.subscribers.known[OPAQUE, "shop"] = Subscriber("", IMSI)
+        scene.subscribers.known[OPAQUE, "shop"] = Numbers("", IMSI)
         assert (await scene.push()).ok
         assert scene.smsc.submissions[0].message.destination == Address(0, 6, IMSI)
         await until(lambda: scene.history.words == ["delivered"])
-        scene.subscribers.known[OPAQUE, "shop"] = Subscriber("", "")
+        scene.subscribers.known[OPAQUE, "shop"] = Numbers("", "")
         result = await scene.push()
         assert result.dead
         assert result.detail == "no_number"
@@ -371,7 +371,7 @@ class Register:
 @pytest.mark.parametrize(
     ("answer", "ok", "dead", "word"),
     [
-        (Subscriber(MSISDN, IMSI), True, False, "ok"),
+        (Numbers(MSISDN, IMSI), True, False, "ok"),
         (None, False, True, "hlr_unknown"),
         (TimeoutError(), False, False, "hlr_timeout"),
         (ConnectionRefusedError(), False, False, "hlr_failed"),
@@ -442,7 +442,7 @@ async def every_trouble(content: Content, behaviours: list[Behaviour]) -> list[s
     async with SmsScene(answer_s=0.3) as scene:
         for mode in ("text", "binary"):
             scene.settings = {"mode": mode}
-            for who in (Subscriber(MSISDN, IMSI), Subscriber("", IMSI), Subscriber("not a number", "")):
+            for who in (Numbers(MSISDN, IMSI), Numbers("", IMSI), Numbers("not a number", "")):
                 scene.subscribers.known[OPAQUE, "shop"] = who
                 for behaviour in behaviours:
                     scene.smsc.next.append(behaviour)
@@ -455,7 +455,7 @@ async def every_trouble(content: Content, behaviours: list[Behaviour]) -> list[s
         await until(lambda: scene.metrics.value(Metric.SMS_INCOMING, "malformed") >= 1)
         told += [repr(step) for step in scene.history.steps]
         told += [scene.metrics.render().decode(), repr(scene.notifier), *scene.smsc.faults]
-        told += [repr(Subscriber(MSISDN, IMSI)), f"{Subscriber(MSISDN, IMSI)}"]
+        told += [repr(Numbers(MSISDN, IMSI)), f"{Numbers(MSISDN, IMSI)}"]
     return told
 
 
