@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
-.PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api
+.PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api test-operator
 .PHONY: bench bench-quick bench-memory bench-units bench-units-baseline wheel clean distclean
 
 help: ## this list
@@ -45,6 +45,9 @@ test-tsan: setup ## native tests under the thread sanitizer
 
 test-api: setup ## schemathesis against the API description, and the libraries that take long to start
 	@$(PYTEST) -q -m slow tests/doors
+
+test-operator: setup ## the pagers before an operator's servers: osmo-hlr, osmo-msc, npm's smpp, tshark
+	@$(PYTEST) -q -m slow tests/operator
 
 test-chaos: setup ## kills, full disks, cut connections
 	@$(PYTEST) -q -m chaos tests

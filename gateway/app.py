@@ -29,6 +29,7 @@ from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
+from gateway.delivery.reports import Reports
 from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
@@ -38,6 +39,7 @@ from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
+from gateway.paging import start_pagers
 from gateway.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -62,7 +64,9 @@ class Gateway:
         self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
-        self.notifiers = build_notifiers(config, metrics, push_ids)
+        self.notifiers = build_notifiers(
+            config, metrics, push_ids, subscribers=self.identity.resolver, reports=Reports(store.journal)
+        )
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(
@@ -145,6 +149,7 @@ class Gateway:
             for name in apps:
                 await self._create_app(name)
             self.dispatcher.start()
+            start_pagers(self.notifiers)
             self.scheduler.start()
             await self.edge.start()
             self.receipts_webhook.start()

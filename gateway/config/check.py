@@ -8,6 +8,7 @@ import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from gateway.config import paging
 from gateway.config.sections import Api, Config, Edge, Identity
 from gateway.model.errors import ConfigError
 
@@ -59,6 +60,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
             found.append((field, "is empty; 127.0.0.1 listens on this machine only, 0.0.0.0 on every address"))
     found += _tls_conflicts(config)
     found += _identity_conflicts(config.identity)
+    found += paging.conflicts(config)
     if not config.store.path.strip():
         found.append(("store.path", "is empty; name a folder"))
     elif Path(config.store.path).exists() and not Path(config.store.path).is_dir():
@@ -211,6 +213,7 @@ def advice(config: Config) -> list[tuple[str, str]]:
     found += _api_advice(config.api)
     if config.delivery.webpush_private:
         found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
+    found += paging.advice(config.paging, _is_loopback)
     if not config.store.sync:
         found.append(("store.sync", "false: a power loss may lose pushes that were answered with 201"))
     if config.edge.memory_limit_bytes == 0 and not _is_loopback(config.edge.host):

@@ -174,6 +174,14 @@ class Metric(Enum):
         "Times a bound of a notifier was reached, by notifier and bound",
         "bound",
     )
+    SMSC_LINKS = Spec("heliograph_smsc_links", "gauge", "SMSCs the gateway is bound to")
+    SMSC_ENDED = Spec("heliograph_smsc_ended_total", "counter", "Connections to SMSCs that ended, by reason", "reason")
+    SMS_PARTS = Spec("heliograph_sms_parts_total", "counter", "Short messages SMSCs took")
+    SMS_PENDING = Spec("heliograph_sms_pending", "gauge", "Short messages that wait for their receipt")
+    SMS_RECEIPTS = Spec("heliograph_sms_receipts_total", "counter", "Receipts of SMSCs, by what they led to", "result")
+    SMS_INCOMING = Spec(
+        "heliograph_sms_incoming_total", "counter", "Other messages and alerts from SMSCs, by kind", "kind"
+    )
     NOTIFIER_TOKENS = Spec(
         "heliograph_notifier_tokens_total",
         "counter",

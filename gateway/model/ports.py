@@ -17,6 +17,9 @@ from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
 from gateway.model.registration import NO_PROFILE, App, Loss, Profile, Registration, Whereabouts
 from gateway.model.subscriber import Subscriber
+from gateway.model.subscribers import HomeRegister as HomeRegister
+from gateway.model.subscribers import Numbered as Numbered
+from gateway.model.subscribers import Numbers as Numbers
 
 
 class Delivery(NamedTuple):
@@ -257,6 +260,19 @@ class NotifierResult(NamedTuple):
     gone_at_ms: int = 0
     #: False: the upstream was not asked at all (it rests, or a limit is reached), so this was no try
     asked: bool = True
+
+
+class DeliveryReports(Protocol):
+    """Where a notifier tells what it hears of a delivery after `notify` has returned."""
+
+    def delivery_of(self, notification: Notification, registration: int) -> int:
+        """The sequence of its pending delivery to this registration, -1 where there is none (any more)."""
+        ...
+
+    def report(self, seq: int, registration: int, step: Step) -> None:
+        """One more line of its history, settled or not. Of a settled one a second line with the same `what` is left
+        out."""
+        ...
 
 
 class Journal(Protocol):

@@ -14,6 +14,8 @@ from gateway.notifiers.webhook import errors as webhook_errors
 from gateway.notifiers.webhook import settings as webhook_settings
 from gateway.notifiers.webpush import errors as webpush_errors
 from gateway.notifiers.webpush import settings as webpush_settings
+from gateway.paging.sms import errors as sms_errors
+from gateway.paging.sms import settings as sms_settings
 
 #: name → its settings and the rows of its table
 NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
@@ -21,6 +23,7 @@ NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
     "fcm": (fcm_settings.FIELDS, fcm_errors.ROWS),
     "webpush": (webpush_settings.FIELDS, webpush_errors.ROWS),
     "webhook": (webhook_settings.FIELDS, webhook_errors.ROWS),
+    "sms": (sms_settings.FIELDS, sms_errors.ROWS),
 }
 
 

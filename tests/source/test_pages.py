@@ -29,6 +29,7 @@ PAGE_NAMES = [
     "metrics",
     "notifiers",
     "operations",
+    "paging",
     "provider",
     "scale",
     "threads",

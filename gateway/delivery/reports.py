@@ -1,0 +1,26 @@
+"""What notifiers hear of a delivery later, written into its history; must never change a delivery's state."""
+
+from __future__ import annotations
+
+from gateway.model.notification import Notification
+from gateway.model.outcome import Step
+from gateway.model.ports import Journal
+
+
+class Reports:
+    """DeliveryReports port over the journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def delivery_of(self, notification: Notification, registration: int) -> int:
+        if not notification.count:
+            return notification.seq
+        for seq in self._journal.pending_of(registration):
+            delivery = self._journal.get(seq)
+            if delivery is not None and delivery.notification == notification.seq:
+                return seq
+        return -1
+
+    def report(self, seq: int, registration: int, step: Step) -> None:
+        self._journal.amend(seq, step, registration)

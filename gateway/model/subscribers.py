@@ -1,0 +1,40 @@
+"""Whom opaque ids stand for in an operator's network, and who knows it; must never show a number by being printed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class Numbered(Protocol):
+    """What pagers ask of a subscriber."""
+
+    @property
+    def msisdn(self) -> str:
+        """E.164, with or without its plus; empty where there is none, or it is not known."""
+        ...
+
+    @property
+    def imsi(self) -> str:
+        """6 to 15 digits; empty where it is not known."""
+        ...
+
+
+class Numbers(NamedTuple):
+    """A subscriber as the network itself names it, for as long as a call takes."""
+
+    msisdn: str = ""
+    imsi: str = ""
+
+    def __repr__(self) -> str:
+        return "Numbers(…)"
+
+
+class HomeRegister(Protocol):
+    """The network's own register of subscribers (HLR, HSS), asked before something is sent (C8)."""
+
+    async def look_up(self, subscriber: Numbered) -> Numbered | None:
+        """As the register knows it, with what was missing; None where it knows no such subscriber. TimeoutError,
+        OSError or ValueError where it can not be asked, or does not answer in its own protocol."""
+        ...
+
+    async def close(self) -> None: ...
