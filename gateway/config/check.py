@@ -211,6 +211,13 @@ def advice(config: Config) -> list[tuple[str, str]]:
             )
         )
     found += _api_advice(config.api)
+    if not config.api.public_urls and (config.api.tls_cert or not _is_loopback(config.api.host)):
+        found.append(
+            (
+                "api.public_urls",
+                "empty: whatever Host a client names is taken as the audience of VAPID tokens; say how providers come",
+            )
+        )
     if config.delivery.webpush_private:
         found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
     found += paging.advice(config.paging, _is_loopback)

@@ -22,6 +22,8 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 #: IPv6 with an IPv4 address inside that a translator of the network connects to (RFC 6052 §2.1, RFC 8215)
 _NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+#: for documentation (RFC 9637) and relays long gone (RFC 7526), which this Python may still call global
+_NOT_GLOBAL = (ipaddress.ip_network("3fff::/20"), ipaddress.ip_network("192.88.99.0/24"))
 
 
 def is_public(text: str) -> bool:
@@ -38,6 +40,8 @@ def is_public(text: str) -> bool:
                 return is_public(str(inner))
         if address.teredo is not None or address.is_site_local:
             return False
+    if any(address in network for network in _NOT_GLOBAL if network.version == address.version):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved and not address.is_unspecified
 
 

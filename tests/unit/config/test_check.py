@@ -85,7 +85,7 @@ def test_a_broken_rule_names_the_place_the_value_came_from() -> None:
     ("overrides", "fields"),
     [
         ([], []),
-        (["api.host=0.0.0.0"], ["api.host"]),
+        (["api.host=0.0.0.0"], ["api.host", "api.public_urls"]),
         (["api.host=::1"], []),
         (["edge.host=0.0.0.0", "auth.device=open"], ["auth.device", "edge.host", "edge.memory_limit_bytes"]),
         (["store.sync=false"], ["store.sync"]),

@@ -78,6 +78,8 @@ def test_topic_is_short_enough_and_tells_nothing(key: str) -> None:
         "64:ff9b:1::a00:1",
         "2002:7f00:1::",
         "2001:0:1::",
+        "3fff::1",
+        "192.88.99.1",
         "not an address",
     ],
 )
