@@ -131,6 +131,10 @@ class Stage:
         self._process: asyncio.subprocess.Process | None = None
         self._http: httpx.AsyncClient | None = None
 
+    def add_settings(self, *settings: str) -> None:
+        """Before it is entered."""
+        self._settings += settings
+
     async def __aenter__(self) -> Stage:
         try:
             await self.endpoint.start()

@@ -1,0 +1,134 @@
+"""Clauses C: ids that stand for an operator's subscribers, and a terminal that is woken through the operator; each on a
+gateway of its own with an SMSC beside it; one function a row, raises Failed where it does not hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+from gateway.paging.app_payload import parse_payload
+from gateway.paging.sms.local import Behaviour, LocalSmsc
+from gateway.paging.udh import parse_header
+from gateway.tour.bare import BareDevice
+from gateway.tour.fleet import Fleet
+from gateway.tour.stage import APP, Stage, check, eventually
+
+IMSI, MSISDN, NAI = "001010123456789", "+491511234567", "ann@example.com"
+_NETWORK_IDS = [
+    {"kind": "imsi", "value": IMSI},
+    {"kind": "msisdn", "value": MSISDN},
+    {"kind": "nai", "value": NAI},
+]
+
+
+class Operator(NamedTuple):
+    """A gateway inside an operator's network."""
+
+    stage: Stage
+    smsc: LocalSmsc
+
+    async def trigger(self, trigger: str, **fields: Any) -> dict[str, Any]:
+        """As the operator's core tells it."""
+        return await self.ask("", {"network_ids": _NETWORK_IDS, "trigger": trigger, "app": APP, **fields})
+
+    async def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        admin = (self.stage.folder / "store" / "admin.key").read_text().strip()
+        answer = await self.stage.call(
+            "POST", f"/v1/subscribers{path}", json=body, headers={"authorization": f"Bearer {admin}"}
+        )
+        check(answer.status_code == 200, f"{path or 'the trigger'} refused: {answer.status_code} {answer.text}")
+        return dict(answer.json())
+
+
+@contextlib.asynccontextmanager
+async def operator() -> AsyncIterator[Operator]:
+    smsc = LocalSmsc()
+    port = await smsc.start()
+    try:
+        stage = Stage("identity.host=push.example.com", f"identity.ask_apps={APP}")
+        file = stage.folder / "smsc-password"
+        file.write_text(smsc.password)
+        file.chmod(0o600)
+        stage.add_settings(
+            f"paging.smscs=smpp://{smsc.system_id}@127.0.0.1:{port}", f"paging.smsc_password_file={file}"
+        )
+        async with stage:
+            yield Operator(stage, smsc)
+    finally:
+        await smsc.close()
+
+
+async def ids(_stage: Stage, _fleet: Fleet) -> str:
+    """C1 to C4: drawn at an attach, told apart by what they stand for, ended by a location update."""
+    async with operator() as network:
+        made = await network.trigger("attach")
+        kinds = [each["kinds"] for each in made["ids"]]
+        check(kinds == [["o-tmsi"], ["o-tmsn"], ["app-uid"]], f"an attach drew {kinds}")
+        shown = str(made)
+        check(not any(secret in shown for secret in (IMSI, MSISDN[1:], NAI)), "the answer shows a network id")
+        again = await network.trigger("session")
+        check([each["id"] for each in again["ids"]] == [each["id"] for each in made["ids"]], "a session drew others")
+        moved = await network.trigger("location_update", replace=True)
+        check(moved["replaced"] is True, f"the location update answered {moved}")
+        old, new = made["ids"][0]["id"], moved["ids"][0]["id"]
+        check(old != new, "the id is the same after it was replaced")
+        found = await network.ask("/resolve", {"id": new, "app": APP})
+        check({"kind": "imsi", "value": IMSI} in found["network_ids"], f"the new id leads to {found}")
+        raw = b"".join(file.read_bytes() for file in (network.stage.folder / "store").iterdir() if file.is_file())
+        check(not any(secret.encode() in raw for secret in (IMSI, MSISDN[1:], NAI)), "the store shows a network id")
+    return (
+        f"{len(made['ids'])} ids at the attach, the same in a session, others after a location update; sealed at rest"
+    )
+
+
+async def app_server(_stage: Stage, _fleet: Fleet) -> str:
+    """C5, C6: an app server gets its ids by a NAI and by its feed, and the id names the gateway."""
+    async with operator() as network:
+        made = await network.trigger("attach")
+        answer = await network.stage.call("POST", "/v1/subscriber-ids", json={"nai": NAI})
+        check(answer.status_code == 200, f"refused: {answer.status_code} {answer.text}")
+        told = answer.json()["ids"]
+        check([each["id"] for each in told] == [each["id"] for each in made["ids"]], f"by NAI: {told}")
+        unknown = await network.stage.call("POST", "/v1/subscriber-ids", json={"nai": "nobody@example.com"})
+        check(unknown.status_code == 404, f"a stranger's NAI: {unknown.status_code}")
+        feed = (await network.stage.call("GET", "/v1/subscriber-ids")).json()["ids"]
+        check({each["id"] for each in feed} == {each["id"] for each in made["ids"]}, f"the feed: {feed}")
+        check(told[0]["id"].endswith("@push.example.com"), f"the id is {told[0]['id']}")
+    return "by NAI and by the feed the same ids, each with the gateway's host; a stranger's NAI: 404"
+
+
+async def by_sms(_stage: Stage, _fleet: Fleet) -> str:
+    """C8: the device is away; its operator's SMSC gets a short message, and its receipt stands in the history."""
+    async with operator() as network:
+        network.smsc.behaviour = Behaviour(receipt_delay_s=0.05)
+        opaque = (await network.trigger("attach"))["ids"][0]["id"]
+        device = BareDevice(network.stage.device_port)
+        token = await device.connect("c8", addresses={"sms": opaque})
+        await device.close()
+        await network.stage.disconnected(token)
+        push = await network.stage.push({"token": token}, "c8", text="wake up", fallback=["sms"])
+
+        async def delivered() -> bool:
+            steps = (await network.stage.look(push))["deliveries"][0]["steps"]
+            return any((step["what"], step["channel"]) == ("delivered", "sms") for step in steps)
+
+        await eventually(delivered, "the receipt of the short message")
+        message = network.smsc.submissions[0].message
+        _, body = parse_header(message.message)
+        payload = parse_payload(body)
+        check((payload.title, payload.text) == ("c8", "wake up"), f"the terminal got {payload.title!r}")
+        check(not network.smsc.faults, f"the SMSC complains: {network.smsc.faults}")
+        log = (network.stage.folder / "gateway.log").read_text()
+        metrics = (await network.stage.call("GET", "/metrics")).text
+        shown = log + metrics + str(await network.stage.look(push))
+        check(not any(secret in shown for secret in (IMSI, MSISDN[1:])), "a number was shown")
+    return f"{len(message.message)} bytes to the app's port, delivered; no number in log, metrics or history"
+
+
+CLAUSES = {
+    "C1": ("opaque ids, drawn and replaced", ids),
+    "C5": ("an app server asks, and is told", app_server),
+    "C8": ("a terminal woken by SMS", by_sms),
+}
