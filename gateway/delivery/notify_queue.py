@@ -100,7 +100,7 @@ class NotifyQueue:
         self._on_gone = on_gone
         self._metrics = metrics
         self._clock = clock
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[tuple[str, str], Lane] = {}  # by app and name: what each app waits for is its own
         #: lanes with calls to make: those with none under way, and the others. Each stands in one of them at most
         self._first: OrderedDict[Lane, None] = OrderedDict()
         self._more: OrderedDict[Lane, None] = OrderedDict()
@@ -129,7 +129,7 @@ class NotifyQueue:
         """Queue a call of an app. None: it waits for its turn. Else the result it has at once: nobody was asked."""
         if self._closed:
             return NotifierResult(ok=False, detail="closed", asked=False)
-        lane = self._lanes.get(lane_name)
+        lane = self._lanes.get((app, lane_name))
         left_ms = self._rest_left_ms(lane) if lane is not None else 0
         if left_ms > self._hold_ms:
             return NotifierResult(ok=False, retry_after_ms=left_ms, detail="upstream rests", asked=False)
@@ -140,7 +140,7 @@ class NotifyQueue:
         if lane is None:
             if not self._held_lanes.has_room(app) and not self._drop_resting(app):
                 return self._refuse("lanes", "queue full")
-            lane = self._lanes[lane_name] = Lane(lane_name, app)
+            lane = self._lanes[app, lane_name] = Lane(lane_name, app)
             self._held_lanes.take(app)
         lane.jobs.append(job)
         self._waiting.take(app)
@@ -334,8 +334,8 @@ class NotifyQueue:
             lane.wake = None
         self._first.pop(lane, None)
         self._more.pop(lane, None)
-        if self._lanes.get(lane.name) is lane:
-            del self._lanes[lane.name]
+        if self._lanes.get((lane.app, lane.name)) is lane:
+            del self._lanes[lane.app, lane.name]
             self._held_lanes.give(lane.app)
 
     def _show(self) -> None:

@@ -105,7 +105,7 @@ class SmsNotifier:
         check_settings(settings)
 
     def lane(self, app: App, registration: Registration) -> str:  # noqa: ARG002 - the port's signature
-        """The SMSCs are the gateway's, and so is the login there: all apps fail together."""
+        """The SMSCs are the gateway's, and so is the login there: all apps share a circuit."""
         return "smsc"
 
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:

@@ -178,6 +178,16 @@ async def test_app_with_a_thousand_upstreams_that_hang_leaves_room_for_another(b
     assert (bench.queue.lanes, len(bench.queue)) == (0, 0)
 
 
+async def test_apps_that_share_an_upstream_wait_each_in_a_lane_of_its_own(build: Any) -> None:
+    bench = build(notifier_concurrency=4, notifier_queue=40)
+    for _ in range(5):  # what one app took is never given back to another
+        for app in ("a", "b"):
+            assert bench.offer("smsc", 10, app=app) == [None] * 10
+        assert bench.queue.lanes == 2
+        await bench.until("smsc", len(bench.lane_of))
+    assert (bench.queue.lanes, len(bench.queue)) == (0, 0)
+
+
 async def test_waiting_calls_of_one_app_leave_places_for_others(build: Any) -> None:
     bench = build(notifier_concurrency=1, notifier_queue=40)
     bench.notifier.hanging = {"a"}
