@@ -246,10 +246,10 @@ def test_an_orderly_end_has_last_words_and_close_notify(rig: Rig, client: Record
 def test_frames_of_one_turn_share_records(rig: Rig, tmp_path: Path) -> None:
     """A link that can not be written to for a while gets what waited in full records."""
     context = CA.client_context(alpn=[ALPN])
-    client = RecordClient(rig.tls_port, context, tmp_path)
+    client = RecordClient(rig.tls_port, context, tmp_path, receive_buffer=4_096)
     link = login(rig, client)
-    frame = build_frame(FrameType.NOTIFY, {"text": "x" * 100})
-    many = 20_000
+    frame = build_frame(FrameType.NOTIFY, {"text": "x" * 400})
+    many = 20_000  # more than the kernel takes for it, however slow we are
     for _ in range(many):
         while not rig.reactor.send(link, frame):
             rig.pump(0.01)
