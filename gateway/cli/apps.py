@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.options import ConfigFile, Json, StoreFolder, Url, api_url
+from gateway.cli.options import ConfigFile, Json, OperatorKey, StoreFolder, Url, open_as_operator
 from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
-
-if TYPE_CHECKING:
-    from gateway.cli.provider import Provider
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Name = Annotated[str, typer.Argument(help="Name of the app, as its devices register it.")]
-OperatorKey = Annotated[
-    str | None,
-    typer.Option("--key", help="The operator's key; default: the key file in the local store.", show_default=False),
-]
-
-
 Settings = Annotated[
     str, typer.Argument(metavar="SETTINGS", help="JSON object, @FILE or - for stdin.", show_default=False)
 ]
@@ -35,12 +26,6 @@ def _parse_settings(text: str) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError("SETTINGS is no JSON object")
     return settings
-
-
-def _provider(url: str | None, key: str | None, store: Path | None, config: Path | None) -> Provider:
-    from gateway.cli.provider import Provider, operator_key
-
-    return Provider(api_url(url, config), operator_key(key, store, config))
 
 
 @group.callback()
@@ -67,7 +52,7 @@ def create(
     [dim]heliograph apps create shop '{"fallback": ["apns"], "limits": {"per_s": 500}}'[/dim]
     """
     body = {"name": name, **_parse_settings(settings)}
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         made = provider.post("apps", body=body)
     if as_json:
         print_json(made)
@@ -91,7 +76,7 @@ def change_app(
     [dim]heliograph apps change shop '{"device_per_hour": 4}'[/dim]
     """
     body = _parse_settings(settings)
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         changed = provider.patch("apps", name, body=body)
     if as_json:
         print_json(changed)
@@ -108,7 +93,7 @@ def list_apps(
     as_json: Json = False,
 ) -> None:
     """All apps."""
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         found = provider.get("apps")
     if as_json:
         print_json(found)
@@ -133,7 +118,7 @@ def show_app(
     as_json: Json = False,
 ) -> None:
     """One app with its settings and its keys (their ids; the keys themselves are not kept)."""
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         found = provider.get("apps", name)
         keys = provider.get("apps", name, "keys")["keys"]
     if as_json:
@@ -187,7 +172,7 @@ def set_notifier(
     given = _settings_of(settings or [])
     if not given and not remove and fallback is None:
         raise CommandFailed("nothing to set; docs/notifiers.md has the settings of each notifier")
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         # Secrets come as ***, and go back so: that leaves them.
         found: dict[str, dict[str, str]] = provider.get("apps", name)["notifiers"]
         merged = {**found.pop(notifier, {}), **given}
@@ -240,7 +225,7 @@ def set_doors(
         body["apns_certificates"] = [_fingerprint(path) for path in apns_certificate]
     if not body:
         raise CommandFailed("nothing to set; see `heliograph apps doors --help`")
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         provider.patch("apps", name, body=body)
     say(f"app {name} is changed: {', '.join(sorted(body))}")
 
@@ -285,7 +270,7 @@ def new_key(
 
     [dim]export HELIOGRAPH_KEY=$(heliograph apps key demo)[/dim]
     """
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         made = provider.post("apps", name, "keys", body={"label": label} if label else {})
     if as_json:
         print_json(made)
@@ -303,6 +288,6 @@ def revoke_key(
     config: ConfigFile = None,
 ) -> None:
     """Take an API key away; requests with it are refused from now on."""
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         provider.delete("apps", name, "keys", key_id)
     say(f"key {key_id} of app {name} is revoked")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from gateway.cli.provider import Provider
     from gateway.config import Config
 
 ConfigFile = Annotated[
@@ -29,6 +30,10 @@ Url = Annotated[
 Key = Annotated[
     str | None,
     typer.Option("--key", help="API key; default: $HELIOGRAPH_KEY (better: a flag shows in `ps`).", show_default=False),
+]
+OperatorKey = Annotated[
+    str | None,
+    typer.Option("--key", help="The operator's key; default: the key file in the local store.", show_default=False),
 ]
 StoreFolder = Annotated[
     Path | None,
@@ -60,4 +65,13 @@ def api_url(url: str | None, config: Path | None = None) -> str:
         return given.rstrip("/")
     api = read_config(config).api
     host = "127.0.0.1" if api.host in ("0.0.0.0", "") else "[::1]" if api.host == "::" else api.host  # noqa: S104
+    if api.port < 0:  # TLS alone
+        return f"https://{host}:{api.tls_port}"
     return f"http://{host}:{api.port}"
+
+
+def open_as_operator(url: str | None, key: str | None, store: Path | None, config: Path | None) -> Provider:
+    """The provider API with the operator's key. Raises ConfigError."""
+    from gateway.cli.provider import Provider, operator_key
+
+    return Provider(api_url(url, config), operator_key(key, store, config))

@@ -5,17 +5,12 @@ must never show a network id that was not asked for and confirmed.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.apps import OperatorKey
-from gateway.cli.options import ConfigFile, Json, StoreFolder, Url, api_url
+from gateway.cli.options import ConfigFile, Json, OperatorKey, StoreFolder, Url, open_as_operator
 from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
-
-if TYPE_CHECKING:
-    from gateway.cli.provider import Provider
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -38,12 +33,6 @@ Kinds = Annotated[
     typer.Option("--kind", help="o-tmsi, o-tmsn or app-uid; repeat it; default: all that can be.", show_default=False),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-
-
-def _provider(url: str | None, key: str | None, store: Path | None, config: Path | None) -> Provider:
-    from gateway.cli.provider import Provider, operator_key
-
-    return Provider(api_url(url, config), operator_key(key, store, config))
 
 
 def _network_ids(given: list[str]) -> list[dict[str, str]]:
@@ -121,7 +110,7 @@ def create(
     body |= {"kinds": kinds or [], "together": together, "further": further}
     if permanent:
         body["validity_s"] = 0
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         _print_ids(provider.post("subscribers", body=body), as_json=as_json)
 
 
@@ -154,7 +143,7 @@ def trigger(
     """
     body: dict[str, Any] = {"network_ids": _network_ids(network_ids), "trigger": what, **_scope(app, class_name)}
     body |= {"kinds": kinds or [], "replace": replace, "move": move}
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         answer = provider.post("subscribers", body=body)
     _print_ids(answer, as_json=as_json)
     if not as_json:
@@ -171,7 +160,7 @@ def list_ids(
     as_json: Json = False,
 ) -> None:
     """Live ids of a subscriber."""
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         answer = provider.post("subscribers", "ids", body={"network_id": _one(network_id)})
     _print_ids(answer, as_json=as_json)
 
@@ -185,7 +174,7 @@ def revoke(
     config: ConfigFile = None,
 ) -> None:
     """Take one id away for good."""
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         provider.post("subscribers", "revoke", body={"id": opaque})
     say("the id is revoked")
 
@@ -204,7 +193,7 @@ def opt_out(
 ) -> None:
     """A subscriber opts out of an app, a class, or (with neither) everything."""
     body = {"network_id": _one(network_id), "out": not back, **_scope(app, class_name)}
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         answer = provider.post("subscribers", "opt-out", body=body)
     if as_json:
         print_json(answer)
@@ -226,7 +215,7 @@ def resolve(
     """Whom an id stands for. Shows network ids of a person, so it asks first."""
     if not yes:
         typer.confirm("This shows who the subscriber is in the network. Go on?", abort=True, err=True)
-    with _provider(url, key, store, config) as provider:
+    with open_as_operator(url, key, store, config) as provider:
         answer = provider.post("subscribers", "resolve", body={"id": opaque, "app": app})
     if as_json:
         print_json(answer)

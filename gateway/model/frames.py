@@ -15,8 +15,7 @@ from msgspec import Meta
 from gateway.model.errors import FrameTooLarge, InvalidField, MalformedFrame
 
 PROTOCOL_VERSION = 1
-#: what the gateway takes before login and after it, bytes of body
-LOGIN_FRAME_BYTES = 4 * 1024
+#: what the gateway takes after login, bytes of body
 FRAME_BYTES = 64 * 1024
 MAX_VARINT_BYTES = 4
 #: ids in one ACK, SHOWN or FETCH

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from gateway.model.errors import ConfigError
 from gateway.model.subscriber import NetworkId, SubscriberRecord
 from gateway.model.subscriber_records import News
-from gateway.store.records import Db, pack_u32, pack_u64, unpack_u32, unpack_u64
+from gateway.store.records import Db, pack_u32, pack_u64, unpack_u32
 
 HANDLE_BYTES = 16
 _HASH_BYTES = 16
@@ -117,10 +117,6 @@ class SubscriberRows:
 
 def history_key(opaque_key: bytes, at_us: int) -> bytes:
     return opaque_key + pack_u64(at_us)
-
-
-def history_us(key: bytes) -> int:
-    return unpack_u64(key[_HASH_BYTES:])
 
 
 def end_key(kind: bytes, at_s: int, opaque_key: bytes) -> bytes:

@@ -120,12 +120,6 @@ class Floors:
     def by_tag(self, app: str, tag: str) -> list[int]:
         return [n for n, r in self.registrations.items() if r.app == app and tag in r.tags]
 
-    def by_versions(self, app: str, versions: str) -> Any:
-        raise NotImplementedError
-
-    def groups_of(self, app: str, versions: str) -> list[int]:
-        raise NotImplementedError
-
     async def update(
         self,
         number: int,
@@ -268,7 +262,6 @@ class DirectoryView:
 
     def __init__(self, floors: Floors) -> None:
         self._floors = floors
-        self.groups = floors.groups_of
         self.revoke = floors.revoke_number
 
     def __getattr__(self, name: str) -> Any:

@@ -410,3 +410,12 @@ def test_the_url_comes_from_the_configuration_where_nothing_else_says_it(monkeyp
     monkeypatch.setenv("HELIOGRAPH_API_PORT", "9")
     assert api_url(None) == "http://127.0.0.1:9"
     assert api_url("http://x/") == "http://x"
+
+
+def test_the_url_is_https_where_the_door_is_tls_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gateway.cli import options
+    from gateway.config.sections import Api, Config
+
+    monkeypatch.delenv("HELIOGRAPH_URL", raising=False)
+    monkeypatch.setattr(options, "read_config", lambda _path: Config(api=Api(port=-1, tls_port=10)))
+    assert options.api_url(None) == "https://127.0.0.1:10"
