@@ -18,6 +18,8 @@ NOTIFY_OVERHEAD_BYTES = 1024
 MAX_NETWORKS = 64
 #: a certificate that ends sooner is worth a word
 WARN_DAYS = 14
+#: modules that know the sections of gateway/config/operator_sections.py
+_OPERATOR = (paging,)
 
 
 def conflicts(config: Config) -> list[tuple[str, str]]:
@@ -60,7 +62,8 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
             found.append((field, "is empty; 127.0.0.1 listens on this machine only, 0.0.0.0 on every address"))
     found += _tls_conflicts(config)
     found += _identity_conflicts(config.identity)
-    found += paging.conflicts(config)
+    for section in _OPERATOR:
+        found += section.conflicts(config)
     if not config.store.path.strip():
         found.append(("store.path", "is empty; name a folder"))
     elif Path(config.store.path).exists() and not Path(config.store.path).is_dir():
@@ -220,7 +223,8 @@ def advice(config: Config) -> list[tuple[str, str]]:
         )
     if config.delivery.webpush_private:
         found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
-    found += paging.advice(config.paging, _is_loopback)
+    for section in _OPERATOR:
+        found += section.advice(config, _is_loopback)
     if not config.store.sync:
         found.append(("store.sync", "false: a power loss may lose pushes that were answered with 201"))
     if config.edge.memory_limit_bytes == 0 and not _is_loopback(config.edge.host):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from gateway.config.sections import Config, Paging
+from gateway.config.operator_sections import Paging
+from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 
 #: SMPP 3.4 §5.2.1 and §5.2.2, without their NUL
@@ -135,12 +136,12 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def advice(paging: Paging, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
     """(field, what to think about); of a section without conflicts."""
     from gateway.config.certificates import is_open_to_others
 
     found: list[tuple[str, str]] = []
-    for smsc in read_smscs(paging):
+    for smsc in read_smscs(config.paging):
         if not smsc.tls and not is_loopback(smsc.host):
             found.append(("paging.smscs", f"{smsc.name} is plain SMPP: numbers and texts travel on it; use smpps"))
         if is_open_to_others(smsc.password_file):

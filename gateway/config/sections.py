@@ -8,13 +8,10 @@ says otherwise; a `Literal` or the metadata entry `words` names the allowed word
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-
-def within(default: float, low: float, high: float | None = None) -> Any:
-    """A number field with the range it must lie in, both ends included; `high` None = no upper end."""
-    return field(default=default, metadata={"low": low, "high": high})
-
+from gateway.config.bounds import within
+from gateway.config.operator_sections import Diameter, Ims, Paging, Radius, Trigger, Wap
 
 #: jwt_algorithms that may be named
 JWT_ALGORITHMS = ("ES256", "RS256", "EdDSA", "HS256")
@@ -195,49 +192,6 @@ class Delivery:
 
 
 @dataclass(slots=True)
-class Paging:
-    """Waking terminals through an operator's network (docs/paging.md)."""
-
-    # SMSCs in order of preference, each smpp://system_id@host:port, or smpps:// for SMPP inside TLS; behind it
-    # ?password_file=FILE where one has a password of its own; empty: there is no notifier sms
-    smscs: list[str] = field(default_factory=list)
-    # file with the SMPP password of every SMSC that names none, at most 8 characters
-    smsc_password_file: str = ""
-    # system_type of the bind, where an SMSC wants one
-    smsc_system_type: str = ""
-    # transceiver sends and hears receipts; transmitter only sends, so no push's history says what became of its message
-    smsc_bind: Literal["transceiver", "transmitter"] = "transceiver"
-    # PEM file of the authorities that sign the certificates of smpps SMSCs; empty: the system's
-    smsc_ca: str = ""
-    # messages that one SMSC has not answered yet; others wait
-    smsc_window: int = within(10, 1, 1_000)
-    # messages a second of one SMSC; 0 = no limit
-    smsc_rate: float = within(50.0, 0, 100_000)
-    # nothing heard of an SMSC for this long: enquire_link
-    smsc_enquire_s: float = within(30.0, 0.05, 3600)
-    # an SMSC has to answer by then; shorter than delivery.notifier_timeout_s
-    smsc_answer_s: float = within(5.0, 0.05, 600)
-    # first pause before connecting again; doubles, and each is cut by up to a half at random
-    smsc_reconnect_s: float = within(1.0, 0.05, 3600)
-    # longest pause before connecting again
-    smsc_reconnect_max_s: float = within(60.0, 0.05, 86_400)
-    # an SMSC that says that it is throttling, or full, rests so long
-    smsc_throttle_s: float = within(5.0, 0.05, 3600)
-    # sender of the messages, where an app has none: a number, or at most 11 letters and digits; empty: the SMSC's own
-    sms_source: str = ""
-    # application port of binary messages, where an app has none
-    sms_port: int = within(16_000, 16_000, 16_999)
-    # short messages in RAM that wait for their receipt; past it the oldest is forgotten (counted)
-    sms_receipts: int = within(100_000, 1, 10_000_000)
-    # a receipt is waited for until the message expires and this long after it
-    sms_receipt_s: float = within(3_600.0, 1, 604_800)
-    # host:port of the HLR's control interface (osmo-hlr CTRL) that is asked before each message; empty: none is
-    hlr: str = ""
-    # the HLR has to answer by then
-    hlr_timeout_s: float = within(2.0, 0.05, 60)
-
-
-@dataclass(slots=True)
 class Api:
     """The provider door."""
 
@@ -338,6 +292,11 @@ class Config:
     store: Store = field(default_factory=Store)
     delivery: Delivery = field(default_factory=Delivery)
     paging: Paging = field(default_factory=Paging)
+    wap: Wap = field(default_factory=Wap)
+    trigger: Trigger = field(default_factory=Trigger)
+    radius: Radius = field(default_factory=Radius)
+    ims: Ims = field(default_factory=Ims)
+    diameter: Diameter = field(default_factory=Diameter)
     api: Api = field(default_factory=Api)
     identity: Identity = field(default_factory=Identity)
     log: Log = field(default_factory=Log)

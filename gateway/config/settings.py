@@ -1,6 +1,7 @@
-"""Describes every setting (type, range, default, meaning) by reading `sections`; must never hold a value in use.
+"""Describes every setting (type, range, default, meaning) by reading the modules that hold the sections;
+must never hold a value in use.
 
-The explanations are the comments of `sections.py`, read from its source, which ships in the wheel.
+The explanations are the comments of both, read from their source, which ships in the wheel.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from gateway.config import sections
+from gateway.config import operator_sections, sections
 from gateway.config.sections import Config
 
 ENV_PREFIX = "HELIOGRAPH_"
@@ -110,7 +111,10 @@ def _setting(section: str, f: Field[Any], hint: Any, meaning: str) -> Setting:
 
 def _comments() -> dict[tuple[str, str], str]:
     """(class, field) → the comment lines right above the field, joined."""
-    source = inspect.getsource(sections)
+    return {**_comments_of(inspect.getsource(sections)), **_comments_of(inspect.getsource(operator_sections))}
+
+
+def _comments_of(source: str) -> dict[tuple[str, str], str]:
     lines = source.splitlines()
     out: dict[tuple[str, str], str] = {}
     for node in ast.parse(source).body:

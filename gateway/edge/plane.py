@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, ip_network
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -123,6 +123,20 @@ def pack_networks(trusted: list[str]) -> list[tuple[bytes, int]]:
             address, bits = b"\0" * 10 + b"\xff\xff" + address, bits + 96
         packed.append((address, bits))
     return packed
+
+
+class _Stopped:
+    """In the place of a reactor that has ended: its links are gone, so every command is done with."""
+
+    def __getattr__(self, name: str) -> Callable[..., bool]:
+        return _done_with
+
+
+def _done_with(*_: Any) -> bool:
+    return True
+
+
+_STOPPED = cast(native.Reactor, _Stopped())
 
 
 class Plane:
@@ -251,7 +265,8 @@ class Plane:
         return listener.getsockname()[1], listener.detach()
 
     def of(self, link: int) -> native.Reactor:
-        return self.reactors[link >> REACTOR_SHIFT]
+        """Where commands for this link go; a commit or a timer may still answer a link after everything was stopped."""
+        return self.reactors[link >> REACTOR_SHIFT] if self.reactors else _STOPPED
 
     def sent(self, queued: bool) -> bool:
         """Count a command that found the mailbox full; passes the answer on."""

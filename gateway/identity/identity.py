@@ -30,7 +30,8 @@ class Identity:
         self.hosts = Hosts(config)
         self.classes = Classes(config.classes)
         self.allocator = Allocator(config, records, self.hosts, self.classes, metrics, clock)
-        self.resolver: Subscribers = Resolver(records, self.hosts, self.classes, metrics, clock)
+        self.local = Resolver(records, self.hosts, self.classes, metrics, clock)
+        self.resolver: Subscribers = self.local
 
     async def ask(self, app: str, network_id: NetworkId, class_name: str = "") -> Allocation:
         """An app server asks for ids with a NAI (C15): those of its own scope that are live, drawn where there is none.

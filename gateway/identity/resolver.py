@@ -50,7 +50,11 @@ class Resolver:
         self._metrics = metrics
         self._clock = clock
 
-    def resolve(self, opaque: str, app: str) -> Subscriber | None:
+    async def resolve(self, opaque: str, app: str) -> Subscriber | None:
+        return self.find(opaque, app)
+
+    def find(self, opaque: str, app: str) -> Subscriber | None:
+        """`resolve`, which for records of this gateway's own needs no waiting."""
         parsed = parse_opaque_id(opaque)
         # what can not be ours is looked up all the same: each look-up does the same work
         local = parsed.local if parsed is not None else opaque[:MAX_CHARS]

@@ -593,7 +593,7 @@ class Directory(Protocol):
 class Subscribers(Protocol):
     """Whom an opaque id stands for: the mapping is kept by this gateway, or asked of an HLR or HSS (C7)."""
 
-    def resolve(self, opaque: str, app: str) -> Subscriber | None:
+    async def resolve(self, opaque: str, app: str) -> Subscriber | None:
         """None, after the same work, for an id that is unknown, expired, revoked, another app's, another gateway's, or
         of a subscriber who opted out of this app."""
         ...

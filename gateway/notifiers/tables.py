@@ -14,6 +14,7 @@ from gateway.notifiers.webhook import errors as webhook_errors
 from gateway.notifiers.webhook import settings as webhook_settings
 from gateway.notifiers.webpush import errors as webpush_errors
 from gateway.notifiers.webpush import settings as webpush_settings
+from gateway.paging import errors as paging_errors
 from gateway.paging.sms import errors as sms_errors
 from gateway.paging.sms import settings as sms_settings
 
@@ -51,5 +52,6 @@ def describe() -> str:
     for name, (fields, rows) in NOTIFIERS.items():
         out += ["", f"### `{name}`: settings", "", *_describe_fields(fields)]
         out += ["", f"### `{name}`: answers", "", *_describe_rows(rows)]
-    out += ["", "### Every notifier", "", *_describe_rows(SHARED), ""]
+    out += ["", "### Every notifier", "", *_describe_rows(SHARED)]
+    out += ["", "### Every pager", "", *_describe_rows(paging_errors.ROWS), ""]
     return "\n".join(out)

@@ -3,27 +3,33 @@ subscriber's identity than the call that needs it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metrics
 from gateway.model.ports import DeliveryReports, Notifier, Subscribers
-from gateway.paging.sms.client import SmsNotifier, build_sms
+from gateway.notifiers.upstream import unix_ms
+from gateway.paging.guard import Guard
+from gateway.paging.pager import Pager, Parts
+from gateway.paging.sms.client import build_sms
+
+#: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
+BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms,)
 
 
 def build_pagers(
     config: Config, metrics: Metrics, push_ids: PushIds, subscribers: Subscribers, reports: DeliveryReports | None
-) -> list[Notifier]:
+) -> list[Pager]:
     """Those that the configuration names upstreams for. ConfigError; reads disk."""
-    if not config.paging.smscs:
-        return []
-    return [build_sms(config, metrics, push_ids, subscribers, reports)]
+    guard = Guard(config.paging, subscribers, metrics, unix_ms)
+    parts = Parts(config, metrics, push_ids, guard, reports, unix_ms)
+    return [pager for pager in (build(parts) for build in BUILDERS) if pager is not None]
 
 
 def start_pagers(notifiers: Mapping[str, Notifier]) -> None:
-    """Bind those that are pagers now: what is wrong with a login shows at the start, and receipts are heard. On the
+    """Connect those that are pagers now: what is wrong with a login shows at the start, and receipts are heard. On the
     loop; `close` of each ends it."""
     for notifier in notifiers.values():
-        if isinstance(notifier, SmsNotifier):
+        if isinstance(notifier, Pager):
             notifier.start()

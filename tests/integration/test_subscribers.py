@@ -43,7 +43,7 @@ async def operator(house: House, path: str, body: Any, status: int = 200) -> Any
 
 def resolve(house: House, opaque: str, app: str) -> Subscriber | None:
     identity = house.gateway.identity
-    return identity.resolver.resolve(opaque, app)
+    return identity.local.find(opaque, app)
 
 
 async def test_from_attach_to_the_app_server_and_over_a_restart(open_house: Callable[..., Any]) -> None:

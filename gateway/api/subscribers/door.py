@@ -167,7 +167,7 @@ class SubscriberRoutes:
         elsewhere = self._identity.hosts.elsewhere(parse_opaque_id(wanted.id))
         if elsewhere:
             return call.answer(Resolved(network_ids=[], kinds=[], elsewhere=elsewhere))
-        found = self._identity.resolver.resolve(wanted.id, wanted.app)
+        found = await self._identity.resolver.resolve(wanted.id, wanted.app)
         if found is None:
             raise UnknownSubscriber
         network_ids = [NetworkId(kind, value) for kind in NetworkIdKind for value in found.all(kind)]

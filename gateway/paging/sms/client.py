@@ -11,17 +11,22 @@ import base64
 import zlib
 from collections.abc import Callable, Mapping
 
+from gateway.config.operator_sections import Paging
 from gateway.config.paging import parse_host
-from gateway.config.sections import Config, Paging
+from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metric, Metrics
 from gateway.model.notification import Notification
 from gateway.model.outcome import Step
-from gateway.model.ports import DeliveryReports, HomeRegister, NotifierResult, Numbered, Numbers, Subscribers
+from gateway.model.ports import DeliveryReports, HomeRegister, NotifierResult, Numbered, Numbers
 from gateway.model.registration import App, Registration
-from gateway.notifiers.upstream import NO_ADDRESS, Answer, Upstream, build_limits, unix_ms
+from gateway.model.subscriber import Subscriber
+from gateway.notifiers.upstream import Answer, Upstream, build_limits, unix_ms
 from gateway.paging.app_payload import AppPayload, build_payload
+from gateway.paging.errors import NO_NUMBER
 from gateway.paging.gsm7 import build_septets
+from gateway.paging.guard import Guard
+from gateway.paging.pager import Parts
 from gateway.paging.segments import Segment, TooManyParts, segment_binary, segment_text
 from gateway.paging.sms import errors
 from gateway.paging.sms.hlr import OsmoHlr
@@ -66,7 +71,7 @@ class SmsNotifier:
         *,
         metrics: Metrics,
         push_ids: PushIds,
-        subscribers: Subscribers,
+        guard: Guard,
         reports: DeliveryReports | None = None,
         register: HomeRegister | None = None,
         on_back: Callable[[Numbered], None] = lambda _subscriber: None,
@@ -76,7 +81,7 @@ class SmsNotifier:
         self._paging: Paging = config.paging
         self._metrics = metrics
         self._push_ids = push_ids
-        self._subscribers = subscribers
+        self._guard = guard
         self._reports = reports
         self._register = register
         self._on_back = on_back
@@ -110,20 +115,15 @@ class SmsNotifier:
 
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:
         self.start()
-        opaque = registration.addresses.get(self.name, "")
-        if not opaque:
-            return self._upstream.refuse(NO_ADDRESS)
-        subscriber = self._subscribers.resolve(opaque, app.name)
-        if subscriber is None:
-            return self._upstream.refuse(errors.UNKNOWN_SUBSCRIBER)
         settings = build_app_settings(app.notifiers.get(self.name, {}), self._paging)
         if settings.is_text and not (notification.content.title or notification.content.text):
             return self._upstream.refuse(errors.NO_TEXT)  # the user would get an empty message
 
-        async def call() -> Answer:
+        async def send(subscriber: Subscriber) -> Answer:
             return await self._send(settings, subscriber, registration, notification)
 
-        return await self._upstream.ask(self.lane(app, registration), call)
+        lane = self.lane(app, registration)
+        return await self._guard.page(self._upstream, lane, app, registration, send, wakes=not settings.is_text)
 
     # --- out
 
@@ -142,7 +142,7 @@ class SmsNotifier:
             subscriber = known
         destination = build_destination(subscriber)
         if destination is None:
-            return Answer(errors.NO_NUMBER)
+            return Answer(NO_NUMBER)
         seq = self._reports.delivery_of(notification, registration.number) if self._reports is not None else -1
         try:
             segments = self._segments(settings, registration, notification)
@@ -332,18 +332,18 @@ def fit_text(words: str, parts: int, reference: int) -> list[Segment]:
     return segments(low)
 
 
-def build_sms(
-    config: Config, metrics: Metrics, push_ids: PushIds, subscribers: Subscribers, reports: DeliveryReports | None
-) -> SmsNotifier:
-    """As `paging` says. ConfigError; reads disk."""
-    paging = config.paging
+def build_sms(parts: Parts) -> SmsNotifier | None:
+    """As `paging` says, None where it names no SMSC. ConfigError; reads disk."""
+    paging = parts.config.paging
+    if not paging.smscs:
+        return None
     register = OsmoHlr(*parse_host(paging.hlr, "paging.hlr"), paging.hlr_timeout_s) if paging.hlr else None
     return SmsNotifier(
-        config,
+        parts.config,
         build_links(paging),
-        metrics=metrics,
-        push_ids=push_ids,
-        subscribers=subscribers,
-        reports=reports,
+        metrics=parts.metrics,
+        push_ids=parts.push_ids,
+        guard=parts.guard,
+        reports=parts.reports,
         register=register,
     )

@@ -13,10 +13,6 @@ _ADDRESS, _MESSAGE, _UPSTREAM = Fault.ADDRESS, Fault.MESSAGE, Fault.UPSTREAM
 OK = Row(0, "ok", Verdict.OK, Fault.NONE, "every part was taken; receipts say later what became of each")
 THROTTLED = Row(0x58, "RTHROTTLED", _RETRY, Fault.THROTTLE, "too fast for every SMSC: the lane rests")
 FULL = Row(0x14, "RMSGQFUL", _RETRY, Fault.THROTTLE, "the queue of every SMSC is full: the lane rests")
-UNKNOWN_SUBSCRIBER = Row(
-    0, "unknown_subscriber", _DEAD, _ADDRESS, "the id stands for nobody (any more), or for somebody who is opted out"
-)
-NO_NUMBER = Row(0, "no_number", _DEAD, _ADDRESS, "neither MSISDN nor IMSI is known of the subscriber")
 HLR_UNKNOWN = Row(0, "hlr_unknown", _DEAD, _ADDRESS, "the HLR knows no such subscriber")
 HLR_TIMEOUT = Row(0, "hlr_timeout", _RETRY, _UPSTREAM, "the HLR did not answer in paging.hlr_timeout_s")
 HLR_FAILED = Row(0, "hlr_failed", _RETRY, _UPSTREAM, "the HLR can not be asked, or answered what is no answer")
@@ -63,8 +59,6 @@ ROWS = (
     *STATUSES,
     VENDOR,
     OTHER,
-    UNKNOWN_SUBSCRIBER,
-    NO_NUMBER,
     HLR_UNKNOWN,
     HLR_TIMEOUT,
     HLR_FAILED,

@@ -6,8 +6,8 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gateway.config.operator_sections import Paging
 from gateway.config.paging import parse_source, read_smscs
-from gateway.config.sections import Paging
 from gateway.model.errors import ConfigError
 from gateway.notifiers.fields import Field, build_refusal, check_fields
 from gateway.paging.sms.link import LinkSettings

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.check import advice, conflicts
+from gateway.config.operator_sections import Paging
 from gateway.config.paging import parse_host, parse_source, read_smscs
-from gateway.config.sections import Config, Paging
+from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 
 

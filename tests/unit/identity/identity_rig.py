@@ -115,7 +115,7 @@ class Scene:
         return canonical(issued)
 
     def resolves(self, opaque: str, app: str = "chat") -> bool:
-        return self.identity.resolver.resolve(opaque, app) is not None
+        return self.identity.local.find(opaque, app) is not None
 
 
 def canonical(issued: IssuedId) -> str:

@@ -30,7 +30,7 @@ async def test_each_kind_stands_for_its_network_ids_and_the_host_is_the_same() -
     assert made.drawn == 3
     assert {each.host for each in made.ids} == {HOST}
     assert {len(canonical(each)) for each in made.ids} == {26 + 1 + len(HOST)}
-    found = scene.identity.resolver.resolve(canonical(made.ids[0]), "chat")
+    found = scene.identity.local.find(canonical(made.ids[0]), "chat")
     assert found is not None
     assert (found.imsi, found.msisdn, found.nai, found.imei) == (IMSI.value, MSISDN.value, NAI.value, "")
     assert found.kinds == OpaqueKind.O_TMSI
@@ -51,7 +51,7 @@ async def test_one_id_for_both_where_they_correspond_one_to_one() -> None:  # C2
     scene = Scene()
     made = await scene.trigger(IMSI, IMSI_2, MSISDN, together=True)
     assert [each.kinds for each in made.ids] == [OpaqueKind.O_TMSI, OpaqueKind.O_TMSN]
-    found = scene.identity.resolver.resolve(canonical(made.ids[1]), "chat")
+    found = scene.identity.local.find(canonical(made.ids[1]), "chat")
     assert found is not None
     assert found.all(NetworkIdKind.IMSI) == (IMSI.value, IMSI_2.value)  # a set that shares ids
 
@@ -78,8 +78,8 @@ async def test_per_terminal_per_app_per_class() -> None:  # C1, C12
         for name, opaque in {"terminal": terminal, "chat": chat, "internet": internet}.items()
     }
     assert may == {"terminal": ["chat", "mail", "news"], "chat": ["chat"], "internet": ["chat", "mail"]}
-    of_app = scene.identity.resolver.resolve(chat, "chat")
-    of_terminal = scene.identity.resolver.resolve(terminal, "chat")
+    of_app = scene.identity.local.find(chat, "chat")
+    of_terminal = scene.identity.local.find(terminal, "chat")
     assert of_app is not None
     assert of_terminal is not None
     assert (of_app.app, of_terminal.app) == ("chat", "")
@@ -199,7 +199,7 @@ async def test_by_source_ip_and_an_address_that_is_anothers_now() -> None:  # C1
     await scene.trigger(IMSI_2, IP, trigger=Trigger.SESSION)
     assert not scene.resolves(canonical(first.ids[0]))  # nothing is left that it stands for
     second = await scene.trigger(IP, trigger=Trigger.SOURCE_IP)
-    found = scene.identity.resolver.resolve(canonical(second.ids[0]), "chat")
+    found = scene.identity.local.find(canonical(second.ids[0]), "chat")
     assert found is not None
     assert (found.imsi, found.ip) == (IMSI_2.value, IP.value)
     with pytest.raises(UnknownSubscriber):  # nobody is known by an address or a terminal alone
@@ -227,7 +227,7 @@ async def test_what_belongs_to_several_is_a_conflict_until_it_is_said_that_it_mo
     o_tmsi, o_tmsn = map(canonical, ported.ids)
     assert scene.resolves(o_tmsi)
     assert not scene.resolves(o_tmsn)  # it must not lead to who is left, nor to who has the number now
-    found = scene.identity.resolver.resolve(canonical(made.ids[0]), "chat")
+    found = scene.identity.local.find(canonical(made.ids[0]), "chat")
     assert found is not None
     assert (found.imsi, found.msisdn) == (IMSI_2.value, MSISDN.value)
 

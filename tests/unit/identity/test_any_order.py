@@ -63,7 +63,7 @@ def check(scene: Scene, first: dict[str, bytes]) -> None:
         assert len(record.ids) <= scene.config.ids_per_subscriber
         for issued in record.ids:
             assert first.setdefault(issued.local, handle) == handle
-            found = scene.identity.resolver.resolve(canonical(issued), "chat")
+            found = scene.identity.local.find(canonical(issued), "chat")
             if found is None:
                 is_out = bool({"*", "app:chat"} & set(record.out))
                 assert is_out or not issued.is_live(scene.now_ms)

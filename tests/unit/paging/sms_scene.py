@@ -16,7 +16,9 @@ from gateway.model.notification import Content, Notification, Target
 from gateway.model.outcome import Step
 from gateway.model.ports import NotifierResult, Numbered, Numbers
 from gateway.model.registration import App, Registration
+from gateway.model.subscriber import NetworkId, NetworkIdKind, OpaqueKind, Subscriber
 from gateway.notifiers.upstream import unix_ms
+from gateway.paging.guard import Guard
 from gateway.paging.sms.client import SmsNotifier
 from gateway.paging.sms.link import LinkSettings
 from gateway.paging.sms.local import LocalSmsc
@@ -42,8 +44,13 @@ class FixedSubscribers:
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], Numbered] = {(OPAQUE, "shop"): Numbers(MSISDN, IMSI)}
 
-    def resolve(self, opaque: str, app: str) -> Numbered | None:
-        return self.known.get((opaque, app))
+    async def resolve(self, opaque: str, app: str) -> Subscriber | None:
+        found = self.known.get((opaque, app))
+        if found is None:
+            return None
+        kinds = ((NetworkIdKind.MSISDN, found.msisdn), (NetworkIdKind.IMSI, found.imsi))
+        ids = [NetworkId(kind, value) for kind, value in kinds if value]
+        return Subscriber(b"\x01" * 16, ids, OpaqueKind.O_TMSI, app)
 
 
 class Histories:
@@ -76,6 +83,7 @@ class SmsScene:
         self.smscs = [LocalSmsc() for _ in range(smscs)]
         self.config = Config()
         self.config.delivery.notifier_failures = 1_000
+        self.config.paging.subscriber_per_hour = self.config.paging.coalesce_s = self.config.paging.jitter_s = 0
         for name, value in {"smsc_throttle_s": 0.2, **(paging or {})}.items():
             setattr(self.config.paging, name, value)
         self.metrics = Metrics(process=False)
@@ -107,7 +115,7 @@ class SmsScene:
             self.links(ports),
             metrics=self.metrics,
             push_ids=IDS,
-            subscribers=self.subscribers,
+            guard=Guard(self.config.paging, self.subscribers, self.metrics, unix_ms),
             reports=self.history,
             register=self.register,
             on_back=self.backs.append,

@@ -1,0 +1,104 @@
+"""Settings of what speaks to an operator's network, one dataclass a section; must hold no logic.
+
+The comments are the documentation, as in gateway/config/sections.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gateway.config.bounds import within
+
+
+@dataclass(slots=True)
+class Paging:
+    """Waking terminals through an operator's network (docs/paging.md): for every pager; then the pager sms."""
+
+    # pages of one subscriber, over all apps and pagers, that may go out at once
+    subscriber_burst: int = within(20, 1, 1_000_000)
+    # and how many more an hour; 0 = no limit
+    subscriber_per_hour: float = within(60.0, 0, 1_000_000)
+    # subscribers whose pages are counted in RAM; past it the one that was paged longest ago is forgotten
+    subscribers_counted: int = within(100_000, 1, 100_000_000)
+    # a page that only wakes an app stands for every further one to it for so long
+    coalesce_s: float = within(5.0, 0, 3600)
+    # each page waits a random time up to this, so that its moment says little
+    jitter_s: float = within(0.2, 0, 60)
+    # SMSCs in order of preference, each smpp://system_id@host:port, or smpps:// for SMPP inside TLS; behind it
+    # ?password_file=FILE where one has a password of its own; empty: there is no notifier sms
+    smscs: list[str] = field(default_factory=list)
+    # file with the SMPP password of every SMSC that names none, at most 8 characters
+    smsc_password_file: str = ""
+    # system_type of the bind, where an SMSC wants one
+    smsc_system_type: str = ""
+    # transceiver sends and hears receipts; transmitter only sends, so no push's history says what became of its message
+    smsc_bind: Literal["transceiver", "transmitter"] = "transceiver"
+    # PEM file of the authorities that sign the certificates of smpps SMSCs; empty: the system's
+    smsc_ca: str = ""
+    # messages that one SMSC has not answered yet; others wait
+    smsc_window: int = within(10, 1, 1_000)
+    # messages a second of one SMSC; 0 = no limit
+    smsc_rate: float = within(50.0, 0, 100_000)
+    # nothing heard of an SMSC for this long: enquire_link
+    smsc_enquire_s: float = within(30.0, 0.05, 3600)
+    # an SMSC has to answer by then; shorter than delivery.notifier_timeout_s
+    smsc_answer_s: float = within(5.0, 0.05, 600)
+    # first pause before connecting again; doubles, and each is cut by up to a half at random
+    smsc_reconnect_s: float = within(1.0, 0.05, 3600)
+    # longest pause before connecting again
+    smsc_reconnect_max_s: float = within(60.0, 0.05, 86_400)
+    # an SMSC that says that it is throttling, or full, rests so long
+    smsc_throttle_s: float = within(5.0, 0.05, 3600)
+    # sender of the messages, where an app has none: a number, or at most 11 letters and digits; empty: the SMSC's own
+    sms_source: str = ""
+    # application port of binary messages, where an app has none
+    sms_port: int = within(16_000, 16_000, 16_999)
+    # short messages in RAM that wait for their receipt; past it the oldest is forgotten (counted)
+    sms_receipts: int = within(100_000, 1, 10_000_000)
+    # a receipt is waited for until the message expires and this long after it
+    sms_receipt_s: float = within(3_600.0, 1, 604_800)
+    # host:port of the HLR's control interface (osmo-hlr CTRL) that is asked before each message; empty: none is
+    hlr: str = ""
+    # the HLR has to answer by then
+    hlr_timeout_s: float = within(2.0, 0.05, 60)
+
+
+@dataclass(slots=True)
+class Wap:
+    """The pager wap: service indications and service loadings (docs/paging.md)."""
+
+    # URL of the push proxy gateway (PAP 2.0); empty: WAP pushes go out as short messages, where there is an SMSC
+    ppg: str = ""
+
+
+@dataclass(slots=True)
+class Trigger:
+    """The pager trigger: device triggering through the network's exposure function (docs/paging.md)."""
+
+    # root URL of the T8 API of the SCEF or NEF, the part before /3gpp-device-triggering; empty: it is not used
+    t8: str = ""
+
+
+@dataclass(slots=True)
+class Radius:
+    """The accounting listener that knows which subscriber has which IP address, and the pager ip (docs/paging.md)."""
+
+    # UDP port of the listener; 0 takes a free one; -1: there is none
+    port: int = within(-1, -1, 65_535)
+
+
+@dataclass(slots=True)
+class Ims:
+    """IMS paging: a SIP server that holds calls until the called terminal registers again (docs/paging.md)."""
+
+    # host:port of the SIP servers' evapi, in order of preference; empty: there is no IMS paging
+    servers: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Diameter:
+    """The Diameter node: asks the HSS (Sh, S6m) and triggers devices (Tsp) (docs/paging.md)."""
+
+    # peers in order of preference, each host:port of a relay, an HSS or an MTC-IWF; empty: no Diameter is spoken
+    peers: list[str] = field(default_factory=list)
