@@ -13,6 +13,7 @@ from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
 from gateway.paging.pager import Pager, Parts
 from gateway.paging.sms.client import build_sms
+from gateway.paging.waiting import Waiting
 
 #: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
 BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms,)
@@ -23,7 +24,7 @@ def build_pagers(
 ) -> list[Pager]:
     """Those that the configuration names upstreams for. ConfigError; reads disk."""
     guard = Guard(config.paging, subscribers, metrics, unix_ms)
-    parts = Parts(config, metrics, push_ids, guard, reports, unix_ms)
+    parts = Parts(config, metrics, push_ids, guard, Waiting(config.paging, metrics), reports, unix_ms)
     return [pager for pager in (build(parts) for build in BUILDERS) if pager is not None]
 
 

@@ -10,6 +10,7 @@ from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metrics
 from gateway.model.ports import DeliveryReports, Notifier
 from gateway.paging.guard import Guard
+from gateway.paging.waiting import Waiting
 
 
 class Parts(NamedTuple):
@@ -19,6 +20,7 @@ class Parts(NamedTuple):
     metrics: Metrics
     push_ids: PushIds
     guard: Guard
+    waiting: Waiting
     reports: DeliveryReports | None
     clock: Callable[[], int]
 
