@@ -61,7 +61,7 @@ async def test_a_push_reaches_the_terminal_and_its_receipt_the_history(operator:
         # by IMSI, where there is no MSISDN
         scene.register = None
         scene.subscribers.known[OPAQUE, "shop"] = Numbers("", IMSI)
-        scene.notifier._register = None
+        scene.bearer._register = None
         assert (await scene.push(seq=10)).ok
         await until(lambda: len(terminal.delivered) == 2)
         await until(lambda: len(scene.history.words) == 2)
