@@ -70,6 +70,22 @@ class Wap:
 
     # URL of the push proxy gateway (PAP 2.0); empty: WAP pushes go out as short messages, where there is an SMSC
     ppg: str = ""
+    # user the gateway logs in to the PPG as (HTTP Basic); empty: it does not log in
+    ppg_user: str = ""
+    # file with the password of ppg_user
+    ppg_password_file: str = ""
+    # PEM file of the authorities that sign the certificate of an https PPG; empty: the system's
+    ppg_ca: str = ""
+    # name of the PPG behind @ in addresses; empty: the host of ppg
+    ppg_name: str = ""
+    # the PPG has to answer by then; shorter than delivery.notifier_timeout_s
+    ppg_timeout_s: float = within(5.0, 0.05, 600)
+    # network that the PPG has to use (a token of WAP-259, as GSM); empty: it chooses
+    ppg_network: str = "GSM"
+    # bearer that the PPG has to use (a token of WAP-259, as SMS); empty: it chooses
+    ppg_bearer: str = "SMS"
+    # longest link; past it the push is dead for this pager (bad_link)
+    href_bytes: int = within(512, 16, 4_096)
 
 
 @dataclass(slots=True)
