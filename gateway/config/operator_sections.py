@@ -80,6 +80,8 @@ class Wap:
     ppg_name: str = ""
     # the PPG has to answer by then; shorter than delivery.notifier_timeout_s
     ppg_timeout_s: float = within(5.0, 0.05, 600)
+    # connections to the PPG at once; a push that finds none free waits
+    ppg_connections: int = within(16, 1, 1_000)
     # network that the PPG has to use (a token of WAP-259, as GSM); empty: it chooses
     ppg_network: str = "GSM"
     # bearer that the PPG has to use (a token of WAP-259, as SMS); empty: it chooses

@@ -40,7 +40,7 @@ ABORTED = Row(5000, "aborted", _RETRY, _ADDRESS, "5xxx: the terminal refused it,
 #: those that a PPG says
 CODES = (
     Row(2000, "bad_request", _DEAD, _MESSAGE, "the PPG can not read the message"),
-    Row(2001, "forbidden", _RETRY, Fault.CREDENTIAL, "the PPG takes no push from this user"),
+    Row(2001, "forbidden", _DEAD, _MESSAGE, "the PPG refuses it: a rule of its own, or too late by its clock"),
     Row(2002, "address_error", _DEAD, _ADDRESS, "the PPG can not use the address"),
     Row(2003, "address_not_found", _DEAD, _ADDRESS, "the PPG knows no such subscriber"),
     Row(2004, "push_id_not_found", _DEAD, _MESSAGE, "the PPG knows no such push"),

@@ -94,7 +94,8 @@ def build_post(message: PushMessage) -> Posted:
         (
             f"--{boundary}\r\nContent-Type: application/xml; charset=UTF-8\r\n\r\n".encode(),
             build_control(message),
-            f"\r\n--{boundary}\r\nContent-Type: {kind}; charset=UTF-8\r\nX-Wap-Application-Id: {APPLICATION}\r\n\r\n".encode(),
+            f"\r\n--{boundary}\r\nContent-Type: {kind}; charset=UTF-8\r\n".encode(),
+            f"X-Wap-Application-Id: {APPLICATION}\r\n\r\n".encode(),
             build_xml(message.document),
             f"\r\n--{boundary}--\r\n".encode(),
         )

@@ -124,14 +124,14 @@ class _Reader:
                 return value
         raise BadDocument("a number is too long")
 
-    def bytes(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
         if count > len(self._data) - self._at:
             raise BadDocument("ends too early")
         self._at += count
         return self._data[self._at - count : self._at]
 
     def table(self) -> None:
-        self._table = self.bytes(self.number())
+        self._table = self.take(self.number())
 
     def string(self, token: int) -> str:
         """What STR_I, STR_T or ENTITY says."""
@@ -184,7 +184,7 @@ def _parse_attributes(reader: _Reader, kind: int) -> dict[str, str]:
             raise BadDocument("an attribute stands twice")
         if name in _TIMES:
             reader.expect(OPAQUE)
-            found[name] = _parse_time(reader.bytes(reader.number()))
+            found[name] = _parse_time(reader.take(reader.number()))
             continue
         while True:
             following = reader.peek()

@@ -68,9 +68,9 @@ class _Reader:
         self.at = 0
 
     def byte(self) -> int:
-        return self.bytes(1)[0]
+        return self.take(1)[0]
 
-    def bytes(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
         if count > len(self.data) - self.at:
             raise BadPush("ends too early")
         self.at += count
@@ -89,7 +89,7 @@ class _Reader:
         end = self.data.find(b"\0", self.at)
         if end < 0:
             raise BadPush("a text has no end")
-        return self.bytes(end + 1 - self.at)[:-1]
+        return self.take(end + 1 - self.at)[:-1]
 
     def value(self) -> int | bytes:
         """A short integer, or the bytes of anything longer."""
@@ -99,7 +99,7 @@ class _Reader:
         if first >= _TEXT:
             self.at -= 1
             return self.text()
-        return self.bytes(self.uint() if first == _QUOTE else first)
+        return self.take(self.uint() if first == _QUOTE else first)
 
 
 def _parse_integer(value: int | bytes) -> int:
@@ -116,7 +116,7 @@ def parse_push(data: bytes) -> WspPush:
     transaction = reader.byte()
     if reader.byte() != PUSH:
         raise BadPush("is no push")
-    headers = _Reader(reader.bytes(reader.uint()))
+    headers = _Reader(reader.take(reader.uint()))
     content_type = headers.value()
     if isinstance(content_type, bytes):
         # a type with parameters: the length, then the type itself (§8.4.2.24)

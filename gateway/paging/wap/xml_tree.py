@@ -51,7 +51,7 @@ class _Reader:
         self._open[-1].pieces.append(text)
 
 
-def _refuse(*_arguments: object) -> None:
+def _refuse(*_arguments: object) -> int:
     raise BadXml("declares or names an entity")
 
 
