@@ -28,6 +28,7 @@ from gateway.paging.guard import Guard
 from gateway.paging.pager import Parts
 from gateway.paging.sms.bearer import LEAST_VALIDITY_S, SmsBearer
 from gateway.paging.wap.content import Made, NoDocument, build_document, build_segments
+from gateway.paging.wap.documents import TIMES_S
 from gateway.paging.wap.errors import parse_exchange, parse_sent
 from gateway.paging.wap.pap import PushMessage, build_post
 from gateway.paging.wap.settings import (
@@ -130,7 +131,7 @@ class WapNotifier:
             msisdn=msisdn,
             ppg=settings.ppg.name,
             document=made.document,
-            before_s=max(notification.expires_s, self._clock() // 1000 + LEAST_VALIDITY_S),
+            before_s=min(max(notification.expires_s, self._clock() // 1000 + LEAST_VALIDITY_S), TIMES_S[-1]),
             priority=PRIORITIES[min(max(notification.urgency, 0), 3)],
             network=settings.network,
             bearer=settings.bearer,
