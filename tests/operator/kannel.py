@@ -11,6 +11,7 @@ import shutil
 import socket
 from pathlib import Path
 from typing import NamedTuple, Self
+from urllib.parse import unquote_to_bytes
 
 FAKE_SMSC = Path("/usr/lib/kannel/test/fakesmsc")
 PATIENCE_S = 20.0
@@ -81,7 +82,7 @@ keyword = ppg
 catch-all = true
 text = ""
 """
-_MESSAGE = re.compile(rb"from (?:phone|SMSC)|got message|<(.*)>")
+_GOT = re.compile(rb"Got message \d+: <\S* (\S+) udh (\S*) data (\S*)>")
 
 
 def missing() -> list[str]:
@@ -103,7 +104,9 @@ def free_port() -> int:
 class Sent(NamedTuple):
     """One short message as the fake SMSC shows it."""
 
-    line: bytes
+    receiver: str
+    header: bytes  # user data header, with its length
+    body: bytes
 
 
 class Kannel:
@@ -112,7 +115,7 @@ class Kannel:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ports = {name: free_port() for name in ("admin", "smsbox", "wapbox", "smsc", "sendsms", "ppg")}
-        self.lines: list[bytes] = []
+        self.sent: list[Sent] = []
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self._reading: asyncio.Task[None] | None = None
 
@@ -167,7 +170,10 @@ class Kannel:
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         async for line in process.stdout:
-            self.lines.append(line)
+            found = _GOT.search(line)
+            if found is not None:
+                header, body = (unquote_to_bytes(part.replace(b"+", b" ")) for part in found.groups()[1:])
+                self.sent.append(Sent(found[1].decode(), header, body))
 
     async def answers(self, *names: str) -> None:
         """Until these ports take connections."""
@@ -181,6 +187,12 @@ class Kannel:
                 writer.close()
                 await writer.wait_closed()
                 break
+
+    async def restart(self, name: str) -> None:
+        """One that was killed, until it listens again."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self._start(name, str(self.folder / "kannel.conf"))
+            await self.answers({"wapbox": "ppg", "smsbox": "sendsms"}[name])
 
     async def kill(self, name: str) -> None:
         process = self.processes.pop(name)

@@ -97,6 +97,7 @@ class WapNotifier:
                 push_id=push_id,
                 least_expires_s=self._clock() // 1000 + LEAST_VALIDITY_S,
                 most_href_bytes=self._config.wap.href_bytes,
+                by_ppg=self._ppg is not None,
             )
         except NoDocument as none:
             return self._upstream.refuse(none.row)

@@ -37,6 +37,8 @@ ACTIONS = (Action.LOW, Action.LOW, Action.MEDIUM, Action.HIGH)
 LOADINGS = (Loading.CACHE, Loading.EXECUTE_LOW, Loading.EXECUTE_LOW, Loading.EXECUTE_HIGH)
 #: bytes in one binary message, and in each of several (gateway/paging/segments.py)
 ALONE, PART = 133, 128
+#: a PPG writes headers of its own (Kannel two bytes more than we do); room is left for them
+PPG_HEADERS = 8
 #: between title and text
 _BETWEEN = " - "
 
@@ -96,11 +98,12 @@ def build_document(
     push_id: str,
     least_expires_s: int,
     most_href_bytes: int,
+    by_ppg: bool,
 ) -> Made:
     """As much of the text as `parts` short messages hold. NoDocument."""
     href = find_link(settings, notification, push_id, registration.token, most_href_bytes)
     urgency = min(max(notification.urgency, 0), 3)
-    most = ALONE if settings.parts == 1 else PART * settings.parts
+    most = (ALONE if settings.parts == 1 else PART * settings.parts) - (PPG_HEADERS if by_ppg else 0)
     document: Document = ServiceLoading(href, LOADINGS[urgency])
     if settings.is_loading:
         if len(build_body(document, 0)) > most:

@@ -24,7 +24,7 @@ from gateway.notifiers.local_tls import Authority
 from gateway.paging.sms.local import Behaviour as SmscBehaviour
 from gateway.paging.sms.pdu import Address, Status
 from gateway.paging.udh import Ports, parse_header
-from gateway.paging.wap.content import build_body
+from gateway.paging.wap.content import PPG_HEADERS, build_body
 from gateway.paging.wap.documents import Action, Loading, ServiceIndication, ServiceLoading
 from gateway.paging.wap.local import Behaviour, LocalPpg
 from gateway.paging.wap.wbxml import parse_wbxml
@@ -156,7 +156,7 @@ async def test_a_text_that_is_too_long_is_cut_to_its_parts(tmp_path: Path, text:
         document = indication(scene.ppg.taken[0].document)
         assert document.text.endswith("…")
         assert text.startswith(document.text[:-1])
-        room = 133 if parts == 1 else 128 * parts
+        room = (133 if parts == 1 else 128 * parts) - PPG_HEADERS
         assert room - 8 <= len(build_body(document, 0)) <= room
         assert scene.metrics.value(Metric.NOTIFIER_BOUNDS, "wap text") == 1
         scene.assert_strict()
@@ -378,6 +378,15 @@ async def test_sms_and_wap_share_the_links(tmp_path: Path) -> None:
         assert scene.sms.smsc.binds == 1
         await until(lambda: len(scene.history.steps) == 2)
         assert {step[3] for step in scene.history.steps} == {"sms", "wap"}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 10])
+async def test_without_a_ppg_a_text_that_is_too_long_fills_its_parts(tmp_path: Path, parts: int) -> None:
+    async with DirectScene(tmp_path, SmsScene()) as scene:
+        scene.settings["parts"] = str(parts)
+        assert (await scene.push(content=Content(text="a" * 5_000))).ok
+        messages = [each.message.message for each in scene.sms.smsc.submissions]
+        assert [len(message) for message in messages] == [140] * parts
 
 
 # --- settings
