@@ -86,6 +86,9 @@ class Wap:
     ppg_network: str = "GSM"
     # bearer that the PPG has to use (a token of WAP-259, as SMS); empty: it chooses
     ppg_bearer: str = "SMS"
+    # pushes with a collapse key that are remembered, so that the PPG is asked to drop the one before where it still
+    # holds it (replace-push-id of PAP 2.0; Kannel refuses it); past it the oldest is forgotten; 0: it is not asked
+    ppg_replaces: int = within(0, 0, 10_000_000)
     # longest link; past it the push is dead for this pager (bad_link)
     href_bytes: int = within(512, 16, 4_096)
 

@@ -22,15 +22,16 @@ from gateway.model.ports import NotifierResult, Numbered
 from gateway.model.registration import App, Registration
 from gateway.model.subscriber import Subscriber
 from gateway.notifiers.connections import Connections, build_client, build_context
-from gateway.notifiers.upstream import TIMEOUT, Answer, Upstream, build_limits, unix_ms
+from gateway.notifiers.upstream import TIMEOUT, Answer, Upstream, Verdict, build_limits, unix_ms
 from gateway.paging.errors import NO_NUMBER
 from gateway.paging.guard import Guard
 from gateway.paging.pager import Parts
 from gateway.paging.sms.bearer import LEAST_VALIDITY_S, SmsBearer
 from gateway.paging.wap.content import Made, NoDocument, build_document, build_segments
-from gateway.paging.wap.documents import TIMES_S
-from gateway.paging.wap.errors import parse_exchange, parse_sent
+from gateway.paging.wap.documents import TIMES_S, ServiceIndication
+from gateway.paging.wap.errors import NOT_REPLACED, parse_exchange, parse_sent
 from gateway.paging.wap.pap import PushMessage, build_post
+from gateway.paging.wap.replaces import LastPushes
 from gateway.paging.wap.settings import (
     NAME,
     AppSettings,
@@ -72,6 +73,7 @@ class WapNotifier:
         self._clock = clock
         self._upstream = Upstream(self.name, build_limits(config.delivery), metrics, clock)
         self._connections = Connections(1)
+        self._last = LastPushes(config.wap.ppg_replaces, metrics)
         self._places = asyncio.Semaphore(config.wap.ppg_connections)
 
     def start(self) -> None:
@@ -137,6 +139,22 @@ class WapNotifier:
             network=settings.network,
             bearer=settings.bearer,
         )
+        key = self._find_key(made, notification)
+        before = self._last.before(registration.number, key, message.push_id) if key else ""
+        answer = await self._exchange(settings, message._replace(replaces=before))
+        if before and answer.row.status in NOT_REPLACED:
+            answer = await self._exchange(settings, message)
+        if key and answer.row.verdict is Verdict.OK:
+            self._last.took(registration.number, key, message.push_id)
+        return answer
+
+    @staticmethod
+    def _find_key(made: Made, notification: Notification) -> str:
+        """What is the same for pushes with one collapse key; a loading has none, for the terminal opens each link."""
+        document = made.document
+        return document.si_id if notification.collapse_key and isinstance(document, ServiceIndication) else ""
+
+    async def _exchange(self, settings: PpgSettings, message: PushMessage) -> Answer:
         posted = build_post(message)
         headers = {"content-type": posted.content_type}
         if settings.authorization:

@@ -32,9 +32,9 @@ TOO_LARGE = Row(413, "too_large", _DEAD, _MESSAGE, "the PPG takes no message of 
 THROTTLED = Row(429, "throttled", _RETRY, Fault.THROTTLE, "429: later; Retry-After is kept to")
 LATER = Row(503, "later", _RETRY, _UPSTREAM, "408, 5xx without an answer of PAP: later; Retry-After is kept to")
 REFUSED = Row(400, "refused", _DEAD, _MESSAGE, "any other 4xx without an answer of PAP")
-OTHER_2 = Row(2999, "other_2xxx", _DEAD, _MESSAGE, "another code of 2xxx: the PPG finds fault with the message")
-OTHER_3 = Row(3999, "other_3xxx", _RETRY, _MESSAGE, "another code of 3xxx: the PPG can not do it now")
-OTHER_4 = Row(4999, "other_4xxx", _RETRY, _UPSTREAM, "another code of 4xxx: the service failed")
+OTHER_2 = Row(0, "other_2xxx", _DEAD, _MESSAGE, "another code of 2xxx: the PPG finds fault with the message")
+OTHER_3 = Row(0, "other_3xxx", _RETRY, _MESSAGE, "another code of 3xxx: the PPG can not do it now")
+OTHER_4 = Row(0, "other_4xxx", _RETRY, _UPSTREAM, "another code of 4xxx: the service failed")
 ABORTED = Row(5000, "aborted", _RETRY, _ADDRESS, "5xxx: the terminal refused it, or broke off")
 
 #: those that a PPG says
@@ -63,6 +63,8 @@ CODES = (
     Row(4000, "service_failed", _RETRY, _UPSTREAM, "the service failed"),
     Row(4001, "service_unavailable", _RETRY, _UPSTREAM, "the service is not there now"),
 )
+#: the PPG can not replace the push before: without that it may still take this one
+NOT_REPLACED = frozenset((2004, 2008, 3001, 3003, 3011))
 #: for the page; without a PPG those of `sms` hold too
 ROWS = (
     OK,

@@ -72,6 +72,7 @@ class Taken(NamedTuple):
     document: Document
     before_s: int
     quality: dict[str, str]
+    replaces: str = ""  # push id of the one before
 
     @property
     def body(self) -> bytes:
@@ -269,7 +270,11 @@ class LocalPpg:
         if pap.name != "pap" or [child.name for child in pap.children] != ["push-message"]:
             self.faults.append("the control entity")
         message = pap.children[0]
-        if set(message.attributes) != {"push-id", "deliver-before-timestamp"}:
+        replaces = message.attributes.get("replace-push-id", "")
+        wanted = {"push-id", "deliver-before-timestamp"} | (
+            {"replace-push-id", "replace-method"} if replaces else set()
+        )
+        if set(message.attributes) != wanted or message.attributes.get("replace-method", "all") != "all":
             self.faults.append("attributes of push-message")
         if [child.name for child in message.children] != ["address", "quality-of-service"]:
             self.faults.append("elements of push-message")
@@ -294,4 +299,6 @@ class LocalPpg:
             "x-wap-application-id": APPLICATION,
         }:
             self.faults.append("the entity's headers")
-        return Taken(message.attributes["push-id"], found[1], found[2], document, before_s, dict(quality.attributes))
+        return Taken(
+            message.attributes["push-id"], found[1], found[2], document, before_s, dict(quality.attributes), replaces
+        )

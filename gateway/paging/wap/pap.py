@@ -33,6 +33,7 @@ class PushMessage(NamedTuple):
     document: Document
     before_s: int  # Unix seconds; later it is not delivered
     priority: str = "medium"  # low, medium, high
+    replaces: str = ""  # push id of the one whose place it takes; empty: none
     network: str = ""  # network and bearer it has to use; empty: the PPG chooses
     bearer: str = ""
 
@@ -76,7 +77,11 @@ def build_control(message: PushMessage) -> bytes:
     for kind, value in (("network", message.network), ("bearer", message.bearer)):
         if value:
             service |= {kind: value, f"{kind}-required": "true"}
-    head = {"push-id": message.push_id, "deliver-before-timestamp": build_time(message.before_s)}
+    head = {"push-id": message.push_id}
+    if message.replaces:
+        # all: this one is delivered whether the other was or not (WAP-247 §9.2.1)
+        head |= {"replace-push-id": message.replaces, "replace-method": "all"}
+    head["deliver-before-timestamp"] = build_time(message.before_s)
     return (
         f'<?xml version="1.0"?>\n{DOCTYPE}\n<pap>\n'
         + tag("push-message", head, ">\n")

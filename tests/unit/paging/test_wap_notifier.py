@@ -317,6 +317,31 @@ async def test_tls_to_the_authority_that_is_named_alone(tmp_path: Path) -> None:
         assert "TLS" in (await scene.push()).detail
 
 
+async def test_a_ppg_is_asked_to_drop_the_one_before_where_it_can(tmp_path: Path) -> None:
+    async with WapScene(tmp_path, ppg_replaces=2) as scene:
+        for seq in (1, 1, 2, 3):  # the second is the same push, tried again
+            assert (await scene.push(seq=seq, collapse_key="mail")).ok
+        first, second, third = scene.ppg.taken
+        assert (first.replaces, second.replaces, third.replaces) == ("", first.push_id, second.push_id)
+        # one that can not is given the push without that, once
+        scene.ppg.next.append(Behaviour(code=3011))
+        assert (await scene.push(seq=4, collapse_key="mail")).detail == "PAP 1001"
+        assert scene.ppg.taken[3].replaces == ""
+        # another device, no key, a loading: nothing is replaced
+        assert (await scene.push(seq=5, collapse_key="mail", number=4)).ok
+        assert (await scene.push(seq=6)).ok
+        scene.settings["mode"] = "sl"
+        assert (await scene.push(seq=7, collapse_key="mail")).ok
+        assert [taken.replaces for taken in scene.ppg.taken[4:]] == ["", "", ""]
+        # past the bound the oldest is forgotten
+        scene.settings["mode"] = "si"
+        assert (await scene.push(seq=8, collapse_key="third")).ok
+        assert scene.metrics.value(Metric.NOTIFIER_BOUNDS, "wap replaces") == 1
+        assert (await scene.push(seq=9, collapse_key="mail")).ok
+        assert scene.ppg.taken[-1].replaces == ""
+        scene.assert_strict()
+
+
 # --- without a PPG
 
 
