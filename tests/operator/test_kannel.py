@@ -4,6 +4,7 @@ terminal is what was meant (C9)."""
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from gateway.paging.wap.documents import Action, Document, Loading, ServiceIndic
 from gateway.paging.wap.local import LocalPpg
 from gateway.paging.wap.wbxml import parse_wbxml
 from gateway.paging.wap.wsp import SIC, SLC, WspPush, parse_push
+from gateway.tour.bare import BareDevice
+from gateway.tour.clauses_c import MSISDN as NUMBER
+from gateway.tour.clauses_c import operator
+from gateway.tour.stage import eventually
 
 KANNEL = pytest.mark.skipif(bool(missing()), reason="NOT TESTED: apt install kannel kannel-extras")
 pytestmark = [pytest.mark.slow, KANNEL]
@@ -147,3 +152,43 @@ async def test_many_at_once(kannel: Kannel, tmp_path: Path) -> None:
         await until(lambda: len(kannel.sent) == 100)
         ids = {document.si_id for each in kannel.sent if isinstance(document := read([each], SIC), ServiceIndication)}
         assert ids == {IDS.build("shop", seq) for seq in range(1, 101)}
+
+
+async def test_a_whole_gateway_before_kannel_shows_no_number(kannel: Kannel, tmp_path: Path) -> None:
+    async with operator() as network:
+        stage = network.stage
+        opaque = (await network.trigger("attach"))["ids"][0]["id"]
+        await stage.change_app(notifiers={"wap": {"href": "https://shop.example/m/{push}"}})
+        file = tmp_path / "ppg-password"
+        file.write_text(PASSWORD)
+        file.chmod(0o600)
+        await stage.stop_gateway(signal.SIGTERM)
+        stage.add_settings(
+            f"wap.ppg={kannel.url}", f"wap.ppg_user={USER}", f"wap.ppg_password_file={file}", "log.level=debug"
+        )
+        await stage.start_gateway()
+        device = BareDevice(stage.device_port)
+        token = await device.connect("k", addresses={"wap": opaque})
+        await device.close()
+        await stage.disconnected(token)
+        push = await stage.push({"token": token}, "Hi", text="there", fallback=["wap"])
+        await until(lambda: len(kannel.sent) == 1)
+        document = read(kannel.sent, SIC)
+        assert isinstance(document, ServiceIndication)
+        assert (document.href, document.text) == (f"https://shop.example/m/{push}", "Hi - there")
+        assert kannel.sent[0].receiver == NUMBER
+        # and one that fails
+        await kannel.kill("wapbox")
+        failed = await stage.push({"token": token}, "secret-words", text="there", fallback=["wap"])
+
+        async def tried() -> bool:
+            steps = (await stage.look(failed))["deliveries"][0]["steps"]
+            return any(step["channel"] == "wap" for step in steps)
+
+        await eventually(tried, "a try by wap")
+        log = (stage.folder / "gateway.log").read_text()
+        metrics = (await stage.call("GET", "/metrics")).text
+        assert "wap connection" in metrics
+        shown = log + metrics + str(await stage.look(push)) + str((await stage.look(failed))["deliveries"])
+        for secret in (NUMBER[1:], "secret-words", "shop.example", PASSWORD):
+            assert secret not in shown

@@ -231,6 +231,7 @@ async def test_an_id_that_stands_for_nobody_and_one_without_a_number_are_dead(tm
         (Behaviour(code=0, status=503), False, "HTTP 503"),
         (Behaviour(closes=True), False, "connection"),
         (Behaviour(is_noise=True), False, "connection"),
+        (Behaviour(headers={"x-long": "a" * 200_000}), False, "connection"),
     ],
 )
 async def test_every_answer_has_its_outcome(tmp_path: Path, behaviour: Behaviour, dead: bool, detail: str) -> None:
