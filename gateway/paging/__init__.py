@@ -20,11 +20,16 @@ BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms,)
 
 
 def build_pagers(
-    config: Config, metrics: Metrics, push_ids: PushIds, subscribers: Subscribers, reports: DeliveryReports | None
+    config: Config,
+    metrics: Metrics,
+    push_ids: PushIds,
+    subscribers: Subscribers,
+    waiting: Waiting,
+    reports: DeliveryReports | None,
 ) -> list[Pager]:
     """Those that the configuration names upstreams for. ConfigError; reads disk."""
-    guard = Guard(config.paging, subscribers, metrics, unix_ms)
-    parts = Parts(config, metrics, push_ids, guard, Waiting(config.paging, metrics), reports, unix_ms)
+    guard = Guard(config.paging, subscribers, waiting, metrics, unix_ms)
+    parts = Parts(config, metrics, push_ids, guard, waiting, reports, unix_ms)
     return [pager for pager in (build(parts) for build in BUILDERS) if pager is not None]
 
 

@@ -74,7 +74,7 @@ class SmsNotifier:
         guard: Guard,
         reports: DeliveryReports | None = None,
         register: HomeRegister | None = None,
-        on_back: Callable[[Numbered], None] = lambda _subscriber: None,
+        on_back: Callable[[Numbered], object] = lambda _subscriber: None,
         on_incoming: Callable[[ShortMessage], None] = lambda _message: None,
         clock: Callable[[], int] = unix_ms,
     ) -> None:
@@ -139,6 +139,8 @@ class SmsNotifier:
                 return Answer(errors.HLR_FAILED)
             if known is None:
                 return Answer(errors.HLR_UNKNOWN)
+            if known.is_away:
+                return Answer(errors.HLR_ABSENT)
             subscriber = known
         destination = build_destination(subscriber)
         if destination is None:
@@ -346,4 +348,5 @@ def build_sms(parts: Parts) -> SmsNotifier | None:
         guard=parts.guard,
         reports=parts.reports,
         register=register,
+        on_back=lambda who: parts.waiting.back(imsi=who.imsi, msisdn=who.msisdn),
     )

@@ -22,6 +22,7 @@ from gateway.paging.guard import Guard
 from gateway.paging.sms.client import SmsNotifier
 from gateway.paging.sms.link import LinkSettings
 from gateway.paging.sms.local import LocalSmsc
+from gateway.paging.waiting import Waiting
 
 IDS = PushIds(b"k" * 16)
 MSISDN, IMSI = "491701234567", "001010000000001"
@@ -115,7 +116,9 @@ class SmsScene:
             self.links(ports),
             metrics=self.metrics,
             push_ids=IDS,
-            guard=Guard(self.config.paging, self.subscribers, self.metrics, unix_ms),
+            guard=Guard(
+                self.config.paging, self.subscribers, Waiting(self.config.paging, self.metrics), self.metrics, unix_ms
+            ),
             reports=self.history,
             register=self.register,
             on_back=self.backs.append,
