@@ -23,8 +23,8 @@ _NETWORK_IDS = [{"kind": "imsi", "value": IMSI}, {"kind": "msisdn", "value": f"+
 
 async def by_sms(_stage: Stage, _fleet: Fleet) -> str:
     """The device is away; its operator's SMSC gets a short message, and its receipt stands in the history."""
-    remedy = missing(NEEDED)
-    return await (_by_our_own(remedy) if remedy else _by_osmocom())
+    packages = missing(NEEDED)
+    return await (_by_our_own(packages) if packages else _by_osmocom())
 
 
 async def _by_osmocom() -> str:
@@ -48,7 +48,7 @@ async def _by_osmocom() -> str:
     )
 
 
-async def _by_our_own(remedy: str) -> str:
+async def _by_our_own(packages: str) -> str:
     smsc = LocalSmsc()
     port = await smsc.start()
     smsc.behaviour = Behaviour(receipt_delay_s=0.05)
@@ -61,7 +61,7 @@ async def _by_our_own(remedy: str) -> str:
         await smsc.close()
     return (
         "at the app's port, receipt delivered; no number in log, metrics or history"
-        f" (an SMSC of our own: {remedy} for a real one)"
+        f" (an SMSC of our own; for a real one: apt install {packages})"
     )
 
 

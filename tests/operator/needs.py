@@ -11,5 +11,5 @@ from gateway.tour.operator.programs import missing
 
 def needs(programs: Mapping[str, str]) -> pytest.MarkDecorator:
     """Program → Debian package."""
-    remedy = missing(programs)
-    return pytest.mark.skipif(bool(remedy), reason=f"NOT TESTED: {remedy}")
+    packages = missing(programs)
+    return pytest.mark.skipif(bool(packages), reason=f"NOT TESTED: apt install {packages}")

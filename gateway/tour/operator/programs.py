@@ -14,9 +14,8 @@ END_S = 5.0
 
 
 def missing(needed: Mapping[str, str]) -> str:
-    """Program → Debian package: "" where all are there, else what to install, as one command."""
-    packages = sorted({package for program, package in needed.items() if shutil.which(program) is None})
-    return f"apt install {' '.join(packages)}" if packages else ""
+    """Program → Debian package: those to install, as they stand behind `apt install`; "" where all are there."""
+    return " ".join(sorted({package for program, package in needed.items() if shutil.which(program) is None}))
 
 
 class Programs:
