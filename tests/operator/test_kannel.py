@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kannel import PASSWORD, USER, Kannel, Sent, missing
+from needs import needs
 from sms_scene import IDS, MSISDN, until
 from wap_scene import WapScene
 
@@ -23,10 +23,10 @@ from gateway.paging.wap.wsp import SIC, SLC, WspPush, parse_push
 from gateway.tour.bare import BareDevice
 from gateway.tour.clauses_c import MSISDN as NUMBER
 from gateway.tour.clauses_c import operator
+from gateway.tour.operator.kannel import NEEDED, PASSWORD, USER, Kannel, Sent
 from gateway.tour.stage import eventually
 
-KANNEL = pytest.mark.skipif(bool(missing()), reason="NOT TESTED: apt install kannel kannel-extras")
-pytestmark = [pytest.mark.slow, KANNEL]
+pytestmark = [pytest.mark.slow, needs(NEEDED)]
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ async def test_kannel_is_killed_and_comes_back(kannel: Kannel, tmp_path: Path) -
         await kannel.kill("wapbox")
         result = await scene.push(seq=2)
         assert (result.ok, result.dead, result.detail) == (False, False, "connection")
-        await kannel.restart("wapbox")
+        await kannel.start("wapbox")
         assert (await scene.push(seq=2)).ok
         await until(lambda: len(kannel.sent) == 2)
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from osmo import is_missing
+from needs import needs
 from test_tshark import dissect
 
 from gateway.paging.sms.pdu import ESM_UDHI, Address, Command, ShortMessage, build_message, build_pdu
@@ -28,8 +28,8 @@ from gateway.paging.wap.documents import (
 from gateway.paging.wap.wbxml import build_wbxml, parse_wbxml
 
 pytestmark = pytest.mark.slow
-LIBWBXML = pytest.mark.skipif(is_missing("xml2wbxml"), reason="NOT TESTED: apt install libwbxml2-utils")
-TSHARK = pytest.mark.skipif(is_missing("tshark"), reason="NOT TESTED: apt install tshark")
+LIBWBXML = needs({"xml2wbxml": "libwbxml2-utils", "wbxml2xml": "libwbxml2-utils"})
+TSHARK = needs({"tshark": "tshark"})
 CHARACTERS = [*"aB0 éя中&<>\"'%=", "😀", ".com/", ".net/", "\u00a0", "]]>", "\U0010fffd", "&amp;", "http://"]
 PATHS = [*"ab/.?=&;~'!()*+,$:@-_#", "%20", ".com/", ".org/", ".edu/", ".net/", "http://www."]
 

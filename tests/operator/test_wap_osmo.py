@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from osmo import NETWORK, Operator, Terminal
+from needs import needs
 from sms_scene import IDS, until
 from test_osmo import OperatorScene
 from wap_scene import DirectScene
@@ -17,8 +17,10 @@ from gateway.paging.udh import Ports, parse_header
 from gateway.paging.wap.documents import ServiceIndication, ServiceLoading
 from gateway.paging.wap.wbxml import parse_wbxml
 from gateway.paging.wap.wsp import parse_push
+from gateway.tour.operator.osmo import NEEDED, Operator
+from gateway.tour.operator.terminal import Terminal
 
-pytestmark = [pytest.mark.slow, NETWORK]
+pytestmark = [pytest.mark.slow, needs(NEEDED)]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from gateway.model.registration import App, Registration
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
 from gateway.paging.sms.bearer import SmsBearer
+from gateway.paging.waiting import Waiting
 from gateway.paging.wap.client import WapNotifier
 from gateway.paging.wap.local import LocalPpg
 from gateway.paging.wap.settings import build_ppg_settings
@@ -58,7 +59,9 @@ class WapScene:
             bearer,
             metrics=self.metrics,
             push_ids=IDS,
-            guard=Guard(self.config.paging, self.subscribers, self.metrics, unix_ms),
+            guard=Guard(
+                self.config.paging, self.subscribers, Waiting(self.config.paging, self.metrics), self.metrics, unix_ms
+            ),
             clock=lambda: unix_ms() + self.moved_ms,
         )
         self.notifier.start()
