@@ -39,7 +39,8 @@ from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
-from gateway.paging import start_pagers
+from gateway.paging import build_pagers, start_pagers
+from gateway.paging.waiting import Waiting
 from gateway.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -64,9 +65,12 @@ class Gateway:
         self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
-        self.notifiers = build_notifiers(
-            config, metrics, push_ids, subscribers=self.identity.resolver, reports=Reports(store.journal)
-        )
+        self.notifiers = build_notifiers(config, metrics, push_ids)
+        waiting = Waiting(config.paging, metrics)
+        for pager in build_pagers(
+            config, metrics, push_ids, self.identity.resolver, waiting, reports=Reports(store.journal)
+        ):
+            self.notifiers[pager.name] = pager
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(
@@ -81,6 +85,7 @@ class Gateway:
             clock=unix_ms,
         )
         self.edge.attach(self.dispatcher)
+        waiting.on_back = self.dispatcher.on_reachable
         directory.watch(self.edge)
         acceptor = Acceptor(
             directory=directory,

@@ -12,6 +12,7 @@ from gateway.model.ports import DeliveryReports, Notifier, Subscribers
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
 from gateway.paging.pager import Pager, Parts
+from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.client import build_sms
 from gateway.paging.waiting import Waiting
 
@@ -20,11 +21,17 @@ BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms,)
 
 
 def build_pagers(
-    config: Config, metrics: Metrics, push_ids: PushIds, subscribers: Subscribers, reports: DeliveryReports | None
+    config: Config,
+    metrics: Metrics,
+    push_ids: PushIds,
+    subscribers: Subscribers,
+    waiting: Waiting,
+    reports: DeliveryReports | None,
 ) -> list[Pager]:
     """Those that the configuration names upstreams for. ConfigError; reads disk."""
-    guard = Guard(config.paging, subscribers, metrics, unix_ms)
-    parts = Parts(config, metrics, push_ids, guard, Waiting(config.paging, metrics), reports, unix_ms)
+    guard = Guard(config.paging, subscribers, waiting, metrics, unix_ms)
+    bearer = build_bearer(config, metrics, waiting, reports, unix_ms)
+    parts = Parts(config, metrics, push_ids, guard, waiting, reports, bearer, unix_ms)
     return [pager for pager in (build(parts) for build in BUILDERS) if pager is not None]
 
 

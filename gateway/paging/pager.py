@@ -10,6 +10,7 @@ from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metrics
 from gateway.model.ports import DeliveryReports, Notifier
 from gateway.paging.guard import Guard
+from gateway.paging.sms.bearer import SmsBearer
 from gateway.paging.waiting import Waiting
 
 
@@ -22,6 +23,8 @@ class Parts(NamedTuple):
     guard: Guard
     waiting: Waiting
     reports: DeliveryReports | None
+    #: the one way to send short messages; None where no SMSC is named
+    bearer: SmsBearer | None
     clock: Callable[[], int]
 
 

@@ -61,7 +61,7 @@ async def test_a_push_reaches_the_terminal_and_its_receipt_the_history(operator:
         # by IMSI, where there is no MSISDN
         scene.register = None
         scene.subscribers.known[OPAQUE, "shop"] = Numbers("", IMSI)
-        scene.notifier._register = None
+        scene.bearer._register = None
         assert (await scene.push(seq=10)).ok
         await until(lambda: len(terminal.delivered) == 2)
         await until(lambda: len(scene.history.words) == 2)
@@ -95,4 +95,4 @@ async def test_a_subscriber_that_comes_back_is_told(operator: Operator) -> None:
         assert (await scene.push()).ok  # it is away: the SMSC keeps the message
         await terminal.attach()
         await until(lambda: bool(scene.backs) and bool(terminal.delivered))
-        assert scene.backs[0] == Numbers(MSISDN, "")
+        assert scene.backs[0] == Numbers(MSISDN)

@@ -34,6 +34,8 @@ class Part(NamedTuple):
     registration: int
     part: int
     parts: int
+    #: the pager it was sent for
+    channel: str = "sms"
 
 
 class Entry:
