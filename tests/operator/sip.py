@@ -16,7 +16,8 @@ CONFIG = Path(__file__).parents[2] / "docs" / "kamailio.cfg"
 DOMAIN = "ims.example.com"
 PATIENCE_S = 15.0
 KAMAILIO = pytest.mark.skipif(
-    shutil.which("kamailio") is None, reason="kamailio is not installed: apt-get install kamailio kamailio-extra-modules"
+    shutil.which("kamailio") is None,
+    reason="kamailio is not installed: apt-get install kamailio kamailio-extra-modules",
 )
 SIPP = pytest.mark.skipif(shutil.which("sipp") is None, reason="sipp is not installed: apt-get install sip-tester")
 _numbers = itertools.count(1)
@@ -194,7 +195,9 @@ class Endpoint(asyncio.DatagramProtocol):
         self._answer(message, "200 OK")
 
     def _answer(self, request: Sip, status: str) -> None:
-        copied = [f"Via: {via}" for via in request.all("Via")] + [f"Record-Route: {r}" for r in request.all("Record-Route")]
+        copied = [f"Via: {via}" for via in request.all("Via")] + [
+            f"Record-Route: {r}" for r in request.all("Record-Route")
+        ]
         to = request.one("To")
         to += "" if "tag=" in to else f";tag=t{self.port}"
         copied += [f"From: {request.one('From')}", f"To: {to}", f"Call-ID: {request.one('Call-ID')}"]
@@ -207,8 +210,8 @@ class Endpoint(asyncio.DatagramProtocol):
         if answer.status < 300:
             uri, branch = answer.one("Contact").strip("<>"), f"z9hG4bK-{self.port}-{next(_numbers)}"
         self._write(
-            f"ACK {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:{self.port};branch={branch}\r\nMax-Forwards: 70\r\n{route}"
-            f"From: {answer.one('From')}\r\nTo: {answer.one('To')}\r\nCall-ID: {answer.one('Call-ID')}\r\n"
+            f"ACK {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:{self.port};branch={branch}\r\nMax-Forwards: 70\r\n"
+            f"{route}From: {answer.one('From')}\r\nTo: {answer.one('To')}\r\nCall-ID: {answer.one('Call-ID')}\r\n"
             "CSeq: 1 ACK\r\nContent-Length: 0\r\n\r\n"
         )
 
