@@ -51,6 +51,7 @@ class Kamailio:
             f'EVAPI_ADDRESS="127.0.0.1:{self.evapi_port}"',
             f"HOLD_MS={self._hold_s * 1000}",
             f"HOLD_S={self._hold_s}",
+            "LEAST_EXPIRES_S=1",
         ):
             command += ["-A", define]
         with (self._folder / "kamailio.log").open("wb") as log:

@@ -29,7 +29,7 @@ from gateway.model.notification import Content, Notification, Target
 from gateway.model.ports import Directory, Journal, Notifier, NotifierResult
 from gateway.model.registration import TOKEN_BYTES, App, Registration, parse_token
 from gateway.paging.ims.called import Called
-from gateway.paging.ims.contact import BadParams, PushParams, parse_push_params
+from gateway.paging.ims.contact import BadParams, parse_push_params
 from gateway.paging.ims.link import CscfLink
 from gateway.paging.ims.messages import End, Page, Paged, Pong, Refused, Told
 
@@ -84,6 +84,7 @@ class HeldCalls:
         #: whom a page is for → number of the registration it goes out with, the newest last
         self._numbers: OrderedDict[bytes, int] = OrderedDict()
         self._last_number = 0
+        self._warned: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -103,6 +104,12 @@ class HeldCalls:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._calls.clear()
+
+    def _warn(self, event: str, **about: str) -> None:
+        """Once: it is the operator's to set right, and every call says it."""
+        if event not in self._warned:
+            self._warned.add(event)
+            _log.warning(event, **about)
 
     def _count(self, result: str) -> None:
         self._metrics.count(Metric.IMS_CALLS, label=result)
@@ -170,18 +177,15 @@ class HeldCalls:
         """Returns when a page has gone out. Unpageable, NotNow."""
         app = self._parts.directory.app(self._ims.app)
         if app is None:
-            _log.warning("ims_app_missing", app=self._ims.app)
+            self._warn("ims_app_missing", app=self._ims.app)
             raise NotNow
-        contact = self._contact(call.page.params)
-        if contact.prid is not None:
-            if parse_token(contact.prid) is not None:
-                await self._push(call, app, contact.prid)
+        prid = self._prid(call.page.params)
+        if prid:
+            try:
+                await self._page_by(call, app, prid)
                 return
-            if parse_opaque_id(contact.prid) is None:
-                raise Unpageable
-            # an id has its own name for a registration, so that calls by it are coalesced
-            await self._ask_pagers(call, app, contact.prid, contact.prid.encode())
-            return
+            except Unpageable:
+                pass  # dead, or nobody's; who is called may be known all the same
         try:
             subscriber = await self._parts.called.find(call.page.impu)
         except (TimeoutError, OSError, ValueError, GatewayError):
@@ -191,17 +195,24 @@ class HeldCalls:
         with self._parts.called.named(subscriber) as name:
             await self._ask_pagers(call, app, name, subscriber.handle)
 
-    def _contact(self, params: str) -> PushParams:
-        """What is asleep at the contact; nothing where the contact does not say."""
+    def _prid(self, params: str) -> str:
+        """What the contact that may be asleep is known by here; empty where it is none of ours."""
         try:
             contact = parse_push_params(params)
         except BadParams:
-            raise Unpageable from None
-        if contact.prid is not None and contact.provider != self._ims.provider:
+            self._metrics.count(Metric.IMS_EVENTS, label="bad contact")
+            return ""
+        if contact.provider != self._ims.provider or contact.param not in (None, self._ims.app):
+            return ""
+        return contact.prid or ""
+
+    async def _page_by(self, call: _Call, app: App, prid: str) -> None:
+        if parse_token(prid) is not None:
+            await self._push(call, app, prid)
+        elif parse_opaque_id(prid) is not None:
+            await self._ask_pagers(call, app, prid, prid.encode())
+        else:
             raise Unpageable
-        if contact.prid is not None and contact.param not in (None, self._ims.app):
-            raise Unpageable
-        return contact
 
     def _paged(self, call: _Call) -> None:
         call.is_paged = True
@@ -242,7 +253,7 @@ class HeldCalls:
         notification = self._build(call, app)
         left = [name for name in self._ims.pagers if name in self._parts.notifiers]
         if not left:
-            _log.warning("ims_pagers_missing", pagers=" ".join(self._ims.pagers))
+            self._warn("ims_pagers_missing", pagers=" ".join(self._ims.pagers))
             raise NotNow
         registration = Registration(
             number=self._number(key),

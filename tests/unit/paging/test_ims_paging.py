@@ -285,12 +285,15 @@ async def test_a_token_in_the_contact_is_a_push_to_it_that_is_recalled_at_the_en
         "pn-prid=a;pn-prid=b",
     ],
 )
-async def test_a_contact_that_leads_nowhere_is_refused(params: str) -> None:
+async def test_a_contact_that_leads_nowhere_leaves_it_to_who_is_called(params: str) -> None:
     async with ImsScene() as scene:
-        held = scene.cscf.invite(IMPU, params=params)
+        held = scene.cscf.invite(OTHER, params=params)
         await held.ended
         assert held.told == ["refused unpageable"]
         assert scene.smsc.submissions == []
+        held = scene.cscf.invite(IMPU, params=params)
+        await held.paged.wait()
+        assert len(scene.smsc.submissions) == 1
 
 
 async def test_a_store_that_takes_nothing_is_a_call_that_fails() -> None:
