@@ -78,8 +78,16 @@ class Gateway:
             home_timeout_s=config.ims.home_timeout_s,
         )
         waiting = Waiting(config.paging, metrics)
-        for pager in build_pagers(config, metrics, push_ids, called, waiting, reports=Reports(store.journal)):
-            self.notifiers[pager.name] = pager
+        pagers = build_pagers(
+            config,
+            metrics,
+            push_ids,
+            called,
+            waiting,
+            reports=Reports(store.journal),
+            short_messages=store.short_messages,
+        )
+        self.notifiers.update({pager.name: pager for pager in pagers})
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sip import DOMAIN, KAMAILIO, PATIENCE_S, SIPP, Endpoint, Kamailio, free_port
+from needs import needs
 
 from gateway.paging.ims.contact import PushParams, build_push_params
 from gateway.paging.sms.local import Behaviour
 from gateway.tour.bare import BareDevice
 from gateway.tour.clauses_c import Operator, operator
+from gateway.tour.operator.sip import DOMAIN, NEEDED, PATIENCE_S, Endpoint, Kamailio, free_port
 from gateway.tour.stage import APP, Stage
 
-pytestmark = [pytest.mark.slow, KAMAILIO]
+pytestmark = [pytest.mark.slow, needs(NEEDED)]
 
 BOB, MSISDN = f"sip:bob@{DOMAIN}", "+491511112222"
 #: as short as a test can wait for, and as long as no machine is too slow for
@@ -313,7 +314,7 @@ async def test_a_token_in_the_contact_is_a_push_over_the_channel(network: Networ
 # --- another caller than ours
 
 
-@SIPP
+@needs({"sipp": "sip-tester"})
 async def test_sipp_calls_a_sleeping_terminal(network: Network, tmp_path: Path) -> None:
     program = shutil.which("sipp")
     assert program is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from osmo import IMSI, MSISDN, NETWORK, Operator, Terminal
+from needs import needs
 from sms_scene import OPAQUE, SmsScene, until
 
 from gateway.metrics import Metric
@@ -19,8 +19,10 @@ from gateway.paging.app_payload import parse_payload
 from gateway.paging.gsm7 import parse_septets, unpack
 from gateway.paging.sms.hlr import OsmoHlr
 from gateway.paging.udh import Ports, parse_header
+from gateway.tour.operator.osmo import NEEDED, Operator
+from gateway.tour.operator.terminal import IMSI, MSISDN, Terminal
 
-pytestmark = [pytest.mark.slow, NETWORK]
+pytestmark = [pytest.mark.slow, needs(NEEDED)]
 
 
 @pytest.fixture

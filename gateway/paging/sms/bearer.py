@@ -18,6 +18,7 @@ from gateway.model.notification import Notification
 from gateway.model.outcome import Step
 from gateway.model.ports import DeliveryReports, HomeRegister, Numbered, Numbers
 from gateway.model.registration import Registration
+from gateway.model.short_messages import OpenParts
 from gateway.notifiers.upstream import Answer, unix_ms
 from gateway.paging.errors import NO_NUMBER
 from gateway.paging.segments import Segment
@@ -55,6 +56,7 @@ class SmsBearer:
         *,
         metrics: Metrics,
         reports: DeliveryReports | None = None,
+        kept: OpenParts | None = None,
         register: HomeRegister | None = None,
         on_back: Callable[[Numbered], object] = lambda _subscriber: None,
         on_incoming: Callable[[ShortMessage], None] = lambda _message: None,
@@ -68,7 +70,7 @@ class SmsBearer:
         self._on_incoming = on_incoming
         self._clock = clock
         self._hears_receipts = paging.smsc_bind == "transceiver"
-        self._tracking = Tracking(paging.sms_receipts, metrics, clock, self._on_receipt_missing)
+        self._tracking = Tracking(paging.sms_receipts, metrics, clock, self._on_receipt_missing, kept)
         self._smscs = Smscs(
             links,
             metrics,
@@ -249,7 +251,12 @@ def _is_digits(text: str, least: int) -> bool:
 
 
 def build_bearer(
-    config: Config, metrics: Metrics, waiting: Waiting, reports: DeliveryReports | None, clock: Callable[[], int]
+    config: Config,
+    metrics: Metrics,
+    waiting: Waiting,
+    reports: DeliveryReports | None,
+    kept: OpenParts | None,
+    clock: Callable[[], int],
 ) -> SmsBearer | None:
     """As `paging` says, None where it names no SMSC. ConfigError; reads disk."""
     paging = config.paging
@@ -261,6 +268,7 @@ def build_bearer(
         build_links(paging),
         metrics=metrics,
         reports=reports,
+        kept=kept,
         register=register,
         on_back=lambda who: waiting.back(imsi=who.imsi, msisdn=who.msisdn),
         clock=clock,

@@ -1,26 +1,26 @@
-"""Kamailio as docs/kamailio.cfg has it, and both ends of a call: a terminal and a caller that speak SIP over UDP."""
+"""A SIP server on this machine, Kamailio as docs/kamailio.cfg has it, and both ends of a call: a terminal and a caller
+that speak SIP over UDP.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import shutil
-import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-import pytest
+from gateway.tour.operator.programs import Programs
 
-CONFIG = Path(__file__).parents[2] / "docs" / "kamailio.cfg"
+#: program → Debian package
+NEEDED = {"kamailio": "kamailio kamailio-extra-modules"}
+#: not there where the gateway was installed without its documentation
+CONFIG = Path(__file__).parents[3] / "docs" / "kamailio.cfg"
 DOMAIN = "ims.example.com"
 PATIENCE_S = 15.0
-KAMAILIO = pytest.mark.skipif(
-    shutil.which("kamailio") is None,
-    reason="kamailio is not installed: apt-get install kamailio kamailio-extra-modules",
-)
-SIPP = pytest.mark.skipif(shutil.which("sipp") is None, reason="sipp is not installed: apt-get install sip-tester")
 _numbers = itertools.count(1)
+T = TypeVar("T")
 
 
 def free_port(kind: int) -> int:
@@ -32,20 +32,20 @@ def free_port(kind: int) -> int:
 class Kamailio:
     """One SIP server of its own, as a context manager."""
 
-    def __init__(self, folder: Path, hold_s: int = 3) -> None:
+    def __init__(self, folder: Path, hold_s: int) -> None:
         self.sip_port = free_port(socket.SOCK_DGRAM)
         self.evapi_port = free_port(socket.SOCK_STREAM)
         self._folder = folder
         self._hold_s = hold_s
-        self._process: asyncio.subprocess.Process | None = None
+        self._programs = Programs(folder)
 
     @property
     def said(self) -> str:
         return (self._folder / "kamailio.log").read_text(errors="replace")
 
     async def __aenter__(self) -> Self:
-        command = ["kamailio", "-f", str(CONFIG), "-DD", "-E", "-m", "32", "-M", "8", "-Y", str(self._folder)]
-        command += ["-w", str(self._folder), "-P", str(self._folder / "kamailio.pid")]
+        arguments = ["-f", str(CONFIG), "-DD", "-E", "-m", "32", "-M", "8", "-Y", str(self._folder)]
+        arguments += ["-w", str(self._folder), "-P", str(self._folder / "kamailio.pid")]
         for define in (
             f"LISTEN=udp:127.0.0.1:{self.sip_port}",
             f'EVAPI_ADDRESS="127.0.0.1:{self.evapi_port}"',
@@ -53,26 +53,20 @@ class Kamailio:
             f"HOLD_S={self._hold_s}",
             "LEAST_EXPIRES_S=1",
         ):
-            command += ["-A", define]
-        with (self._folder / "kamailio.log").open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+            arguments += ["-A", define]
         try:
+            self._programs.start("kamailio", *arguments)
+            await self._programs.listens("kamailio", "127.0.0.1", self.evapi_port)
             async with asyncio.timeout(PATIENCE_S):
-                while not await self._is_up():
-                    assert self._process.returncode is None, self.said[-2000:]
-                    await asyncio.sleep(0.02)
+                while not await self._answers():
+                    pass
         except BaseException:
-            await self.__aexit__()
+            await self._programs.close()
             raise
         return self
 
-    async def _is_up(self) -> bool:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self.evapi_port)
-        except OSError:
-            return False
-        writer.close()
-        async with Endpoint(self) as probe:
+    async def _answers(self) -> bool:
+        async with Endpoint(self, "probe") as probe:
             probe.send("OPTIONS", f"sip:{DOMAIN}", "probe")
             try:
                 async with asyncio.timeout(0.2):
@@ -81,14 +75,7 @@ class Kamailio:
                 return False
 
     async def __aexit__(self, *_: object) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(10):
-                    await self._process.wait()
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
+        await self._programs.close()
 
 
 class Sip:
@@ -181,7 +168,7 @@ class Endpoint(asyncio.DatagramProtocol):
 
     # --- in
 
-    def datagram_received(self, data: bytes, address: Any) -> None:
+    def datagram_received(self, data: bytes, address: Any) -> None:  # noqa: ARG002 - asyncio's signature
         message = Sip(data)
         self.heard.append(message)
         self._news.set()
@@ -236,7 +223,7 @@ class Endpoint(asyncio.DatagramProtocol):
     async def request(self, method: str, count: int = 1) -> Sip:
         return (await self._wait_for(lambda: self.requests(method)[count - 1 :]))[0]
 
-    async def _wait_for(self, probe: Any) -> Any:
+    async def _wait_for(self, probe: Callable[[], T]) -> T:
         async with asyncio.timeout(PATIENCE_S):
             while not (found := probe()):
                 self._news.clear()
