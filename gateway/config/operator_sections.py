@@ -113,8 +113,34 @@ class Radius:
 class Ims:
     """IMS paging: a SIP server that holds calls until the called terminal registers again (docs/paging.md)."""
 
-    # host:port of the SIP servers' evapi, in order of preference; empty: there is no IMS paging
+    # host:port of the SIP servers' evapi (docs/kamailio.cfg), each with its own calls; empty: there is no IMS paging
     servers: list[str] = field(default_factory=list)
+    # app in whose name terminals are paged: its settings of the pagers, its opt-outs; has to be created
+    app: str = "ims"
+    # pagers that are asked in turn, by their names in a fallback chain
+    pagers: list[str] = field(default_factory=lambda: ["sms"])
+    # the push service's name in a Contact (RFC 8599 pn-provider), as the SIP servers have it
+    provider: str = "heliograph"
+    # a request is paged for as long as its server holds it, and never longer
+    hold_max_s: float = within(30.0, 0.5, 300)
+    # requests that are held at one time, over all servers; a further one is refused
+    calls: int = within(10_000, 1, 1_000_000)
+    # what can not be paged is refused no sooner, so that the moment does not say why
+    refuse_ms: int = within(500, 0, 10_000)
+    # pagers that failed for now are asked again after this pause
+    retry_ms: int = within(1_000, 10, 60_000)
+    # the HSS has to say within this time whom an IMPU belongs to
+    home_timeout_s: float = within(2.0, 0.05, 60)
+    # a connection has to be made, and a ping answered, by then
+    answer_s: float = within(5.0, 0.05, 600)
+    # nothing heard of a server for this long: ping
+    ping_s: float = within(10.0, 0.05, 3600)
+    # first pause before connecting again; doubles, and each is cut by up to a half at random
+    reconnect_s: float = within(1.0, 0.05, 3600)
+    # longest pause before connecting again
+    reconnect_max_s: float = within(30.0, 0.05, 86_400)
+    # longest message of a server; a longer one ends the connection
+    message_bytes: int = within(4_096, 256, 65_536)
 
 
 @dataclass(slots=True)

@@ -182,6 +182,18 @@ class Metric(Enum):
     SMS_INCOMING = Spec(
         "heliograph_sms_incoming_total", "counter", "Other messages and alerts from SMSCs, by kind", "kind"
     )
+    IMS_LINKS = Spec("heliograph_ims_links", "gauge", "SIP servers the gateway is connected to (C14)")
+    IMS_LINKS_ENDED = Spec(
+        "heliograph_ims_links_ended_total", "counter", "Connections to SIP servers that ended, by reason", "reason"
+    )
+    IMS_HELD = Spec("heliograph_ims_held", "gauge", "Requests that SIP servers hold for a page")
+    IMS_CALLS = Spec(
+        "heliograph_ims_calls_total",
+        "counter",
+        "Requests held by SIP servers, by what became of them: held, then paged, then one of the others",
+        "result",
+    )
+    IMS_EVENTS = Spec("heliograph_ims_events_total", "counter", "Odd messages of SIP servers, by kind", "kind")
     NOTIFIER_TOKENS = Spec(
         "heliograph_notifier_tokens_total",
         "counter",

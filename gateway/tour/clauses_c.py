@@ -40,11 +40,12 @@ class Operator(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def operator() -> AsyncIterator[Operator]:
+async def operator(*settings: str) -> AsyncIterator[Operator]:
+    """`settings`: more of them for the gateway."""
     smsc = LocalSmsc()
     port = await smsc.start()
     try:
-        stage = Stage("identity.host=push.example.com", f"identity.ask_apps={APP}")
+        stage = Stage("identity.host=push.example.com", f"identity.ask_apps={APP}", *settings)
         file = stage.folder / "smsc-password"
         file.write_text(smsc.password)
         file.chmod(0o600)
