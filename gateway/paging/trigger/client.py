@@ -184,13 +184,11 @@ class TriggerNotifier:
         await self._way.close()
 
 
-def build_trigger(parts: Parts) -> TriggerNotifier | None:
-    """As `trigger` says, None where it names no way into the network. ConfigError; reads disk."""
+def _find_way(parts: Parts) -> BuildWay | None:
+    """None: the configuration names none."""
     trigger = parts.config.trigger
-    if trigger.way != "t8" or not trigger.t8:
-        return None
 
-    def build_way(on_outcome: OnOutcome) -> TriggerWay:
+    def over_t8(on_outcome: OnOutcome) -> TriggerWay:
         return build_t8(
             trigger,
             timeout_s=parts.config.delivery.notifier_timeout_s,
@@ -200,4 +198,10 @@ def build_trigger(parts: Parts) -> TriggerNotifier | None:
             on_back=parts.waiting.back,
         )
 
-    return TriggerNotifier(parts, build_way)
+    return over_t8 if trigger.way == "t8" and trigger.t8 else None
+
+
+def build_trigger(parts: Parts) -> TriggerNotifier | None:
+    """As `trigger` says, None where it names no way into the network. ConfigError; reads disk."""
+    build_way = _find_way(parts)
+    return TriggerNotifier(parts, build_way) if build_way is not None else None
