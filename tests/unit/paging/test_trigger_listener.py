@@ -202,6 +202,18 @@ async def test_paths_that_were_not_drawn_lead_nowhere() -> None:
         assert scene.callbacks("repeated") == 1
 
 
+async def test_repeated_reports_are_known_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.paging.trigger.t8.MOST_OVER", 2)
+    async with TriggerScene() as scene:
+        scene.scef.behaviour = QUIET
+        for registration in (1, 2, 3):
+            assert (await scene.push(registration=registration)).ok
+            assert await scene.scef.report(scene.scef.triggers[-1], "SUCCESS") == 204
+        again = [await scene.scef.report(trigger, "SUCCESS") for trigger in scene.scef.triggers]
+        assert again == [404, 204, 204]
+        assert len(scene.history.words) == 3
+
+
 async def test_a_path_that_a_proxy_leaves_or_takes_away() -> None:
     async with TriggerScene(callback_url="https://push.example.com:8443/reports/") as scene:
         scene.scef.behaviour = QUIET

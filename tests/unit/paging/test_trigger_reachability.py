@@ -34,7 +34,8 @@ async def test_it_is_watched_once_and_brings_back_what_waits(behaviour: Behaviou
             scene.scef.next.append(behaviour)
             await scene.push(registration=registration)
             await until(lambda n=registration - 2: len(scene.waiting._waiting.get(HANDLE, [()])[0]) == n)  # type: ignore[misc]
-        await until(lambda: watches(scene, "taken") == 1)
+            await until(lambda: not scene.notifier._asking)
+        assert watches(scene, "taken") == 1
         (watch,) = scene.scef.watches
         body = watch.body
         assert (body["msisdn"], body["monitoringType"], body["reachabilityType"]) == (MSISDN, "UE_REACHABILITY", "DATA")
