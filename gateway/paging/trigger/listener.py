@@ -20,14 +20,15 @@ from gateway.metrics import Metric, Metrics
 _log = structlog.get_logger(__name__)
 
 MOST_HEADER_BYTES = 16_384
-#: first and longest pause before trying again to open the port
-RETRY_S, RETRY_MAX_S = 1.0, 30.0
 
 
 class Bounds(NamedTuple):
     connections: int
     body_bytes: int
     timeout_s: float
+    # first and longest pause before trying again to open the port
+    retry_s: float = 1.0
+    retry_max_s: float = 30.0
 
 
 class Listener:
@@ -87,7 +88,7 @@ class Listener:
             self._server = None
 
     async def _open(self) -> None:
-        pause_s = RETRY_S
+        pause_s = self._bounds.retry_s
         while True:
             try:
                 self._server = await asyncio.start_server(
@@ -101,7 +102,7 @@ class Listener:
             except OSError as error:
                 _log.warning("trigger_callbacks_down", port=self._port, error=error.strerror or "refused")
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, RETRY_MAX_S)
+                pause_s = min(2 * pause_s, self._bounds.retry_max_s)
                 continue
             self._opened.set()
             return
