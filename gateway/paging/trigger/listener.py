@@ -32,7 +32,7 @@ class Bounds(NamedTuple):
 
 
 class Listener:
-    """`on_post(path, body)` returns the status to answer with; it must not raise."""
+    """`on_post(path, body)` returns the status to answer with; 500 where it raises, so the network may repeat it."""
 
     def __init__(
         self,
@@ -168,9 +168,17 @@ class Listener:
                     return 413
             elif isinstance(event, h11.EndOfMessage):
                 assert request is not None
-                return self._on_post(request.target.decode("ascii", "replace"), bytes(body))
+                return self._give_on(request.target.decode("ascii", "replace"), bytes(body))
             else:
                 return 0
+
+    def _give_on(self, path: str, body: bytes) -> int:
+        try:
+            return self._on_post(path, body)
+        except Exception as error:  # its text may hold what was posted
+            _log.error("trigger_report_failed", error=type(error).__name__)
+            self._count("failed")
+            return 500
 
     def _check(self, request: h11.Request) -> int:
         """Status of a refusal that needs no body, 0 for none."""
