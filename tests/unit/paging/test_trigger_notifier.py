@@ -41,7 +41,7 @@ async def test_a_push_triggers_the_device_and_its_history_says_that_it_was_deliv
         await until(lambda: scene.history.words == ["delivered"])
         assert scene.history.steps[0] == (9, 3, "delivered", "trigger", "")
         assert scene.pending == 0
-        assert scene.scef.answered == [204]
+        await until(lambda: scene.scef.answered == [204])
         scene.assert_strict()
 
 
