@@ -127,7 +127,7 @@ async def test_what_is_no_report_is_refused_and_never_given_on(data: bytes, stat
 
 
 async def test_a_slow_one_is_cut_off_and_a_quiet_one_too() -> None:
-    async with Door(timeout_s=0.2) as door:
+    async with Door(timeout_s=0.5) as door:
         began = time.monotonic()
         reader, writer = await door.connect()
         writer.write(post(b"{}")[:-1])

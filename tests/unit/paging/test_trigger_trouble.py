@@ -85,8 +85,8 @@ async def test_the_lane_rests_as_long_as_the_network_says(behaviour: Behaviour, 
 
 
 async def test_no_answer_in_time_is_tried_again_and_what_was_taken_is_heard_of() -> None:
-    async with TriggerScene(timeout_s=0.3) as scene:
-        scene.scef.behaviour = Behaviour(hangs=True, report_delay_s=0.5)
+    async with TriggerScene(timeout_s=0.5) as scene:
+        scene.scef.behaviour = Behaviour(hangs=True, report_delay_s=0.8)
         result = await scene.push()
         assert (result.ok, result.dead, result.detail) == (False, False, "timeout")
         await until(lambda: scene.history.words == ["delivered"])
@@ -316,7 +316,7 @@ async def every_trouble(folder: Path, identify: str) -> list[str]:
         Behaviour(results=("FAILURE", MSISDN)),
         Behaviour(transaction=f"https://x/{MSISDN}"),
     ]
-    async with OauthScene(folder, identify=identify, watch_reachability=True, timeout_s=0.4) as scene:
+    async with OauthScene(folder, identify=identify, watch_reachability=True, timeout_s=1.0) as scene:
         content = Content(title="geheim-titel", text="geheim-text " * 30)
         for number, behaviour in enumerate(behaviours):
             scene.scef.next.append(behaviour)
