@@ -194,6 +194,22 @@ class Metric(Enum):
         "result",
     )
     IMS_EVENTS = Spec("heliograph_ims_events_total", "counter", "Odd messages of SIP servers, by kind", "kind")
+    TRIGGERS_PENDING = Spec("heliograph_triggers_pending", "gauge", "Device triggers whose report has not come")
+    TRIGGER_REPORTS = Spec(
+        "heliograph_trigger_reports_total", "counter", "Device triggers by what became of them", "result"
+    )
+    TRIGGER_CALLBACKS = Spec(
+        "heliograph_trigger_callbacks_total",
+        "counter",
+        "What came to the listener for the network's reports, by what it led to",
+        "result",
+    )
+    TRIGGER_WATCHES = Spec(
+        "heliograph_trigger_watches_total",
+        "counter",
+        "Devices that the network was asked to watch until they can be reached, by what it led to",
+        "result",
+    )
     NOTIFIER_TOKENS = Spec(
         "heliograph_notifier_tokens_total",
         "counter",

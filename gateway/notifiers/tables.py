@@ -17,6 +17,8 @@ from gateway.notifiers.webpush import settings as webpush_settings
 from gateway.paging import errors as paging_errors
 from gateway.paging.sms import errors as sms_errors
 from gateway.paging.sms import settings as sms_settings
+from gateway.paging.trigger import errors as trigger_errors
+from gateway.paging.trigger import settings as trigger_settings
 from gateway.paging.wap import errors as wap_errors
 from gateway.paging.wap import settings as wap_settings
 
@@ -28,6 +30,7 @@ NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
     "webhook": (webhook_settings.FIELDS, webhook_errors.ROWS),
     "sms": (sms_settings.FIELDS, sms_errors.ROWS),
     "wap": (wap_settings.FIELDS, wap_errors.ROWS),
+    "trigger": (trigger_settings.FIELDS, trigger_errors.ROWS),
 }
 
 

@@ -15,11 +15,12 @@ from gateway.paging.guard import Guard
 from gateway.paging.pager import Pager, Parts
 from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.client import build_sms
+from gateway.paging.trigger.client import build_trigger
 from gateway.paging.waiting import Waiting
 from gateway.paging.wap.client import build_wap
 
 #: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
-BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap)
+BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap, build_trigger)
 
 
 def build_pagers(

@@ -6,7 +6,17 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
-from gateway.tour import clauses_a, clauses_b, clauses_c, clauses_c8, clauses_c14, clauses_doors, clauses_f, clauses_wap
+from gateway.tour import (
+    clauses_a,
+    clauses_b,
+    clauses_c,
+    clauses_c8,
+    clauses_c14,
+    clauses_doors,
+    clauses_f,
+    clauses_trigger,
+    clauses_wap,
+)
 from gateway.tour.fleet import Fleet
 from gateway.tour.stage import Failed, Skipped, Stage
 
@@ -18,6 +28,7 @@ _PARTS = (
     clauses_c8,
     clauses_c14,
     clauses_wap,
+    clauses_trigger,
     clauses_f,
     clauses_doors,
 )
