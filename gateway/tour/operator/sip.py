@@ -82,7 +82,7 @@ class Sip:
     """One message: first line, headers, body."""
 
     def __init__(self, data: bytes) -> None:
-        head, _, self.body = data.decode().partition("\r\n\r\n")
+        head, _, self.body = data.decode(errors="surrogateescape").partition("\r\n\r\n")
         self.first, *self.lines = head.split("\r\n")
 
     def all(self, name: str) -> list[str]:
@@ -129,7 +129,7 @@ class Endpoint(asyncio.DatagramProtocol):
     # --- out
 
     def _write(self, text: str) -> None:
-        self._transport.sendto(text.encode(), ("127.0.0.1", self._server.sip_port))
+        self._transport.sendto(text.encode(errors="surrogateescape"), ("127.0.0.1", self._server.sip_port))
 
     def send(self, method: str, uri: str, call: str, *, more: str = "", body: str = "", branch: str = "") -> str:
         """A request outside a dialog; returns its branch."""

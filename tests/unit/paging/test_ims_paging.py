@@ -158,6 +158,7 @@ async def test_whoever_can_not_be_paged_is_refused_with_the_same_words(what: str
         assert loop.time() - began_s >= 0.095  # none of them sooner than another
         assert held.told == ["refused unpageable"]
         assert (scene.smsc.submissions, scene.count("refused")) == ([], 1)
+        assert scene.metrics.value(Metric.IMS_EVENTS, "end of nothing") == 0
         assert scene.home.asked == (what != "no identity")
         scene.assert_strict()
 
@@ -223,6 +224,17 @@ async def test_a_caller_who_gives_up_ends_the_paging() -> None:
         await until(lambda: len(scene.ims.calls) == 0)
         assert (held.told, scene.count("cancelled")) == ([], 1)
         scene.assert_strict()
+
+
+async def test_a_call_that_ends_while_its_page_is_under_way_does_not_take_another_calls_page_along() -> None:
+    async with ImsScene() as scene:
+        scene.smsc.next.append(Behaviour(hangs=True))
+        first = scene.cscf.invite(IMPU)
+        await until(lambda: len(scene.smsc.submissions) == 1)
+        second = scene.cscf.invite(IMPU)
+        scene.cscf.cancel(first)
+        await second.paged.wait()
+        assert (first.told, len(scene.smsc.submissions)) == ([], 2)
 
 
 async def test_who_never_registers_ends_with_the_servers_hold() -> None:
