@@ -330,10 +330,13 @@ async def test_a_push_service_that_is_not_ours_is_told_so_and_a_question_answere
         assert await bob.answer("REGISTER", other) == 555
         question = bob.register(params=";pn-provider")
         assert await bob.answer("REGISTER", question) == 200
+        able = bob.register(params=";pn-provider=heliograph;pn-prid=abc", tags=";+sip.pnsreg")
+        assert await bob.answer("REGISTER", able) == 200
         plain = bob.register()
         assert await bob.answer("REGISTER", plain) == 200
         caps = {each.one("Call-ID"): each.one("Feature-Caps") for each in bob.heard}
-        assert caps == {other: "", question: '*;+sip.pns="heliograph"', plain: ""}
+        ours = '*;+sip.pns="heliograph"'
+        assert caps == {other: "", question: ours, able: f'{ours};+sip.pnsreg="120"', plain: ""}
 
 
 async def test_a_token_in_the_contact_is_a_push_over_the_channel(network: Network) -> None:

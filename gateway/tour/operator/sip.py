@@ -160,9 +160,10 @@ class Endpoint(asyncio.DatagramProtocol):
         )
         assert method == "INVITE"
 
-    def register(self, *, params: str = "", expires: int = 60) -> str:
+    def register(self, *, params: str = "", tags: str = "", expires: int = 60) -> str:
+        """`params` stand in the contact's URI, `tags` behind it; returns the Call-ID."""
         call = f"reg-{self.port}-{next(_numbers)}"
-        contact = f"Contact: <sip:{self.user}@127.0.0.1:{self.port}{params}>;expires={expires}\r\n"
+        contact = f"Contact: <sip:{self.user}@127.0.0.1:{self.port}{params}>{tags};expires={expires}\r\n"
         self.send("REGISTER", f"sip:{DOMAIN}", call, more=contact)
         return call
 

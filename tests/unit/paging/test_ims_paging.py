@@ -12,12 +12,15 @@ import structlog
 from ims_scene import APP, IMPU, IMSI, MSISDN, TOKEN, FixedPager, ImsScene
 from sms_scene import OPAQUE, until
 
-from gateway.metrics import Metric
+from gateway.config.ims import SipServer
+from gateway.config.operator_sections import Ims
+from gateway.metrics import Metric, Metrics
 from gateway.model.errors import StoreUnavailable
 from gateway.model.ports import NotifierResult, Numbers
 from gateway.paging.app_payload import parse_payload
 from gateway.paging.ims.contact import PushParams, build_push_params
-from gateway.paging.ims.messages import End, build
+from gateway.paging.ims.link import CscfLink
+from gateway.paging.ims.messages import End, Paged, Pong, build
 from gateway.paging.ims.netstrings import build_netstring
 from gateway.paging.sms.local import Behaviour
 from gateway.paging.sms.pdu import Status
@@ -362,6 +365,34 @@ async def test_a_server_that_is_silent_is_pinged_and_left_where_it_does_not_answ
         scene.cscf.answers_pings = True
         held = scene.cscf.invite(IMPU)
         await held.paged.wait()
+
+
+async def test_a_server_that_does_not_read_is_left_before_it_takes_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.paging.ims.link.MOST_UNSENT_BYTES", 1_000)
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(build_netstring(build(Pong())))
+        accepted.put_nowait(writer)
+
+    server = await asyncio.start_server(deaf, "127.0.0.1", 0)
+    metrics, settings = Metrics(process=False), Ims(reconnect_s=60, reconnect_max_s=60)
+    port = server.sockets[0].getsockname()[1]
+    link = CscfLink(SipServer("deaf", "127.0.0.1", port), settings, metrics, lambda _link, _message: None)
+    link.start()
+    await until(lambda: link.is_up)
+    for _ in range(1_000_000):
+        link.send(Paged("1:2"))
+        if metrics.value(Metric.NOTIFIER_BOUNDS, "ims unsent"):
+            break
+    await until(lambda: not link.is_up)
+    link.send(Paged("1:2"))  # nowhere, and no error
+    assert metrics.value(Metric.NOTIFIER_BOUNDS, "ims unsent") == 1
+    await link.close()
+    (await accepted.get()).close()
+    server.close()
+    await server.wait_closed()
 
 
 @pytest.mark.parametrize("noise", [b"garbage without a length", b"99999:", b"3:abc;"])
