@@ -17,6 +17,8 @@ from gateway.notifiers.webpush import settings as webpush_settings
 from gateway.paging import errors as paging_errors
 from gateway.paging.sms import errors as sms_errors
 from gateway.paging.sms import settings as sms_settings
+from gateway.paging.wap import errors as wap_errors
+from gateway.paging.wap import settings as wap_settings
 
 #: name → its settings and the rows of its table
 NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
@@ -25,6 +27,7 @@ NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
     "webpush": (webpush_settings.FIELDS, webpush_errors.ROWS),
     "webhook": (webhook_settings.FIELDS, webhook_errors.ROWS),
     "sms": (sms_settings.FIELDS, sms_errors.ROWS),
+    "wap": (wap_settings.FIELDS, wap_errors.ROWS),
 }
 
 

@@ -16,9 +16,10 @@ from gateway.paging.pager import Pager, Parts
 from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.client import build_sms
 from gateway.paging.waiting import Waiting
+from gateway.paging.wap.client import build_wap
 
 #: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
-BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms,)
+BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap)
 
 
 def build_pagers(
