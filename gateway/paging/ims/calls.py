@@ -136,11 +136,12 @@ class HeldCalls:
 
     def _on_end(self, link: CscfLink, end: End) -> None:
         call = self._calls.get((link.name, end.id))
+        if end.why == "refused":  # counted when it was said
+            return
         if call is None:
             self._metrics.count(Metric.IMS_EVENTS, label="end of nothing")
             return
-        if end.why != "refused":  # that one was counted when it was said
-            self._count(end.why)
+        self._count(end.why)
         assert call.task is not None
         call.task.cancel()
 

@@ -82,7 +82,7 @@ class Sip:
     """One message: first line, headers, body."""
 
     def __init__(self, data: bytes) -> None:
-        head, _, self.body = data.decode().partition("\r\n\r\n")
+        head, _, self.body = data.decode(errors="surrogateescape").partition("\r\n\r\n")
         self.first, *self.lines = head.split("\r\n")
 
     def all(self, name: str) -> list[str]:
@@ -129,7 +129,7 @@ class Endpoint(asyncio.DatagramProtocol):
     # --- out
 
     def _write(self, text: str) -> None:
-        self._transport.sendto(text.encode(), ("127.0.0.1", self._server.sip_port))
+        self._transport.sendto(text.encode(errors="surrogateescape"), ("127.0.0.1", self._server.sip_port))
 
     def send(self, method: str, uri: str, call: str, *, more: str = "", body: str = "", branch: str = "") -> str:
         """A request outside a dialog; returns its branch."""
@@ -160,9 +160,10 @@ class Endpoint(asyncio.DatagramProtocol):
         )
         assert method == "INVITE"
 
-    def register(self, *, params: str = "", expires: int = 60) -> str:
+    def register(self, *, params: str = "", tags: str = "", expires: int = 60) -> str:
+        """`params` stand in the contact's URI, `tags` behind it; returns the Call-ID."""
         call = f"reg-{self.port}-{next(_numbers)}"
-        contact = f"Contact: <sip:{self.user}@127.0.0.1:{self.port}{params}>;expires={expires}\r\n"
+        contact = f"Contact: <sip:{self.user}@127.0.0.1:{self.port}{params}>{tags};expires={expires}\r\n"
         self.send("REGISTER", f"sip:{DOMAIN}", call, more=contact)
         return call
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,12 +32,8 @@ def test_what_is_no_server_is_refused(servers: list[str]) -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_server_or_a_config_error(text: str) -> None:
-    field = "ims.servers"
-    try:
-        read_servers(Ims(servers=[text]))
-    except ConfigError as error:
-        field = error.field
-    assert field == "ims.servers"
+    with contextlib.suppress(ConfigError):
+        assert len(read_servers(Ims(servers=[text]))) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,15 @@ import structlog
 from ims_scene import APP, IMPU, IMSI, MSISDN, TOKEN, FixedPager, ImsScene
 from sms_scene import OPAQUE, until
 
-from gateway.metrics import Metric
+from gateway.config.ims import SipServer
+from gateway.config.operator_sections import Ims
+from gateway.metrics import Metric, Metrics
 from gateway.model.errors import StoreUnavailable
 from gateway.model.ports import NotifierResult, Numbers
 from gateway.paging.app_payload import parse_payload
 from gateway.paging.ims.contact import PushParams, build_push_params
-from gateway.paging.ims.messages import End, build
+from gateway.paging.ims.link import CscfLink
+from gateway.paging.ims.messages import End, Paged, Pong, build
 from gateway.paging.ims.netstrings import build_netstring
 from gateway.paging.sms.local import Behaviour
 from gateway.paging.sms.pdu import Status
@@ -158,6 +161,7 @@ async def test_whoever_can_not_be_paged_is_refused_with_the_same_words(what: str
         assert loop.time() - began_s >= 0.095  # none of them sooner than another
         assert held.told == ["refused unpageable"]
         assert (scene.smsc.submissions, scene.count("refused")) == ([], 1)
+        assert scene.metrics.value(Metric.IMS_EVENTS, "end of nothing") == 0
         assert scene.home.asked == (what != "no identity")
         scene.assert_strict()
 
@@ -223,6 +227,17 @@ async def test_a_caller_who_gives_up_ends_the_paging() -> None:
         await until(lambda: len(scene.ims.calls) == 0)
         assert (held.told, scene.count("cancelled")) == ([], 1)
         scene.assert_strict()
+
+
+async def test_a_call_that_ends_while_its_page_is_under_way_does_not_take_another_calls_page_along() -> None:
+    async with ImsScene() as scene:
+        scene.smsc.next.append(Behaviour(hangs=True))
+        first = scene.cscf.invite(IMPU)
+        await until(lambda: len(scene.smsc.submissions) == 1)
+        second = scene.cscf.invite(IMPU)
+        scene.cscf.cancel(first)
+        await second.paged.wait()
+        assert (first.told, len(scene.smsc.submissions)) == ([], 2)
 
 
 async def test_who_never_registers_ends_with_the_servers_hold() -> None:
@@ -350,6 +365,34 @@ async def test_a_server_that_is_silent_is_pinged_and_left_where_it_does_not_answ
         scene.cscf.answers_pings = True
         held = scene.cscf.invite(IMPU)
         await held.paged.wait()
+
+
+async def test_a_server_that_does_not_read_is_left_before_it_takes_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.paging.ims.link.MOST_UNSENT_BYTES", 1_000)
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(build_netstring(build(Pong())))
+        accepted.put_nowait(writer)
+
+    server = await asyncio.start_server(deaf, "127.0.0.1", 0)
+    metrics, settings = Metrics(process=False), Ims(reconnect_s=60, reconnect_max_s=60)
+    port = server.sockets[0].getsockname()[1]
+    link = CscfLink(SipServer("deaf", "127.0.0.1", port), settings, metrics, lambda _link, _message: None)
+    link.start()
+    await until(lambda: link.is_up)
+    for _ in range(1_000_000):
+        link.send(Paged("1:2"))
+        if metrics.value(Metric.NOTIFIER_BOUNDS, "ims unsent"):
+            break
+    await until(lambda: not link.is_up)
+    link.send(Paged("1:2"))  # nowhere, and no error
+    assert metrics.value(Metric.NOTIFIER_BOUNDS, "ims unsent") == 1
+    await link.close()
+    (await accepted.get()).close()
+    server.close()
+    await server.wait_closed()
 
 
 @pytest.mark.parametrize("noise", [b"garbage without a length", b"99999:", b"3:abc;"])
