@@ -212,7 +212,7 @@ def test_no_apdu_is_malformed(tmp_path: Path) -> None:
     assert len(read(capture, "-Y", "gsm_sim")) == len(every)
     types = [int(row[0], 0) for row in fields(capture, "etsi_cat.comp_tlv.cmd_type") if row[0]]
     commands = [0x26, 0x05, 0x13, 0x40, 0x43, 0x42, 0x44, 0x41]
-    assert types == commands + [0x26, 0x05, 0x13, 0x40, 0x40, 0x40, 0x43, 0x42, 0x44, 0x41]
+    assert types == [*commands, 0x26, 0x05, 0x13, 0x40, 0x40, 0x40, 0x43, 0x42, 0x44, 0x41]
     results = [int(row[0], 0) for row in fields(capture, "etsi_cat.comp_tlv.result") if row[0]]
     assert results == [0, 0, 0, 0, 0x3A, 0x30, 0, 0, 0, 0]
     # a cut one is: the oracle can say no

@@ -29,6 +29,7 @@ PAGE_NAMES = [
     "metrics",
     "notifiers",
     "operations",
+    "ota",
     "paging",
     "provider",
     "scale",
