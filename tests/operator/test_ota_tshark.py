@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import struct
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cattp_net import FAST, Net
 from osmo import is_missing
+from sim_scene import Scene
 
 from gateway.ota.cattp import State
 from gateway.ota.cattp_pdu import ACK, EACK, NUL, RST, SEG, SYN, Pdu, Reason, build_pdu, parse_pdu
@@ -37,6 +39,7 @@ from gateway.ota.proactive import (
 from gateway.ota.push import OpenLink, build_push, parse_push
 from gateway.ota.result import Result
 from gateway.ota.secured_packet import Command, build_command
+from gateway.ota.sim.terminal import Behaviour
 from gateway.ota.sms_pp import (
     Deliver,
     Submit,
@@ -220,6 +223,35 @@ def test_no_apdu_is_malformed(tmp_path: Path) -> None:
     data = every[4][:-12]
     write_capture([(50_000, GSMTAP, GSMTAP_HEADER + data)], cut)
     assert read(cut, "-Y", "_ws.malformed") != []
+
+
+async def test_a_whole_download_of_the_simulated_card(tmp_path: Path) -> None:
+    """From power-on to the closed channel, through a network that loses and doubles."""
+    async with Scene(Behaviour(loss=0.1, twice=0.1, delay_s=0.01, seed=4), imei=b"") as scene:
+        await scene.open()
+        await scene.download([bytes((number,)) * 600 for number in range(6)])
+        await scene.hang_up()
+        await scene.terminal.settle()
+        every = list(scene.apdus)
+        datagrams = [(CARD_UDP, SERVER_UDP, command.data) for command in joined(scene.fetched())]
+    assert len(every) > 50
+    capture = tmp_path / "card.pcap"
+    write_capture([(50_000, GSMTAP, GSMTAP_HEADER + apdu) for apdu in every] + datagrams, capture)
+    assert read(capture, "-Y", "_ws.malformed") == []
+    assert len(read(capture, "-Y", "gsm_sim")) == len(every)
+    statuses = {row[0] for row in fields(capture, "cattp.checksum.status") if row[0]}
+    assert statuses == {"1"}
+
+
+def joined(commands: Iterator[object]) -> Iterator[SendData]:
+    """Datagrams of what a card gave its terminal in pieces."""
+    waiting = b""
+    for command in commands:
+        if isinstance(command, SendData):
+            waiting += command.data
+            if command.immediate:
+                yield SendData(command.channel, waiting)
+                waiting = b""
 
 
 def test_parts_are_read_as_parts_and_secured_packets_as_such(tmp_path: Path) -> None:
