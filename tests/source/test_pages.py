@@ -40,6 +40,7 @@ PAGE_NAMES = [
     "metrics",
     "notifiers",
     "operations",
+    "ota",
     "paging",
     "provider",
     "scale",
