@@ -39,7 +39,7 @@ from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
-from gateway.paging import start_pagers
+from gateway.paging import find_addresses, start_pagers
 from gateway.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -67,6 +67,7 @@ class Gateway:
         self.notifiers = build_notifiers(
             config, metrics, push_ids, subscribers=self.identity.resolver, reports=Reports(store.journal)
         )
+        self.identity.allocator.addresses = find_addresses(self.notifiers)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(

@@ -182,6 +182,14 @@ class Metric(Enum):
     SMS_INCOMING = Spec(
         "heliograph_sms_incoming_total", "counter", "Other messages and alerts from SMSCs, by kind", "kind"
     )
+    RADIUS_REQUESTS = Spec(
+        "heliograph_radius_requests_total", "counter", "Accounting requests, by what came of them", "result"
+    )
+    RADIUS_SESSIONS = Spec("heliograph_radius_sessions", "gauge", "Sessions in RAM that accounting told of")
+    IP_DATAGRAMS = Spec("heliograph_ip_datagrams_total", "counter", "CoAP requests sent to terminals, again or not")
+    IP_REQUERIES = Spec(
+        "heliograph_ip_requeries_total", "counter", "Questions for who was off line, by result", "result"
+    )
     NOTIFIER_TOKENS = Spec(
         "heliograph_notifier_tokens_total",
         "counter",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+
+from gateway.model.subscriber import NetworkId
 
 
 class Numbered(Protocol):
@@ -27,6 +30,17 @@ class Numbers(NamedTuple):
 
     def __repr__(self) -> str:
         return "Numbers(…)"
+
+
+class Addresses(Protocol):
+    """Who has which IP address now (C15)."""
+
+    #: may somebody who has an address, and is not known by any other name yet, become a subscriber
+    creates_subscribers: bool
+
+    def whose(self, ip: str) -> Sequence[NetworkId] | None:
+        """As the network names who has it, not in normal form; None: nothing is known of this address."""
+        ...
 
 
 class HomeRegister(Protocol):
