@@ -18,7 +18,7 @@ import socket
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from random import SystemRandom
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from gateway.config.radius import RANDOM_FACTOR
 from gateway.model.coap import (
@@ -72,8 +72,7 @@ class _Terminal(asyncio.DatagramProtocol):
         self.strays = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)  # a loop's own need not be of that class
 
     def datagram_received(self, data: bytes, _source: object) -> None:
         try:
