@@ -51,7 +51,7 @@ def _read_client(entry: str, secret_file: str) -> Client:
     try:
         network = ip_network(text.strip())
         asked = parse_qs(query, strict_parsing=True) if mark else {}
-        usable = not set(asked) - {"secret_file"}
+        usable = not mark or set(asked) == {"secret_file"}
     except ValueError:
         usable = False
     if not usable:

@@ -1,4 +1,4 @@
-"""What the pager `ip` sends is what others read as CoAP: Wireshark field by field, and aiocoap as the terminal (C11)."""
+"""What the pager `ip` sends is what others read as CoAP: Wireshark, field by field, and aiocoap as a terminal (C11)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,17 @@ from gateway.paging.app_payload import parse_payload
 from gateway.paging.ip.datagram import Timing, What, post
 
 pytestmark = pytest.mark.slow
-FIELDS = (
-    "coap.version coap.type coap.token_len coap.code coap.mid coap.token coap.opt.uri_path coap.opt.ctype coap.payload_length"
-).split()
+FIELDS = [
+    "coap.version",
+    "coap.type",
+    "coap.token_len",
+    "coap.code",
+    "coap.mid",
+    "coap.token",
+    "coap.opt.uri_path",
+    "coap.opt.ctype",
+    "coap.payload_length",
+]
 
 
 def dissect(datagrams: list[bytes], folder: Path) -> list[list[str]]:

@@ -18,7 +18,7 @@ SESSION = 'Acct-Session-Id = "0A0B0C0D00000001", NAS-IP-Address = 192.0.2.2, NAS
 WHO = (
     f'User-Name = "{MSISDN}", Calling-Station-Id = "{MSISDN}", Called-Station-Id = "internet", 3GPP-IMSI = "{IMSI}",'
     ' 3GPP-IMEISV = "3570000000000116", 3GPP-SGSN-Address = 192.0.2.1, 3GPP-GGSN-Address = 192.0.2.2,'
-    ' 3GPP-Charging-ID = 77, Framed-Protocol = GPRS-PDP-Context, Acct-Authentic = RADIUS, Framed-IP-Address = {ip}'
+    " 3GPP-Charging-ID = 77, Framed-Protocol = GPRS-PDP-Context, Acct-Authentic = RADIUS, Framed-IP-Address = {ip}"
 )
 
 

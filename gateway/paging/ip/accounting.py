@@ -195,8 +195,8 @@ def build_response(request: Accounting, secret: bytes) -> bytes:
     length = HEAD_BYTES + len(attributes) + (18 if request.has_message_authenticator else 0)
     head = bytes((ACCOUNTING_RESPONSE, request.identifier)) + length.to_bytes(2, "big")
     if request.has_message_authenticator:
-        # No RFC says over which authenticator an accounting answer's is; FreeRADIUS takes zeros for both, and checks it.
-        # First of all attributes, as is asked for since 2024.
+        # No RFC says over which authenticator an accounting answer's is; FreeRADIUS takes zeros for both, and checks
+        # it. First of all attributes, as is asked for since 2024.
         mark = bytes((_MESSAGE_AUTHENTICATOR, 18))
         blank = head + bytes(16) + mark + bytes(16) + attributes
         attributes = mark + hmac.digest(secret, blank, "md5") + attributes

@@ -92,8 +92,7 @@ class LocalTerminal(asyncio.DatagramProtocol):
             "a token that could be guessed": len(message.token) == 8,
             "another path": message.path == ((self._path.encode(),) if self._path else ()),
             "no content format": (CONTENT_FORMAT, bytes((OCTET_STREAM,))) in message.options,
-            "an option that says nothing here": {number for number, _ in message.options}
-            <= {URI_PATH, CONTENT_FORMAT},
+            "an option that says nothing here": {number for number, _ in message.options} <= {URI_PATH, CONTENT_FORMAT},
         }
         self.faults += [fault for fault, holds in checks.items() if not holds]
         try:
@@ -137,5 +136,3 @@ class LocalTerminal(asyncio.DatagramProtocol):
     def send(self, data: bytes, to: object) -> None:
         if self._transport is not None:
             self._transport.sendto(data, to)  # type: ignore[arg-type]
-
-

@@ -168,9 +168,7 @@ async def test_accounting_comes_before_the_ggsn(tmp_path: Path) -> None:
            f"{row.status // 100}.{row.status % 100:02d} {row.reason}") for row in CODES],
     ],
 )  # fmt: skip
-async def test_what_a_terminal_may_do(
-    tmp_path: Path, behaviour: Behaviour, ok: bool, dead: bool, detail: str
-) -> None:
+async def test_what_a_terminal_may_do(tmp_path: Path, behaviour: Behaviour, ok: bool, dead: bool, detail: str) -> None:
     async with IpScene(tmp_path) as scene:
         await scene.on_line()
         scene.terminal.behaviour = behaviour
@@ -349,5 +347,3 @@ async def test_no_address_no_number_and_no_text_is_ever_told(
     for word in (IMSI, MSISDN, address, "127.0.0.8", "00101000000009", "geheim", "between-us", OPAQUE):
         assert word not in shown
     assert scene.requests("bad_authenticator") == 1
-
-
