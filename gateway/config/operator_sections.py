@@ -125,8 +125,8 @@ class Ip:
     ack_s: float = within(1.5, 0.05, 60)
     # how often it is sent again; all waits together are shorter than delivery.notifier_timeout_s
     retransmits: int = within(1, 0, 8)
-    # datagrams under way at once, each on a port of its own; others wait
-    at_once: int = within(200, 1, 20_000)
+    # datagrams under way at once, each on a port of its own; past it a push is tried later
+    at_once: int = within(256, 1, 20_000)
     # host:port of the GGSN's VTY (osmo-ggsn) that is asked who is on line; empty: none is
     ggsn: str = ""
     # the GGSN's own name in it

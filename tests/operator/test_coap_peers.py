@@ -10,7 +10,9 @@ import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import aiocoap
 import pytest
+from aiocoap import resource
 from ip_scene import HERE, IpScene
 from osmo import is_missing
 
@@ -73,17 +75,15 @@ async def test_wireshark_reads_what_is_sent(tmp_path: Path) -> None:
 
 
 async def test_aiocoap_is_the_terminal(caplog: pytest.LogCaptureFixture) -> None:
-    aiocoap = pytest.importorskip("aiocoap", reason="NOT TESTED: pip install aiocoap")
-    resource = pytest.importorskip("aiocoap.resource")
     caplog.set_level(logging.CRITICAL, "coap-server")
     payloads: list[bytes] = []
 
-    class Push(resource.Resource):  # type: ignore[misc, name-defined]
+    class Push(resource.Resource):
         async def render_post(self, request: object) -> object:
             payloads.append(request.payload)  # type: ignore[attr-defined]
             return aiocoap.Message(code=aiocoap.CHANGED)
 
-    class Slow(resource.Resource):  # type: ignore[misc, name-defined]
+    class Slow(resource.Resource):
         async def render_post(self, request: object) -> object:
             await asyncio.sleep(0.3)  # past the time in which aiocoap answers inside the acknowledgement
             return aiocoap.Message(code=aiocoap.CHANGED)
@@ -106,7 +106,6 @@ async def test_aiocoap_is_the_terminal(caplog: pytest.LogCaptureFixture) -> None
 
 
 async def test_aiocoap_wakes_the_device_sdk() -> None:
-    aiocoap = pytest.importorskip("aiocoap", reason="NOT TESTED: pip install aiocoap")
     woken: list[bytes] = []
     listener = WakeListener(woken.append)
     port = await listener.start(0, HERE)

@@ -106,6 +106,8 @@ class IpNotifier:
         if address is None:
             return Answer(errors.NOT_ALLOWED)
         payload = self._payload(settings, registration, notification)
+        if self._places.locked():
+            return Answer(errors.BUSY)  # waiting here would look like a slow network to the lane
         async with self._places:
             exchanged = await post(
                 address, settings.port, self._ip.path, payload, self._timing, allows_own=self._ip.loopback
@@ -146,9 +148,11 @@ class IpNotifier:
         """Accounting says that it is on line: what waits for it goes now."""
         if not len(self._parts.waiting):
             return
-        # names of one subscriber, but perhaps not all of them are known to identity
-        if not (told.imsi and self._parts.waiting.back(imsi=told.imsi)) and told.msisdn:
-            self._parts.waiting.back(msisdn=told.msisdn)
+        # identity may know the subscriber by one of these alone, and each may be another's in a stale record
+        waiting = self._parts.waiting
+        waiting.back(imsi=told.imsi)
+        waiting.back(msisdn=told.msisdn)
+        waiting.back(nai=told.nai)
 
     async def _is_online(self, subscriber: Subscriber) -> bool:
         where = await self._finder.find(subscriber, fresh=True)

@@ -44,7 +44,7 @@ class What(Enum):
     ANSWERED = "answered"
     ACKNOWLEDGED = "acknowledged"  # and no answer came behind it in time
     RESET = "reset"
-    UNREACHABLE = "unreachable"  # ICMP: nobody listens on that port, or there is no such host
+    UNREACHABLE = "unreachable"  # ICMP: nobody listens on that port; or no way leads there
     SILENT = "silent"
     OWN = "own"  # the address is this machine's
 
@@ -119,7 +119,7 @@ class _Terminal(asyncio.DatagramProtocol):
 async def post(
     address: IPv4Address | IPv6Address, port: int, path: str, payload: bytes, timing: Timing, *, allows_own: bool
 ) -> Exchanged:
-    """Ends in `gateway.config.radius.wait_s`. OSError where it can not be sent at all."""
+    """Ends in `gateway.config.radius.wait_s`. OSError where there is no socket for it."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[Exchanged] = loop.create_future()
     message_id, token = secrets.randbelow(0x10000), secrets.token_bytes(8)
@@ -130,7 +130,11 @@ async def post(
     opened = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM)
     try:
         opened.setblocking(False)
-        opened.connect((str(address), port))
+        try:
+            opened.connect((str(address), port))
+        except OSError:  # no route to this one, which says nothing of others
+            opened.close()
+            return Exchanged(What.UNREACHABLE)
         if opened.getsockname()[0] == str(address) and not allows_own:
             opened.close()
             return Exchanged(What.OWN)

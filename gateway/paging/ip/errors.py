@@ -26,7 +26,10 @@ NO_HOST = Row(
 NOT_ALLOWED = Row(0, "not_allowed", _DEAD, _ADDRESS, "the address is in none of `ip.networks`, or no terminal's at all")
 NO_ACK = Row(0, "no_ack", _RETRY, _ADDRESS, "no acknowledgement after `ip.retransmits`; it may have been taken")
 RESET = Row(0, "reset", _RETRY, _ADDRESS, "the terminal knows nothing to do with it")
-UNREACHABLE = Row(0, "unreachable", _RETRY, _ADDRESS, "nobody listens on the app's port there (ICMP)")
+UNREACHABLE = Row(
+    0, "unreachable", _RETRY, _ADDRESS, "nobody listens on the app's port there (ICMP), or no way leads there"
+)
+BUSY = Row(0, "busy", _RETRY, Fault.NONE, "`ip.at_once` datagrams are under way")
 GGSN_TIMEOUT = Row(0, "ggsn_timeout", _RETRY, _UPSTREAM, "the GGSN did not answer in ip.ggsn_timeout_s")
 GGSN_FAILED = Row(0, "ggsn_failed", _RETRY, _UPSTREAM, "the GGSN can not be asked, or answered what is no answer")
 OTHER_4 = Row(400, "other_4xx", _DEAD, _MESSAGE, "the terminal refuses it for a reason that is not in this table")
@@ -58,6 +61,7 @@ ROWS = (
     OTHER_4,
     OTHER_5,
     OTHER,
+    BUSY,
     GGSN_TIMEOUT,
     GGSN_FAILED,
 )

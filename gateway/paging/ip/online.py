@@ -157,7 +157,12 @@ class Finder:
             if where is not None and where.is_online:
                 return where
         if self._ggsn is not None:
-            asked = await (self._ggsn.ask(subscriber) if fresh else self._ggsn.look_up(subscriber))
+            try:
+                asked = await (self._ggsn.ask(subscriber) if fresh else self._ggsn.look_up(subscriber))
+            except (TimeoutError, OSError, ValueError):
+                if self._sessions is None or fresh:
+                    raise
+                asked = None  # accounting has said that it is off line; its trouble must not hold up who is on line
             where = asked if asked is not None else where
         if self._sessions is None and self._ggsn is None:
             told = told_address(subscriber)

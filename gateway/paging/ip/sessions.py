@@ -5,8 +5,9 @@ Addresses are used again and reports come late, twice and out of order. So what 
 when it was told: a Stop ends its own session and no other, and of two sessions at one address the one that claimed it
 later has it.
 
-Kept in RAM. After a restart sessions are known again with their next interim update (TS 29.061 §16.3): until then the
-subscriber counts as off line, is asked for again, and nothing that waits is lost.
+Kept in RAM, and nowhere else: where somebody was at which hour is not for a disk, and thousands of rows a second would
+wait in the journal beside the pushes. After a restart sessions are known again with their next interim update (TS
+29.061 §16.3); until then the subscriber counts as off line, is tried again, and nothing that waits is lost.
 """
 
 from __future__ import annotations

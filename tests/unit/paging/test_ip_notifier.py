@@ -131,6 +131,25 @@ async def test_a_ggsn_that_is_not_there_and_comes_back(tmp_path: Path) -> None:
         assert (await scene.push()).ok
 
 
+async def test_trouble_with_the_ggsn_holds_up_nobody_whom_accounting_knows(tmp_path: Path) -> None:
+    async with IpScene(tmp_path, ggsn=True) as scene:
+        scene.config.delivery.notifier_failures = 1
+        scene.ggsn.how = "close"
+        assert (await scene.push()).detail == "offline"
+        await until(lambda: scene.metrics.value(Metric.IP_REQUERIES, "failed") >= 1)
+        await scene.on_line()
+        assert (await scene.push()).ok
+
+
+async def test_past_the_bound_of_datagrams_under_way_a_push_is_tried_later(tmp_path: Path) -> None:
+    async with IpScene(tmp_path, ip={"at_once": 1}) as scene:
+        await scene.on_line()
+        scene.terminal.behaviour = Behaviour(delay_s=0.1)
+        results = await asyncio.gather(scene.push(number=1), scene.push(number=2))
+        assert sorted(result.detail for result in results) == ["busy", "ok"]
+        assert scene.metrics.value(Metric.NOTIFIER_OUTCOMES, "ip busy") == 1
+
+
 async def test_accounting_comes_before_the_ggsn(tmp_path: Path) -> None:
     async with IpScene(tmp_path, ggsn=True) as scene:
         await scene.on_line()
@@ -252,6 +271,7 @@ async def test_by_nai(tmp_path: Path) -> None:
         scene.subscribers.known[OPAQUE] = subscriber(nai=NAI)
         assert (await scene.push()).detail == "offline"
         await scene.nas.tell(START, ip=HERE, user_name="ann@EXAMPLE.com")
+        assert scene.backs == [3]
         assert (await scene.push()).ok
 
 
