@@ -107,7 +107,9 @@ class IpNotifier:
             return Answer(errors.NOT_ALLOWED)
         payload = self._payload(settings, registration, notification)
         if self._places.locked():
-            return Answer(errors.BUSY)  # waiting here would look like a slow network to the lane
+            return Answer(
+                errors.BUSY, detail="busy", asked=False
+            )  # waiting here would look like a slow network to the lane
         async with self._places:
             exchanged = await post(
                 address, settings.port, self._ip.path, payload, self._timing, allows_own=self._ip.loopback
@@ -122,7 +124,8 @@ class IpNotifier:
         self._parts.waiting.add(subscriber, registration.number)
         if self._asks_again:
             self._watch.add(subscriber, notification.expires_s * 1000)
-        return Answer(errors.OFFLINE)
+        # no try: a push may be asked for often, until it expires, and costs the subscriber no page
+        return Answer(errors.OFFLINE, detail="offline", asked=False)
 
     def _choose(self, addresses: Sequence[Address]) -> Address | None:
         """The first that may be sent to: the newest session's."""

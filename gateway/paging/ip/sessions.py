@@ -24,7 +24,8 @@ from gateway.paging.ip.accounting import INTERIM, OFF, ON, START, STOP, Accounti
 
 #: sessions of one subscriber (contexts to several APNs); past it the oldest goes
 MOST_OF_ONE = 16
-#: sessions that ended, and NASes that started again, to know what comes late
+#: sessions that ended, and NASes that started again, to know what comes late; past it the oldest goes, and of a session
+#: that ended so long ago nothing comes any more
 MOST_ENDED, MOST_FLUSHED = 100_000, 4_096
 #: a clock that is so far off is not believed
 MOST_AHEAD_MS = 300_000
@@ -78,6 +79,7 @@ class Sessions:
         self._by_prefix: dict[tuple[int, int], Session] = {}
         self._prefix_bits: dict[int, int] = {}  # bits → how many prefixes are so long
         self._by_name: dict[_Name, list[Session]] = {}
+        self._by_nas: dict[bytes, int] = {}  # how many
         self._ended: OrderedDict[_Key, int] = OrderedDict()
         self._flushed: OrderedDict[bytes, _Flush] = OrderedDict()
 
@@ -102,6 +104,8 @@ class Sessions:
             return "late"
         if told.status not in (START, STOP, INTERIM):
             return "unknown"
+        if not told.session:
+            return "nobody"  # RFC 2866 §5.5: it has to be there, and nothing could ever end what has none
         key = (nas, told.session)
         known = self._sessions.get(key)
         if known is not None and not self._is_live(known, now_ms):
@@ -133,8 +137,9 @@ class Sessions:
         if len(self._flushed) >= MOST_FLUSHED:
             # whose sessions were flushed longest ago: they have to go now, for nothing will tell it any more
             oldest, flush = self._flushed.popitem(last=False)
-            for session in [s for s in self._sessions.values() if s.key[0] == oldest and _is_before(s, flush)]:
-                self._drop(session)
+            if oldest in self._by_nas:
+                for session in [s for s in self._sessions.values() if s.key[0] == oldest and _is_before(s, flush)]:
+                    self._drop(session)
             self._metrics.count(Metric.NOTIFIER_BOUNDS, label="ip nases")
         self._flushed[nas] = _Flush(event_ms, self._serial)
         return "flushed"
@@ -199,6 +204,8 @@ class Sessions:
             self._drop(next(iter(self._sessions.values())))
             self._metrics.count(Metric.NOTIFIER_BOUNDS, label="ip sessions")
         self._sessions[session.key] = session
+        nas = session.key[0]
+        self._by_nas[nas] = self._by_nas.get(nas, 0) + 1
         for name in session.names:
             of_name = self._by_name.setdefault(name, [])
             if len(of_name) >= MOST_OF_ONE:
@@ -232,6 +239,10 @@ class Sessions:
 
     def _drop(self, session: Session) -> None:
         del self._sessions[session.key]
+        nas = session.key[0]
+        self._by_nas[nas] -= 1
+        if not self._by_nas[nas]:
+            del self._by_nas[nas]
         if session.ipv4:
             del self._by_ipv4[session.ipv4]
         self._forget_prefix(session)

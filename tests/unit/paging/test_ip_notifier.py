@@ -62,6 +62,16 @@ async def test_off_line_waits_until_accounting_says_that_it_is_back(tmp_path: Pa
         assert scene.backs == [3, 3]
 
 
+async def test_being_off_line_is_no_try_and_no_page(tmp_path: Path) -> None:
+    async with IpScene(tmp_path) as scene:
+        scene.config.paging.subscriber_per_hour, scene.config.paging.subscriber_burst = 1, 1
+        for _ in range(10):
+            assert (await scene.push()).asked is False  # else it would not be tried any more after some
+        await scene.on_line()
+        assert (await scene.push()).ok
+        assert (await scene.push()).detail == "paced"
+
+
 async def test_the_ggsn_is_asked_and_asked_again(tmp_path: Path) -> None:
     async with IpScene(tmp_path, listens=False, ggsn=True) as scene:
         assert (await scene.push()).detail == "offline"

@@ -13,6 +13,7 @@ from ip_scene import IMSI, MSISDN
 from gateway.config.operator_sections import Radius
 from gateway.metrics import Metric, Metrics
 from gateway.model.subscriber import NetworkIdKind
+from gateway.paging.ip import sessions as sessions_module
 from gateway.paging.ip.accounting import INTERIM, OFF, ON, START, STOP, Accounting
 from gateway.paging.ip.sessions import MOST_OF_ONE, Sessions
 
@@ -114,6 +115,17 @@ def test_a_nas_that_starts_again_has_no_sessions(status: int) -> None:
     assert table.whose() == A
 
 
+def test_nases_that_started_again_are_bounded_and_what_they_had_stays_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions_module, "MOST_FLUSHED", 2)
+    table = Table()
+    table.tell(START, "a", A, nas="n0")
+    table.tell(START, "b", B, nas="other", ipv4="10.45.0.8")
+    for n in range(4):
+        table.tell(ON, nas=f"n{n}", at=10 + n)
+    assert (table.whose(), table.whose("10.45.0.8"), len(table.sessions)) == ("", B, 1)
+    assert table.metrics.value(Metric.NOTIFIER_BOUNDS, "ip nases") == 2
+
+
 def test_a_session_ages_and_an_interim_update_keeps_it() -> None:
     table = Table(session_max_s=100)
     table.tell(START)
@@ -170,7 +182,13 @@ def test_of_two_addresses_one_may_be_anothers_since() -> None:
 
 @pytest.mark.parametrize(
     ("said", "result"),
-    [({"ipv4": ""}, "nobody"), ({"imsi": ""}, "nobody"), ({"status": 9}, "unknown"), ({"status": 15}, "unknown")],
+    [
+        ({"ipv4": ""}, "nobody"),
+        ({"session": ""}, "nobody"),
+        ({"imsi": ""}, "nobody"),
+        ({"status": 9}, "unknown"),
+        ({"status": 15}, "unknown"),
+    ],
 )
 def test_what_says_nothing_is_answered_and_changes_nothing(said: dict[str, Any], result: str) -> None:
     table = Table()
@@ -218,6 +236,7 @@ def test_whatever_is_told_in_any_order_the_table_agrees_with_itself(events: list
         assert len(known) <= 3
         assert sorted(id(s) for s in sessions._by_ipv4.values()) == sorted(id(s) for s in known if s.ipv4)
         assert sorted(id(s) for s in sessions._by_prefix.values()) == sorted(id(s) for s in known if s.prefix)
+        assert sum(sessions._by_nas.values()) == len(known)
         assert sum(sessions._prefix_bits.values()) == len(sessions._by_prefix)
         assert sum(len(each) for each in sessions._by_name.values()) == sum(len(s.names) for s in known)
         assert all(s.ipv4 or s.prefix for s in known)
