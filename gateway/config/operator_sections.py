@@ -86,7 +86,7 @@ class Radius:
 
     # UDP port of the listener; 0 takes a free one; -1: there is none
     port: int = within(-1, -1, 65_535)
-    # address it listens on
+    # address it listens on; of several that the machine has the one that is sent to, for answers come from it
     host: str = "127.0.0.1"
     # who may report, each an address or a network, as in "10.0.0.0/8?secret_file=FILE"; of several the narrowest counts
     clients: list[str] = field(default_factory=list)

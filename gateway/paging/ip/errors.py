@@ -21,7 +21,7 @@ NO_HOST = Row(
     "no_host",
     _DEAD,
     _ADDRESS,
-    "on line, but at no address that is known: an IPv6 prefix alone, or APNs that are not in `ip.apns`",
+    "on line, but at no address that is known: an IPv6 prefix alone, other APNs than `ip.apns`, a NAI that many have",
 )
 NOT_ALLOWED = Row(0, "not_allowed", _DEAD, _ADDRESS, "the address is in none of `ip.networks`, or no terminal's at all")
 NO_ACK = Row(0, "no_ack", _RETRY, _ADDRESS, "no acknowledgement after `ip.retransmits`; it may have been taken")

@@ -51,14 +51,16 @@ class SessionRegister:
         self._apns = frozenset(apn.lower() for apn in apns)
 
     async def look_up(self, subscriber: Subscriber) -> Whereabouts | None:
-        found = list(self._sessions.of(names_of(subscriber)))
+        found = [each for each in self._sessions.of(names_of(subscriber)) if _is_of(each, subscriber)]
+        if _is_shared(found, subscriber):
+            return Whereabouts(True)
         told = told_address(subscriber)
         addresses = [each for session in found if self._is_asked(session) for each in _addresses(session, told)]
         if found:
             return Whereabouts(True, tuple(dict.fromkeys(addresses)))
         if told is not None:
             session = self._sessions.at(told)
-            if session is not None and self._is_asked(session) and not _contradicts(session, subscriber):
+            if session is not None and self._is_asked(session) and _is_of(session, subscriber) is not False:
                 return Whereabouts(True, (told,))
         return OFF_LINE
 
@@ -95,12 +97,23 @@ def _addresses(session: Session, told: Address | None) -> Iterator[Address]:
             yield told  # which host of the prefix the terminal is, the network does not say
 
 
-def _contradicts(session: Session, subscriber: Subscriber) -> bool:
-    """Does the session name somebody else? A kind that only one of both has says nothing."""
+def _is_of(session: Session, subscriber: Subscriber) -> bool | None:
+    """Is it the subscriber's own? What both have and is surest says so, the IMSI first; None: they have nothing that
+    could be compared."""
     mine: dict[NetworkIdKind, set[str]] = {}
     for kind, value in names_of(subscriber):
         mine.setdefault(kind, set()).add(value)
-    return any(kind in mine and value not in mine[kind] for kind, value in session.names)
+    for kind, value in session.names:  # in the order of _NAMES
+        if kind in mine:
+            return value in mine[kind]
+    return None
+
+
+def _is_shared(found: Sequence[Session], subscriber: Subscriber) -> bool:
+    """Known by a NAI alone, and cards of several people have it: whose address it is nobody can tell."""
+    if subscriber.imsi or subscriber.msisdn:
+        return False
+    return len({session.names[0] for session in found}) > 1
 
 
 class _Cached(NamedTuple):

@@ -22,7 +22,7 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.subscriber import NetworkId, NetworkIdKind
 from gateway.paging.ip.accounting import INTERIM, OFF, ON, START, STOP, Accounting
 
-#: sessions of one subscriber (contexts to several APNs); past it the oldest goes
+#: sessions of one name (contexts to several APNs); past it the oldest is no more found by this name
 MOST_OF_ONE = 16
 #: sessions that ended, and NASes that started again, to know what comes late; past it the oldest goes, and of a session
 #: that ended so long ago nothing comes any more
@@ -209,10 +209,16 @@ class Sessions:
         for name in session.names:
             of_name = self._by_name.setdefault(name, [])
             if len(of_name) >= MOST_OF_ONE:
-                self._drop(of_name[0])
-                self._metrics.count(Metric.NOTIFIER_BOUNDS, label="ip sessions of one")
-                of_name = self._by_name.setdefault(name, [])
+                self._forget_name(of_name.pop(0), name)
             of_name.append(session)
+
+    def _forget_name(self, session: Session, name: _Name) -> None:
+        """Many have it, so it is no name: a user name that an operator gives to all, as some do. The session stays for
+        its other names."""
+        self._metrics.count(Metric.NOTIFIER_BOUNDS, label="ip sessions of one")
+        session.names = tuple(each for each in session.names if each != name)
+        if not session.names:
+            self._drop(session)
 
     def _take_address(self, holder: Session | None, *, ipv4: bool) -> None:
         """Its Stop was lost. A session that has no address left is over."""

@@ -285,6 +285,24 @@ async def test_by_nai(tmp_path: Path) -> None:
         assert (await scene.push()).ok
 
 
+async def test_a_nai_that_several_have_leads_to_nobody(tmp_path: Path) -> None:
+    async with IpScene(tmp_path) as scene:
+        scene.subscribers.known[OPAQUE] = subscriber(nai=NAI)
+        await scene.nas.tell(START, session="1", ip=HERE, user_name=NAI, imsi=IMSI)
+        assert (await scene.push()).ok
+        await scene.nas.tell(START, session="2", ip="127.0.0.9", user_name=NAI, imsi="001010000000002")
+        result = await scene.push()
+        assert (result.dead, result.detail) == (True, "no_host")
+
+
+async def test_a_session_with_another_card_is_anothers(tmp_path: Path) -> None:
+    async with IpScene(tmp_path) as scene:
+        await scene.on_line(imsi="001010000000002")  # the number was given to another
+        assert (await scene.push()).detail == "offline"
+        await scene.on_line(session="2", msisdn="491709999999")  # one card, several numbers
+        assert (await scene.push()).ok
+
+
 async def test_an_address_that_was_told_counts_where_accounting_agrees(tmp_path: Path) -> None:
     async with IpScene(tmp_path) as scene:
         scene.subscribers.known[OPAQUE] = subscriber(nai=NAI, ip=HERE)

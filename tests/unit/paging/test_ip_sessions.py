@@ -159,6 +159,16 @@ def test_sessions_of_one_subscriber_are_bounded_and_the_newest_is_first() -> Non
     assert table.metrics.value(Metric.NOTIFIER_BOUNDS, "ip sessions of one") == 2
 
 
+def test_a_user_name_that_all_have_is_no_name() -> None:
+    table = Table()
+    for n in range(100):
+        imsi = f"0010100000001{n:02d}"
+        assert table.tell(START, f"s{n}", imsi, ipv4=f"10.1.0.{n + 1}", nai="web@apn.example.com") == "on_line"
+    assert all(table.whose(f"10.1.0.{n + 1}") == f"0010100000001{n:02d}" for n in range(100))
+    table.tell(START, "t", "", ipv4="10.2.0.1", nai="web@apn.example.com")
+    assert len(list(table.sessions.of(iter([(NetworkIdKind.NAI, "web@apn.example.com")])))) == MOST_OF_ONE
+
+
 def test_a_prefix_has_its_hosts_and_the_narrowest_counts() -> None:
     table = Table()
     table.tell(START, "a", A, ipv4="", ipv6_prefix="2001:db8::/48")
