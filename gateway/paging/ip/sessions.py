@@ -79,7 +79,7 @@ class Sessions:
         self._by_prefix: dict[tuple[int, int], Session] = {}
         self._prefix_bits: dict[int, int] = {}  # bits → how many prefixes are so long
         self._by_name: dict[_Name, list[Session]] = {}
-        self._by_nas: dict[bytes, int] = {}  # how many
+        self._by_nas: dict[bytes, set[Session]] = {}
         self._ended: OrderedDict[_Key, int] = OrderedDict()
         self._flushed: OrderedDict[bytes, _Flush] = OrderedDict()
 
@@ -137,9 +137,8 @@ class Sessions:
         if len(self._flushed) >= MOST_FLUSHED:
             # whose sessions were flushed longest ago: they have to go now, for nothing will tell it any more
             oldest, flush = self._flushed.popitem(last=False)
-            if oldest in self._by_nas:
-                for session in [s for s in self._sessions.values() if s.key[0] == oldest and _is_before(s, flush)]:
-                    self._drop(session)
+            for session in [s for s in self._by_nas.get(oldest, ()) if _is_before(s, flush)]:
+                self._drop(session)
             self._metrics.count(Metric.NOTIFIER_BOUNDS, label="ip nases")
         self._flushed[nas] = _Flush(event_ms, self._serial)
         return "flushed"
@@ -204,8 +203,7 @@ class Sessions:
             self._drop(next(iter(self._sessions.values())))
             self._metrics.count(Metric.NOTIFIER_BOUNDS, label="ip sessions")
         self._sessions[session.key] = session
-        nas = session.key[0]
-        self._by_nas[nas] = self._by_nas.get(nas, 0) + 1
+        self._by_nas.setdefault(session.key[0], set()).add(session)
         for name in session.names:
             of_name = self._by_name.setdefault(name, [])
             if len(of_name) >= MOST_OF_ONE:
@@ -245,10 +243,10 @@ class Sessions:
 
     def _drop(self, session: Session) -> None:
         del self._sessions[session.key]
-        nas = session.key[0]
-        self._by_nas[nas] -= 1
-        if not self._by_nas[nas]:
-            del self._by_nas[nas]
+        of_nas = self._by_nas[session.key[0]]
+        of_nas.discard(session)
+        if not of_nas:
+            del self._by_nas[session.key[0]]
         if session.ipv4:
             del self._by_ipv4[session.ipv4]
         self._forget_prefix(session)

@@ -246,7 +246,7 @@ def test_whatever_is_told_in_any_order_the_table_agrees_with_itself(events: list
         assert len(known) <= 3
         assert sorted(id(s) for s in sessions._by_ipv4.values()) == sorted(id(s) for s in known if s.ipv4)
         assert sorted(id(s) for s in sessions._by_prefix.values()) == sorted(id(s) for s in known if s.prefix)
-        assert sum(sessions._by_nas.values()) == len(known)
+        assert sum(len(each) for each in sessions._by_nas.values()) == len(known)
         assert sum(sessions._prefix_bits.values()) == len(sessions._by_prefix)
         assert sum(len(each) for each in sessions._by_name.values()) == sum(len(s.names) for s in known)
         assert all(s.ipv4 or s.prefix for s in known)
