@@ -39,7 +39,7 @@ from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
-from gateway.paging import build_pagers, start_pagers
+from gateway.paging import build_pagers, find_addresses, start_pagers
 from gateway.paging.ims.called import Called
 from gateway.paging.ims.calls import Parts as ImsParts
 from gateway.paging.ims.service import ImsPaging
@@ -88,6 +88,7 @@ class Gateway:
             short_messages=store.short_messages,
         )
         self.notifiers.update({pager.name: pager for pager in pagers})
+        self.identity.allocator.addresses = find_addresses(self.notifiers)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.config.bounds import within
-from gateway.config.operator_sections import Diameter, Ims, Paging, Radius, Trigger, Wap
+from gateway.config.operator_sections import Diameter, Ims, Ip, Paging, Radius, Trigger, Wap
 
 #: jwt_algorithms that may be named
 JWT_ALGORITHMS = ("ES256", "RS256", "EdDSA", "HS256")
@@ -295,6 +295,7 @@ class Config:
     wap: Wap = field(default_factory=Wap)
     trigger: Trigger = field(default_factory=Trigger)
     radius: Radius = field(default_factory=Radius)
+    ip: Ip = field(default_factory=Ip)
     ims: Ims = field(default_factory=Ims)
     diameter: Diameter = field(default_factory=Diameter)
     api: Api = field(default_factory=Api)

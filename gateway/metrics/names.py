@@ -210,6 +210,14 @@ class Metric(Enum):
         "Devices that the network was asked to watch until they can be reached, by what it led to",
         "result",
     )
+    RADIUS_REQUESTS = Spec(
+        "heliograph_radius_requests_total", "counter", "Accounting requests, by what came of them", "result"
+    )
+    RADIUS_SESSIONS = Spec("heliograph_radius_sessions", "gauge", "Sessions in RAM that accounting told of")
+    IP_DATAGRAMS = Spec("heliograph_ip_datagrams_total", "counter", "CoAP requests sent to terminals, again or not")
+    IP_REQUERIES = Spec(
+        "heliograph_ip_requeries_total", "counter", "Questions for who was off line, by result", "result"
+    )
     NOTIFIER_TOKENS = Spec(
         "heliograph_notifier_tokens_total",
         "counter",

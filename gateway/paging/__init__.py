@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metrics
-from gateway.model.ports import DeliveryReports, Notifier, Subscribers
+from gateway.model.ports import Addresses, DeliveryReports, Notifier, Subscribers
 from gateway.model.short_messages import OpenParts
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
+from gateway.paging.ip.client import IpNotifier, build_ip
 from gateway.paging.pager import Pager, Parts
 from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.client import build_sms
@@ -20,7 +21,7 @@ from gateway.paging.waiting import Waiting
 from gateway.paging.wap.client import build_wap
 
 #: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
-BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap, build_trigger)
+BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap, build_trigger, build_ip)
 
 
 def build_pagers(
@@ -37,6 +38,11 @@ def build_pagers(
     bearer = build_bearer(config, metrics, waiting, reports, short_messages, unix_ms)
     parts = Parts(config, metrics, push_ids, guard, waiting, reports, bearer, unix_ms)
     return [pager for pager in (build(parts) for build in BUILDERS) if pager is not None]
+
+
+def find_addresses(notifiers: Mapping[str, Notifier]) -> Addresses | None:
+    """Who has which address, where a pager hears it (C15)."""
+    return next((each.sessions for each in notifiers.values() if isinstance(each, IpNotifier)), None)
 
 
 def start_pagers(notifiers: Mapping[str, Notifier]) -> None:

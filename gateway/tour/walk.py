@@ -14,6 +14,7 @@ from gateway.tour import (
     clauses_c14,
     clauses_doors,
     clauses_f,
+    clauses_ip,
     clauses_trigger,
     clauses_wap,
 )
@@ -29,6 +30,7 @@ _PARTS = (
     clauses_c14,
     clauses_wap,
     clauses_trigger,
+    clauses_ip,
     clauses_f,
     clauses_doors,
 )
