@@ -39,8 +39,11 @@ class WakeListener:
     for the app fetches all there is when it connects.
 
     ```python
-    listener = WakeListener(lambda _payload: device.connect_soon())
-    port = await listener.start(16_000)
+    wake = asyncio.Event()
+    listener = WakeListener(lambda _payload: wake.set())
+    await listener.start(16_000)
+    await wake.wait()
+    async with Device(host, port) as device: ...  # it fetches what there is
     ```
     """
 

@@ -100,9 +100,12 @@ def read_networks(ip: Ip) -> list[Network]:
 
 def is_allowed(address: Address, networks: Sequence[Network], *, loopback: bool) -> bool:
     """May a terminal at this address be sent to? A wide network does not open what is inside it and no terminal's."""
-    if address.is_multicast or address.is_unspecified or address.is_link_local or address.is_reserved:
+    if address.is_multicast or address.is_unspecified or address.is_link_local:
         return False
-    if address.is_loopback and not loopback:
+    if address.is_loopback:
+        if not loopback:
+            return False
+    elif address.is_reserved:  # ::1 is that too
         return False
     if isinstance(address, IPv6Address) and (address.ipv4_mapped or address.scope_id):
         return False  # the same host in other clothes

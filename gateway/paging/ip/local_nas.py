@@ -24,7 +24,7 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 
 def build_attributes(**said: Any) -> bytes:
-    """By the names above; `ip`, `prefix`, `nas_ip`."""
+    """By the names above; `ip`, `ipv6`, `prefix`, `nas_ip`."""
     out = b""
     for name, value in said.items():
         if name in _TEXT:
@@ -35,6 +35,8 @@ def build_attributes(**said: Any) -> bytes:
             out += attribute(26, (10_415).to_bytes(4, "big") + attribute(_3GPP[name], value.encode()))
         elif name in ("ip", "nas_ip"):
             out += attribute(8 if name == "ip" else 4, socket.inet_aton(value))
+        elif name == "ipv6":
+            out += attribute(168, socket.inet_pton(socket.AF_INET6, value))
         elif name == "prefix":
             network = IPv6Network(value)
             packed = network.network_address.packed[: (network.prefixlen + 7) // 8]

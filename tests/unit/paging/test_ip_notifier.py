@@ -273,6 +273,24 @@ async def test_a_prefix_alone_is_no_address(tmp_path: Path) -> None:
         assert (await scene.push()).detail == "no_host"
 
 
+async def test_a_prefix_and_the_host_that_identity_was_told_of(tmp_path: Path) -> None:
+    async with IpScene(tmp_path, ip={"networks": ["2001:db8::/32"]}) as scene:
+        await scene.nas.tell(START, prefix="2001:db8:7::/64", imsi=IMSI)
+        scene.subscribers.known[OPAQUE] = subscriber(imsi=IMSI, ip="2001:db8:8::9")
+        assert (await scene.push()).detail == "no_host"
+        scene.subscribers.known[OPAQUE] = subscriber(imsi=IMSI, ip="2001:db8:7::9")
+        assert (await scene.push()).detail in ("unreachable", "no_ack")  # it is a documentation address
+
+
+async def test_over_ipv6(tmp_path: Path) -> None:
+    async with IpScene(tmp_path, ip={"networks": ["::1/128"]}) as scene:
+        scene.terminal.close()
+        await scene.terminal.start(scene.terminal.port, "::1")
+        await scene.nas.tell(START, ipv6="::1", imsi=IMSI)
+        assert (await scene.push()).ok
+        scene.assert_strict()
+
+
 # --- APP UID (C1)
 
 
