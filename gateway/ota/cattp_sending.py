@@ -69,8 +69,10 @@ class Sending:
         self.max_data = 0
         self.clock = clock
         self._flight_most = flight
-        #: (data, flags, whether an SDU ends with it) not sent yet
-        self._queue: deque[tuple[bytes, int, bool]] = deque()
+        #: SDUs not sent yet, and how much of the first one is. They are cut when they go: a peer that takes a byte at a
+        #: time costs no more than another
+        self._queue: deque[bytes] = deque()
+        self._cut = 0
         self.queued_bytes = 0
         self._flight: deque[Sent] = deque()
         #: number and acknowledgement of the PDU that the window is from: an older one does not set it
@@ -86,7 +88,7 @@ class Sending:
     @property
     def unsettled(self) -> int:
         """SDUs given that are not known to be there."""
-        return sum(ends for _, _, ends in self._queue) + sum(sent.ends for sent in self._flight)
+        return len(self._queue) + sum(sent.ends for sent in self._flight)
 
     @property
     def is_silent(self) -> bool:
@@ -94,24 +96,31 @@ class Sending:
         return not self._flight
 
     def offer(self, sdu: bytes, now_ms: int) -> None:
-        """Cut to what the peer's PDUs hold; SEG is on all pieces but the last."""
+        """It goes when the window lets it."""
         if self.window == 0 and self.is_idle:
             self.closed_since_ms = now_ms
         self.queued_bytes += len(sdu)
-        for at in range(0, len(sdu), self.max_data):
-            piece = sdu[at : at + self.max_data]
-            last = at + len(piece) == len(sdu)
-            self._queue.append((piece, 0 if last else SEG, last))
+        self._queue.append(sdu)
 
     def advance(self) -> list[Sent]:
         """What may go out for the first time."""
         room = min(self.window, self._flight_most)
         ready: list[Sent] = []
         while self._queue and distance(self.acknowledged, self.next) <= room:
-            data, flags, ends = self._queue.popleft()
-            self.queued_bytes -= len(data)
-            ready.append(self._launch(flags, data, ends))
+            ready.append(self._cut_next())
         return ready
+
+    def _cut_next(self) -> Sent:
+        """What the peer's PDUs hold; SEG is on all pieces but the last (§5)."""
+        sdu = self._queue[0]
+        data = sdu[self._cut : self._cut + self.max_data]
+        self._cut += len(data)
+        self.queued_bytes -= len(data)
+        ends = self._cut == len(sdu)
+        if ends:
+            self._queue.popleft()
+            self._cut = 0
+        return self._launch(0 if ends else SEG, data, ends)
 
     def probe(self) -> Sent:
         """A NUL: it takes a number, so the peer answers whatever its window is (§4: keep-alive)."""

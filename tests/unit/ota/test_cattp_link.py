@@ -153,6 +153,30 @@ def test_a_window_that_shrinks_under_what_is_on_its_way() -> None:
     assert net.card.sdus == sdus_of(8)
 
 
+def test_what_a_closed_window_refused_goes_when_it_opens_and_not_when_its_time_is_up() -> None:
+    slow = dataclasses.replace(FAST, rto_first_ms=60_000, rto_least_ms=60_000, rto_most_ms=60_000)
+    net = Net(server=slow)
+    net.open()
+    net.send(net.server, b"refused")
+    net.run_outputs(net.card, net.card.link.set_window(0, net.now_ms))
+    net.run_for(1_000)
+    assert net.card.link.counts["outside"] == 1
+    start = net.now_ms
+    net.run_outputs(net.card, net.card.link.set_window(4, net.now_ms))
+    net.until(lambda: net.card.sdus == [b"refused"])
+    assert net.now_ms - start < 100
+
+
+def test_a_peer_that_takes_a_byte_at_a_time_costs_no_more_than_another() -> None:
+    net = Net(card=dataclasses.replace(FAST, max_pdu=19, max_sdu=60_000))
+    net.open()
+    net.loss = 1.0
+    for _ in range(4):
+        net.send(net.server, bytes(60_000))
+    assert len(net.server.link._sending._queue) == 4
+    assert len(net.server.link._sending._flight) == FAST.flight
+
+
 def test_a_window_that_stays_closed_ends_the_link() -> None:
     net = Net(server=dataclasses.replace(FAST, zero_window_ms=30_000))
     net.open()
