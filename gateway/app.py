@@ -26,6 +26,8 @@ from gateway.config.sections import Api, Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.ended_ids import EndedIds
+from gateway.delivery.opaque_tokens import OpaqueIndex
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
@@ -39,7 +41,7 @@ from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
-from gateway.paging import start_pagers
+from gateway.paging import pagers_of, start_pagers
 from gateway.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -82,6 +84,17 @@ class Gateway:
         )
         self.edge.attach(self.dispatcher)
         directory.watch(self.edge)
+        opaque = OpaqueIndex(
+            self.identity.local,
+            directory,
+            pagers_of(self.notifiers),
+            push_ids.derive(b"paging-only registrations"),
+            metrics,
+        )
+        directory.opaque = opaque
+        self.ended_ids = EndedIds(
+            opaque, directory, self.dispatcher, metrics, every_s=config.identity.paging_only_sweep_s
+        )
         acceptor = Acceptor(
             directory=directory,
             journal=store.journal,
@@ -128,6 +141,7 @@ class Gateway:
             max_ttl_s=config.delivery.max_ttl_s,
             now_ms=unix_ms,
             identity=self.identity,
+            opaque=opaque,
         )
         once = Once(backend)
         self.api = ApiServer(build_app(backend, once=once), backend)
@@ -151,6 +165,7 @@ class Gateway:
             self.dispatcher.start()
             start_pagers(self.notifiers)
             self.scheduler.start()
+            self.ended_ids.start()
             await self.edge.start()
             self.receipts_webhook.start()
             try:
@@ -197,6 +212,7 @@ class Gateway:
         await self.streams.close()
         await self.edge.stop()
         await self.scheduler.close()
+        await self.ended_ids.close()
         await self.dispatcher.close()
         for notifier in self.notifiers.values():
             await notifier.close()

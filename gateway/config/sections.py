@@ -267,6 +267,8 @@ class Identity:
     draws_per_hour: int = within(120, 1, 100_000)
     # requests of one app with a NAI in a minute; past it 429
     asks_per_minute: int = within(600, 1, 10_000_000)
+    # paging-only registrations whose ids have all ended are looked for this often, and removed
+    paging_only_sweep_s: float = within(60.0, 0.05, 86_400)
     # an app's feed of new ids goes back this long
     news_days: float = within(7.0, 0, 3650)
     # what an id stood for, and when, is kept this long after its end (encrypted)

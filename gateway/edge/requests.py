@@ -26,7 +26,7 @@ from gateway.model.frames import (
     build_frame,
     parse_body,
 )
-from gateway.model.registration import Loss, Profile, Registration, build_token, parse_token
+from gateway.model.registration import CLAIM, Loss, Profile, Registration, build_token, parse_token
 from gateway.store.directory import Directory
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ class DeviceRequests:
         )
         if committed is not None:
             self._changes.admit(session.key, self._clock())
+        if ask.addresses and CLAIM in ask.addresses:
+            self._directory.opaque.claim(registration)
         if committed is None and (ask.keep or not self._others(session, ask, registration)):
             self._bind(link, session, ask, registration, created)
             return None

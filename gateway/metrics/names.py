@@ -199,6 +199,12 @@ class Metric(Enum):
     SUBSCRIBER_LOOKUPS = Spec(
         "heliograph_subscriber_lookups_total", "counter", "Opaque ids looked up, by result (found, none)", "result"
     )
+    PAGING_ONLY = Spec(
+        "heliograph_paging_only_total",
+        "counter",
+        "Paging-only registrations of subscribers: made, renewed, claimed, claim_refused, ended",
+        "event",
+    )
 
     @property
     def spec(self) -> Spec:

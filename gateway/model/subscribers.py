@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from gateway.model.subscriber import Subscriber
+
 
 class Numbered(Protocol):
     """What pagers ask of a subscriber."""
@@ -38,3 +40,12 @@ class HomeRegister(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Subscribers(Protocol):
+    """Whom an opaque id stands for: the mapping is kept by this gateway, or asked of an HLR or HSS (C7)."""
+
+    async def resolve(self, opaque: str, app: str) -> Subscriber | None:
+        """None, after the same work, for an id that is unknown, expired, revoked, another app's, another gateway's, or
+        of a subscriber who opted out of this app."""
+        ...
