@@ -19,6 +19,8 @@ from gateway.api.once import Once
 from gateway.api.ports import Backend
 from gateway.api.server import ApiServer, build_app
 from gateway.api.stream import ProviderStreams
+from gateway.api.t8.reports import T8Reports
+from gateway.api.t8.transactions import Transactions
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.device import DeviceVerifier
@@ -41,6 +43,7 @@ from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
+from gateway.notifiers.webpush.addresses import Addresses
 from gateway.paging import pagers_of, start_pagers
 from gateway.store import Store
 
@@ -66,9 +69,8 @@ class Gateway:
         self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
-        self.notifiers = build_notifiers(
-            config, metrics, push_ids, subscribers=self.identity.resolver, reports=Reports(store.journal)
-        )
+        reports = Reports(store.journal)
+        self.notifiers = build_notifiers(config, metrics, push_ids, subscribers=self.identity.resolver, reports=reports)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(
@@ -143,6 +145,11 @@ class Gateway:
             identity=self.identity,
             opaque=opaque,
         )
+        self.t8_reports = T8Reports(
+            backend, Transactions(backend), Addresses(allows_private=config.api.t8_private, clock=unix_ms)
+        )
+        backend.on_transaction = self.t8_reports.follow
+        reports.on_step = self.t8_reports.on_step
         once = Once(backend)
         self.api = ApiServer(build_app(backend, once=once), backend)
         self.streams = ProviderStreams(backend, once, self.edge, config.edge)
@@ -168,6 +175,7 @@ class Gateway:
             self.ended_ids.start()
             await self.edge.start()
             self.receipts_webhook.start()
+            self.t8_reports.start()
             try:
                 await self.api.start()
             except OSError as exc:
@@ -209,6 +217,7 @@ class Gateway:
         """End everything that runs; what is pending stays in the journal."""
         await self.api.stop(timeout_s=1.0)
         await self.receipts_webhook.close()
+        await self.t8_reports.close()
         await self.streams.close()
         await self.edge.stop()
         await self.scheduler.close()

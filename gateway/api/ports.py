@@ -164,6 +164,8 @@ class Backend:
     identity: Identity | None = None
     # opaque ids in the place of tokens; None: there are none
     opaque: OpaqueIndex | None = None
+    # an app has made a transaction at the T8 door
+    on_transaction: Callable[[str], None] = lambda _: None
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)

@@ -232,6 +232,11 @@ class Api:
     max_watchers: int = 1_024
     # a 201 waits at most this long for commit or ack
     accept_timeout_s: float = within(10.0, 0.1, 600)
+    # T8 door: a delivery report is tried so often, with the pauses of the receipts webhook; then it is given up
+    t8_report_tries: int = within(8, 1, 1_000)
+    # T8 door: may a transaction name a destination in a private network? true: an app's server can make the gateway
+    # post to hosts of your network
+    t8_private: bool = False
     # receipts webhook: first pause between tries
     receipts_retry_s: float = within(1.0, 0.05, 3600)
     # receipts webhook: longest pause between tries

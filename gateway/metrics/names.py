@@ -189,6 +189,13 @@ class Metric(Enum):
         "notifier",
     )
 
+    T8_REPORTS = Spec(
+        "heliograph_t8_reports_total",
+        "counter",
+        "Delivery reports of the T8 door: told, given_up, or why a try failed",
+        "result",
+    )
+
     # --- identity
     SUBSCRIBER_IDS = Spec(
         "heliograph_subscriber_ids_total", "counter", "Opaque ids drawn for subscribers, by trigger (C4)", "trigger"

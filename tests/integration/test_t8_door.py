@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from open_house import until
 from paged_scene import IMSI, MSISDN, STRANGER, PagedScene, paged_settings
 
+from gateway.metrics import Metric
 from gateway.model.registration import build_token
 from gateway.paging.sms.local import Behaviour, LocalSmsc
 
@@ -197,3 +199,76 @@ async def test_many_transactions_are_listed_newest_first(scene: PagedScene) -> N
     listed = [each["self"] for each in (await scene.house.shop.call("GET", EVERY)).json()]
     assert len(listed) == 100
     assert set(listed) <= {each["self"] for each in at_once}
+
+
+class Destination:
+    """An app server's, where reports come in."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self.heads: list[bytes] = []
+        self.status = b"204 No Content"
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"http://localhost:{self._server.sockets[0].getsockname()[1]}/reports?a=b"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        self.reports.append(json.loads(await reader.readexactly(size)))
+        self.heads.append(head)
+        writer.write(b"HTTP/1.1 " + self.status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    async def close(self) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+
+@pytest.fixture
+async def destination() -> AsyncIterator[Destination]:
+    destination = Destination()
+    yield destination
+    await destination.close()
+
+
+async def test_the_destination_is_told_what_became_of_a_trigger(scene: PagedScene, destination: Destination) -> None:
+    await scene.house.restart(api__t8_private=True, api__receipts_retry_s=0.05)
+    await until(lambda: scene.smsc.is_bound)
+    url = await destination.start()
+    scene.smsc.behaviour = Behaviour(receipt_delay_s=0.05)
+    opaque = (await scene.ids())[0]
+    made = await create(scene, opaque, notificationDestination=url)
+    await until(lambda: destination.reports)
+    assert destination.reports == [{"transaction": made["self"], "result": "SUCCESS"}]
+    head = destination.heads[0].lower()
+    assert head.startswith(b"post /reports?a=b http/1.1")
+    assert b"host: localhost:" in head
+    # told once, though the push goes on until an app acks it or it is over; over a restart too
+    scene.smsc.behaviour = Behaviour(receipt_delay_s=600)
+    destination.status = b"500 Oops"
+    failing = await create(scene, opaque, notificationDestination=url, validityPeriod=1)
+    await scene.paged(2)
+    await until(lambda: len(destination.reports) >= 3)
+    assert destination.reports[1:3] == [{"transaction": failing["self"], "result": "UNCONFIRMED"}] * 2
+    await scene.house.restart()
+    destination.status = b"204 No Content"
+    seen = len(destination.reports)
+    await until(lambda: len(destination.reports) > seen)
+    assert destination.reports[-1] == {"transaction": failing["self"], "result": "UNCONFIRMED"}
+    assert scene.house.value(Metric.T8_REPORTS, "told") >= 1
+
+
+async def test_a_destination_in_a_private_network_is_never_connected_to(
+    scene: PagedScene, destination: Destination
+) -> None:
+    url = await destination.start()
+    await scene.house.restart(api__receipts_retry_s=0.05, api__t8_report_tries=2)
+    await until(lambda: scene.smsc.is_bound)
+    opaque = (await scene.ids())[0]
+    for each in (url, url.replace("localhost", "127.0.0.1"), url.replace("localhost", "[::ffff:127.0.0.1]")):
+        await create(scene, opaque, notificationDestination=each)
+    await until(lambda: scene.house.value(Metric.T8_REPORTS, "given_up") == 3)
+    assert scene.house.value(Metric.T8_REPORTS, "address") == 6
+    assert not destination.reports

@@ -130,13 +130,22 @@ def result_of(outcome: Outcome | None) -> DeliveryResult:
         return "UNKNOWN"
     steps = {step.what for step in outcome.steps}
     state = State(outcome.state)
-    if state is State.ACKED or "delivered" in steps:
+    if state is State.ACKED or is_delivered(outcome):
         return "SUCCESS"
     if not state.is_final:
         return "TRIGGERED"
-    if state is State.EXPIRED and "notified" in steps and "failed" not in steps:
+    if state is State.EXPIRED and "notified" in steps and not any(what.startswith("failed") for what in steps):
         return "UNCONFIRMED"  # a pager took it, and nothing was heard of it
     return _RESULTS.get(state, "UNKNOWN")
+
+
+def is_delivered(outcome: Outcome) -> bool:
+    """Does the network say that all parts of it came?"""
+    parts = {step.what.removeprefix("delivered").strip() for step in outcome.steps if step.what.startswith("delivered")}
+    if "" in parts:
+        return True
+    most = max((int(of) for _, _, of in (part.partition("/") for part in parts) if of.isdecimal()), default=0)
+    return bool(most) and all(f"{part}/{most}" in parts for part in range(1, most + 1))
 
 
 def _hear(written: asyncio.Future[None]) -> None:
