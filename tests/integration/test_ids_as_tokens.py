@@ -12,14 +12,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from open_house import until
 from paged_scene import IMSI, MSISDN, NETWORK_IDS, STRANGER, paged_settings
 from paged_scene import PagedScene as Scene
 
+from gateway.client import Provider, PushResult
 from gateway.config.logging import setup_logging
 from gateway.config.sections import Log
+from gateway.model.errors import GatewayError, UnknownToken
 from gateway.model.frames import FrameType
 from gateway.model.registration import build_token
 from gateway.paging.sms.local import LocalSmsc
@@ -332,3 +337,40 @@ async def test_no_network_id_is_shown(scene: Scene, all_logs: io.StringIO) -> No
     assert "POST /v1/push" in text
     assert not [secret for secret in (IMSI, MSISDN[1:], "a secret title") if secret in text]
     assert opaque not in all_logs.getvalue()
+
+
+async def test_on_the_provider_stream_and_the_apns_door(scene: Scene) -> None:
+    house = scene.house
+    o_tmsi, o_tmsn = await scene.ids()
+    await scene.operator("/revoke", {"id": o_tmsn})
+    async with Provider("127.0.0.1", house.port, key=house.shop.key) as provider:
+        results = await asyncio.gather(*(_outcome(provider, each) for each in (o_tmsi, "A" * 22, o_tmsn)))
+    assert isinstance(results[0], PushResult)
+    assert [repr(each) for each in results[1:2]] == [repr(each) for each in results[2:]]
+    assert isinstance(results[1], UnknownToken)
+    token = (await scene.paged(1)).token
+    signer = ec.generate_private_key(ec.SECP256R1())
+    pem = signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    admin = {"authorization": f"Bearer {house.gateway.admin_key_file.read_text().strip()}"}
+    key = {"key_id": "K", "team_id": "T", "public_key": pem}
+    changed = await house.http.patch("/v1/apps/shop", headers=admin, json={"apns_topic": "t", "apns_keys": [key]})
+    assert changed.status_code == 200
+    bearer = jwt.encode({"iss": "T", "iat": int(time.time())}, signer, "ES256", headers={"kid": "K"})
+    head = {"authorization": f"bearer {bearer}", "apns-topic": "t"}
+
+    async def post(device: str) -> Any:
+        return await house.http.post(f"/3/device/{device}", headers=head, json={"aps": {"alert": "by apns"}})
+
+    assert (await post(o_tmsi)).status_code == 200
+    payload = await scene.paged(2)
+    assert (payload.text, payload.token) == ("by apns", token)
+    unknown, ended = await post("A" * 22), await post(o_tmsn)
+    assert (unknown.status_code, unknown.json()) == (400, {"reason": "BadDeviceToken"})
+    assert (ended.status_code, ended.json()) == (400, {"reason": "BadDeviceToken"})
+
+
+async def _outcome(provider: Provider, target: str) -> PushResult | GatewayError:
+    try:
+        return await provider.push(target={"token": target}, title="by stream")
+    except GatewayError as error:
+        return error
