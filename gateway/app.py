@@ -38,6 +38,7 @@ from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.identity import Identity
+from gateway.identity.renewal import Renewal
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
@@ -67,6 +68,7 @@ class Gateway:
         push_ids = PushIds(store.keys.push_id_key)
         directory = store.directory
         self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
+        self.renewal = Renewal(config.identity, store.subscribers, self.identity.allocator, unix_ms)
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
         reports = Reports(store.journal)
@@ -173,6 +175,7 @@ class Gateway:
             start_pagers(self.notifiers)
             self.scheduler.start()
             self.ended_ids.start()
+            self.renewal.start()
             await self.edge.start()
             self.receipts_webhook.start()
             self.t8_reports.start()
@@ -222,6 +225,7 @@ class Gateway:
         await self.edge.stop()
         await self.scheduler.close()
         await self.ended_ids.close()
+        await self.renewal.close()
         await self.dispatcher.close()
         for notifier in self.notifiers.values():
             await notifier.close()

@@ -264,6 +264,9 @@ class Identity:
     renewal: Literal["overlap", "replace"] = "overlap"
     # how long before its end an id is renewed
     renew_s: int = within(3_600, 0, 31_536_000)
+    # ids that an app is told of and that lapse within renew_s are looked for this often, and renewed without a trigger
+    # (with renewal = overlap); 0: never, the next trigger or question does it
+    renewal_sweep_s: float = within(60.0, 0, 86_400)
     # live ids of one subscriber; past it none is drawn (429)
     ids_per_subscriber: int = within(64, 1, 1_024)
     # network ids of one subscriber (several cards and numbers may share ids)
