@@ -24,6 +24,10 @@ from gateway.model.errors import GatewayError, UnknownApp
 from gateway.model.ports import Directory
 from gateway.model.registration import CLAIM, PAGING_ONLY, Registration, build_token, parse_token
 
+#: among the addresses of a paging-only registration: the id it was last reached by; no pager's, so none takes it away
+_ID = "id"
+#: a registration has at most 8 addresses: the id, a claim, and these
+_MOST_PAGERS = 6
 #: of device ids that stand for subscribers
 _PREFIX = "subscriber:"
 _HASH_BYTES = 24
@@ -59,7 +63,7 @@ class OpaqueIndex:
     ) -> None:
         self._resolver = resolver
         self._directory = directory
-        self._pagers = tuple(pagers)
+        self._pagers = tuple(pagers)[:_MOST_PAGERS]
         self._key = key
         self._metrics = metrics
 
@@ -125,10 +129,8 @@ class OpaqueIndex:
 
     def is_ended(self, registration: Registration) -> bool:
         """Is it a paging-only one that no id leads to any more?"""
-        return is_paging_only(registration) and not any(
-            self._resolver.look_up(address, registration.app) is not None
-            for channel, address in registration.addresses.items()
-            if channel != CLAIM
+        return is_paging_only(registration) and (
+            self._resolver.look_up(registration.addresses.get(_ID, ""), registration.app) is None
         )
 
     def _make(self, found: Found, app: str) -> int:
@@ -144,7 +146,7 @@ class OpaqueIndex:
         if record is None:
             raise UnknownApp
         chain = [name for name in record.fallback if name in self._pagers]
-        return dict.fromkeys(self._pagers, found.canonical), chain or list(self._pagers)
+        return dict.fromkeys((_ID, *self._pagers), found.canonical), chain or list(self._pagers)
 
     def _refresh(self, number: int, found: Found, app: str) -> None:
         """It is paged at the id that lasts longest of those a provider used. Where this can not be written now, what
@@ -153,28 +155,30 @@ class OpaqueIndex:
         if paged is None:
             return
         addresses, chain = self._wanted(found, app)
-        current = {channel: address for channel, address in paged.addresses.items() if channel != CLAIM}
-        known = set(current.values())
-        is_same_chain = paged.fallback == chain
-        if is_same_chain and known and (found.canonical in known or not self._lasts_longer(known, found, app)):
+        known = paged.addresses.get(_ID, "")
+        is_paged = any(name in paged.addresses for name in self._pagers)
+        if (
+            paged.fallback == chain
+            and is_paged
+            and (found.canonical == known or not self._lasts_longer(known, found, app))
+        ):
             return  # also where a pager said that this address is dead: it is not tried again with the same id
         kept = {CLAIM: paged.addresses[CLAIM]} if CLAIM in paged.addresses else {}
         with contextlib.suppress(GatewayError):
             self._directory.update(number, addresses=addresses | kept, fallback=chain)
             self._metrics.count(Metric.PAGING_ONLY, label="renewed")
 
-    def _lasts_longer(self, known: set[str], found: Found, app: str) -> bool:
-        """Than every id it is paged at? So two ids that are good at once do not take turns."""
-        if not found.issued.until_ms:
+    def _lasts_longer(self, known: str, found: Found, app: str) -> bool:
+        """Than the id it is paged at? So two ids that are good at once do not take turns."""
+        other = self._resolver.look_up(known, app)
+        if other is None:
             return True
-        others = [self._resolver.look_up(address, app) for address in sorted(known)]
-        return all(
-            each is None or (each.issued.until_ms and each.issued.until_ms < found.issued.until_ms) for each in others
-        )
+        ours, theirs = found.issued.until_ms, other.issued.until_ms
+        return bool(theirs) and (not ours or theirs < ours)
 
     # --- claims ---------------------------------------------------------------------------------------------
 
-    def claim(self, registration: Registration) -> None:
+    def claim(self, registration: Registration) -> bool:
         """Nothing is said of what became of it: the device would learn which tokens there are."""
         proof = registration.addresses.get(CLAIM, "")
         # a token and nothing else: an id leads to the same registration, and whoever was told one may know it
@@ -182,13 +186,14 @@ class OpaqueIndex:
         paged = self._directory.registration(number) if number >= 0 else None
         if paged is None or not is_paging_only(paged) or not self._is_proof(registration, paged):
             self._metrics.count(Metric.PAGING_ONLY, label="claim_refused")
-            return
+            return True
         token = build_token(registration.token)
         if paged.addresses.get(CLAIM) == token:
-            return
+            return False
         with contextlib.suppress(GatewayError):  # it says so again when it connects the next time
             self._directory.update(number, addresses=paged.addresses | {CLAIM: token})
             self._metrics.count(Metric.PAGING_ONLY, label="claimed")
+        return True
 
     def _is_proof(self, registration: Registration, paged: Registration) -> bool:
         found = (

@@ -150,10 +150,9 @@ class DeviceRequests:
             profile=Profile(ask.os, ask.locale, ask.timezone, ask.quiet),
             vapid_key=ask.vapid_key,
         )
-        if committed is not None:
+        claimed = bool(ask.addresses) and CLAIM in ask.addresses and self._directory.opaque.claim(registration)
+        if committed is not None or claimed:
             self._changes.admit(session.key, self._clock())
-        if ask.addresses and CLAIM in ask.addresses:
-            self._directory.opaque.claim(registration)
         if committed is None and (ask.keep or not self._others(session, ask, registration)):
             self._bind(link, session, ask, registration, created)
             return None

@@ -21,8 +21,9 @@ class OpaqueTokens(Protocol):
         registration is made on first use. StoreUnavailable or QueueFull where it can not be."""
         ...
 
-    def claim(self, registration: Registration) -> None:
-        """A device registered with a proof that it belongs to the subscriber whose id is among its addresses."""
+    def claim(self, registration: Registration) -> bool:
+        """A device registered with a proof that it is of the subscriber whose id is among its addresses. True where
+        that changed something, or the proof is none: a device may do so a few times a minute."""
         ...
 
 
@@ -33,8 +34,8 @@ class _NoOpaqueTokens:
     def reach(self, text: str, app: str) -> int:  # noqa: ARG002
         return -1
 
-    def claim(self, registration: Registration) -> None:
-        pass
+    def claim(self, registration: Registration) -> bool:  # noqa: ARG002
+        return True
 
 
 NO_OPAQUE_TOKENS: OpaqueTokens = _NoOpaqueTokens()

@@ -116,7 +116,7 @@ async def test_the_first_push_makes_a_registration_with_the_id_at_every_pager() 
     made = scene.directory.records[number]
     assert (made.version, made.addresses, made.fallback) == (
         PAGING_ONLY,
-        {"sms": opaque, "wap": opaque},
+        {"id": opaque, "sms": opaque, "wap": opaque},
         ["sms", "wap"],
     )
     assert is_paging_only(made)
@@ -157,12 +157,14 @@ async def test_an_address_that_a_pager_called_dead_is_not_tried_with_the_same_id
     scene = Leads()
     opaque = await scene.one(IMSI, scope=CHAT)
     number = scene.index.reach(opaque, "chat")
-    scene.directory.update(number, addresses={"wap": opaque})
+    scene.directory.update(number, addresses={"id": opaque, "wap": opaque})
     scene.index.reach(opaque, "chat")
-    assert scene.directory.records[number].addresses == {"wap": opaque}
-    scene.directory.update(number, addresses={})
+    assert scene.directory.records[number].addresses == {"id": opaque, "wap": opaque}
+    scene.directory.update(number, addresses={"id": opaque})
+    assert not scene.index.is_ended(scene.directory.records[number]), "the id is good all the same"
     scene.index.reach(opaque, "chat")
-    assert scene.directory.records[number].addresses == {"sms": opaque, "wap": opaque}, "but when none is left"
+    every = {"id": opaque, "sms": opaque, "wap": opaque}
+    assert scene.directory.records[number].addresses == every, "but when none is left"
 
 
 async def test_a_store_that_can_not_be_written_refuses_the_first_push_and_not_the_others() -> None:
@@ -180,6 +182,15 @@ async def test_a_store_that_can_not_be_written_refuses_the_first_push_and_not_th
     newer = (await scene.trigger(IMSI, scope=CHAT, further=True)).ids[-1]
     scene.directory.is_full = True
     assert scene.index.reach(canonical(newer), "chat") == number
+
+
+async def test_two_ids_without_an_end_do_not_take_turns() -> None:
+    scene = Leads()
+    one = await scene.one(IMSI, scope=CHAT, validity_s=0)
+    other = canonical((await scene.trigger(IMSI, scope=CHAT, validity_s=0, further=True)).ids[-1])
+    for opaque in (one, other) * 3:
+        scene.index.reach(opaque, "chat")
+    assert scene.directory.writes == 1
 
 
 async def test_an_id_as_its_own_proof_is_none() -> None:
