@@ -150,7 +150,7 @@ class DeviceRequests:
             profile=Profile(ask.os, ask.locale, ask.timezone, ask.quiet),
             vapid_key=ask.vapid_key,
         )
-        claimed = bool(ask.addresses) and CLAIM in ask.addresses and self._directory.opaque.claim(registration)
+        claimed = CLAIM in (ask.addresses or ()) and self._directory.opaque.claim(registration)
         if committed is not None or claimed:
             self._changes.admit(session.key, self._clock())
         if committed is None and (ask.keep or not self._others(session, ask, registration)):
