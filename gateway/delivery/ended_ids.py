@@ -40,6 +40,9 @@ class EndedIds:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """Where there are no pagers there is nothing to look for."""
+        if not self._index.has_pagers:
+            return
         self._task = asyncio.get_running_loop().create_task(self._run(), name="ended ids")
 
     async def close(self) -> None:

@@ -67,6 +67,10 @@ class OpaqueIndex:
         self._key = key
         self._metrics = metrics
 
+    @property
+    def has_pagers(self) -> bool:
+        return bool(self._pagers)
+
     # --- look-up --------------------------------------------------------------------------------------------
 
     def find(self, text: str, app: str) -> int:

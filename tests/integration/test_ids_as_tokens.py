@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import lmdb
 import pytest
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -374,3 +375,33 @@ async def _outcome(provider: Provider, target: str) -> PushResult | GatewayError
         return await provider.push(target={"token": target}, title="by stream")
     except GatewayError as error:
         return error
+
+
+async def test_a_first_push_that_can_not_be_written_leaves_nothing_and_the_next_one_is_the_first(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, expected_errors: set[str]
+) -> None:
+    expected_errors.add("store_not_writable")
+    opaque = (await scene.ids())[0]
+    store = scene.house.gateway.store
+    apply = store._environment.apply
+
+    def fail(groups: Any) -> None:
+        for _ in map(list, groups):
+            pass
+        raise lmdb.Error("mdb_txn_commit: No space left on device")
+
+    monkeypatch.setattr(store._environment, "apply", fail)
+    refused = await scene.house.shop.call("POST", "/v1/push", json={"target": {"token": opaque}, "title": "lost"})
+    assert refused.status_code == 503, refused.text
+    assert scene.registrations == 0
+    monkeypatch.setattr(store._environment, "apply", apply)
+    await until(lambda: store.committer.writable)
+    push = await scene.house.shop.push(opaque, "first", fallback=[])
+    assert scene.registrations == 1
+    assert (await scene.house.shop.delivery(push))["token"]
+
+
+@pytest.mark.parametrize("odd", ["%ED%A0%80", "%FF", "%00", "a%40b", "%F0%9F%9A%80" * 20, "k" * 600])
+async def test_odd_paths_are_nobodys(scene: Scene, odd: str) -> None:
+    for path in (f"/v1/registrations/{odd}", f"/push/{odd}"):
+        assert (await scene.house.shop.call("GET", path)).status_code == 404, path

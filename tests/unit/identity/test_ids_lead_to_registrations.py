@@ -204,6 +204,17 @@ async def test_an_id_as_its_own_proof_is_none() -> None:
     assert scene.count("claimed") == 0
 
 
+@given(
+    st.text(max_size=80)
+    | st.text("abcdefghijklmnopqrstuvwxyz234567", min_size=26, max_size=26).map(f"{{}}@{HOST}".format)
+)
+def test_any_text_is_no_id_of_ours(text: str) -> None:
+    scene = Leads()
+    assert scene.index.find(text, "chat") == scene.index.reach(text, "chat") == -1
+    assert not scene.index.leads(text, "chat")
+    assert scene.index.select(text) == ("", "")
+
+
 class Model:
     """Who may lead where, kept the slow way."""
 
