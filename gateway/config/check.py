@@ -221,6 +221,8 @@ def advice(config: Config) -> list[tuple[str, str]]:
                 "empty: whatever Host a client names is taken as the audience of VAPID tokens; say how providers come",
             )
         )
+    if config.api.t8_private:
+        found.append(("api.t8_private", "true: an app's server can make the gateway post to hosts of your network"))
     if config.delivery.webpush_private:
         found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
     for section in _OPERATOR:

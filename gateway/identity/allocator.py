@@ -49,6 +49,8 @@ class Trigger(Enum):
     TERMINAL = "terminal"
     APP_SERVER = "app_server"
     SOURCE_IP = "source_ip"
+    #: nobody's: an id that an app was told of lapses soon
+    RENEWAL = "renewal"
 
 
 #: these ask about a subscriber; the others tell of one, who may be new
@@ -325,6 +327,41 @@ class Allocator:
                 "this subscriber has too many ids; revoke some, or wait until some lapse", after_ms=60_000
             )
         return replace(record, hour=hour, drawn=so_far + drawn)
+
+    def renew(self, handle: bytes) -> tuple[int, asyncio.Future[None] | None]:
+        """Draw a new id beside each that an app is told of and that lapses soon (C3, C5). Returns how many, and their
+        commit. TooManyRequests, StoreUnavailable, QueueFull."""
+        now_ms = self._clock()
+        before = self._records.read(handle)
+        if before is None:
+            return 0, None
+        record = replace(before, ids=tuple(each for each in before.ids if each.is_live(now_ms)))
+        drawn: list[IssuedId] = []
+        news: list[News] = []
+        for scope, kinds in dict.fromkeys((each.scope, OpaqueKind(each.kinds)) for each in record.ids):
+            ask = Ask((), Trigger.RENEWAL, scope)
+            if scope.granularity == Granularity.TERMINAL or not self._is_due(record, ask, kinds, now_ms):
+                continue
+            alike = [each for each in record.ids if each.scope == scope and each.kinds == kinds]
+            old = max(alike, key=lambda each: each.until_ms)
+            told = {scope.name} if scope.granularity == Granularity.APP else self._classes.apps(scope.name)
+            is_told = any(not is_out(record, app, self._classes.of_app(app)) for app in told)
+            validity_s = self._validity_of(old)
+            if is_told and validity_s > 2 * self._config.renew_s:
+                made = self._draw(kinds, ask._replace(validity_s=validity_s), now_ms)
+                drawn.append(made)
+                news += self._news(record, record, ask, [made])
+        if not drawn:
+            return 0, None
+        record = self._count(replace(record, ids=(*record.ids, *drawn)), len(drawn), now_ms)
+        written = self._records.write([SubscriberChange(handle, before, record, "replaced")], news)
+        self._metrics.count(Metric.SUBSCRIBER_IDS, len(drawn), label=Trigger.RENEWAL.value)
+        return len(drawn), written
+
+    def _validity_of(self, issued: IssuedId) -> int:
+        """The setting, or what a trigger said instead."""
+        span_s, usual_s = (issued.until_ms - issued.from_ms) // 1_000, self._config.validity_s
+        return usual_s if usual_s - usual_s // JITTER_PART - 1 <= span_s <= usual_s else span_s
 
     # --- what is there --------------------------------------------------------------------------------------
 

@@ -225,6 +225,13 @@ class Metric(Enum):
         "notifier",
     )
 
+    T8_REPORTS = Spec(
+        "heliograph_t8_reports_total",
+        "counter",
+        "Delivery reports of the T8 door: told, given_up, or why a try failed",
+        "result",
+    )
+
     # --- identity
     SUBSCRIBER_IDS = Spec(
         "heliograph_subscriber_ids_total", "counter", "Opaque ids drawn for subscribers, by trigger (C4)", "trigger"
@@ -234,6 +241,12 @@ class Metric(Enum):
     )
     SUBSCRIBER_LOOKUPS = Spec(
         "heliograph_subscriber_lookups_total", "counter", "Opaque ids looked up, by result (found, none)", "result"
+    )
+    PAGING_ONLY = Spec(
+        "heliograph_paging_only_total",
+        "counter",
+        "Paging-only registrations of subscribers: made, renewed, claimed, claim_refused, ended",
+        "event",
     )
 
     @property

@@ -534,7 +534,11 @@ class Directory(Protocol):
         ...
 
     def find(self, token: str, app: str) -> int:
-        """Registration number of a live token of this app, else -1: unknown, revoked and foreign are the same."""
+        """Registration number of a live token or opaque id of this app, else -1: unknown, ended and foreign are one."""
+        ...
+
+    def reach(self, token: str, app: str) -> int:
+        """`find` for a push: see model.opaque_tokens."""
         ...
 
     def locate(self, token: bytes) -> Whereabouts:

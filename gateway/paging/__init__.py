@@ -51,3 +51,8 @@ def start_pagers(notifiers: Mapping[str, Notifier]) -> None:
     for notifier in notifiers.values():
         if isinstance(notifier, Pager):
             notifier.start()
+
+
+def pagers_of(notifiers: Mapping[str, Notifier]) -> list[str]:
+    """Names of those whose address is an opaque id, in order."""
+    return [name for name, notifier in notifiers.items() if isinstance(notifier, Pager)]

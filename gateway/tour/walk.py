@@ -15,6 +15,7 @@ from gateway.tour import (
     clauses_doors,
     clauses_f,
     clauses_ip,
+    clauses_tokens,
     clauses_trigger,
     clauses_wap,
 )
@@ -32,6 +33,7 @@ _PARTS = (
     clauses_trigger,
     clauses_ip,
     clauses_f,
+    clauses_tokens,
     clauses_doors,
 )
 

@@ -15,20 +15,7 @@ from gateway.notifiers.__main__ import BEGIN, END
 from gateway.notifiers.tables import describe
 
 ROOT = Path(__file__).parents[2]
-CLAUSES = [
-    *(f"A{n}" for n in range(1, 7)),
-    *(f"B{n}" for n in range(1, 8)),
-    "C1",
-    "C5",
-    "C7",
-    "C8",
-    "C9",
-    "C10",
-    "C11",
-    "C14",
-    "C15",
-    "F",
-]
+CLAUSES = [*(f"{part}{n}" for part, last in (("A", 6), ("B", 7), ("C", 15)) for n in range(1, last + 1)), "F"]
 PAGE_NAMES = [
     "apns-door",
     "benchmarks",
@@ -46,6 +33,7 @@ PAGE_NAMES = [
     "paging",
     "provider",
     "scale",
+    "t8",
     "threads",
     "webpush",
 ]
