@@ -22,6 +22,7 @@ from gateway.api.stream import ProviderStreams
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.device import DeviceVerifier
+from gateway.auth.service_keys import PURPOSE, ServiceKeys
 from gateway.config.sections import Api, Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
@@ -39,7 +40,7 @@ from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
-from gateway.paging import start_pagers
+from gateway.paging import start_pagers, use_links
 from gateway.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -68,7 +69,11 @@ class Gateway:
             config, metrics, push_ids, subscribers=self.identity.resolver, reports=Reports(store.journal)
         )
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
-        self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
+        service_keys = ServiceKeys(push_ids.derive(PURPOSE))
+        self.edge = EdgeServer(
+            config, login, directory, metrics, unix_ms, batches=store.batches.table, service_keys=service_keys
+        )
+        use_links(self.notifiers, self.edge.pages)
         self.dispatcher = Dispatcher(
             edge=self.edge,
             journal=store.journal,
@@ -128,6 +133,7 @@ class Gateway:
             max_ttl_s=config.delivery.max_ttl_s,
             now_ms=unix_ms,
             identity=self.identity,
+            service_keys=service_keys,
         )
         once = Once(backend)
         self.api = ApiServer(build_app(backend, once=once), backend)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.auth.api_keys import ApiKeys
+from gateway.auth.service_keys import ServiceKeys
 from gateway.config.sections import Api
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
@@ -161,6 +162,8 @@ class Backend:
     now_ms: Callable[[], int] = _unix_ms
     # opaque ids of subscribers; None: this door has no such routes
     identity: Identity | None = None
+    # of service pages; None: there is no door for what they lead to
+    service_keys: ServiceKeys | None = None
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)

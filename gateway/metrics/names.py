@@ -182,6 +182,10 @@ class Metric(Enum):
     SMS_INCOMING = Spec(
         "heliograph_sms_incoming_total", "counter", "Other messages and alerts from SMSCs, by kind", "kind"
     )
+    SERVICE_PAGES = Spec("heliograph_service_pages_total", "counter", "Service pages taken, by bearer", "bearer")
+    SERVICE_ACCESS = Spec(
+        "heliograph_service_access_total", "counter", "Service access requests looked at, by result", "result"
+    )
     NOTIFIER_TOKENS = Spec(
         "heliograph_notifier_tokens_total",
         "counter",

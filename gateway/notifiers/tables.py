@@ -15,6 +15,8 @@ from gateway.notifiers.webhook import settings as webhook_settings
 from gateway.notifiers.webpush import errors as webpush_errors
 from gateway.notifiers.webpush import settings as webpush_settings
 from gateway.paging import errors as paging_errors
+from gateway.paging.service import errors as service_errors
+from gateway.paging.service import settings as service_settings
 from gateway.paging.sms import errors as sms_errors
 from gateway.paging.sms import settings as sms_settings
 
@@ -25,6 +27,7 @@ NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
     "webpush": (webpush_settings.FIELDS, webpush_errors.ROWS),
     "webhook": (webhook_settings.FIELDS, webhook_errors.ROWS),
     "sms": (sms_settings.FIELDS, sms_errors.ROWS),
+    "service": (service_settings.FIELDS, service_errors.ROWS),
 }
 
 

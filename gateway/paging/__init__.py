@@ -12,12 +12,14 @@ from gateway.model.ports import DeliveryReports, Notifier, Subscribers
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
 from gateway.paging.pager import Pager, Parts
+from gateway.paging.service.bearers import DevicePages
+from gateway.paging.service.client import ServiceNotifier, build_service
 from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.client import build_sms
 from gateway.paging.waiting import Waiting
 
 #: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
-BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms,)
+BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_service)
 
 
 def build_pagers(
@@ -37,3 +39,10 @@ def start_pagers(notifiers: Mapping[str, Notifier]) -> None:
     for notifier in notifiers.values():
         if isinstance(notifier, Pager):
             notifier.start()
+
+
+def use_links(notifiers: Mapping[str, Notifier], pages: DevicePages) -> None:
+    """Device links are there from now on: service pages go over them first (C13)."""
+    for notifier in notifiers.values():
+        if isinstance(notifier, ServiceNotifier):
+            notifier.use_links(pages)
