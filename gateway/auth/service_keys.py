@@ -27,8 +27,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
-from gateway.model.service_page import hash_aid
-
 #: what the server's secret for service pages is derived for
 PURPOSE = b"service pages"
 _CHECK_BYTES = 2
@@ -75,7 +73,7 @@ class ServiceKeys:
         return Cipher(AES(key), ECB())  # noqa: S305
 
     def _check(self, app: str, plain: bytes, aid: str, server: int) -> bytes:
-        said = app.encode() + b"\0" + hash_aid(aid) + bytes((server,)) + plain
+        said = app.encode() + b"\0" + aid.encode() + b"\0" + bytes((server,)) + plain  # no name has a zero byte
         return hmac.digest(self._secret, b"ticket check\0" + said, "sha256")[:_CHECK_BYTES]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gateway.client.events import Bound, Ended, Event, Paged
+from gateway.client.events import Bound, Ended, Event, Online, Paged
 from gateway.client.page_store import KnownPage, PageStore
 from gateway.model.registration import build_token, parse_token
 from gateway.model.service_access import AccessRequest, build_access, is_server
@@ -49,7 +49,7 @@ class Outcome(StrEnum):
     GARBAGE = "garbage"  # no page of this version
     UNKNOWN_ID = "unknown_id"  # for no registration of this terminal
     FORGED = "forged"
-    EXPIRED = "expired"
+    EXPIRED = "expired"  # by this clock and, where it was heard, the gateway's: one that runs ahead costs no page
     REPLAYED = "replayed"
     UNKNOWN_AID = "unknown_aid"  # nothing in the table
     NO_SERVER = "no_server"  # the app has no such server
@@ -89,7 +89,10 @@ class ServicePages:
         self._store = store
         self._clock = clock
         self._known: dict[bytes, KnownPage] = {}
-        self._table: dict[tuple[str, bytes], _Entry] = {}
+        #: by app and AID
+        self._table: dict[tuple[str, str], _Entry] = {}
+        #: what the gateway's clock is ahead by
+        self._ahead_s = 0.0
         self._at_work: set[asyncio.Task[None]] = set()
         self._saving: asyncio.Task[None] | None = None
         self._dirty = False
@@ -114,14 +117,14 @@ class ServicePages:
         aid = app if aid is None else aid
         if len(aid) > MOST_AID or len(servers) > MOST_SERVERS or not all(map(is_server, servers)):
             raise ValueError(f"an AID has {MOST_AID} characters at most, and there are {MOST_SERVERS} https servers")
-        key = (app, hash_aid(aid))
+        key = (app, aid)
         if key not in self._table and len(self._table) >= MOST_CALLBACKS:
             raise ValueError(f"there are {MOST_CALLBACKS} callbacks at most")
         self._table[key] = _Entry(aid, callback, tuple(servers))
 
     def forget(self, app: str, aid: str | None = None) -> None:
         """The app was removed from the terminal."""
-        self._table.pop((app, hash_aid(app if aid is None else aid)), None)
+        self._table.pop((app, app if aid is None else aid), None)
 
     # --- registrations
 
@@ -153,6 +156,8 @@ class ServicePages:
                 self.bind(binding.token, binding.app, binding.page_key, binding.servers)
             case Ended(binding, _):
                 self.unbind(binding.token)
+            case Online(welcome):
+                self._ahead_s = welcome.now_ms / 1000 - self._clock()
             case Paged(_, page):
                 return self.take(page) in (Outcome.STARTED, Outcome.REPEATED)
         return False
@@ -175,14 +180,14 @@ class ServicePages:
             return Outcome.UNKNOWN_ID
         if not is_signed(data, known.key):
             return Outcome.FORGED
-        if page.expires_s <= self._clock():
+        if page.expires_s <= min(self._clock(), self._clock() + self._ahead_s):
             return Outcome.EXPIRED
         if page.counter in known.seen or (len(known.seen) >= WINDOW and page.counter < min(known.seen)):
             return Outcome.REPLAYED
         if page.ticket in known.seen.values():
             self._remember(known, page)
             return Outcome.REPEATED
-        entry = self._table.get((known.app, page.aid))
+        entry = self._find(known, page.aid)
         if entry is None:
             return Outcome.UNKNOWN_AID
         server = _choose(entry.servers or known.servers, page.server)
@@ -197,6 +202,11 @@ class ServicePages:
         self._at_work.add(task)
         task.add_done_callback(self._at_work.discard)
         return Outcome.STARTED
+
+    def _find(self, known: KnownPage, aid: bytes) -> _Entry | None:
+        """Of the same app alone: whoever may page one app may not start another."""
+        entries = (entry for (app, _), entry in self._table.items() if app == known.app)
+        return next((entry for entry in entries if hash_aid(entry.aid, known.key) == aid), None)
 
     def _remember(self, known: KnownPage, page: ServicePage) -> None:
         known.seen[page.counter] = page.ticket

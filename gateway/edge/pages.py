@@ -7,7 +7,7 @@ for PAGED, and goes another way without it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gateway.model.frames import FrameType, Page, build_frame
 
@@ -23,6 +23,8 @@ class LinkPages:
         #: registration → its link, 0 where there is none
         self._link_of = link_of
         self._req = 0
+        #: registrations that asked for pages on the link they are on: a number each, and nothing for all others
+        self._takers: set[int] = set()
         #: by link, then by request
         self._waiting: dict[int, dict[int, asyncio.Future[bool]]] = {}
 
@@ -30,9 +32,10 @@ class LinkPages:
         return sum(map(len, self._waiting.values()))
 
     async def page(self, registration: int, page: bytes, within_s: float) -> bool:
-        """True: the device said in time that it has started what the page is for."""
+        """True: the device said in time that it has started what the page is for. One that did not ask for pages is not
+        waited for."""
         link = self._link_of(registration)
-        if not link:
+        if not link or registration not in self._takers:
             return False
         self._req = self._req % _MOST_REQ + 1
         req = self._req
@@ -49,6 +52,18 @@ class LinkPages:
             waiting.pop(req, None)
             if not waiting and self._waiting.get(link) is waiting:
                 del self._waiting[link]
+
+    def take(self, registration: int, *, wanted: bool) -> None:
+        """REGISTER said so."""
+        if wanted:
+            self._takers.add(registration)
+        else:
+            self._takers.discard(registration)
+
+    def leave(self, registrations: Iterable[int]) -> None:
+        """They are on no link any more."""
+        if self._takers:
+            self._takers.difference_update(registrations)
 
     def on_paged(self, link: int, req: int) -> None:
         """One that nobody waits for (any more) is no error."""

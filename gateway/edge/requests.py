@@ -206,6 +206,7 @@ class DeviceRequests:
             answer.page_key = self._service_keys.page_key(registration.token)
             app = self._directory.app(ask.app)
             answer.servers = parse_servers(app.notifiers.get("service", {}).get("servers", "")) if app else []
+        self._edge.pages.take(number, wanted=ask.pages)
         self._edge.send(link, build_frame(FrameType.TOKEN, answer))
         self._edge.bind(link, number, session.key)
 

@@ -212,6 +212,7 @@ class EdgeServer:
     def unbind(self, link: int, number: int) -> None:
         """Nothing more for this registration on this link; what is unacked comes back as lost."""
         self._registry.unbind(number)
+        self.pages.leave((number,))
         self.plane.insist(self.plane.of(link).unbind, link, number)
 
     def bind(self, link: int, number: int, device: int) -> None:
@@ -365,6 +366,7 @@ class EdgeServer:
         if not self.plane.sent(welcomed):
             return  # the reactor ends the link at its login deadline
         self._metrics.count(Metric.LOGINS, label="ok")
+        self.pages.leave(self._registry.bound(session.key))
         previous = self._registry.login(session.key, link)
         if previous and previous != link:
             self._floors.pop(previous, None)
@@ -411,6 +413,8 @@ class EdgeServer:
         self.pages.on_down(link)
         key = device or (session.key if session else 0)
         if key:
+            if self._registry.device_link(key) == link:
+                self.pages.leave(self._registry.bound(key))
             self._registry.logout(key, link)
 
     # --- model.ports.Edge

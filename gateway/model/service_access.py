@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from gateway.model.service_page import KEY_BYTES, MOST_AID, MOST_PARAMS, MOST_SERVERS, TICKET_BYTES, hash_aid
+from gateway.model.service_page import KEY_BYTES, MOST_AID, MOST_PARAMS, MOST_SERVERS, TICKET_BYTES
 
 PROOF_BYTES = 32
 #: bytes of a whole request
@@ -102,7 +102,9 @@ def build_proof(key: bytes, aid: str, ticket: bytes, server: int, params: bytes)
     """Bound to the one server that was named, so that it can not be used at another."""
     if len(key) != KEY_BYTES or len(ticket) != TICKET_BYTES:
         raise ValueError("key or ticket has another length")
-    return hmac.digest(key, b"access\0" + hash_aid(aid) + ticket + bytes((server,)) + params, "sha256")
+    name = aid.encode()
+    said = b"access\0" + len(name).to_bytes(2, "big") + name + ticket + bytes((server,)) + params
+    return hmac.digest(key, said, "sha256")
 
 
 def is_proved(request: AccessRequest, key: bytes) -> bool:

@@ -7,7 +7,7 @@ bytes are left there):
 ```
 0      0x81: the high bit tells it from the payload of pager sms, which may come to the same port; version 1
 1      flags, 0
-2-9    AID: SHA-256 of it, the first 8 bytes; zeros: the id alone is looked up
+2-9    AID: HMAC-SHA-256 of it under the page key, the first 8 bytes; zeros: the id alone is looked up
 10-17  id: SHA-256 of the registration's token, the first 8 bytes
 18-33  ticket of the invitation, which only the gateway can make or read (gateway/auth/service_keys.py)
 34-37  expiry, Unix seconds
@@ -18,7 +18,8 @@ bytes are left there):
 ```
 
 A short message can be forged by anybody who can send one. So a page names a server by its place in the list that the
-app has registered for the AID, never by its address, and nothing is done with a page whose signature does not fit.
+app has registered for the AID, never by its address, and nothing is done with a page whose signature does not fit. Who
+reads it on its way learns neither which app it is for nor, of two pages to two terminals, that it is the same one.
 """
 
 from __future__ import annotations
@@ -55,18 +56,14 @@ class ServicePage(NamedTuple):
     def __repr__(self) -> str:
         return "ServicePage(…)"
 
-    @property
-    def names_aid(self) -> bool:
-        return self.aid != _NO_AID
-
 
 class BadPage(ValueError):
     """The bytes are no page of this version."""
 
 
-def hash_aid(aid: str) -> bytes:
-    """Zeros for an empty one."""
-    return hashlib.sha256(b"heliograph aid\0" + aid.encode()).digest()[:HASH_BYTES] if aid else _NO_AID
+def hash_aid(aid: str, key: bytes) -> bytes:
+    """Under the page key of the registration. Zeros for an empty one."""
+    return hmac.digest(key, b"aid\0" + aid.encode(), "sha256")[:HASH_BYTES] if aid else _NO_AID
 
 
 def hash_id(token: bytes) -> bytes:

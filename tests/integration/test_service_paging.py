@@ -17,6 +17,7 @@ from gateway.client import AckPolicy, Device, FileCredentials, FilePages, Invita
 from gateway.client.service_access import AccessFailed, AccessReply, AccessVerifier, request_access
 from gateway.client.service_pages import Outcome
 from gateway.metrics import Metric
+from gateway.model.frames import FrameType
 from gateway.model.service_access import AccessAnswer, build_access
 from gateway.model.service_page import build_page, parse_page
 from gateway.paging.sms.local import Behaviour, LocalSmsc
@@ -91,15 +92,21 @@ class Scene:
         return body
 
 
-async def enrol(house: House, folder: Path, terminal: Terminal) -> str:
-    """The device registers once, over its authenticated link, and leaves."""
+async def opaque_id(house: House) -> str:
+    """Of a subscriber that attached a moment ago."""
     key = house.gateway.admin_key_file.read_text().strip()
     answer = await house.http.post(
         "/v1/subscribers",
         json={"network_ids": [{"kind": "msisdn", "value": MSISDN}], "trigger": "attach", "app": "shop"},
         headers={"authorization": f"Bearer {key}"},
     )
-    opaque = answer.json()["ids"][0]["id"]
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["ids"][0]["id"])
+
+
+async def enrol(house: House, folder: Path, terminal: Terminal) -> str:
+    """The device registers once, over its authenticated link, and leaves."""
+    opaque = await opaque_id(house)
     terminal.pages = await ServicePages.open(FilePages(folder / "pages"))
     terminal.pages.on_page("shop", terminal.start_app, aid=AID)
     async with Device("127.0.0.1", house.port, pages=terminal.pages, store=FileCredentials(folder / "id")) as device:
@@ -128,6 +135,7 @@ async def scene(open_house: Open, tmp_path: Path) -> AsyncIterator[Scene]:
             "paging.coalesce_s": 0.0,
             "paging.jitter_s": 0.0,
             "delivery.ack_ms": 50,
+            "delivery.retry_ms": 100,
             "delivery.notifier_ack_ms": 60_000,
             "service.link_answer_s": 0.3,
             "identity.host": "push.example.com",
@@ -351,3 +359,102 @@ async def test_a_server_that_is_not_in_the_list_is_said_at_once(scene: Scene) ->
 
     await until(refused)
     assert scene.house.value(Metric.NOTIFIER_OUTCOMES, "service no_server") == 1
+
+
+# --- other devices, other targets
+
+
+async def bare(scene: Scene, **register: Any) -> tuple[Any, str, dict[str, Any]]:
+    """A device by hand, on line, of the same subscriber."""
+    device = scene.house.device()
+    await device.login()
+    opaque = await opaque_id(scene.house)
+    device.send(
+        FrameType.REGISTER,
+        {"req": 1, "app": "shop", "version": "1.0", "addresses": {"service": opaque}, **register},
+    )
+    answer = await device.receive(FrameType.TOKEN)
+    return device, answer["token"], answer
+
+
+async def test_a_device_that_did_not_ask_for_pages_gets_no_key_and_its_message_at_once(scene: Scene) -> None:
+    device, token, answer = await bare(scene)
+    assert set(answer) <= {"req", "token", "created"}
+    await scene.house.shop.push(token, fallback=["service"])
+    await until(lambda: scene.smsc.submissions)
+    assert [frame.kind for frame in device.frames if frame.kind == FrameType.PAGE] == []
+
+
+async def test_a_device_that_goes_while_it_is_paged_gets_a_message_and_one_that_errs_keeps_its_link(
+    scene: Scene,
+) -> None:
+    device, token, answer = await bare(scene, pages=True)
+    assert len(answer["page_key"]) == 32
+    (known,) = scene.terminal.pages._known.values()
+    assert answer["servers"] == known.servers
+    scene.house.gateway.config.service.link_answer_s = 60.0
+    await scene.house.shop.push(token, fallback=["service"])
+    page = await device.receive(FrameType.PAGE)
+    device.send(FrameType.PAGED, {"req": "seven"})
+    assert (await device.receive(FrameType.ERROR))["name"] == "invalid_field"
+    device.send(FrameType.PAGED, {"req": page["req"] + 1})
+    assert scene.smsc.submissions == []
+    device.vanish()
+    await until(lambda: scene.smsc.submissions)
+    assert scene.short_message() == page["page"]
+    assert scene.house.gateway.edge.pages._takers == set()
+
+
+async def test_pushes_to_a_tag_to_everyone_and_in_a_batch_invite_each_once(scene: Scene) -> None:
+    shop = scene.house.shop
+    answer = await shop.call("PUT", f"/v1/registrations/{scene.token}", json={"tags": ["vip"]})
+    assert answer.status_code == 200
+    common = {"fallback": ["service"], "service": {"params": "x"}}
+    await shop.push({"tag": "vip"}, "a", **common)
+    await shop.push({"everyone": True}, "b", **common)
+    await shop.push_many([{"target": {"token": scene.token}, "title": "c", **common}])
+    await until(lambda: len(scene.smsc.submissions) == 3)
+    for at in range(3):
+        assert scene.terminal.pages.take(scene.short_message(at)) is Outcome.STARTED
+    await until(lambda: len(scene.server.served) == 3)
+    assert len({invited.push for invited in scene.server.served}) == 3
+    for invited in scene.server.served:
+        assert invited.token == scene.token
+        await shop.look(invited.push)
+
+
+async def test_after_an_account_switch_an_old_page_starts_nothing_and_opens_nothing(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """A5."""
+    await scene.push()
+    await until(lambda: scene.smsc.submissions)
+    (known,) = scene.terminal.pages._known.values()
+    ticket = parse_page(scene.short_message()).ticket
+    async with await on_line(scene, tmp_path) as device:
+        await device.register("shop", "1.0", account="bob", ack=AckPolicy.DISPLAY)
+        assert scene.terminal.pages.take(scene.short_message()) is Outcome.UNKNOWN_ID
+    body = msgspec.json.encode(build_access(known.key, scene.token, AID, ticket, 0))
+    assert await scene.server.verifier.verify(body) is None
+    assert scene.house.value(Metric.SERVICE_ACCESS, "unknown") == 1
+
+
+async def test_a_revoked_token_takes_its_page_key_along(scene: Scene) -> None:
+    await scene.push()
+    await until(lambda: scene.smsc.submissions)
+    await scene.house.shop.revoke(scene.token)
+    scene.terminal.pages.take(scene.short_message())
+    await until(lambda: scene.terminal.replies)
+    assert scene.terminal.replies == [AccessReply(403, b"")]
+
+
+async def test_a_terminal_paged_while_the_smsc_is_away_is_invited_when_it_is_back(scene: Scene) -> None:
+    port = scene.house.gateway.config.paging.smscs[0].rpartition(":")[2]
+    await scene.smsc.close()
+    push = await scene.push()
+    await until(lambda: scene.house.value(Metric.NOTIFIER_OUTCOMES, "service not_bound"))
+    await scene.smsc.start(int(port))
+    await until(lambda: scene.smsc.submissions, 20)
+    assert scene.terminal.pages.take(scene.short_message()) is Outcome.STARTED
+    await until(lambda: scene.server.served)
+    assert scene.server.served[0].push == push

@@ -95,7 +95,7 @@ class ServiceNotifier:
             return answer
 
         # another application, server or parameters: another purpose, which no earlier page stands for
-        said = b"\0".join((hash_aid(aid), bytes((asked.server,)), asked.params))
+        said = b"\0".join((aid.encode(), bytes((asked.server,)), asked.params))
         purpose = hashlib.sha256(said).digest()
         lane = self.lane(app, registration)
         return await self._guard.page(self._upstream, lane, app, registration, send, wakes=True, purpose=purpose)
@@ -104,8 +104,9 @@ class ServiceNotifier:
         expires_s = min(max(notification.expires_s, self._clock() // 1000 + LEAST_VALIDITY_S), 0xFFFFFFFF)
         # its provider knows the push by this sequence; a second try has the same ticket, so that no app starts twice
         ticket = Ticket(notification.push_seq, registration.number, expires_s)
+        key = self._keys.page_key(registration.token)
         page = ServicePage(
-            aid=hash_aid(aid),
+            aid=hash_aid(aid, key),
             id=hash_id(registration.token),
             ticket=self._keys.build_ticket(registration.app, ticket, aid, asked.server),
             expires_s=expires_s,
@@ -113,7 +114,7 @@ class ServiceNotifier:
             server=asked.server,
             params=asked.params,
         )
-        return build_page(page, self._keys.page_key(registration.token))
+        return build_page(page, key)
 
     async def close(self) -> None:
         if self._network is not None:

@@ -34,7 +34,7 @@ class Scene:
 
     def page(self, counter: int = 1, *, ticket: int | None = None, key: bytes = KEY, **changes: object) -> bytes:
         number = counter if ticket is None else ticket
-        page = ServicePage(hash_aid("chat"), hash_id(TOKEN), number.to_bytes(16, "big"), NOW + 60, counter)
+        page = ServicePage(hash_aid("chat", KEY), hash_id(TOKEN), number.to_bytes(16, "big"), NOW + 60, counter)
         return build_page(page._replace(**changes), key)
 
     def take(self, counter: int = 1, **changes: object) -> Outcome:
@@ -62,8 +62,8 @@ async def test_everything_that_is_wrong_is_told_apart_here_alone() -> None:
     assert scene.take(id=hash_id(b"u" * 16)) is Outcome.UNKNOWN_ID
     assert scene.take(key=b"x" * 32) is Outcome.FORGED
     assert scene.take(expires_s=NOW) is Outcome.EXPIRED
-    assert scene.take(aid=hash_aid("other")) is Outcome.UNKNOWN_AID
-    assert scene.take(aid=hash_aid("")) is Outcome.UNKNOWN_AID
+    assert scene.take(aid=hash_aid("other", KEY)) is Outcome.UNKNOWN_AID
+    assert scene.take(aid=hash_aid("", KEY)) is Outcome.UNKNOWN_AID
     assert scene.take(server=2) is Outcome.NO_SERVER
     assert scene.started == []
     assert scene.take() is Outcome.STARTED  # nothing of the above has used its counter up
@@ -79,7 +79,7 @@ async def test_a_page_that_names_no_aid_is_looked_up_by_the_id() -> None:
     scene = Scene()
     by_id: list[Invitation] = []
     scene.pages.on_page("shop", by_id.append, aid="")
-    assert scene.take(aid=hash_aid("")) is Outcome.STARTED
+    assert scene.take(aid=hash_aid("", KEY)) is Outcome.STARTED
     await turn()
     assert [invitation.aid for invitation in by_id] == [""]
     assert is_proved(by_id[0].request, KEY)
@@ -88,7 +88,7 @@ async def test_a_page_that_names_no_aid_is_looked_up_by_the_id() -> None:
 async def test_an_aid_of_another_app_is_not_started_with_this_key() -> None:
     scene = Scene()
     scene.pages.on_page("bank", scene.started.append, aid="pay")
-    assert scene.take(aid=hash_aid("pay")) is Outcome.UNKNOWN_AID
+    assert scene.take(aid=hash_aid("pay", KEY)) is Outcome.UNKNOWN_AID
 
 
 async def test_short_messages_that_overtake_each_other_are_taken_and_old_ones_are_not() -> None:
@@ -160,8 +160,21 @@ async def test_after_an_account_was_switched_its_pages_start_nothing() -> None:
     assert scene.pages.hear(Paged(1, scene.page()))
     assert scene.pages.hear(Paged(2, scene.page(2, ticket=1)))  # it was not heard that it was started
     assert not scene.pages.hear(Paged(3, scene.page(key=b"x" * 32)))
-    welcome = Welcome(v=1, device="d", heartbeat=1, heartbeat_min=1, heartbeat_max=1, window=1, max_frame=1, now_ms=1)
+
+
+async def test_a_terminal_whose_clock_is_ahead_learns_the_gateways_at_login() -> None:
+    scene = Scene()
+    scene.now = NOW + 3_600
+    assert scene.take() is Outcome.EXPIRED
+    welcome = Welcome(
+        v=1, device="d", heartbeat=1, heartbeat_min=1, heartbeat_max=1, window=1, max_frame=1, now_ms=NOW * 1000
+    )
     assert not scene.pages.hear(Online(welcome))
+    assert scene.take() is Outcome.STARTED
+    scene.now = NOW  # it was put right
+    assert scene.take(2) is Outcome.STARTED
+    scene.now = NOW + 4_000
+    assert scene.take(3) is Outcome.EXPIRED
 
 
 async def test_a_gateway_that_signs_no_pages_binds_nothing() -> None:

@@ -15,6 +15,7 @@ class Links:
         self.sent: list[tuple[int, Page]] = []
         self.of = {3: 7}
         self.pages = LinkPages(self.send, lambda number: self.of.get(number, 0))
+        self.pages.take(3, wanted=True)
 
     def send(self, link: int, frame: bytes) -> None:
         ((kind, body),) = FrameReader().feed(frame)
@@ -61,3 +62,12 @@ async def test_a_call_that_is_cut_off_leaves_nothing_behind() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert len(links.pages) == 0
+
+
+async def test_who_did_not_ask_for_pages_is_not_waited_for() -> None:
+    links = Links()
+    for forget in (lambda: links.pages.take(3, wanted=False), lambda: links.pages.leave([3, 4])):
+        links.pages.take(3, wanted=True)
+        forget()
+        assert await links.pages.page(3, b"page", 5.0) is False
+    assert links.sent == []

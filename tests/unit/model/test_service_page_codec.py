@@ -36,7 +36,9 @@ from gateway.model.service_page import (
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 TICKET = bytes(range(16))
-PAGE = ServicePage(hash_aid("chat"), hash_id(b"t" * 16), TICKET, 1_800_000_000, 1_790_000_000_000_000, 1, b"table=7")
+PAGE = ServicePage(
+    hash_aid("chat", KEY), hash_id(b"t" * 16), TICKET, 1_800_000_000, 1_790_000_000_000_000, 1, b"table=7"
+)
 PAGES = st.builds(
     ServicePage,
     aid=st.binary(min_size=8, max_size=8),
@@ -96,6 +98,11 @@ def test_the_payload_of_pager_sms_is_no_page() -> None:
 def test_what_does_not_fit_can_not_be_built(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"length|fit|bytes"):
         build_page(PAGE._replace(**change), KEY)
+
+
+def test_the_hash_of_an_aid_says_nothing_without_the_key() -> None:
+    assert hash_aid("chat", KEY) != hash_aid("chat", OTHER)
+    assert hash_aid("", KEY) == bytes(8)
 
 
 def test_nothing_of_a_page_is_printed() -> None:

@@ -103,7 +103,7 @@ async def test_a_page_says_what_the_push_and_the_apps_settings_say() -> None:
         assert (await scene.push(service=Invitation(aid="paper"))).ok
         assert (await scene.push(service=Invitation(aid=""))).ok
         pages = [parse_page(data) for data in scene.sent]
-        aids = [hash_aid(aid) for aid in ("shop", "com.example.chat", "paper", "")]
+        aids = [hash_aid(aid, KEYS.page_key(TOKEN)) for aid in ("shop", "com.example.chat", "paper", "")]
         assert [page.aid for page in pages] == aids
         assert {page.id for page in pages} == {hash_id(TOKEN)}
         assert (pages[1].server, pages[1].params) == (1, b"table=7")
