@@ -215,7 +215,7 @@ class ServicePages:
         self._save_soon()
 
     async def _start(self, callback: OnPage, invitation: Invitation) -> None:
-        """Kept first: after a crash in between the app is not started, and the gateway pages again."""
+        """Kept first, so that nothing makes it start twice. The push behind it is still the gateway's to deliver."""
         if self._saving is not None:
             await asyncio.wait([self._saving], timeout=SAVE_S)
         try:
