@@ -40,7 +40,8 @@ from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
-from gateway.paging import start_pagers, use_links
+from gateway.paging import build_pagers, start_pagers, use_links
+from gateway.paging.waiting import Waiting
 from gateway.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -65,9 +66,18 @@ class Gateway:
         self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
-        self.notifiers = build_notifiers(
-            config, metrics, push_ids, subscribers=self.identity.resolver, reports=Reports(store.journal)
+        self.notifiers = build_notifiers(config, metrics, push_ids)
+        waiting = Waiting(config.paging, metrics)
+        pagers = build_pagers(
+            config,
+            metrics,
+            push_ids,
+            self.identity.resolver,
+            waiting,
+            reports=Reports(store.journal),
+            short_messages=store.short_messages,
         )
+        self.notifiers.update({pager.name: pager for pager in pagers})
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
         self.edge = EdgeServer(
@@ -86,6 +96,7 @@ class Gateway:
             clock=unix_ms,
         )
         self.edge.attach(self.dispatcher)
+        waiting.on_back = self.dispatcher.on_reachable
         directory.watch(self.edge)
         acceptor = Acceptor(
             directory=directory,

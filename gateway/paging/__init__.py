@@ -9,6 +9,7 @@ from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metrics
 from gateway.model.ports import DeliveryReports, Notifier, Subscribers
+from gateway.model.short_messages import OpenParts
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
 from gateway.paging.pager import Pager, Parts
@@ -23,12 +24,17 @@ BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_service)
 
 
 def build_pagers(
-    config: Config, metrics: Metrics, push_ids: PushIds, subscribers: Subscribers, reports: DeliveryReports | None
+    config: Config,
+    metrics: Metrics,
+    push_ids: PushIds,
+    subscribers: Subscribers,
+    waiting: Waiting,
+    reports: DeliveryReports | None,
+    short_messages: OpenParts | None,
 ) -> list[Pager]:
     """Those that the configuration names upstreams for. ConfigError; reads disk."""
-    guard = Guard(config.paging, subscribers, metrics, unix_ms)
-    waiting = Waiting(config.paging, metrics)
-    bearer = build_bearer(config, metrics, reports, unix_ms)
+    guard = Guard(config.paging, subscribers, waiting, metrics, unix_ms)
+    bearer = build_bearer(config, metrics, waiting, reports, short_messages, unix_ms)
     parts = Parts(config, metrics, push_ids, guard, waiting, reports, bearer, unix_ms)
     return [pager for pager in (build(parts) for build in BUILDERS) if pager is not None]
 

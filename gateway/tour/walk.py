@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gateway.tour.clauses_a import CLAUSES as CLAUSES_A
 from gateway.tour.clauses_b import CLAUSES as CLAUSES_B
 from gateway.tour.clauses_c import CLAUSES as CLAUSES_C
+from gateway.tour.clauses_c8 import CLAUSES as CLAUSES_C8
 from gateway.tour.clauses_doors import CLAUSES as CLAUSES_DOORS
 from gateway.tour.clauses_f import CLAUSES as CLAUSES_F
 from gateway.tour.clauses_service import CLAUSES as CLAUSES_SERVICE
@@ -18,7 +19,17 @@ from gateway.tour.stage import Failed, Skipped, Stage
 Clause = Callable[[Stage, Fleet], Awaitable[str]]
 #: id → (what it shows, how); ids sort as the README's clauses do
 CLAUSES: dict[str, tuple[str, Clause]] = dict(
-    sorted({**CLAUSES_A, **CLAUSES_B, **CLAUSES_C, **CLAUSES_F, **CLAUSES_DOORS, **CLAUSES_SERVICE}.items())
+    sorted(
+        {
+            **CLAUSES_A,
+            **CLAUSES_B,
+            **CLAUSES_C,
+            **CLAUSES_C8,
+            **CLAUSES_F,
+            **CLAUSES_DOORS,
+            **CLAUSES_SERVICE,
+        }.items()
+    )
 )
 
 

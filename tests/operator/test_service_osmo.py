@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from osmo import MSISDN, NETWORK, Operator, Terminal
+from needs import needs
 from sms_scene import OPAQUE, SmsScene, until
 
 from gateway.auth.service_keys import ServiceKeys
@@ -27,8 +27,11 @@ from gateway.paging.service.client import ServiceNotifier
 from gateway.paging.sms.hlr import OsmoHlr
 from gateway.paging.sms.settings import build_source
 from gateway.paging.udh import Ports, parse_header
+from gateway.paging.waiting import Waiting
+from gateway.tour.operator.osmo import NEEDED, Operator
+from gateway.tour.operator.terminal import MSISDN, Terminal
 
-pytestmark = [pytest.mark.slow, NETWORK]
+pytestmark = [pytest.mark.slow, needs(NEEDED)]
 
 KEYS = ServiceKeys(b"s" * 32)
 TOKEN = b"t" * 16
@@ -60,7 +63,13 @@ class OperatorScene(SmsScene):
             network=SmsPages(self.bearer, build_source("4999"), "service"),
             metrics=self.metrics,
             keys=KEYS,
-            guard=Guard(self.config.paging, self.subscribers, self.metrics, unix_ms),
+            guard=Guard(
+                self.config.paging,
+                self.subscribers,
+                Waiting(self.config.paging, self.metrics),
+                self.metrics,
+                unix_ms,
+            ),
         )
         now_s = unix_ms() // 1000
         registration = Registration(

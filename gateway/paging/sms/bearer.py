@@ -18,6 +18,7 @@ from gateway.model.notification import Notification
 from gateway.model.outcome import Step
 from gateway.model.ports import DeliveryReports, HomeRegister, Numbered, Numbers
 from gateway.model.registration import Registration
+from gateway.model.short_messages import OpenParts
 from gateway.notifiers.upstream import Answer, unix_ms
 from gateway.paging.errors import NO_NUMBER
 from gateway.paging.segments import Segment
@@ -39,6 +40,7 @@ from gateway.paging.sms.receipt import ReceiptOf, parse_receipt
 from gateway.paging.sms.settings import build_links
 from gateway.paging.sms.smscs import AllRest, NoneBound, Smscs
 from gateway.paging.sms.tracking import Part, Tracking
+from gateway.paging.waiting import Waiting
 
 #: shortest validity: a push that is "now or never" needs a moment on the air
 LEAST_VALIDITY_S = 30
@@ -54,8 +56,9 @@ class SmsBearer:
         *,
         metrics: Metrics,
         reports: DeliveryReports | None = None,
+        kept: OpenParts | None = None,
         register: HomeRegister | None = None,
-        on_back: Callable[[Numbered], None] = lambda _subscriber: None,
+        on_back: Callable[[Numbered], object] = lambda _subscriber: None,
         on_incoming: Callable[[ShortMessage], None] = lambda _message: None,
         clock: Callable[[], int] = unix_ms,
     ) -> None:
@@ -67,7 +70,7 @@ class SmsBearer:
         self._on_incoming = on_incoming
         self._clock = clock
         self._hears_receipts = paging.smsc_bind == "transceiver"
-        self._tracking = Tracking(paging.sms_receipts, metrics, clock, self._on_receipt_missing)
+        self._tracking = Tracking(paging.sms_receipts, metrics, clock, self._on_receipt_missing, kept)
         self._smscs = Smscs(
             links,
             metrics,
@@ -113,6 +116,8 @@ class SmsBearer:
                 return Answer(errors.HLR_FAILED)
             if known is None:
                 return Answer(errors.HLR_UNKNOWN)
+            if known.is_away:
+                return Answer(errors.HLR_ABSENT)
             subscriber = known
         destination = build_destination(subscriber)
         if destination is None:
@@ -246,11 +251,25 @@ def _is_digits(text: str, least: int) -> bool:
 
 
 def build_bearer(
-    config: Config, metrics: Metrics, reports: DeliveryReports | None, clock: Callable[[], int]
+    config: Config,
+    metrics: Metrics,
+    waiting: Waiting,
+    reports: DeliveryReports | None,
+    kept: OpenParts | None,
+    clock: Callable[[], int],
 ) -> SmsBearer | None:
     """As `paging` says, None where it names no SMSC. ConfigError; reads disk."""
     paging = config.paging
     if not paging.smscs:
         return None
     register = OsmoHlr(*parse_host(paging.hlr, "paging.hlr"), paging.hlr_timeout_s) if paging.hlr else None
-    return SmsBearer(paging, build_links(paging), metrics=metrics, reports=reports, register=register, clock=clock)
+    return SmsBearer(
+        paging,
+        build_links(paging),
+        metrics=metrics,
+        reports=reports,
+        kept=kept,
+        register=register,
+        on_back=lambda who: waiting.back(imsi=who.imsi, msisdn=who.msisdn),
+        clock=clock,
+    )

@@ -23,6 +23,7 @@ from gateway.paging.sms.bearer import SmsBearer
 from gateway.paging.sms.client import SmsNotifier
 from gateway.paging.sms.link import LinkSettings
 from gateway.paging.sms.local import LocalSmsc
+from gateway.paging.waiting import Waiting
 
 IDS = PushIds(b"k" * 16)
 MSISDN, IMSI = "491701234567", "001010000000001"
@@ -130,7 +131,9 @@ class SmsScene:
             self.bearer,
             metrics=self.metrics,
             push_ids=IDS,
-            guard=Guard(self.config.paging, self.subscribers, self.metrics, unix_ms),
+            guard=Guard(
+                self.config.paging, self.subscribers, Waiting(self.config.paging, self.metrics), self.metrics, unix_ms
+            ),
             clock=clock,
         )
         self.notifier.start()

@@ -25,6 +25,7 @@ from gateway.paging.sms.local import Behaviour
 from gateway.paging.sms.pdu import Status
 from gateway.paging.sms.settings import build_source
 from gateway.paging.udh import Ports, parse_header
+from gateway.paging.waiting import Waiting
 
 KEYS = ServiceKeys(b"s" * 32)
 TOKEN = b"t" * 16
@@ -62,7 +63,13 @@ class ServiceScene:
             network=network if self.has_network else None,
             metrics=scene.metrics,
             keys=KEYS,
-            guard=Guard(scene.config.paging, scene.subscribers, scene.metrics, unix_ms),
+            guard=Guard(
+                scene.config.paging,
+                scene.subscribers,
+                Waiting(scene.config.paging, scene.metrics),
+                scene.metrics,
+                unix_ms,
+            ),
         )
         self.notifier.use_links(self.links)
         return self
