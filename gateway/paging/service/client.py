@@ -77,8 +77,8 @@ class ServiceNotifier:
         settings = build_app_settings(app.name, app.notifiers.get(self.name, {}), self._service)
         asked = notification.service or _NOTHING
         aid = settings.aid if asked.aid is None else asked.aid
-        if asked.server and asked.server >= len(settings.servers):
-            # place 0 is there without a list: the app on the terminal knows its server itself
+        if settings.servers and asked.server >= len(settings.servers):
+            # without a list here, the app on the terminal has its own
             return self._upstream.refuse(errors.NO_SERVER)
         page = self._build(registration, notification, aid, asked)
         if self._links is not None and await self._links.page(registration.number, page, self._service.link_answer_s):

@@ -13,7 +13,7 @@ NO_BEARER = Row(
     "the device did not answer over a link, and the gateway has no SMSC (`paging.smscs`)",
 )
 NO_SERVER = Row(
-    0, "no_server", Verdict.DEAD, Fault.MESSAGE, "the app's `servers` has no entry at the place that the push names"
+    0, "no_server", Verdict.DEAD, Fault.MESSAGE, "the app's `servers` is a list without the place that the push names"
 )
 #: a page by short message may have every answer of the pager sms as well
 ROWS = (STARTED, NO_BEARER, NO_SERVER)
