@@ -70,6 +70,27 @@ class Wap:
 
     # URL of the push proxy gateway (PAP 2.0); empty: WAP pushes go out as short messages, where there is an SMSC
     ppg: str = ""
+    # user the gateway logs in to the PPG as (HTTP Basic); empty: it does not log in
+    ppg_user: str = ""
+    # file with the password of ppg_user
+    ppg_password_file: str = ""
+    # PEM file of the authorities that sign the certificate of an https PPG; empty: the system's
+    ppg_ca: str = ""
+    # name of the PPG behind @ in addresses; empty: the host of ppg
+    ppg_name: str = ""
+    # the PPG has to answer by then; shorter than delivery.notifier_timeout_s
+    ppg_timeout_s: float = within(5.0, 0.05, 600)
+    # connections to the PPG at once; a push that finds none free waits
+    ppg_connections: int = within(16, 1, 1_000)
+    # network that the PPG has to use (a token of WAP-259, as GSM); empty: it chooses
+    ppg_network: str = "GSM"
+    # bearer that the PPG has to use (a token of WAP-259, as SMS); empty: it chooses
+    ppg_bearer: str = "SMS"
+    # pushes with a collapse key that are remembered, so that the PPG is asked to drop the one before where it still
+    # holds it (replace-push-id of PAP 2.0; Kannel refuses it); past it the oldest is forgotten; 0: it is not asked
+    ppg_replaces: int = within(0, 0, 10_000_000)
+    # longest link; past it the push is dead for this pager (bad_link)
+    href_bytes: int = within(512, 16, 4_096)
 
 
 @dataclass(slots=True)

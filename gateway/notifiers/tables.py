@@ -19,6 +19,8 @@ from gateway.paging.service import errors as service_errors
 from gateway.paging.service import settings as service_settings
 from gateway.paging.sms import errors as sms_errors
 from gateway.paging.sms import settings as sms_settings
+from gateway.paging.wap import errors as wap_errors
+from gateway.paging.wap import settings as wap_settings
 
 #: name → its settings and the rows of its table
 NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
@@ -28,6 +30,7 @@ NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
     "webhook": (webhook_settings.FIELDS, webhook_errors.ROWS),
     "sms": (sms_settings.FIELDS, sms_errors.ROWS),
     "service": (service_settings.FIELDS, service_errors.ROWS),
+    "wap": (wap_settings.FIELDS, wap_errors.ROWS),
 }
 
 

@@ -13,6 +13,7 @@ from gateway.tour.clauses_c8 import CLAUSES as CLAUSES_C8
 from gateway.tour.clauses_doors import CLAUSES as CLAUSES_DOORS
 from gateway.tour.clauses_f import CLAUSES as CLAUSES_F
 from gateway.tour.clauses_service import CLAUSES as CLAUSES_SERVICE
+from gateway.tour.clauses_wap import CLAUSES as CLAUSES_WAP
 from gateway.tour.fleet import Fleet
 from gateway.tour.stage import Failed, Skipped, Stage
 
@@ -25,9 +26,10 @@ CLAUSES: dict[str, tuple[str, Clause]] = dict(
             **CLAUSES_B,
             **CLAUSES_C,
             **CLAUSES_C8,
+            **CLAUSES_WAP,
+            **CLAUSES_SERVICE,
             **CLAUSES_F,
             **CLAUSES_DOORS,
-            **CLAUSES_SERVICE,
         }.items()
     )
 )
