@@ -111,6 +111,7 @@ async def enrol(house: House, folder: Path, terminal: Terminal) -> str:
     terminal.pages.on_page("shop", terminal.start_app, aid=AID)
     async with Device("127.0.0.1", house.port, pages=terminal.pages, store=FileCredentials(folder / "id")) as device:
         registration = await device.register("shop", "1.0", account="ann", addresses={"service": opaque})
+        await until((folder / "id").exists)  # else it would be another device the next time
     await terminal.pages.aclose()
 
     async def is_away() -> bool:
