@@ -41,6 +41,9 @@ from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
 from gateway.paging import build_pagers, start_pagers, use_links
+from gateway.paging.ims.called import Called
+from gateway.paging.ims.calls import Parts as ImsParts
+from gateway.paging.ims.service import ImsPaging
 from gateway.paging.waiting import Waiting
 from gateway.store import Store
 
@@ -67,12 +70,20 @@ class Gateway:
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
         self.notifiers = build_notifiers(config, metrics, push_ids)
+        identity = self.identity
+        called = Called(
+            config.ims.app,
+            identity.records,
+            identity.classes,
+            identity.resolver,
+            home_timeout_s=config.ims.home_timeout_s,
+        )
         waiting = Waiting(config.paging, metrics)
         pagers = build_pagers(
             config,
             metrics,
             push_ids,
-            self.identity.resolver,
+            called,
             waiting,
             reports=Reports(store.journal),
             short_messages=store.short_messages,
@@ -123,6 +134,19 @@ class Gateway:
             metrics=metrics,
             clock=unix_ms,
         )
+        self.ims = ImsPaging(
+            ImsParts(
+                config=config,
+                directory=directory,
+                journal=store.journal,
+                acceptor=acceptor,
+                dispatcher=self.dispatcher,
+                notifiers=self.notifiers,
+                called=called,
+                metrics=metrics,
+                clock=unix_ms,
+            )
+        )
         backend = Backend(
             config=config.api,
             keys=ApiKeys(directory, load_or_create(self.admin_key_file).hash),
@@ -168,6 +192,7 @@ class Gateway:
             self.dispatcher.start()
             start_pagers(self.notifiers)
             self.scheduler.start()
+            self.ims.start()
             await self.edge.start()
             self.receipts_webhook.start()
             try:
@@ -204,12 +229,14 @@ class Gateway:
     async def drain(self) -> None:
         """Take no more pushes and connections, send the devices away in turn, commit."""
         self.draining = True
+        await self.ims.close()  # what is held is asked for again, by who takes over
         await self.api.stop()
         await self.edge.drain(self.config.edge.drain_s)
 
     async def stop(self) -> None:
         """End everything that runs; what is pending stays in the journal."""
         await self.api.stop(timeout_s=1.0)
+        await self.ims.close()
         await self.receipts_webhook.close()
         await self.streams.close()
         await self.edge.stop()

@@ -99,6 +99,76 @@ class Trigger:
 
     # root URL of the T8 API of the SCEF or NEF, the part before /3gpp-device-triggering; empty: it is not used
     t8: str = ""
+    # how triggers go out: T8 (REST, `trigger.t8`) or Tsp (Diameter, `diameter.peers`)
+    way: Literal["t8", "tsp"] = "t8"
+    # what the network knows this gateway by: scsAsId in every T8 URL
+    scs_as_id: str = ""
+    # what the network knows a device by: its MSISDN; its NAI, which is its External Identifier; or the opaque id
+    # itself, where the network was told the gateway's ids as External Identifiers
+    identify: Literal["msisdn", "external_id", "opaque_id"] = "msisdn"
+    # how the gateway shows who it is: none, a fixed bearer token, or OAuth2 client credentials (RFC 6749 §4.4)
+    auth: Literal["none", "bearer", "oauth2"] = "none"
+    # file with the bearer token
+    token_file: str = ""
+    # URL of the OAuth2 token endpoint
+    token_url: str = ""
+    # OAuth2 client id
+    client_id: str = ""
+    # file with the OAuth2 client secret
+    client_secret_file: str = ""
+    # OAuth2 scope, where the network wants one, as in 3gpp#aef1:3gpp-device-triggering
+    scope: str = ""
+    # PEM file of the authorities that sign the network's certificate; empty: the system's
+    ca: str = ""
+    # PEM file of the gateway's own certificate, where the network asks for one
+    certificate: str = ""
+    # PEM file of its key
+    certificate_key: str = ""
+    # address on which the network's reports are heard
+    callback_host: str = "127.0.0.1"
+    # and its port; 0 takes a free one
+    callback_port: int = within(0, 0, 65_535)
+    # URL by which the network reaches that listener, without a path of its own or with one that a proxy takes away;
+    # empty: as callback_host and callback_port say
+    callback_url: str = ""
+    # PEM file of the listener's certificate; empty: plain HTTP, for behind a proxy
+    callback_certificate: str = ""
+    # PEM file of its key
+    callback_certificate_key: str = ""
+    # connections of the network at a time; a further one is closed at once (counted)
+    callback_connections: int = within(64, 1, 10_000)
+    # largest report; a larger one gets 413 (counted)
+    callback_body_bytes: int = within(16_384, 256, 1_048_576)
+    # a report has to be read by then, and a quiet connection is closed
+    callback_timeout_s: float = within(10.0, 0.05, 600)
+    # a port that is taken is tried again after this time, which doubles; a trigger waits as long for it to open
+    callback_retry_s: float = within(1.0, 0.05, 60)
+    # longest pause before trying it again
+    callback_retry_max_s: float = within(30.0, 0.05, 3600)
+    # ask the network for a test notification, until one came; it shows that callback_url leads here
+    test_notification: bool = False
+    # application port on the device, where an app has none
+    port: int = within(16_000, 16_000, 16_999)
+    # most bytes of a trigger's payload that the network takes; title and text are cut to it
+    payload_bytes: int = within(133, 39, 65_535)
+    # shortest time for which the network tries; up to validity_max_s it is what is left of the push's own
+    validity_min_s: int = within(30, 1, 604_800)
+    # longest time for which the network tries
+    validity_max_s: int = within(86_400, 1, 31_536_000)
+    # a trigger that is not delivered yet is replaced by a newer one to the same app of the same device
+    replace: bool = True
+    # triggers in RAM whose report has not come; past it the oldest is forgotten (counted)
+    outstanding: int = within(100_000, 1, 10_000_000)
+    # a report is waited for until the validity ends and this long after it
+    report_s: float = within(600.0, 1, 604_800)
+    # when a trigger was not delivered, have the network (MonitoringEvent, UE_REACHABILITY) tell when the device is back
+    watch_reachability: bool = False
+    # whether it has to be reachable for data or for short messages
+    watch_for: Literal["data", "sms"] = "data"
+    # for how long the network is to watch one device
+    watch_s: int = within(86_400, 60, 31_536_000)
+    # devices watched at a time; past it a further one is not (counted)
+    watches: int = within(10_000, 1, 1_000_000)
 
 
 @dataclass(slots=True)
@@ -113,8 +183,34 @@ class Radius:
 class Ims:
     """IMS paging: a SIP server that holds calls until the called terminal registers again (docs/paging.md)."""
 
-    # host:port of the SIP servers' evapi, in order of preference; empty: there is no IMS paging
+    # host:port of the SIP servers' evapi (docs/kamailio.cfg), each with its own calls; empty: there is no IMS paging
     servers: list[str] = field(default_factory=list)
+    # app in whose name terminals are paged: its settings of the pagers, its opt-outs; has to be created
+    app: str = "ims"
+    # pagers that are asked in turn, by their names in a fallback chain
+    pagers: list[str] = field(default_factory=lambda: ["sms"])
+    # the push service's name in a Contact (RFC 8599 pn-provider), as the SIP servers have it
+    provider: str = "heliograph"
+    # a request is paged for as long as its server holds it, and never longer
+    hold_max_s: float = within(30.0, 0.5, 300)
+    # requests that are held at one time, over all servers; a further one is refused
+    calls: int = within(10_000, 1, 1_000_000)
+    # what can not be paged is refused no sooner, so that the moment does not say why
+    refuse_ms: int = within(500, 0, 10_000)
+    # pagers that failed for now are asked again after this pause
+    retry_ms: int = within(1_000, 10, 60_000)
+    # the HSS has to say within this time whom an IMPU belongs to
+    home_timeout_s: float = within(2.0, 0.05, 60)
+    # a connection has to be made, and a ping answered, by then
+    answer_s: float = within(5.0, 0.05, 600)
+    # nothing heard of a server for this long: ping
+    ping_s: float = within(10.0, 0.05, 3600)
+    # first pause before connecting again; doubles, and each is cut by up to a half at random
+    reconnect_s: float = within(1.0, 0.05, 3600)
+    # longest pause before connecting again
+    reconnect_max_s: float = within(30.0, 0.05, 86_400)
+    # longest message of a server; a longer one ends the connection
+    message_bytes: int = within(4_096, 256, 65_536)
 
 
 @dataclass(slots=True)

@@ -182,6 +182,34 @@ class Metric(Enum):
     SMS_INCOMING = Spec(
         "heliograph_sms_incoming_total", "counter", "Other messages and alerts from SMSCs, by kind", "kind"
     )
+    IMS_LINKS = Spec("heliograph_ims_links", "gauge", "SIP servers the gateway is connected to (C14)")
+    IMS_LINKS_ENDED = Spec(
+        "heliograph_ims_links_ended_total", "counter", "Connections to SIP servers that ended, by reason", "reason"
+    )
+    IMS_HELD = Spec("heliograph_ims_held", "gauge", "Requests that SIP servers hold for a page")
+    IMS_CALLS = Spec(
+        "heliograph_ims_calls_total",
+        "counter",
+        "Requests held by SIP servers, by what became of them: held, then paged, then one of the others",
+        "result",
+    )
+    IMS_EVENTS = Spec("heliograph_ims_events_total", "counter", "Odd messages of SIP servers, by kind", "kind")
+    TRIGGERS_PENDING = Spec("heliograph_triggers_pending", "gauge", "Device triggers whose report has not come")
+    TRIGGER_REPORTS = Spec(
+        "heliograph_trigger_reports_total", "counter", "Device triggers by what became of them", "result"
+    )
+    TRIGGER_CALLBACKS = Spec(
+        "heliograph_trigger_callbacks_total",
+        "counter",
+        "What came to the listener for the network's reports, by what it led to",
+        "result",
+    )
+    TRIGGER_WATCHES = Spec(
+        "heliograph_trigger_watches_total",
+        "counter",
+        "Devices that the network was asked to watch until they can be reached, by what it led to",
+        "result",
+    )
     SERVICE_PAGES = Spec("heliograph_service_pages_total", "counter", "Service pages taken, by bearer", "bearer")
     SERVICE_ACCESS = Spec(
         "heliograph_service_access_total", "counter", "Service access requests looked at, by result", "result"

@@ -17,11 +17,12 @@ from gateway.paging.service.bearers import DevicePages
 from gateway.paging.service.client import ServiceNotifier, build_service
 from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.client import build_sms
+from gateway.paging.trigger.client import build_trigger
 from gateway.paging.waiting import Waiting
 from gateway.paging.wap.client import build_wap
 
 #: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
-BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap, build_service)
+BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap, build_trigger, build_service)
 
 
 def build_pagers(

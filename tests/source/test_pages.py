@@ -18,7 +18,14 @@ ROOT = Path(__file__).parents[2]
 CLAUSES = [
     *(f"A{n}" for n in range(1, 7)),
     *(f"B{n}" for n in range(1, 8)),
-    *("C1", "C5", "C7", "C8", "C9", "C13"),
+    "C1",
+    "C5",
+    "C7",
+    "C8",
+    "C9",
+    "C10",
+    "C13",
+    "C14",
     "F",
 ]
 PAGE_NAMES = [
@@ -34,6 +41,7 @@ PAGE_NAMES = [
     "metrics",
     "notifiers",
     "operations",
+    "ota",
     "paging",
     "provider",
     "scale",
