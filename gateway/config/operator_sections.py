@@ -275,3 +275,13 @@ class Diameter:
 
     # peers in order of preference, each host:port of a relay, an HSS or an MTC-IWF; empty: no Diameter is spoken
     peers: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Service:
+    """The pager service: invites a terminal to start an app that does not run (docs/paging.md)."""
+
+    # a device with an open link has to say by then that it has started the app; without it a short message is sent
+    link_answer_s: float = within(2.0, 0.05, 60)
+    # application port that terminals take pages on, where an app has none
+    port: int = within(16_000, 16_000, 16_999)
