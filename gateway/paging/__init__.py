@@ -56,8 +56,10 @@ def start_pagers(notifiers: Mapping[str, Notifier]) -> None:
 
 
 def pagers_of(notifiers: Mapping[str, Notifier]) -> list[str]:
-    """Names of those whose address is an opaque id, in order."""
-    return [name for name, notifier in notifiers.items() if isinstance(notifier, Pager)]
+    """Names of those that reach who has an opaque id and nothing else, in order. Not `service`: what it sends is signed
+    for a registration, and who never registered can not check it."""
+    pagers = (name for name, notifier in notifiers.items() if isinstance(notifier, Pager))
+    return [name for name in pagers if not isinstance(notifiers[name], ServiceNotifier)]
 
 
 def use_links(notifiers: Mapping[str, Notifier], pages: DevicePages) -> None:

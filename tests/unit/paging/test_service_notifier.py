@@ -14,10 +14,11 @@ from gateway.config.sections import Config
 from gateway.metrics import Metric
 from gateway.model.errors import BadRequest
 from gateway.model.notification import Content, Invitation, Notification, Target
-from gateway.model.ports import NotifierResult
+from gateway.model.ports import Notifier, NotifierResult
 from gateway.model.registration import App, Registration
 from gateway.model.service_page import MOST_BYTES, MOST_PARAMS, hash_aid, hash_id, is_signed, parse_page
 from gateway.notifiers.upstream import unix_ms
+from gateway.paging import pagers_of
 from gateway.paging.guard import Guard
 from gateway.paging.service.bearers import SmsPages
 from gateway.paging.service.client import LEAST_VALIDITY_S, ServiceNotifier
@@ -243,3 +244,9 @@ def test_a_link_is_not_waited_for_until_the_pager_is_cut_off() -> None:
     assert conflicts(config) == []
     config.service.link_answer_s = 10.0
     assert [field for field, _ in conflicts(config)] == ["service.link_answer_s"]
+
+
+async def test_who_has_an_opaque_id_and_never_registered_is_not_sent_what_it_can_not_check() -> None:
+    async with ServiceScene() as scene:
+        notifiers: dict[str, Notifier] = {"sms": scene.sms.notifier, "service": scene.notifier}
+        assert pagers_of(notifiers) == ["sms"]
