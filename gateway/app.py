@@ -19,13 +19,18 @@ from gateway.api.once import Once
 from gateway.api.ports import Backend
 from gateway.api.server import ApiServer, build_app
 from gateway.api.stream import ProviderStreams
+from gateway.api.t8.reports import T8Reports
+from gateway.api.t8.transactions import Transactions
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.device import DeviceVerifier
+from gateway.auth.service_keys import PURPOSE, ServiceKeys
 from gateway.config.sections import Api, Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.ended_ids import EndedIds
+from gateway.delivery.opaque_tokens import OpaqueIndex
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
@@ -34,12 +39,14 @@ from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.identity import Identity
+from gateway.identity.renewal import Renewal
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
-from gateway.paging import build_pagers, start_pagers
+from gateway.notifiers.webpush.addresses import Addresses
+from gateway.paging import build_pagers, find_addresses, pagers_of, start_pagers, use_links
 from gateway.paging.ims.called import Called
 from gateway.paging.ims.calls import Parts as ImsParts
 from gateway.paging.ims.service import ImsPaging
@@ -66,8 +73,10 @@ class Gateway:
         push_ids = PushIds(store.keys.push_id_key)
         directory = store.directory
         self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
+        self.renewal = Renewal(config.identity, store.subscribers, self.identity.allocator, unix_ms)
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
+        reports = Reports(store.journal)
         self.notifiers = build_notifiers(config, metrics, push_ids)
         identity = self.identity
         called = Called(
@@ -84,12 +93,17 @@ class Gateway:
             push_ids,
             called,
             waiting,
-            reports=Reports(store.journal),
+            reports=reports,
             short_messages=store.short_messages,
         )
         self.notifiers.update({pager.name: pager for pager in pagers})
+        self.identity.allocator.addresses = find_addresses(self.notifiers)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
-        self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
+        service_keys = ServiceKeys(push_ids.derive(PURPOSE))
+        self.edge = EdgeServer(
+            config, login, directory, metrics, unix_ms, batches=store.batches.table, service_keys=service_keys
+        )
+        use_links(self.notifiers, self.edge.pages)
         self.dispatcher = Dispatcher(
             edge=self.edge,
             journal=store.journal,
@@ -104,6 +118,17 @@ class Gateway:
         self.edge.attach(self.dispatcher)
         waiting.on_back = self.dispatcher.on_reachable
         directory.watch(self.edge)
+        opaque = OpaqueIndex(
+            self.identity.local,
+            directory,
+            pagers_of(self.notifiers),
+            push_ids.derive(b"paging-only registrations"),
+            metrics,
+        )
+        directory.opaque = opaque
+        self.ended_ids = EndedIds(
+            opaque, directory, self.dispatcher, metrics, every_s=config.identity.paging_only_sweep_s
+        )
         acceptor = Acceptor(
             directory=directory,
             journal=store.journal,
@@ -163,7 +188,14 @@ class Gateway:
             max_ttl_s=config.delivery.max_ttl_s,
             now_ms=unix_ms,
             identity=self.identity,
+            opaque=opaque,
+            service_keys=service_keys,
         )
+        self.t8_reports = T8Reports(
+            backend, Transactions(backend), Addresses(allows_private=config.api.t8_private, clock=unix_ms)
+        )
+        backend.on_transaction = self.t8_reports.follow
+        reports.on_step = self.t8_reports.on_step
         once = Once(backend)
         self.api = ApiServer(build_app(backend, once=once), backend)
         self.streams = ProviderStreams(backend, once, self.edge, config.edge)
@@ -187,8 +219,11 @@ class Gateway:
             start_pagers(self.notifiers)
             self.scheduler.start()
             self.ims.start()
+            self.ended_ids.start()
+            self.renewal.start()
             await self.edge.start()
             self.receipts_webhook.start()
+            self.t8_reports.start()
             try:
                 await self.api.start()
             except OSError as exc:
@@ -232,9 +267,12 @@ class Gateway:
         await self.api.stop(timeout_s=1.0)
         await self.ims.close()
         await self.receipts_webhook.close()
+        await self.t8_reports.close()
         await self.streams.close()
         await self.edge.stop()
         await self.scheduler.close()
+        await self.ended_ids.close()
+        await self.renewal.close()
         await self.dispatcher.close()
         for notifier in self.notifiers.values():
             await notifier.close()

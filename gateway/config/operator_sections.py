@@ -99,6 +99,76 @@ class Trigger:
 
     # root URL of the T8 API of the SCEF or NEF, the part before /3gpp-device-triggering; empty: it is not used
     t8: str = ""
+    # how triggers go out: T8 (REST, `trigger.t8`) or Tsp (Diameter, `diameter.peers`)
+    way: Literal["t8", "tsp"] = "t8"
+    # what the network knows this gateway by: scsAsId in every T8 URL
+    scs_as_id: str = ""
+    # what the network knows a device by: its MSISDN; its NAI, which is its External Identifier; or the opaque id
+    # itself, where the network was told the gateway's ids as External Identifiers
+    identify: Literal["msisdn", "external_id", "opaque_id"] = "msisdn"
+    # how the gateway shows who it is: none, a fixed bearer token, or OAuth2 client credentials (RFC 6749 §4.4)
+    auth: Literal["none", "bearer", "oauth2"] = "none"
+    # file with the bearer token
+    token_file: str = ""
+    # URL of the OAuth2 token endpoint
+    token_url: str = ""
+    # OAuth2 client id
+    client_id: str = ""
+    # file with the OAuth2 client secret
+    client_secret_file: str = ""
+    # OAuth2 scope, where the network wants one, as in 3gpp#aef1:3gpp-device-triggering
+    scope: str = ""
+    # PEM file of the authorities that sign the network's certificate; empty: the system's
+    ca: str = ""
+    # PEM file of the gateway's own certificate, where the network asks for one
+    certificate: str = ""
+    # PEM file of its key
+    certificate_key: str = ""
+    # address on which the network's reports are heard
+    callback_host: str = "127.0.0.1"
+    # and its port; 0 takes a free one
+    callback_port: int = within(0, 0, 65_535)
+    # URL by which the network reaches that listener, without a path of its own or with one that a proxy takes away;
+    # empty: as callback_host and callback_port say
+    callback_url: str = ""
+    # PEM file of the listener's certificate; empty: plain HTTP, for behind a proxy
+    callback_certificate: str = ""
+    # PEM file of its key
+    callback_certificate_key: str = ""
+    # connections of the network at a time; a further one is closed at once (counted)
+    callback_connections: int = within(64, 1, 10_000)
+    # largest report; a larger one gets 413 (counted)
+    callback_body_bytes: int = within(16_384, 256, 1_048_576)
+    # a report has to be read by then, and a quiet connection is closed
+    callback_timeout_s: float = within(10.0, 0.05, 600)
+    # a port that is taken is tried again after this time, which doubles; a trigger waits as long for it to open
+    callback_retry_s: float = within(1.0, 0.05, 60)
+    # longest pause before trying it again
+    callback_retry_max_s: float = within(30.0, 0.05, 3600)
+    # ask the network for a test notification, until one came; it shows that callback_url leads here
+    test_notification: bool = False
+    # application port on the device, where an app has none
+    port: int = within(16_000, 16_000, 16_999)
+    # most bytes of a trigger's payload that the network takes; title and text are cut to it
+    payload_bytes: int = within(133, 39, 65_535)
+    # shortest time for which the network tries; up to validity_max_s it is what is left of the push's own
+    validity_min_s: int = within(30, 1, 604_800)
+    # longest time for which the network tries
+    validity_max_s: int = within(86_400, 1, 31_536_000)
+    # a trigger that is not delivered yet is replaced by a newer one to the same app of the same device
+    replace: bool = True
+    # triggers in RAM whose report has not come; past it the oldest is forgotten (counted)
+    outstanding: int = within(100_000, 1, 10_000_000)
+    # a report is waited for until the validity ends and this long after it
+    report_s: float = within(600.0, 1, 604_800)
+    # when a trigger was not delivered, have the network (MonitoringEvent, UE_REACHABILITY) tell when the device is back
+    watch_reachability: bool = False
+    # whether it has to be reachable for data or for short messages
+    watch_for: Literal["data", "sms"] = "data"
+    # for how long the network is to watch one device
+    watch_s: int = within(86_400, 60, 31_536_000)
+    # devices watched at a time; past it a further one is not (counted)
+    watches: int = within(10_000, 1, 1_000_000)
 
 
 @dataclass(slots=True)
@@ -107,6 +177,62 @@ class Radius:
 
     # UDP port of the listener; 0 takes a free one; -1: there is none
     port: int = within(-1, -1, 65_535)
+    # address it listens on; of several that the machine has the one that is sent to, for answers come from it
+    host: str = "127.0.0.1"
+    # who may report, each an address or a network, as in "10.0.0.0/8?secret_file=FILE"; of several the narrowest counts
+    clients: list[str] = field(default_factory=list)
+    # file with the shared secret of every client that names none
+    secret_file: str = ""
+    # refuse requests without a Message-Authenticator (RFC 3579); one that is there has to be right in any case
+    require_message_authenticator: bool = False
+    # sessions kept in RAM; past it the one not heard of for longest goes (counted)
+    sessions: int = within(1_000_000, 1, 100_000_000)
+    # a session that is not heard of for so long has ended; longer than the network's interim interval
+    session_max_s: float = within(86_400.0, 1, 31_536_000)
+    # answers kept so that a request that is sent again is answered alike; past it the oldest goes
+    retransmissions: int = within(20_000, 1, 10_000_000)
+    # and each so long
+    retransmission_s: float = within(30.0, 0.1, 3600)
+    # the trigger source_ip makes a subscriber of who has a session and is not known yet
+    creates_subscribers: bool = False
+
+
+@dataclass(slots=True)
+class Ip:
+    """The pager ip: a terminal that is on line is sent a datagram (CoAP), one that is not is asked for again
+    (docs/paging.md)."""
+
+    # the operator's subscriber pools, as in "10.45.0.0/16": no other address is ever sent to; empty: none is
+    networks: list[str] = field(default_factory=list)
+    # may networks name this machine itself; for tests and trials
+    loopback: bool = False
+    # APNs whose sessions are sent to, as Called-Station-Id has them; empty: all
+    apns: list[str] = field(default_factory=list)
+    # port on the terminal, where an app has none
+    port: int = within(16_000, 16_000, 16_999)
+    # Uri-Path of the CoAP request, at most 255 bytes; empty: none
+    path: str = "push"
+    # first wait for the terminal's acknowledgement; up to a half more at random, doubled with each retransmission
+    ack_s: float = within(1.5, 0.05, 60)
+    # how often it is sent again; all waits together are shorter than delivery.notifier_timeout_s
+    retransmits: int = within(1, 0, 8)
+    # datagrams under way at once, each on a port of its own; past it a push is tried later
+    at_once: int = within(256, 1, 20_000)
+    # host:port of the GGSN's VTY (osmo-ggsn) that is asked who is on line; empty: none is
+    ggsn: str = ""
+    # the GGSN's own name in it
+    ggsn_name: str = "ggsn0"
+    # it has to answer by then
+    ggsn_timeout_s: float = within(2.0, 0.05, 60)
+    # its answer holds so long, and so does that a subscriber is off line
+    online_cache_s: float = within(5.0, 0, 3600)
+    # who is off line is asked for again in about this time, spread evenly; until the push expires
+    requery_s: float = within(30.0, 0.05, 86_400)
+    # such questions a second; with many who are off line each is asked for less often
+    requery_rate: float = within(20.0, 0.01, 10_000)
+    # subscribers who are asked for again; past it the one that waits longest is forgotten (counted), and its pushes go
+    # by delivery.retry_ms alone
+    watched: int = within(10_000, 1, 10_000_000)
 
 
 @dataclass(slots=True)
@@ -149,3 +275,13 @@ class Diameter:
 
     # peers in order of preference, each host:port of a relay, an HSS or an MTC-IWF; empty: no Diameter is spoken
     peers: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Service:
+    """The pager service: invites a terminal to start an app that does not run (docs/paging.md)."""
+
+    # a device with an open link has to say by then that it has started the app; without it a short message is sent
+    link_answer_s: float = within(2.0, 0.05, 60)
+    # application port that terminals take pages on, where an app has none
+    port: int = within(16_000, 16_000, 16_999)

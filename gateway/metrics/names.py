@@ -194,11 +194,46 @@ class Metric(Enum):
         "result",
     )
     IMS_EVENTS = Spec("heliograph_ims_events_total", "counter", "Odd messages of SIP servers, by kind", "kind")
+    TRIGGERS_PENDING = Spec("heliograph_triggers_pending", "gauge", "Device triggers whose report has not come")
+    TRIGGER_REPORTS = Spec(
+        "heliograph_trigger_reports_total", "counter", "Device triggers by what became of them", "result"
+    )
+    TRIGGER_CALLBACKS = Spec(
+        "heliograph_trigger_callbacks_total",
+        "counter",
+        "What came to the listener for the network's reports, by what it led to",
+        "result",
+    )
+    TRIGGER_WATCHES = Spec(
+        "heliograph_trigger_watches_total",
+        "counter",
+        "Devices that the network was asked to watch until they can be reached, by what it led to",
+        "result",
+    )
+    RADIUS_REQUESTS = Spec(
+        "heliograph_radius_requests_total", "counter", "Accounting requests, by what came of them", "result"
+    )
+    RADIUS_SESSIONS = Spec("heliograph_radius_sessions", "gauge", "Sessions in RAM that accounting told of")
+    IP_DATAGRAMS = Spec("heliograph_ip_datagrams_total", "counter", "CoAP requests sent to terminals, again or not")
+    IP_REQUERIES = Spec(
+        "heliograph_ip_requeries_total", "counter", "Questions for who was off line, by result", "result"
+    )
+    SERVICE_PAGES = Spec("heliograph_service_pages_total", "counter", "Service pages taken, by bearer", "bearer")
+    SERVICE_ACCESS = Spec(
+        "heliograph_service_access_total", "counter", "Service access requests looked at, by result", "result"
+    )
     NOTIFIER_TOKENS = Spec(
         "heliograph_notifier_tokens_total",
         "counter",
         "Access or provider tokens made or fetched, by notifier",
         "notifier",
+    )
+
+    T8_REPORTS = Spec(
+        "heliograph_t8_reports_total",
+        "counter",
+        "Delivery reports of the T8 door: told, given_up, or why a try failed",
+        "result",
     )
 
     # --- identity
@@ -210,6 +245,12 @@ class Metric(Enum):
     )
     SUBSCRIBER_LOOKUPS = Spec(
         "heliograph_subscriber_lookups_total", "counter", "Opaque ids looked up, by result (found, none)", "result"
+    )
+    PAGING_ONLY = Spec(
+        "heliograph_paging_only_total",
+        "counter",
+        "Paging-only registrations of subscribers: made, renewed, claimed, claim_refused, ended",
+        "event",
     )
 
     @property

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+
+from gateway.model.subscriber import NetworkId, Subscriber
 
 
 class Numbered(Protocol):
@@ -30,6 +33,17 @@ class Numbers(NamedTuple):
         return "Numbers(…)"
 
 
+class Addresses(Protocol):
+    """Who has which IP address now (C15)."""
+
+    #: may somebody who has an address, and is not known by any other name yet, become a subscriber
+    creates_subscribers: bool
+
+    def whose(self, ip: str) -> Sequence[NetworkId] | None:
+        """As the network names who has it, not in normal form; None: nothing is known of this address."""
+        ...
+
+
 class HomeRegister(Protocol):
     """The network's own register of subscribers (HLR, HSS), asked before something is sent (C8)."""
 
@@ -48,4 +62,13 @@ class ImsHome(Protocol):
         """`impu`: `sip:user@domain` or `tel:+number`. What the HSS has of MSISDN and IMSI; None where it knows no such
         identity. TimeoutError, OSError or ValueError where it can not be asked, or does not answer in its own
         protocol."""
+        ...
+
+
+class Subscribers(Protocol):
+    """Whom an opaque id stands for: the mapping is kept by this gateway, or asked of an HLR or HSS (C7)."""
+
+    async def resolve(self, opaque: str, app: str) -> Subscriber | None:
+        """None, after the same work, for an id that is unknown, expired, revoked, another app's, another gateway's, or
+        of a subscriber who opted out of this app."""
         ...

@@ -6,7 +6,20 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
-from gateway.tour import clauses_a, clauses_b, clauses_c, clauses_c8, clauses_c14, clauses_doors, clauses_f, clauses_wap
+from gateway.tour import (
+    clauses_a,
+    clauses_b,
+    clauses_c,
+    clauses_c8,
+    clauses_c14,
+    clauses_doors,
+    clauses_f,
+    clauses_ip,
+    clauses_service,
+    clauses_tokens,
+    clauses_trigger,
+    clauses_wap,
+)
 from gateway.tour.fleet import Fleet
 from gateway.tour.stage import Failed, Skipped, Stage
 
@@ -18,7 +31,11 @@ _PARTS = (
     clauses_c8,
     clauses_c14,
     clauses_wap,
+    clauses_trigger,
+    clauses_ip,
+    clauses_service,
     clauses_f,
+    clauses_tokens,
     clauses_doors,
 )
 
