@@ -54,9 +54,13 @@ class Network:
         return float(found[0].rpartition(" ")[2]) if found else 0.0
 
     async def connected(self) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while await self.figure("heliograph_ims_links") != 1:
-                await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while await self.figure("heliograph_ims_links") != 1:
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            log = (self.stage.folder / "gateway.log").read_text()
+            pytest.fail(f"the gateway does not connect:\n{log[-2000:]}\n{self.kamailio.said[-2000:]}")
 
     async def counted(self, result: str, count: int = 1) -> None:
         async with asyncio.timeout(PATIENCE_S):

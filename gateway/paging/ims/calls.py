@@ -36,6 +36,8 @@ from gateway.paging.ims.messages import End, Page, Paged, Pong, Refused, Told
 #: registrations of a call have numbers from here on: no stored one gets so far
 FIRST_NUMBER = 1 << 31
 COLLAPSE_KEY = "ims"
+#: a server says that a hold has ended within this time of its end
+GRACE_S = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -156,8 +158,10 @@ class HeldCalls:
                     await self._page(call)
                     await loop.create_future()  # until the server says that it has ended, or should have long ago
             except TimeoutError:
+                # the server's hold ends as well, with its own answer; who refuses first is of no use to anybody
+                await asyncio.sleep(GRACE_S)
                 if call.is_paged:
-                    return  # the server's hold ends too, with its own answer
+                    return
                 refusal = Refused(call.page.id, "failed")
             except Unpageable:
                 refusal = Refused(call.page.id, "unpageable")

@@ -34,8 +34,7 @@ class Kamailio:
     """One SIP server of its own, as a context manager."""
 
     def __init__(self, folder: Path, hold_s: int) -> None:
-        self.sip_port = free_port(socket.SOCK_DGRAM)
-        self.evapi_port = free_port(socket.SOCK_STREAM)
+        self.sip_port = self.evapi_port = 0
         self._folder = folder
         self._hold_s = hold_s
         self._programs = Programs(folder)
@@ -45,6 +44,21 @@ class Kamailio:
         return (self._folder / "kamailio.log").read_text(errors="replace")
 
     async def __aenter__(self) -> Self:
+        for tries_left in (2, 1, 0):
+            self.sip_port, self.evapi_port = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
+            try:
+                await self._start()
+                return self
+            except (TimeoutError, RuntimeError):  # somebody else took a port meanwhile
+                await self._programs.close()
+                if not tries_left:
+                    raise RuntimeError(f"kamailio does not start:\n{self.said[-2000:]}") from None
+            except BaseException:
+                await self._programs.close()
+                raise
+        raise AssertionError
+
+    async def _start(self) -> None:
         arguments = ["-f", str(CONFIG), "-DD", "-E", "-m", "32", "-M", "8", "-Y", str(self._folder)]
         arguments += ["-w", str(self._folder), "-P", str(self._folder / "kamailio.pid")]
         for define in (
@@ -55,22 +69,17 @@ class Kamailio:
             "LEAST_EXPIRES_S=1",
         ):
             arguments += ["-A", define]
-        try:
-            self._programs.start("kamailio", *arguments)
-            await self._programs.listens("kamailio", "127.0.0.1", self.evapi_port)
-            async with asyncio.timeout(PATIENCE_S):
-                while not await self._answers():
-                    pass
-        except BaseException:
-            await self._programs.close()
-            raise
-        return self
+        self._programs.start("kamailio", *arguments)
+        await self._programs.listens("kamailio", "127.0.0.1", self.evapi_port)
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self._answers():
+                pass
 
     async def _answers(self) -> bool:
         async with Endpoint(self, "probe") as probe:
             probe.send("OPTIONS", f"sip:{DOMAIN}", "probe")
             try:
-                async with asyncio.timeout(0.2):
+                async with asyncio.timeout(1.0):
                     return bool(await probe.answer("OPTIONS"))
             except TimeoutError:
                 return False

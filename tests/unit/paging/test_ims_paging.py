@@ -32,7 +32,8 @@ OK, LATER, DEAD = NotifierResult(ok=True), NotifierResult(ok=False), NotifierRes
 
 
 @pytest.fixture(autouse=True)
-async def in_time() -> Any:
+async def in_time(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("gateway.paging.ims.calls.GRACE_S", 0.2)
     async with asyncio.timeout(30):
         yield
 
@@ -246,7 +247,8 @@ async def test_who_never_registers_ends_with_the_servers_hold() -> None:
         assert await held.ended == "timeout"
         await until(lambda: len(scene.ims.calls) == 0)
         assert held.told == ["paged"]
-        assert scene.count("refused") == scene.count("failed") == 0
+        assert (scene.count("timeout"), scene.count("refused"), scene.count("failed")) == (1, 0, 0)
+        assert scene.metrics.value(Metric.IMS_EVENTS, "end of nothing") == 0
         scene.assert_strict()
 
 
