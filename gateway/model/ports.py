@@ -18,6 +18,7 @@ from gateway.model.outcome import Outcome, Step
 from gateway.model.registration import NO_PROFILE, App, Loss, Profile, Registration, Whereabouts
 from gateway.model.subscriber import Subscriber
 from gateway.model.subscribers import HomeRegister as HomeRegister
+from gateway.model.subscribers import ImsHome as ImsHome
 from gateway.model.subscribers import Numbered as Numbered
 from gateway.model.subscribers import Numbers as Numbers
 

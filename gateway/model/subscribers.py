@@ -38,3 +38,13 @@ class HomeRegister(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class ImsHome(Protocol):
+    """The home subscriber server, asked whom a public identity of IMS belongs to (C14)."""
+
+    async def find(self, impu: str) -> Numbers | None:
+        """`impu`: `sip:user@domain` or `tel:+number`. What the HSS has of MSISDN and IMSI; None where it knows no such
+        identity. TimeoutError, OSError or ValueError where it can not be asked, or does not answer in its own
+        protocol."""
+        ...
