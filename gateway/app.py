@@ -31,6 +31,8 @@ from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
 from gateway.delivery.reports import Reports
 from gateway.delivery.scheduler import Scheduler
+from gateway.diameter.node import build_node
+from gateway.diameter.s6m import S6mRegister
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.identity import Identity
@@ -61,11 +63,20 @@ class Gateway:
         self.admin_key_file = path / FILE_NAME
         push_ids = PushIds(store.keys.push_id_key)
         directory = store.directory
-        self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
+        self.diameter = build_node(config, metrics)
+        home = None
+        if self.diameter is not None:
+            home = S6mRegister(self.diameter, config.diameter.hss_host, config.diameter.scs_identity)
+        self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms, home)
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
         self.notifiers = build_notifiers(
-            config, metrics, push_ids, subscribers=self.identity.resolver, reports=Reports(store.journal)
+            config,
+            metrics,
+            push_ids,
+            subscribers=self.identity.resolver,
+            reports=Reports(store.journal),
+            diameter=self.diameter,
         )
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
@@ -149,6 +160,8 @@ class Gateway:
             for name in apps:
                 await self._create_app(name)
             self.dispatcher.start()
+            if self.diameter is not None:
+                self.diameter.start()
             start_pagers(self.notifiers)
             self.scheduler.start()
             await self.edge.start()
@@ -200,6 +213,8 @@ class Gateway:
         await self.dispatcher.close()
         for notifier in self.notifiers.values():
             await notifier.close()
+        if self.diameter is not None:
+            await self.diameter.close()
         await self.store.close()
 
 

@@ -18,7 +18,9 @@ from gateway.model.errors import ConfigError
 MOST_PEERS = 16
 #: RFC 6733 §2.1, §13.1
 PORT, TLS_PORT = 3868, 5658
-_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
+_HOST = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+)
 
 
 class PeerAddress(NamedTuple):
@@ -52,6 +54,8 @@ def _read_peer(entry: str) -> PeerAddress:
 
 def read_peers(section: Diameter) -> list[PeerAddress]:
     """Each entry of `diameter.peers`, once the identities beside it are there too."""
+    if not section.peers:
+        return []
     if len(section.peers) > MOST_PEERS:
         raise ConfigError(f"has {len(section.peers)} entries; at most {MOST_PEERS}", field="diameter.peers")
     peers = [_read_peer(entry) for entry in section.peers]

@@ -119,8 +119,9 @@ class Diameter:
     scs_identity: str = ""
     # PEM file of the authorities that sign the certificates of aaas peers; empty: the system's
     tls_ca: str = ""
-    # PEM files of the gateway's own certificate and its key, where aaas peers ask for one
+    # PEM file of the gateway's own certificate, where aaas peers ask for one
     tls_cert: str = ""
+    # and of its key
     tls_key: str = ""
     # a request has to be answered by then, all peers that were asked for it together; shorter than
     # delivery.notifier_timeout_s

@@ -267,8 +267,8 @@ class Identity:
     draws_per_hour: int = within(120, 1, 100_000)
     # requests of one app with a NAI in a minute; past it 429
     asks_per_minute: int = within(600, 1, 10_000_000)
-    # who knows whom an id stands for: local, the gateway's own table; hss, the HSS, asked over S6m by the id as External
-    # Identifier (section diameter), while scope, end and opt-outs that are known here hold as well (C7)
+    # who knows whom an id stands for: local, the gateway's own table; hss, the HSS, asked over S6m by the id as its
+    # External Identifier (section diameter), while scope, end and opt-outs that are known here hold as well (C7)
     mapping: Literal["local", "hss"] = "local"
     # what the HSS said is used again for so long; 0 = not at all
     mapping_cache_s: float = within(30.0, 0, 3_600)

@@ -37,6 +37,10 @@ class Busy(OSError):
     """As many requests are without an answer as are allowed."""
 
 
+class Refused(OSError):
+    """The network answered that it can not say."""
+
+
 class ResultOf(NamedTuple):
     """What an answer says became of its request."""
 
@@ -100,6 +104,10 @@ class Node:
     def on_request(self, application: int, command: int, handler: OnMessage) -> None:
         """Requests of peers with this command go there."""
         self._handlers[application, command] = handler
+
+    def off_request(self, application: int, command: int) -> None:
+        """No more: they are answered with 3001 or 3007."""
+        self._handlers.pop((application, command), None)
 
     async def request(self, application: Application, command: Command, avps: bytes, destination_host: str) -> Avps:
         """AVPs of the answer, whatever its result. TimeoutError after `answer_s` in all; NotConnected, Busy or PeerLost

@@ -154,9 +154,7 @@ class Peer:
         if self.is_open and self._writer is not None:
             self.is_open = False  # nothing new goes out behind the goodbye
             self._goodbye = asyncio.get_running_loop().create_future()
-            self._send_request(
-                Command.DISCONNECT_PEER, build_u32(codes.DISCONNECT_CAUSE, DisconnectCause.REBOOTING), 0
-            )
+            self._send_request(Command.DISCONNECT_PEER, build_u32(codes.DISCONNECT_CAUSE, DisconnectCause.REBOOTING), 0)
             await asyncio.wait({self._goodbye}, timeout=min(GOODBYE_S, self._settings.connect_s))
         if self._task is not None:
             self._task.cancel()
@@ -427,4 +425,3 @@ def require(avps: Avps, kind: Kind) -> bytes:
     if data is None:
         raise Unanswerable(Result.MISSING_AVP, build_octets(kind, b""))
     return data
-

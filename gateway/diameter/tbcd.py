@@ -1,5 +1,5 @@
-"""MSISDNs as Diameter carries them: two digits a byte, the first in the low half (TS 29.329 §6.3.2); must never repeat a
-number in an error."""
+"""MSISDNs as Diameter carries them: two digits a byte, the first in the low half (TS 29.329 §6.3.2); must never repeat
+a number in an error."""
 
 from __future__ import annotations
 

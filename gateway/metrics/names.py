@@ -195,6 +195,9 @@ class Metric(Enum):
     DIAMETER_MALFORMED = Spec(
         "heliograph_diameter_malformed_total", "counter", "Messages of Diameter peers that could not be read"
     )
+    TSP_REPORTS = Spec(
+        "heliograph_tsp_reports_total", "counter", "Delivery reports of the MTC-IWF, by outcome", "outcome"
+    )
     MAPPING_CACHE = Spec(
         "heliograph_mapping_cache_total",
         "counter",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
+from gateway.diameter.node import Node
 from gateway.metrics import Metrics
 from gateway.model.ports import DeliveryReports, Notifier, Subscribers
 from gateway.notifiers.apns.client import ApnsNotifier
@@ -22,9 +23,11 @@ def build_notifiers(
     *,
     subscribers: Subscribers | None = None,
     reports: DeliveryReports | None = None,
+    diameter: Node | None = None,
 ) -> dict[str, Notifier]:
     """Every notifier there is, by the name a fallback chain uses. A new one is a folder and a line here. Pagers are
-    there where `subscribers` is, which says whom an opaque id stands for."""
+    there where `subscribers` is, which says whom an opaque id stands for; `diameter` is the gateway's node, for those
+    that speak it."""
     limits = build_limits(config.delivery)
     private = config.delivery.webpush_private
     all_of_them: list[Notifier] = [
@@ -38,5 +41,5 @@ def build_notifiers(
         # pagers take their circuit and their rows from this package, so it has to be whole before they are
         from gateway.paging import build_pagers
 
-        all_of_them += build_pagers(config, metrics, push_ids, subscribers, reports)
+        all_of_them += build_pagers(config, metrics, push_ids, subscribers, reports, diameter)
     return {notifier.name: notifier for notifier in all_of_them}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
+from gateway.diameter.node import Node
 from gateway.metrics import Metrics
 from gateway.model.ports import DeliveryReports, Notifier, Subscribers
 from gateway.notifiers.upstream import unix_ms
@@ -20,11 +21,16 @@ BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms,)
 
 
 def build_pagers(
-    config: Config, metrics: Metrics, push_ids: PushIds, subscribers: Subscribers, reports: DeliveryReports | None
+    config: Config,
+    metrics: Metrics,
+    push_ids: PushIds,
+    subscribers: Subscribers,
+    reports: DeliveryReports | None,
+    diameter: Node | None = None,
 ) -> list[Pager]:
     """Those that the configuration names upstreams for. ConfigError; reads disk."""
     guard = Guard(config.paging, subscribers, metrics, unix_ms)
-    parts = Parts(config, metrics, push_ids, guard, Waiting(config.paging, metrics), reports, unix_ms)
+    parts = Parts(config, metrics, push_ids, guard, Waiting(config.paging, metrics), reports, unix_ms, diameter)
     return [pager for pager in (build(parts) for build in BUILDERS) if pager is not None]
 
 
