@@ -1,0 +1,97 @@
+"""The whole gateway with an HSS that holds whom an id stands for: a push to an id this gateway never drew reaches the
+number the HSS names, and an HSS that is down is no unknown id (C7)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from open_house import House, until
+from test_sms import away, settings, steps
+
+from gateway.diameter.local import LocalDiameter, Subscription
+from gateway.metrics import Metric
+from gateway.paging.sms.local import LocalSmsc
+
+Open = Callable[..., Any]
+EXTERNAL_ID, MSISDN, IMSI = "Meter-17.hall@push.example.com", "491517654321", "001010123456789"
+HANDSET = {"kind": "msisdn", "value": f"+{MSISDN}"}
+
+
+class Network:
+    def __init__(self, house: House, hss: LocalDiameter, smsc: LocalSmsc) -> None:
+        self.house, self.hss, self.smsc = house, hss, smsc
+
+    async def operator(self, path: str, body: dict[str, Any]) -> Any:
+        key = self.house.gateway.admin_key_file.read_text().strip()
+        return await self.house.http.post(
+            f"/v1/subscribers{path}", json=body, headers={"authorization": f"Bearer {key}"}
+        )
+
+
+@pytest.fixture
+async def network(open_house: Open, tmp_path: Path) -> AsyncIterator[Network]:
+    hss, smsc = LocalDiameter(), LocalSmsc()
+    hss.by_external_id[EXTERNAL_ID] = Subscription(MSISDN, IMSI)
+    house = await open_house(
+        {
+            **settings(tmp_path, await smsc.start()),
+            "diameter.peers": [f"127.0.0.1:{await hss.start()}"],
+            "diameter.origin_host": "pushgw.example.net",
+            "diameter.origin_realm": "example.net",
+            "diameter.reconnect_s": 0.05,
+            "diameter.reconnect_max_s": 0.1,
+            "identity.mapping": "hss",
+            "identity.mapping_cache_s": 0,
+            "identity.mapping_unknown_s": 0,
+            "paging.coalesce_s": 0,
+            "delivery.retry_ms": 100,
+        }
+    )
+    await until(lambda: smsc.is_bound and hss.is_open)
+    yield Network(house, hss, smsc)
+    await house.gateway.stop()
+    await smsc.close()
+    await hss.close()
+    assert smsc.faults == []
+    assert hss.faults == []
+
+
+async def test_a_push_to_an_external_identifier_reaches_the_number_the_hss_names(network: Network) -> None:
+    house = network.house
+    token = await away(house, {"sms": EXTERNAL_ID})
+    push = await house.shop.push(token, "wake up")
+    await until(lambda: len(network.smsc.submissions) == 1)
+    assert network.smsc.submissions[0].message.destination.digits == MSISDN
+    assert "notified sms" in await steps(house, push)
+
+
+async def test_an_hss_that_is_down_is_asked_again_and_nothing_is_lost(network: Network) -> None:
+    house, hss = network.house, network.hss
+    token = await away(house, {"sms": EXTERNAL_ID})
+    await hss.close()
+    push = await house.shop.push(token, "wake up")
+    await until(lambda: house.gateway.metrics.value(Metric.NOTIFIER_OUTCOMES, "sms lookup_failed") >= 1)
+    answer = await network.operator("/resolve", {"id": EXTERNAL_ID, "app": "shop"})
+    assert (answer.status_code, answer.json()["error"]["name"]) == (503, "mapping_unavailable")
+    assert network.smsc.submissions == []
+    await hss.start(hss.port)
+    await until(lambda: len(network.smsc.submissions) == 1)
+    shown = str(await house.shop.delivery(push)) + house.gateway.metrics.render().decode()
+    assert not [secret for secret in (MSISDN, IMSI) if secret in shown]
+
+
+async def test_who_opted_out_here_is_not_paged_by_the_hss_word(network: Network) -> None:
+    house = network.house
+    answer = await network.operator("/resolve", {"id": EXTERNAL_ID, "app": "shop"})
+    assert HANDSET in answer.json()["network_ids"]
+    answer = await network.operator("/opt-out", {"network_id": HANDSET, "app": "shop", "out": True})
+    assert answer.status_code == 200, answer.text
+    token = await away(house, {"sms": EXTERNAL_ID})
+    await house.shop.push(token, "wake up")
+    await until(lambda: house.gateway.metrics.value(Metric.NOTIFIER_OUTCOMES, "sms unknown_subscriber") == 1)
+    assert network.smsc.submissions == []
+    answer = await network.operator("/resolve", {"id": EXTERNAL_ID, "app": "shop"})
+    assert answer.status_code == 404
