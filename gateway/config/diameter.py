@@ -106,8 +106,6 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     if not section.peers:
         if config.identity.mapping == "hss":
             found.append(("diameter.peers", "is empty, and identity.mapping = hss needs an HSS"))
-        if section.tsp:
-            found.append(("diameter.peers", "is empty, and diameter.tsp = true needs an MTC-IWF"))
         return found
     try:
         read_tls(section)

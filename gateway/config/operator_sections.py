@@ -78,6 +78,72 @@ class Trigger:
 
     # root URL of the T8 API of the SCEF or NEF, the part before /3gpp-device-triggering; empty: it is not used
     t8: str = ""
+    # how triggers go out: T8 (REST, `trigger.t8`) or Tsp (Diameter, `diameter.peers`)
+    way: Literal["t8", "tsp"] = "t8"
+    # what the network knows this gateway by: scsAsId in every T8 URL
+    scs_as_id: str = ""
+    # what the network knows a device by: its MSISDN; its NAI, which is its External Identifier; or the opaque id
+    # itself, where the network was told the gateway's ids as External Identifiers
+    identify: Literal["msisdn", "external_id", "opaque_id"] = "msisdn"
+    # how the gateway shows who it is: none, a fixed bearer token, or OAuth2 client credentials (RFC 6749 §4.4)
+    auth: Literal["none", "bearer", "oauth2"] = "none"
+    # file with the bearer token
+    token_file: str = ""
+    # URL of the OAuth2 token endpoint
+    token_url: str = ""
+    # OAuth2 client id
+    client_id: str = ""
+    # file with the OAuth2 client secret
+    client_secret_file: str = ""
+    # OAuth2 scope, where the network wants one, as in 3gpp#aef1:3gpp-device-triggering
+    scope: str = ""
+    # PEM file of the authorities that sign the network's certificate; empty: the system's
+    ca: str = ""
+    # PEM file of the gateway's own certificate, where the network asks for one
+    certificate: str = ""
+    # PEM file of its key
+    certificate_key: str = ""
+    # address on which the network's reports are heard
+    callback_host: str = "127.0.0.1"
+    # and its port; 0 takes a free one
+    callback_port: int = within(0, 0, 65_535)
+    # URL by which the network reaches that listener, without a path of its own or with one that a proxy takes away;
+    # empty: as callback_host and callback_port say
+    callback_url: str = ""
+    # PEM file of the listener's certificate; empty: plain HTTP, for behind a proxy
+    callback_certificate: str = ""
+    # PEM file of its key
+    callback_certificate_key: str = ""
+    # connections of the network at a time; a further one is closed at once (counted)
+    callback_connections: int = within(64, 1, 10_000)
+    # largest report; a larger one gets 413 (counted)
+    callback_body_bytes: int = within(16_384, 256, 1_048_576)
+    # a report has to be read by then, and a quiet connection is closed
+    callback_timeout_s: float = within(10.0, 0.05, 600)
+    # ask the network for a test notification, until one came; it shows that callback_url leads here
+    test_notification: bool = False
+    # application port on the device, where an app has none
+    port: int = within(16_000, 16_000, 16_999)
+    # most bytes of a trigger's payload that the network takes; title and text are cut to it
+    payload_bytes: int = within(133, 39, 65_535)
+    # shortest time for which the network tries; up to validity_max_s it is what is left of the push's own
+    validity_min_s: int = within(30, 1, 604_800)
+    # longest time for which the network tries
+    validity_max_s: int = within(86_400, 1, 31_536_000)
+    # a trigger that is not delivered yet is replaced by a newer one to the same app of the same device
+    replace: bool = True
+    # triggers in RAM whose report has not come; past it the oldest is forgotten (counted)
+    outstanding: int = within(100_000, 1, 10_000_000)
+    # a report is waited for until the validity ends and this long after it
+    report_s: float = within(600.0, 1, 604_800)
+    # when a trigger was not delivered, have the network (MonitoringEvent, UE_REACHABILITY) tell when the device is back
+    watch_reachability: bool = False
+    # whether it has to be reachable for data or for short messages
+    watch_for: Literal["data", "sms"] = "data"
+    # for how long the network is to watch one device
+    watch_s: int = within(86_400, 60, 31_536_000)
+    # devices watched at a time; past it a further one is not (counted)
+    watches: int = within(10_000, 1, 1_000_000)
 
 
 @dataclass(slots=True)
@@ -111,9 +177,7 @@ class Diameter:
     destination_realm: str = ""
     # DiameterIdentity of the HSS that Sh and S6m ask; empty: relays find one by the realm
     hss_host: str = ""
-    # true: devices are triggered over Tsp, by the pager trigger (C10)
-    tsp: bool = False
-    # DiameterIdentity of the MTC-IWF that Tsp asks; empty: relays find one by the realm
+    # DiameterIdentity of the MTC-IWF that Tsp asks (`trigger.way` = tsp, C10); empty: relays find one by the realm
     mtc_iwf_host: str = ""
     # what the network knows this gateway by as a Services Capability Server (S6m, Tsp); empty: it is not said
     scs_identity: str = ""

@@ -339,6 +339,10 @@ class LocalDiameter:
         self._expect(avps, codes.DEVICE_ACTION, codes.AUTH_APPLICATION_ID)
         action = avps.group(codes.DEVICE_ACTION) or Avps()
         self._expect(action, codes.REFERENCE_NUMBER, codes.ACTION_TYPE, codes.TRIGGER_DATA, codes.VALIDITY_TIME)
+        if action.u32(codes.ACTION_TYPE) == 4:
+            self._expect(action, codes.OLD_REFERENCE_NUMBER)
+        elif action.u32(codes.ACTION_TYPE) != 1 or action.all(codes.OLD_REFERENCE_NUMBER):
+            self._fault("a Device-Action asks for what it does not say")
         named = [kind for kind in (codes.EXTERNAL_IDENTIFIER, codes.MSISDN) if action.first(kind) is not None]
         if len(named) != 1:
             self._fault("a Device-Action names its device once")

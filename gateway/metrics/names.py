@@ -195,13 +195,26 @@ class Metric(Enum):
     DIAMETER_MALFORMED = Spec(
         "heliograph_diameter_malformed_total", "counter", "Messages of Diameter peers that could not be read"
     )
-    TSP_REPORTS = Spec(
-        "heliograph_tsp_reports_total", "counter", "Delivery reports of the MTC-IWF, by outcome", "outcome"
-    )
     MAPPING_CACHE = Spec(
         "heliograph_mapping_cache_total",
         "counter",
         "Look-ups in what the HSS said before, by result (hit, miss, full)",
+        "result",
+    )
+    TRIGGERS_PENDING = Spec("heliograph_triggers_pending", "gauge", "Device triggers whose report has not come")
+    TRIGGER_REPORTS = Spec(
+        "heliograph_trigger_reports_total", "counter", "Device triggers by what became of them", "result"
+    )
+    TRIGGER_CALLBACKS = Spec(
+        "heliograph_trigger_callbacks_total",
+        "counter",
+        "What came to the listener for the network's reports, by what it led to",
+        "result",
+    )
+    TRIGGER_WATCHES = Spec(
+        "heliograph_trigger_watches_total",
+        "counter",
+        "Devices that the network was asked to watch until they can be reached, by what it led to",
         "result",
     )
     NOTIFIER_TOKENS = Spec(

@@ -161,7 +161,21 @@ class Connections:
         content: bytes,
         extensions: Mapping[str, str] | None = None,
     ) -> Exchange:
-        """POST on the client kept under the key. A call whose connection was sent away or broke after it had served
+        """`request` with POST."""
+        return await self.request("POST", key, build, url, headers=headers, content=content, extensions=extensions)
+
+    async def request(
+        self,
+        method: str,
+        key: str,
+        build: Callable[[], httpx.AsyncClient],
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes,
+        extensions: Mapping[str, str] | None = None,
+    ) -> Exchange:
+        """A call on the client kept under the key. One whose connection was sent away or broke after it had served
         before is made once more on a new one: nobody can say whether it was seen, so the upstream may get it twice.
         Raises httpx.HTTPError."""
         for is_last in (False, True):
@@ -169,7 +183,7 @@ class Connections:
             try:
                 async with (
                     self.borrow(key, build) as client,
-                    client.stream("POST", url, headers=headers, content=content, extensions=extensions) as response,
+                    client.stream(method, url, headers=headers, content=content, extensions=extensions) as response,
                 ):
                     return Exchange(response.status_code, response.headers, await read_answer(response))
             except httpx.TransportError as error:

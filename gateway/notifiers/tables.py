@@ -17,6 +17,9 @@ from gateway.notifiers.webpush import settings as webpush_settings
 from gateway.paging import errors as paging_errors
 from gateway.paging.sms import errors as sms_errors
 from gateway.paging.sms import settings as sms_settings
+from gateway.paging.trigger import errors as trigger_errors
+from gateway.paging.trigger import settings as trigger_settings
+from gateway.paging.trigger import tsp_errors
 
 #: name → its settings and the rows of its table
 NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
@@ -25,6 +28,7 @@ NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
     "webpush": (webpush_settings.FIELDS, webpush_errors.ROWS),
     "webhook": (webhook_settings.FIELDS, webhook_errors.ROWS),
     "sms": (sms_settings.FIELDS, sms_errors.ROWS),
+    "trigger": (trigger_settings.FIELDS, (*trigger_errors.ROWS, *tsp_errors.ROWS)),
 }
 
 

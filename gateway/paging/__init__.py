@@ -14,10 +14,11 @@ from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
 from gateway.paging.pager import Pager, Parts
 from gateway.paging.sms.client import build_sms
+from gateway.paging.trigger.client import build_trigger
 from gateway.paging.waiting import Waiting
 
 #: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
-BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms,)
+BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_trigger)
 
 
 def build_pagers(

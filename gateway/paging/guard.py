@@ -78,6 +78,13 @@ class Guard:
             return await self._paced(upstream, lane, subscriber, send)
         return await self._coalesced(upstream, lane, registration, subscriber, send)
 
+    async def resolve(self, opaque: str, app: str) -> Subscriber | None:
+        """Whom it stands for, for who has to ask again after a page; None where nobody, or it can not be asked now."""
+        try:
+            return await self._subscribers.resolve(opaque, app)
+        except (TimeoutError, OSError, ValueError):
+            return None
+
     async def _coalesced(
         self, upstream: Upstream, lane: str, registration: Registration, subscriber: Subscriber, send: Send
     ) -> NotifierResult:

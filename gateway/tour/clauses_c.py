@@ -16,7 +16,7 @@ from gateway.tour.fleet import Fleet
 from gateway.tour.stage import APP, Stage, check, eventually
 
 IMSI, MSISDN, NAI = "001010123456789", "+491511234567", "ann@example.com"
-_NETWORK_IDS = [
+NETWORK_IDS = [
     {"kind": "imsi", "value": IMSI},
     {"kind": "msisdn", "value": MSISDN},
     {"kind": "nai", "value": NAI},
@@ -31,7 +31,7 @@ class Operator(NamedTuple):
 
     async def trigger(self, trigger: str, **fields: Any) -> dict[str, Any]:
         """As the operator's core tells it."""
-        return await self.ask("", {"network_ids": _NETWORK_IDS, "trigger": trigger, "app": APP, **fields})
+        return await self.ask("", {"network_ids": NETWORK_IDS, "trigger": trigger, "app": APP, **fields})
 
     async def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         admin = (self.stage.folder / "store" / "admin.key").read_text().strip()

@@ -12,13 +12,24 @@ from gateway.tour.clauses_c import CLAUSES as CLAUSES_C
 from gateway.tour.clauses_doors import CLAUSES as CLAUSES_DOORS
 from gateway.tour.clauses_f import CLAUSES as CLAUSES_F
 from gateway.tour.clauses_hss import CLAUSES as CLAUSES_HSS
+from gateway.tour.clauses_trigger import CLAUSES as CLAUSES_TRIGGER
 from gateway.tour.fleet import Fleet
 from gateway.tour.stage import Failed, Skipped, Stage
 
 Clause = Callable[[Stage, Fleet], Awaitable[str]]
 #: id → (what it shows, how); ids sort as the README's clauses do
 CLAUSES: dict[str, tuple[str, Clause]] = dict(
-    sorted({**CLAUSES_A, **CLAUSES_B, **CLAUSES_C, **CLAUSES_F, **CLAUSES_DOORS, **CLAUSES_HSS}.items())
+    sorted(
+        {
+            **CLAUSES_A,
+            **CLAUSES_B,
+            **CLAUSES_C,
+            **CLAUSES_TRIGGER,
+            **CLAUSES_HSS,
+            **CLAUSES_F,
+            **CLAUSES_DOORS,
+        }.items()
+    )
 )
 
 

@@ -11,8 +11,12 @@ import pytest
 from open_house import House, until
 from test_sms import away, settings, steps
 
-from gateway.diameter.local import LocalDiameter, Subscription
+from gateway.diameter import codes
+from gateway.diameter.avps import Avps
+from gateway.diameter.codes import Command
+from gateway.diameter.local import Behaviour, LocalDiameter, Subscription
 from gateway.metrics import Metric
+from gateway.paging.app_payload import parse_payload
 from gateway.paging.sms.local import LocalSmsc
 
 Open = Callable[..., Any]
@@ -72,7 +76,7 @@ async def test_an_hss_that_is_down_is_asked_again_and_nothing_is_lost(network: N
     house, hss = network.house, network.hss
     token = await away(house, {"sms": EXTERNAL_ID})
     await hss.close()
-    push = await house.shop.push(token, "wake up")
+    push = await house.shop.push(token, "wake up", fallback=["sms"])
     await until(lambda: house.gateway.metrics.value(Metric.NOTIFIER_OUTCOMES, "sms lookup_failed") >= 1)
     answer = await network.operator("/resolve", {"id": EXTERNAL_ID, "app": "shop"})
     assert (answer.status_code, answer.json()["error"]["name"]) == (503, "mapping_unavailable")
@@ -95,3 +99,49 @@ async def test_who_opted_out_here_is_not_paged_by_the_hss_word(network: Network)
     assert network.smsc.submissions == []
     answer = await network.operator("/resolve", {"id": EXTERNAL_ID, "app": "shop"})
     assert answer.status_code == 404
+
+
+# --- the same network triggers devices over Tsp (C10)
+
+
+async def test_a_push_goes_out_as_a_device_trigger_and_its_report_stands_in_the_history(
+    open_house: Open, tmp_path: Path
+) -> None:
+    core = LocalDiameter()
+    core.by_external_id[EXTERNAL_ID] = Subscription("", IMSI)
+    core.behaviour = Behaviour(outcome=0)
+    house = await open_house(
+        {
+            "identity.host": "push.example.com",
+            "identity.mapping": "hss",
+            "trigger.way": "tsp",
+            "trigger.identify": "opaque_id",
+            "diameter.peers": [f"127.0.0.1:{await core.start()}"],
+            "diameter.origin_host": "pushgw.example.net",
+            "diameter.origin_realm": "example.net",
+            "diameter.scs_identity": "pushgw",
+            "delivery.notifier_ack_ms": 60_000,
+        }
+    )
+    try:
+        await until(lambda: core.is_open)
+        token = await away(house, {"trigger": EXTERNAL_ID})
+        push = await house.shop.push(token, "wake up", fallback=["trigger"])
+
+        async def told() -> bool:
+            return "delivered trigger" in await steps(house, push)
+
+        await until(told)
+        assert "notified trigger" in await steps(house, push)
+        commands = [asked.header.command for asked in core.requests]
+        assert commands == [Command.SUBSCRIBER_INFORMATION, Command.DEVICE_ACTION]
+        action = core.requests[1].avps.group(codes.DEVICE_ACTION) or Avps()
+        assert action.text(codes.EXTERNAL_IDENTIFIER) == EXTERNAL_ID
+        data = action.group(codes.TRIGGER_DATA) or Avps()
+        assert parse_payload(data.first(codes.PAYLOAD) or b"").title == "wake up"
+        shown = str(await house.shop.delivery(push)) + house.gateway.metrics.render().decode()
+        assert IMSI not in shown
+        assert core.faults == []
+    finally:
+        await house.gateway.stop()
+        await core.close()

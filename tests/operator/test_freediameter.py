@@ -82,9 +82,7 @@ async def test_sh_and_s6m_find_whom_they_ask_for(node: Node) -> None:
 
 async def test_a_trigger_reaches_the_mtc_iwf_and_its_report_comes_back(network: DiameterNetwork, node: Node) -> None:
     heard: list[tuple[int, Outcome, str]] = []
-    way = TspWay(
-        node, Metrics(process=False), lambda *what: heard.append(what), mtc_iwf_host=HSS_HOST, scs_identity="pushgw"
-    )
+    way = TspWay(node, lambda *what: heard.append(what), mtc_iwf_host=HSS_HOST, scs_identity="pushgw")
     way.start()
     assert (await way.send(ANN, TRIGGER)).row is tsp_errors.OK
     (action,) = network.hss.actions

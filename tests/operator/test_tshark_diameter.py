@@ -19,7 +19,6 @@ from gateway.diameter.local import LocalDiameter
 from gateway.diameter.messages import Message, build_message
 from gateway.diameter.s6m import S6mRegister
 from gateway.diameter.sh import ShHome
-from gateway.metrics import Metrics
 from gateway.model.subscriber import NetworkId, NetworkIdKind, OpaqueKind, Subscriber
 from gateway.paging.trigger.tsp import TspWay
 from gateway.paging.trigger.way import DeviceTrigger
@@ -96,9 +95,7 @@ async def test_every_message_of_ours_is_read(tmp_path: Path) -> None:
     recorder = Recorder()
     scene.peers = [recorder]
     async with scene:
-        way = TspWay(
-            scene.node, Metrics(process=False), lambda *_: None, mtc_iwf_host="m.example.net", scs_identity="gw"
-        )
+        way = TspWay(scene.node, lambda *_: None, mtc_iwf_host="m.example.net", scs_identity="gw")
         way.start()
         await ShHome(scene.node, "hss.example.net").find(IMPU)
         await S6mRegister(scene.node, "hss.example.net", "gw").find(EXTERNAL_ID)

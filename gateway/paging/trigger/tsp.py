@@ -6,7 +6,9 @@ Sources: 3GPP TS 29.368 §5 (procedures), §6.4 (AVPs), §6.6 (Device-Action, De
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
+from typing import Literal
 
 from gateway.config.sections import Config
 from gateway.diameter import codes
@@ -16,14 +18,17 @@ from gateway.diameter.messages import Message
 from gateway.diameter.node import Node, parse_result
 from gateway.diameter.peer import Unanswerable, require
 from gateway.diameter.tbcd import build_tbcd
-from gateway.metrics import Metric, Metrics
+from gateway.identity.hss_mapping import parse_external_id
 from gateway.model.subscriber import Subscriber
 from gateway.notifiers.upstream import GARBAGE, Answer
 from gateway.paging.errors import NO_NUMBER
+from gateway.paging.trigger import tsp_errors
 from gateway.paging.trigger.tsp_errors import parse_outcome
 from gateway.paging.trigger.way import DeviceTrigger, OnOutcome, Outcome
 
 NAME = "tsp"
+Identify = Literal["msisdn", "external_id", "opaque_id"]
+_NUMBER = re.compile(r"[0-9]{1,15}")
 _MOST_U32 = 0xFFFFFFFF
 
 
@@ -32,6 +37,7 @@ class ActionType(IntEnum):
 
     DEVICE_TRIGGER_REQUEST = 1
     DELIVERY_REPORT = 2
+    DEVICE_TRIGGER_REPLACE = 4
 
 
 #: Delivery-Outcome (§6.4.10) → what it is here, and the detail of a history
@@ -44,15 +50,19 @@ DELIVERY_OUTCOMES = {
 }
 
 
-def build_who(subscriber: Subscriber) -> bytes:
-    """By MSISDN, else by External Identifier (§6.4.2), which has the form of a NAI; empty where neither is known."""
-    if subscriber.msisdn:
-        return build_octets(codes.MSISDN, build_tbcd(subscriber.msisdn.lstrip("+")))
-    return build_text(codes.EXTERNAL_IDENTIFIER, subscriber.nai) if subscriber.nai else b""
+def build_who(subscriber: Subscriber, trigger: DeviceTrigger, identify: Identify) -> bytes:
+    """MSISDN or External Identifier (§6.4.2), as `trigger.identify` says; empty where it is not known."""
+    if identify == "msisdn":
+        digits = subscriber.msisdn.lstrip("+")
+        return build_octets(codes.MSISDN, build_tbcd(digits)) if _NUMBER.fullmatch(digits) else b""
+    if identify == "external_id":
+        return build_text(codes.EXTERNAL_IDENTIFIER, subscriber.nai) if subscriber.nai else b""
+    external_id = parse_external_id(trigger.external_id)
+    return build_text(codes.EXTERNAL_IDENTIFIER, external_id.canonical) if external_id is not None else b""
 
 
-def build_request(who: bytes, trigger: DeviceTrigger, scs_identity: str = "") -> bytes:
-    """What a Device-Action-Request has beside its head."""
+def build_request(who: bytes, trigger: DeviceTrigger, scs_identity: str = "", old: int = 0) -> bytes:
+    """What a Device-Action-Request has beside its head. `old`: reference of the trigger that this one replaces."""
     data = build_group(
         codes.TRIGGER_DATA,
         build_octets(codes.PAYLOAD, trigger.payload),
@@ -64,7 +74,8 @@ def build_request(who: bytes, trigger: DeviceTrigger, scs_identity: str = "") ->
         who,
         build_text(codes.SCS_IDENTITY, scs_identity) if scs_identity else b"",
         build_u32(codes.REFERENCE_NUMBER, trigger.reference),
-        build_u32(codes.ACTION_TYPE, ActionType.DEVICE_TRIGGER_REQUEST),
+        build_u32(codes.OLD_REFERENCE_NUMBER, old) if old else b"",
+        build_u32(codes.ACTION_TYPE, ActionType.DEVICE_TRIGGER_REPLACE if old else ActionType.DEVICE_TRIGGER_REQUEST),
         data,
         build_u32(codes.VALIDITY_TIME, min(max(trigger.validity_s, 1), _MOST_U32)),
     )
@@ -84,15 +95,21 @@ def parse_report(message: Message) -> tuple[int, Outcome, str]:
 
 
 class TspWay:
-    """trigger.way.TriggerWay. The node is the gateway's: it is neither started nor closed here."""
+    """trigger.way.TriggerWay and Replacing. The node is the gateway's: it is neither started nor closed here."""
 
     name = NAME
 
     def __init__(
-        self, node: Node, metrics: Metrics, on_outcome: OnOutcome, *, mtc_iwf_host: str = "", scs_identity: str = ""
+        self,
+        node: Node,
+        on_outcome: OnOutcome,
+        *,
+        identify: Identify = "msisdn",
+        mtc_iwf_host: str = "",
+        scs_identity: str = "",
     ) -> None:
         self._node = node
-        self._metrics = metrics
+        self._identify = identify
         self._on_outcome = on_outcome
         self._mtc_iwf_host = mtc_iwf_host
         self._scs_identity = scs_identity
@@ -102,17 +119,27 @@ class TspWay:
         self._node.on_request(Application.TSP, Command.DEVICE_NOTIFICATION, self._on_report)
 
     async def send(self, subscriber: Subscriber, trigger: DeviceTrigger) -> Answer:
-        try:
-            who = build_who(subscriber)
-        except ValueError:
-            who = b""
+        return await self._send(subscriber, trigger, 0)
+
+    async def replace(self, old: int, subscriber: Subscriber, trigger: DeviceTrigger) -> tuple[Answer, bool]:
+        """TS 23.682 §5.2.3.3: where the old one is out already, the network takes the new one as a trigger of its
+        own."""
+        answer = await self._send(subscriber, trigger, old)
+        if answer.row is tsp_errors.ORIGINAL_SENT:
+            return Answer(tsp_errors.OK, detail="ok"), False
+        if answer.row in tsp_errors.NOT_REPLACED:
+            return await self._send(subscriber, trigger, 0), False
+        return answer, answer.row is tsp_errors.OK
+
+    async def _send(self, subscriber: Subscriber, trigger: DeviceTrigger, old: int) -> Answer:
+        who = build_who(subscriber, trigger, self._identify)
         if not who:
             return Answer(NO_NUMBER)
         try:
             answer = await self._node.request(
                 Application.TSP,
                 Command.DEVICE_ACTION,
-                build_request(who, trigger, self._scs_identity),
+                build_request(who, trigger, self._scs_identity, old),
                 self._mtc_iwf_host,
             )
             told = answer.group(codes.DEVICE_NOTIFICATION)
@@ -122,7 +149,6 @@ class TspWay:
 
     def _on_report(self, message: Message) -> bytes:
         reference, outcome, detail = parse_report(message)
-        self._metrics.count(Metric.TSP_REPORTS, label=outcome)
         self._on_outcome(reference, outcome, detail)
         # TS 29.368 §6.6.5
         return build_u32(codes.AUTH_APPLICATION_ID, Application.TSP) + build_u32(
@@ -134,9 +160,13 @@ class TspWay:
         self._node.off_request(Application.TSP, Command.DEVICE_NOTIFICATION)
 
 
-def build_tsp(config: Config, metrics: Metrics, node: Node | None, on_outcome: OnOutcome) -> TspWay | None:
-    """As section `diameter` says, None where it does not want Tsp."""
+def build_tsp(config: Config, node: Node, on_outcome: OnOutcome) -> TspWay:
+    """As sections `trigger` and `diameter` say."""
     section = config.diameter
-    if node is None or not section.tsp:
-        return None
-    return TspWay(node, metrics, on_outcome, mtc_iwf_host=section.mtc_iwf_host, scs_identity=section.scs_identity)
+    return TspWay(
+        node,
+        on_outcome,
+        identify=config.trigger.identify,
+        mtc_iwf_host=section.mtc_iwf_host,
+        scs_identity=section.scs_identity,
+    )

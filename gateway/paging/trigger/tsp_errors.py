@@ -19,6 +19,11 @@ OTHER_TRANSIENT = Row(4000, "transient_failure", _RETRY, _NONE, "an answer 4xxx:
 OTHER_PERMANENT = Row(5000, "permanent_failure", _DEAD, _MESSAGE, "another answer 5xxx: never like this")
 OTHER_STATUS = Row(1, "other_request_status", _RETRY, _MESSAGE, "a Request-Status that is not in this table")
 
+ORIGINAL_SENT = Row(
+    112, "ORIGINALMESSAGESENT", Verdict.OK, _NONE, "the trigger to be replaced is out already; this one goes as its own"
+)
+REPLACE_FAILED = Row(110, "REPLACEFAIL", _RETRY, _MESSAGE, "the earlier trigger could not be replaced")
+
 #: Request-Status of the Device-Notification in the answer
 STATUSES = (
     Row(101, "INVPAYLOAD", _DEAD, _MESSAGE, "the payload is refused, for its length perhaps"),
@@ -30,9 +35,9 @@ STATUSES = (
     Row(107, "PERMANENTERROR", _DEAD, _MESSAGE, "the network will never do it"),
     Row(108, "QUOTAEXCEEDED", _RETRY, _THROTTLE, "the gateway's quota is used up", 60),
     Row(109, "RATEEXCEEDED", _RETRY, _THROTTLE, "the gateway triggers too fast", 5),
-    Row(110, "REPLACEFAIL", _RETRY, _MESSAGE, "the earlier trigger could not be replaced"),
+    REPLACE_FAILED,
     Row(111, "RECALLFAIL", _RETRY, _MESSAGE, "the earlier trigger could not be recalled"),
-    Row(112, "ORIGINALMESSAGESENT", _DEAD, _MESSAGE, "the earlier trigger is out already"),
+    ORIGINAL_SENT,
     Row(201, "TEMPORARYERROR", _RETRY, _NONE, "the network can not do it now"),
 )
 #: Result-Code of the answer
@@ -47,6 +52,8 @@ RESULTS = (
     Row(5012, "UNABLE_TO_COMPLY", _RETRY, _UPSTREAM, "the MTC-IWF failed"),
 )
 ROWS = (OK, *STATUSES, OTHER_STATUS, *RESULTS, OTHER_PROTOCOL, OTHER_TRANSIENT, OTHER_PERMANENT)
+#: of a replacement: the network replaces none, or not this one, so a trigger of its own is tried
+NOT_REPLACED = (REPLACE_FAILED, OTHER_STATUS, OTHER_PROTOCOL, OTHER_PERMANENT)
 _BY_STATUS = {row.status: row for row in STATUSES}
 _BY_RESULT = {row.status: row for row in RESULTS}
 

@@ -7,7 +7,7 @@ Sources: 3GPP TS 23.682 §5.2 (device triggering), TS 29.122 §4.4.6 and §5.7 (
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from gateway.model.subscriber import Subscriber
 from gateway.notifiers.upstream import Answer
@@ -21,6 +21,12 @@ class DeviceTrigger(NamedTuple):
     port: int  # application port on the terminal, 16000 to 16999
     validity_s: int  # 1 or more
     is_urgent: bool
+    #: what the device's app registered with: an opaque id, which has the form of an External Identifier (TS 23.003
+    #: §19.7.2) where it names its host
+    external_id: str = ""
+
+    def __repr__(self) -> str:
+        return "DeviceTrigger(…)"
 
 
 class Outcome(StrEnum):
@@ -53,3 +59,23 @@ class TriggerWay(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Replacing(TriggerWay, Protocol):
+    """A way on which a trigger that is not delivered yet can be replaced by a newer one."""
+
+    async def replace(self, old: int, subscriber: Subscriber, trigger: DeviceTrigger) -> tuple[Answer, bool]:
+        """As `send`. True: the trigger with reference `old` is not delivered any more, and nothing more is told of it.
+        Where the network does not have it any more, or replaces none, a trigger of its own goes out."""
+        ...
+
+
+@runtime_checkable
+class Watching(TriggerWay, Protocol):
+    """A way on which the network tells when a device can be reached again, where that is set."""
+
+    async def watch(self, subscriber: Subscriber, external_id: str) -> None:
+        """Ask for it once; `Waiting.back` is called with the subscriber's handle when it is. Never raises but
+        CancelledError."""
+        ...

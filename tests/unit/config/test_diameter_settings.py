@@ -75,9 +75,9 @@ def test_what_is_wrong_is_named(settings: dict[str, Any], field: str) -> None:
 
 
 def test_an_hss_and_an_mtc_iwf_need_a_peer() -> None:
-    made = config(tsp=True)
-    made.identity.mapping = "hss"
-    assert wrong(made) == ["diameter.peers", "diameter.peers"]
+    made = config()
+    made.identity.mapping, made.trigger.way = "hss", "tsp"
+    assert wrong(made) == ["trigger.way", "diameter.peers"]
 
 
 def test_plain_diameter_and_open_keys_are_worth_a_word(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ became of them, or says something else (C10)."""
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from diameter_scene import EXTERNAL_ID, IMSI, MSISDN, DiameterScene, until
@@ -20,14 +21,13 @@ from gateway.diameter.messages import PROXIABLE, REQUEST, Header, Message
 from gateway.diameter.node import ResultOf
 from gateway.diameter.peer import PeerLost, Unanswerable
 from gateway.diameter.tbcd import parse_tbcd
-from gateway.metrics import Metric, Metrics
 from gateway.model.subscriber import NetworkId, NetworkIdKind, OpaqueKind, Subscriber
 from gateway.notifiers.upstream import GARBAGE, Verdict
 from gateway.paging.errors import NO_NUMBER
 from gateway.paging.trigger import tsp_errors
 from gateway.paging.trigger.tsp import TspWay, build_tsp, parse_report
 from gateway.paging.trigger.tsp_errors import parse_outcome
-from gateway.paging.trigger.way import DeviceTrigger, Outcome, TriggerWay
+from gateway.paging.trigger.way import DeviceTrigger, Outcome, Replacing, TriggerWay
 
 TRIGGER = DeviceTrigger(reference=77, payload=b"\x01wake", port=16_002, validity_s=300, is_urgent=True)
 SECRETS = (MSISDN, IMSI, EXTERNAL_ID, "wake")
@@ -49,12 +49,12 @@ class Heard(list[tuple[int, Outcome, str]]):
         self.append((reference, outcome, detail))
 
 
-def way_of(scene: DiameterScene, heard: Heard | None = None) -> TspWay:
+def way_of(scene: DiameterScene, heard: Heard | None = None, **trigger: Any) -> TspWay:
     config = Config()
-    config.diameter.tsp = True
+    for name, value in trigger.items():
+        setattr(config.trigger, name, value)
     config.diameter.scs_identity, config.diameter.mtc_iwf_host = "pushgw", "mtc-iwf.example.net"
-    way = build_tsp(config, scene.metrics, scene.node, heard if heard is not None else Heard())
-    assert way is not None
+    way = build_tsp(config, scene.node, heard if heard is not None else Heard())
     way.start()
     return way
 
@@ -79,16 +79,61 @@ async def test_a_trigger_is_taken_with_everything_in_its_place() -> None:
     assert scene.hss.faults == []
 
 
-async def test_who_has_no_number_is_named_by_external_identifier_or_not_at_all() -> None:
+@pytest.mark.parametrize("identify", ["external_id", "opaque_id"])
+async def test_a_device_is_named_by_external_identifier_where_that_is_set(identify: str) -> None:
     async with DiameterScene() as scene:
-        way = way_of(scene)
-        assert (await way.send(subscriber(IMSI=IMSI, NAI=EXTERNAL_ID), TRIGGER)).row is tsp_errors.OK
+        way = way_of(scene, identify=identify)
+        named = subscriber(MSISDN=f"+{MSISDN}", NAI="ann@example.net")
+        assert (await way.send(named, TRIGGER._replace(external_id=EXTERNAL_ID))).row is tsp_errors.OK
         action = scene.hss.requests[0].avps.group(codes.DEVICE_ACTION) or Avps()
-        assert action.text(codes.EXTERNAL_IDENTIFIER) == EXTERNAL_ID
+        expected = "ann@example.net" if identify == "external_id" else EXTERNAL_ID
+        assert action.text(codes.EXTERNAL_IDENTIFIER) == expected
+    assert scene.hss.faults == []
+
+
+@pytest.mark.parametrize("identify", ["msisdn", "external_id", "opaque_id"])
+async def test_who_is_not_known_by_what_is_set_is_not_asked_for(identify: str) -> None:
+    async with DiameterScene() as scene:
+        way = way_of(scene, identify=identify)
         for nobody in (subscriber(IMSI=IMSI), subscriber(MSISDN="no number")):
             assert (await way.send(nobody, TRIGGER)).row is NO_NUMBER
-        assert len(scene.hss.requests) == 1
+        assert scene.hss.requests == []
+
+
+async def test_a_trigger_replaces_an_earlier_one() -> None:
+    async with DiameterScene() as scene:
+        way = way_of(scene)
+        assert isinstance(way, Replacing)
+        answer, has_replaced = await way.replace(76, ANN, TRIGGER)
+        assert (answer.row, has_replaced) == (tsp_errors.OK, True)
+        action = scene.hss.requests[0].avps.group(codes.DEVICE_ACTION) or Avps()
+        assert [action.u32(codes.ACTION_TYPE), action.u32(codes.OLD_REFERENCE_NUMBER)] == [4, 76]
+        assert action.u32(codes.REFERENCE_NUMBER) == 77
     assert scene.hss.faults == []
+
+
+async def test_where_the_earlier_one_is_out_the_network_takes_the_new_one_as_its_own() -> None:
+    async with DiameterScene() as scene:
+        scene.hss.next.append(Behaviour(status=112))
+        answer, has_replaced = await way_of(scene).replace(76, ANN, TRIGGER)
+        assert (answer.row, has_replaced, len(scene.hss.requests)) == (tsp_errors.OK, False, 1)
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(status=110), Behaviour(status=999), Behaviour(result=5004)])
+async def test_where_nothing_is_replaced_a_trigger_of_its_own_goes_out(behaviour: Behaviour) -> None:
+    async with DiameterScene() as scene:
+        scene.hss.next.append(behaviour)
+        answer, has_replaced = await way_of(scene).replace(76, ANN, TRIGGER)
+        assert (answer.row, has_replaced) == (tsp_errors.OK, False)
+        action = scene.hss.requests[1].avps.group(codes.DEVICE_ACTION) or Avps()
+        assert action.u32(codes.ACTION_TYPE) == 1
+
+
+async def test_a_replacement_that_is_refused_for_its_device_is_refused() -> None:
+    async with DiameterScene() as scene:
+        scene.hss.next.append(Behaviour(status=102))
+        answer, has_replaced = await way_of(scene).replace(76, ANN, TRIGGER)
+        assert (answer.row.reason, has_replaced, len(scene.hss.requests)) == ("INVEXTID", False, 1)
 
 
 @pytest.mark.parametrize("row", tsp_errors.STATUSES, ids=lambda row: row.reason)
@@ -126,7 +171,7 @@ async def test_other_results_go_by_their_class(result: int, row: tsp_errors.Row)
 def test_any_answer_has_a_row(code: int, is_experimental: bool, status: int | None) -> None:
     answer = parse_outcome(ResultOf(code, is_experimental), status)
     assert answer.row in tsp_errors.ROWS
-    assert (answer.row.verdict is Verdict.OK) == (2000 <= code < 3000 and not status)
+    assert (answer.row.verdict is Verdict.OK) == (status == 112 or (2000 <= code < 3000 and not status))
 
 
 async def test_success_beside_the_result_is_success() -> None:
@@ -172,7 +217,6 @@ async def test_a_report_says_what_became_of_a_trigger(number: int, outcome: Outc
         await way.send(ANN, TRIGGER)
         await until(lambda: bool(heard))
         assert heard == [(77, outcome, detail)]
-        assert scene.count(Metric.TSP_REPORTS, outcome) == 1
         answer = await scene.hss.report(4_294_967_295, number)
         assert answer.avps.u32(codes.RESULT_CODE) == Result.SUCCESS
         assert answer.header.flags == PROXIABLE
@@ -222,10 +266,6 @@ async def test_after_its_end_reports_are_refused() -> None:
         answer = await scene.hss.report(77, 0)
         assert answer.avps.u32(codes.RESULT_CODE) == Result.APPLICATION_UNSUPPORTED
         assert heard == []
-
-
-def test_there_is_no_tsp_where_nobody_wants_it() -> None:
-    assert build_tsp(Config(), Metrics(process=False), None, Heard()) is None
 
 
 async def test_no_trouble_shows_whom_or_what(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,150 @@
+"""Reads what `trigger` names: the exposure function, how to show who we are there, where its reports are heard; must
+never keep or repeat a secret.
+
+What is wrong is a ConfigError that names the setting and the fix, for `check-config` as for the start.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway.config.operator_sections import Trigger
+from gateway.config.sections import Config
+from gateway.model.errors import ConfigError
+
+#: what a secret file may hold; a bearer token in a header must not be longer than servers read
+MOST_SECRET_CHARS = 4_096
+#: it stands in a path as it is (TS 29.122 §5.2.1: any string; RFC 3986 §2.3 needs no encoding)
+_SCS_AS_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+
+
+def parse_url(text: str, setting: str, *, example: str) -> str:
+    """An http or https URL with a host, without a query; a slash at its end is taken away."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+        usable = usable and not parts.query and not parts.fragment and text.isascii() and text.isprintable()
+        usable = usable and " " not in text and (parts.port is None or parts.port > 0) and len(text) <= 512
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"is no URL of a server; write it as {example}", field=setting)
+    return text.rstrip("/")
+
+
+def read_secret(file: str, setting: str) -> str:
+    """One line of a file. Reads disk."""
+    if not file:
+        raise ConfigError("is empty; name the file", field=setting)
+    try:
+        with Path(file).open("rb") as opened:
+            raw = opened.read(MOST_SECRET_CHARS + 3)
+    except OSError as exc:
+        raise ConfigError(f"cannot read {file!r}: {exc.strerror or exc}; check path and mode", field=setting) from exc
+    text = raw.rstrip(b"\r\n")
+    if not text or len(text) > MOST_SECRET_CHARS or any(byte < 0x21 or byte > 0x7E for byte in text):
+        raise ConfigError(
+            f"{file!r} holds no secret: 1 to {MOST_SECRET_CHARS} ASCII characters without spaces, on one line",
+            field=setting,
+        )
+    return text.decode()
+
+
+def read_pem(file: str, setting: str) -> str:
+    """A file with certificates; empty where none is named. Reads disk."""
+    if not file:
+        return ""
+    try:
+        text = Path(file).read_bytes()[:1_048_576].decode()
+        ssl.create_default_context(cadata=text)
+    except OSError as exc:
+        raise ConfigError(f"cannot read {file!r}: {exc.strerror or exc}; check path and mode", field=setting) from exc
+    except (ssl.SSLError, ValueError) as exc:
+        raise ConfigError(f"{file!r} holds no certificate in PEM", field=setting) from exc
+    return text
+
+
+def read_certificate(trigger: Trigger, prefix: str) -> tuple[str, str]:
+    """Certificate and key, PEM, of `certificate` or `callback_certificate`; both empty where none is named."""
+    certificate, key = getattr(trigger, prefix), getattr(trigger, f"{prefix}_key")
+    if not certificate and not key:
+        return "", ""
+    from gateway.config.certificates import read_pair  # takes a while to import
+
+    pair = read_pair(certificate, key, f"trigger.{prefix}", f"trigger.{prefix}_key", time.time())
+    return pair.chain.decode(), pair.key.decode()
+
+
+def _check_client(trigger: Trigger) -> Iterator[Callable[[], object]]:
+    yield lambda: parse_url(trigger.t8, "trigger.t8", example="https://scef.example.net")
+    yield lambda: read_pem(trigger.ca, "trigger.ca")
+    yield lambda: read_certificate(trigger, "certificate")
+    yield lambda: read_certificate(trigger, "callback_certificate")
+    if trigger.callback_url:
+        yield lambda: parse_url(
+            trigger.callback_url, "trigger.callback_url", example="https://push.example.net:8443/reports"
+        )
+    if trigger.auth == "bearer":
+        yield lambda: read_secret(trigger.token_file, "trigger.token_file")
+    if trigger.auth == "oauth2":
+        yield lambda: parse_url(trigger.token_url, "trigger.token_url", example="https://auth.example.net/token")
+        yield lambda: read_secret(trigger.client_secret_file, "trigger.client_secret_file")
+
+
+def conflicts(config: Config) -> list[tuple[str, str]]:
+    """(field, what is wrong), as gateway.config.check has it."""
+    trigger, found = config.trigger, list[tuple[str, str]]()
+    if trigger.validity_min_s > trigger.validity_max_s:
+        found.append(("trigger.validity_min_s", "is more than trigger.validity_max_s"))
+    if trigger.way == "tsp" and not config.diameter.peers:
+        found.append(("trigger.way", "is tsp, and diameter.peers names nobody to speak Diameter with"))
+    if not trigger.t8:
+        return found
+    for check in _check_client(trigger):
+        try:
+            check()
+        except ConfigError as exc:
+            found.append((exc.field, exc.message))
+    if not _SCS_AS_ID.fullmatch(trigger.scs_as_id):
+        words = "is needed with trigger.t8: the id that the network gave this gateway, letters, digits and . _ ~ -"
+        found.append(("trigger.scs_as_id", words))
+    if trigger.auth == "oauth2" and not (trigger.client_id.isascii() and trigger.client_id.isprintable()):
+        found.append(("trigger.client_id", "has characters that no client id has"))
+    if trigger.auth == "oauth2" and not trigger.client_id:
+        found.append(("trigger.client_id", "is empty, and trigger.auth = oauth2 needs it"))
+    if trigger.auth != "none" and trigger.t8.startswith("http:") and not _is_loopback_url(trigger.t8):
+        found.append(("trigger.t8", "is plain HTTP, and a token would travel on it; use https"))
+    if not trigger.callback_host.strip():
+        found.append(("trigger.callback_host", "is empty; 0.0.0.0 listens on every address"))
+    if trigger.callback_port and trigger.callback_port in (config.edge.port, config.edge.tls_port, config.api.port):
+        found.append(("trigger.callback_port", f"{trigger.callback_port} is another door's port too"))
+    return found
+
+
+def _is_loopback_url(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+    """(field, what to think about); of a section without conflicts."""
+    from gateway.config.certificates import is_open_to_others
+
+    trigger, found = config.trigger, list[tuple[str, str]]()
+    if not trigger.t8 or trigger.way != "t8":
+        return found
+    if trigger.t8.startswith("http:") and not is_loopback(urlsplit(trigger.t8).hostname or ""):
+        found.append(("trigger.t8", "is plain HTTP: numbers and texts travel on it; use https"))
+    if not trigger.callback_url and is_loopback(trigger.callback_host):
+        words = "is empty, so the network is told a loopback address and its reports never come"
+        found.append(("trigger.callback_url", words))
+    for name in ("token_file", "client_secret_file", "certificate_key", "callback_certificate_key"):
+        file = getattr(trigger, name)
+        if file and is_open_to_others(file):
+            found.append((f"trigger.{name}", f"{file!r} may be read by anybody on this machine: chmod 600"))
+    return found
