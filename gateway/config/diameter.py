@@ -18,6 +18,7 @@ from gateway.model.errors import ConfigError
 MOST_PEERS = 16
 #: RFC 6733 §2.1, §13.1
 PORT, TLS_PORT = 3868, 5658
+_NUMBER = re.compile(r"[0-9]{1,15}")
 _HOST = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
 )
@@ -75,6 +76,8 @@ def read_peers(section: Diameter) -> list[PeerAddress]:
             raise ConfigError(f"{text!r} is no name; one reads {example}", field=field)
     if not section.scs_identity.isascii() or len(section.scs_identity) > 128:
         raise ConfigError("has at most 128 ASCII characters", field="diameter.scs_identity")
+    if section.sc_address and _NUMBER.fullmatch(section.sc_address) is None:
+        raise ConfigError("is no number: 1 to 15 digits, the country code first", field="diameter.sc_address")
     return peers
 
 
@@ -106,6 +109,8 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     if not section.peers:
         if config.identity.mapping == "hss":
             found.append(("diameter.peers", "is empty, and identity.mapping = hss needs an HSS"))
+        if section.s6c:
+            found.append(("diameter.peers", "is empty, and diameter.s6c = true needs an HSS"))
         return found
     try:
         read_tls(section)

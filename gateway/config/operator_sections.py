@@ -175,8 +175,12 @@ class Diameter:
     origin_realm: str = ""
     # realm that is asked; empty: origin_realm
     destination_realm: str = ""
-    # DiameterIdentity of the HSS that Sh and S6m ask; empty: relays find one by the realm
+    # DiameterIdentity of the HSS that Sh, S6m and S6c ask; empty: relays find one by the realm
     hss_host: str = ""
+    # true: the HSS is asked by S6c for the IMSI before each short message, where paging.hlr is empty (C8)
+    s6c: bool = False
+    # number of the SMSC that S6c requests are made for, digits with the country code; empty: it is not said
+    sc_address: str = ""
     # DiameterIdentity of the MTC-IWF that Tsp asks (`trigger.way` = tsp, C10); empty: relays find one by the realm
     mtc_iwf_host: str = ""
     # what the network knows this gateway by as a Services Capability Server (S6m, Tsp); empty: it is not said

@@ -1,7 +1,7 @@
 """Numbers of Diameter that are used here: applications, commands, AVPs, results; must hold no logic.
 
 Sources: RFC 6733 §3.1, §4.5, §7.1; RFC 8506 §8.33 (Validity-Time); 3GPP TS 29.329 §6 (Sh), TS 29.336 §6 (S6m),
-TS 29.368 §6 (Tsp).
+TS 29.338 §5 (S6c), TS 29.368 §6 (Tsp).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class Application(IntEnum):
     SH = 16_777_217
     TSP = 16_777_309
     S6M = 16_777_310
+    S6C = 16_777_312
     RELAY = 0xFFFFFFFF
 
 
@@ -30,6 +31,7 @@ class Command(IntEnum):
     DEVICE_ACTION = 8_388_639
     DEVICE_NOTIFICATION = 8_388_640
     SUBSCRIBER_INFORMATION = 8_388_641
+    SEND_ROUTING_INFO_FOR_SM = 8_388_647
 
 
 class Result(IntEnum):
@@ -60,7 +62,7 @@ class Result(IntEnum):
 
 
 class Experimental(IntEnum):
-    """Experimental-Result-Code of 3GPP: TS 29.329 §6.2, TS 29.336 §6.3."""
+    """Experimental-Result-Code of 3GPP: TS 29.329 §6.2, TS 29.336 §6.3, TS 29.338 §7.3."""
 
     USER_DATA_NOT_AVAILABLE = 4100
     PRIOR_UPDATE_IN_PROGRESS = 4101
@@ -72,6 +74,9 @@ class Experimental(IntEnum):
     USER_DATA_CANNOT_BE_READ = 5102
     UNAUTHORIZED_REQUESTING_ENTITY = 5510
     UNAUTHORIZED_SERVICE = 5511
+    ABSENT_USER = 5550
+    SERVICE_NOT_SUBSCRIBED = 5556
+    SERVICE_BARRED = 5557
 
 
 class DisconnectCause(IntEnum):
@@ -121,6 +126,10 @@ SERVICE_ID = Kind(3103, TGPP)
 SCS_IDENTITY = Kind(3104, TGPP)
 SIR_FLAGS = Kind(3110, TGPP)
 EXTERNAL_IDENTIFIER = Kind(3111, TGPP)
+
+# --- S6c (TS 29.338 §5.3.3)
+SC_ADDRESS = Kind(3300, TGPP)
+SM_DELIVERY_NOT_INTENDED = Kind(3311, TGPP)
 
 # --- Tsp (TS 29.368 §6.4)
 DEVICE_ACTION = Kind(3001, TGPP)

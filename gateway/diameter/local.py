@@ -31,7 +31,7 @@ from gateway.diameter.peer import build_application, parse_applications
 from gateway.diameter.tbcd import build_tbcd, parse_tbcd
 
 HOST, REALM = "hss.example.net", "example.net"
-ALL = (Application.SH, Application.S6M, Application.TSP)
+ALL = (Application.SH, Application.S6M, Application.S6C, Application.TSP)
 MOST_BYTES = 1 << 20
 _GIVEN_BY_SH = {17: "MSISDN", 32: "IMSI"}
 
@@ -91,6 +91,8 @@ class LocalDiameter:
         #: by public identity, and by External Identifier
         self.by_impu: dict[str, Subscription] = {}
         self.by_external_id: dict[str, Subscription] = {}
+        #: whom S6c finds, by MSISDN and by IMSI
+        self.by_number: list[Subscription] = []
         self.gives_both = True  # MSISDN and IMSI in one answer by Sh
         self.applications: Sequence[int] = ALL
         self.capabilities_result: int = Result.SUCCESS
@@ -275,6 +277,8 @@ class LocalDiameter:
             body = self._build_user_data(avps, behaviour)
         elif header.command == Command.SUBSCRIBER_INFORMATION:
             body = self._build_subscriber(avps)
+        elif header.command == Command.SEND_ROUTING_INFO_FOR_SM:
+            body = self._build_routing(avps)
         elif header.command == Command.DEVICE_ACTION:
             body = self._build_action(avps, behaviour)
         else:
@@ -334,6 +338,19 @@ class LocalDiameter:
         told = [build_text(codes.USER_NAME, known.imsi)] if known.imsi else []
         told += [build_octets(codes.MSISDN, build_tbcd(known.msisdn))] if known.msisdn else []
         return build_u32(codes.RESULT_CODE, Result.SUCCESS) + build_group(codes.USER_IDENTIFIER, *told)
+
+    def _build_routing(self, avps: Avps) -> bytes:
+        self._expect(avps, codes.SM_DELIVERY_NOT_INTENDED, codes.VENDOR_SPECIFIC_APPLICATION_ID)
+        for data in avps.all(codes.SC_ADDRESS):
+            parse_tbcd(data)
+        number, imsi = avps.first(codes.MSISDN), avps.text(codes.USER_NAME)
+        if (number is None) == (imsi is None):
+            self._fault("a request for routing names its subscriber once")
+        msisdn = parse_tbcd(number) if number is not None else ""
+        for known in self.by_number:
+            if msisdn == known.msisdn if msisdn else imsi == known.imsi:
+                return build_u32(codes.RESULT_CODE, Result.SUCCESS) + build_text(codes.USER_NAME, known.imsi)
+        return _build_experimental(Experimental.USER_UNKNOWN)
 
     def _build_action(self, avps: Avps, behaviour: Behaviour) -> bytes:
         self._expect(avps, codes.DEVICE_ACTION, codes.AUTH_APPLICATION_ID)

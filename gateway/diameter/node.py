@@ -22,7 +22,7 @@ from gateway.metrics import Metric, Metrics
 
 #: answers after which another peer is asked (§7.1.3)
 ELSEWHERE = (Result.UNABLE_TO_DELIVER, Result.TOO_BUSY)
-_NAMES = {Application.SH: "sh", Application.S6M: "s6m", Application.TSP: "tsp"}
+_NAMES = {Application.SH: "sh", Application.S6M: "s6m", Application.S6C: "s6c", Application.TSP: "tsp"}
 _MOST = 0xFFFFFFFF
 
 #: what an answer of ours holds beside the result; Unanswerable, Malformed
@@ -88,7 +88,7 @@ class Node:
         # §3: 12 bits of the time, so that a restart begins elsewhere, then a random part that rises
         self._end_to_end = (int(time.time()) & 0xFFF) << 20 | random.SystemRandom().randrange(1 << 20)
         # §8.8: the high part of a Session-Id is the time of the start
-        self._session_high, self._session_low = int(time.time()), 0
+        self._session_high, self._session_low = int(time.time()), random.SystemRandom().randrange(_MOST)
 
     def start(self) -> None:
         for peer in self._peers:

@@ -47,6 +47,8 @@ READ_BYTES = 65_536
 PRODUCT = "Heliograph"
 #: a connection that lived this long was a good one: the next pause is the first again
 STEADY_S = 10.0
+#: a peer that has so much to read still is passed over; one that never reads is ended by its silence
+MOST_UNSENT_BYTES = 1_048_576
 #: at the end, the peer's goodbye is waited for so long
 GOODBYE_S = 1.0
 #: silent for so many watchdog intervals: not asked any more, closed (RFC 3539 §3.4.1: suspect, then down)
@@ -89,7 +91,7 @@ class PeerSettings:
     origin_host: str = "gateway.example.net"
     origin_realm: str = "example.net"
     origin_state: int = 1
-    applications: tuple[int, ...] = (Application.SH, Application.S6M, Application.TSP)
+    applications: tuple[int, ...] = (Application.SH, Application.S6M, Application.S6C, Application.TSP)
     connect_s: float = 5.0
     watchdog_s: float = 30.0
     reconnect_s: float = 1.0
@@ -167,7 +169,7 @@ class Peer:
     async def ask(self, header: Header, avps: bytes) -> Message:
         """Its answer. PeerLost; Malformed where the answer is none. No deadline of its own."""
         writer = self._writer
-        if writer is None or not self.is_open:
+        if writer is None or not self.is_open or writer.transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
             raise PeerLost
         self._hop_by_hop = self._hop_by_hop + 1 & _MOST
         header = header._replace(hop_by_hop=self._hop_by_hop)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from open_house import House, until
-from test_sms import away, settings, steps
+from test_sms import MSISDN as OPENED_MSISDN
+from test_sms import away, opaque_id, settings, steps
 
 from gateway.diameter import codes
 from gateway.diameter.avps import Avps
@@ -145,3 +146,31 @@ async def test_a_push_goes_out_as_a_device_trigger_and_its_report_stands_in_the_
     finally:
         await house.gateway.stop()
         await core.close()
+
+
+async def test_the_hss_is_asked_by_s6c_before_a_short_message(open_house: Open, tmp_path: Path) -> None:
+    hss, smsc = LocalDiameter(), LocalSmsc()
+    house = await open_house(
+        {
+            **settings(tmp_path, await smsc.start()),
+            "diameter.peers": [f"127.0.0.1:{await hss.start()}"],
+            "diameter.origin_host": "pushgw.example.net",
+            "diameter.origin_realm": "example.net",
+            "diameter.s6c": True,
+            "paging.coalesce_s": 0,
+        }
+    )
+    try:
+        await until(lambda: smsc.is_bound and hss.is_open)
+        token = await away(house, {"sms": await opaque_id(house)})
+        await house.shop.push(token, "nobody there")
+        await until(lambda: house.gateway.metrics.value(Metric.NOTIFIER_OUTCOMES, "sms hlr_unknown") == 1)
+        assert smsc.submissions == []
+        hss.by_number.append(Subscription(OPENED_MSISDN.lstrip("+"), IMSI))
+        await house.shop.push(token, "there you are")
+        await until(lambda: len(smsc.submissions) == 1)
+        assert hss.faults == []
+    finally:
+        await house.gateway.stop()
+        await smsc.close()
+        await hss.close()

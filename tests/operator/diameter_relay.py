@@ -75,7 +75,7 @@ class Somebody:
 
 
 class TheirHss:
-    """HSS (Sh, S6m) and MTC-IWF (Tsp) of the other library, with what they were asked, read by their names."""
+    """HSS (Sh, S6m, S6c) and MTC-IWF (Tsp) of the other library, with what they were asked, read by their names."""
 
     def __init__(self) -> None:
         (self.port,) = free_ports(1)
@@ -90,6 +90,7 @@ class TheirHss:
             for application, handler in (
                 (names.APP_3GPP_SH, self._on_user_data),
                 (names.APP_3GPP_S6M, self._on_subscriber),
+                (names.APP_3GPP_S6C, self._on_routing),
                 (names.APP_3GPP_TSP, self._on_action),
             )
         }
@@ -145,6 +146,16 @@ class TheirHss:
             request,
             Avp.new(names.AVP_RESULT_CODE, value=2001),
             Avp.new(names.AVP_TGPP_USER_IDENTIFIER, TGPP, value=inner),
+        )
+
+    def _on_routing(self, _application: Any, request: Any) -> Message:
+        digits = request.msisdn.hex()
+        number = "".join(digits[at + 1] + digits[at] for at in range(0, len(digits), 2)).rstrip("f")
+        known = next((each for each in self.by_impu.values() if each.msisdn == number), None)
+        if known is None:
+            return self._answer(request, *UNKNOWN_USER)
+        return self._answer(
+            request, Avp.new(names.AVP_RESULT_CODE, value=2001), Avp.new(names.AVP_USER_NAME, value=known.imsi)
         )
 
     def _on_action(self, _application: Any, request: Any) -> Message:

@@ -13,10 +13,12 @@ from diameter_scene import EXTERNAL_ID, IMPU, IMSI, MSISDN, until
 
 from gateway.config.sections import Config
 from gateway.diameter.node import Node, NotConnected, build_node
+from gateway.diameter.s6c import S6cRegister
 from gateway.diameter.s6m import S6mRegister
 from gateway.diameter.sh import ShHome
 from gateway.metrics import Metrics
 from gateway.model.subscriber import NetworkId, NetworkIdKind, OpaqueKind, Subscriber
+from gateway.model.subscribers import Numbers
 from gateway.paging.trigger import tsp_errors
 from gateway.paging.trigger.tsp import TspWay
 from gateway.paging.trigger.way import DeviceTrigger, Outcome
@@ -72,8 +74,10 @@ async def node(request: pytest.FixtureRequest, network: DiameterNetwork) -> Asyn
     await node.close()
 
 
-async def test_sh_and_s6m_find_whom_they_ask_for(node: Node) -> None:
+async def test_the_hss_finds_whom_it_is_asked_for(node: Node) -> None:
     for host in ("", HSS_HOST):
+        assert await S6cRegister(node, host, "4917000000").look_up(Numbers(f"+{MSISDN}", "")) == (MSISDN, IMSI)
+        assert await S6cRegister(node, host).look_up(Numbers("4999", "")) is None
         assert await ShHome(node, host).find(IMPU) == (MSISDN, IMSI)
         assert await ShHome(node, host).find("sip:nobody@example.net") is None
         assert await S6mRegister(node, host, "pushgw").find(EXTERNAL_ID) == (MSISDN, IMSI)

@@ -17,15 +17,22 @@ from gateway.diameter.avps import build_octets
 from gateway.diameter.codes import Application
 from gateway.diameter.local import LocalDiameter
 from gateway.diameter.messages import Message, build_message
+from gateway.diameter.s6c import S6cRegister
 from gateway.diameter.s6m import S6mRegister
 from gateway.diameter.sh import ShHome
 from gateway.model.subscriber import NetworkId, NetworkIdKind, OpaqueKind, Subscriber
+from gateway.model.subscribers import Numbers
 from gateway.paging.trigger.tsp import TspWay
 from gateway.paging.trigger.way import DeviceTrigger
 
 TSHARK = pytest.mark.skipif(shutil.which("tshark") is None, reason="NOT TESTED: apt install tshark")
 pytestmark = [pytest.mark.slow, TSHARK]
-APPLICATIONS = {"Sh": Application.SH.value, "S6m": Application.S6M.value, "Tsp": Application.TSP.value}
+APPLICATIONS = {
+    "Sh": Application.SH.value,
+    "S6m": Application.S6M.value,
+    "S6c": Application.S6C.value,
+    "Tsp": Application.TSP.value,
+}
 
 #: names and values that each message has to have in Wireshark's words; a group has no value
 SAID = [
@@ -43,6 +50,7 @@ SAID = [
         ("SCS-Identity", "6777"),
         ("SIR-Flags", "1"),
     },
+    {("MSISDN", "947110325476"), ("SC-Address", "9471000000"), ("SM-Delivery-Not-Intended", "ONLY_IMSI_REQUESTED (0)")},
     {
         ("Device-Action", ""),
         ("MSISDN", "947110325476"),
@@ -99,11 +107,19 @@ async def test_every_message_of_ours_is_read(tmp_path: Path) -> None:
         way.start()
         await ShHome(scene.node, "hss.example.net").find(IMPU)
         await S6mRegister(scene.node, "hss.example.net", "gw").find(EXTERNAL_ID)
+        await S6cRegister(scene.node, "hss.example.net", "4917000000").look_up(Numbers(MSISDN, ""))
         ann = Subscriber(b"h" * 16, [NetworkId(NetworkIdKind.MSISDN, f"+{MSISDN}")], OpaqueKind.O_TMSN, "")
         await way.send(ann, DeviceTrigger(7, b"\x01wake", 16_002, 300, True))
         await recorder.report(7, 0)
     read = dissect(recorder.frames, tmp_path)
-    names = ["Capabilities-Exchange", "User-Data", "Subscriber-Information", "Device-Action", "Device-Notification"]
+    names = [
+        "Capabilities-Exchange",
+        "User-Data",
+        "Subscriber-Information",
+        "Send-Routing-Info-for-SM",
+        "Device-Action",
+        "Device-Notification",
+    ]
     assert len(read) == len(names) + 1  # the goodbye
     for name, words in zip([*names, "Disconnect-Peer"], read, strict=True):
         assert name in words, (name, words)

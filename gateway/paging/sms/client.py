@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable, Mapping
 
 from gateway.config.operator_sections import Paging
-from gateway.config.paging import parse_host
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metric, Metrics
@@ -29,7 +28,6 @@ from gateway.paging.guard import Guard
 from gateway.paging.pager import Parts
 from gateway.paging.segments import Segment, TooManyParts, segment_binary, segment_text
 from gateway.paging.sms import errors
-from gateway.paging.sms.hlr import OsmoHlr
 from gateway.paging.sms.link import LinkLost, LinkSettings, NotSent, SmscLink
 from gateway.paging.sms.pdu import (
     ESM_UDHI,
@@ -43,6 +41,7 @@ from gateway.paging.sms.pdu import (
     build_validity,
 )
 from gateway.paging.sms.receipt import ReceiptOf, parse_receipt
+from gateway.paging.sms.register import build_register
 from gateway.paging.sms.settings import NAME, AppSettings, build_app_settings, build_links, check_settings
 from gateway.paging.sms.smscs import AllRest, NoneBound, Smscs
 from gateway.paging.sms.tracking import Part, Tracking
@@ -337,7 +336,6 @@ def build_sms(parts: Parts) -> SmsNotifier | None:
     paging = parts.config.paging
     if not paging.smscs:
         return None
-    register = OsmoHlr(*parse_host(paging.hlr, "paging.hlr"), paging.hlr_timeout_s) if paging.hlr else None
     return SmsNotifier(
         parts.config,
         build_links(paging),
@@ -345,5 +343,5 @@ def build_sms(parts: Parts) -> SmsNotifier | None:
         push_ids=parts.push_ids,
         guard=parts.guard,
         reports=parts.reports,
-        register=register,
+        register=build_register(parts),
     )

@@ -63,6 +63,7 @@ def test_peers_are_read_with_their_ports() -> None:
         ({"mtc_iwf_host": "-"}, "mtc_iwf_host"),
         ({"destination_realm": "a..b"}, "destination_realm"),
         ({"scs_identity": "é"}, "scs_identity"),
+        ({"sc_address": "+49"}, "sc_address"),
         ({"answer_s": 10.0}, "answer_s"),
         ({"reconnect_s": 61.0}, "reconnect_s"),
         ({"peers": ["aaas://dra"], "tls_ca": "/no/such"}, "tls_ca"),
@@ -75,9 +76,9 @@ def test_what_is_wrong_is_named(settings: dict[str, Any], field: str) -> None:
 
 
 def test_an_hss_and_an_mtc_iwf_need_a_peer() -> None:
-    made = config()
+    made = config(s6c=True)
     made.identity.mapping, made.trigger.way = "hss", "tsp"
-    assert wrong(made) == ["trigger.way", "diameter.peers"]
+    assert wrong(made) == ["trigger.way", "diameter.peers", "diameter.peers"]
 
 
 def test_plain_diameter_and_open_keys_are_worth_a_word(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from gateway.diameter.codes import Application, Command, Result
 from gateway.diameter.local import Behaviour
 from gateway.diameter.messages import ERROR, REQUEST, RETRANSMITTED, Header, Message, build_message
 from gateway.diameter.node import Busy, NotConnected, parse_result
-from gateway.diameter.peer import PeerLost, Unanswerable
+from gateway.diameter.peer import MOST_UNSENT_BYTES, PeerLost, Unanswerable
 from gateway.diameter.s6m import S6mRegister, build_request
 from gateway.metrics import Metric
 from gateway.notifiers.local_tls import Authority
@@ -438,3 +438,19 @@ async def test_no_trouble_shows_whom_it_was_about() -> None:
     everything = str(logs) + "".join(shown)
     assert len(shown) == len(trouble) + 2
     assert not [secret for secret in SECRETS if secret in everything]
+
+
+async def test_a_peer_that_reads_nothing_is_passed_over_before_memory_fills() -> None:
+    async with DiameterScene(2, answer_s=0.3, most_outstanding=1_000) as scene:
+        deaf, other = scene.peers
+        for connection in deaf._connections:
+            connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        big = build_request("x" * 60_000)
+
+        async def ask_big() -> None:
+            await scene.node.request(Application.S6M, Command.SUBSCRIBER_INFORMATION, big, "")
+
+        await asyncio.gather(*(ask_big() for _ in range(200)), return_exceptions=True)
+        assert other.requests  # what the deaf one could not be given any more
+        unsent = [peer._writer.transport.get_write_buffer_size() for peer in scene.node._peers if peer._writer]
+        assert max(unsent) < 2 * MOST_UNSENT_BYTES

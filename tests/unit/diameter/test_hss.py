@@ -10,8 +10,10 @@ from gateway.diameter.avps import Malformed, build_group, build_octets, build_te
 from gateway.diameter.codes import Application
 from gateway.diameter.local import Behaviour, Subscription
 from gateway.diameter.node import Refused
+from gateway.diameter.s6c import S6cRegister
 from gateway.diameter.s6m import S6mRegister
 from gateway.diameter.sh import ShHome
+from gateway.model.subscribers import Numbers
 
 TEL = "tel:+491701234567"
 SUCCESS = build_u32(codes.RESULT_CODE, 2001)
@@ -112,3 +114,61 @@ async def test_an_answer_by_s6m_that_names_nobody_is_malformed(avps: bytes) -> N
         with pytest.raises(Malformed) as caught:
             await S6mRegister(scene.node).find(EXTERNAL_ID)
         assert not [secret for secret in SECRETS if secret in f"{caught.value!r}"]
+
+
+# --- S6c (C8)
+
+
+async def test_s6c_fills_in_the_imsi_and_knows_who_is_not_there() -> None:
+    async with DiameterScene() as scene:
+        scene.hss.by_number.append(KNOWN)
+        register = S6cRegister(scene.node, "hss.example.net", "4917000000")
+        assert await register.look_up(Numbers(f"+{MSISDN}", "")) == (MSISDN, IMSI)
+        assert await register.look_up(Numbers("", IMSI)) == ("", IMSI)
+        assert await register.look_up(Numbers("4999", "")) is None
+        asked = scene.hss.requests[0].avps
+        assert asked.first(codes.SC_ADDRESS) == bytes.fromhex("9471000000")
+        assert asked.u32(codes.SM_DELIVERY_NOT_INTENDED) == 0
+        await register.close()
+        assert scene.node.open_peers == 1
+    assert scene.hss.faults == []
+
+
+async def test_s6c_does_not_ask_for_what_is_no_number() -> None:
+    async with DiameterScene() as scene:
+        register = S6cRegister(scene.node)
+        for nobody in (Numbers("", ""), Numbers("49 170", "12345"), Numbers("1" * 16, "")):
+            assert await register.look_up(nobody) is None
+        assert scene.hss.requests == []
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "found"),
+    [
+        (Behaviour(experimental=5550), (MSISDN, "")),  # away: the SMSC keeps the message
+        (Behaviour(experimental=5556), None),
+        (Behaviour(experimental=5557), None),
+        (Behaviour(avps=SUCCESS), (MSISDN, "")),
+    ],
+)
+async def test_what_s6c_says_of_a_subscriber(behaviour: Behaviour, found: tuple[str, str] | None) -> None:
+    async with DiameterScene() as scene:
+        scene.hss.behaviour = behaviour
+        assert await S6cRegister(scene.node).look_up(Numbers(MSISDN, "")) == found
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        (Behaviour(result=5012), Refused),
+        (Behaviour(experimental=5552), Refused),
+        (Behaviour(avps=SUCCESS + build_text(codes.USER_NAME, "ann@example.net")), Malformed),
+        (Behaviour(avps=SUCCESS + build_octets(codes.USER_NAME, bytes([0xFF]))), Malformed),
+    ],
+)
+async def test_s6c_that_can_not_say_is_no_unknown_subscriber(behaviour: Behaviour, error: type[Exception]) -> None:
+    async with DiameterScene() as scene:
+        scene.hss.behaviour = behaviour
+        with pytest.raises(error) as caught:
+            await S6cRegister(scene.node).look_up(Numbers(MSISDN, ""))
+        assert not [secret for secret in (*SECRETS, "ann@") if secret in f"{caught.value!r}"]
