@@ -123,7 +123,8 @@ class HssMapping:
         _, record = self._records.by_local(wanted.local) or (b"", None)
         issued = next((each for each in record.ids if each.local == wanted.local), None) if record else None
         classes = self._classes.of_app(app)
-        records = [self._records.read(self._records.find(each)) for each in network or _DECOY]
+        handles = [self._records.find(each) for each in network or _DECOY]
+        records = [self._records.read(each) for each in handles]
         checks = (
             numbers is not None,
             bool(network),
@@ -135,13 +136,15 @@ class HssMapping:
         )
         if sum(checks) != len(checks):
             return None
-        # the same for all ids of a subscriber, so that limits over all of them hold
-        handle = self._hash(f"{network[0].kind.name}:{network[0].value}")
+        # the same for all ids of a subscriber, so that limits over all of them hold: as records have it, else a hash
+        known = next((pair for pair in zip(handles, records, strict=True) if pair[1] is not None), (None, None))
+        handle = known[0] or self._hash(f"{network[0].kind.name}:{network[0].value}")
         kinds = OpaqueKind(issued.kinds) if issued is not None else OpaqueKind.O_TMSI | OpaqueKind.O_TMSN
         selected = app if issued is not None and issued.granularity == Granularity.APP else ""
         # an External Identifier has the form of a NAI, and Tsp takes it where there is no number
         external = NetworkId(NetworkIdKind.NAI, wanted.canonical)
-        return Subscriber(handle, (*network, external), kinds, selected)
+        others = known[1].network_ids() if known[1] is not None else ()
+        return Subscriber(handle, (*network, external, *others), kinds, selected)
 
     def _hash(self, text: str) -> bytes:
         return hashlib.blake2b(text.encode(), key=self._key, digest_size=HANDLE_BYTES).digest()

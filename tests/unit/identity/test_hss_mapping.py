@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from identity_rig import HOST, IMSI, MSISDN, NAI, Scene
+from identity_rig import HOST, IMSI, IP, MSISDN, NAI, Scene
 
 from gateway.identity import Identity
 from gateway.identity.allocator import Trigger
@@ -95,6 +95,17 @@ async def test_all_ids_of_a_subscriber_have_one_handle() -> None:
     first, second, third = (each.handle if each is not None else b"" for each in handles)
     assert first == second != third
     assert IMSI.value.encode() not in first
+
+
+async def test_a_subscriber_known_here_is_the_same_one_with_what_is_known_beside() -> None:
+    scene = HssScene()
+    scene.home.known[f"number@{HOST}"] = Numbers(KNOWN.msisdn, "")
+    await scene.trigger(IMSI, MSISDN, NAI, IP, trigger=Trigger.ATTACH)
+    known = scene.records.find(IMSI)
+    for opaque in (FOREIGN, f"number@{HOST}"):
+        found = await scene.identity.resolver.resolve(opaque, "chat")
+        assert found is not None
+        assert (found.handle, found.ip, found.nai) == (known, IP.value, opaque)
 
 
 async def test_what_this_gateway_knows_of_an_id_holds_beside_the_hss() -> None:
