@@ -120,6 +120,10 @@ class Trigger:
     callback_body_bytes: int = within(16_384, 256, 1_048_576)
     # a report has to be read by then, and a quiet connection is closed
     callback_timeout_s: float = within(10.0, 0.05, 600)
+    # a port that is taken is tried again after this time, which doubles; a trigger waits as long for it to open
+    callback_retry_s: float = within(1.0, 0.05, 60)
+    # longest pause before trying it again
+    callback_retry_max_s: float = within(30.0, 0.05, 3600)
     # ask the network for a test notification, until one came; it shows that callback_url leads here
     test_notification: bool = False
     # application port on the device, where an app has none

@@ -101,6 +101,8 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     trigger, found = config.trigger, list[tuple[str, str]]()
     if trigger.validity_min_s > trigger.validity_max_s:
         found.append(("trigger.validity_min_s", "is more than trigger.validity_max_s"))
+    if trigger.callback_retry_s > trigger.callback_retry_max_s:
+        found.append(("trigger.callback_retry_s", "is more than trigger.callback_retry_max_s"))
     if trigger.way == "tsp" and not config.diameter.peers:
         found.append(("trigger.way", "is tsp, and diameter.peers names nobody to speak Diameter with"))
     if not trigger.t8:
@@ -117,8 +119,10 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
         found.append(("trigger.client_id", "has characters that no client id has"))
     if trigger.auth == "oauth2" and not trigger.client_id:
         found.append(("trigger.client_id", "is empty, and trigger.auth = oauth2 needs it"))
-    if trigger.auth != "none" and trigger.t8.startswith("http:") and not _is_loopback_url(trigger.t8):
+    if trigger.auth != "none" and _is_open(trigger.t8):
         found.append(("trigger.t8", "is plain HTTP, and a token would travel on it; use https"))
+    if trigger.auth == "oauth2" and _is_open(trigger.token_url):
+        found.append(("trigger.token_url", "is plain HTTP, and the client's secret would travel on it; use https"))
     if not trigger.callback_host.strip():
         found.append(("trigger.callback_host", "is empty; 0.0.0.0 listens on every address"))
     if trigger.callback_port and trigger.callback_port in (config.edge.port, config.edge.tls_port, config.api.port):
@@ -126,9 +130,15 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def _is_loopback_url(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host == "localhost" or host.startswith("127.") or host == "::1"
+def _is_open(url: str) -> bool:
+    """May others on the way read what travels to it?"""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False  # it is no URL, which is said already
+    is_loopback = host in ("localhost", "::1") or host.startswith("127.")
+    return parts.scheme == "http" and not is_loopback
 
 
 def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:

@@ -91,6 +91,8 @@ class TriggerNotifier:
         until_ms = self._clock() + int((validity_s + self._trigger.report_s) * 1000)
         opaque = registration.addresses[self.name]
         old = self._tracking.newest(registration.number) if self._trigger.replace else None
+        if old is not None and old.external_id != opaque:
+            old = None  # it went to whom the registration stood for before
         entry = self._tracking.open(seq, registration.number, notification.app, opaque, until_ms)
         trigger = DeviceTrigger(
             reference=entry.reference,

@@ -20,18 +20,19 @@ from gateway.metrics import Metric, Metrics
 _log = structlog.get_logger(__name__)
 
 MOST_HEADER_BYTES = 16_384
-#: first and longest pause before trying again to open the port
-RETRY_S, RETRY_MAX_S = 1.0, 30.0
 
 
 class Bounds(NamedTuple):
     connections: int
     body_bytes: int
     timeout_s: float
+    # first and longest pause before trying again to open the port
+    retry_s: float = 1.0
+    retry_max_s: float = 30.0
 
 
 class Listener:
-    """`on_post(path, body)` returns the status to answer with; it must not raise."""
+    """`on_post(path, body)` returns the status to answer with; 500 where it raises, so the network may repeat it."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Listener:
             self._server = None
 
     async def _open(self) -> None:
-        pause_s = RETRY_S
+        pause_s = self._bounds.retry_s
         while True:
             try:
                 self._server = await asyncio.start_server(
@@ -101,7 +102,7 @@ class Listener:
             except OSError as error:
                 _log.warning("trigger_callbacks_down", port=self._port, error=error.strerror or "refused")
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, RETRY_MAX_S)
+                pause_s = min(2 * pause_s, self._bounds.retry_max_s)
                 continue
             self._opened.set()
             return
@@ -167,9 +168,17 @@ class Listener:
                     return 413
             elif isinstance(event, h11.EndOfMessage):
                 assert request is not None
-                return self._on_post(request.target.decode("ascii", "replace"), bytes(body))
+                return self._give_on(request.target.decode("ascii", "replace"), bytes(body))
             else:
                 return 0
+
+    def _give_on(self, path: str, body: bytes) -> int:
+        try:
+            return self._on_post(path, body)
+        except Exception as error:  # its text may hold what was posted
+            _log.error("trigger_report_failed", error=type(error).__name__)
+            self._count("failed")
+            return 500
 
     def _check(self, request: h11.Request) -> int:
         """Status of a refusal that needs no body, 0 for none."""

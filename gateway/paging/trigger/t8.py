@@ -30,8 +30,6 @@ from gateway.paging.trigger.way import DeviceTrigger, OnOutcome
 NO_FEATURES, TEST_NOTIFICATION = "0", "2"
 #: reports that are known to be repeated ones
 MOST_OVER = 4_096
-#: a call waits so long for the listener to open
-OPEN_S = 2.0
 #: the resource can not be replaced (any more): a trigger of its own goes out. 501 and 405: it never can
 _NOT_REPLACED = (403, 404, 405, 409, 410, 501)
 
@@ -85,7 +83,13 @@ class T8Way:
         self._scef = Scef(access, timeout_s=timeout_s, clock=clock, on_token=self._count_token)
         self._outside = trigger.callback_url.rstrip("/")
         self._paths = CallbackPaths(self._outside)
-        bounds = Bounds(trigger.callback_connections, trigger.callback_body_bytes, trigger.callback_timeout_s)
+        bounds = Bounds(
+            trigger.callback_connections,
+            trigger.callback_body_bytes,
+            trigger.callback_timeout_s,
+            trigger.callback_retry_s,
+            trigger.callback_retry_max_s,
+        )
         self._listener = Listener(
             trigger.callback_host,
             trigger.callback_port,
@@ -143,7 +147,11 @@ class T8Way:
 
     async def watch(self, subscriber: Subscriber, external_id: str) -> None:
         ids = build_ids(self._trigger.identify, subscriber, external_id)
-        if self._trigger.watch_reachability and ids is not None and await self._listener.opened(OPEN_S):
+        if (
+            self._trigger.watch_reachability
+            and ids is not None
+            and await self._listener.opened(self._trigger.callback_retry_s)
+        ):
             await self._watches.watch(subscriber.handle, ids, self._outside or self._listener.url)
 
     async def _prepare(
@@ -154,7 +162,7 @@ class T8Way:
         if ids is None:
             return Answer(NO_NUMBER)
         self.start()
-        if not await self._listener.opened(OPEN_S):
+        if not await self._listener.opened(self._trigger.callback_retry_s):
             return Answer(errors.NOT_LISTENING)
         path, digest = self._paths.draw(REPORTS)
         until_ms = self._clock() + int((trigger.validity_s + self._trigger.report_s) * 1000)

@@ -70,6 +70,7 @@ def test_settings_that_are_right(secret: str, tmp_path: Path) -> None:
     ("trigger", "fields"),
     [
         ({"t8": "scef.example.net"}, ["trigger.t8"]),
+        ({"t8": "http://[::1"}, ["trigger.t8"]),
         ({"t8": "https://u:p@scef.example.net"}, ["trigger.t8"]),
         ({"t8": "https://scef.example.net?x=1"}, ["trigger.t8"]),
         ({"scs_as_id": ""}, ["trigger.scs_as_id"]),
@@ -84,6 +85,7 @@ def test_settings_that_are_right(secret: str, tmp_path: Path) -> None:
         ({"callback_host": " "}, ["trigger.callback_host"]),
         ({"callback_port": 8080}, []),
         ({"validity_min_s": 100, "validity_max_s": 99}, ["trigger.validity_min_s"]),
+        ({"callback_retry_s": 31.0}, ["trigger.callback_retry_s"]),
         ({"way": "tsp", "t8": ""}, ["trigger.way"]),
     ],
 )
@@ -99,6 +101,10 @@ def test_a_token_does_not_travel_in_the_open(secret: str) -> None:
     token = {"auth": "bearer", "token_file": secret}
     assert wrong(t8="http://scef.example.net", **token) == ["trigger.t8"]
     assert wrong(t8="http://127.0.0.1:1", **token) == []
+    client = {"auth": "oauth2", "client_id": "gw", "client_secret_file": secret}
+    assert wrong(token_url="http://auth.example.net/token", **client) == ["trigger.token_url"]
+    assert wrong(token_url="http://[::1]:8/token", **client) == []
+    assert wrong(t8="http://[::1", **token) == ["trigger.t8"]
 
 
 def test_what_to_think_about(secret: str) -> None:

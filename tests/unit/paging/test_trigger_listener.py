@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trigger_scene import QUIET, TriggerScene, until
@@ -126,7 +127,7 @@ async def test_what_is_no_report_is_refused_and_never_given_on(data: bytes, stat
 
 
 async def test_a_slow_one_is_cut_off_and_a_quiet_one_too() -> None:
-    async with Door(timeout_s=0.2) as door:
+    async with Door(timeout_s=0.5) as door:
         began = time.monotonic()
         reader, writer = await door.connect()
         writer.write(post(b"{}")[:-1])
@@ -160,6 +161,19 @@ async def test_one_connection_too_many_is_closed_and_counted_and_room_comes_back
             writer.close()
         await until(lambda: not door.listener._connections)
         assert b"204" in await door.say(post(b"{}"))
+
+
+async def test_a_report_that_can_not_be_kept_is_to_be_repeated_and_its_text_is_not_told() -> None:
+    async with Door() as door:
+
+        def fail(path: str, body: bytes) -> int:
+            raise ValueError(body)
+
+        door.listener._on_post = fail
+        with structlog.testing.capture_logs() as logs:
+            assert b" 500 " in await door.say(post(b"geheim"))
+        assert logs == [{"event": "trigger_report_failed", "log_level": "error", "error": "ValueError"}]
+        assert door.counted("failed") == 1
 
 
 async def test_it_closes_with_connections_open() -> None:

@@ -7,7 +7,7 @@ import base64
 from typing import Any
 
 import pytest
-from trigger_scene import MSISDN, NAI, OPAQUE, QUIET, TriggerScene, until
+from trigger_scene import MSISDN, NAI, OPAQUE, OTHER, QUIET, TriggerScene, until
 
 from gateway.metrics import Metric
 from gateway.model.errors import BadRequest
@@ -41,7 +41,7 @@ async def test_a_push_triggers_the_device_and_its_history_says_that_it_was_deliv
         await until(lambda: scene.history.words == ["delivered"])
         assert scene.history.steps[0] == (9, 3, "delivered", "trigger", "")
         assert scene.pending == 0
-        assert scene.scef.answered == [204]
+        await until(lambda: scene.scef.answered == [204])
         scene.assert_strict()
 
 
@@ -228,6 +228,15 @@ async def test_another_registration_is_not_replaced_nor_is_anything_where_that_i
         assert (await scene.push()).ok
         assert (await scene.push()).ok
         assert len(scene.scef.live) == 2
+
+
+async def test_a_registration_that_stands_for_another_subscriber_now_replaces_nothing() -> None:
+    async with TriggerScene() as scene:
+        scene.scef.behaviour = QUIET
+        assert (await scene.push(address=OPAQUE)).ok
+        assert (await scene.push(address=OTHER)).detail == "ok"
+        assert (await scene.push(address=OTHER)).detail == "replaced"
+        assert [trigger.method for trigger in scene.scef.triggers] == ["POST", "POST", "PUT"]
 
 
 @pytest.mark.parametrize("status", [403, 404, 405, 409, 410, 501])

@@ -96,7 +96,7 @@ async def test_a_device_that_is_there_is_said_in_the_answer() -> None:
     ],
 )
 async def test_a_network_that_does_not_watch_is_asked_again_another_time(behaviour: Behaviour, result: str) -> None:
-    async with TriggerScene(watch_reachability=True, timeout_s=0.4) as scene:
+    async with TriggerScene(watch_reachability=True, timeout_s=1.0) as scene:
         scene.scef.next += [AWAY[0], behaviour, behaviour]
         assert (await scene.push()).ok
         await until(lambda: watches(scene, result) == 1)

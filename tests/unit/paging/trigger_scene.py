@@ -21,9 +21,11 @@ from gateway.paging.trigger.client import TriggerNotifier, build_trigger
 from gateway.paging.trigger.local import Behaviour, LocalScef
 from gateway.paging.waiting import Waiting
 
-__all__ = ["HANDLE", "MSISDN", "NAI", "OPAQUE", "QUIET", "TriggerScene", "until"]
+__all__ = ["HANDLE", "MSISDN", "NAI", "OPAQUE", "OTHER", "QUIET", "TriggerScene", "until"]
 
 MSISDN, NAI, IMSI = "491701234567", "meter17@iot.example.net", "001010000000001"
+#: two opaque ids
+OTHER = "b3zk3mduc4efhv2r6tnsapwxyj@push.example.com"
 OPAQUE = "q7zk3mduc4efhv2r6tnsapwxyj@push.example.com"
 HANDLE = b"\x07" * 16
 #: takes the trigger, and says nothing more
@@ -31,7 +33,7 @@ QUIET = Behaviour(results=())
 
 
 class OneSubscriber(FixedSubscribers):
-    """Subscribers port: one opaque id stands for one subscriber, of whom MSISDN and NAI are known."""
+    """Subscribers port: two opaque ids stand for one subscriber, of whom MSISDN and NAI are known."""
 
     def __init__(self) -> None:
         self.ids = [NetworkId(NetworkIdKind.MSISDN, f"+{MSISDN}"), NetworkId(NetworkIdKind.NAI, NAI)]
@@ -40,7 +42,7 @@ class OneSubscriber(FixedSubscribers):
     async def resolve(self, opaque: str, app: str) -> Subscriber | None:
         if self.trouble is not None:
             raise self.trouble
-        return Subscriber(HANDLE, self.ids, OpaqueKind.O_TMSN, app) if opaque == OPAQUE else None
+        return Subscriber(HANDLE, self.ids, OpaqueKind.O_TMSN, app) if opaque in (OPAQUE, OTHER) else None
 
 
 class TriggerScene:
