@@ -17,7 +17,7 @@ from gateway.diameter import codes
 from gateway.diameter.avps import Avps, Malformed, build_text, build_u32
 from gateway.diameter.codes import Application, Command, Result
 from gateway.diameter.messages import PROXIABLE, REQUEST, RETRANSMITTED, Header, Message
-from gateway.diameter.peer import Peer, PeerLost, PeerSettings, Unanswerable, build_application
+from gateway.diameter.peer import NotSent, Peer, PeerLost, PeerSettings, Unanswerable, build_application
 from gateway.metrics import Metric, Metrics
 
 #: answers after which another peer is asked (§7.1.3)
@@ -150,7 +150,8 @@ class Node:
             except PeerLost as error:
                 # §5.5.4: the next one gets it with the same End-to-End Identifier, so that who got it twice can tell
                 lost = error
-                header = header._replace(flags=header.flags | RETRANSMITTED)
+                if not isinstance(error, NotSent):
+                    header = header._replace(flags=header.flags | RETRANSMITTED)
                 continue
             if parse_result(answer.avps) not in ELSEWHERE_RESULTS:
                 return answer.avps

@@ -63,6 +63,10 @@ class PeerLost(OSError):
     """The peer went away, or is not trusted any more, before it answered."""
 
 
+class NotSent(PeerLost):
+    """Not a byte of it went out."""
+
+
 class SessionEnd(Exception):
     """Why a connection is over, as one word for log and metric."""
 
@@ -167,10 +171,10 @@ class Peer:
         return application in self.applications or Application.RELAY in self.applications
 
     async def ask(self, header: Header, avps: bytes) -> Message:
-        """Its answer. PeerLost; Malformed where the answer is none. No deadline of its own."""
+        """Its answer. PeerLost, NotSent; Malformed where the answer is none. No deadline of its own."""
         writer = self._writer
         if writer is None or not self.is_open or writer.transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
-            raise PeerLost
+            raise NotSent
         self._hop_by_hop = self._hop_by_hop + 1 & _MOST
         header = header._replace(hop_by_hop=self._hop_by_hop)
         asked = Asked(header, asyncio.get_running_loop().create_future())
