@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable
+from random import Random
 
 import pytest
 from diameter_scene import EXTERNAL_ID, KNOWN, SECRETS, DiameterScene, until
@@ -17,7 +18,7 @@ from gateway.diameter.codes import Application, Command, Result
 from gateway.diameter.local import Behaviour
 from gateway.diameter.messages import ERROR, REQUEST, RETRANSMITTED, Header, Message, build_message
 from gateway.diameter.node import Busy, NotConnected, parse_result
-from gateway.diameter.peer import MOST_UNSENT_BYTES, PeerLost, Unanswerable
+from gateway.diameter.peer import MOST_UNSENT_BYTES, PeerLost, Unanswerable, require
 from gateway.diameter.s6m import S6mRegister, build_request
 from gateway.metrics import Metric
 from gateway.notifiers.local_tls import Authority
@@ -455,3 +456,49 @@ async def test_a_peer_that_reads_nothing_is_passed_over_before_memory_fills() ->
         assert not [asked for asked in other.requests if asked.header.flags & RETRANSMITTED]
         unsent = [peer._writer.transport.get_write_buffer_size() for peer in scene.node._peers if peer._writer]
         assert max(unsent) < 2 * MOST_UNSENT_BYTES
+
+
+def mutate(random: Random, data: bytes) -> bytes:
+    """A valid message with a few bytes changed, cut off, or another behind it."""
+    changed = bytearray(data)
+    for _ in range(random.randrange(4)):
+        changed[random.randrange(len(changed))] = random.randrange(256)
+    how = random.randrange(4)
+    if how == 0:
+        changed = changed[: random.randrange(1, len(changed))]
+    elif how == 1:
+        changed += data
+    return bytes(changed)
+
+
+async def test_no_bytes_of_a_peer_end_in_an_error_of_ours() -> None:
+    random = Random(20_260)
+    answer = build_text(codes.SESSION_ID, "a;1;2") + build_u32(codes.RESULT_CODE, 2001)
+    seeds = [
+        build_message(Header(flags, command, application, 1, 1), answer)
+        for flags in (REQUEST, 0, REQUEST | 0x40, ERROR)
+        for command, application in (
+            (Command.DEVICE_WATCHDOG, 0),
+            (Command.DISCONNECT_PEER, 0),
+            (Command.CAPABILITIES_EXCHANGE, 0),
+            (Command.DEVICE_NOTIFICATION, Application.TSP),
+            (Command.SUBSCRIBER_INFORMATION, Application.S6M),
+        )
+    ]
+    with capture_logs() as logs:
+        async with DiameterScene(reconnect_s=0.05, reconnect_max_s=0.05) as scene:
+            scene.node.on_request(
+                Application.TSP, Command.DEVICE_NOTIFICATION, lambda message: require(message.avps, codes.SESSION_ID)
+            )
+            for _ in range(150):
+                await until(lambda: scene.node.open_peers == 1)
+                for _ in range(5):
+                    scene.hss.send(mutate(random, random.choice(seeds)))
+                await asyncio.sleep(0.005)
+            scene.hss.drop()
+            await until(lambda: scene.node.open_peers == 0)
+            await until(lambda: scene.node.open_peers == 1)
+            assert await ask(scene) == Result.SUCCESS
+            ended = {label for metric, label in scene.metrics.counters if metric is Metric.DIAMETER_ENDED}
+    assert ended <= {"malformed", "disconnected", "closed", "connection"}
+    assert not [line for line in logs if "failed" in line["event"]]
