@@ -33,6 +33,7 @@ from gateway.delivery.reports import Reports
 from gateway.delivery.scheduler import Scheduler
 from gateway.diameter.node import build_node
 from gateway.diameter.s6m import S6mRegister
+from gateway.diameter.sh import ShHome
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.identity import Identity
@@ -41,7 +42,11 @@ from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
-from gateway.paging import start_pagers
+from gateway.paging import build_pagers, start_pagers
+from gateway.paging.ims.called import Called
+from gateway.paging.ims.calls import Parts as ImsParts
+from gateway.paging.ims.service import ImsPaging
+from gateway.paging.waiting import Waiting
 from gateway.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -64,20 +69,35 @@ class Gateway:
         push_ids = PushIds(store.keys.push_id_key)
         directory = store.directory
         self.diameter = build_node(config, metrics)
-        home = None
+        hss = None
         if self.diameter is not None:
-            home = S6mRegister(self.diameter, config.diameter.hss_host, config.diameter.scs_identity)
-        self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms, home)
+            hss = S6mRegister(self.diameter, config.diameter.hss_host, config.diameter.scs_identity)
+        self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms, hss)
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
-        self.notifiers = build_notifiers(
+        self.notifiers = build_notifiers(config, metrics, push_ids)
+        identity = self.identity
+        called = Called(
+            config.ims.app,
+            identity.records,
+            identity.classes,
+            identity.resolver,
+            home_timeout_s=config.ims.home_timeout_s,
+        )
+        if self.diameter is not None:
+            called.ask_at(ShHome(self.diameter, config.diameter.hss_host))
+        waiting = Waiting(config.paging, metrics)
+        pagers = build_pagers(
             config,
             metrics,
             push_ids,
-            subscribers=self.identity.resolver,
+            called,
+            waiting,
             reports=Reports(store.journal),
+            short_messages=store.short_messages,
             diameter=self.diameter,
         )
+        self.notifiers.update({pager.name: pager for pager in pagers})
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(
@@ -92,6 +112,7 @@ class Gateway:
             clock=unix_ms,
         )
         self.edge.attach(self.dispatcher)
+        waiting.on_back = self.dispatcher.on_reachable
         directory.watch(self.edge)
         acceptor = Acceptor(
             directory=directory,
@@ -117,6 +138,19 @@ class Gateway:
             config=config.api,
             metrics=metrics,
             clock=unix_ms,
+        )
+        self.ims = ImsPaging(
+            ImsParts(
+                config=config,
+                directory=directory,
+                journal=store.journal,
+                acceptor=acceptor,
+                dispatcher=self.dispatcher,
+                notifiers=self.notifiers,
+                called=called,
+                metrics=metrics,
+                clock=unix_ms,
+            )
         )
         backend = Backend(
             config=config.api,
@@ -164,6 +198,7 @@ class Gateway:
                 self.diameter.start()
             start_pagers(self.notifiers)
             self.scheduler.start()
+            self.ims.start()
             await self.edge.start()
             self.receipts_webhook.start()
             try:
@@ -200,12 +235,14 @@ class Gateway:
     async def drain(self) -> None:
         """Take no more pushes and connections, send the devices away in turn, commit."""
         self.draining = True
+        await self.ims.close()  # what is held is asked for again, by who takes over
         await self.api.stop()
         await self.edge.drain(self.config.edge.drain_s)
 
     async def stop(self) -> None:
         """End everything that runs; what is pending stays in the journal."""
         await self.api.stop(timeout_s=1.0)
+        await self.ims.close()
         await self.receipts_webhook.close()
         await self.streams.close()
         await self.edge.stop()

@@ -70,6 +70,27 @@ class Wap:
 
     # URL of the push proxy gateway (PAP 2.0); empty: WAP pushes go out as short messages, where there is an SMSC
     ppg: str = ""
+    # user the gateway logs in to the PPG as (HTTP Basic); empty: it does not log in
+    ppg_user: str = ""
+    # file with the password of ppg_user
+    ppg_password_file: str = ""
+    # PEM file of the authorities that sign the certificate of an https PPG; empty: the system's
+    ppg_ca: str = ""
+    # name of the PPG behind @ in addresses; empty: the host of ppg
+    ppg_name: str = ""
+    # the PPG has to answer by then; shorter than delivery.notifier_timeout_s
+    ppg_timeout_s: float = within(5.0, 0.05, 600)
+    # connections to the PPG at once; a push that finds none free waits
+    ppg_connections: int = within(16, 1, 1_000)
+    # network that the PPG has to use (a token of WAP-259, as GSM); empty: it chooses
+    ppg_network: str = "GSM"
+    # bearer that the PPG has to use (a token of WAP-259, as SMS); empty: it chooses
+    ppg_bearer: str = "SMS"
+    # pushes with a collapse key that are remembered, so that the PPG is asked to drop the one before where it still
+    # holds it (replace-push-id of PAP 2.0; Kannel refuses it); past it the oldest is forgotten; 0: it is not asked
+    ppg_replaces: int = within(0, 0, 10_000_000)
+    # longest link; past it the push is dead for this pager (bad_link)
+    href_bytes: int = within(512, 16, 4_096)
 
 
 @dataclass(slots=True)
@@ -162,8 +183,34 @@ class Radius:
 class Ims:
     """IMS paging: a SIP server that holds calls until the called terminal registers again (docs/paging.md)."""
 
-    # host:port of the SIP servers' evapi, in order of preference; empty: there is no IMS paging
+    # host:port of the SIP servers' evapi (docs/kamailio.cfg), each with its own calls; empty: there is no IMS paging
     servers: list[str] = field(default_factory=list)
+    # app in whose name terminals are paged: its settings of the pagers, its opt-outs; has to be created
+    app: str = "ims"
+    # pagers that are asked in turn, by their names in a fallback chain
+    pagers: list[str] = field(default_factory=lambda: ["sms"])
+    # the push service's name in a Contact (RFC 8599 pn-provider), as the SIP servers have it
+    provider: str = "heliograph"
+    # a request is paged for as long as its server holds it, and never longer
+    hold_max_s: float = within(30.0, 0.5, 300)
+    # requests that are held at one time, over all servers; a further one is refused
+    calls: int = within(10_000, 1, 1_000_000)
+    # what can not be paged is refused no sooner, so that the moment does not say why
+    refuse_ms: int = within(500, 0, 10_000)
+    # pagers that failed for now are asked again after this pause
+    retry_ms: int = within(1_000, 10, 60_000)
+    # the HSS has to say within this time whom an IMPU belongs to
+    home_timeout_s: float = within(2.0, 0.05, 60)
+    # a connection has to be made, and a ping answered, by then
+    answer_s: float = within(5.0, 0.05, 600)
+    # nothing heard of a server for this long: ping
+    ping_s: float = within(10.0, 0.05, 3600)
+    # first pause before connecting again; doubles, and each is cut by up to a half at random
+    reconnect_s: float = within(1.0, 0.05, 3600)
+    # longest pause before connecting again
+    reconnect_max_s: float = within(30.0, 0.05, 86_400)
+    # longest message of a server; a longer one ends the connection
+    message_bytes: int = within(4_096, 256, 65_536)
 
 
 @dataclass(slots=True)

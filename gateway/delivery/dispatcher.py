@@ -92,6 +92,8 @@ class Dispatcher:
         self._stopped: set[int] = set()
         self._ready: deque[tuple[int, Collection[int]]] = deque()
         self._ready_working = False
+        self._reachable: deque[int] = deque()  # at most those whose return a notifier waits for
+        self._reachable_working = False
         self._task: asyncio.Task[None] | None = None
         # Those who were connected before the restart are back by then; only then is a device "disconnected" (B4).
         self._resume_at_ms: int | None = clock() + config.delivery.notifier_ack_ms
@@ -500,6 +502,26 @@ class Dispatcher:
                 return looked
             room -= queued
         return len(order)
+
+    def on_reachable(self, registration: int) -> None:
+        """A notifier hears that a terminal which was absent is there again: what waits for it is tried now."""
+        self._reachable.append(registration)
+        if not self._reachable_working:
+            self._reachable_working = True
+            self.backlog.add(self._work_reachable())
+
+    def _work_reachable(self) -> Iterator[None]:
+        try:
+            while self._reachable:
+                pending = self._journal.pending_of(self._reachable.popleft())
+                for start in range(0, len(pending), SLICE):
+                    for seq in pending[start : start + SLICE]:
+                        delivery = self._journal.get(seq)
+                        if delivery is not None and delivery.state == State.WAITING:
+                            self._executor.apply(seq, Event.ROUTE)
+                    yield
+        finally:
+            self._reachable_working = False
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
         if not ids:

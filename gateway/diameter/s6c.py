@@ -42,7 +42,7 @@ class S6cRegister:
         self._hss_host = hss_host
         self._sc_address = sc_address
 
-    async def look_up(self, subscriber: Numbered) -> Numbered | None:
+    async def look_up(self, subscriber: Numbered) -> Numbers | None:
         msisdn, imsi = subscriber.msisdn.lstrip("+"), subscriber.imsi
         msisdn = msisdn if _MSISDN.fullmatch(msisdn) else ""
         imsi = imsi if _IMSI.fullmatch(imsi) else ""
@@ -58,7 +58,7 @@ class S6cRegister:
         if result in NOBODY:
             return None
         if result == ABSENT:
-            return Numbers(msisdn, imsi)  # the SMSC keeps the message until the subscriber is back
+            return Numbers(msisdn, imsi, is_away=True)
         if not result.is_success:
             raise Refused
         found = answer.text(codes.USER_NAME)

@@ -201,6 +201,18 @@ class Metric(Enum):
         "Look-ups in what the HSS said before, by result (hit, miss, full)",
         "result",
     )
+    IMS_LINKS = Spec("heliograph_ims_links", "gauge", "SIP servers the gateway is connected to (C14)")
+    IMS_LINKS_ENDED = Spec(
+        "heliograph_ims_links_ended_total", "counter", "Connections to SIP servers that ended, by reason", "reason"
+    )
+    IMS_HELD = Spec("heliograph_ims_held", "gauge", "Requests that SIP servers hold for a page")
+    IMS_CALLS = Spec(
+        "heliograph_ims_calls_total",
+        "counter",
+        "Requests held by SIP servers, by what became of them: held, then paged, then one of the others",
+        "result",
+    )
+    IMS_EVENTS = Spec("heliograph_ims_events_total", "counter", "Odd messages of SIP servers, by kind", "kind")
     TRIGGERS_PENDING = Spec("heliograph_triggers_pending", "gauge", "Device triggers whose report has not come")
     TRIGGER_REPORTS = Spec(
         "heliograph_trigger_reports_total", "counter", "Device triggers by what became of them", "result"

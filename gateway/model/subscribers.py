@@ -24,6 +24,7 @@ class Numbers(NamedTuple):
 
     msisdn: str = ""
     imsi: str = ""
+    is_away: bool = False  # its terminal is known to have left the network
 
     def __repr__(self) -> str:
         return "Numbers(…)"
@@ -32,7 +33,7 @@ class Numbers(NamedTuple):
 class HomeRegister(Protocol):
     """The network's own register of subscribers (HLR, HSS), asked before something is sent (C8)."""
 
-    async def look_up(self, subscriber: Numbered) -> Numbered | None:
+    async def look_up(self, subscriber: Numbered) -> Numbers | None:
         """As the register knows it, with what was missing; None where it knows no such subscriber. TimeoutError,
         OSError or ValueError where it can not be asked, or does not answer in its own protocol."""
         ...

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
-from gateway.diameter.node import Node
 from gateway.metrics import Metrics
-from gateway.model.ports import DeliveryReports, Notifier, Subscribers
+from gateway.model.ports import Notifier
 from gateway.notifiers.apns.client import ApnsNotifier
 from gateway.notifiers.fcm.client import FcmNotifier
 from gateway.notifiers.stub.client import StubNotifier
@@ -16,18 +15,9 @@ from gateway.notifiers.webhook.settings import build_settings
 from gateway.notifiers.webpush.client import WebPushNotifier
 
 
-def build_notifiers(
-    config: Config,
-    metrics: Metrics,
-    push_ids: PushIds,
-    *,
-    subscribers: Subscribers | None = None,
-    reports: DeliveryReports | None = None,
-    diameter: Node | None = None,
-) -> dict[str, Notifier]:
-    """Every notifier there is, by the name a fallback chain uses. A new one is a folder and a line here. Pagers are
-    there where `subscribers` is, which says whom an opaque id stands for; `diameter` is the gateway's node, for those
-    that speak it."""
+def build_notifiers(config: Config, metrics: Metrics, push_ids: PushIds) -> dict[str, Notifier]:
+    """Every notifier there is but the pagers (gateway/paging), by the name a fallback chain uses. A new one is a folder
+    and a line here."""
     limits = build_limits(config.delivery)
     private = config.delivery.webpush_private
     all_of_them: list[Notifier] = [
@@ -37,9 +27,4 @@ def build_notifiers(
         WebhookNotifier(build_settings(config.delivery), push_ids=push_ids, metrics=metrics),
         StubNotifier(),
     ]
-    if subscribers is not None:
-        # pagers take their circuit and their rows from this package, so it has to be whole before they are
-        from gateway.paging import build_pagers
-
-        all_of_them += build_pagers(config, metrics, push_ids, subscribers, reports, diameter)
     return {notifier.name: notifier for notifier in all_of_them}

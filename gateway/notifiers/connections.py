@@ -57,7 +57,9 @@ def build_context(ca: str = "", certificate: str = "", certificate_key: str = ""
     return context
 
 
-def build_client(context: ssl.SSLContext, *, http1: bool = True) -> httpx.AsyncClient:
+def build_client(
+    context: ssl.SSLContext, *, http1: bool = True, connections: int = MAX_CONNECTIONS
+) -> httpx.AsyncClient:
     """No redirects, no proxies of the environment. Reading has no limit of its own: on HTTP/2 one stream reads for all,
     so its limit would end the others; who calls bounds the whole call."""
     return httpx.AsyncClient(
@@ -66,7 +68,7 @@ def build_client(context: ssl.SSLContext, *, http1: bool = True) -> httpx.AsyncC
         verify=context,
         timeout=httpx.Timeout(None, connect=10.0),
         limits=httpx.Limits(
-            max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS, keepalive_expiry=KEEP_S
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_S
         ),
         follow_redirects=False,
         trust_env=False,

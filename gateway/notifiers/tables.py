@@ -20,6 +20,8 @@ from gateway.paging.sms import settings as sms_settings
 from gateway.paging.trigger import errors as trigger_errors
 from gateway.paging.trigger import settings as trigger_settings
 from gateway.paging.trigger import tsp_errors
+from gateway.paging.wap import errors as wap_errors
+from gateway.paging.wap import settings as wap_settings
 
 #: name → its settings and the rows of its table
 NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
@@ -28,6 +30,7 @@ NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
     "webpush": (webpush_settings.FIELDS, webpush_errors.ROWS),
     "webhook": (webhook_settings.FIELDS, webhook_errors.ROWS),
     "sms": (sms_settings.FIELDS, sms_errors.ROWS),
+    "wap": (wap_settings.FIELDS, wap_errors.ROWS),
     "trigger": (trigger_settings.FIELDS, (*trigger_errors.ROWS, *tsp_errors.ROWS)),
 }
 

@@ -48,6 +48,7 @@ class Fault(StrEnum):
 
     NONE = "none"
     ADDRESS = "address"  # this registration's
+    ABSENT = "absent"  # the terminal's, which is not there now: no try is used up, and its return is waited for
     MESSAGE = "message"  # this notification's
     CREDENTIAL = "credential"  # the app's settings: every call will fail, so it counts against the lane
     THROTTLE = "throttle"  # the lane asks too often: it rests as long as told
@@ -320,4 +321,5 @@ def _build_result(answer: Answer, rest_ms: int) -> NotifierResult:
         detail=answer.detail or f"{row.status or ''} {row.reason}".strip(),
         gone=row.verdict is Verdict.GONE,
         gone_at_ms=answer.gone_at_ms if row.verdict is Verdict.GONE else 0,
+        asked=row.fault is not Fault.ABSENT,
     )

@@ -10,15 +10,19 @@ from gateway.delivery.push_ids import PushIds
 from gateway.diameter.node import Node
 from gateway.metrics import Metrics
 from gateway.model.ports import DeliveryReports, Notifier, Subscribers
+from gateway.model.short_messages import OpenParts
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
 from gateway.paging.pager import Pager, Parts
+from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.client import build_sms
+from gateway.paging.sms.register import build_register
 from gateway.paging.trigger.client import build_trigger
 from gateway.paging.waiting import Waiting
+from gateway.paging.wap.client import build_wap
 
 #: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
-BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_trigger)
+BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap, build_trigger)
 
 
 def build_pagers(
@@ -26,12 +30,17 @@ def build_pagers(
     metrics: Metrics,
     push_ids: PushIds,
     subscribers: Subscribers,
+    waiting: Waiting,
     reports: DeliveryReports | None,
+    short_messages: OpenParts | None,
     diameter: Node | None = None,
 ) -> list[Pager]:
-    """Those that the configuration names upstreams for. ConfigError; reads disk."""
-    guard = Guard(config.paging, subscribers, metrics, unix_ms)
-    parts = Parts(config, metrics, push_ids, guard, Waiting(config.paging, metrics), reports, unix_ms, diameter)
+    """Those that the configuration names upstreams for; `diameter` is the gateway's node, for those that speak it.
+    ConfigError; reads disk."""
+    guard = Guard(config.paging, subscribers, waiting, metrics, unix_ms)
+    register = build_register(config, diameter)
+    bearer = build_bearer(config, metrics, waiting, reports, short_messages, register, unix_ms)
+    parts = Parts(config, metrics, push_ids, guard, waiting, reports, bearer, unix_ms, diameter)
     return [pager for pager in (build(parts) for build in BUILDERS) if pager is not None]
 
 

@@ -17,8 +17,9 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.ports import NotifierResult, Subscribers
 from gateway.model.registration import App, Registration
 from gateway.model.subscriber import Subscriber
-from gateway.notifiers.upstream import NO_ADDRESS, Answer, Upstream
+from gateway.notifiers.upstream import NO_ADDRESS, Answer, Fault, Upstream
 from gateway.paging import errors
+from gateway.paging.waiting import Waiting
 
 HOUR_MS = 3_600_000
 
@@ -48,8 +49,16 @@ class _Wake:
 class Guard:
     """One for all pagers of a gateway."""
 
-    def __init__(self, paging: Paging, subscribers: Subscribers, metrics: Metrics, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        paging: Paging,
+        subscribers: Subscribers,
+        waiting: Waiting,
+        metrics: Metrics,
+        clock: Callable[[], int],
+    ) -> None:
         self._paging = paging
+        self._waiting = waiting
         self._subscribers = subscribers
         self._metrics = metrics
         self._clock = clock
@@ -63,7 +72,8 @@ class Guard:
         self, upstream: Upstream, lane: str, app: App, registration: Registration, send: Send, *, wakes: bool
     ) -> NotifierResult:
         """Page whom the registration's address for `upstream.name` stands for; `send` does it, with what the network
-        needs for this one call. `wakes`: nothing but a reason to connect is sent, so one page in a while is enough.
+        needs for this one call; where its answer is that the terminal is absent, the network's word that it is back is
+        waited for. `wakes`: nothing but a reason to connect is sent, so one page in a while is enough.
         Never raises but CancelledError."""
         opaque = registration.addresses.get(upstream.name, "")
         if not opaque:
@@ -75,7 +85,7 @@ class Guard:
         if subscriber is None:
             return upstream.refuse(errors.UNKNOWN_SUBSCRIBER)
         if not wakes or not self._paging.coalesce_s:
-            return await self._paced(upstream, lane, subscriber, send)
+            return await self._paced(upstream, lane, registration, subscriber, send)
         return await self._coalesced(upstream, lane, registration, subscriber, send)
 
     async def resolve(self, opaque: str, app: str) -> Subscriber | None:
@@ -100,7 +110,7 @@ class Guard:
         self._wakes.move_to_end(key)
         result: NotifierResult | None = None
         try:
-            result = await self._paced(upstream, lane, subscriber, send)
+            result = await self._paced(upstream, lane, registration, subscriber, send)
             return result
         finally:
             wake.ended.set()
@@ -116,7 +126,9 @@ class Guard:
                 return  # bounded by what is under way and what a while can send
             del self._wakes[key]
 
-    async def _paced(self, upstream: Upstream, lane: str, subscriber: Subscriber, send: Send) -> NotifierResult:
+    async def _paced(
+        self, upstream: Upstream, lane: str, registration: Registration, subscriber: Subscriber, send: Send
+    ) -> NotifierResult:
         if not self._take(subscriber.handle):
             # Not for how long: when there is room again would tell how much others used.
             return upstream.refuse(errors.PACED)._replace(asked=False)
@@ -126,7 +138,10 @@ class Guard:
                 await asyncio.sleep(self._random.uniform(0, self._paging.jitter_s))
 
             async def call() -> Answer:
-                return await send(subscriber)
+                answer = await send(subscriber)
+                if answer.row.fault is Fault.ABSENT:
+                    self._waiting.add(subscriber, registration.number)
+                return answer
 
             result = await upstream.ask(lane, call)
             asked = result.asked

@@ -11,6 +11,7 @@ from gateway.diameter.node import Node
 from gateway.metrics import Metrics
 from gateway.model.ports import DeliveryReports, Notifier
 from gateway.paging.guard import Guard
+from gateway.paging.sms.bearer import SmsBearer
 from gateway.paging.waiting import Waiting
 
 
@@ -23,6 +24,8 @@ class Parts(NamedTuple):
     guard: Guard
     waiting: Waiting
     reports: DeliveryReports | None
+    #: the one way to send short messages; None where no SMSC is named
+    bearer: SmsBearer | None
     clock: Callable[[], int]
     #: the gateway's own, which the gateway starts and closes; None where it speaks no Diameter
     diameter: Node | None = None

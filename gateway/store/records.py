@@ -62,6 +62,7 @@ class Db(IntEnum):
     OPAQUE_HISTORY = 30  # keyed hash of an opaque id + Unix ms + line → what it stood for, sealed
     OPAQUE_ENDS = 31  # what ends + Unix seconds + keyed hash → nothing: the order of the sweep
     OPAQUE_NEWS = 32  # app number + cursor u64 → a new opaque id and those it replaces, sealed
+    SHORT_MESSAGES = 33  # keyed hash of a destination + low byte of a reference → a part whose receipt is waited for
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})

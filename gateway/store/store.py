@@ -38,6 +38,7 @@ from gateway.store.recovery import Recovery, read_marks
 from gateway.store.schedules import Schedules
 from gateway.store.seen import Seen
 from gateway.store.sequences import Sequences
+from gateway.store.short_messages import ShortMessages
 from gateway.store.subscribers import SubscriberStore
 
 log = structlog.get_logger(__name__)
@@ -108,6 +109,7 @@ class Store:
         self.subscribers.app_numbers = self.directory.app_numbers
         self.directory.deaths = self.deaths
         self.quotas = QuotaCounts(environment, self.committer)
+        self.short_messages = ShortMessages(environment, self.committer, keys.token_key)
         self._history = History(environment, self.committer, metrics, clock, hop_of)
         self.schedules = Schedules(environment, self.committer, config, metrics)
         self.receipts = Receipts(

@@ -8,12 +8,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-from gateway.paging.app_payload import parse_payload
-from gateway.paging.sms.local import Behaviour, LocalSmsc
-from gateway.paging.udh import parse_header
-from gateway.tour.bare import BareDevice
+from gateway.paging.sms.local import LocalSmsc
 from gateway.tour.fleet import Fleet
-from gateway.tour.stage import APP, Stage, check, eventually
+from gateway.tour.stage import APP, Stage, check
 
 IMSI, MSISDN, NAI = "001010123456789", "+491511234567", "ann@example.com"
 NETWORK_IDS = [
@@ -43,11 +40,12 @@ class Operator(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def operator() -> AsyncIterator[Operator]:
+async def operator(*settings: str) -> AsyncIterator[Operator]:
+    """`settings`: more of them for the gateway."""
     smsc = LocalSmsc()
     port = await smsc.start()
     try:
-        stage = Stage("identity.host=push.example.com", f"identity.ask_apps={APP}")
+        stage = Stage("identity.host=push.example.com", f"identity.ask_apps={APP}", *settings)
         file = stage.folder / "smsc-password"
         file.write_text(smsc.password)
         file.chmod(0o600)
@@ -99,36 +97,7 @@ async def app_server(_stage: Stage, _fleet: Fleet) -> str:
     return "by NAI and by the feed the same ids, each with the gateway's host; a stranger's NAI: 404"
 
 
-async def by_sms(_stage: Stage, _fleet: Fleet) -> str:
-    """C8: the device is away; its operator's SMSC gets a short message, and its receipt stands in the history."""
-    async with operator() as network:
-        network.smsc.behaviour = Behaviour(receipt_delay_s=0.05)
-        opaque = (await network.trigger("attach"))["ids"][0]["id"]
-        device = BareDevice(network.stage.device_port)
-        token = await device.connect("c8", addresses={"sms": opaque})
-        await device.close()
-        await network.stage.disconnected(token)
-        push = await network.stage.push({"token": token}, "c8", text="wake up", fallback=["sms"])
-
-        async def delivered() -> bool:
-            steps = (await network.stage.look(push))["deliveries"][0]["steps"]
-            return any((step["what"], step["channel"]) == ("delivered", "sms") for step in steps)
-
-        await eventually(delivered, "the receipt of the short message")
-        message = network.smsc.submissions[0].message
-        _, body = parse_header(message.message)
-        payload = parse_payload(body)
-        check((payload.title, payload.text) == ("c8", "wake up"), f"the terminal got {payload.title!r}")
-        check(not network.smsc.faults, f"the SMSC complains: {network.smsc.faults}")
-        log = (network.stage.folder / "gateway.log").read_text()
-        metrics = (await network.stage.call("GET", "/metrics")).text
-        shown = log + metrics + str(await network.stage.look(push))
-        check(not any(secret in shown for secret in (IMSI, MSISDN[1:])), "a number was shown")
-    return f"{len(message.message)} bytes to the app's port, delivered; no number in log, metrics or history"
-
-
 CLAUSES = {
     "C1": ("opaque ids, drawn and replaced", ids),
     "C5": ("an app server asks, and is told", app_server),
-    "C8": ("a terminal woken by SMS", by_sms),
 }

@@ -6,31 +6,45 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
-from gateway.tour.clauses_a import CLAUSES as CLAUSES_A
-from gateway.tour.clauses_b import CLAUSES as CLAUSES_B
-from gateway.tour.clauses_c import CLAUSES as CLAUSES_C
-from gateway.tour.clauses_doors import CLAUSES as CLAUSES_DOORS
-from gateway.tour.clauses_f import CLAUSES as CLAUSES_F
-from gateway.tour.clauses_hss import CLAUSES as CLAUSES_HSS
-from gateway.tour.clauses_trigger import CLAUSES as CLAUSES_TRIGGER
+from gateway.tour import (
+    clauses_a,
+    clauses_b,
+    clauses_c,
+    clauses_c8,
+    clauses_c14,
+    clauses_doors,
+    clauses_f,
+    clauses_hss,
+    clauses_trigger,
+    clauses_wap,
+)
 from gateway.tour.fleet import Fleet
 from gateway.tour.stage import Failed, Skipped, Stage
 
 Clause = Callable[[Stage, Fleet], Awaitable[str]]
-#: id → (what it shows, how); ids sort as the README's clauses do
-CLAUSES: dict[str, tuple[str, Clause]] = dict(
-    sorted(
-        {
-            **CLAUSES_A,
-            **CLAUSES_B,
-            **CLAUSES_C,
-            **CLAUSES_TRIGGER,
-            **CLAUSES_HSS,
-            **CLAUSES_F,
-            **CLAUSES_DOORS,
-        }.items()
-    )
+_PARTS = (
+    clauses_a,
+    clauses_b,
+    clauses_c,
+    clauses_c8,
+    clauses_c14,
+    clauses_wap,
+    clauses_trigger,
+    clauses_hss,
+    clauses_f,
+    clauses_doors,
 )
+
+
+def _place(clause: str) -> tuple[str, int, str]:
+    """B3+ stands behind B3, C14 behind C9."""
+    digits = "".join(filter(str.isdigit, clause))
+    return clause[0], int(digits or 0), clause
+
+
+#: id → (what it shows, how), in the order of the README's clauses
+CLAUSES: dict[str, tuple[str, Clause]] = {clause: part.CLAUSES[clause] for part in _PARTS for clause in part.CLAUSES}
+CLAUSES = {clause: CLAUSES[clause] for clause in sorted(CLAUSES, key=_place)}
 
 
 class Row(NamedTuple):

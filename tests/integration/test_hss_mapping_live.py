@@ -3,6 +3,7 @@ number the HSS names, and an HSS that is down is no unknown id (C7)."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from gateway.diameter.codes import Command
 from gateway.diameter.local import Behaviour, LocalDiameter, Subscription
 from gateway.metrics import Metric
 from gateway.paging.app_payload import parse_payload
+from gateway.paging.ims.local import LocalCscf
 from gateway.paging.sms.local import LocalSmsc
 
 Open = Callable[..., Any]
 EXTERNAL_ID, MSISDN, IMSI = "Meter-17.hall@push.example.com", "491517654321", "001010123456789"
+IMPU = "sip:bob@ims.example.com"
 HANDSET = {"kind": "msisdn", "value": f"+{MSISDN}"}
 
 
@@ -172,5 +175,40 @@ async def test_the_hss_is_asked_by_s6c_before_a_short_message(open_house: Open, 
         assert hss.faults == []
     finally:
         await house.gateway.stop()
+        await smsc.close()
+        await hss.close()
+
+
+async def test_who_is_called_and_not_known_here_is_asked_for_by_sh(open_house: Open, tmp_path: Path) -> None:
+    """C14: the CSCF holds the call, the HSS says the number, the short message goes there."""
+    hss, smsc, cscf = LocalDiameter(), LocalSmsc(), LocalCscf()
+    hss.by_impu[IMPU] = Subscription(MSISDN, IMSI)
+    await cscf.start()
+    house = await open_house(
+        {
+            **settings(tmp_path, await smsc.start()),
+            "diameter.peers": [f"127.0.0.1:{await hss.start()}"],
+            "diameter.origin_host": "pushgw.example.net",
+            "diameter.origin_realm": "example.net",
+            "ims.servers": [f"127.0.0.1:{cscf.port}"],
+            "ims.app": "shop",
+            "ims.refuse_ms": 0,
+        }
+    )
+    try:
+        await until(lambda: smsc.is_bound and hss.is_open)
+        held = cscf.invite(IMPU)
+        async with asyncio.timeout(10):
+            await held.paged.wait()
+        assert smsc.submissions[0].message.destination.digits == MSISDN
+        assert cscf.register(IMPU) == 1
+        stranger = cscf.invite("sip:nobody@ims.example.com")
+        assert await stranger.ended == "refused"
+        assert {asked.header.command for asked in hss.requests} == {Command.USER_DATA}
+        assert hss.faults == cscf.faults == []
+        assert not [secret for secret in (MSISDN, IMSI, IMPU) if secret in house.gateway.metrics.render().decode()]
+    finally:
+        await house.gateway.stop()
+        await cscf.close()
         await smsc.close()
         await hss.close()

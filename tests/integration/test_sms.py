@@ -3,7 +3,9 @@ is my push says what became of it (C8)."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from open_house import House, until
 from gateway.metrics import Metric
 from gateway.model.errors import ConfigError
 from gateway.paging.app_payload import parse_payload
-from gateway.paging.sms.local import Behaviour, LocalSmsc
-from gateway.paging.sms.pdu import Status
+from gateway.paging.sms.hlr import build_frame
+from gateway.paging.sms.local import Behaviour, LocalSmsc, build_receipt
+from gateway.paging.sms.pdu import Address, Status
+from gateway.paging.sms.receipt import MessageState
 from gateway.paging.udh import parse_header
 
 Open = Callable[..., Any]
@@ -108,6 +112,88 @@ async def test_a_receipt_after_the_end_is_written_into_the_closed_history(open_h
         assert (await house.shop.delivery(push))["state"] == "recalled"
     finally:
         await smsc.close()
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(), Behaviour(same_id="the_same", echoes_reference=True)])
+async def test_a_receipt_that_comes_after_a_restart_finds_its_push(
+    open_house: Open, tmp_path: Path, behaviour: Behaviour
+) -> None:
+    smsc = LocalSmsc()
+    port = await smsc.start()
+    smsc.behaviour = replace(behaviour, receipts=())
+    house = await open_house(settings(tmp_path, port))
+    try:
+        pushes = []
+        for title in ("one", "two"):
+            token = await away(house, {"sms": await opaque_id(house)})
+            push = await house.shop.push(token, title)
+            await until(lambda: len(smsc.submissions) > len(pushes))
+            pushes.append(push)
+
+        async def taken() -> bool:
+            return all(["notified sms" in await steps(house, push) for push in pushes])
+
+        await until(taken)
+        await house.restart()
+        await until(lambda: smsc.is_bound)
+        taken_first, second = smsc.submissions[:2]
+        await smsc.deliver(build_receipt(second.message, second.message_id, MessageState.DELIVERED, behaviour))
+
+        async def told() -> bool:
+            return "delivered sms" in await steps(house, pushes[1])
+
+        await until(told)
+        assert "delivered sms" not in await steps(house, pushes[0])
+        await smsc.deliver(
+            build_receipt(taken_first.message, taken_first.message_id, MessageState.DELIVERED, behaviour)
+        )
+        await until(lambda: house.value(Metric.SMS_PENDING) == 0)
+    finally:
+        await smsc.close()
+
+
+class Register:
+    """An HLR's control interface with one subscriber, who may have left the network."""
+
+    def __init__(self) -> None:
+        self.is_away = True
+        self.asked = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readexactly(3)
+        await reader.readexactly(int.from_bytes(head[:2], "big"))
+        self.asked += 1
+        purged = int(self.is_away)
+        lines = f"msisdn\t{MSISDN[1:]}\nms_purged_cs\t{purged}\nms_purged_ps\t{purged}\n"
+        writer.write(build_frame(f"GET_REPLY 1 subscriber.by-msisdn-{MSISDN[1:]}.info {lines}"))
+        writer.close()
+
+
+async def test_a_terminal_that_left_the_network_is_woken_as_soon_as_it_is_back(
+    open_house: Open, tmp_path: Path
+) -> None:
+    smsc, register = LocalSmsc(), Register()
+    port = await smsc.start()
+    hlr = await asyncio.start_server(register, "127.0.0.1", 0)
+    house = await open_house(
+        settings(tmp_path, port)
+        | {"paging.hlr": f"127.0.0.1:{hlr.sockets[0].getsockname()[1]}", "delivery.retry_ms": 3_600_000}
+    )
+    try:
+        await until(lambda: smsc.is_bound)
+        token = await away(house, {"sms": await opaque_id(house)})
+        push = await house.shop.push(token, "wake up", fallback=["sms"])
+        assert (await house.shop.reaches(push, "waiting"))["steps"][-1]["what"] == "notifier_failed"
+        smsc.alert(Address(1, 1, "4911111"))  # somebody else is back
+        register.is_away = False
+        smsc.alert(Address(1, 1, MSISDN[1:]))
+        await until(lambda: len(smsc.submissions) == 1)
+        await house.shop.reaches(push, "notified")
+        assert register.asked == 2
+    finally:
+        await smsc.close()
+        hlr.close()
+        await hlr.wait_closed()
 
 
 async def test_each_delivery_of_a_push_to_many_has_its_own_line(open_house: Open, tmp_path: Path) -> None:

@@ -76,11 +76,11 @@ async def node(request: pytest.FixtureRequest, network: DiameterNetwork) -> Asyn
 
 async def test_the_hss_finds_whom_it_is_asked_for(node: Node) -> None:
     for host in ("", HSS_HOST):
-        assert await S6cRegister(node, host, "4917000000").look_up(Numbers(f"+{MSISDN}", "")) == (MSISDN, IMSI)
+        assert await S6cRegister(node, host, "4917000000").look_up(Numbers(f"+{MSISDN}", "")) == Numbers(MSISDN, IMSI)
         assert await S6cRegister(node, host).look_up(Numbers("4999", "")) is None
-        assert await ShHome(node, host).find(IMPU) == (MSISDN, IMSI)
+        assert await ShHome(node, host).find(IMPU) == Numbers(MSISDN, IMSI)
         assert await ShHome(node, host).find("sip:nobody@example.net") is None
-        assert await S6mRegister(node, host, "pushgw").find(EXTERNAL_ID) == (MSISDN, IMSI)
+        assert await S6mRegister(node, host, "pushgw").find(EXTERNAL_ID) == Numbers(MSISDN, IMSI)
         assert await S6mRegister(node, host).find("nobody@push.example.com") is None
 
 
@@ -112,7 +112,7 @@ async def test_a_relay_that_restarts_is_met_again(network: DiameterNetwork) -> N
             await ShHome(node).find(IMPU)
         await network.start_relay()
         await until(lambda: node.open_peers == 1)
-        assert await ShHome(node).find(IMPU) == (MSISDN, IMSI)
+        assert await ShHome(node).find(IMPU) == Numbers(MSISDN, IMSI)
     finally:
         await node.close()
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from osmo import is_missing
+from needs import needs
 from sms_scene import SmsScene, until
 
 from gateway.metrics import Metric
 from gateway.model.notification import Content
 from gateway.paging.app_payload import parse_payload
 
-NODE = pytest.mark.skipif(is_missing("node", "npm"), reason="NOT TESTED: apt install nodejs npm")
+NODE = needs({"node": "nodejs", "npm": "npm"})
 pytestmark = [pytest.mark.slow, NODE]
 ROOT = Path(__file__).parents[2]
 

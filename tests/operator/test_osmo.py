@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from osmo import IMSI, MSISDN, NETWORK, Operator, Terminal
+from needs import needs
 from sms_scene import OPAQUE, SmsScene, until
 
 from gateway.metrics import Metric
@@ -19,8 +19,10 @@ from gateway.paging.app_payload import parse_payload
 from gateway.paging.gsm7 import parse_septets, unpack
 from gateway.paging.sms.hlr import OsmoHlr
 from gateway.paging.udh import Ports, parse_header
+from gateway.tour.operator.osmo import NEEDED, Operator
+from gateway.tour.operator.terminal import IMSI, MSISDN, Terminal
 
-pytestmark = [pytest.mark.slow, NETWORK]
+pytestmark = [pytest.mark.slow, needs(NEEDED)]
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ async def test_a_push_reaches_the_terminal_and_its_receipt_the_history(operator:
         # by IMSI, where there is no MSISDN
         scene.register = None
         scene.subscribers.known[OPAQUE, "shop"] = Numbers("", IMSI)
-        scene.notifier._register = None
+        scene.bearer._register = None
         assert (await scene.push(seq=10)).ok
         await until(lambda: len(terminal.delivered) == 2)
         await until(lambda: len(scene.history.words) == 2)
@@ -95,4 +97,4 @@ async def test_a_subscriber_that_comes_back_is_told(operator: Operator) -> None:
         assert (await scene.push()).ok  # it is away: the SMSC keeps the message
         await terminal.attach()
         await until(lambda: bool(scene.backs) and bool(terminal.delivered))
-        assert scene.backs[0] == Numbers(MSISDN, "")
+        assert scene.backs[0] == Numbers(MSISDN)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from osmo import is_missing
+from needs import needs
 
 from gateway.paging.segments import segment_binary, segment_text
 from gateway.paging.sms.pdu import (
@@ -26,8 +26,7 @@ from gateway.paging.sms.pdu import (
 )
 from gateway.paging.udh import Ports
 
-TSHARK = pytest.mark.skipif(is_missing("tshark"), reason="NOT TESTED: apt install tshark")
-pytestmark = [pytest.mark.slow, TSHARK]
+pytestmark = [pytest.mark.slow, needs({"tshark": "tshark"})]
 
 
 def dissect(pdus: list[bytes], folder: Path) -> list[dict[str, Any]]:

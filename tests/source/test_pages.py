@@ -15,7 +15,18 @@ from gateway.notifiers.__main__ import BEGIN, END
 from gateway.notifiers.tables import describe
 
 ROOT = Path(__file__).parents[2]
-CLAUSES = [*(f"A{n}" for n in range(1, 7)), *(f"B{n}" for n in range(1, 8)), "C1", "C5", "C7", "C8", "C10", "F"]
+CLAUSES = [
+    *(f"A{n}" for n in range(1, 7)),
+    *(f"B{n}" for n in range(1, 8)),
+    "C1",
+    "C5",
+    "C7",
+    "C8",
+    "C9",
+    "C10",
+    "C14",
+    "F",
+]
 PAGE_NAMES = [
     "apns-door",
     "benchmarks",

@@ -21,6 +21,7 @@ class Answer(StrEnum):
     RETRY = "retry"
     DEAD = "dead"
     GONE = "gone"  # dead, and the address with it
+    ABSENT = "absent"  # retry, and no try is used up
     HANG = "hang"  # until released or cut off
 
 
@@ -68,6 +69,8 @@ class StubNotifier:
             answer = Answer.OK
         if answer is Answer.RETRY:
             return NotifierResult(ok=False, retry_after_ms=self.retry_after_ms, detail="told to")
+        if answer is Answer.ABSENT:
+            return NotifierResult(ok=False, detail="told to", asked=False)
         gone = answer is Answer.GONE
         return NotifierResult(ok=answer is Answer.OK, dead=gone or answer is Answer.DEAD, gone=gone, detail="told to")
 

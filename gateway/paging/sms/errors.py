@@ -14,6 +14,13 @@ OK = Row(0, "ok", Verdict.OK, Fault.NONE, "every part was taken; receipts say la
 THROTTLED = Row(0x58, "RTHROTTLED", _RETRY, Fault.THROTTLE, "too fast for every SMSC: the lane rests")
 FULL = Row(0x14, "RMSGQFUL", _RETRY, Fault.THROTTLE, "the queue of every SMSC is full: the lane rests")
 HLR_UNKNOWN = Row(0, "hlr_unknown", _DEAD, _ADDRESS, "the HLR knows no such subscriber")
+HLR_ABSENT = Row(
+    0,
+    "hlr_absent",
+    _RETRY,
+    Fault.ABSENT,
+    "the HLR says that the terminal has left the network (purged): its return is waited for",
+)
 HLR_TIMEOUT = Row(0, "hlr_timeout", _RETRY, _UPSTREAM, "the HLR did not answer in paging.hlr_timeout_s")
 HLR_FAILED = Row(0, "hlr_failed", _RETRY, _UPSTREAM, "the HLR can not be asked, or answered what is no answer")
 TOO_LONG = Row(0, "too_long", _DEAD, _MESSAGE, "takes more short messages than the app allows (`parts`)")
@@ -60,6 +67,7 @@ ROWS = (
     VENDOR,
     OTHER,
     HLR_UNKNOWN,
+    HLR_ABSENT,
     HLR_TIMEOUT,
     HLR_FAILED,
     TOO_LONG,

@@ -65,7 +65,7 @@ class OsmoHlr:
         self._timeout_s = timeout_s
         self._places = asyncio.Semaphore(AT_ONCE)
 
-    async def look_up(self, subscriber: Numbered) -> Numbered | None:
+    async def look_up(self, subscriber: Numbered) -> Numbers | None:
         msisdn = subscriber.msisdn.lstrip("+")
         by = f"by-msisdn-{msisdn}" if msisdn else f"by-imsi-{subscriber.imsi}"
         if not by.rpartition("-")[2].isdigit():
@@ -77,7 +77,12 @@ class OsmoHlr:
                 return None
             raise ValueError("the register refuses the question")
         info = parse_info(answer.text)
-        return Numbers(subscriber.msisdn or info.get("msisdn", ""), subscriber.imsi or info.get("imsi", ""))
+        return Numbers(
+            subscriber.msisdn or info.get("msisdn", ""),
+            subscriber.imsi or info.get("imsi", ""),
+            # purged from circuit switching and from packet switching: neither MSC nor MME would find it
+            is_away=info.get("ms_purged_cs") == "1" and info.get("ms_purged_ps") == "1",
+        )
 
     async def _ask(self, command: str) -> CtrlAnswer:
         reader, writer = await asyncio.open_connection(self._host, self._port)

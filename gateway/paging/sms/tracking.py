@@ -1,10 +1,9 @@
 """Short messages that wait for their receipts; must never grow past its bound, nor hold a number.
 
-Kept in RAM: a restart forgets which receipt belongs to which push, so pushes whose receipts come after it have no
-`delivered` line in their history; nothing else depends on it. A receipt finds its part by the SMSC's message id, else
-by (destination, low byte of user_message_reference), which is all that some SMSCs give (osmo-msc answers every
-message with one and the same id, and its receipts echo no more than that byte). Destinations are hashed under a key of
-this process.
+In RAM, and written behind to the store, so that a receipt which comes after a restart finds its push. A receipt finds
+its part by the SMSC's message id, else by (destination, low byte of user_message_reference), which is all that some
+SMSCs give (osmo-msc answers every message with one and the same id, and its receipts echo no more than that byte).
+Destinations are hashed under a key of the store's.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from itertools import count
 from typing import NamedTuple, TypeVar
 
 from gateway.metrics import Metric, Metrics
+from gateway.model.short_messages import OpenPart, OpenParts
 from gateway.paging.sms.receipt import ReceiptOf, spellings
 
 _V = TypeVar("_V")
@@ -34,18 +34,21 @@ class Part(NamedTuple):
     registration: int
     part: int
     parts: int
+    #: the pager it was sent for
+    channel: str = "sms"
 
 
 class Entry:
     """One part under way."""
 
-    __slots__ = ("destination", "key", "part", "reference", "until_ms")
+    __slots__ = ("by_imsi", "destination", "key", "part", "reference", "until_ms")
 
-    def __init__(self, part: Part, destination: bytes, reference: int, until_ms: int) -> None:
+    def __init__(self, part: Part, destination: bytes, reference: int, until_ms: int, *, by_imsi: bool = False) -> None:
         self.part = part
         self.destination = destination
         self.reference = reference  # 16 bits, TLV 0x0204
         self.until_ms = until_ms
+        self.by_imsi = by_imsi
         self.key: tuple[str, str] | None = None  # (SMSC, message id), once it is known
 
 
@@ -58,17 +61,19 @@ class Tracking:
         metrics: Metrics,
         clock: Callable[[], int],
         on_lost: Callable[[Part], None] = lambda _part: None,
+        kept: OpenParts | None = None,
     ) -> None:
         self._most = most
         self._metrics = metrics
         self._clock = clock
         self._on_lost = on_lost
-        self._secret = secrets.token_bytes(16)
+        self._kept = kept
+        self._secret = secrets.token_bytes(16) if kept is None else kept.key
         self._entries: dict[tuple[bytes, int], Entry] = {}
         self._by_id: dict[tuple[str, str], Entry] = {}
-        #: ids that were given twice: they tell nothing
         #: parts sent to an IMSI: their receipts come from the MSISDN, which may not be known here
         self._by_imsi: dict[int, dict[Entry, None]] = {}
+        #: ids that were given twice: they tell nothing
         self._vague: dict[tuple[str, str], None] = {}
         self._early: dict[tuple[str, str], ReceiptOf] = {}
         self._over: dict[tuple[str, str], None] = {}
@@ -76,6 +81,43 @@ class Tracking:
         #: (until, number, part), the next to end first; those that are over stay until there are as many as others
         self._ends: list[tuple[int, int, Entry]] = []
         self._numbers = count()
+        if kept is not None:
+            for row in kept.all():
+                self._take_up(row)
+
+    def _take_up(self, row: OpenPart) -> None:
+        """One that was open when the gateway ended."""
+        assert self._kept is not None
+        if len(self._entries) >= self._most:
+            self._kept.remove(row.destination, row.reference)
+            self._metrics.count(Metric.DELIVERY_MEMORY_EVICTED, label="sms_part")
+            return
+        part = Part(row.seq, row.registration, row.part, row.parts, row.channel)
+        entry = Entry(part, row.destination, row.reference, row.until_ms, by_imsi=row.by_imsi)
+        self._enter(entry)
+        key = (row.smsc, row.message_id)
+        if row.message_id and key not in self._by_id:
+            entry.key = key
+            self._by_id[key] = entry
+
+    def _keep(self, entry: Entry) -> None:
+        if self._kept is not None:
+            part, (smsc, message_id) = entry.part, entry.key or ("", "")
+            self._kept.put(
+                OpenPart(
+                    entry.destination,
+                    entry.reference,
+                    entry.until_ms,
+                    part.seq,
+                    part.registration,
+                    part.part,
+                    part.parts,
+                    part.channel,
+                    entry.by_imsi,
+                    smsc,
+                    message_id,
+                )
+            )
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -97,16 +139,20 @@ class Tracking:
         if len(self._entries) >= self._most:
             self._drop(next(iter(self._entries.values())))
             self._metrics.count(Metric.DELIVERY_MEMORY_EVICTED, label="sms_part")
-        entry = Entry(part, hashed, self._next, until_ms)
-        self._entries[hashed, entry.reference & 0xFF] = entry
-        heappush(self._ends, (until_ms, next(self._numbers), entry))
+        entry = Entry(part, hashed, self._next, until_ms, by_imsi=by_imsi)
+        self._enter(entry)
+        self._keep(entry)
+        return entry
+
+    def _enter(self, entry: Entry) -> None:
+        self._entries[entry.destination, entry.reference & 0xFF] = entry
+        heappush(self._ends, (entry.until_ms, next(self._numbers), entry))
         if len(self._ends) > 2 * len(self._entries) + SLICE:
             self._ends = [end for end in self._ends if self._is_open(end[2])]
             heapify(self._ends)
-        if by_imsi:
+        if entry.by_imsi:
             self._by_imsi.setdefault(entry.reference & 0xFF, {})[entry] = None
         self._show()
-        return entry
 
     def taken(self, entry: Entry, smsc: str, message_id: str) -> ReceiptOf | None:
         """The SMSC took it under this id. Returns a receipt that came before; the entry is over then."""
@@ -127,6 +173,7 @@ class Tracking:
                 return early
         entry.key = key
         self._by_id[key] = entry
+        self._keep(entry)
         return None
 
     def refused(self, entry: Entry) -> None:
@@ -180,6 +227,8 @@ class Tracking:
         place = (entry.destination, entry.reference & 0xFF)
         if self._entries.get(place) is entry:
             del self._entries[place]
+            if self._kept is not None:
+                self._kept.remove(*place)
         if entry.key is not None and self._by_id.get(entry.key) is entry:
             del self._by_id[entry.key]
         among = self._by_imsi.get(place[1], {})

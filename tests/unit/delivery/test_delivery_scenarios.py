@@ -472,6 +472,25 @@ async def test_notifier_that_rests_costs_a_delivery_no_try(house: House) -> None
     assert house.state(waiting) is State.NOTIFIED
 
 
+async def test_terminal_that_was_absent_is_tried_again_when_its_network_says_so_and_loses_no_try(house: House) -> None:
+    absent, other = house.directory.add(fallback=["stub"]), house.directory.add(fallback=["stub"])
+    house.stub.answer = Answer.ABSENT
+    seq, unmoved = await house.accepted(absent), await house.accepted(other)
+    for tries in range(MAX_TRIES + 2):
+        assert len(house.stub.calls) == 2 + tries
+        house.dispatcher.on_reachable(absent.number)
+        await house.settle_down()
+    house.stub.answer = Answer.OK
+    house.dispatcher.on_reachable(absent.number)
+    house.dispatcher.on_reachable(999)  # gone meanwhile
+    await house.settle_down()
+    assert (house.state(seq), house.state(unmoved)) == (State.NOTIFIED, State.WAITING)
+    calls = len(house.stub.calls)
+    house.dispatcher.on_reachable(absent.number)  # nothing waits
+    await house.settle_down()
+    assert len(house.stub.calls) == calls
+
+
 async def test_notifier_that_rests_gives_way_to_the_next_of_the_chain(house: House) -> None:
     device = house.directory.add(fallback=["stub", "other"])
     house.stub.answer = Answer.RETRY

@@ -26,6 +26,7 @@ from gateway.diameter.node import parse_result
 from gateway.diameter.s6m import parse_answer
 from gateway.diameter.sh import build_request, build_request_by_msisdn, parse_user_data
 from gateway.diameter.tbcd import build_tbcd, parse_tbcd
+from gateway.model.subscribers import Numbers
 
 U32 = st.integers(0, 0xFFFFFFFF)
 KINDS = st.builds(Kind, U32, st.one_of(st.just(0), st.integers(1, 0xFFFFFFFF)), st.booleans())
@@ -272,8 +273,8 @@ def test_numbers_are_found_wherever_they_stand() -> None:
         b"</x:MSISDN><x:MSISDN>4917</x:MSISDN></x:PublicIdentifiers><Extension><Extension><IMSI>00101000<!-- -->0000001"
         b"</IMSI></Extension></Extension></x:Sh-Data>"
     )
-    assert parse_user_data(data) == ("491701234567", "001010000000001")
-    assert parse_user_data(b"<Sh-Data/>") == ("", "")
+    assert parse_user_data(data) == Numbers("491701234567", "001010000000001")
+    assert parse_user_data(b"<Sh-Data/>") == Numbers()
 
 
 BOMB = b'<!DOCTYPE x [<!ENTITY a "1">%s]>' % b"".join(b'<!ENTITY a%d "&a;&a;&a;">' % n for n in range(9))
@@ -337,7 +338,7 @@ def test_any_user_identifier_is_read_or_malformed(groups: list[bytes]) -> None:
 def test_an_answer_may_name_its_subscriber_in_several_groups() -> None:
     imsi = build_group(codes.USER_IDENTIFIER, build_text(codes.USER_NAME, "001010000000001"))
     msisdn = build_group(codes.USER_IDENTIFIER, build_octets(codes.MSISDN, build_tbcd("49170")))
-    assert parse_answer(parse_avps(imsi + msisdn)) == ("49170", "001010000000001")
+    assert parse_answer(parse_avps(imsi + msisdn)) == Numbers("49170", "001010000000001")
     wrong = build_group(codes.USER_IDENTIFIER, build_text(codes.USER_NAME, "ann@example.com"))
     with pytest.raises(Malformed):
         parse_answer(parse_avps(wrong))

@@ -23,8 +23,8 @@ async def test_sh_finds_number_and_imsi_of_a_public_identity() -> None:
     async with DiameterScene() as scene:
         scene.hss.by_impu[TEL] = Subscription(MSISDN, "")
         home = ShHome(scene.node, "hss.example.net")
-        assert await home.find(IMPU) == (MSISDN, IMSI)
-        assert await home.find(TEL) == (MSISDN, "")
+        assert await home.find(IMPU) == Numbers(MSISDN, IMSI)
+        assert await home.find(TEL) == Numbers(MSISDN, "")
         assert await home.find("sip:nobody@example.net") is None
         assert {asked.header.application for asked in scene.hss.requests} == {Application.SH}
     assert scene.hss.faults == []
@@ -33,7 +33,7 @@ async def test_sh_finds_number_and_imsi_of_a_public_identity() -> None:
 async def test_an_hss_that_gives_one_thing_at_a_time_is_asked_for_the_number() -> None:
     async with DiameterScene() as scene:
         scene.hss.gives_both = False
-        assert await ShHome(scene.node).find(IMPU) == (MSISDN, "")
+        assert await ShHome(scene.node).find(IMPU) == Numbers(MSISDN, "")
         assert len(scene.hss.requests) == 2
 
 
@@ -58,7 +58,7 @@ async def test_refusals_of_the_base_protocol_are_no_unknown_user(result: int) ->
 async def test_success_without_data_is_a_user_without_numbers() -> None:
     async with DiameterScene() as scene:
         scene.hss.next.append(Behaviour(avps=SUCCESS))
-        assert await ShHome(scene.node).find(IMPU) == ("", "")
+        assert await ShHome(scene.node).find(IMPU) == Numbers()
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ async def test_s6m_finds_whom_an_external_identifier_stands_for() -> None:
         scene.hss.by_external_id["number-only@push.example.com"] = Subscription(MSISDN, "")
         register = S6mRegister(scene.node, "hss.example.net", "pushgw")
         assert await register.find(EXTERNAL_ID) == KNOWN_NUMBERS
-        assert await register.find("imsi-only@push.example.com") == ("", IMSI)
-        assert await register.find("number-only@push.example.com") == (MSISDN, "")
+        assert await register.find("imsi-only@push.example.com") == Numbers("", IMSI)
+        assert await register.find("number-only@push.example.com") == Numbers(MSISDN, "")
         assert await register.find("nobody@push.example.com") is None
         asked = scene.hss.requests[0].avps
         assert asked.first(codes.SCS_IDENTITY) == b"pushgw"
@@ -86,7 +86,7 @@ async def test_s6m_finds_whom_an_external_identifier_stands_for() -> None:
     assert scene.hss.faults == []
 
 
-KNOWN_NUMBERS = (KNOWN.msisdn, KNOWN.imsi)
+KNOWN_NUMBERS = Numbers(KNOWN.msisdn, KNOWN.imsi)
 
 
 async def test_a_service_the_subscriber_does_not_have_is_nobody() -> None:
@@ -123,8 +123,8 @@ async def test_s6c_fills_in_the_imsi_and_knows_who_is_not_there() -> None:
     async with DiameterScene() as scene:
         scene.hss.by_number.append(KNOWN)
         register = S6cRegister(scene.node, "hss.example.net", "4917000000")
-        assert await register.look_up(Numbers(f"+{MSISDN}", "")) == (MSISDN, IMSI)
-        assert await register.look_up(Numbers("", IMSI)) == ("", IMSI)
+        assert await register.look_up(Numbers(f"+{MSISDN}", "")) == Numbers(MSISDN, IMSI)
+        assert await register.look_up(Numbers("", IMSI)) == Numbers("", IMSI)
         assert await register.look_up(Numbers("4999", "")) is None
         asked = scene.hss.requests[0].avps
         assert asked.first(codes.SC_ADDRESS) == bytes.fromhex("9471000000")
@@ -145,13 +145,13 @@ async def test_s6c_does_not_ask_for_what_is_no_number() -> None:
 @pytest.mark.parametrize(
     ("behaviour", "found"),
     [
-        (Behaviour(experimental=5550), (MSISDN, "")),  # away: the SMSC keeps the message
+        (Behaviour(experimental=5550), Numbers(MSISDN, "", is_away=True)),
         (Behaviour(experimental=5556), None),
         (Behaviour(experimental=5557), None),
-        (Behaviour(avps=SUCCESS), (MSISDN, "")),
+        (Behaviour(avps=SUCCESS), Numbers(MSISDN, "")),
     ],
 )
-async def test_what_s6c_says_of_a_subscriber(behaviour: Behaviour, found: tuple[str, str] | None) -> None:
+async def test_what_s6c_says_of_a_subscriber(behaviour: Behaviour, found: Numbers | None) -> None:
     async with DiameterScene() as scene:
         scene.hss.behaviour = behaviour
         assert await S6cRegister(scene.node).look_up(Numbers(MSISDN, "")) == found

@@ -19,9 +19,11 @@ from gateway.model.registration import App, Registration
 from gateway.model.subscriber import NetworkId, NetworkIdKind, OpaqueKind, Subscriber
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
+from gateway.paging.sms.bearer import SmsBearer
 from gateway.paging.sms.client import SmsNotifier
 from gateway.paging.sms.link import LinkSettings
 from gateway.paging.sms.local import LocalSmsc
+from gateway.paging.waiting import Waiting
 
 IDS = PushIds(b"k" * 16)
 MSISDN, IMSI = "491701234567", "001010000000001"
@@ -110,17 +112,29 @@ class SmsScene:
 
     async def __aenter__(self) -> Self:
         ports = [await smsc.start() for smsc in self.smscs]
-        self.notifier = SmsNotifier(
-            self.config,
+
+        def clock() -> int:
+            return unix_ms() + self.moved_ms
+
+        self.bearer = SmsBearer(
+            self.config.paging,
             self.links(ports),
             metrics=self.metrics,
-            push_ids=IDS,
-            guard=Guard(self.config.paging, self.subscribers, self.metrics, unix_ms),
             reports=self.history,
             register=self.register,
             on_back=self.backs.append,
             on_incoming=lambda sm: self.incoming.append(sm.message),
-            clock=lambda: unix_ms() + self.moved_ms,
+            clock=clock,
+        )
+        self.notifier = SmsNotifier(
+            self.config,
+            self.bearer,
+            metrics=self.metrics,
+            push_ids=IDS,
+            guard=Guard(
+                self.config.paging, self.subscribers, Waiting(self.config.paging, self.metrics), self.metrics, unix_ms
+            ),
+            clock=clock,
         )
         self.notifier.start()
         return self

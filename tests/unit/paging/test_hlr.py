@@ -36,12 +36,20 @@ async def register(answer: bytes, *, hangs: bool = False) -> AsyncIterator[tuple
 
 async def test_what_is_missing_is_filled_in() -> None:
     async with register(TRAP + build_frame(INFO)) as (hlr, asked):
-        assert await hlr.look_up(Numbers(MSISDN, "")) == (MSISDN, IMSI)
-        assert await hlr.look_up(Numbers("", IMSI)) == (MSISDN, IMSI)
+        assert await hlr.look_up(Numbers(MSISDN, "")) == (MSISDN, IMSI, False)
+        assert await hlr.look_up(Numbers("", IMSI)) == (MSISDN, IMSI, False)
         assert asked == [
             f"\0GET 1 subscriber.by-msisdn-{MSISDN}.info".encode(),
             f"\0GET 1 subscriber.by-imsi-{IMSI}.info".encode(),
         ]
+
+
+@pytest.mark.parametrize(("cs", "ps"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+async def test_a_terminal_that_no_part_of_the_network_has_is_away(cs: int, ps: int) -> None:
+    async with register(build_frame(f"{INFO}ms_purged_cs\t{cs}\nms_purged_ps\t{ps}\n")) as (hlr, _):
+        known = await hlr.look_up(Numbers(MSISDN, ""))
+        assert known is not None
+        assert known.is_away is (cs == ps == 1)
 
 
 async def test_unknown_there_is_none() -> None:

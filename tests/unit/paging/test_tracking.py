@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.metrics import Metric, Metrics
+from gateway.model.short_messages import OpenPart
 from gateway.paging.sms.receipt import MessageState, ReceiptOf
 from gateway.paging.sms.tracking import SLICE, Entry, Part, Tracking
 
 DONE = MessageState.DELIVERED
 
 
+class Kept:
+    """OpenParts port in RAM."""
+
+    key = b"k" * 32
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[bytes, int], OpenPart] = {}
+
+    def put(self, part: OpenPart) -> None:
+        self.rows[part.destination, part.reference & 0xFF] = part
+
+    def remove(self, destination: bytes, reference: int) -> None:
+        self.rows.pop((destination, reference & 0xFF), None)
+
+    def all(self) -> Iterator[OpenPart]:
+        return iter(list(self.rows.values()))
+
+
 class Desk:
     """A tracking with a clock that is set by hand."""
 
-    def __init__(self, most: int = 1_000) -> None:
+    def __init__(self, most: int = 1_000, kept: Kept | None = None) -> None:
         self.now_ms = 1_000
         self.lost: list[Part] = []
         self.metrics = Metrics(process=False)
-        self.tracking = Tracking(most, self.metrics, lambda: self.now_ms, self.lost.append)
+        self.tracking = Tracking(most, self.metrics, lambda: self.now_ms, self.lost.append, kept)
 
     def open(self, seq: int, to: str = "49", until_ms: int = 10_000, *, by_imsi: bool = False) -> Entry:
         return self.tracking.open(Part(seq, 1, 1, 1), to, until_ms, by_imsi=by_imsi)
@@ -108,3 +129,51 @@ def test_no_order_of_events_grows_it_or_tells_a_part_twice(events: list[tuple[in
         assert len(desk.tracking) <= 20
     found = [seq for seq in told if seq >= 0] + [part.seq for part in desk.lost]
     assert len(found) == len(set(found))
+
+
+# --- over a restart
+
+
+def test_parts_are_found_after_a_restart_by_id_by_reference_and_by_imsi() -> None:
+    kept = Kept()
+    before = Desk(kept=kept)
+    before.tracking.taken(before.open(1, "49"), "a", "m1")
+    by_reference = before.open(2, "48")
+    by_imsi = before.open(3, "00101", by_imsi=True)
+    before.tracking.refused(before.open(4, "47"))
+    over = before.open(5, "46")
+    before.tracking.taken(over, "a", "m5")
+    assert before.find("m5", to="46") == 5
+    after = Desk(kept=kept)
+    assert len(after.tracking) == 3
+    assert after.find("m5", to="46") == -1
+    assert after.find("m1") == 1
+    assert after.find("", by_reference.reference & 0xFF, "48") == 2
+    assert after.find("", by_imsi.reference & 0xFF, "4477") == 3
+    assert kept.rows == {}
+
+
+def test_what_is_overdue_after_a_restart_is_given_up_and_told() -> None:
+    kept = Kept()
+    Desk(kept=kept).open(1, until_ms=5_000)
+    after = Desk(kept=kept)
+    after.now_ms = 5_001
+    after.tracking.sweep()
+    assert [part.seq for part in after.lost] == [1]
+    assert kept.rows == {}
+
+
+def test_a_start_takes_up_no_more_than_its_bound() -> None:
+    kept = Kept()
+    before = Desk(kept=kept)
+    for seq in range(5):
+        before.open(seq)
+    after = Desk(most=3, kept=kept)
+    assert len(after.tracking) == len(kept.rows) == 3
+    assert after.metrics.value(Metric.DELIVERY_MEMORY_EVICTED, "sms_part") == 2
+
+
+def test_what_is_kept_holds_no_number() -> None:
+    kept = Kept()
+    Desk(kept=kept).open(1, "491701234567")
+    assert "491701234567" not in repr(kept.rows)

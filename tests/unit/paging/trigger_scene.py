@@ -80,8 +80,9 @@ class TriggerScene:
             self.settings["t8"] = await self.scef.start()
         for name, value in self.settings.items():
             setattr(self.config.trigger, name, value)
-        guard = Guard(self.config.paging, self.subscribers, self.metrics, self.clock)
-        parts = Parts(self.config, self.metrics, PushIds(b"k" * 16), guard, self.waiting, self.history, self.clock)
+        guard = Guard(self.config.paging, self.subscribers, self.waiting, self.metrics, self.clock)
+        push_ids = PushIds(b"k" * 16)
+        parts = Parts(self.config, self.metrics, push_ids, guard, self.waiting, self.history, None, self.clock)
         built = build_trigger(parts)
         assert built is not None
         self.notifier = built

@@ -1,0 +1,76 @@
+"""Reads what `ims` names: SIP servers, the app that pages, its pagers; must never connect to any of them.
+
+What is wrong is a ConfigError that names the setting and the fix, for `check-config` as for the start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gateway.config.operator_sections import Ims
+from gateway.config.paging import parse_host
+from gateway.config.sections import Config
+from gateway.model.errors import ConfigError
+
+MOST_SERVERS = 16
+_APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PAGER = re.compile(r"[a-z0-9_-]{1,32}")
+#: a value of a SIP URI's parameter that needs no escapes (RFC 3261 §25.1), as short as a name
+_PROVIDER = re.compile(r"[A-Za-z0-9.-]{1,64}")
+
+
+class SipServer(NamedTuple):
+    """One SIP server's evapi."""
+
+    name: str  # host:port, for logs and metrics
+    host: str
+    port: int
+
+
+def read_servers(ims: Ims) -> list[SipServer]:
+    """Each entry of `ims.servers`."""
+    if len(ims.servers) > MOST_SERVERS:
+        raise ConfigError(f"has {len(ims.servers)} entries; at most {MOST_SERVERS}", field="ims.servers")
+    found = []
+    for entry in ims.servers:
+        host, port = parse_host(entry, "ims.servers")
+        found.append(SipServer(f"{host}:{port}", host, port))
+    if len({server.name for server in found}) < len(found):
+        raise ConfigError("names one host:port twice", field="ims.servers")
+    return found
+
+
+def conflicts(config: Config) -> list[tuple[str, str]]:
+    """(field, what is wrong), as gateway.config.check has it."""
+    ims, found = config.ims, list[tuple[str, str]]()
+    try:
+        read_servers(ims)
+    except ConfigError as exc:
+        found.append((exc.field, exc.message))
+    if not _APP.fullmatch(ims.app):
+        found.append(("ims.app", f"{ims.app!r} is no name of an app"))
+    if not _PROVIDER.fullmatch(ims.provider):
+        found.append(("ims.provider", f"{ims.provider!r} is no name: at most 64 letters, digits, dots, lines"))
+    if not ims.pagers or len(set(ims.pagers)) < len(ims.pagers):
+        found.append(("ims.pagers", "names the pagers in turn, each once, and at least one"))
+    for name in ims.pagers:
+        if not _PAGER.fullmatch(name):
+            found.append(("ims.pagers", f"{name!r} is no name of a pager; one reads sms"))
+    if ims.reconnect_s > ims.reconnect_max_s:
+        found.append(("ims.reconnect_s", "is more than ims.reconnect_max_s"))
+    if ims.refuse_ms >= ims.hold_max_s * 1000:
+        found.append(("ims.refuse_ms", "is not shorter than ims.hold_max_s: nothing would ever be refused"))
+    return found
+
+
+def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+    """(field, what to think about); of a section without conflicts."""
+    found: list[tuple[str, str]] = []
+    for server in read_servers(config.ims):
+        if not is_loopback(server.host):
+            found.append(("ims.servers", f"{server.name}: evapi is plain and has no login; use a private network"))
+    if config.ims.servers and "sms" in config.ims.pagers and not config.paging.smscs:
+        found.append(("ims.pagers", "names sms, but paging.smscs is empty, so there is no such pager"))
+    return found
