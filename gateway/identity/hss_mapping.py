@@ -141,7 +141,7 @@ class HssMapping:
         handle = known[0] or self._hash(f"{network[0].kind.name}:{network[0].value}")
         kinds = OpaqueKind(issued.kinds) if issued is not None else OpaqueKind.O_TMSI | OpaqueKind.O_TMSN
         selected = app if issued is not None and issued.granularity == Granularity.APP else ""
-        # an External Identifier has the form of a NAI, and Tsp takes it where there is no number
+        # an External Identifier has the form of a NAI: device triggers may name the device by it (trigger.identify)
         external = NetworkId(NetworkIdKind.NAI, wanted.canonical)
         others = known[1].network_ids() if known[1] is not None else ()
         return Subscriber(handle, (*network, external, *others), kinds, selected)
