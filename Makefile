@@ -46,7 +46,7 @@ test-tsan: setup ## native tests under the thread sanitizer
 test-api: setup ## schemathesis against the API description, and the libraries that take long to start
 	@$(PYTEST) -q -m slow tests/doors
 
-test-operator: setup ## the pagers before an operator's servers: osmo-hlr, osmo-msc, Kannel, Kamailio, SIPp, freeDiameter, npm's smpp, tshark
+test-operator: setup ## pagers and cards before others' programs: Osmocom, Kannel, Kamailio, SIPp, FreeRADIUS, freeDiameter, npm's, tshark
 	@$(PYTEST) -q -m slow tests/operator
 
 test-chaos: setup ## kills, full disks, cut connections

@@ -19,6 +19,8 @@ from gateway.api.once import Once
 from gateway.api.ports import Backend
 from gateway.api.server import ApiServer, build_app
 from gateway.api.stream import ProviderStreams
+from gateway.api.t8.reports import T8Reports
+from gateway.api.t8.transactions import Transactions
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.device import DeviceVerifier
@@ -26,6 +28,8 @@ from gateway.config.sections import Api, Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.ended_ids import EndedIds
+from gateway.delivery.opaque_tokens import OpaqueIndex
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
@@ -37,12 +41,14 @@ from gateway.diameter.sh import ShHome
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.identity import Identity
+from gateway.identity.renewal import Renewal
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
-from gateway.paging import build_pagers, start_pagers
+from gateway.notifiers.webpush.addresses import Addresses
+from gateway.paging import build_pagers, find_addresses, pagers_of, start_pagers
 from gateway.paging.ims.called import Called
 from gateway.paging.ims.calls import Parts as ImsParts
 from gateway.paging.ims.service import ImsPaging
@@ -73,8 +79,10 @@ class Gateway:
         if self.diameter is not None:
             hss = S6mRegister(self.diameter, config.diameter.hss_host, config.diameter.scs_identity)
         self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms, hss)
+        self.renewal = Renewal(config.identity, store.subscribers, self.identity.allocator, unix_ms)
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
+        reports = Reports(store.journal)
         self.notifiers = build_notifiers(config, metrics, push_ids)
         identity = self.identity
         called = Called(
@@ -93,11 +101,12 @@ class Gateway:
             push_ids,
             called,
             waiting,
-            reports=Reports(store.journal),
+            reports=reports,
             short_messages=store.short_messages,
             diameter=self.diameter,
         )
         self.notifiers.update({pager.name: pager for pager in pagers})
+        self.identity.allocator.addresses = find_addresses(self.notifiers)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
         self.dispatcher = Dispatcher(
@@ -114,6 +123,17 @@ class Gateway:
         self.edge.attach(self.dispatcher)
         waiting.on_back = self.dispatcher.on_reachable
         directory.watch(self.edge)
+        opaque = OpaqueIndex(
+            self.identity.local,
+            directory,
+            pagers_of(self.notifiers),
+            push_ids.derive(b"paging-only registrations"),
+            metrics,
+        )
+        directory.opaque = opaque
+        self.ended_ids = EndedIds(
+            opaque, directory, self.dispatcher, metrics, every_s=config.identity.paging_only_sweep_s
+        )
         acceptor = Acceptor(
             directory=directory,
             journal=store.journal,
@@ -173,7 +193,13 @@ class Gateway:
             max_ttl_s=config.delivery.max_ttl_s,
             now_ms=unix_ms,
             identity=self.identity,
+            opaque=opaque,
         )
+        self.t8_reports = T8Reports(
+            backend, Transactions(backend), Addresses(allows_private=config.api.t8_private, clock=unix_ms)
+        )
+        backend.on_transaction = self.t8_reports.follow
+        reports.on_step = self.t8_reports.on_step
         once = Once(backend)
         self.api = ApiServer(build_app(backend, once=once), backend)
         self.streams = ProviderStreams(backend, once, self.edge, config.edge)
@@ -199,8 +225,11 @@ class Gateway:
             start_pagers(self.notifiers)
             self.scheduler.start()
             self.ims.start()
+            self.ended_ids.start()
+            self.renewal.start()
             await self.edge.start()
             self.receipts_webhook.start()
+            self.t8_reports.start()
             try:
                 await self.api.start()
             except OSError as exc:
@@ -244,9 +273,12 @@ class Gateway:
         await self.api.stop(timeout_s=1.0)
         await self.ims.close()
         await self.receipts_webhook.close()
+        await self.t8_reports.close()
         await self.streams.close()
         await self.edge.stop()
         await self.scheduler.close()
+        await self.ended_ids.close()
+        await self.renewal.close()
         await self.dispatcher.close()
         for notifier in self.notifiers.values():
             await notifier.close()

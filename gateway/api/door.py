@@ -123,7 +123,7 @@ class Observer:
             if key in scope:
                 facts[name] = scope[key]
         # Probes come every few seconds and say nothing while all is well.
-        quiet = status < 400 and not route.partition(" ")[2].startswith(("/v1/", "/push/", "/3/"))
+        quiet = status < 400 and not route.partition(" ")[2].startswith(("/v1/", "/push/", "/3/", "/3gpp-"))
         (log.debug if quiet else log.info)("request", **facts)
 
 

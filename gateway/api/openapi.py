@@ -26,6 +26,7 @@ _GROUPS = {
     "registrations": "Who can be pushed to",
     "subscribers": "Opaque ids that stand for subscribers of an operator's network",
     "webpush": "Web Push (RFC 8030, 8291, 8292) and UnifiedPush: the URL is the address and the right to use it",
+    "t8": "Device triggering (3GPP TS 29.122)",
     "apns": "What libraries for Apple's push service speak",
     "operations": "Health and figures",
 }

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from gateway.auth.api_keys import ApiKeys
 from gateway.config.sections import Api
+from gateway.delivery.opaque_tokens import OpaqueIndex
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.request import PushRequest
@@ -161,6 +162,10 @@ class Backend:
     now_ms: Callable[[], int] = _unix_ms
     # opaque ids of subscribers; None: this door has no such routes
     identity: Identity | None = None
+    # opaque ids in the place of tokens; None: there are none
+    opaque: OpaqueIndex | None = None
+    # an app has made a transaction at the T8 door
+    on_transaction: Callable[[str], None] = lambda _: None
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)

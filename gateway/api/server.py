@@ -49,6 +49,8 @@ from gateway.api.routes import (
 )
 from gateway.api.subscribers.door import SubscriberRoutes
 from gateway.api.subscribers.routes import subscriber_routes
+from gateway.api.t8.door import T8Routes
+from gateway.api.t8.routes import t8_routes
 from gateway.api.tls import Certificates
 from gateway.api.webpush.door import WebPushRoutes
 from gateway.api.webpush.routes import webpush_routes
@@ -71,6 +73,7 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
         *(subscriber_routes(SubscriberRoutes(backend, backend.identity)) if backend.identity is not None else ()),
         *webpush_routes(WebPushRoutes(backend, receipts, heartbeat_s)),
         *apns_routes(ApnsRoutes(backend)),
+        *(t8_routes(T8Routes(backend)) if backend.opaque is not None else ()),
         *operation_routes(operations),
     ]
     document = build_document(routes)

@@ -223,3 +223,61 @@ def resolve(
         say(f"an id of another gateway: {answer['elsewhere']}")
     else:
         print_fields([("kinds", answer["kinds"]), *((each["kind"], each["value"]) for each in answer["network_ids"])])
+
+
+@group.command()
+def history(
+    opaque: OpaqueId,
+    yes: Yes = False,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """What an id stood for, from when until when, also after its end. Shows network ids, so it asks first."""
+    if not yes:
+        typer.confirm("This shows who the subscriber was in the network. Go on?", abort=True, err=True)
+    with open_as_operator(url, key, store, config) as provider:
+        answer = provider.post("subscribers", "history", body={"id": opaque})
+    if as_json:
+        print_json(answer)
+        return
+    if not answer["history"]:
+        say("no history, or it is past identity.history_days")
+        return
+    print_table(
+        ("from (UTC)", "until (UTC)", "why", "network ids"),
+        (
+            [
+                when(line["from_ms"] / 1000),
+                _until(line["until_ms"]),
+                line["why"] or "-",
+                ", ".join(f"{each['kind']}:{each['value']}" for each in line["network_ids"]),
+            ]
+            for line in answer["history"]
+        ),
+    )
+
+
+@group.command()
+def forget(
+    network_id: OneNetworkId,
+    yes: Yes = False,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """End all ids of a subscriber and remove its record, opt-outs included; the history of its ids stays its time."""
+    if network_id == "-" and not yes:
+        raise CommandFailed("give --yes where the network id comes from stdin")
+    if not yes:
+        typer.confirm("All ids of this subscriber end, and its opt-outs are forgotten. Go on?", abort=True, err=True)
+    with open_as_operator(url, key, store, config) as provider:
+        answer = provider.post("subscribers", "revoke", body={"network_id": _one(network_id), "forget": True})
+    if as_json:
+        print_json(answer)
+    else:
+        say(f"forgotten; {answer['revoked']} ids were live")

@@ -12,6 +12,7 @@ from gateway.client.registration import Registration
 from gateway.client.seen import SeenStore
 from gateway.client.session import Session
 from gateway.client.states import Connection, DeviceState
+from gateway.client.wake import WakeListener
 from gateway.model.frames import Urgency
 from gateway.model.registration import Profile
 
@@ -42,4 +43,5 @@ __all__ = [
     "Session",
     "Tip",
     "Urgency",
+    "WakeListener",
 ]

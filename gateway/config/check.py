@@ -8,7 +8,7 @@ import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from gateway.config import diameter, ims, paging, trigger, wap
+from gateway.config import diameter, ims, paging, radius, trigger, wap
 from gateway.config.sections import Api, Config, Edge, Identity
 from gateway.model.errors import ConfigError
 
@@ -19,7 +19,7 @@ MAX_NETWORKS = 64
 #: a certificate that ends sooner is worth a word
 WARN_DAYS = 14
 #: modules that know the sections of gateway/config/operator_sections.py
-_OPERATOR = (paging, wap, trigger, ims, diameter)
+_OPERATOR = (paging, wap, trigger, radius, ims, diameter)
 
 
 def conflicts(config: Config) -> list[tuple[str, str]]:
@@ -221,6 +221,8 @@ def advice(config: Config) -> list[tuple[str, str]]:
                 "empty: whatever Host a client names is taken as the audience of VAPID tokens; say how providers come",
             )
         )
+    if config.api.t8_private:
+        found.append(("api.t8_private", "true: an app's server can make the gateway post to hosts of your network"))
     if config.delivery.webpush_private:
         found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
     for section in _OPERATOR:

@@ -177,6 +177,62 @@ class Radius:
 
     # UDP port of the listener; 0 takes a free one; -1: there is none
     port: int = within(-1, -1, 65_535)
+    # address it listens on; of several that the machine has the one that is sent to, for answers come from it
+    host: str = "127.0.0.1"
+    # who may report, each an address or a network, as in "10.0.0.0/8?secret_file=FILE"; of several the narrowest counts
+    clients: list[str] = field(default_factory=list)
+    # file with the shared secret of every client that names none
+    secret_file: str = ""
+    # refuse requests without a Message-Authenticator (RFC 3579); one that is there has to be right in any case
+    require_message_authenticator: bool = False
+    # sessions kept in RAM; past it the one not heard of for longest goes (counted)
+    sessions: int = within(1_000_000, 1, 100_000_000)
+    # a session that is not heard of for so long has ended; longer than the network's interim interval
+    session_max_s: float = within(86_400.0, 1, 31_536_000)
+    # answers kept so that a request that is sent again is answered alike; past it the oldest goes
+    retransmissions: int = within(20_000, 1, 10_000_000)
+    # and each so long
+    retransmission_s: float = within(30.0, 0.1, 3600)
+    # the trigger source_ip makes a subscriber of who has a session and is not known yet
+    creates_subscribers: bool = False
+
+
+@dataclass(slots=True)
+class Ip:
+    """The pager ip: a terminal that is on line is sent a datagram (CoAP), one that is not is asked for again
+    (docs/paging.md)."""
+
+    # the operator's subscriber pools, as in "10.45.0.0/16": no other address is ever sent to; empty: none is
+    networks: list[str] = field(default_factory=list)
+    # may networks name this machine itself; for tests and trials
+    loopback: bool = False
+    # APNs whose sessions are sent to, as Called-Station-Id has them; empty: all
+    apns: list[str] = field(default_factory=list)
+    # port on the terminal, where an app has none
+    port: int = within(16_000, 16_000, 16_999)
+    # Uri-Path of the CoAP request, at most 255 bytes; empty: none
+    path: str = "push"
+    # first wait for the terminal's acknowledgement; up to a half more at random, doubled with each retransmission
+    ack_s: float = within(1.5, 0.05, 60)
+    # how often it is sent again; all waits together are shorter than delivery.notifier_timeout_s
+    retransmits: int = within(1, 0, 8)
+    # datagrams under way at once, each on a port of its own; past it a push is tried later
+    at_once: int = within(256, 1, 20_000)
+    # host:port of the GGSN's VTY (osmo-ggsn) that is asked who is on line; empty: none is
+    ggsn: str = ""
+    # the GGSN's own name in it
+    ggsn_name: str = "ggsn0"
+    # it has to answer by then
+    ggsn_timeout_s: float = within(2.0, 0.05, 60)
+    # its answer holds so long, and so does that a subscriber is off line
+    online_cache_s: float = within(5.0, 0, 3600)
+    # who is off line is asked for again in about this time, spread evenly; until the push expires
+    requery_s: float = within(30.0, 0.05, 86_400)
+    # such questions a second; with many who are off line each is asked for less often
+    requery_rate: float = within(20.0, 0.01, 10_000)
+    # subscribers who are asked for again; past it the one that waits longest is forgotten (counted), and its pushes go
+    # by delivery.retry_ms alone
+    watched: int = within(10_000, 1, 10_000_000)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.config.bounds import within
-from gateway.config.operator_sections import Diameter, Ims, Paging, Radius, Trigger, Wap
+from gateway.config.operator_sections import Diameter, Ims, Ip, Paging, Radius, Trigger, Wap
 
 #: jwt_algorithms that may be named
 JWT_ALGORITHMS = ("ES256", "RS256", "EdDSA", "HS256")
@@ -232,6 +232,11 @@ class Api:
     max_watchers: int = 1_024
     # a 201 waits at most this long for commit or ack
     accept_timeout_s: float = within(10.0, 0.1, 600)
+    # T8 door: a delivery report is tried so often, with the pauses of the receipts webhook; then it is given up
+    t8_report_tries: int = within(8, 1, 1_000)
+    # T8 door: may a transaction name a destination in a private network? true: an app's server can make the gateway
+    # post to hosts of your network
+    t8_private: bool = False
     # receipts webhook: first pause between tries
     receipts_retry_s: float = within(1.0, 0.05, 3600)
     # receipts webhook: longest pause between tries
@@ -259,6 +264,9 @@ class Identity:
     renewal: Literal["overlap", "replace"] = "overlap"
     # how long before its end an id is renewed
     renew_s: int = within(3_600, 0, 31_536_000)
+    # ids that an app is told of and that lapse within renew_s are looked for this often, and renewed without a trigger
+    # (with renewal = overlap); 0: never, the next trigger or question does it
+    renewal_sweep_s: float = within(60.0, 0, 86_400)
     # live ids of one subscriber; past it none is drawn (429)
     ids_per_subscriber: int = within(64, 1, 1_024)
     # network ids of one subscriber (several cards and numbers may share ids)
@@ -276,6 +284,8 @@ class Identity:
     mapping_unknown_s: float = within(1.0, 0, 10)
     # answers of the HSS that are remembered; past it the oldest is forgotten
     mapping_cache_entries: int = within(10_000, 1, 10_000_000)
+    # paging-only registrations whose ids have all ended are looked for this often, and removed
+    paging_only_sweep_s: float = within(60.0, 0.05, 86_400)
     # an app's feed of new ids goes back this long
     news_days: float = within(7.0, 0, 3650)
     # what an id stood for, and when, is kept this long after its end (encrypted)
@@ -304,6 +314,7 @@ class Config:
     wap: Wap = field(default_factory=Wap)
     trigger: Trigger = field(default_factory=Trigger)
     radius: Radius = field(default_factory=Radius)
+    ip: Ip = field(default_factory=Ip)
     ims: Ims = field(default_factory=Ims)
     diameter: Diameter = field(default_factory=Diameter)
     api: Api = field(default_factory=Api)

@@ -50,7 +50,7 @@ def resolve_audience(directory: Directory, app: str, request: TargetRequest) -> 
 def find_audience(directory: Directory, app: str, kind: str, target: Target) -> Audience:
     """The same for a target that was checked. UnknownToken."""
     if kind == "token":
-        number = directory.find(target.token, app)
+        number = directory.reach(target.token, app)
         if number < 0:
             raise UnknownToken(field="target.token")
         return Audience(kind, target, (number,))

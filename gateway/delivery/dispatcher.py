@@ -34,6 +34,7 @@ HELD_MS = 100
 _LOST_LOOK: dict[State, Event] = {
     State.ACCEPTED: Event.ROUTE,
     State.SENT: Event.LOST,
+    State.WAITING: Event.ROUTE,  # its retry timer was in RAM
 }
 
 _log = structlog.get_logger(__name__)
@@ -183,6 +184,8 @@ class Dispatcher:
                     if delivery is None:
                         continue
                     event = _LOST_LOOK.get(State(delivery.state))
+                    if delivery.state == State.WAITING and self._executor.was_tried(seq):
+                        continue  # since the start: it has a timer, or had all its tries
                     if event is not None and not self._edge.is_connected(registration):
                         self._executor.apply(seq, event)
                 if left <= 0:

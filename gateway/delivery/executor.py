@@ -310,6 +310,10 @@ class Executor:
         trail = self._trails.get(seq)
         return trail is not None and trail.timed_out
 
+    def was_tried(self, seq: int) -> bool:
+        """In vain, since the start."""
+        return seq in self._trails
+
     @property
     def has_trails(self) -> bool:
         return bool(self._trails)

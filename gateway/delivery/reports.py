@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.model.notification import Notification
 from gateway.model.outcome import Step
 from gateway.model.ports import Journal
@@ -12,6 +14,8 @@ class Reports:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        #: told of each line after it was written: (delivery, registration)
+        self.on_step: Callable[[int, int], None] = lambda _seq, _registration: None
 
     def delivery_of(self, notification: Notification, registration: int) -> int:
         if not notification.count:
@@ -24,3 +28,4 @@ class Reports:
 
     def report(self, seq: int, registration: int, step: Step) -> None:
         self._journal.amend(seq, step, registration)
+        self.on_step(seq, registration)

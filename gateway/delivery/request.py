@@ -79,7 +79,9 @@ Localized = Annotated[
 class TargetRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Exactly one of these; `where` may narrow versions or everyone."""
 
-    token: Annotated[str, Meta(max_length=64, description="what the device was given when it registered")] = ""
+    token: Annotated[
+        str, Meta(max_length=512, description="what the device got when it registered, or a subscriber's opaque id")
+    ] = ""
     alias: Annotated[str, Meta(max_length=256, description="your own name for a user or device")] = ""
     tag: Annotated[str, Meta(max_length=128, description="all registrations that have it")] = ""
     versions: Annotated[str, Meta(max_length=256, description="PEP 440 set of app versions: `>=2.0,<3`")] = ""

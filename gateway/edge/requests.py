@@ -26,7 +26,7 @@ from gateway.model.frames import (
     build_frame,
     parse_body,
 )
-from gateway.model.registration import Loss, Profile, Registration, build_token, parse_token
+from gateway.model.registration import CLAIM, Loss, Profile, Registration, build_token, parse_token
 from gateway.store.directory import Directory
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ class DeviceRequests:
             profile=Profile(ask.os, ask.locale, ask.timezone, ask.quiet),
             vapid_key=ask.vapid_key,
         )
-        if committed is not None:
+        claimed = CLAIM in (ask.addresses or ()) and self._directory.opaque.claim(registration)
+        if committed is not None or claimed:
             self._changes.admit(session.key, self._clock())
         if committed is None and (ask.keep or not self._others(session, ask, registration)):
             self._bind(link, session, ask, registration, created)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from gateway.config.sections import Identity as IdentityConfig
 from gateway.identity.classes import Classes
 from gateway.identity.hosts import Hosts
+from gateway.identity.network_ids import parse_network_id
 from gateway.identity.opaque_ids import OpaqueId, draw_local, parse_opaque_id
 from gateway.identity.resolver import EVERYTHING, is_out
 from gateway.metrics import Metric, Metrics
@@ -30,6 +31,7 @@ from gateway.model.subscriber import (
     SubscriberRecord,
 )
 from gateway.model.subscriber_records import News, SubscriberChange, SubscriberRecords
+from gateway.model.subscribers import Addresses
 
 HOUR_MS = 3_600_000
 HANDLE_BYTES = 16
@@ -47,6 +49,8 @@ class Trigger(Enum):
     TERMINAL = "terminal"
     APP_SERVER = "app_server"
     SOURCE_IP = "source_ip"
+    #: nobody's: an id that an app was told of lapses soon
+    RENEWAL = "renewal"
 
 
 #: these ask about a subscriber; the others tell of one, who may be new
@@ -107,6 +111,8 @@ class Allocator:
         self._classes = classes
         self._metrics = metrics
         self._clock = clock
+        #: who has which address now, where the network tells (C15); set by who hears it
+        self.addresses: Addresses | None = None
 
     # --- allocating -----------------------------------------------------------------------------------------
 
@@ -126,6 +132,7 @@ class Allocator:
     def _allocate(self, ask: Ask) -> tuple[Allocation, asyncio.Future[None] | None]:
         now_ms = self._clock()
         self._check_scope(ask)
+        ask = self._by_address(ask)
         handle, before, losers, is_known = self._find(ask)
         record = self._merge(before or SubscriberRecord(), ask, now_ms)
         self._check_out(record, ask)
@@ -147,6 +154,27 @@ class Allocator:
             raise BadRequest("there is no such class; the setting identity.classes has them", field="class")
         if not ask.network:
             raise BadRequest("name at least one network id", field="network_ids")
+
+    def _by_address(self, ask: Ask) -> Ask:
+        """An address stands for whom the network says that it is now, whatever was told before (C15). Looked up when it
+        is asked for: no report of the network writes anything, and an address is nobody's from its last moment on."""
+        if ask.trigger is not Trigger.SOURCE_IP or self.addresses is None:
+            return ask
+        network: list[NetworkId] = []
+        creates = False
+        for network_id in ask.network:
+            whose = self.addresses.whose(network_id.value) if network_id.kind == NetworkIdKind.IP else None
+            if whose is None:
+                network.append(network_id)
+                continue
+            names = [name for name in map(_normal, whose) if name is not None]
+            if not names:
+                raise UnknownSubscriber  # somebody has it, and that is not who was told of
+            # the first is what the network is surest of, the IMSI where there is one
+            known = [name for name in names if self._records.find(name)][:1]
+            network += known or names
+            creates = not known and self.addresses.creates_subscribers
+        return ask._replace(network=network, trigger=Trigger.TERMINAL if creates else ask.trigger)
 
     def _find(self, ask: Ask) -> tuple[bytes, SubscriberRecord | None, list[SubscriberChange], bool]:
         """The subscriber, what others lose to it, and whether the trigger may go on with it."""
@@ -300,6 +328,41 @@ class Allocator:
             )
         return replace(record, hour=hour, drawn=so_far + drawn)
 
+    def renew(self, handle: bytes) -> tuple[int, asyncio.Future[None] | None]:
+        """Draw a new id beside each that an app is told of and that lapses soon (C3, C5). Returns how many, and their
+        commit. TooManyRequests, StoreUnavailable, QueueFull."""
+        now_ms = self._clock()
+        before = self._records.read(handle)
+        if before is None:
+            return 0, None
+        record = replace(before, ids=tuple(each for each in before.ids if each.is_live(now_ms)))
+        drawn: list[IssuedId] = []
+        news: list[News] = []
+        for scope, kinds in dict.fromkeys((each.scope, OpaqueKind(each.kinds)) for each in record.ids):
+            ask = Ask((), Trigger.RENEWAL, scope)
+            if scope.granularity == Granularity.TERMINAL or not self._is_due(record, ask, kinds, now_ms):
+                continue
+            alike = [each for each in record.ids if each.scope == scope and each.kinds == kinds]
+            old = max(alike, key=lambda each: each.until_ms)
+            told = {scope.name} if scope.granularity == Granularity.APP else self._classes.apps(scope.name)
+            is_told = any(not is_out(record, app, self._classes.of_app(app)) for app in told)
+            validity_s = self._validity_of(old)
+            if is_told and validity_s > 2 * self._config.renew_s:
+                made = self._draw(kinds, ask._replace(validity_s=validity_s), now_ms)
+                drawn.append(made)
+                news += self._news(record, record, ask, [made])
+        if not drawn:
+            return 0, None
+        record = self._count(replace(record, ids=(*record.ids, *drawn)), len(drawn), now_ms)
+        written = self._records.write([SubscriberChange(handle, before, record, "replaced")], news)
+        self._metrics.count(Metric.SUBSCRIBER_IDS, len(drawn), label=Trigger.RENEWAL.value)
+        return len(drawn), written
+
+    def _validity_of(self, issued: IssuedId) -> int:
+        """The setting, or what a trigger said instead."""
+        span_s, usual_s = (issued.until_ms - issued.from_ms) // 1_000, self._config.validity_s
+        return usual_s if usual_s - usual_s // JITTER_PART - 1 <= span_s <= usual_s else span_s
+
     # --- what is there --------------------------------------------------------------------------------------
 
     def ids_of(self, network_id: NetworkId) -> list[IssuedId]:
@@ -353,6 +416,14 @@ class Allocator:
             change = SubscriberChange(handle or secrets.token_bytes(HANDLE_BYTES), before, after)
             await self._records.write([change])
         return after.out
+
+
+def _normal(network_id: NetworkId) -> NetworkId | None:
+    """None where it is none of its kind: networks say this and that."""
+    try:
+        return parse_network_id(network_id.kind, network_id.value)
+    except BadRequest:
+        return None
 
 
 def _without_hollow(record: SubscriberRecord) -> SubscriberRecord:

@@ -127,7 +127,7 @@ class HssMapping:
         records = [self._records.read(each) for each in handles]
         checks = (
             numbers is not None,
-            bool(network),
+            bool(network) and bool(app),
             # drawn here: it has to be live, and this app's. The record without the id: it was revoked
             issued is None or (issued.host == wanted.host and issued.is_live(self._clock())),
             issued is None or is_in_scope(issued.scope, app, self._classes),

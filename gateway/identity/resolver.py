@@ -5,10 +5,11 @@ that is refused than for one that is unknown.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from gateway.identity.classes import Classes
 from gateway.identity.hosts import Hosts
-from gateway.identity.opaque_ids import MAX_CHARS, parse_opaque_id
+from gateway.identity.opaque_ids import MAX_CHARS, OpaqueId, parse_opaque_id
 from gateway.metrics import Metric, Metrics
 from gateway.model.subscriber import (
     Granularity,
@@ -45,6 +46,15 @@ def is_in_scope(scope: Scope, app: str, classes: Classes) -> bool:
     return scope.granularity == Granularity.TERMINAL or classes.has(scope.name, app)
 
 
+class Found(NamedTuple):
+    subscriber: Subscriber
+    issued: IssuedId
+
+    @property
+    def canonical(self) -> str:
+        return OpaqueId(self.issued.local, self.issued.host).canonical
+
+
 class Resolver:
     """model.ports.Subscribers over records of this gateway's own."""
 
@@ -62,16 +72,32 @@ class Resolver:
 
     def find(self, opaque: str, app: str) -> Subscriber | None:
         """`resolve`, which for records of this gateway's own needs no waiting."""
+        found = self.look_up(opaque, app)
+        return None if found is None else found.subscriber
+
+    def look_up(self, opaque: str, app: str) -> Found | None:
+        """The same, with the id as it was issued."""
         parsed = parse_opaque_id(opaque)
         # what can not be ours is looked up all the same: each look-up does the same work
         local = parsed.local if parsed is not None else opaque[:MAX_CHARS]
+        return self._look(local, parsed.host if parsed is not None else "", app)
+
+    def select(self, local: str) -> Found | None:
+        """By what stands in the path of an id's URL form, where no app stands beside it: ids of one app alone (C12)."""
+        return self._look(local.lower(), None, None)
+
+    def _look(self, local: str, host: str | None, app: str | None) -> Found | None:
         handle, record = self._records.by_local(local) or _NOBODY
         issued = next((each for each in record.ids if each.local == local), _NO_ID)
+        if app is None:
+            app = issued.name if issued.granularity == Granularity.APP else ""
+        if host is None:
+            host = issued.host
         # every check is made, and an answer built, whatever comes of it
         checks = (
             record is not _NOBODY[1],
             issued is not _NO_ID,
-            parsed is not None and parsed.host == issued.host,
+            bool(app) and host == issued.host,
             self._hosts.is_own(issued.host),
             issued.is_live(self._clock()),
             is_in_scope(issued.scope, app, self._classes),
@@ -81,4 +107,4 @@ class Resolver:
         subscriber = Subscriber(handle, record.network_ids(), OpaqueKind(issued.kinds), selected)
         is_good = sum(checks) == len(checks)
         self._metrics.count(Metric.SUBSCRIBER_LOOKUPS, label="found" if is_good else "none")
-        return subscriber if is_good else None
+        return Found(subscriber, issued) if is_good else None

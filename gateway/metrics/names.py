@@ -229,11 +229,26 @@ class Metric(Enum):
         "Devices that the network was asked to watch until they can be reached, by what it led to",
         "result",
     )
+    RADIUS_REQUESTS = Spec(
+        "heliograph_radius_requests_total", "counter", "Accounting requests, by what came of them", "result"
+    )
+    RADIUS_SESSIONS = Spec("heliograph_radius_sessions", "gauge", "Sessions in RAM that accounting told of")
+    IP_DATAGRAMS = Spec("heliograph_ip_datagrams_total", "counter", "CoAP requests sent to terminals, again or not")
+    IP_REQUERIES = Spec(
+        "heliograph_ip_requeries_total", "counter", "Questions for who was off line, by result", "result"
+    )
     NOTIFIER_TOKENS = Spec(
         "heliograph_notifier_tokens_total",
         "counter",
         "Access or provider tokens made or fetched, by notifier",
         "notifier",
+    )
+
+    T8_REPORTS = Spec(
+        "heliograph_t8_reports_total",
+        "counter",
+        "Delivery reports of the T8 door: told, given_up, or why a try failed",
+        "result",
     )
 
     # --- identity
@@ -245,6 +260,12 @@ class Metric(Enum):
     )
     SUBSCRIBER_LOOKUPS = Spec(
         "heliograph_subscriber_lookups_total", "counter", "Opaque ids looked up, by result (found, none)", "result"
+    )
+    PAGING_ONLY = Spec(
+        "heliograph_paging_only_total",
+        "counter",
+        "Paging-only registrations of subscribers: made, renewed, claimed, claim_refused, ended",
+        "event",
     )
 
     @property

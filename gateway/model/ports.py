@@ -16,11 +16,12 @@ from gateway.model.errors import GatewayError
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, Step
 from gateway.model.registration import NO_PROFILE, App, Loss, Profile, Registration, Whereabouts
-from gateway.model.subscriber import Subscriber
+from gateway.model.subscribers import Addresses as Addresses
 from gateway.model.subscribers import HomeRegister as HomeRegister
 from gateway.model.subscribers import ImsHome as ImsHome
 from gateway.model.subscribers import Numbered as Numbered
 from gateway.model.subscribers import Numbers as Numbers
+from gateway.model.subscribers import Subscribers as Subscribers
 
 
 class Delivery(NamedTuple):
@@ -533,7 +534,11 @@ class Directory(Protocol):
         ...
 
     def find(self, token: str, app: str) -> int:
-        """Registration number of a live token of this app, else -1: unknown, revoked and foreign are the same."""
+        """Registration number of a live token or opaque id of this app, else -1: unknown, ended and foreign are one."""
+        ...
+
+    def reach(self, token: str, app: str) -> int:
+        """`find` for a push: see model.opaque_tokens."""
         ...
 
     def locate(self, token: bytes) -> Whereabouts:
@@ -588,13 +593,4 @@ class Directory(Protocol):
 
     def revoke(self, number: int, reason: Loss = Loss.REVOKED) -> Awaitable[None]:
         """The token is dead for good; the next REGISTER of the triple gets another."""
-        ...
-
-
-class Subscribers(Protocol):
-    """Whom an opaque id stands for: the mapping is kept by this gateway, or asked of an HLR or HSS (C7)."""
-
-    async def resolve(self, opaque: str, app: str) -> Subscriber | None:
-        """None, after the same work, for an id that is unknown, expired, revoked, another app's, another gateway's, or
-        of a subscriber who opted out of this app."""
         ...

@@ -13,6 +13,12 @@ from gateway.model.cohort import Cohort
 
 TOKEN_BYTES = 16
 TOKEN_CHARS = 22
+#: app version of registrations that stand for a subscriber no device of whom is known: they are in no audience but that
+#: of their own token or id
+PAGING_ONLY = "paging-only"
+#: among a device's addresses: the token of the paging-only registration of the subscriber it says it belongs to. Only
+#: who was paged there has it, so it is the proof
+CLAIM = "claim"
 
 
 class Limits(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):

@@ -55,6 +55,11 @@ class SubscriberRecords(Protocol):
         StoreUnavailable through the future."""
         ...
 
+    def ending(self, after: bytes, from_s: int, until_s: int, limit: int) -> list[tuple[bytes, bytes]]:
+        """Ends of ids from one second to another, in order, behind a position: (position, handle of the subscriber,
+        empty where the id is gone)."""
+        ...
+
     def past(self, local: str, limit: int) -> list[PastId]:
         """What an opaque id stood for, oldest first."""
         ...

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+
+from gateway.model.subscriber import NetworkId, Subscriber
 
 
 class Numbered(Protocol):
@@ -28,6 +31,17 @@ class Numbers(NamedTuple):
 
     def __repr__(self) -> str:
         return "Numbers(…)"
+
+
+class Addresses(Protocol):
+    """Who has which IP address now (C15)."""
+
+    #: may somebody who has an address, and is not known by any other name yet, become a subscriber
+    creates_subscribers: bool
+
+    def whose(self, ip: str) -> Sequence[NetworkId] | None:
+        """As the network names who has it, not in normal form; None: nothing is known of this address."""
+        ...
 
 
 class HomeRegister(Protocol):
@@ -57,4 +71,13 @@ class ExternalIds(Protocol):
     async def find(self, external_id: str) -> Numbers | None:
         """`external_id`: `local@host`. MSISDN, IMSI or both; None where it stands for nobody. TimeoutError, OSError or
         ValueError where the HSS can not be asked, or does not answer in its own protocol."""
+        ...
+
+
+class Subscribers(Protocol):
+    """Whom an opaque id stands for: the mapping is kept by this gateway, or asked of an HLR or HSS (C7)."""
+
+    async def resolve(self, opaque: str, app: str) -> Subscriber | None:
+        """None, after the same work, for an id that is unknown, expired, revoked, another app's, another gateway's, or
+        of a subscriber who opted out of this app."""
         ...

@@ -73,6 +73,7 @@ class Answer(NamedTuple):
     retry_after_ms: int = 0  # 0: it did not say
     gone_at_ms: int = 0
     detail: str = ""  # for the history; default: status and reason
+    asked: bool = True  # False: nothing was sent, so that this is no try, nor a page of the subscriber's
 
 
 _RETRY, _UPSTREAM = Verdict.RETRY, Fault.UPSTREAM
@@ -321,5 +322,5 @@ def _build_result(answer: Answer, rest_ms: int) -> NotifierResult:
         detail=answer.detail or f"{row.status or ''} {row.reason}".strip(),
         gone=row.verdict is Verdict.GONE,
         gone_at_ms=answer.gone_at_ms if row.verdict is Verdict.GONE else 0,
-        asked=row.fault is not Fault.ABSENT,
+        asked=answer.asked and row.fault is not Fault.ABSENT,
     )

@@ -9,10 +9,11 @@ from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.diameter.node import Node
 from gateway.metrics import Metrics
-from gateway.model.ports import DeliveryReports, Notifier, Subscribers
+from gateway.model.ports import Addresses, DeliveryReports, Notifier, Subscribers
 from gateway.model.short_messages import OpenParts
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
+from gateway.paging.ip.client import IpNotifier, build_ip
 from gateway.paging.pager import Pager, Parts
 from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.client import build_sms
@@ -22,7 +23,7 @@ from gateway.paging.waiting import Waiting
 from gateway.paging.wap.client import build_wap
 
 #: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
-BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap, build_trigger)
+BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap, build_trigger, build_ip)
 
 
 def build_pagers(
@@ -44,9 +45,19 @@ def build_pagers(
     return [pager for pager in (build(parts) for build in BUILDERS) if pager is not None]
 
 
+def find_addresses(notifiers: Mapping[str, Notifier]) -> Addresses | None:
+    """Who has which address, where a pager hears it (C15)."""
+    return next((each.sessions for each in notifiers.values() if isinstance(each, IpNotifier)), None)
+
+
 def start_pagers(notifiers: Mapping[str, Notifier]) -> None:
     """Connect those that are pagers now: what is wrong with a login shows at the start, and receipts are heard. On the
     loop; `close` of each ends it."""
     for notifier in notifiers.values():
         if isinstance(notifier, Pager):
             notifier.start()
+
+
+def pagers_of(notifiers: Mapping[str, Notifier]) -> list[str]:
+    """Names of those whose address is an opaque id, in order."""
+    return [name for name, notifier in notifiers.items() if isinstance(notifier, Pager)]

@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 from gateway.config.operator_sections import Paging
 from gateway.metrics import Metric, Metrics
-from gateway.model.subscriber import Subscriber
+from gateway.model.subscriber import NetworkIdKind, Subscriber
 
 #: registrations that wait for one subscriber; a further one waits for its own timer
 MOST_REGISTRATIONS = 64
+#: kinds that a network may name who is back by
+_NAMES = (NetworkIdKind.IMSI, NetworkIdKind.MSISDN, NetworkIdKind.NAI)
 
 
 class Waiting:
@@ -36,11 +38,7 @@ class Waiting:
         if known is None and len(self._waiting) >= self._most:
             self._metrics.count(Metric.NOTIFIER_BOUNDS, label="paging waiting")
             self._drop(next(iter(self._waiting)))
-        names = frozenset(
-            self._hash(kind, name)
-            for kind, name in (("imsi", subscriber.imsi), ("msisdn", subscriber.msisdn.lstrip("+")))
-            if name
-        )
+        names = frozenset(self._hash(kind, name) for kind in _NAMES for name in subscriber.all(kind))
         registrations = known[0] if known is not None else set()
         if len(registrations) < MOST_REGISTRATIONS:
             registrations.add(registration)
@@ -48,9 +46,9 @@ class Waiting:
             self._by_name[name] = subscriber.handle
         self._waiting[subscriber.handle] = (registrations, names | (known[1] if known is not None else frozenset()))
 
-    def back(self, handle: bytes = b"", *, imsi: str = "", msisdn: str = "") -> int:
+    def back(self, handle: bytes = b"", *, imsi: str = "", msisdn: str = "", nai: str = "") -> int:
         """The network says that this subscriber can be reached again. How many registrations waited for that."""
-        for kind, name in (("imsi", imsi), ("msisdn", msisdn.lstrip("+"))):
+        for kind, name in ((NetworkIdKind.IMSI, imsi), (NetworkIdKind.MSISDN, msisdn), (NetworkIdKind.NAI, nai)):
             if not handle and name:
                 handle = self._by_name.get(self._hash(kind, name), b"")
         if handle not in self._waiting:
@@ -70,5 +68,6 @@ class Waiting:
                 del self._by_name[name]
         return registrations
 
-    def _hash(self, kind: str, name: str) -> bytes:
-        return hashlib.blake2b(f"{kind}:{name}".encode(), key=self._key, digest_size=16).digest()
+    def _hash(self, kind: NetworkIdKind, name: str) -> bytes:
+        name = name.lstrip("+") if kind == NetworkIdKind.MSISDN else name
+        return hashlib.blake2b(f"{kind:d}:{name}".encode(), key=self._key, digest_size=16).digest()

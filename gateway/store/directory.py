@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import hmac
-import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -22,10 +20,11 @@ from gateway._native.registry import Registry
 from gateway.model.cohort import Cohort, build_cohort
 from gateway.model.condition import Condition
 from gateway.model.errors import GatewayError, UnknownApp, UnknownToken
+from gateway.model.opaque_tokens import NO_OPAQUE_TOKENS, OpaqueTokens
 from gateway.model.ports import Presence
 from gateway.model.registration import (
     NO_PROFILE,
-    TOKEN_BYTES,
+    TOKEN_CHARS,
     App,
     Loss,
     Profile,
@@ -54,9 +53,9 @@ from gateway.store.records import (
     pack_u32,
     pack_u64,
     parse_registration,
-    unpack_u32,
 )
 from gateway.store.sealing import Sealer
+from gateway.store.tokens import Tokens
 
 NUMBERS_KEY = b"registrations"
 #: registration numbers reserved at once in the store
@@ -112,7 +111,9 @@ class Directory:
         self._fresh: dict[int, Registration | None] = {}  # not durable yet; None: revoked
         self._cache: OrderedDict[int, Registration] = OrderedDict()
         self._writes: dict[int, asyncio.Future[None]] = {}  # number → its last write under way
-        self._tombstones: dict[bytes, int] = {}  # not durable yet
+        self._tokens = Tokens(environment, keys.token_key)
+        #: set before use: what stands where a token may, and is none
+        self.opaque: OpaqueTokens = NO_OPAQUE_TOKENS
         self.dead = DeadTokens(environment, committer, clock, self._names.get, dead_retention_s)
 
     def attach(self, broadcasts: Broadcasts) -> None:
@@ -212,10 +213,22 @@ class Directory:
     def find(self, token: str, app: str) -> int:
         raw = parse_token(token)
         if raw is None:
-            return -1
+            return self.opaque.find(token, app)
         number = self.registry.find(raw)
         # unknown, revoked and foreign tokens are the same to whoever asks
         return number if number >= 0 and self._groups.app(self.registry.group(number)) == app else -1
+
+    def reach(self, token: str, app: str) -> int:
+        return self.find(token, app) if len(token) == TOKEN_CHARS else self.opaque.reach(token, app)
+
+    def known(self, device: str, app: str, account: str) -> tuple[bytes, int, int]:
+        """(token, generation, number) of a triple; the number is -1 where it has no live registration."""
+        token, generation = self._tokens.build(device, app, account, 0), 0
+        number = self.registry.find(token)
+        if number < 0 and (generation := self._tokens.revoked(token)):
+            token = self._tokens.build(device, app, account, generation)
+            number = self.registry.find(token)
+        return token, generation, number
 
     def locate(self, token: bytes) -> Whereabouts:
         number = self.registry.find(token)
@@ -287,11 +300,7 @@ class Directory:
         check_vapid_key(vapid_key)
         if app not in self._apps:
             raise UnknownApp()
-        token, generation = self._token(device, app, account, 0), 0
-        number = self.registry.find(token)
-        if number < 0 and (generation := self._revoked(token)):
-            token = self._token(device, app, account, generation)
-            number = self.registry.find(token)
+        token, generation, number = self.known(device, app, account)
         if number < 0:
             registration = Registration(
                 number=self._next,
@@ -431,7 +440,7 @@ class Directory:
             done: asyncio.Future[None] = self._loop.create_future()
             done.set_result(None)
             return done
-        first = self._token(registration.device, registration.app, registration.account, 0)
+        first = self._tokens.build(registration.device, registration.app, registration.account, 0)
         group, cursor = self.registry.group(number), self.registry.cursor(number)
         changes = self._changes(registration, None)
         rows: list[Row] = [
@@ -447,15 +456,15 @@ class Directory:
             self.dead.settled(burial)
             self.registry.add(number, registration.token, group, cursor)
             self._set_flags(registration)
-            self._tombstones.pop(first, None)
+            self._tokens.tombstones.pop(first, None)
             self._settled(number, None, changes)
             if self._presence is not None:
                 self._presence.returned(registration)
 
         def done_() -> None:
             self.dead.settled(burial)
-            if self._tombstones.get(first) == registration.generation + 1:
-                del self._tombstones[first]
+            if self._tokens.tombstones.get(first) == registration.generation + 1:
+                del self._tokens.tombstones[first]
 
         try:
             written = self._write(number, None, rows, changes, undo, done_)
@@ -465,7 +474,7 @@ class Directory:
         if self._presence is not None:
             self._presence.leaving(registration)
         self.registry.remove(number, registration.token)
-        self._tombstones[first] = registration.generation + 1
+        self._tokens.tombstones[first] = registration.generation + 1
         if self._broadcasts is not None:
             self._broadcasts.forget(number)
         return written
@@ -570,18 +579,3 @@ class Directory:
         else:
             written.add_done_callback(on_written)
         return answer
-
-    # --- tokens ---------------------------------------------------------------------------------------------
-
-    def _token(self, device: str, app: str, account: str, generation: int) -> bytes:
-        parts = [part.encode() for part in (device, app, account)]
-        message = b"".join(struct.pack(">H", len(part)) + part for part in parts) + struct.pack(">I", generation)
-        return hmac.digest(self._keys.token_key, message, "sha256")[:TOKEN_BYTES]
-
-    def _revoked(self, first: bytes) -> int:
-        """How many tokens of the triple with this first token were revoked."""
-        count = self._tombstones.get(first)
-        if count is None:
-            raw = self._environment.get(Db.TOMBSTONES, first)
-            count = 0 if raw is None else unpack_u32(raw)
-        return count

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from gateway.model.cohort import Cohort, parse_cohort
 from gateway.model.condition import Condition, decide
 from gateway.model.errors import QueueFull
+from gateway.model.registration import PAGING_ONLY
 from gateway.model.versions import in_versions, parse_versions
 
 #: cohorts of one app that live registrations may have; past it a REGISTER with one more is refused (queue_full)
@@ -49,7 +50,7 @@ class Matcher:
 
     def _decide(self, group: int) -> bool:
         cohort = self._groups.cohort(group)
-        if not in_versions(cohort.version, self._specifiers):
+        if cohort.version == PAGING_ONLY or not in_versions(cohort.version, self._specifiers):
             return False
         return self._where is None or decide(self._where, cohort) is not False
 
@@ -123,7 +124,7 @@ class Groups:
     def matching(self, app: str, versions: str, where: Condition | None = None) -> list[int]:
         """Groups of the app in this range that may match, in order of their numbers."""
         if not versions and where is None:
-            return list(self._of(app))
+            return [group for group in self._of(app) if self._cohorts[group].version != PAGING_ONLY]
         matches = Matcher(self, app, versions, where)
         return [group for group in self._of(app) if matches(group)]
 

@@ -177,6 +177,18 @@ class SubscriberStore:
     def news(self, app: str, after: int, limit: int) -> list[NewsLine]:
         return self.feed.after(app, after, limit)
 
+    def ending(self, after: bytes, from_s: int, until_s: int, limit: int) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        start = max(end_key(ID_END, min(from_s, _MAX_S), b""), after + b"\0")
+        for key, _ in self._environment.scan(Db.OPAQUE_ENDS, start, limit=limit):
+            kind, at_s, opaque_key = parse_end_key(bytes(key))
+            if kind != ID_END or at_s > until_s:
+                break
+            raw = self._get(Db.OPAQUE_IDS, opaque_key)
+            handle = b"" if raw is None else self._rows.open_handle(Db.OPAQUE_IDS, opaque_key, raw)
+            found.append((bytes(key), handle))
+        return found
+
     # --- history --------------------------------------------------------------------------------------------
 
     def past(self, local: str, limit: int) -> list[PastId]:

@@ -15,6 +15,8 @@ from gateway.tour import (
     clauses_doors,
     clauses_f,
     clauses_hss,
+    clauses_ip,
+    clauses_tokens,
     clauses_trigger,
     clauses_wap,
 )
@@ -31,7 +33,9 @@ _PARTS = (
     clauses_wap,
     clauses_trigger,
     clauses_hss,
+    clauses_ip,
     clauses_f,
+    clauses_tokens,
     clauses_doors,
 )
 

@@ -85,7 +85,12 @@ async def test_no_provider_gets_a_5xx(house, tmp_path):
         "^/v1/apps",
         "--exclude-method",
         "DELETE",
-        parameters={"path.token": token, "query.wait": "0", "header.Content-Encoding": "aes128gcm"},
+        parameters={
+            "path.token": token,
+            "path.scs_as_id": "shop",
+            "query.wait": "0",
+            "header.Content-Encoding": "aes128gcm",
+        },
     )
     assert code == 0, out
     bearer = sender.token(headers={"kid": "K"}, aud=None, exp=None, sub=None, iss="T", iat=int(time.time()))
@@ -93,7 +98,8 @@ async def test_no_provider_gets_a_5xx(house, tmp_path):
     code, out = await run(house, tmp_path, bearer, *options, parameters={"path.token": token, "header.apns-topic": "t"})
     assert code == 0, out
     described = (await house.http.get("/openapi.json")).json()["paths"]
-    assert {"/push/{token}", "/3/device/{token}", "/v1/push"} <= set(described)
+    t8 = "/3gpp-device-triggering/v1/{scs_as_id}/transactions"
+    assert {"/push/{token}", "/3/device/{token}", "/v1/push", t8, f"{t8}/{{transaction_id}}"} <= set(described)
 
 
 async def test_the_operator_gets_no_5xx_nor_does_who_deletes(house, tmp_path):
@@ -103,6 +109,11 @@ async def test_the_operator_gets_no_5xx_nor_does_who_deletes(house, tmp_path):
     code, out = await run(house, tmp_path, admin, "--include-path-regex", "^/v1/apps", parameters={"path.app": "shop"})
     assert code == 0, out
     code, out = await run(
-        house, tmp_path, house.shop.key, "--include-method", "DELETE", parameters={"path.token": token}
+        house,
+        tmp_path,
+        house.shop.key,
+        "--include-method",
+        "DELETE",
+        parameters={"path.token": token, "path.scs_as_id": "shop"},
     )
     assert code == 0, out

@@ -25,16 +25,18 @@ from gateway.api.webpush.receipts import MAX_WAIT_S, ReceiptBook, ReceiptStream,
 from gateway.api.webpush.resources import Message, Names, Subscription
 from gateway.api.webpush.vapid import check_credentials, normalize_origin, parse_credentials, require
 from gateway.auth.es256 import Verifier
+from gateway.delivery.opaque_tokens import OpaqueIndex
 from gateway.delivery.quotas import NO_KEY
 from gateway.delivery.request import PushRequest, TargetRequest
 from gateway.model.errors import BadRequest, Gone, NotFound, UnknownPush, UnknownToken
 from gateway.model.outcome import State
 from gateway.model.ports import PushRecord
-from gateway.model.registration import TOKEN_BYTES, App, Registration, parse_token
+from gateway.model.registration import TOKEN_BYTES, App, parse_token
 
 #: RFC 8030 §5.1
 RECEIPT_REL = "urn:ietf:params:push:receipt"
 _NOBODY = bytes(TOKEN_BYTES)
+_NO_SUBSCRIPTION = "There is no such subscription."
 _HOST = re.compile(r"[A-Za-z0-9._\[\]:-]{1,255}")
 _ANSWER = {"cache-control": "no-store", **CORS}
 
@@ -70,26 +72,26 @@ class WebPushRoutes:
 
     async def push(self, call: Call) -> Response:
         request = call.request
-        registration, app = self._find(call.path("token"))
+        token, app, lock = self._find(call.path("token"))
         request.scope[APP] = app.name
         signed = parse_credentials(request.headers.get("authorization"), request.headers.get("crypto-key"))
         key = None
         if signed is not None:
             now_s = self._backend.now_ms() / 1000
             key = check_credentials(signed, self._origins or _origins_of(request), now_s, self._verifier)
-        require(key, registration.vapid_key, app.webpush)
+        require(key, lock, app.webpush)
         options = parse_options(request.headers, self._backend.max_ttl_s)
         subscription = self._subscription(request, app, options)
         body = await read_body(request, MAX_BODY_BYTES)
         check_body(body, options.encoding)
-        return await self._accept(call, app, options, body, subscription)
+        return await self._accept(call, app, token, options, body, subscription)
 
     async def _accept(
-        self, call: Call, app: App, options: Options, body: bytes, subscription: Subscription | None
+        self, call: Call, app: App, token: str, options: Options, body: bytes, subscription: Subscription | None
     ) -> Response:
         backend, now_ms = self._backend, self._backend.now_ms()
         wanted = PushRequest(
-            target=TargetRequest(token=call.path("token")),
+            target=TargetRequest(token=token),
             data=build_data(body, options),
             ttl=options.ttl_s,
             urgency=options.urgency,
@@ -107,19 +109,30 @@ class WebPushRoutes:
             headers["link"] = f'<{base}/push/receipts/{self._names.subscription(subscription)}>; rel="{RECEIPT_REL}"'
         return Response(status_code=201 if subscription is None else 202, headers=headers)
 
-    def _find(self, text: str) -> tuple[Registration, App]:
-        """UnknownToken, Gone; a door that is closed is as good as no token."""
+    def _find(self, text: str) -> tuple[str, App, str]:
+        """(token, app, the key it is locked to). UnknownToken, Gone; a door that is closed is as good as no token."""
         directory = self._backend.directory
         token = parse_token(text)
+        if token is None and self._backend.opaque is not None:
+            return self._find_id(self._backend.opaque, text)
         number, dead = directory.locate(token or _NOBODY)
         registration = directory.registration(number) if number >= 0 else None
         name = registration.app if registration is not None else dead.app if dead is not None else ""
         app = directory.app(name)
         if token is None or app is None or app.webpush == "off":
-            raise UnknownToken("There is no such subscription.")
+            raise UnknownToken(_NO_SUBSCRIPTION)
         if registration is None:
             raise Gone("This subscription has ended; forget it.")
-        return registration, app
+        return text, app, registration.vapid_key
+
+    def _find_id(self, opaque: OpaqueIndex, local: str) -> tuple[str, App, str]:
+        """The same for an opaque id's URL form (C6), which selects its app itself (C12). One that ended is unknown."""
+        canonical, name = opaque.select(local)
+        app = self._backend.directory.app(name)
+        if app is None or app.webpush == "off" or not opaque.leads(canonical, name):
+            raise UnknownToken(_NO_SUBSCRIPTION)
+        registration = self._backend.directory.registration(opaque.find(canonical, name))
+        return canonical, app, registration.vapid_key if registration is not None else ""
 
     def _subscription(self, request: Request, app: App, options: Options) -> Subscription | None:
         """RFC 8030 §5.1: the one the provider has already (Push-Receipt), else a new one."""

@@ -19,6 +19,7 @@ NEEDED = {"kamailio": "kamailio kamailio-extra-modules"}
 CONFIG = Path(__file__).parents[3] / "docs" / "kamailio.cfg"
 DOMAIN = "ims.example.com"
 PATIENCE_S = 15.0
+RINGS_S = 0.05
 _numbers = itertools.count(1)
 T = TypeVar("T")
 
@@ -129,6 +130,8 @@ class Endpoint(asyncio.DatagramProtocol):
     # --- out
 
     def _write(self, text: str) -> None:
+        if self._transport.is_closing():
+            return
         self._transport.sendto(text.encode(errors="surrogateescape"), ("127.0.0.1", self._server.sip_port))
 
     def send(self, method: str, uri: str, call: str, *, more: str = "", body: str = "", branch: str = "") -> str:
@@ -181,6 +184,9 @@ class Endpoint(asyncio.DatagramProtocol):
             return
         if message.method == "INVITE":
             self._answer(message, "180 Ringing")
+            # a moment later: two processes of a server may hand on two answers in either order
+            asyncio.get_running_loop().call_later(RINGS_S, self._answer, message, "200 OK")
+            return
         self._answer(message, "200 OK")
 
     def _answer(self, request: Sip, status: str) -> None:

@@ -94,6 +94,9 @@ class Floors:
         self.apps[app.name] = msgspec.structs.replace(app, number=number)
         return self.apps[app.name]
 
+    def reach(self, token: str, app: str) -> int:
+        return self.find(token, app)
+
     def find(self, token: str, app: str) -> int:
         for number, r in self.registrations.items():
             if build_token(r.token) == token and r.app == app and not r.revoked_at:

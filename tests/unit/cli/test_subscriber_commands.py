@@ -16,6 +16,7 @@ from gateway.cli import run
 IMSI = "001010123456789"
 OPAQUE = f"{'a' * 26}@push.example.com"
 VIEW = {"id": OPAQUE, "url": "", "kinds": ["o-tmsi"], "app": None, "class": None, "from_ms": 1, "until_ms": None}
+PAST = {"history": [{"network_ids": [{"kind": "imsi", "value": IMSI}], "from_ms": 1, "until_ms": 2, "why": "replaced"}]}
 RESOLVED = {"network_ids": [{"kind": "imsi", "value": IMSI}], "kinds": ["o-tmsi"], "elsewhere": None}
 
 
@@ -28,6 +29,7 @@ def api() -> Iterator[Api]:
         "POST /v1/subscribers/revoke": [(200, {"revoked": 1})],
         "POST /v1/subscribers/opt-out": [(200, {"out": ["*"]})],
         "POST /v1/subscribers/resolve": [(200, RESOLVED)],
+        "POST /v1/subscribers/history": [(200, PAST), (200, {"history": []})],
     }
     thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -93,3 +95,46 @@ def test_resolve_asks_first(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: p
     api.answers["POST /v1/subscribers/resolve"] = [(200, {**RESOLVED, "network_ids": [], "elsewhere": "https://x.net"})]
     call(api, "resolve", OPAQUE, "--app", "demo", "--yes")
     assert "https://x.net" in capsys.readouterr().err
+
+
+def decline_all(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked; every question is answered with no."""
+    from typer import Abort
+
+    asked: list[str] = []
+
+    def decline(text: str, *, abort: bool, err: bool) -> bool:
+        assert abort
+        assert err
+        asked.append(text)
+        raise Abort
+
+    monkeypatch.setattr("typer.confirm", decline)
+    return asked
+
+
+def test_history_asks_first(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = decline_all(monkeypatch)
+    assert call(api, "history", OPAQUE) == (1, None)
+    assert len(asked) == 1
+    assert call(api, "history", OPAQUE, "--yes") == (0, {"id": OPAQUE})
+    out = capsys.readouterr().out
+    assert f"imsi:{IMSI}" in out
+    assert "replaced" in out
+    assert call(api, "history", OPAQUE, "--yes")[0] == 0
+    assert "no history" in capsys.readouterr().err
+
+
+def test_forget_asks_first(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = decline_all(monkeypatch)
+    assert call(api, "forget", f"imsi:{IMSI}") == (1, None)
+    assert len(asked) == 1
+    code, body = call(api, "forget", f"imsi:{IMSI}", "--yes")
+    assert (code, body) == (0, {"network_id": {"kind": "imsi", "value": IMSI}, "forget": True})
+    shown = capsys.readouterr()
+    assert "1 ids were live" in shown.err
+    assert IMSI not in shown.out + shown.err
+    # the answer to a question would be read from where the number comes from
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"imsi:{IMSI}\n"))
+    assert call(api, "forget", "-") == (1, None)
+    assert call(api, "forget", "-", "--yes")[0] == 0

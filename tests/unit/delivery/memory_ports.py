@@ -71,6 +71,9 @@ class MemoryDirectory:
         assert self.records[number].addresses[channel] == address
         self.gone.append((number, channel))
 
+    def reach(self, token: str, app: str) -> int:
+        return self.find(token, app)
+
     def find(self, token: str, app: str) -> int:
         raw = parse_token(token)
         for number, record in self.records.items():

@@ -83,6 +83,16 @@ class Records:
         lines = [NewsLine(n, *each[1:]) for n, each in enumerate(self.told, 1) if each.app == app and n > after]
         return lines[:limit]
 
+    def ending(self, after: bytes, from_s: int, until_s: int, limit: int) -> list[tuple[bytes, bytes]]:
+        ends = [
+            ((each.until_ms // 1_000 + 1).to_bytes(4, "big") + each.local.encode(), handle)
+            for handle, record in self.records.items()
+            for each in record.ids
+            if each.until_ms
+        ]
+        bounds = max(after + b"\0", from_s.to_bytes(4, "big")), (until_s + 1).to_bytes(4, "big")
+        return sorted(end for end in ends if bounds[0] <= end[0] < bounds[1])[:limit]
+
     def past(self, local: str, limit: int) -> list[PastId]:
         return []
 

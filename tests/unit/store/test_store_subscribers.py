@@ -352,3 +352,31 @@ async def test_an_older_store_has_none_and_takes_some(tmp_path: Path) -> None:
     assert store.subscribers.find(IMSI) is None
     await put(store, record(IMSI))
     await store.close()
+
+
+async def test_ends_are_told_in_order_and_in_pages(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await open_store(tmp_path, clock)
+    now_s = clock.now_ms // 1_000
+    handles = []
+    for n in range(5):
+        network = NetworkId(NetworkIdKind.IMSI, f"00101{n:010d}")
+        # three of one second, and one that never ends
+        until_ms = 0 if n == 4 else clock.now_ms + (60_000 if n < 3 else 90_000)
+        handles.append(await put(store, record(network, ids=(issued(store, "abcde"[n], until_ms),))))
+    ending = store.subscribers.ending
+    found = ending(b"", now_s, now_s + 61, 100)
+    assert {handle for _, handle in found} == set(handles[:3])
+    assert [position for position, _ in found] == sorted(position for position, _ in found)
+    paged, position = [], b""
+    while page := ending(position, now_s, now_s + 1_000, 2):
+        assert len(page) <= 2
+        paged += [handle for _, handle in page]
+        position = page[-1][0]
+    assert paged[:3] == [handle for _, handle in found]
+    assert paged[3:] == handles[3:4]
+    before = store.subscribers.read(handles[3])
+    await put(store, replace(before, ids=()), before, handles[3], "revoked")  # type: ignore[type-var]
+    assert [handle for _, handle in ending(b"", now_s + 62, now_s + 1_000, 9)] == [b""]
+    assert ending(b"", now_s + 1_000, now_s + 2_000, 9) == []
+    await store.close()
