@@ -24,6 +24,7 @@ from gateway.api.t8.transactions import Transactions
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.device import DeviceVerifier
+from gateway.auth.service_keys import PURPOSE, ServiceKeys
 from gateway.config.sections import Api, Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
@@ -48,7 +49,7 @@ from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
 from gateway.notifiers.webpush.addresses import Addresses
-from gateway.paging import build_pagers, find_addresses, pagers_of, start_pagers
+from gateway.paging import build_pagers, find_addresses, pagers_of, start_pagers, use_links
 from gateway.paging.ims.called import Called
 from gateway.paging.ims.calls import Parts as ImsParts
 from gateway.paging.ims.service import ImsPaging
@@ -108,7 +109,11 @@ class Gateway:
         self.notifiers.update({pager.name: pager for pager in pagers})
         self.identity.allocator.addresses = find_addresses(self.notifiers)
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
-        self.edge = EdgeServer(config, login, directory, metrics, unix_ms, batches=store.batches.table)
+        service_keys = ServiceKeys(push_ids.derive(PURPOSE))
+        self.edge = EdgeServer(
+            config, login, directory, metrics, unix_ms, batches=store.batches.table, service_keys=service_keys
+        )
+        use_links(self.notifiers, self.edge.pages)
         self.dispatcher = Dispatcher(
             edge=self.edge,
             journal=store.journal,
@@ -194,6 +199,7 @@ class Gateway:
             now_ms=unix_ms,
             identity=self.identity,
             opaque=opaque,
+            service_keys=service_keys,
         )
         self.t8_reports = T8Reports(
             backend, Transactions(backend), Addresses(allows_private=config.api.t8_private, clock=unix_ms)

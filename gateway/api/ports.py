@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.auth.api_keys import ApiKeys
+from gateway.auth.service_keys import ServiceKeys
 from gateway.config.sections import Api
 from gateway.delivery.opaque_tokens import OpaqueIndex
 from gateway.delivery.push_ids import PushIds
@@ -166,6 +167,8 @@ class Backend:
     opaque: OpaqueIndex | None = None
     # an app has made a transaction at the T8 door
     on_transaction: Callable[[str], None] = lambda _: None
+    # of service pages; None: there is no door for what they lead to
+    service_keys: ServiceKeys | None = None
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)

@@ -47,6 +47,7 @@ from gateway.api.routes import (
     receipt_routes,
     registration_routes,
 )
+from gateway.api.service_access import ServiceAccessRoutes, service_access_routes
 from gateway.api.subscribers.door import SubscriberRoutes
 from gateway.api.subscribers.routes import subscriber_routes
 from gateway.api.t8.door import T8Routes
@@ -71,6 +72,11 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
         *feedback_routes(FeedbackRoutes(backend)),
         *registration_routes(RegistrationRoutes(backend)),
         *(subscriber_routes(SubscriberRoutes(backend, backend.identity)) if backend.identity is not None else ()),
+        *(
+            service_access_routes(ServiceAccessRoutes(backend, backend.service_keys))
+            if backend.service_keys is not None
+            else ()
+        ),
         *webpush_routes(WebPushRoutes(backend, receipts, heartbeat_s)),
         *apns_routes(ApnsRoutes(backend)),
         *(t8_routes(T8Routes(backend)) if backend.opaque is not None else ()),

@@ -72,6 +72,12 @@ def send(
         list[str] | None, typer.Option("--fallback", help="Notifier to fall back to; repeat for a chain.")
     ] = None,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never leave the gateway's channel.")] = False,
+    service: Annotated[
+        str | None,
+        typer.Option("--service", help="What the pager service starts (AID); else the app's own.", show_default=False),
+    ] = None,
+    service_server: Annotated[int, typer.Option("--service-server", help="Place in its list of servers.")] = 0,
+    service_params: Annotated[str, typer.Option("--service-params", help="What it is started with.")] = "",
     idempotency_key: Annotated[str, typer.Option("--idempotency-key", help="The same key pushes once.")] = "",
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Follow the push until it is settled.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", help="Longest wait, seconds.")] = 60.0,
@@ -113,6 +119,7 @@ def send(
         "deliver_at": _parse_time(at) if at else None,
         "over": over,
         "localized": parse_json("--localized", localized) if localized else None,
+        "service": _invitation(service, service_server, service_params),
     }
     request = {"target": target, "urgency": urgency.value, "body": body.value}
     request |= {name: value for name, value in optional.items() if value not in (None, "")}
@@ -135,6 +142,16 @@ def send(
         raise CommandFailed(f"not settled after {timeout:g} s; look again: heliograph inspect push {accepted['id']}")
     if not found["figures"].get("acked"):
         raise typer.Exit(1)
+
+
+def _invitation(aid: str | None, server: int, params: str) -> dict[str, Any] | None:
+    """C13; None where nothing is said of it."""
+    said: dict[str, Any] = {} if aid is None else {"aid": aid}
+    if server:
+        said["server"] = server
+    if params:
+        said["params"] = params
+    return said or None
 
 
 def _parse_time(text: str) -> int:

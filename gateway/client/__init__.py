@@ -7,9 +7,11 @@ from gateway.client.credentials import Credentials, CredentialStore, FileCredent
 from gateway.client.device import Device
 from gateway.client.errors import DeviceClosed, LinkLost, PushUncertain, RegistrationEnded
 from gateway.client.events import Fetched
+from gateway.client.page_store import FilePages
 from gateway.client.provider import Provider, PushResult
 from gateway.client.registration import Registration
 from gateway.client.seen import SeenStore
+from gateway.client.service_pages import Invitation, ServicePages
 from gateway.client.session import Session
 from gateway.client.states import Connection, DeviceState
 from gateway.client.wake import WakeListener
@@ -28,6 +30,8 @@ __all__ = [
     "DeviceState",
     "Fetched",
     "FileCredentials",
+    "FilePages",
+    "Invitation",
     "Item",
     "LinkLost",
     "MemoryCredentials",
@@ -40,6 +44,7 @@ __all__ = [
     "Registration",
     "RegistrationEnded",
     "SeenStore",
+    "ServicePages",
     "Session",
     "Tip",
     "Urgency",

@@ -32,14 +32,17 @@ from gateway.client.events import (
     Fetched,
     Issued,
     Online,
+    Paged,
     Request,
     Resumed,
 )
+from gateway.client.futures import resolve
 from gateway.client.heartbeat import AdaptiveHeartbeat
 from gateway.client.link import Complaints, Link, build_tls
 from gateway.client.registration import Registration, build_handlers, ended
 from gateway.client.requests import Phase
 from gateway.client.seen import Seen, SeenStore
+from gateway.client.service_pages import ServicePages
 from gateway.client.session import Session, Wishes
 from gateway.client.states import Connection, DeviceState, Observer
 from gateway.model.registration import NO_PROFILE, Profile
@@ -66,8 +69,8 @@ class Device:
     between heartbeat_min and heartbeat_max inside the gateway's own bounds. window: unacked notifications at a time,
     0 = the gateway's choice. urgency: the least to be sent here, see Urgency. queue: items that wait for one
     registration's app; past it reading stops. dedupe: notifications remembered; seen: where to keep them over a
-    restart. on_state is called at each change, states() is the same to iterate over. sleep and random are there to be
-    replaced in tests.
+    restart. pages: starts apps that do not run (C13). on_state is called at each change, states() is the same to
+    iterate over. sleep and random are there to be replaced in tests.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Device:
         dedupe: int = 1024,
         seen: SeenStore | None = None,
         on_state: Callable[[DeviceState], None] | None = None,
+        pages: ServicePages | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = _random.random,
     ) -> None:
@@ -102,6 +106,7 @@ class Device:
         self._jwt = jwt
         self._queue = queue
         self._on_state = on_state
+        self._pages = pages
         self._sleep = sleep
         self.counters = Counters()
         self._complaints = Complaints()
@@ -248,7 +253,7 @@ class Device:
         registration._on_token = on_token or registration._on_token
         binding.version, binding.keep, binding.ack = version, keep, ack
         binding.alias, binding.tags, binding.addresses, binding.fallback = alias, tags, addresses, fallback
-        binding.profile, binding.vapid_key = profile, vapid_key
+        binding.profile, binding.vapid_key, binding.pages = profile, vapid_key, self._pages is not None
         bound: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._binding.setdefault(binding, [])
         waiting.append(bound)
@@ -437,12 +442,14 @@ class Device:
         return not (self._answers or self._binding) or any(r._is_overfull for r in self._full)
 
     def _handle(self, event: Event) -> None:
+        if self._pages is not None and self._pages.hear(event) and isinstance(event, Paged):
+            self._session.paged(event.req)
         match event:
             case Arrived(binding, item):
                 self._hand_out(binding, item)
             case Bound(binding, changed):
                 for future in self._binding.pop(binding, []):
-                    _resolve(future, None)
+                    resolve(future, None)
                 registration = self._registrations[binding]
                 if changed and registration._token_before and registration._on_token is not None:
                     self._tell(registration._on_token, binding.token)
@@ -452,13 +459,13 @@ class Device:
                 self.counters.discarded += registration._discard()
                 self._full.discard(registration)
                 for future in self._binding.pop(binding, []):
-                    _resolve(future, None, error=error or ended(registration))
+                    resolve(future, None, error=error or ended(registration))
             case Resumed(binding):
                 self._registrations[binding]._wake()
             case Answered(request, error, result):
                 answer = self._answers.pop(request, None)
                 if answer is not None:
-                    _resolve(answer, result, error=error)
+                    resolve(answer, result, error=error)
             case Online():
                 self._online_at = self._now()
                 self._set_state(DeviceState(Connection.ONLINE))
@@ -553,9 +560,9 @@ class Device:
             self._link.close(self._session.data_to_send(self._now()))
         self._disarm()
         for bound in [future for futures in self._binding.values() for future in futures]:
-            _resolve(bound, None, error=error)
+            resolve(bound, None, error=error)
         for answer in self._answers.values():
-            _resolve(answer, None, error=error)
+            resolve(answer, None, error=error)
         self._binding.clear()
         self._answers.clear()
         for registration in self._registrations.values():
@@ -587,12 +594,3 @@ class Device:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-def _resolve(future: asyncio.Future[_T], result: _T, *, error: Exception | None = None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)

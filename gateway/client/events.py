@@ -34,11 +34,15 @@ class Binding:
     fallback: list[str] | None = None
     profile: Profile = NO_PROFILE
     vapid_key: str | None = None
+    pages: bool = False
     ack: AckPolicy = AckPolicy.RECEIPT
     foreground: bool = True
 
     state: BindState = BindState.WANTED
     token: str = field(default="", repr=False)
+    #: of TOKEN, where `pages` asked for it (C13)
+    page_key: bytes = field(default=b"", repr=False)
+    servers: list[str] = field(default_factory=list, repr=False)
     #: TOKEN came on this link
     on_link: bool = False
     #: another account of the app is taking its place: nothing is handed out, nothing acked (A5)
@@ -142,6 +146,14 @@ class Answered:
 
 
 @dataclass(slots=True, frozen=True)
+class Paged:
+    """A service page came (C13). Call Session.paged once the app was started."""
+
+    req: int
+    page: bytes = field(repr=False)
+
+
+@dataclass(slots=True, frozen=True)
 class Complained:
     """The gateway sent an ERROR that answers no request; the link goes on."""
 
@@ -158,4 +170,4 @@ class Closed:
     jitter_ms: int = 0
 
 
-Event = Online | Issued | Bound | Ended | Resumed | Arrived | Answered | Complained | Closed
+Event = Online | Issued | Bound | Ended | Resumed | Arrived | Answered | Paged | Complained | Closed

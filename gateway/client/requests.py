@@ -187,6 +187,7 @@ class Requests:
             fallback=binding.fallback,
             **binding.profile._asdict(),
             vapid_key=binding.vapid_key,
+            pages=binding.pages,
         )
         self._request(Request(FrameType.REGISTER, body, binding, internal=True))
 
@@ -252,6 +253,7 @@ class Requests:
             self._take_back(binding, token.token, replaced=not request.body.keep)
             return
         changed = self.bindings.bind(binding, token.token)
+        binding.page_key, binding.servers = token.page_key, token.servers
         for other in self.bindings.others(binding):
             if other.suspended and not binding.keep:
                 self._end(other)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from gateway.client.content import Counters
 from gateway.client.errors import LinkLost, build_error
-from gateway.client.events import Closed, Complained, Event, Issued, Online
+from gateway.client.events import Closed, Complained, Event, Issued, Online, Paged
 from gateway.client.heartbeat import AdaptiveHeartbeat
 from gateway.client.liveness import Due, Liveness
 from gateway.client.requests import Phase, Requests
@@ -235,6 +235,15 @@ class Session(Requests):
         for binding in self.bindings:
             self._events.extend(self._inbox.recall(binding, ids))
 
+    def _handle_page(self, body: bytes) -> None:
+        page = parse_body(body, frames.Page)
+        self._events.append(Paged(page.req, page.page))
+
+    def paged(self, req: int) -> None:
+        """C13: what the page is for was started."""
+        if self.phase is Phase.ONLINE:
+            self._write(FrameType.PAGED, frames.Paged(req=req))
+
     def _handle_pong(self, _body: bytes) -> None:
         self.counters.pongs += 1
         if self._liveness.on_pong():
@@ -276,11 +285,20 @@ _HANDLERS: dict[int, Callable[[Session, bytes], None]] = {
     FrameType.NOTIFY: Session._handle_notify,
     FrameType.FETCHED: Session._handle_fetched,
     FrameType.RECALL: Session._handle_recall,
+    FrameType.PAGE: Session._handle_page,
     FrameType.DONE: Session._handle_done,
     FrameType.ERROR: Session._handle_error,
     FrameType.GOAWAY: Session._handle_goaway,
 }
 _AFTER_LOGIN = frozenset(
-    {FrameType.PONG, FrameType.TOKEN, FrameType.NOTIFY, FrameType.FETCHED, FrameType.RECALL, FrameType.DONE}
+    {
+        FrameType.PONG,
+        FrameType.TOKEN,
+        FrameType.NOTIFY,
+        FrameType.FETCHED,
+        FrameType.RECALL,
+        FrameType.DONE,
+        FrameType.PAGE,
+    }
 )
 _OURS = frozenset(set(FrameType) - set(_HANDLERS))

@@ -313,3 +313,13 @@ class Diameter:
     max_outstanding: int = within(256, 1, 100_000)
     # largest message of a peer; a longer one ends the connection
     max_message_bytes: int = within(65_536, 1_024, 16_777_212)
+
+
+@dataclass(slots=True)
+class Service:
+    """The pager service: invites a terminal to start an app that does not run (docs/paging.md)."""
+
+    # a device with an open link has to say by then that it has started the app; without it a short message is sent
+    link_answer_s: float = within(2.0, 0.05, 60)
+    # application port that terminals take pages on, where an app has none
+    port: int = within(16_000, 16_000, 16_999)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.config.bounds import within
-from gateway.config.operator_sections import Diameter, Ims, Ip, Paging, Radius, Trigger, Wap
+from gateway.config.operator_sections import Diameter, Ims, Ip, Paging, Radius, Service, Trigger, Wap
 
 #: jwt_algorithms that may be named
 JWT_ALGORITHMS = ("ES256", "RS256", "EdDSA", "HS256")
@@ -311,6 +311,7 @@ class Config:
     store: Store = field(default_factory=Store)
     delivery: Delivery = field(default_factory=Delivery)
     paging: Paging = field(default_factory=Paging)
+    service: Service = field(default_factory=Service)
     wap: Wap = field(default_factory=Wap)
     trigger: Trigger = field(default_factory=Trigger)
     radius: Radius = field(default_factory=Radius)

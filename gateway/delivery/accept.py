@@ -25,9 +25,10 @@ from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.request import BODIES, URGENCIES, PushRequest
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import BadRequest, GatewayError, PayloadTooLarge, QueueFull, StoreUnavailable
-from gateway.model.notification import Content, Notification, Words, pack_data
+from gateway.model.notification import Content, Invitation, Notification, Words, pack_data
 from gateway.model.ports import Directory, Journal, Schedules
 from gateway.model.registration import App
+from gateway.model.service_page import MOST_PARAMS
 
 
 class Accepted(NamedTuple):
@@ -176,6 +177,7 @@ class Acceptor:
             fallback=self._fallback(request, audience),
             count=count,
             over_s=request.over,
+            service=_invitation(request),
         )
 
     def _fallback(self, request: PushRequest, audience: Audience) -> list[str] | None:
@@ -221,6 +223,18 @@ class Acceptor:
             self._dispatcher.broadcast.committed(notification)
         elif notification.collapse_key:
             self._dispatcher.replace_older(notification, audience.registrations)
+
+
+def _invitation(request: PushRequest) -> Invitation | None:
+    asked = request.service
+    if asked is None:
+        return None
+    params = asked.params.encode("utf-8", "surrogatepass")
+    if len(params) > MOST_PARAMS:
+        raise BadRequest(f"takes {len(params)} bytes, the limit is {MOST_PARAMS}", field="service.params")
+    if asked.aid is not None and not asked.aid.isprintable():
+        raise BadRequest("an AID has printable characters only", field="service.aid")
+    return Invitation(aid=asked.aid, server=asked.server, params=params)
 
 
 def _many(audience: Audience) -> int:

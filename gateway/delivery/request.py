@@ -10,6 +10,7 @@ from msgspec import Meta
 from gateway.model.condition import Condition
 from gateway.model.frames import Urgency
 from gateway.model.notification import Body
+from gateway.model.service_page import MOST_AID, MOST_PARAMS, MOST_SERVERS
 
 Channel = Annotated[str, Meta(min_length=1, max_length=32, pattern="^[a-z0-9_-]+$")]
 Data = Annotated[Any, Meta(description="the message itself: any JSON value; whole numbers of at most 64 bits")]
@@ -94,6 +95,22 @@ class TargetRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tr
         return kinds or (["where"] if self.where is not None else [])
 
 
+class ServiceRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """What pager service asks the terminal to start (C13); left out = the app's own settings."""
+
+    aid: (
+        Annotated[str, Meta(max_length=MOST_AID, description="application id; empty: whatever is there for the token")]
+        | None
+    ) = None
+    server: Annotated[
+        int,
+        Meta(ge=0, le=MOST_SERVERS - 1, description="place in the list of servers that the terminal has for the AID"),
+    ] = 0
+    params: Annotated[
+        str, Meta(max_length=MOST_PARAMS, description=f"for the app, opaque; at most {MOST_PARAMS} bytes of UTF-8")
+    ] = ""
+
+
 class PushRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """One push. Left out = the registration's, the app's or the gateway's default, in this order."""
 
@@ -112,6 +129,7 @@ class PushRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     deliver_at: DeliverAt | None = None
     over: Over = 0
     localized: Localized = {}
+    service: Annotated[ServiceRequest | None, Meta(description="for the notifier service: what it starts")] = None
 
 
 URGENCIES = {"very-low": Urgency.VERY_LOW, "low": Urgency.LOW, "normal": Urgency.NORMAL, "high": Urgency.HIGH}

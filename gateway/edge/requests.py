@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from gateway.auth.service_keys import ServiceKeys
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.edge.flapping import FlappingGuard
 from gateway.edge.login import Session, agree_heartbeat, silence_ms
@@ -19,6 +20,7 @@ from gateway.model.frames import (
     Fetch,
     Fetched,
     FrameType,
+    Paged,
     Register,
     State,
     Token,
@@ -27,6 +29,7 @@ from gateway.model.frames import (
     parse_body,
 )
 from gateway.model.registration import CLAIM, Loss, Profile, Registration, build_token, parse_token
+from gateway.model.service_page import parse_servers
 from gateway.store.directory import Directory
 
 if TYPE_CHECKING:
@@ -64,8 +67,16 @@ def req_of(body: bytes) -> int:
 
 
 class DeviceRequests:
-    def __init__(self, edge: EdgeServer, directory: Directory, config: EdgeConfig, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        edge: EdgeServer,
+        directory: Directory,
+        config: EdgeConfig,
+        clock: Callable[[], int],
+        service_keys: ServiceKeys | None = None,
+    ) -> None:
         self._edge = edge
+        self._service_keys = service_keys
         self._directory = directory
         self._registry = directory.registry
         self._config = config
@@ -82,6 +93,7 @@ class DeviceRequests:
             FrameType.UNREGISTER: self._on_unregister,
             FrameType.FETCH: self._on_fetch,
             FrameType.STATE: self._on_state,
+            FrameType.PAGED: self._on_paged,
         }
 
     def handle(self, link: int, device: int, kind: int, body: bytes) -> None:
@@ -191,6 +203,11 @@ class DeviceRequests:
             raise InvalidField(f"at most {MAX_BOUND} registrations on one connection", field="app")
         # TOKEN first, so that the device knows the token before anything comes for it.
         answer = Token(req=ask.req, token=build_token(registration.token), created=created)
+        if ask.pages and self._service_keys is not None:
+            answer.page_key = self._service_keys.page_key(registration.token)
+            app = self._directory.app(ask.app)
+            answer.servers = parse_servers(app.notifiers.get("service", {}).get("servers", "")) if app else []
+        self._edge.pages.take(number, wanted=ask.pages)
         self._edge.send(link, build_frame(FrameType.TOKEN, answer))
         self._edge.bind(link, number, session.key)
 
@@ -270,3 +287,8 @@ class DeviceRequests:
             self._edge.set_floor(link, ask.urgency)
             # What was below the old floor may go now.
             self._edge.hold(link)
+
+    # --- PAGED (C13)
+
+    def _on_paged(self, link: int, _session: Session, body: bytes) -> None:
+        self._edge.pages.on_paged(link, parse_body(body, Paged).req)

@@ -16,10 +16,12 @@ import structlog
 from gateway._native import reactor as native
 from gateway._native.batches import Batches
 from gateway._native.intake import Router
+from gateway.auth.service_keys import ServiceKeys
 from gateway.config.sections import Config
 from gateway.edge.certificates import Certificates
 from gateway.edge.flapping import FlappingGuard
 from gateway.edge.login import DeviceLogin, Session, agree_heartbeat, parse_hello, silence_ms
+from gateway.edge.pages import LinkPages
 from gateway.edge.plane import AckEvent, Event, Plane, build_error, build_goaway
 from gateway.edge.requests import DeviceRequests, req_of
 from gateway.metrics import Metric, Metrics
@@ -49,6 +51,7 @@ class EdgeServer:
         clock: Callable[[], int] = unix_ms,
         *,
         batches: Batches | None = None,
+        service_keys: ServiceKeys | None = None,
     ) -> None:
         self._config = config.edge
         self._login = login
@@ -79,7 +82,8 @@ class EdgeServer:
         self.plane = Plane(config.edge, metrics, self._on_batch, batches, self._on_runs)
         self.certificates = Certificates(config.edge, metrics, self.plane.use_tls)
         self.router = Router(self.plane.reactors, self._held, self._floors)
-        self._requests = DeviceRequests(self, directory, config.edge, clock)
+        self._requests = DeviceRequests(self, directory, config.edge, clock, service_keys)
+        self.pages = LinkPages(self.send, self._registry.link)
 
     # --- life
 
@@ -208,6 +212,7 @@ class EdgeServer:
     def unbind(self, link: int, number: int) -> None:
         """Nothing more for this registration on this link; what is unacked comes back as lost."""
         self._registry.unbind(number)
+        self.pages.leave((number,))
         self.plane.insist(self.plane.of(link).unbind, link, number)
 
     def bind(self, link: int, number: int, device: int) -> None:
@@ -361,6 +366,7 @@ class EdgeServer:
         if not self.plane.sent(welcomed):
             return  # the reactor ends the link at its login deadline
         self._metrics.count(Metric.LOGINS, label="ok")
+        self.pages.leave(self._registry.bound(session.key))
         previous = self._registry.login(session.key, link)
         if previous and previous != link:
             self._floors.pop(previous, None)
@@ -404,8 +410,11 @@ class EdgeServer:
         self._floors.pop(link, None)
         self._held.discard(link)
         self._requests.on_down(link)
+        self.pages.on_down(link)
         key = device or (session.key if session else 0)
         if key:
+            if self._registry.device_link(key) == link:
+                self.pages.leave(self._registry.bound(key))
             self._registry.logout(key, link)
 
     # --- model.ports.Edge

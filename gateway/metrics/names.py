@@ -237,6 +237,10 @@ class Metric(Enum):
     IP_REQUERIES = Spec(
         "heliograph_ip_requeries_total", "counter", "Questions for who was off line, by result", "result"
     )
+    SERVICE_PAGES = Spec("heliograph_service_pages_total", "counter", "Service pages taken, by bearer", "bearer")
+    SERVICE_ACCESS = Spec(
+        "heliograph_service_access_total", "counter", "Service access requests looked at, by result", "result"
+    )
     NOTIFIER_TOKENS = Spec(
         "heliograph_notifier_tokens_total",
         "counter",

@@ -50,6 +50,11 @@ Locale = Annotated[str, Meta(max_length=35)]
 Timezone = Annotated[str, Meta(max_length=64)]
 Quiet = Annotated[str, Meta(max_length=11)]
 TokenText = Annotated[str, Meta(max_length=64)]
+PageKey = Annotated[bytes, Meta(max_length=32)]
+#: room for later versions of a page: what is too long for this one is refused by its own parser
+PageBytes = Annotated[bytes, Meta(max_length=1_024)]
+Server = Annotated[str, Meta(max_length=256)]
+Servers = Annotated[list[Server], Meta(max_length=8)]
 Cursor = Annotated[int, Meta(ge=0)]
 Ids = Annotated[list[Id], Meta(max_length=MAX_IDS)]
 
@@ -72,12 +77,14 @@ class FrameType(IntEnum):
     DONE = 0x0F  # gateway → device, answers UNREGISTER and STATE
     ERROR = 0x10  # gateway → device
     GOAWAY = 0x11  # gateway → device, then the gateway closes
+    PAGE = 0x21  # gateway → device
+    PAGED = 0x24  # device → gateway, answers PAGE
     PUSH = 0x30  # provider → gateway
     PUSHED = 0x31  # gateway → provider, answers PUSH
     RECEIPTS = 0x32  # provider → gateway
     RECEIPT = 0x33  # gateway → provider
     RECEIVED = 0x34  # provider → gateway
-    # Reserved for later capabilities: LOCATE 0x20, PAGE 0x21, UP 0x22, DOWN 0x23; 0x35-0x3F for the provider stream.
+    # Reserved for later capabilities: LOCATE 0x20, UP 0x22, DOWN 0x23; 0x35-0x3F for the provider stream.
 
 
 class Urgency(IntEnum):
@@ -152,6 +159,8 @@ class Register(_Body, kw_only=True):
     quiet: Quiet | None = None
     #: Web Push: only who signs with this key may push (RFC 8292 §4), base64url; "" lifts it; None: leave as it is
     vapid_key: VapidKey | None = None
+    #: True: TOKEN brings what service pages are checked with (C13)
+    pages: bool = False
 
 
 class Token(_Body, kw_only=True):
@@ -159,6 +168,23 @@ class Token(_Body, kw_only=True):
     token: str
     #: False when this triple was known already
     created: bool = False
+    #: with `pages`: what service pages to this token are signed with; and the servers they name by their place (C13)
+    page_key: PageKey = b""
+    servers: Servers = []
+
+
+class Page(_Body, kw_only=True):
+    """A service page over the link (C13)."""
+
+    req: Req
+    #: as gateway/model/service_page.py has it
+    page: PageBytes
+
+
+class Paged(_Body, kw_only=True):
+    """The device has started what the page is for."""
+
+    req: Req
 
 
 class Unregister(_Body, kw_only=True):

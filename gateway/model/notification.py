@@ -65,6 +65,16 @@ class Target(msgspec.Struct, omit_defaults=True):
         return bool(self.versions) or self.everyone or self.where is not None
 
 
+class Invitation(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What a service page asks a terminal to start (C13); what it does not say is the app's own."""
+
+    #: None: the app's own; empty: whatever the terminal has for the id
+    aid: str | None = None
+    #: place in the app's list of servers
+    server: int = 0
+    params: bytes = b""
+
+
 class Notification(msgspec.Struct, omit_defaults=True, kw_only=True):
     """One accepted notification. `seq` is its place in the journal; the provider sees `push_id`, derived from it."""
 
@@ -85,6 +95,8 @@ class Notification(msgspec.Struct, omit_defaults=True, kw_only=True):
     count: int = 0
     #: sent spread over this time
     over_s: int = 0
+    #: for pager service
+    service: Invitation | None = None
     #: the sequence it was accepted with, where it waited for its time and became this notification then; 0: this one
     push: int = 0
 

@@ -17,6 +17,8 @@ from gateway.notifiers.webpush import settings as webpush_settings
 from gateway.paging import errors as paging_errors
 from gateway.paging.ip import errors as ip_errors
 from gateway.paging.ip import settings as ip_settings
+from gateway.paging.service import errors as service_errors
+from gateway.paging.service import settings as service_settings
 from gateway.paging.sms import errors as sms_errors
 from gateway.paging.sms import settings as sms_settings
 from gateway.paging.trigger import errors as trigger_errors
@@ -32,6 +34,7 @@ NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
     "webpush": (webpush_settings.FIELDS, webpush_errors.ROWS),
     "webhook": (webhook_settings.FIELDS, webhook_errors.ROWS),
     "sms": (sms_settings.FIELDS, sms_errors.ROWS),
+    "service": (service_settings.FIELDS, service_errors.ROWS),
     "wap": (wap_settings.FIELDS, wap_errors.ROWS),
     "trigger": (trigger_settings.FIELDS, (*trigger_errors.ROWS, *tsp_errors.ROWS)),
     "ip": (ip_settings.FIELDS, ip_errors.ROWS),

@@ -15,6 +15,8 @@ from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
 from gateway.paging.ip.client import IpNotifier, build_ip
 from gateway.paging.pager import Pager, Parts
+from gateway.paging.service.bearers import DevicePages
+from gateway.paging.service.client import ServiceNotifier, build_service
 from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.client import build_sms
 from gateway.paging.sms.register import build_register
@@ -23,7 +25,7 @@ from gateway.paging.waiting import Waiting
 from gateway.paging.wap.client import build_wap
 
 #: each returns its pager, or None where the configuration names no upstream for it. ConfigError; reads disk
-BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap, build_trigger, build_ip)
+BUILDERS: Sequence[Callable[[Parts], Pager | None]] = (build_sms, build_wap, build_trigger, build_ip, build_service)
 
 
 def build_pagers(
@@ -61,3 +63,10 @@ def start_pagers(notifiers: Mapping[str, Notifier]) -> None:
 def pagers_of(notifiers: Mapping[str, Notifier]) -> list[str]:
     """Names of those whose address is an opaque id, in order."""
     return [name for name, notifier in notifiers.items() if isinstance(notifier, Pager)]
+
+
+def use_links(notifiers: Mapping[str, Notifier], pages: DevicePages) -> None:
+    """Device links are there from now on: service pages go over them first (C13)."""
+    for notifier in notifiers.values():
+        if isinstance(notifier, ServiceNotifier):
+            notifier.use_links(pages)

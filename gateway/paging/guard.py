@@ -65,16 +65,24 @@ class Guard:
         self._random = random.SystemRandom()
         #: by Subscriber.handle, the one paged longest ago first
         self._allowances: OrderedDict[bytes, _Allowance] = OrderedDict()
-        #: by (pager, registration), oldest first
-        self._wakes: OrderedDict[tuple[str, int], _Wake] = OrderedDict()
+        #: by (pager, registration, what it is woken for), oldest first
+        self._wakes: OrderedDict[tuple[str, int, bytes], _Wake] = OrderedDict()
 
     async def page(
-        self, upstream: Upstream, lane: str, app: App, registration: Registration, send: Send, *, wakes: bool
+        self,
+        upstream: Upstream,
+        lane: str,
+        app: App,
+        registration: Registration,
+        send: Send,
+        *,
+        wakes: bool,
+        purpose: bytes = b"",
     ) -> NotifierResult:
         """Page whom the registration's address for `upstream.name` stands for; `send` does it, with what the network
         needs for this one call; where its answer is that the terminal is absent, the network's word that it is back is
-        waited for. `wakes`: nothing but a reason to connect is sent, so one page in a while is enough.
-        Never raises but CancelledError."""
+        waited for. `wakes`: nothing but a reason to connect is sent, so one page in a while is enough for the same
+        `purpose`. Never raises but CancelledError."""
         opaque = registration.addresses.get(upstream.name, "")
         if not opaque:
             return upstream.refuse(NO_ADDRESS)
@@ -86,7 +94,7 @@ class Guard:
             return upstream.refuse(errors.UNKNOWN_SUBSCRIBER)
         if not wakes or not self._paging.coalesce_s:
             return await self._paced(upstream, lane, registration, subscriber, send)
-        return await self._coalesced(upstream, lane, registration, subscriber, send)
+        return await self._coalesced(upstream, lane, registration, subscriber, send, purpose)
 
     async def resolve(self, opaque: str, app: str) -> Subscriber | None:
         """Whom it stands for, for who has to ask again after a page; None where nobody, or it can not be asked now."""
@@ -96,9 +104,15 @@ class Guard:
             return None
 
     async def _coalesced(
-        self, upstream: Upstream, lane: str, registration: Registration, subscriber: Subscriber, send: Send
+        self,
+        upstream: Upstream,
+        lane: str,
+        registration: Registration,
+        subscriber: Subscriber,
+        send: Send,
+        purpose: bytes,
     ) -> NotifierResult:
-        key = (upstream.name, registration.number)
+        key = (upstream.name, registration.number, purpose)
         while (known := self._wakes.get(key)) is not None:
             if not known.ended.is_set():
                 await known.ended.wait()  # what becomes of it is what becomes of this one

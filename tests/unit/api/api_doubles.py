@@ -14,6 +14,7 @@ from identity_rig import Scene
 from gateway.api.ports import Backend
 from gateway.api.server import build_app
 from gateway.auth.api_keys import OPERATOR_ID, ApiKeys, build_key_text, hash_secret, issue_key, parse_key
+from gateway.auth.service_keys import ServiceKeys
 from gateway.config.sections import Api, Config
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
@@ -331,6 +332,7 @@ class Door:
             is_connected=self.floors.connected.__contains__,
             readiness=lambda: self.floors.reasons,
             identity=Scene().identity,
+            service_keys=ServiceKeys(b"s" * 32),
         )
         self.app_key = self.add_app("chat")
         self.other_key = self.add_app("other")

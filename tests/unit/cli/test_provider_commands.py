@@ -261,6 +261,16 @@ def test_send_takes_time_spread_condition_and_languages(api: Api, tmp_path: Path
     assert body["localized"] == {"de": {"title": "Hallo"}}
 
 
+def test_send_says_what_a_service_page_starts(api: Api) -> None:
+    """C13."""
+    api.answers["POST /v1/push"] = [(201, {"id": "p1"})] * 2
+    command = ["send", "Hi", "--token", "t", "--fallback", "service"]
+    assert run([*command, "--service", "chat", "--service-server", "1", "--service-params", "table=7"]) == 0
+    assert run([*command, "--service", ""]) == 0  # whatever is there for the id
+    bodies = [body for _, body, _ in api.asked]
+    assert [body["service"] for body in bodies] == [{"aid": "chat", "server": 1, "params": "table=7"}, {"aid": ""}]
+
+
 @pytest.mark.parametrize("arguments", [["--at", "tomorrow"], ["--where", "{"], ["--token", "t", "--tag", "x"]])
 def test_a_moment_or_condition_that_is_none_is_wrong_usage(api: Api, arguments: list[str]) -> None:
     more = [] if "--where" in arguments or "--token" in arguments else ["--everyone"]

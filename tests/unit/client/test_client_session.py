@@ -221,7 +221,7 @@ def test_unknown_frames_and_unknown_fields_are_ignored():
     core = Core().online()
     core.bind("tok")
     body = {"id": 5, "token": "tok", "title": "t", "from_the_future": [1, {"a": 2}]}
-    events = core.give(b"\x21\x00", build_frame(0x7F, {"x": 1}), build_frame(FrameType.NOTIFY, body))
+    events = core.give(b"\x20\x00", build_frame(0x7F, {"x": 1}), build_frame(FrameType.NOTIFY, body))
     assert [n.id for n in arrived(events)] == [5]
     assert core.counters.unknown_frames == 2
 
