@@ -36,6 +36,9 @@ from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
 from gateway.delivery.reports import Reports
 from gateway.delivery.scheduler import Scheduler
+from gateway.diameter.node import build_node
+from gateway.diameter.s6m import S6mRegister
+from gateway.diameter.sh import ShHome
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.identity import Identity
@@ -72,7 +75,11 @@ class Gateway:
         self.admin_key_file = path / FILE_NAME
         push_ids = PushIds(store.keys.push_id_key)
         directory = store.directory
-        self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms)
+        self.diameter = build_node(config, metrics)
+        hss = None
+        if self.diameter is not None:
+            hss = S6mRegister(self.diameter, config.diameter.hss_host, config.diameter.scs_identity)
+        self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms, hss)
         self.renewal = Renewal(config.identity, store.subscribers, self.identity.allocator, unix_ms)
         store.subscribers.news_s = int(config.identity.news_days * 86_400)
         store.subscribers.history_s = int(config.identity.history_days * 86_400)
@@ -86,6 +93,8 @@ class Gateway:
             identity.resolver,
             home_timeout_s=config.ims.home_timeout_s,
         )
+        if self.diameter is not None:
+            called.ask_at(ShHome(self.diameter, config.diameter.hss_host))
         waiting = Waiting(config.paging, metrics)
         pagers = build_pagers(
             config,
@@ -95,6 +104,7 @@ class Gateway:
             waiting,
             reports=reports,
             short_messages=store.short_messages,
+            diameter=self.diameter,
         )
         self.notifiers.update({pager.name: pager for pager in pagers})
         self.identity.allocator.addresses = find_addresses(self.notifiers)
@@ -216,6 +226,8 @@ class Gateway:
             for name in apps:
                 await self._create_app(name)
             self.dispatcher.start()
+            if self.diameter is not None:
+                self.diameter.start()
             start_pagers(self.notifiers)
             self.scheduler.start()
             self.ims.start()
@@ -276,6 +288,8 @@ class Gateway:
         await self.dispatcher.close()
         for notifier in self.notifiers.values():
             await notifier.close()
+        if self.diameter is not None:
+            await self.diameter.close()
         await self.store.close()
 
 

@@ -273,8 +273,46 @@ class Ims:
 class Diameter:
     """The Diameter node: asks the HSS (Sh, S6m) and triggers devices (Tsp) (docs/paging.md)."""
 
-    # peers in order of preference, each host:port of a relay, an HSS or an MTC-IWF; empty: no Diameter is spoken
+    # peers in order of preference, each host:port of a relay, an HSS or an MTC-IWF, or aaa://host[:port], or
+    # aaas://host[:port] for TLS; empty: no Diameter is spoken
     peers: list[str] = field(default_factory=list)
+    # this gateway's DiameterIdentity, as in pushgw.example.net
+    origin_host: str = ""
+    # the realm it is in, as in example.net
+    origin_realm: str = ""
+    # realm that is asked; empty: origin_realm
+    destination_realm: str = ""
+    # DiameterIdentity of the HSS that Sh, S6m and S6c ask; empty: relays find one by the realm
+    hss_host: str = ""
+    # true: the HSS is asked by S6c for the IMSI before each short message, where paging.hlr is empty (C8)
+    s6c: bool = False
+    # number of the SMSC that S6c requests are made for, digits with the country code; empty: it is not said
+    sc_address: str = ""
+    # DiameterIdentity of the MTC-IWF that Tsp asks (`trigger.way` = tsp, C10); empty: relays find one by the realm
+    mtc_iwf_host: str = ""
+    # what the network knows this gateway by as a Services Capability Server (S6m, Tsp); empty: it is not said
+    scs_identity: str = ""
+    # PEM file of the authorities that sign the certificates of aaas peers; empty: the system's
+    tls_ca: str = ""
+    # PEM file of the gateway's own certificate, where aaas peers ask for one
+    tls_cert: str = ""
+    # and of its key
+    tls_key: str = ""
+    # a request has to be answered by then, all peers that were asked for it together; shorter than
+    # delivery.notifier_timeout_s
+    answer_s: float = within(3.0, 0.05, 60)
+    # connecting, TLS and the exchange of capabilities take at most this long each; so does a peer that does not read
+    connect_s: float = within(5.0, 0.05, 60)
+    # a peer is silent for this long: Device-Watchdog-Request; twice: others are asked; three times: it is closed
+    watchdog_s: float = within(30.0, 0.05, 3600)
+    # first pause before connecting again; doubles, and each is cut by up to a half at random
+    reconnect_s: float = within(1.0, 0.05, 3600)
+    # longest pause before connecting again, and that after a peer that said that it is busy or does not want to talk
+    reconnect_max_s: float = within(60.0, 0.05, 86_400)
+    # requests without an answer; past it a further one fails at once, and is tried again later
+    max_outstanding: int = within(256, 1, 100_000)
+    # largest message of a peer; a longer one ends the connection
+    max_message_bytes: int = within(65_536, 1_024, 16_777_212)
 
 
 @dataclass(slots=True)

@@ -275,6 +275,15 @@ class Identity:
     draws_per_hour: int = within(120, 1, 100_000)
     # requests of one app with a NAI in a minute; past it 429
     asks_per_minute: int = within(600, 1, 10_000_000)
+    # who knows whom an id stands for: local, the gateway's own table; hss, the HSS, asked over S6m by the id as its
+    # External Identifier (section diameter), while scope, end and opt-outs that are known here hold as well (C7)
+    mapping: Literal["local", "hss"] = "local"
+    # what the HSS said is used again for so long; 0 = not at all
+    mapping_cache_s: float = within(30.0, 0, 3_600)
+    # that the HSS knows no such id is remembered for so long; 0 = not at all
+    mapping_unknown_s: float = within(1.0, 0, 10)
+    # answers of the HSS that are remembered; past it the oldest is forgotten
+    mapping_cache_entries: int = within(10_000, 1, 10_000_000)
     # paging-only registrations whose ids have all ended are looked for this often, and removed
     paging_only_sweep_s: float = within(60.0, 0.05, 86_400)
     # an app's feed of new ids goes back this long

@@ -8,19 +8,28 @@ from gateway.config.sections import Identity as IdentityConfig
 from gateway.identity.allocator import Allocation, Allocator, Ask, Trigger
 from gateway.identity.classes import Classes
 from gateway.identity.hosts import Hosts
+from gateway.identity.hss_mapping import HssMapping
 from gateway.identity.resolver import Resolver
 from gateway.metrics import Metrics
-from gateway.model.errors import BadRequest, Forbidden, TooManyRequests
+from gateway.model.errors import BadRequest, ConfigError, Forbidden, TooManyRequests
 from gateway.model.ports import Subscribers
 from gateway.model.subscriber import Granularity, NetworkId, Scope
 from gateway.model.subscriber_records import SubscriberRecords
+from gateway.model.subscribers import ExternalIds
 
 MINUTE_MS = 60_000
 
 
 class Identity:
+    """`home`: the HSS, needed where `identity.mapping` is hss (C7)."""
+
     def __init__(
-        self, config: IdentityConfig, records: SubscriberRecords, metrics: Metrics, clock: Callable[[], int]
+        self,
+        config: IdentityConfig,
+        records: SubscriberRecords,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        home: ExternalIds | None = None,
     ) -> None:
         self._clock = clock
         self._asks_per_minute = config.asks_per_minute
@@ -32,6 +41,10 @@ class Identity:
         self.allocator = Allocator(config, records, self.hosts, self.classes, metrics, clock)
         self.local = Resolver(records, self.hosts, self.classes, metrics, clock)
         self.resolver: Subscribers = self.local
+        if config.mapping == "hss":
+            if home is None:
+                raise ConfigError("hss: diameter.peers names nobody who could be asked", field="identity.mapping")
+            self.resolver = HssMapping(home, config, records, self.hosts, self.classes, metrics, clock)
 
     async def ask(self, app: str, network_id: NetworkId, class_name: str = "") -> Allocation:
         """An app server asks for ids with a NAI (C15): those of its own scope that are live, drawn where there is none.

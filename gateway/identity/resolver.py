@@ -39,6 +39,13 @@ def is_out(record: SubscriberRecord, app: str, classes: frozenset[str]) -> bool:
     return bool(out & {EVERYTHING, f"app:{app}", *(f"class:{name}" for name in classes)})
 
 
+def is_in_scope(scope: Scope, app: str, classes: Classes) -> bool:
+    """May this app use an id of this scope?"""
+    if scope.granularity == Granularity.APP:
+        return scope.name == app
+    return scope.granularity == Granularity.TERMINAL or classes.has(scope.name, app)
+
+
 class Found(NamedTuple):
     subscriber: Subscriber
     issued: IssuedId
@@ -93,7 +100,7 @@ class Resolver:
             bool(app) and host == issued.host,
             self._hosts.is_own(issued.host),
             issued.is_live(self._clock()),
-            self._is_in_scope(issued.scope, app),
+            is_in_scope(issued.scope, app, self._classes),
             not is_out(record, app, self._classes.of_app(app)),
         )
         selected = app if issued.granularity == Granularity.APP else ""
@@ -101,8 +108,3 @@ class Resolver:
         is_good = sum(checks) == len(checks)
         self._metrics.count(Metric.SUBSCRIBER_LOOKUPS, label="found" if is_good else "none")
         return Found(subscriber, issued) if is_good else None
-
-    def _is_in_scope(self, scope: Scope, app: str) -> bool:
-        if scope.granularity == Granularity.APP:
-            return scope.name == app
-        return scope.granularity == Granularity.TERMINAL or self._classes.has(scope.name, app)

@@ -182,6 +182,25 @@ class Metric(Enum):
     SMS_INCOMING = Spec(
         "heliograph_sms_incoming_total", "counter", "Other messages and alerts from SMSCs, by kind", "kind"
     )
+    DIAMETER_PEERS = Spec("heliograph_diameter_peers", "gauge", "Diameter peers that can be asked", "peer")
+    DIAMETER_ENDED = Spec(
+        "heliograph_diameter_ended_total", "counter", "Connections to Diameter peers that ended, by reason", "reason"
+    )
+    DIAMETER_REQUESTS = Spec(
+        "heliograph_diameter_requests_total",
+        "counter",
+        "Diameter requests of the gateway, by interface and result",
+        "result",
+    )
+    DIAMETER_MALFORMED = Spec(
+        "heliograph_diameter_malformed_total", "counter", "Messages of Diameter peers that could not be read"
+    )
+    MAPPING_CACHE = Spec(
+        "heliograph_mapping_cache_total",
+        "counter",
+        "Look-ups in what the HSS said before, by result (hit, miss, full)",
+        "result",
+    )
     IMS_LINKS = Spec("heliograph_ims_links", "gauge", "SIP servers the gateway is connected to (C14)")
     IMS_LINKS_ENDED = Spec(
         "heliograph_ims_links_ended_total", "counter", "Connections to SIP servers that ended, by reason", "reason"

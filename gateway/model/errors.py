@@ -214,6 +214,11 @@ class AcceptTimeout(GatewayError):
     summary = "No commit and no ack in time; it may still be accepted, so repeat it with the same idempotency key."
 
 
+class MappingUnavailable(GatewayError):
+    code, name, status, retryable, after_ms = 54, "mapping_unavailable", 503, True, 2_000
+    summary = "Whom the id stands for is kept by the HSS, which can not be asked now."
+
+
 class ConfigError(GatewayError):
     code, name, status, retryable, after_ms = 60, "config", 500, False, 0
     summary = "The configuration is not valid; the message names the field and the fix."

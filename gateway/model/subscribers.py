@@ -65,6 +65,15 @@ class ImsHome(Protocol):
         ...
 
 
+class ExternalIds(Protocol):
+    """The home subscriber server, asked whom an External Identifier stands for (C7, TS 23.682)."""
+
+    async def find(self, external_id: str) -> Numbers | None:
+        """`external_id`: `local@host`. MSISDN, IMSI or both; None where it stands for nobody. TimeoutError, OSError or
+        ValueError where the HSS can not be asked, or does not answer in its own protocol."""
+        ...
+
+
 class Subscribers(Protocol):
     """Whom an opaque id stands for: the mapping is kept by this gateway, or asked of an HLR or HSS (C7)."""
 

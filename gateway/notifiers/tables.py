@@ -23,6 +23,7 @@ from gateway.paging.sms import errors as sms_errors
 from gateway.paging.sms import settings as sms_settings
 from gateway.paging.trigger import errors as trigger_errors
 from gateway.paging.trigger import settings as trigger_settings
+from gateway.paging.trigger import tsp_errors
 from gateway.paging.wap import errors as wap_errors
 from gateway.paging.wap import settings as wap_settings
 
@@ -35,7 +36,7 @@ NOTIFIERS: dict[str, tuple[Sequence[Field], Sequence[Row]]] = {
     "sms": (sms_settings.FIELDS, sms_errors.ROWS),
     "service": (service_settings.FIELDS, service_errors.ROWS),
     "wap": (wap_settings.FIELDS, wap_errors.ROWS),
-    "trigger": (trigger_settings.FIELDS, trigger_errors.ROWS),
+    "trigger": (trigger_settings.FIELDS, (*trigger_errors.ROWS, *tsp_errors.ROWS)),
     "ip": (ip_settings.FIELDS, ip_errors.ROWS),
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
+from gateway.diameter.node import Node
 from gateway.metrics import Metrics
 from gateway.model.ports import Addresses, DeliveryReports, Notifier, Subscribers
 from gateway.model.short_messages import OpenParts
@@ -18,6 +19,7 @@ from gateway.paging.service.bearers import DevicePages
 from gateway.paging.service.client import ServiceNotifier, build_service
 from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.client import build_sms
+from gateway.paging.sms.register import build_register
 from gateway.paging.trigger.client import build_trigger
 from gateway.paging.waiting import Waiting
 from gateway.paging.wap.client import build_wap
@@ -34,11 +36,14 @@ def build_pagers(
     waiting: Waiting,
     reports: DeliveryReports | None,
     short_messages: OpenParts | None,
+    diameter: Node | None = None,
 ) -> list[Pager]:
-    """Those that the configuration names upstreams for. ConfigError; reads disk."""
+    """Those that the configuration names upstreams for; `diameter` is the gateway's node, for those that speak it.
+    ConfigError; reads disk."""
     guard = Guard(config.paging, subscribers, waiting, metrics, unix_ms)
-    bearer = build_bearer(config, metrics, waiting, reports, short_messages, unix_ms)
-    parts = Parts(config, metrics, push_ids, guard, waiting, reports, bearer, unix_ms)
+    register = build_register(config, diameter)
+    bearer = build_bearer(config, metrics, waiting, reports, short_messages, register, unix_ms)
+    parts = Parts(config, metrics, push_ids, guard, waiting, reports, bearer, unix_ms, diameter)
     return [pager for pager in (build(parts) for build in BUILDERS) if pager is not None]
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
+from gateway.diameter.node import Node
 from gateway.metrics import Metrics
 from gateway.model.ports import DeliveryReports, Notifier
 from gateway.paging.guard import Guard
@@ -26,6 +27,8 @@ class Parts(NamedTuple):
     #: the one way to send short messages; None where no SMSC is named
     bearer: SmsBearer | None
     clock: Callable[[], int]
+    #: the gateway's own, which the gateway starts and closes; None where it speaks no Diameter
+    diameter: Node | None = None
 
 
 @runtime_checkable

@@ -41,7 +41,7 @@ from gateway.identity.allocator import NOTHING, Ask, Trigger, name_of, opt_out_w
 from gateway.identity.identity import Identity
 from gateway.identity.network_ids import parse_network_id
 from gateway.identity.opaque_ids import OpaqueId, parse_opaque_id
-from gateway.model.errors import BadRequest, UnknownApp, UnknownSubscriber
+from gateway.model.errors import BadRequest, MappingUnavailable, UnknownApp, UnknownSubscriber
 from gateway.model.subscriber import Granularity, IssuedId, NetworkId, NetworkIdKind, OpaqueKind, Scope
 
 _T = TypeVar("_T")
@@ -167,7 +167,11 @@ class SubscriberRoutes:
         elsewhere = self._identity.hosts.elsewhere(parse_opaque_id(wanted.id))
         if elsewhere:
             return call.answer(Resolved(network_ids=[], kinds=[], elsewhere=elsewhere))
-        found = await self._identity.resolver.resolve(wanted.id, wanted.app)
+        try:
+            found = await self._identity.resolver.resolve(wanted.id, wanted.app)
+        except (TimeoutError, OSError, ValueError):
+            # out of the handler's context, as in the pagers: no error names whom it was about
+            raise MappingUnavailable from None
         if found is None:
             raise UnknownSubscriber
         network_ids = [NetworkId(kind, value) for kind in NetworkIdKind for value in found.all(kind)]

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from gateway.config.operator_sections import Paging
-from gateway.config.paging import parse_host
 from gateway.config.sections import Config
 from gateway.metrics import Metric, Metrics
 from gateway.model.notification import Notification
@@ -23,7 +22,6 @@ from gateway.notifiers.upstream import Answer, unix_ms
 from gateway.paging.errors import NO_NUMBER
 from gateway.paging.segments import Segment
 from gateway.paging.sms import errors
-from gateway.paging.sms.hlr import OsmoHlr
 from gateway.paging.sms.link import LinkLost, LinkSettings, NotSent, SmscLink
 from gateway.paging.sms.pdu import (
     ESM_UDHI,
@@ -256,13 +254,13 @@ def build_bearer(
     waiting: Waiting,
     reports: DeliveryReports | None,
     kept: OpenParts | None,
+    register: HomeRegister | None,
     clock: Callable[[], int],
 ) -> SmsBearer | None:
     """As `paging` says, None where it names no SMSC. ConfigError; reads disk."""
     paging = config.paging
     if not paging.smscs:
         return None
-    register = OsmoHlr(*parse_host(paging.hlr, "paging.hlr"), paging.hlr_timeout_s) if paging.hlr else None
     return SmsBearer(
         paging,
         build_links(paging),

@@ -24,6 +24,7 @@ from gateway.paging.trigger import errors
 from gateway.paging.trigger.settings import NAME, build_port, check_settings
 from gateway.paging.trigger.t8 import build_t8
 from gateway.paging.trigger.tracking import Entry, Tracking
+from gateway.paging.trigger.tsp import build_tsp
 from gateway.paging.trigger.way import DeviceTrigger, OnOutcome, Outcome, Replacing, TriggerWay, Watching
 
 #: how often what is overdue is looked for, where no trigger goes out
@@ -200,6 +201,9 @@ def _find_way(parts: Parts) -> BuildWay | None:
             on_back=parts.waiting.back,
         )
 
+    node = parts.diameter
+    if trigger.way == "tsp" and node is not None:
+        return lambda on_outcome: build_tsp(parts.config, node, on_outcome)
     return over_t8 if trigger.way == "t8" and trigger.t8 else None
 
 
