@@ -66,7 +66,7 @@ class Paging:
 
 @dataclass(slots=True)
 class Wap:
-    """The pager wap: service indications and service loadings (docs/paging.md)."""
+    """The pager wap: service indications and service loadings (docs/wap.md)."""
 
     # URL of the push proxy gateway (PAP 2.0); empty: WAP pushes go out as short messages, where there is an SMSC
     ppg: str = ""
@@ -95,7 +95,7 @@ class Wap:
 
 @dataclass(slots=True)
 class Trigger:
-    """The pager trigger: device triggering through the network's exposure function (docs/paging.md)."""
+    """The pager trigger: device triggering through the network's exposure function (docs/trigger.md)."""
 
     # root URL of the T8 API of the SCEF or NEF, the part before /3gpp-device-triggering; empty: it is not used
     t8: str = ""
@@ -173,7 +173,7 @@ class Trigger:
 
 @dataclass(slots=True)
 class Radius:
-    """The accounting listener that knows which subscriber has which IP address, and the pager ip (docs/paging.md)."""
+    """The accounting listener that knows which subscriber has which IP address, and the pager ip (docs/ip.md)."""
 
     # UDP port of the listener; 0 takes a free one; -1: there is none
     port: int = within(-1, -1, 65_535)
@@ -200,7 +200,7 @@ class Radius:
 @dataclass(slots=True)
 class Ip:
     """The pager ip: a terminal that is on line is sent a datagram (CoAP), one that is not is asked for again
-    (docs/paging.md)."""
+    (docs/ip.md)."""
 
     # the operator's subscriber pools, as in "10.45.0.0/16": no other address is ever sent to; empty: none is
     networks: list[str] = field(default_factory=list)
@@ -237,7 +237,7 @@ class Ip:
 
 @dataclass(slots=True)
 class Ims:
-    """IMS paging: a SIP server that holds calls until the called terminal registers again (docs/paging.md)."""
+    """IMS paging: a SIP server that holds calls until the called terminal registers again (docs/ims.md)."""
 
     # host:port of the SIP servers' evapi (docs/kamailio.cfg), each with its own calls; empty: there is no IMS paging
     servers: list[str] = field(default_factory=list)
@@ -271,7 +271,7 @@ class Ims:
 
 @dataclass(slots=True)
 class Diameter:
-    """The Diameter node: asks the HSS (Sh, S6m) and triggers devices (Tsp) (docs/paging.md)."""
+    """The Diameter node: asks the HSS (Sh, S6m) and triggers devices (Tsp) (docs/diameter.md)."""
 
     # peers in order of preference, each host:port of a relay, an HSS or an MTC-IWF, or aaa://host[:port], or
     # aaas://host[:port] for TLS; empty: no Diameter is spoken
@@ -317,7 +317,7 @@ class Diameter:
 
 @dataclass(slots=True)
 class Service:
-    """The pager service: invites a terminal to start an app that does not run (docs/paging.md)."""
+    """The pager service: invites a terminal to start an app that does not run (docs/service-pages.md)."""
 
     # a device with an open link has to say by then that it has started the app; without it a short message is sent
     link_answer_s: float = within(2.0, 0.05, 60)

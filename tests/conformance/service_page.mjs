@@ -1,4 +1,4 @@
-// A terminal and an app written from docs/paging.md alone: reads {token, key, page, aid} from stdin, all bytes in base64,
+// A terminal and an app written from docs/service-pages.md alone: reads {token, key, page, aid} from stdin, all bytes in base64,
 // checks the page and prints what it says, with the service access request the app would send.
 
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";

@@ -1,7 +1,7 @@
 """What a SIP server and the gateway tell each other, one JSON object a netstring; must never hold who calls, nor show
 who is called by being printed.
 
-docs/paging.md has the table. Fields that are not known are passed over, so that either side may be newer.
+docs/ims.md has the table. Fields that are not known are passed over, so that either side may be newer.
 """
 
 from __future__ import annotations
