@@ -76,6 +76,8 @@ class Answer(NamedTuple):
     asked: bool = True  # False: nothing was sent, so that this is no try, nor a page of the subscriber's
 
 
+#: what a history says where the reason would tell where somebody is, or what another app did; the metric has the row
+LATER = "later"
 _RETRY, _UPSTREAM = Verdict.RETRY, Fault.UPSTREAM
 TIMEOUT = Row(0, "timeout", _RETRY, _UPSTREAM, "no answer in delivery.notifier_timeout_s")
 CONNECTION = Row(0, "connection", _RETRY, _UPSTREAM, "the connection could not be made, or broke before the answer")
@@ -315,12 +317,13 @@ class Upstream:
 
 def _build_result(answer: Answer, rest_ms: int) -> NotifierResult:
     row = answer.row
+    is_absent = row.fault is Fault.ABSENT
     return NotifierResult(
         ok=row.verdict is Verdict.OK,
         dead=row.verdict in (Verdict.DEAD, Verdict.GONE),
         retry_after_ms=rest_ms if row.verdict is Verdict.RETRY else 0,
-        detail=answer.detail or f"{row.status or ''} {row.reason}".strip(),
+        detail=LATER if is_absent else answer.detail or f"{row.status or ''} {row.reason}".strip(),
         gone=row.verdict is Verdict.GONE,
         gone_at_ms=answer.gone_at_ms if row.verdict is Verdict.GONE else 0,
-        asked=answer.asked and row.fault is not Fault.ABSENT,
+        asked=answer.asked and not is_absent,
     )

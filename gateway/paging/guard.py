@@ -17,7 +17,7 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.ports import NotifierResult, Subscribers
 from gateway.model.registration import App, Registration
 from gateway.model.subscriber import Subscriber
-from gateway.notifiers.upstream import NO_ADDRESS, Answer, Fault, Upstream
+from gateway.notifiers.upstream import LATER, NO_ADDRESS, Answer, Fault, Upstream
 from gateway.paging import errors
 from gateway.paging.waiting import Waiting
 
@@ -145,7 +145,7 @@ class Guard:
     ) -> NotifierResult:
         if not self._take(subscriber.handle):
             # Not for how long: when there is room again would tell how much others used.
-            return upstream.refuse(errors.PACED)._replace(asked=False)
+            return upstream.refuse(errors.PACED, detail=LATER)._replace(asked=False)
         asked = False
         try:
             if self._paging.jitter_s:

@@ -139,7 +139,7 @@ async def test_who_is_off_line_is_asked_for_until_the_context_is_there(ggsn: Ggs
     settings = {"ggsn": f"{ggsn.ip}:4260", "networks": [f"{ggsn.pool}.0/24"], "loopback": False, "ack_s": 0.3}
     async with IpScene(tmp_path, listens=False, ip=settings) as scene:
         scene.subscribers.known[OPAQUE] = subscriber(imsi=IMSI)
-        assert (await scene.push()).detail == "offline"
+        assert (await scene.push()).detail == "later"
         await until(lambda: scene.metrics.value(Metric.IP_REQUERIES, "off_line") >= 1)
         await ggsn.attach(6)
         await until(lambda: scene.backs == [3])

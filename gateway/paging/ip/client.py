@@ -123,7 +123,7 @@ class IpNotifier:
     def _off_line(self, subscriber: Subscriber, notification: Notification) -> Answer:
         if self._asks_again:
             self._watch.add(subscriber, notification.expires_s * 1000)
-        return Answer(errors.OFFLINE, detail="offline")
+        return Answer(errors.OFFLINE)
 
     def _choose(self, addresses: Sequence[Address]) -> Address | None:
         """The first that may be sent to: the newest session's."""

@@ -50,13 +50,13 @@ async def test_an_app_may_send_nothing_but_the_reason_to_connect(tmp_path: Path)
 async def test_off_line_waits_until_accounting_says_that_it_is_back(tmp_path: Path) -> None:
     async with IpScene(tmp_path) as scene:
         result = await scene.push()
-        assert (result.ok, result.dead, result.detail) == (False, False, "offline")
+        assert (result.ok, result.dead, result.detail) == (False, False, "later")
         assert len(scene.waiting) == 1
         await scene.on_line()
         assert scene.backs == [3]
         assert (await scene.push()).ok
         await scene.nas.tell(STOP)
-        assert (await scene.push()).detail == "offline"
+        assert (await scene.push()).detail == "later"
         # an interim update says so too, as after a restart; by the number where no IMSI is told
         await scene.nas.tell(INTERIM, session="2", ip=HERE, msisdn=MSISDN)
         assert scene.backs == [3, 3]
@@ -69,12 +69,12 @@ async def test_being_off_line_is_no_try_and_no_page(tmp_path: Path) -> None:
             assert (await scene.push()).asked is False  # else it would not be tried any more after some
         await scene.on_line()
         assert (await scene.push()).ok
-        assert (await scene.push()).detail == "paced"
+        assert (await scene.push()).detail == "later"
 
 
 async def test_the_ggsn_is_asked_and_asked_again(tmp_path: Path) -> None:
     async with IpScene(tmp_path, listens=False, ggsn=True) as scene:
-        assert (await scene.push()).detail == "offline"
+        assert (await scene.push()).detail == "later"
         await until(lambda: scene.metrics.value(Metric.IP_REQUERIES, "off_line") >= 2)
         scene.ggsn.contexts[IMSI] = ("internet", HERE)
         await until(lambda: scene.backs == [3])
@@ -86,7 +86,7 @@ async def test_the_ggsn_is_asked_and_asked_again(tmp_path: Path) -> None:
 
 async def test_the_ggsn_is_not_asked_past_the_end_of_the_push(tmp_path: Path) -> None:
     async with IpScene(tmp_path, listens=False, ggsn=True) as scene:
-        assert (await scene.push()).detail == "offline"
+        assert (await scene.push()).detail == "later"
         scene.moved_ms = 4_000_000
         await until(lambda: scene.metrics.value(Metric.IP_REQUERIES, "expired") == 1)
 
@@ -95,7 +95,7 @@ async def test_questions_again_are_bounded_and_the_one_that_waits_longest_goes(t
     async with IpScene(tmp_path, listens=False, ggsn=True, ip={"watched": 2, "requery_s": 3600.0}) as scene:
         for n in range(3):
             scene.subscribers.known[f"id{n}"] = subscriber(bytes([n]) * 16, imsi=f"00101000000010{n}")
-            assert (await scene.push(address=f"id{n}")).detail == "offline"
+            assert (await scene.push(address=f"id{n}")).detail == "later"
         assert len(scene.notifier._watch) == 2
         assert scene.metrics.value(Metric.NOTIFIER_BOUNDS, "ip watched") == 1
 
@@ -119,7 +119,7 @@ async def test_what_the_ggsn_said_holds_for_a_while_but_not_after_silence(tmp_pa
 @pytest.mark.parametrize(
     ("how", "word"),
     [("hang", "ggsn_timeout"), ("close", "ggsn_failed"), ("refuse", "ggsn_failed"), ("garbage", "ggsn_failed"),
-     ("flood", "ggsn_failed"), ("stranger", "offline")],
+     ("flood", "ggsn_failed"), ("stranger", "later")],
 )  # fmt: skip
 async def test_trouble_with_the_ggsn(tmp_path: Path, how: str, word: str) -> None:
     async with IpScene(tmp_path, listens=False, ggsn=True, ip={"ggsn_timeout_s": 0.2}) as scene:
@@ -145,7 +145,7 @@ async def test_trouble_with_the_ggsn_holds_up_nobody_whom_accounting_knows(tmp_p
     async with IpScene(tmp_path, ggsn=True) as scene:
         scene.config.delivery.notifier_failures = 1
         scene.ggsn.how = "close"
-        assert (await scene.push()).detail == "offline"
+        assert (await scene.push()).detail == "later"
         await until(lambda: scene.metrics.value(Metric.IP_REQUERIES, "failed") >= 1)
         await scene.on_line()
         assert (await scene.push()).ok
@@ -297,7 +297,7 @@ async def test_over_ipv6(tmp_path: Path) -> None:
 async def test_by_nai(tmp_path: Path) -> None:
     async with IpScene(tmp_path) as scene:
         scene.subscribers.known[OPAQUE] = subscriber(nai=NAI)
-        assert (await scene.push()).detail == "offline"
+        assert (await scene.push()).detail == "later"
         await scene.nas.tell(START, ip=HERE, user_name="ann@EXAMPLE.com")
         assert scene.backs == [3]
         assert (await scene.push()).ok
@@ -316,7 +316,7 @@ async def test_a_nai_that_several_have_leads_to_nobody(tmp_path: Path) -> None:
 async def test_a_session_with_another_card_is_anothers(tmp_path: Path) -> None:
     async with IpScene(tmp_path) as scene:
         await scene.on_line(imsi="001010000000002")  # the number was given to another
-        assert (await scene.push()).detail == "offline"
+        assert (await scene.push()).detail == "later"
         await scene.on_line(session="2", msisdn="491709999999")  # one card, several numbers
         assert (await scene.push()).ok
 
@@ -324,11 +324,11 @@ async def test_a_session_with_another_card_is_anothers(tmp_path: Path) -> None:
 async def test_an_address_that_was_told_counts_where_accounting_agrees(tmp_path: Path) -> None:
     async with IpScene(tmp_path) as scene:
         scene.subscribers.known[OPAQUE] = subscriber(nai=NAI, ip=HERE)
-        assert (await scene.push()).detail == "offline"
+        assert (await scene.push()).detail == "later"
         await scene.on_line(session="1")
         assert (await scene.push()).ok  # no name that both know contradicts
         await scene.nas.tell(START, session="2", ip=HERE, user_name="eve@example.com", msisdn="4900000000")
-        assert (await scene.push()).detail == "offline"  # it is another's now
+        assert (await scene.push()).detail == "later"  # it is another's now
 
 
 async def test_an_address_that_was_told_where_nothing_else_is_known(tmp_path: Path) -> None:
