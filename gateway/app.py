@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from gateway.api.once import Once
@@ -25,35 +22,25 @@ from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.device import DeviceVerifier
 from gateway.auth.service_keys import PURPOSE, ServiceKeys
-from gateway.config.sections import Api, Config
+from gateway.config.sections import Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
-from gateway.delivery.ended_ids import EndedIds
-from gateway.delivery.opaque_tokens import OpaqueIndex
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
 from gateway.delivery.reports import Reports
 from gateway.delivery.scheduler import Scheduler
-from gateway.diameter.node import build_node
-from gateway.diameter.s6m import S6mRegister
-from gateway.diameter.sh import ShHome
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
-from gateway.identity import Identity
-from gateway.identity.renewal import Renewal
+from gateway.greeting import greet, write_ready_file
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
 from gateway.notifiers.webpush.addresses import Addresses
-from gateway.paging import build_pagers, find_addresses, pagers_of, start_pagers, use_links
-from gateway.paging.ims.called import Called
-from gateway.paging.ims.calls import Parts as ImsParts
-from gateway.paging.ims.service import ImsPaging
-from gateway.paging.waiting import Waiting
+from gateway.operator_side import OperatorSide
 from gateway.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -75,45 +62,15 @@ class Gateway:
         self.admin_key_file = path / FILE_NAME
         push_ids = PushIds(store.keys.push_id_key)
         directory = store.directory
-        self.diameter = build_node(config, metrics)
-        hss = None
-        if self.diameter is not None:
-            hss = S6mRegister(self.diameter, config.diameter.hss_host, config.diameter.scs_identity)
-        self.identity = Identity(config.identity, store.subscribers, metrics, unix_ms, hss)
-        self.renewal = Renewal(config.identity, store.subscribers, self.identity.allocator, unix_ms)
-        store.subscribers.news_s = int(config.identity.news_days * 86_400)
-        store.subscribers.history_s = int(config.identity.history_days * 86_400)
         reports = Reports(store.journal)
-        self.notifiers = build_notifiers(config, metrics, push_ids)
-        identity = self.identity
-        called = Called(
-            config.ims.app,
-            identity.records,
-            identity.classes,
-            identity.resolver,
-            home_timeout_s=config.ims.home_timeout_s,
-        )
-        if self.diameter is not None:
-            called.ask_at(ShHome(self.diameter, config.diameter.hss_host))
-        waiting = Waiting(config.paging, metrics)
-        pagers = build_pagers(
-            config,
-            metrics,
-            push_ids,
-            called,
-            waiting,
-            reports=reports,
-            short_messages=store.short_messages,
-            diameter=self.diameter,
-        )
-        self.notifiers.update({pager.name: pager for pager in pagers})
-        self.identity.allocator.addresses = find_addresses(self.notifiers)
+        self.operator = OperatorSide(config, store, metrics, push_ids, reports)
+        self.identity = self.operator.identity
+        self.notifiers = {**build_notifiers(config, metrics, push_ids), **self.operator.pagers}
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
         self.edge = EdgeServer(
             config, login, directory, metrics, unix_ms, batches=store.batches.table, service_keys=service_keys
         )
-        use_links(self.notifiers, self.edge.pages)
         self.dispatcher = Dispatcher(
             edge=self.edge,
             journal=store.journal,
@@ -126,19 +83,7 @@ class Gateway:
             clock=unix_ms,
         )
         self.edge.attach(self.dispatcher)
-        waiting.on_back = self.dispatcher.on_reachable
         directory.watch(self.edge)
-        opaque = OpaqueIndex(
-            self.identity.local,
-            directory,
-            pagers_of(self.notifiers),
-            push_ids.derive(b"paging-only registrations"),
-            metrics,
-        )
-        directory.opaque = opaque
-        self.ended_ids = EndedIds(
-            opaque, directory, self.dispatcher, metrics, every_s=config.identity.paging_only_sweep_s
-        )
         acceptor = Acceptor(
             directory=directory,
             journal=store.journal,
@@ -147,6 +92,7 @@ class Gateway:
             config=config,
             metrics=metrics,
         )
+        self.operator.join(self.edge, self.dispatcher, acceptor)
         self.scheduler = Scheduler(
             schedules=store.schedules,
             directory=directory,
@@ -163,19 +109,6 @@ class Gateway:
             config=config.api,
             metrics=metrics,
             clock=unix_ms,
-        )
-        self.ims = ImsPaging(
-            ImsParts(
-                config=config,
-                directory=directory,
-                journal=store.journal,
-                acceptor=acceptor,
-                dispatcher=self.dispatcher,
-                notifiers=self.notifiers,
-                called=called,
-                metrics=metrics,
-                clock=unix_ms,
-            )
         )
         backend = Backend(
             config=config.api,
@@ -198,7 +131,7 @@ class Gateway:
             max_ttl_s=config.delivery.max_ttl_s,
             now_ms=unix_ms,
             identity=self.identity,
-            opaque=opaque,
+            opaque=self.operator.opaque,
             service_keys=service_keys,
         )
         self.t8_reports = T8Reports(
@@ -226,13 +159,8 @@ class Gateway:
             for name in apps:
                 await self._create_app(name)
             self.dispatcher.start()
-            if self.diameter is not None:
-                self.diameter.start()
-            start_pagers(self.notifiers)
+            self.operator.start()
             self.scheduler.start()
-            self.ims.start()
-            self.ended_ids.start()
-            self.renewal.start()
             await self.edge.start()
             self.receipts_webhook.start()
             self.t8_reports.start()
@@ -270,87 +198,24 @@ class Gateway:
     async def drain(self) -> None:
         """Take no more pushes and connections, send the devices away in turn, commit."""
         self.draining = True
-        await self.ims.close()  # what is held is asked for again, by who takes over
+        await self.operator.stop_asking()
         await self.api.stop()
         await self.edge.drain(self.config.edge.drain_s)
 
     async def stop(self) -> None:
         """End everything that runs; what is pending stays in the journal."""
         await self.api.stop(timeout_s=1.0)
-        await self.ims.close()
+        await self.operator.stop_asking()
         await self.receipts_webhook.close()
         await self.t8_reports.close()
         await self.streams.close()
         await self.edge.stop()
         await self.scheduler.close()
-        await self.ended_ids.close()
-        await self.renewal.close()
         await self.dispatcher.close()
         for notifier in self.notifiers.values():
             await notifier.close()
-        if self.diameter is not None:
-            await self.diameter.close()
+        await self.operator.close()
         await self.store.close()
-
-
-def _write_ready_file(path: Path, gateway: Gateway) -> None:
-    """Appears whole, so that who waits for it never reads half."""
-    ready = {
-        "pid": os.getpid(),
-        "device_port": gateway.edge.port,
-        "device_tls_port": gateway.edge.tls_port,
-        "api_port": gateway.api.port,
-        "api_tls_port": gateway.api.tls_port,
-    }
-    draft = path.with_name(path.name + ".new")
-    draft.write_bytes(msgspec.json.encode(ready))
-    draft.replace(path)
-
-
-def _next_steps(gateway: Gateway) -> str:
-    """Three commands that work as they stand on this gateway, from the shell it was started in."""
-    started_as = sys.argv[0]
-    by_path = Path(started_as).name == "heliograph" and shutil.which("heliograph") != started_as
-    command = started_as if by_path else "heliograph"
-    where = f" --url {_api_url(gateway)}"
-    url = "" if gateway.api.port == Api().port else where
-    apps = gateway.store.directory.app_names()
-    make_key = f"apps key {apps[0]}" if apps else "apps create shop"
-    return (
-        f"next:       {command} {make_key} --store {gateway.store.path}{url}   # prints an API key, once\n"
-        "            export HELIOGRAPH_KEY=hk_…\n"
-        f'            {command} send --everyone "Hello"{url}'
-    )
-
-
-def _doors(gateway: Gateway) -> str:
-    host, edge = gateway.config.edge.host, gateway.edge
-    doors = [f"{host}:{edge.port}"] if edge.port >= 0 else []
-    doors += [f"{host}:{edge.tls_port} (TLS)"] if edge.tls_port >= 0 else []
-    return ", ".join(doors)
-
-
-def _api_url(gateway: Gateway) -> str:
-    host, api = gateway.config.api.host, gateway.api
-    return f"http://{host}:{api.port}" if api.port >= 0 else f"https://{host}:{api.tls_port}"
-
-
-def _greet(gateway: Gateway) -> None:
-    url = _api_url(gateway)
-    secure = (
-        f"            https on port {gateway.api.tls_port}\n"
-        if min(gateway.api.port, gateway.api.tls_port) >= 0
-        else ""
-    )
-    print(
-        f"devices:    {_doors(gateway)}\n"
-        f"providers:  {url}  (try it: {url}/docs)\n"
-        f"{secure}"
-        f"store:      {gateway.store.path}\n"
-        f"admin key:  {gateway.admin_key_file}\n"
-        f"{_next_steps(gateway)}",
-        flush=True,
-    )
 
 
 async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[str] = ()) -> int:
@@ -380,8 +245,8 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
         # One handler for both doors: a second would take the place of the first. There before anybody knows of us.
         loop.add_signal_handler(signal.SIGHUP, gateway.reload_tls)
         if ready_file is not None:
-            _write_ready_file(ready_file, gateway)
-        _greet(gateway)
+            write_ready_file(ready_file, gateway)
+        greet(gateway)
         _log.info(
             "serving",
             device_port=gateway.edge.port,

@@ -1,5 +1,5 @@
-"""docs/service-pages.md is enough: a terminal written from that page alone reads a service page, and what its app would say is
-taken by the gateway's own check (C13)."""
+"""docs/service-pages.md is enough: a terminal written from that page alone reads a service page, and what its app would
+say is taken by the gateway's own check (C13)."""
 
 from __future__ import annotations
 

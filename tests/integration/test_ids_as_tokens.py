@@ -287,7 +287,7 @@ async def test_a_registration_whose_ids_ended_is_removed_and_told(scene: Scene) 
     shop = scene.house.shop
     kept = await shop.push(opaque, "kept", fallback=[])
     token = (await shop.call("GET", f"/v1/registrations/{opaque}")).json()["token"]
-    ended = scene.house.gateway.ended_ids
+    ended = scene.house.gateway.operator.ended_ids
     assert await ended.sweep(0) == 0
     await scene.operator("/revoke", {"id": opaque})
     assert await ended.sweep(0) == 1

@@ -145,7 +145,7 @@ async def test_what_is_held_while_a_gateway_starts_anew_is_paged_by_the_next(
 
 async def test_without_a_server_there_is_no_ims_paging(open_house: Open) -> None:
     house = await open_house()
-    assert house.gateway.ims.links == []
+    assert house.gateway.operator.ims.links == []
 
 
 async def test_a_server_that_is_away_does_not_keep_the_gateway_from_starting(

@@ -137,7 +137,7 @@ async def test_what_is_over_can_not_be_replaced_and_says_why(scene: PagedScene) 
     made = await create(scene, opaque)
     await scene.paged(1)
     await scene.operator("/revoke", {"id": opaque})
-    assert await scene.house.gateway.ended_ids.sweep(0) == 1
+    assert await scene.house.gateway.operator.ended_ids.sweep(0) == 1
     found = await look(scene, made)
     assert found["deliveryResult"] in ("TERMINATE", "FAILURE")
     answer = await scene.house.shop.call("PUT", made["self"], json=asked(opaque))

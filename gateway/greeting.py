@@ -1,0 +1,76 @@
+"""Says where a gateway that has started is found: to people on stdout, to programs in a file; must never show a key."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.config.sections import Api
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+
+def write_ready_file(path: Path, gateway: Gateway) -> None:
+    """Appears whole, so that who waits for it never reads half."""
+    ready = {
+        "pid": os.getpid(),
+        "device_port": gateway.edge.port,
+        "device_tls_port": gateway.edge.tls_port,
+        "api_port": gateway.api.port,
+        "api_tls_port": gateway.api.tls_port,
+    }
+    draft = path.with_name(path.name + ".new")
+    draft.write_bytes(msgspec.json.encode(ready))
+    draft.replace(path)
+
+
+def _next_steps(gateway: Gateway) -> str:
+    """Three commands that work as they stand on this gateway, from the shell it was started in."""
+    started_as = sys.argv[0]
+    by_path = Path(started_as).name == "heliograph" and shutil.which("heliograph") != started_as
+    command = started_as if by_path else "heliograph"
+    where = f" --url {_api_url(gateway)}"
+    url = "" if gateway.api.port == Api().port else where
+    apps = gateway.store.directory.app_names()
+    make_key = f"apps key {apps[0]}" if apps else "apps create shop"
+    return (
+        f"next:       {command} {make_key} --store {gateway.store.path}{url}   # prints an API key, once\n"
+        "            export HELIOGRAPH_KEY=hk_…\n"
+        f'            {command} send --everyone "Hello"{url}'
+    )
+
+
+def _doors(gateway: Gateway) -> str:
+    host, edge = gateway.config.edge.host, gateway.edge
+    doors = [f"{host}:{edge.port}"] if edge.port >= 0 else []
+    doors += [f"{host}:{edge.tls_port} (TLS)"] if edge.tls_port >= 0 else []
+    return ", ".join(doors)
+
+
+def _api_url(gateway: Gateway) -> str:
+    host, api = gateway.config.api.host, gateway.api
+    return f"http://{host}:{api.port}" if api.port >= 0 else f"https://{host}:{api.tls_port}"
+
+
+def greet(gateway: Gateway) -> None:
+    url = _api_url(gateway)
+    secure = (
+        f"            https on port {gateway.api.tls_port}\n"
+        if min(gateway.api.port, gateway.api.tls_port) >= 0
+        else ""
+    )
+    print(
+        f"devices:    {_doors(gateway)}\n"
+        f"providers:  {url}  (try it: {url}/docs)\n"
+        f"{secure}"
+        f"store:      {gateway.store.path}\n"
+        f"admin key:  {gateway.admin_key_file}\n"
+        f"{_next_steps(gateway)}",
+        flush=True,
+    )
