@@ -91,7 +91,7 @@ async def by_ip(_stage: Stage, _fleet: Fleet) -> str:
             push = await there.stage.push({"token": token}, "c11", text="wake up", fallback=["ip"])
 
             async def is_off_line() -> bool:
-                return "offline" in str(await there.stage.look(push))
+                return "later" in str(await there.stage.look(push))
 
             await eventually(is_off_line, "the history's word that the subscriber is off line")
             check(woken.empty(), "a datagram came before the terminal was on line")
