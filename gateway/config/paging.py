@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from gateway.config.operator_sections import Paging
+from gateway.config.secret_files import build_refusal, read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 
@@ -99,20 +100,11 @@ def _read_smsc(entry: str, password_file: str) -> Smsc:
 
 
 def _read_password(file: str, name: str, setting: str) -> str:
-    if not file:
-        raise ConfigError(f"is empty, and {name} needs a password; name its file", field=setting)
-    try:
-        with Path(file).open("rb") as opened:
-            raw = opened.read(1_024)
-    except OSError as exc:
-        raise ConfigError(f"cannot read {file!r}: {exc.strerror or exc}; check path and mode", field=setting) from exc
-    text = raw.rstrip(b"\r\n")
-    if not text or len(text) > PASSWORD_CHARS or not text.isascii() or b"\0" in text:
-        raise ConfigError(
-            f"{file!r} holds no SMPP password: 1 to {PASSWORD_CHARS} ASCII characters on one line (SMPP 3.4 §5.2.2)",
-            field=setting,
-        )
-    return text.decode()
+    what = f"SMPP password: 1 to {PASSWORD_CHARS} ASCII characters on one line (SMPP 3.4 §5.2.2)"
+    line = read_line(file, setting, most=PASSWORD_CHARS, what=what, otherwise=f"{name} needs a password: name its file")
+    if not line.isascii():
+        raise build_refusal(file, setting, what)
+    return line.decode()
 
 
 def conflicts(config: Config) -> list[tuple[str, str]]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from pathlib import Path
 from urllib.parse import parse_qs
 
 from gateway.config.operator_sections import Ip, Radius
 from gateway.config.paging import parse_host
+from gateway.config.secret_files import read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 
@@ -65,19 +65,14 @@ def _read_client(entry: str, secret_file: str) -> Client:
 
 
 def _read_secret(file: str, setting: str) -> bytes:
-    if not file:
-        raise ConfigError("is empty, and a client names no secret_file of its own; name a file", field=setting)
-    try:
-        with Path(file).open("rb") as opened:
-            raw = opened.read(2 * MOST_SECRET_BYTES).rstrip(b"\r\n")
-    except OSError as exc:
-        raise ConfigError(f"cannot read {file!r}: {exc.strerror or exc}; check path and mode", field=setting) from exc
-    if not LEAST_SECRET_BYTES <= len(raw) <= MOST_SECRET_BYTES or b"\n" in raw:
-        raise ConfigError(
-            f"{file!r} holds no shared secret: {LEAST_SECRET_BYTES} to {MOST_SECRET_BYTES} bytes on one line",
-            field=setting,
-        )
-    return raw
+    return read_line(
+        file,
+        setting,
+        least=LEAST_SECRET_BYTES,
+        most=MOST_SECRET_BYTES,
+        what=f"shared secret: {LEAST_SECRET_BYTES} to {MOST_SECRET_BYTES} bytes on one line",
+        otherwise="a client names no secret_file of its own: name a file",
+    )
 
 
 def read_networks(ip: Ip) -> list[Network]:

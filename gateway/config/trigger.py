@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config.operator_sections import Trigger
+from gateway.config.secret_files import build_refusal, read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 
@@ -39,20 +40,11 @@ def parse_url(text: str, setting: str, *, example: str) -> str:
 
 def read_secret(file: str, setting: str) -> str:
     """One line of a file. Reads disk."""
-    if not file:
-        raise ConfigError("is empty; name the file", field=setting)
-    try:
-        with Path(file).open("rb") as opened:
-            raw = opened.read(MOST_SECRET_CHARS + 3)
-    except OSError as exc:
-        raise ConfigError(f"cannot read {file!r}: {exc.strerror or exc}; check path and mode", field=setting) from exc
-    text = raw.rstrip(b"\r\n")
-    if not text or len(text) > MOST_SECRET_CHARS or any(byte < 0x21 or byte > 0x7E for byte in text):
-        raise ConfigError(
-            f"{file!r} holds no secret: 1 to {MOST_SECRET_CHARS} ASCII characters without spaces, on one line",
-            field=setting,
-        )
-    return text.decode()
+    what = f"secret: 1 to {MOST_SECRET_CHARS} ASCII characters without spaces, on one line"
+    line = read_line(file, setting, most=MOST_SECRET_CHARS, what=what)
+    if any(byte < 0x21 or byte > 0x7E for byte in line):
+        raise build_refusal(file, setting, what)
+    return line.decode()
 
 
 def read_pem(file: str, setting: str) -> str:

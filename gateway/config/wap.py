@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config.operator_sections import Wap
+from gateway.config.secret_files import build_refusal, read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 
@@ -73,17 +74,14 @@ def read_ppg(wap: Wap) -> Ppg | None:
 
 def _read_password(file: str) -> str:
     setting = "wap.ppg_password_file"
-    if not file:
-        raise ConfigError("is empty, and wap.ppg_user needs a password; name its file", field=setting)
-    try:
-        with Path(file).open("rb") as opened:
-            text = opened.read(4_096).rstrip(b"\r\n").decode()
-    except UnicodeDecodeError:
-        text = ""
-    except OSError as exc:
-        raise ConfigError(f"cannot read {file!r}: {exc.strerror or exc}; check path and mode", field=setting) from exc
-    if not text or len(text) > MOST_CHARS or not text.isprintable():
-        raise ConfigError(f"{file!r} holds no password: 1 to {MOST_CHARS} characters on one line", field=setting)
+    what = f"password: 1 to {MOST_CHARS} characters on one line"
+    # a character is at most four bytes
+    line = read_line(
+        file, setting, most=4 * MOST_CHARS, what=what, otherwise="wap.ppg_user needs a password: name its file"
+    )
+    text = line.decode(errors="replace")
+    if len(text) > MOST_CHARS or not text.isprintable() or "\ufffd" in text:
+        raise build_refusal(file, setting, what)
     return text
 
 
