@@ -173,8 +173,8 @@ async def test_notification_is_delivered_and_acked(device: Device, stage: Stage)
 
 async def test_unconfirmed_comes_again_and_a_duplicate_is_known(device: Device, stage: Stage) -> None:
     first = await device.login()
-    token = await device.register()
     device.order("confirm", how="none")
+    token = await device.register()  # orders are carried out in turn
     push = await stage.push({"token": token}, "Twice")
     one = await device.notify("Twice", "message")
     device.order("close")
@@ -276,6 +276,7 @@ async def test_shown_alone_and_after_ack(device: Device, stage: Stage) -> None:
     device.order("shown", ids=[body["id"]])
     await has_shown(stage, push)
     device.order("confirm", how="shown")
+    await device.register()  # orders are carried out in turn
     push = await stage.push({"token": token}, "Shown only")
     await device.notify("Shown only", "message")
     await stage.state_of(push, "acked")
@@ -284,8 +285,8 @@ async def test_shown_alone_and_after_ack(device: Device, stage: Stage) -> None:
 
 async def test_recall(device: Device, stage: Stage) -> None:
     await device.login()
-    token = await device.register()
     device.order("confirm", how="none")
+    token = await device.register()  # orders are carried out in turn
     push = await stage.push({"token": token}, "Oops")
     body = await device.notify("Oops", "message")
     await stage.recall(push)
@@ -424,8 +425,8 @@ async def test_unspoken_version(device: Device, stage: Stage) -> None:
 
 async def test_collapse_recalls_the_older_behind_the_newer(device: Device, stage: Stage) -> None:
     await device.login()
-    token = await device.register()
     device.order("confirm", how="none")
+    token = await device.register()  # orders are carried out in turn
     await stage.push({"token": token}, "1 : 0", collapse_key="score")
     older = await device.notify("1 : 0", "message")
     await stage.push({"token": token}, "2 : 0", collapse_key="score")
@@ -437,8 +438,8 @@ async def test_collapse_recalls_the_older_behind_the_newer(device: Device, stage
 async def test_window_holds_back_and_confirmations_make_room(device: Device, stage: Stage) -> None:
     welcome = await device.login(window=2)
     assert welcome["window"] == 2
-    token = await device.register()
     device.order("confirm", how="none")
+    token = await device.register()  # orders are carried out in turn
     for title in ("1", "2", "3"):
         await stage.push({"token": token}, title, data="ü" * 1000)
     ids = [(await device.notify(title, "message"))["id"] for title in ("1", "2")]
@@ -452,8 +453,8 @@ async def test_window_holds_back_and_confirmations_make_room(device: Device, sta
 async def test_restart_of_the_gateway(device: Device, stage: Stage) -> None:
     """GOAWAY says when to come back; identity, token and what was not confirmed are there again."""
     first = await device.login()
-    token = await device.register()
     device.order("confirm", how="none")
+    token = await device.register()  # orders are carried out in turn
     push = await stage.push({"token": token}, "Over the restart")
     await device.notify("Over the restart", "message")
     await stage.stop_gateway(signal.SIGTERM)

@@ -266,7 +266,7 @@ async def test_a_late_answer_is_nobodys_and_a_second_one_does_nothing() -> None:
 
 
 async def test_silence_is_asked_about_and_then_ended() -> None:
-    async with SmsScene(enquire_s=0.1, answer_s=0.2) as scene:
+    async with SmsScene(enquire_s=0.1, answer_s=1.0) as scene:
         await until(lambda: scene.smsc.enquiries >= 2)
         assert scene.smsc.binds == 1
         scene.smsc.answers_enquiries = False
