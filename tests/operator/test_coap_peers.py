@@ -14,7 +14,7 @@ import aiocoap
 import pytest
 from aiocoap import resource
 from ip_scene import HERE, IpScene
-from osmo import is_missing
+from needs import needs
 
 from gateway.client import WakeListener
 from gateway.model.coap import CHANGED, Coap, CoapType, build_coap
@@ -54,7 +54,7 @@ def dissect(datagrams: list[bytes], folder: Path) -> list[list[str]]:
     return [line.split("|") for line in done.stdout.decode().splitlines()]
 
 
-@pytest.mark.skipif(is_missing("tshark"), reason="NOT TESTED: apt install tshark")
+@needs({"tshark": "tshark"})
 async def test_wireshark_reads_what_is_sent(tmp_path: Path) -> None:
     async with IpScene(tmp_path) as scene:
         await scene.on_line()

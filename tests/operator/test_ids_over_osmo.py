@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import needs
 from open_house import House
 from open_house import until as until_answer
-from osmo import IMSI, MSISDN, NETWORK, Operator, Terminal
 from sms_scene import until
 
 from gateway.model.registration import build_token
 from gateway.paging.app_payload import parse_payload
 from gateway.paging.udh import parse_header
+from gateway.tour.operator.osmo import NEEDED, Operator
+from gateway.tour.operator.terminal import IMSI, MSISDN, Terminal
 
-pytestmark = [pytest.mark.slow, NETWORK]
+pytestmark = [pytest.mark.slow, needs(NEEDED)]
 EVERY = "/3gpp-device-triggering/v1/shop/transactions"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from ip_scene import OPAQUE, IpScene, subscriber, until
-from osmo import is_missing
+from needs import needs
 
 from gateway.metrics import Metric
 from gateway.paging.ip.ggsn import OsmoGgsn
@@ -30,7 +30,7 @@ def can_not_tunnel() -> bool:
     return True
 
 
-GGSN = pytest.mark.skipif(is_missing("osmo-ggsn", "sgsnemu"), reason="NOT TESTED: apt install osmo-ggsn")
+GGSN = needs({"osmo-ggsn": "osmo-ggsn", "sgsnemu": "osmo-ggsn"})
 TUN = pytest.mark.skipif(can_not_tunnel(), reason="NOT TESTED: no root or no /dev/net/tun beside apt install osmo-ggsn")
 pytestmark = [pytest.mark.slow, GGSN, TUN]
 #: sgsnemu reads the IMSI as a number: one that begins with a zero is another's

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cattp_net import FAST, Net
-from osmo import is_missing
+from needs import needs
 from sim_scene import Scene
 
 from gateway.ota.cattp import State
@@ -52,8 +52,7 @@ from gateway.ota.sms_pp import (
 from gateway.ota.terminal_profile import Instruction, TerminalProfile, build_apdu, build_profile
 from gateway.ota.tlv import Tlv
 
-TSHARK = pytest.mark.skipif(is_missing("tshark"), reason="NOT TESTED: apt install tshark")
-pytestmark = [pytest.mark.slow, TSHARK]
+pytestmark = [pytest.mark.slow, needs({"tshark": "tshark"})]
 
 CARD_UDP, SERVER_UDP, GSMTAP = 40_000, 10_500, 4_729
 #: version 2, four words, SIM

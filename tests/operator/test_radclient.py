@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from ip_scene import IMSI, MSISDN, IpScene
-from osmo import is_missing
+from needs import needs
 
-RADCLIENT = pytest.mark.skipif(is_missing("radclient"), reason="NOT TESTED: apt install freeradius-utils")
-pytestmark = [pytest.mark.slow, RADCLIENT]
+pytestmark = [pytest.mark.slow, needs({"radclient": "freeradius-utils"})]
 SECRET = "between-us-alone"
 SESSION = 'Acct-Session-Id = "0A0B0C0D00000001", NAS-IP-Address = 192.0.2.2, NAS-Identifier = "ggsn1"'
 WHO = (

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from osmo import is_missing
+from needs import needs
 from trigger_scene import MSISDN, NAI, OPAQUE, TriggerScene, until
 
 from gateway.metrics import Metric
 from gateway.model.ports import NotifierResult
 
-NODE = pytest.mark.skipif(is_missing("node", "npm"), reason="NOT TESTED: apt install nodejs npm")
-pytestmark = [pytest.mark.slow, NODE]
+pytestmark = [pytest.mark.slow, needs({"node": "nodejs", "npm": "npm"})]
 ROOT = Path(__file__).parents[2]
 PACKAGE = "@stoplight/prism-cli@5.16.0"
 
