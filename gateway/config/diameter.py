@@ -112,6 +112,8 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
         if section.s6c:
             found.append(("diameter.peers", "is empty, and diameter.s6c = true needs an HSS"))
         return found
+    if section.s6c and config.paging.hlr:
+        found.append(("diameter.s6c", "and paging.hlr both ask whom a short message is for; leave one out"))
     try:
         read_tls(section)
     except ConfigError as exc:

@@ -15,6 +15,8 @@ from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 
 MOST_SERVERS = 16
+#: whose page is for a terminal, not for an app of it
+PAGERS = ("sms", "trigger", "ip", "wap")
 _APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PAGER = re.compile(r"[a-z0-9_-]{1,32}")
 #: a value of a SIP URI's parameter that needs no escapes (RFC 3261 §25.1), as short as a name
@@ -58,6 +60,8 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     for name in ims.pagers:
         if not _PAGER.fullmatch(name):
             found.append(("ims.pagers", f"{name!r} is no name of a pager; one reads sms"))
+        elif name not in PAGERS:
+            found.append(("ims.pagers", f"there is no pager {name!r}; there are {', '.join(PAGERS)}"))
     if ims.reconnect_s > ims.reconnect_max_s:
         found.append(("ims.reconnect_s", "is more than ims.reconnect_max_s"))
     if ims.refuse_ms >= ims.hold_max_s * 1000:

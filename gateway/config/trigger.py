@@ -142,7 +142,8 @@ def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str
         return found
     if trigger.t8.startswith("http:") and not is_loopback(urlsplit(trigger.t8).hostname or ""):
         found.append(("trigger.t8", "is plain HTTP: numbers and texts travel on it; use https"))
-    if not trigger.callback_url and is_loopback(trigger.callback_host):
+    is_nowhere = trigger.callback_host in ("", "0.0.0.0", "::")  # noqa: S104 - what no other machine can call
+    if not trigger.callback_url and (is_nowhere or is_loopback(trigger.callback_host)):
         words = "is empty, so the network is told a loopback address and its reports never come"
         found.append(("trigger.callback_url", words))
     for name in ("token_file", "client_secret_file", "certificate_key", "callback_certificate_key"):

@@ -22,6 +22,8 @@ from gateway.paging import errors
 from gateway.paging.waiting import Waiting
 
 HOUR_MS = 3_600_000
+#: whom an id stands for is looked up again where a page had to wait so long: who opts out is out at once
+STALE_MS = 500
 
 Send = Callable[[Subscriber], Awaitable[Answer]]
 
@@ -39,10 +41,11 @@ class _Allowance:
 class _Wake:
     """A page that wakes one registration: under way, or taken until then."""
 
-    __slots__ = ("ended", "until_ms")
+    __slots__ = ("ended", "failed", "until_ms")
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
+        self.failed: NotifierResult | None = None
         self.until_ms = 0
 
 
@@ -92,9 +95,20 @@ class Guard:
             return upstream.refuse(errors.LOOKUP)
         if subscriber is None:
             return upstream.refuse(errors.UNKNOWN_SUBSCRIBER)
+        known_ms = self._clock()
+
+        async def send_now(known: Subscriber) -> Answer:
+            who: Subscriber | None = known
+            if self._clock() - known_ms >= STALE_MS:
+                try:
+                    who = await self._subscribers.resolve(opaque, app.name)
+                except (TimeoutError, OSError, ValueError):
+                    return Answer(errors.LOOKUP, asked=False)
+            return await send(who) if who is not None else Answer(errors.UNKNOWN_SUBSCRIBER, asked=False)
+
         if not wakes or not self._paging.coalesce_s:
-            return await self._paced(upstream, lane, registration, subscriber, send)
-        return await self._coalesced(upstream, lane, registration, subscriber, send, purpose)
+            return await self._paced(upstream, lane, registration, subscriber, send_now)
+        return await self._coalesced(upstream, lane, registration, subscriber, send_now, purpose)
 
     async def resolve(self, opaque: str, app: str) -> Subscriber | None:
         """Whom it stands for, for who has to ask again after a page; None where nobody, or it can not be asked now."""
@@ -102,6 +116,10 @@ class Guard:
             return await self._subscribers.resolve(opaque, app)
         except (TimeoutError, OSError, ValueError):
             return None
+
+    async def look_up(self, opaque: str, app: str) -> Subscriber | None:
+        """As `Subscribers.resolve`: raises where it can not be asked now."""
+        return await self._subscribers.resolve(opaque, app)
 
     async def _coalesced(
         self,
@@ -116,6 +134,8 @@ class Guard:
         while (known := self._wakes.get(key)) is not None:
             if not known.ended.is_set():
                 await known.ended.wait()  # what becomes of it is what becomes of this one
+                if known.failed is not None:
+                    return known.failed._replace(asked=False, gone=False)
             elif self._clock() < known.until_ms:
                 return upstream.refuse(errors.COALESCED, detail="ok")
             else:
@@ -127,6 +147,7 @@ class Guard:
             result = await self._paced(upstream, lane, registration, subscriber, send)
             return result
         finally:
+            wake.failed = result if result is not None and not result.ok else None
             wake.ended.set()
             if result is not None and result.ok:
                 wake.until_ms = self._clock() + int(self._paging.coalesce_s * 1000)
@@ -152,6 +173,8 @@ class Guard:
                 await asyncio.sleep(self._random.uniform(0, self._paging.jitter_s))
 
             async def call() -> Answer:
+                nonlocal asked
+                asked = True  # cut off from here on, it may have gone out
                 answer = await send(subscriber)
                 if answer.row.fault is Fault.ABSENT:
                     self._waiting.add(subscriber, registration.number)

@@ -43,7 +43,7 @@ class ShortMessages:
         for _, raw in self._environment.scan(Db.SHORT_MESSAGES):
             try:
                 yield _decode(raw)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 _log.error("short_message_unreadable")  # one receipt less finds its push
 
     def _drain(self) -> None:

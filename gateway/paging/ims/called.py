@@ -84,7 +84,10 @@ class Called:
         numbers = await self._ask_home(identity.value)
         if numbers is None:
             return None
-        known = self._look_up(numbers) or found
+        by_number = self._look_up(numbers)
+        if found is not None and is_out(found[1], self._app, self._classes):
+            return None  # whatever record the HSS's number is in
+        known = by_number or found
         if known is not None:
             own = known[1].network_ids()
             return self._build(known[0], [*numbers, *own], known[1])

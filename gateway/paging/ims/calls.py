@@ -215,7 +215,14 @@ class HeldCalls:
         if parse_token(prid) is not None:
             await self._push(call, app, prid)
         elif parse_opaque_id(prid) is not None:
-            await self._ask_pagers(call, app, prid, prid.encode())
+            try:
+                subscriber = await self._parts.called.resolve(prid, app.name)
+            except (TimeoutError, OSError, ValueError):
+                raise NotNow from None
+            if subscriber is None:
+                raise Unpageable
+            # by whom it stands for: a call by IMPU, or by another id, is the same page
+            await self._ask_pagers(call, app, prid, subscriber.handle)
         else:
             raise Unpageable
 

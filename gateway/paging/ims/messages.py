@@ -82,7 +82,7 @@ def parse_told(data: bytes) -> Told:
     """What a SIP server says. BadMessage."""
     try:
         return _told.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     # out of the handler, so that no context keeps what was given
     raise BadMessage("no message of a SIP server")
@@ -92,7 +92,7 @@ def parse_said(data: bytes) -> Said:
     """What a gateway says. BadMessage."""
     try:
         return _said.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     raise BadMessage("no message of a gateway")
 

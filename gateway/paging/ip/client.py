@@ -99,7 +99,7 @@ class IpNotifier:
         if where is None:
             return Answer(NO_NUMBER)
         if not where.is_online:
-            return self._off_line(subscriber, notification)
+            return self._off_line(subscriber, registration, notification)
         if not where.addresses:
             return Answer(errors.NO_HOST)
         address = self._choose(where.addresses)
@@ -120,9 +120,10 @@ class IpNotifier:
             self._finder.forget(subscriber)  # it may have another address by now
         return answer
 
-    def _off_line(self, subscriber: Subscriber, notification: Notification) -> Answer:
+    def _off_line(self, subscriber: Subscriber, registration: Registration, notification: Notification) -> Answer:
         if self._asks_again:
-            self._watch.add(subscriber, notification.expires_s * 1000)
+            opaque = registration.addresses[self.name]
+            self._watch.add(subscriber.handle, opaque, notification.app, notification.expires_s * 1000)
         return Answer(errors.OFFLINE)
 
     def _choose(self, addresses: Sequence[Address]) -> Address | None:
@@ -155,7 +156,10 @@ class IpNotifier:
         waiting.back(msisdn=told.msisdn)
         waiting.back(nai=told.nai)
 
-    async def _is_online(self, subscriber: Subscriber) -> bool:
+    async def _is_online(self, opaque: str, app: str) -> bool | None:
+        subscriber = await self._parts.guard.look_up(opaque, app)
+        if subscriber is None:
+            return None
         where = await self._finder.find(subscriber, fresh=True)
         return where is not None and where.is_online
 

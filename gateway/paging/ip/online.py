@@ -2,7 +2,8 @@
 an address that the network says is another's.
 
 An APP UID, which stands for a NAI or an address (C1), is the same question: a NAI is looked up like an IMSI, and an
-address that was told once counts where accounting agrees, or where nothing else is known.
+address that was told once counts where neither accounting nor a GGSN is asked: they know addresses by names, and an
+address alone is the next subscriber's tomorrow.
 """
 
 from __future__ import annotations
@@ -56,13 +57,7 @@ class SessionRegister:
             return Whereabouts(True)
         told = told_address(subscriber)
         addresses = [each for session in found if self._is_asked(session) for each in _addresses(session, told)]
-        if found:
-            return Whereabouts(True, tuple(dict.fromkeys(addresses)))
-        if told is not None:
-            session = self._sessions.at(told)
-            if session is not None and self._is_asked(session) and _is_of(session, subscriber) is not False:
-                return Whereabouts(True, (told,))
-        return OFF_LINE
+        return Whereabouts(True, tuple(dict.fromkeys(addresses))) if found else OFF_LINE
 
     def _is_asked(self, session: Session) -> bool:
         return not self._apns or session.apn in self._apns
@@ -97,16 +92,15 @@ def _addresses(session: Session, told: Address | None) -> Iterator[Address]:
             yield told  # which host of the prefix the terminal is, the network does not say
 
 
-def _is_of(session: Session, subscriber: Subscriber) -> bool | None:
-    """Is it the subscriber's own? What both have and is surest says so, the IMSI first; None: they have nothing that
-    could be compared."""
+def _is_of(session: Session, subscriber: Subscriber) -> bool:
+    """Is it the subscriber's own? What both have and is surest says so, the IMSI first."""
     mine: dict[NetworkIdKind, set[str]] = {}
     for kind, value in names_of(subscriber):
         mine.setdefault(kind, set()).add(value)
     for kind, value in session.names:  # in the order of _NAMES
         if kind in mine:
             return value in mine[kind]
-    return None
+    return False
 
 
 def _is_shared(found: Sequence[Session], subscriber: Subscriber) -> bool:

@@ -122,7 +122,8 @@ class Sessions:
 
     def _event_ms(self, told: Accounting, now_ms: int) -> int:
         """When it happened: as the NAS says, else so long ago as it tried (RFC 2866 §5.2)."""
-        by_delay_ms = now_ms - min(told.delay_s * 1000, self._max_ms)
+        # in whole seconds, as an Event-Timestamp is: a NAS may have one in some of its reports alone
+        by_delay_ms = (now_ms - min(told.delay_s * 1000, self._max_ms)) // 1000 * 1000
         said_ms = told.event_s * 1000
         if now_ms - self._max_ms <= said_ms <= now_ms + MOST_AHEAD_MS:
             return said_ms

@@ -2,7 +2,8 @@
 nor outlive what waits.
 
 Evenly spread: one question after another, so that all have had their turn in `ip.requery_s`, or later where the GGSN
-may not be asked so often (`ip.requery_rate`). In RAM: after a restart what waits goes by its own timers.
+may not be asked so often (`ip.requery_rate`). In RAM: after a restart what waits goes by its own timers. Kept by opaque
+id, which is looked up anew for each question: who opted out meanwhile, or was forgotten, is asked for no more.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from collections.abc import Awaitable, Callable
 
 from gateway.config.operator_sections import Ip
 from gateway.metrics import Metric, Metrics
-from gateway.model.subscriber import Subscriber
 
 
 class Watch:
-    """`is_online` may raise TimeoutError, OSError, ValueError. `clock`: Unix ms."""
+    """`is_online` of (opaque id, app) is None where it stands for nobody any more; may raise TimeoutError, OSError,
+    ValueError. `clock`: Unix ms."""
 
     def __init__(
         self,
         ip: Ip,
         metrics: Metrics,
-        is_online: Callable[[Subscriber], Awaitable[bool]],
+        is_online: Callable[[str, str], Awaitable[bool | None]],
         on_back: Callable[[bytes], object],
         clock: Callable[[], int],
     ) -> None:
@@ -32,24 +33,24 @@ class Watch:
         self._is_online = is_online
         self._on_back = on_back
         self._clock = clock
-        #: by handle: who, and until when; asked longest ago first
-        self._watched: OrderedDict[bytes, tuple[Subscriber, int]] = OrderedDict()
+        #: by handle: opaque id, app, and until when; asked longest ago first
+        self._watched: OrderedDict[bytes, tuple[str, str, int]] = OrderedDict()
         self._some = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._watched)
 
-    def add(self, subscriber: Subscriber, until_ms: int) -> None:
-        known = self._watched.get(subscriber.handle)
+    def add(self, handle: bytes, opaque: str, app: str, until_ms: int) -> None:
+        known = self._watched.get(handle)
         if known is not None:
             # its turn stays, or one who is pushed to often would never be asked for
-            self._watched[subscriber.handle] = (subscriber, max(until_ms, known[1]))
+            self._watched[handle] = (opaque, app, max(until_ms, known[2]))
             return
         if len(self._watched) >= self._ip.watched:
             self._watched.popitem(last=False)
             self._metrics.count(Metric.NOTIFIER_BOUNDS, label="ip watched")
-        self._watched[subscriber.handle] = (subscriber, until_ms)
+        self._watched[handle] = (opaque, app, until_ms)
         self._some.set()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._ask_again(), name="ip-requery")
@@ -66,19 +67,22 @@ class Watch:
             await asyncio.sleep(pause_s)
             if not self._watched:
                 continue
-            handle, (subscriber, until_ms) = next(iter(self._watched.items()))
+            handle, (opaque, app, until_ms) = next(iter(self._watched.items()))
             self._watched.move_to_end(handle)
-            result = await self._look(handle, subscriber, until_ms)
+            result = await self._look(handle, opaque, app, until_ms)
             self._metrics.count(Metric.IP_REQUERIES, label=result)
 
-    async def _look(self, handle: bytes, subscriber: Subscriber, until_ms: int) -> str:
+    async def _look(self, handle: bytes, opaque: str, app: str, until_ms: int) -> str:
         if self._clock() >= until_ms:
             self.drop(handle)
             return "expired"
         try:
-            is_back = await self._is_online(subscriber)
+            is_back = await self._is_online(opaque, app)
         except (TimeoutError, OSError, ValueError):
             return "failed"  # its turn comes again
+        if is_back is None:
+            self.drop(handle)
+            return "nobody"
         if not is_back:
             return "off_line"
         self.drop(handle)

@@ -153,22 +153,26 @@ class SmsBearer:
             entry = self._tracking.open(part, sm.destination.digits, until_ms, by_imsi=by_imsi)
             sm.tlvs[Tag.USER_MESSAGE_REFERENCE] = entry.reference.to_bytes(2, "big")
         was_written = False
+
+        def on_written() -> None:
+            nonlocal was_written
+            was_written = True  # whoever cuts this off: its receipt is listened for
+
         try:
-            link, submitted = await self._smscs.submit(sm, on)
+            link, submitted = await self._smscs.submit(sm, on, on_written)
             was_written = submitted.status == 0
         except NoneBound:
+            was_written = False
             return on, Answer(errors.NOT_BOUND)
         except NotSent:  # between two parts
+            was_written = False
             return on, Answer(errors.NOT_BOUND)
         except AllRest as rest:
+            was_written = False
             throttled = errors.parse_status(rest.status)
             return on, throttled._replace(retry_after_ms=rest.for_ms)
         except LinkLost:
-            was_written = True
             return on, Answer(errors.LINK_LOST)
-        except TimeoutError:
-            was_written = True
-            raise
         finally:
             if entry is not None and not was_written:
                 self._tracking.refused(entry)

@@ -98,6 +98,7 @@ class SmscLink:
         self._on_bound = on_bound
         self._window = asyncio.Semaphore(settings.window)
         self._next_slot_s = 0.0  # loop time at which the rate allows the next message
+        self._turn = asyncio.Lock()  # whose turn it is to wait for that
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, asyncio.Future[Pdu]] = {}
         self._sequence = 0
@@ -117,14 +118,15 @@ class SmscLink:
 
     # --- sending
 
-    async def submit(self, sm: ShortMessage) -> Submitted:
+    async def submit(self, sm: ShortMessage, on_written: Callable[[], None] = lambda: None) -> Submitted:
         """The SMSC's answer. NotSent, LinkLost, or TimeoutError where it does not answer in time (it may have been
-        taken)."""
+        taken). `on_written`: from here on it may have been."""
         body = build_message(sm)
         async with self._window:
             await self._pace()
             if not self.is_bound:
                 raise NotSent
+            on_written()
             async with asyncio.timeout(self._settings.answer_s):
                 answer = await self._ask(Command.SUBMIT_SM, body)
         if answer.command != Command.SUBMIT_SM | RESPONSE:
@@ -138,11 +140,12 @@ class SmscLink:
     async def _pace(self) -> None:
         if not self._settings.rate:
             return
-        now_s = asyncio.get_running_loop().time()
-        slot_s = max(self._next_slot_s, now_s)
-        self._next_slot_s = slot_s + 1 / self._settings.rate
-        if slot_s > now_s:
-            await asyncio.sleep(slot_s - now_s)
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            # who is cut off here has taken no slot, or those behind would wait for the slots of the dead
+            if self._next_slot_s > loop.time():
+                await asyncio.sleep(self._next_slot_s - loop.time())
+            self._next_slot_s = max(self._next_slot_s, loop.time()) + 1 / self._settings.rate
 
     def _take_sequence(self) -> int:
         self._sequence = self._sequence % MOST_SEQUENCE + 1

@@ -59,16 +59,18 @@ class Smscs:
         for link in self.links:
             link.start()
 
-    async def submit(self, sm: ShortMessage, on: SmscLink | None = None) -> tuple[SmscLink, Submitted]:
+    async def submit(
+        self, sm: ShortMessage, on: SmscLink | None = None, on_written: Callable[[], None] = lambda: None
+    ) -> tuple[SmscLink, Submitted]:
         """Submit on this link, else on the first that takes it. NoneBound, AllRest, LinkLost, TimeoutError."""
         if on is not None:
-            return on, await self._submit(on, sm)
+            return on, await self._submit(on, sm, on_written)
         await self._until_bound()
         for link in self.links:
             if not link.is_bound or self._rest_ms(link):
                 continue
             try:
-                answer = await self._submit(link, sm)
+                answer = await self._submit(link, sm, on_written)
             except (NotSent, AllRest):
                 continue
             return link, answer
@@ -78,8 +80,8 @@ class Smscs:
             raise AllRest(status, max(1, until_ms - self._clock()))
         raise NoneBound
 
-    async def _submit(self, link: SmscLink, sm: ShortMessage) -> Submitted:
-        answer = await link.submit(sm)
+    async def _submit(self, link: SmscLink, sm: ShortMessage, on_written: Callable[[], None]) -> Submitted:
+        answer = await link.submit(sm, on_written)
         if answer.status in THROTTLES:
             self._rests[link.name] = (self._clock() + self._throttle_ms, answer.status)
             raise AllRest(answer.status, self._throttle_ms)

@@ -19,6 +19,7 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.short_messages import OpenPart, OpenParts
 from gateway.paging.sms.receipt import ReceiptOf, spellings
 
+_K = TypeVar("_K")
 _V = TypeVar("_V")
 
 #: receipts that came before the answer to their submit_sm, and parts that are over, to know a second receipt by
@@ -77,21 +78,23 @@ class Tracking:
         self._vague: dict[tuple[str, str], None] = {}
         self._early: dict[tuple[str, str], ReceiptOf] = {}
         self._over: dict[tuple[str, str], None] = {}
+        #: (SMSC, message id) of final receipts that were told → from where, and the reference's low byte
+        self._told: dict[tuple[str, str], tuple[bytes, int]] = {}
         self._next = secrets.randbelow(0x10000)
         #: (until, number, part), the next to end first; those that are over stay until there are as many as others
         self._ends: list[tuple[int, int, Entry]] = []
         self._numbers = count()
         if kept is not None:
-            for row in kept.all():
+            # oldest first, as they were; a store has them in another order
+            rows = sorted(kept.all(), key=lambda row: row.until_ms)
+            for row in rows[:-most]:
+                kept.remove(row.destination, row.reference)
+                metrics.count(Metric.DELIVERY_MEMORY_EVICTED, label="sms_part")
+            for row in rows[-most:]:
                 self._take_up(row)
 
     def _take_up(self, row: OpenPart) -> None:
         """One that was open when the gateway ended."""
-        assert self._kept is not None
-        if len(self._entries) >= self._most:
-            self._kept.remove(row.destination, row.reference)
-            self._metrics.count(Metric.DELIVERY_MEMORY_EVICTED, label="sms_part")
-            return
         part = Part(row.seq, row.registration, row.part, row.parts, row.channel)
         entry = Entry(part, row.destination, row.reference, row.until_ms, by_imsi=row.by_imsi)
         self._enter(entry)
@@ -159,6 +162,8 @@ class Tracking:
         if not message_id or entry.key is not None or not self._is_open(entry):
             return None  # no id, or its receipt came by the reference already
         key = (smsc, message_id)
+        for spelling in spellings(message_id):
+            self._told.pop((smsc, spelling), None)  # it is given to all: a receipt with it may be this one's
         other = self._by_id.pop(key, None)
         if other is not None or key in self._vague:
             if other is not None:
@@ -189,7 +194,9 @@ class Tracking:
         if entry is None and receipt.reference >= 0:
             entry = self._entries.get((self._hash(destination), receipt.reference & 0xFF))
             among = self._by_imsi.get(receipt.reference & 0xFF, {})
-            if entry is None and len(among) == 1:  # more than one: nobody can tell whose it is
+            was_told = self._told.get((smsc, receipt.message_id)) == (self._hash(destination), receipt.reference & 0xFF)
+            # more than one: nobody can tell whose it is; a receipt that comes again is of one that is over
+            if entry is None and len(among) == 1 and not was_told:
                 entry = next(iter(among))
         if entry is None:
             repeated = any(key in self._over for key in keys)
@@ -201,6 +208,9 @@ class Tracking:
             self._count("under_way")
             return None
         self._finish(entry)
+        if receipt.message_id:
+            place = (self._hash(destination), receipt.reference & 0xFF)
+            self._remember(self._told, (smsc, receipt.message_id), place, MOST_OVER)
         return entry.part
 
     def sweep(self) -> None:
@@ -237,7 +247,7 @@ class Tracking:
         self._show()
 
     @staticmethod
-    def _remember(memory: dict[tuple[str, str], _V], key: tuple[str, str], value: _V, most: int) -> None:
+    def _remember(memory: dict[_K, _V], key: _K, value: _V, most: int) -> None:
         if len(memory) >= most:
             del memory[next(iter(memory))]
         memory[key] = value

@@ -91,14 +91,7 @@ class Listener:
         pause_s = self._bounds.retry_s
         while True:
             try:
-                self._server = await asyncio.start_server(
-                    self._accept,
-                    self._host,
-                    self._port,
-                    ssl=self._context,
-                    ssl_handshake_timeout=self._bounds.timeout_s if self._context is not None else None,
-                    ssl_shutdown_timeout=1.0 if self._context is not None else None,
-                )
+                self._server = await asyncio.start_server(self._accept, self._host, self._port)
             except OSError as error:
                 _log.warning("trigger_callbacks_down", port=self._port, error=error.strerror or "refused")
                 await asyncio.sleep(pause_s)
@@ -119,6 +112,10 @@ class Listener:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEADER_BYTES)
         try:
+            if self._context is not None:
+                # here, and not by the server: connections that never shake hands count too
+                async with asyncio.timeout(self._bounds.timeout_s):
+                    await writer.start_tls(self._context, ssl_handshake_timeout=self._bounds.timeout_s)
             while True:
                 try:
                     async with asyncio.timeout(self._bounds.timeout_s):
@@ -139,9 +136,11 @@ class Listener:
             return  # the connection broke: the network repeats what it did not hear an answer to
         finally:
             writer.close()
-            with contextlib.suppress(OSError, asyncio.CancelledError, TimeoutError):
-                async with asyncio.timeout(self._bounds.timeout_s):
+            try:
+                async with asyncio.timeout(min(1.0, self._bounds.timeout_s)):
                     await writer.wait_closed()
+            except (OSError, asyncio.CancelledError, TimeoutError):
+                writer.transport.abort()  # it does not even say goodbye
 
     async def _take(self, http: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
         """Reads one request, gives it to `on_post` and returns the status to answer; 0: the peer has gone."""

@@ -246,3 +246,45 @@ def test_what_is_remembered_of_who_waits_holds_no_number() -> None:
     waiting = Waiting(Paging(), Metrics(process=False))
     waiting.add(subscriber(1234567), 1)
     assert "1234567" not in repr(vars(waiting))
+
+
+async def test_a_page_that_was_cut_off_counts_for_it_may_have_gone_out() -> None:
+    scene = Scene(subscriber_burst=1)
+    scene.go.clear()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await scene.page()
+    scene.go.set()
+    assert not (await scene.page()).ok
+
+
+async def test_who_opts_out_while_a_page_waits_for_another_is_not_paged() -> None:
+    scene = Scene()
+    scene.go.clear()
+    first = asyncio.create_task(scene.page(wakes=True))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(scene.page(wakes=True))
+    await asyncio.sleep(0)
+    scene.now_ms += 5_000
+
+    async def nobody(opaque: str, app: str) -> Subscriber | None:
+        return None
+
+    scene.resolve = nobody  # type: ignore[method-assign]
+    first.cancel()
+    scene.go.set()
+    result = await second
+    assert (result.ok, result.dead) == (False, True)
+    assert scene.paged == []
+
+
+async def test_wakes_that_wait_for_one_that_fails_do_not_go_out_one_after_the_other() -> None:
+    scene = Scene()
+    scene.go.clear()
+    scene.row = REFUSED
+    pages = [asyncio.create_task(scene.page(wakes=True)) for _ in range(6)]
+    await asyncio.sleep(0)
+    scene.go.set()
+    results = await asyncio.gather(*pages)
+    assert [(result.ok, result.asked) for result in results] == [(False, True)] + 5 * [(False, False)]
+    assert len(scene.paged) == 1

@@ -176,3 +176,8 @@ def test_push_parameters_stand_beside_others_and_an_id_is_escaped() -> None:
 def test_push_parameters_that_break_the_rules_are_bad(text: str) -> None:
     with pytest.raises(BadParams):
         parse_push_params(text)
+
+
+def test_a_message_that_is_no_utf_8_is_none() -> None:
+    with pytest.raises(BadMessage):
+        parse_told(b'{"event":"page","id":"1:1","method":"INVITE","impu":"sip:\xff@x","left_s":3}')

@@ -17,6 +17,7 @@ from gateway.config.operator_sections import Ims
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import StoreUnavailable
 from gateway.model.ports import NotifierResult, Numbers
+from gateway.model.subscriber import NetworkId, NetworkIdKind, OpaqueKind, Subscriber
 from gateway.paging.app_payload import parse_payload
 from gateway.paging.ims.contact import PushParams, build_push_params
 from gateway.paging.ims.link import CscfLink
@@ -460,3 +461,31 @@ async def every_trouble(broken: FixedPager, told: list[str]) -> str:
         scene.cscf.abort()
         await until(lambda: scene.cscf.hellos == 2)
         return scene.metrics.render().decode()
+
+
+async def test_calls_by_impu_and_by_the_ids_of_one_subscriber_are_one_page() -> None:
+    ids = [OPAQUE, "b3zk3mduc4efhv2r6tnsapwxyj"]
+    async with ImsScene() as scene:
+        network = [NetworkId(NetworkIdKind.MSISDN, MSISDN)]
+        subscriber = Subscriber(b"\x07" * 16, network, OpaqueKind.O_TMSI, APP)  # as in the records
+
+        async def resolve(opaque: str, _app: str) -> Subscriber | None:
+            return subscriber if opaque.partition("@")[0] in ids else None
+
+        scene.subscribers._inner.resolve = resolve  # type: ignore[attr-defined]
+        scene.cscf.invite(IMPU)
+        for each in ids:
+            scene.cscf.invite(IMPU, params=f";pn-provider=heliograph;pn-prid={each}%40push.example.com")
+        await until(lambda: scene.count("paged") == 3)
+        assert len(scene.smsc.submissions) == 1
+
+
+async def test_who_opted_out_by_impu_is_not_paged_by_a_number_of_the_hss_that_another_record_has() -> None:
+    async with ImsScene() as scene:
+        scene.records.records.clear()
+        scene.records.add(b"\x07" * 16, impu=IMPU, out=("app:ims",))
+        scene.records.add(b"\x08" * 16, msisdn=MSISDN)
+        scene.home.known[IMPU] = Numbers(MSISDN, "")
+        scene.cscf.invite(IMPU)
+        await until(lambda: scene.count("refused") + scene.count("paged") == 1)
+        assert scene.count("paged") == 0

@@ -321,14 +321,25 @@ async def test_a_session_with_another_card_is_anothers(tmp_path: Path) -> None:
         assert (await scene.push()).ok
 
 
-async def test_an_address_that_was_told_counts_where_accounting_agrees(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [{"nai": NAI}, {}])
+async def test_an_address_that_was_told_is_not_sent_to_where_accounting_gives_it_no_name(
+    tmp_path: Path, names: dict[str, str]
+) -> None:
+    async with IpScene(tmp_path) as scene:
+        scene.subscribers.known[OPAQUE] = subscriber(ip=HERE, **names)
+        assert (await scene.push()).detail == "later"
+        await scene.nas.tell(START, session="1", ip=HERE, imsi="001010000000111")
+        assert (await scene.push()).detail == "later"  # who has it may be anybody
+        await scene.nas.tell(START, session="2", ip=HERE, user_name="eve@example.com", msisdn="4900000000")
+        assert (await scene.push()).detail == "later"
+        assert scene.terminal.datagrams == 0
+
+
+async def test_a_nai_that_accounting_tells_is_a_name(tmp_path: Path) -> None:
     async with IpScene(tmp_path) as scene:
         scene.subscribers.known[OPAQUE] = subscriber(nai=NAI, ip=HERE)
-        assert (await scene.push()).detail == "later"
-        await scene.on_line(session="1")
-        assert (await scene.push()).ok  # no name that both know contradicts
-        await scene.nas.tell(START, session="2", ip=HERE, user_name="eve@example.com", msisdn="4900000000")
-        assert (await scene.push()).detail == "later"  # it is another's now
+        await scene.nas.tell(START, session="1", ip=HERE, user_name=NAI)
+        assert (await scene.push()).ok
 
 
 async def test_an_address_that_was_told_where_nothing_else_is_known(tmp_path: Path) -> None:
@@ -413,3 +424,14 @@ async def test_no_address_no_number_and_no_text_is_ever_told(
     for word in (IMSI, MSISDN, address, "127.0.0.8", "00101000000009", "geheim", "between-us", OPAQUE):
         assert word not in shown
     assert scene.requests("bad_authenticator") == 1
+
+
+async def test_who_opted_out_meanwhile_is_asked_for_no_more(tmp_path: Path) -> None:
+    async with IpScene(tmp_path, listens=False, ggsn=True) as scene:
+        assert not (await scene.push()).ok
+        await until(lambda: scene.ggsn.asked >= 2)
+        scene.subscribers.known.clear()
+        await until(lambda: len(scene.notifier._watch) == 0)
+        asked = scene.ggsn.asked
+        await asyncio.sleep(0.3)
+        assert scene.ggsn.asked == asked

@@ -253,3 +253,12 @@ def test_whatever_is_told_in_any_order_the_table_agrees_with_itself(events: list
         for ip in ("10.0.0.1", "2001:db8::1"):
             found = sessions.at(ip_address(ip))
             assert found is None or found in sessions.of(iter(found.names))
+
+
+def test_reports_with_and_without_a_time_of_their_own_inside_one_second_are_in_order() -> None:
+    table = Table()
+    table.now_s = T0_S + 0.75
+    assert table.tell(ON, event_s=0) == "flushed"
+    assert table.tell(START) == "on_line"
+    assert table.tell(INTERIM, event_s=0) == "interim"
+    assert table.tell(STOP) == "off_line"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -466,3 +467,29 @@ async def test_time_is_bounded_whatever_an_smsc_does() -> None:
         scene.settings = {"mode": "text", "parts": "10"}
         assert not (await scene.push(content=LONG)).ok
     assert time.monotonic() - began < PATIENCE_S
+
+
+async def test_a_call_that_is_cut_off_behind_its_message_still_hears_the_receipt() -> None:
+    async with SmsScene(answer_s=5.0) as scene:
+        await until(lambda: scene.smsc.is_bound)
+        scene.smsc.behaviour = Behaviour(delay_s=0.4, receipt_delay_s=0.1, echoes_reference=True)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await scene.push()
+        await until(lambda: scene.history.words == ["delivered"])
+
+
+async def test_who_is_cut_off_while_the_rate_holds_it_back_takes_no_turn_from_others() -> None:
+    async with SmsScene(rate=10.0, window=100) as scene:
+        await until(lambda: scene.smsc.is_bound)
+
+        async def page(seq: int) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await scene.push(seq=seq)
+
+        await asyncio.gather(*(page(seq) for seq in range(50)))
+        sent = len(scene.smsc.submissions)
+        async with asyncio.timeout(0.5):  # and not after the 45 that gave up
+            assert (await scene.push(seq=99)).ok
+        assert len(scene.smsc.submissions) == sent + 1

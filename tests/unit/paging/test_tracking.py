@@ -177,3 +177,35 @@ def test_what_is_kept_holds_no_number() -> None:
     kept = Kept()
     Desk(kept=kept).open(1, "491701234567")
     assert "491701234567" not in repr(kept.rows)
+
+
+def test_a_receipt_that_comes_again_is_not_that_of_another_who_was_sent_to_by_imsi() -> None:
+    desk = Desk()
+    first = desk.open(1, "491700000001")
+    desk.tracking.taken(first, "a", "m1")
+    assert desk.find("m1", first.reference, "491700000001") == 1
+    while (other := desk.open(2, "001010000000001", by_imsi=True)).reference & 0xFF != first.reference & 0xFF:
+        desk.tracking.refused(other)
+    desk.tracking.taken(other, "a", "m2")
+    assert desk.find("m1", first.reference, "491700000001") == -1
+    assert desk.find("m2", -1, "491700000002") == 2
+
+
+def test_one_id_for_all_tells_by_imsi_what_comes_from_one_number_again_and_again() -> None:
+    desk = Desk()
+    for seq in range(600):  # the low byte comes round
+        part = desk.open(seq, "001010000000001", by_imsi=True)
+        desk.tracking.taken(part, "a", "same")
+        assert desk.find("same", part.reference & 0xFF, "491700000001") == seq
+
+
+def test_after_a_restart_the_oldest_still_goes_first() -> None:
+    kept = Kept()
+    desk = Desk(kept=kept)
+    for seq in range(6):
+        desk.open(seq, f"49{seq * 7919}", until_ms=20_000 + seq)
+    kept.rows = dict(sorted(kept.rows.items()))  # a store's order
+    again = Desk(most=4, kept=kept)
+    again.open(9, "4999", until_ms=99_999)
+    assert sorted(row.seq for row in kept.rows.values()) == [3, 4, 5, 9]
+    assert again.metrics.value(Metric.DELIVERY_MEMORY_EVICTED, "sms_part") == 3
