@@ -9,6 +9,7 @@ from starlette.responses import Response
 from gateway.api.call import Call
 from gateway.api.ports import Backend
 from gateway.api.wire import RegistrationPage, RegistrationUpdate, RegistrationView
+from gateway.delivery.opaque_tokens import is_paging_only
 from gateway.model.errors import BadRequest, UnknownToken
 from gateway.model.registration import Profile, Registration, build_token
 
@@ -33,6 +34,12 @@ class RegistrationRoutes:
         wanted = await call.body(RegistrationUpdate)
         self._check_channels(wanted)
         number = self._number(call)
+        before = self._directory.registration(number)
+        if before is not None and is_paging_only(before) and (wanted.addresses, wanted.fallback) != (None, None):
+            raise BadRequest(
+                "addresses and fallback of a paging-only registration are the gateway's own; give the push a fallback",
+                field="addresses" if wanted.addresses is not None else "fallback",
+            )
         updated = await call.committed(
             self._directory.update(
                 number,

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from gateway.config.sections import Api
+from gateway.delivery.no_cookies import build_no_cookies
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.signature import HEADER, build_signature
 from gateway.metrics import Metric, Metrics
@@ -70,6 +71,7 @@ class ReceiptsWebhook:
             limits=httpx.Limits(max_connections=None),
             follow_redirects=False,
             trust_env=False,
+            cookies=build_no_cookies(),
         )
         self._sleep = sleep
         self._feeds = {

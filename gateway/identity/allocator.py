@@ -183,6 +183,9 @@ class Allocator:
         named = any(network_id.kind in _NAMES for network_id in ask.network)
         loose = [] if named else [owner for owner in owners.values() if owner]
         handle = next(iter(firm or loose), None)
+        first = next((network_id for network_id in ask.network if network_id.kind not in _LOOSE), None)
+        if ask.move and first is not None and owners[first] is None:
+            handle = None  # who is new gets what it names: ids of who had it before must not lead there
         record = self._records.read(handle)
         is_known = record is not None or (named and ask.trigger not in _ASKS)
         if ask.trigger in _ASKS and any(owner != handle for owner in owners.values()):

@@ -2,8 +2,9 @@
 knows to be over, of another app, or of somebody who opted out, and never tell those from an id that is unknown.
 
 An id is asked for as an External Identifier (TS 23.682), where its host is this gateway's own. What this gateway has
-of the id itself (it may have drawn it) and of the subscriber (opt-outs) holds beside the HSS's word. An id that is
-unknown here is of a terminal: any app may use it.
+of the id itself (it may have drawn it) and of the subscriber (opt-outs) holds beside the HSS's word. An id that this
+gateway drew and that ended stands for nobody as long as its history is kept, whatever the HSS has. One that is unknown
+here is of a terminal: any app may use it.
 """
 
 from __future__ import annotations
@@ -122,16 +123,18 @@ class HssMapping:
         network = _build_network_ids(numbers) if numbers is not None else ()
         _, record = self._records.by_local(wanted.local) or (b"", None)
         issued = next((each for each in record.ids if each.local == wanted.local), None) if record else None
+        # an id that ended has no record any more; its history says that it was drawn here
+        was_drawn = bool(self._records.past(wanted.local, 1))
         classes = self._classes.of_app(app)
         handles = [self._records.find(each) for each in network or _DECOY]
         records = [self._records.read(each) for each in handles]
         checks = (
             numbers is not None,
             bool(network) and bool(app),
-            # drawn here: it has to be live, and this app's. The record without the id: it was revoked
+            # drawn here: it has to be live, and this app's
             issued is None or (issued.host == wanted.host and issued.is_live(self._clock())),
             issued is None or is_in_scope(issued.scope, app, self._classes),
-            record is None or issued is not None,
+            issued is not None or not was_drawn,
             not any(is_out(each, app, classes) for each in (record, *records) if each is not None),
         )
         if sum(checks) != len(checks):

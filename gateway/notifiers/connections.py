@@ -20,6 +20,8 @@ import httpx
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, StreamReset
 
+from gateway.delivery.no_cookies import build_no_cookies
+
 #: an idle connection is closed after this time (Apple asks for connections that are kept)
 KEEP_S = 600.0
 #: connections of one client; HTTP/2 needs one or two
@@ -72,6 +74,7 @@ def build_client(
         ),
         follow_redirects=False,
         trust_env=False,
+        cookies=build_no_cookies(),
     )
 
 

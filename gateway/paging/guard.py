@@ -22,8 +22,6 @@ from gateway.paging import errors
 from gateway.paging.waiting import Waiting
 
 HOUR_MS = 3_600_000
-#: whom an id stands for is looked up again where a page had to wait so long: who opts out is out at once
-STALE_MS = 500
 
 Send = Callable[[Subscriber], Awaitable[Answer]]
 
@@ -98,13 +96,16 @@ class Guard:
         known_ms = self._clock()
 
         async def send_now(known: Subscriber) -> Answer:
-            who: Subscriber | None = known
-            if self._clock() - known_ms >= STALE_MS:
-                try:
-                    who = await self._subscribers.resolve(opaque, app.name)
-                except (TimeoutError, OSError, ValueError):
-                    return Answer(errors.LOOKUP, asked=False)
-            return await send(who) if who is not None else Answer(errors.UNKNOWN_SUBSCRIBER, asked=False)
+            if not self._paging.jitter_s and self._clock() == known_ms:
+                return await send(known)
+            # it waited: an opt-out, an end, or another owner of the number since then is in force
+            try:
+                now = await self._subscribers.resolve(opaque, app.name)
+            except (TimeoutError, OSError, ValueError):
+                return Answer(errors.LOOKUP, asked=False)
+            if now is None or now.handle != known.handle:
+                return Answer(errors.UNKNOWN_SUBSCRIBER, asked=False)
+            return await send(now)
 
         if not wakes or not self._paging.coalesce_s:
             return await self._paced(upstream, lane, registration, subscriber, send_now)

@@ -4,6 +4,7 @@ number the HSS names, and an HSS that is down is no unknown id (C7)."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,32 @@ async def test_who_opted_out_here_is_not_paged_by_the_hss_word(network: Network)
     assert network.smsc.submissions == []
     answer = await network.operator("/resolve", {"id": EXTERNAL_ID, "app": "shop"})
     assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("end", ["revoked", "all revoked", "forgotten", "replaced", "lapsed"])
+async def test_an_id_that_ended_here_stands_for_nobody_though_the_hss_has_it(network: Network, end: str) -> None:
+    house, ids = network.house, [{"kind": "imsi", "value": IMSI}, HANDSET]
+    body = {"network_ids": ids, "trigger": "attach", "app": "shop", "validity_s": 1 if end == "lapsed" else 3_600}
+    opaque = (await network.operator("", body)).json()["ids"][0]["id"]
+    network.hss.by_external_id[opaque] = Subscription(MSISDN, IMSI)
+    assert (await network.operator("/resolve", {"id": opaque, "app": "shop"})).status_code == 200
+    if end == "revoked":
+        await network.operator("/revoke", {"id": opaque})
+    elif end == "replaced":
+        await network.operator("", body | {"replace": True})
+    elif end == "lapsed":
+        await asyncio.sleep(1.1)
+        house.gateway.store.subscribers.sweep(time.time_ns() // 1_000_000 + 5_000)
+        await house.gateway.store.journal.committed()
+    else:
+        await network.operator("/revoke", {"network_id": ids[0], "forget": end == "forgotten"})
+    await house.create_app("other")
+    for app in ("shop", "other"):
+        assert (await network.operator("/resolve", {"id": opaque, "app": app})).status_code == 404
+    token = await away(house, {"sms": opaque})
+    await house.shop.push(token, "wake up")
+    await until(lambda: house.gateway.metrics.value(Metric.NOTIFIER_OUTCOMES, "sms unknown_subscriber") == 1)
+    assert network.smsc.submissions == []
 
 
 # --- the same network triggers devices over Tsp (C10)

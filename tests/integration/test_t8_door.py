@@ -272,3 +272,79 @@ async def test_a_destination_in_a_private_network_is_never_connected_to(
     await until(lambda: scene.house.value(Metric.T8_REPORTS, "given_up") == 3)
     assert scene.house.value(Metric.T8_REPORTS, "address") == 6
     assert not destination.reports
+
+
+async def test_what_put_makes_of_a_trigger_that_came_is_reported_too(
+    scene: PagedScene, destination: Destination
+) -> None:
+    await scene.house.restart(api__t8_private=True, api__receipts_retry_s=0.05)
+    await until(lambda: scene.smsc.is_bound)
+    url = await destination.start()
+    scene.smsc.behaviour = Behaviour(receipt_delay_s=0.05)
+    opaque = (await scene.ids())[0]
+    made = await create(scene, opaque, b"one", notificationDestination=url)
+    await until(lambda: len(destination.reports) == 1)
+    answer = await scene.house.shop.call("PUT", made["self"], json=asked(opaque, b"two", notificationDestination=url))
+    assert answer.status_code == 200, answer.text
+    await until(lambda: len(destination.reports) == 2)
+    assert destination.reports == [{"transaction": made["self"], "result": "SUCCESS"}] * 2
+
+
+async def test_put_and_delete_leave_nothing_behind_where_the_id_leads_elsewhere_now(scene: PagedScene) -> None:
+    opaque = (await scene.ids())[0]
+    scene.smsc.behaviour = Behaviour(receipt_delay_s=600)
+    shop = scene.house.shop
+    made = await create(scene, opaque, b"one")
+    device, _ = await scene.device(opaque, build_token((await scene.paged(1)).token))
+    assert (await shop.call("PUT", made["self"], json=asked(opaque, b"two"))).status_code == 200
+    assert (await device.note(ack=False))["data"]["triggerPayload"] == "dHdv"
+    assert (await shop.call("DELETE", made["self"])).json()["deliveryResult"] == "TERMINATE"
+    receipts = (await shop.call("GET", "/v1/receipts?after=0")).json()["receipts"]
+    assert [each["state"] for each in receipts] == ["recalled", "recalled"]
+
+
+async def test_a_destination_that_hangs_has_eight_posts_and_delays_no_other_app(
+    scene: PagedScene, destination: Destination
+) -> None:
+    await scene.house.restart(api__t8_private=True, paging__subscriber_per_hour=0)
+    await until(lambda: scene.smsc.is_bound)
+    hanging = 0
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal hanging
+        hanging += 1
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    nowhere = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    scene.smsc.behaviour = Behaviour(receipt_delay_s=0.01)
+    other = await scene.house.create_app("other")
+    opaque, others = (await scene.ids())[0], (await scene.ids(app="other"))[0]
+    for _ in range(120):
+        await create(scene, opaque, notificationDestination=nowhere)
+    await until(lambda: hanging >= 8)
+    url = await destination.start()
+    answer = await other.call(
+        "POST", EVERY.replace("/shop/", "/other/"), json=asked(others, notificationDestination=url)
+    )
+    assert answer.status_code == 201, answer.text
+    await until(lambda: destination.reports, 5)
+    assert hanging == 8
+    server.close()
+
+
+async def test_no_cookie_of_one_apps_server_goes_to_anothers(scene: PagedScene, destination: Destination) -> None:
+    await scene.house.restart(api__t8_private=True)
+    await until(lambda: scene.smsc.is_bound)
+    url = await destination.start()
+    destination.status = b"204 No Content\r\nset-cookie: mark=shop; path=/"
+    scene.smsc.behaviour = Behaviour(receipt_delay_s=0.01)
+    other = await scene.house.create_app("other")
+    opaque, others = (await scene.ids())[0], (await scene.ids(app="other"))[0]
+    await create(scene, opaque, notificationDestination=url)
+    await until(lambda: len(destination.reports) == 1)
+    body = asked(others, notificationDestination=url.replace("localhost", "127.0.0.1"))
+    assert (await other.call("POST", EVERY.replace("/shop/", "/other/"), json=body)).status_code == 201
+    await until(lambda: len(destination.reports) == 2)
+    assert b"cookie" not in destination.heads[1].lower()

@@ -79,6 +79,9 @@ class T8Routes:
             raise Conflict("The trigger has ended already; make another transaction.")
         transaction = replace(before, asked=asked)
         await self._send(call, transaction, is_new=False)
+        # the id may lead to another registration now (a claim), and there the collapse key finds nothing to replace
+        with contextlib.suppress(UnknownPush):
+            await self._backend.dispatcher.recall(app, kept.seq)
         return self._answer(transaction, asked, "TRIGGERED")
 
     async def remove(self, call: Call) -> Response:

@@ -21,6 +21,7 @@ import structlog
 from gateway.api.ports import Backend
 from gateway.api.t8.transactions import Kept, Transactions, is_delivered, result_of
 from gateway.api.t8.wire import DeliveryReport, DeliveryResult
+from gateway.delivery.no_cookies import build_no_cookies
 from gateway.metrics import Metric
 from gateway.notifiers.webpush.addresses import Addresses
 
@@ -52,12 +53,20 @@ class T8Reports:
         self._backend = backend
         self._transactions = transactions
         self._addresses = addresses
-        self._client = client or httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False)
+        # no bound of its own: places are, and those are each app's
+        self._client = client or httpx.AsyncClient(
+            timeout=TIMEOUT_S,
+            follow_redirects=False,
+            trust_env=False,
+            cookies=build_no_cookies(),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+        )
         self._sleep = sleep
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wakes: dict[str, asyncio.Event] = {}
-        self._early: set[asyncio.Task[None]] = set()
-        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()  # (transaction, result)
+        self._places: dict[str, asyncio.Semaphore] = {}
+        self._early: dict[str, set[asyncio.Task[None]]] = {}
+        self._told: OrderedDict[tuple[str, int, str], None] = OrderedDict()  # (transaction, push, result)
         self._unsubscribe: Callable[[], None] | None = None
 
     def start(self) -> None:
@@ -70,6 +79,8 @@ class T8Reports:
         """It has a transaction now."""
         if app not in self._tasks and self._unsubscribe is not None:
             self._wakes[app] = asyncio.Event()
+            self._places.setdefault(app, asyncio.Semaphore(POSTS))
+            self._early.setdefault(app, set())
             task = asyncio.get_running_loop().create_task(self._serve(app), name="t8-reports")
             self._tasks[app] = task
             task.add_done_callback(partial(self._on_end, app))
@@ -83,7 +94,7 @@ class T8Reports:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
-        tasks = [*self._tasks.values(), *self._early]
+        tasks = [*self._tasks.values(), *(task for early in self._early.values() for task in early)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -99,26 +110,28 @@ class T8Reports:
     def on_step(self, seq: int, registration: int) -> None:
         """A line was added to the history of a push: was it the network's word that it came?"""
         record = self._backend.directory.registration(registration)
-        if record is None or record.app not in self._tasks or len(self._early) >= EARLY:
+        if record is None or record.app not in self._tasks:
+            return
+        early = self._early[record.app]
+        if len(early) >= EARLY:
             return
         kept = self._transactions.of_push(record.app, seq)
         if kept is None or not self._is_current(kept, seq):
             return
         outcome = self._transactions.outcome(record.app, seq)
         if outcome is not None and is_delivered(outcome):
-            task = asyncio.get_running_loop().create_task(self._tell(kept, "SUCCESS"), name="t8-report")
-            self._early.add(task)
-            task.add_done_callback(self._early.discard)
+            told = self._tell_in_turn(record.app, kept, "SUCCESS")
+            task = asyncio.get_running_loop().create_task(told, name="t8-report")
+            early.add(task)
+            task.add_done_callback(early.discard)
+
+    async def _tell_in_turn(self, app: str, kept: Kept, result: DeliveryResult) -> None:
+        async with self._places[app]:
+            await self._tell(app, kept, result)
 
     async def _serve(self, app: str) -> None:
         receipts, wake, position = self._backend.receipts, self._wakes[app], f"t8:{app}"
         cursor = receipts.saved_cursor(position)
-        places = asyncio.Semaphore(POSTS)
-
-        async def tell(kept: Kept, result: DeliveryResult) -> None:
-            async with places:
-                await self._tell(kept, result)
-
         while True:
             wake.clear()
             rows = receipts.after(app, cursor, SLICE)
@@ -130,7 +143,7 @@ class T8Reports:
                 seq = row.push or row.outcome.notification
                 kept = self._transactions.of_push(app, seq)
                 if kept is not None and self._is_current(kept, seq):
-                    tellings.append(tell(kept, result_of(row.outcome)))
+                    tellings.append(self._tell_in_turn(app, kept, result_of(row.outcome)))
             await asyncio.gather(*tellings)
             cursor = rows[-1].cursor
             receipts.save_cursor(position, cursor)
@@ -140,13 +153,13 @@ class T8Reports:
         """What was replaced goes on in the newer push; what was recalled was told in the answer."""
         return kept.seq == seq and not kept.transaction.is_removed
 
-    async def _tell(self, kept: Kept, result: DeliveryResult) -> None:
-        key = (kept.transaction.id, result)
+    async def _tell(self, app: str, kept: Kept, result: DeliveryResult) -> None:
+        key = (kept.transaction.id, kept.seq, result)  # what PUT made of it is another push with a report of its own
         if key in self._told:
             return
         config, failures = self._backend.config, 0
         while True:
-            reason = await self._post(kept, result)
+            reason = await self._post(app, kept, result)
             if not reason:
                 self._backend.metrics.count(Metric.T8_REPORTS, label="told")
                 self._told[key] = None
@@ -161,14 +174,14 @@ class T8Reports:
             pause_s = min(config.receipts_retry_s * 2.0 ** min(failures - 1, 30), config.receipts_retry_max_s)
             await self._sleep(float(pause_s) * (0.5 + random.random() / 2))  # noqa: S311
 
-    async def _post(self, kept: Kept, result: DeliveryResult) -> str:
+    async def _post(self, app: str, kept: Kept, result: DeliveryResult) -> str:
         """Empty where it was taken, else why not."""
         body = msgspec.json.encode(DeliveryReport(transaction=kept.transaction.url, result=result))
         try:
             url = httpx.URL(kept.transaction.asked.notification_destination)
             port = url.port or (443 if url.scheme == "https" else 80)
             async with asyncio.timeout(TIMEOUT_S):
-                address = await self._addresses.pick(url.host, port, allows_private=False)
+                address = await self._addresses.pick(url.host, port, allows_private=False, whose=app)
                 if address is None:
                     return "address"
                 # Connected to as it was checked; the certificate is the name's all the same.

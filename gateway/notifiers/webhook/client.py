@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import httpx
 import msgspec
 
+from gateway.delivery.no_cookies import build_no_cookies
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.signature import HEADER, build_signature
 from gateway.metrics import Metrics
@@ -66,6 +67,7 @@ class WebhookNotifier:
             limits=httpx.Limits(max_connections=settings.connections),
             follow_redirects=False,
             trust_env=False,
+            cookies=build_no_cookies(),
         )
 
     def check(self, settings: Mapping[str, str]) -> None:

@@ -4,8 +4,10 @@ not change its address in between; must never let a device send the gateway into
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 #: a name is looked up again after this time
@@ -14,6 +16,8 @@ KEEP_MS = 60_000
 STALE_MS = 3_600_000
 #: lookups at once; the rest of the resolver's threads is for the other notifiers
 MAX_LOOKUPS = 2
+#: names of one app that wait for a lookup
+MAX_WAITING = 64
 #: names remembered; past it the oldest is looked up again
 MAX_NAMES = 4_096
 
@@ -55,7 +59,9 @@ class Addresses:
     """One address for a host, checked.
 
     Looking a name up may take as long as whoever runs its name servers likes, and the process has few threads for it:
-    so a few lookups at once, one for each name, and a name that is known is used while it is looked up again.
+    so a few lookups at once, one for each name, and a name that is known is used while it is looked up again. Where
+    `whose` says which app a name is of, each app has one under way or next: names of one that never answer leave the
+    others their turn.
     """
 
     def __init__(self, *, allows_private: bool, clock: Callable[[], int], resolve: Resolve = resolve) -> None:
@@ -65,34 +71,48 @@ class Addresses:
         self._found: dict[Name, tuple[int, list[str]]] = {}
         self._looking: dict[Name, asyncio.Task[list[str]]] = {}
         self._places = asyncio.Semaphore(MAX_LOOKUPS)
+        #: app → its turn, and how many of its names wait for it
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._waiting: Counter[str] = Counter()
 
-    async def pick(self, host: str, port: int, *, allows_private: bool) -> str | None:
+    async def pick(self, host: str, port: int, *, allows_private: bool, whose: str = "") -> str | None:
         """The address to connect to, IPv4 first; None where there is none that may be. Raises OSError."""
         name = (host, port)
         found_ms, addresses = self._found.get(name, (-STALE_MS, []))
         age_ms = self._clock() - found_ms
         if not addresses or not 0 <= age_ms < STALE_MS:
             # One who is cut off must not end it for the others.
-            addresses = await asyncio.shield(self._look_up(name))
+            addresses = await asyncio.shield(self._look_up(name, whose))
         elif age_ms >= KEEP_MS:
-            self._look_up(name)
+            with contextlib.suppress(OSError):
+                self._look_up(name, whose)
         if allows_private or self._allows_private:
             return next(iter(addresses), None)
         return next((address for address in addresses if is_public(address)), None)
 
-    def _look_up(self, name: Name) -> asyncio.Task[list[str]]:
+    def _look_up(self, name: Name, whose: str) -> asyncio.Task[list[str]]:
         task = self._looking.get(name)
         if task is None:
-            task = self._looking[name] = asyncio.get_running_loop().create_task(self._ask(name))
-            task.add_done_callback(lambda done: self._on_answer(name, done))
+            if whose and self._waiting[whose] >= MAX_WAITING:
+                raise OSError("too many names of this app wait to be looked up")
+            self._waiting[whose] += 1
+            task = self._looking[name] = asyncio.get_running_loop().create_task(self._in_turn(name, whose))
+            task.add_done_callback(lambda done: self._on_answer(name, whose, done))
         return task
+
+    async def _in_turn(self, name: Name, whose: str) -> list[str]:
+        if not whose:
+            return await self._ask(name)
+        async with self._turns.setdefault(whose, asyncio.Semaphore(1)):
+            return await self._ask(name)
 
     async def _ask(self, name: Name) -> list[str]:
         async with self._places:
             return sorted(await self._resolve(*name), key=lambda text: ":" in text)
 
-    def _on_answer(self, name: Name, task: asyncio.Task[list[str]]) -> None:
+    def _on_answer(self, name: Name, whose: str, task: asyncio.Task[list[str]]) -> None:
         self._looking.pop(name, None)
+        self._waiting[whose] -= 1
         if task.cancelled() or task.exception() is not None:
             return  # who waits is told; what was known stays until it is stale
         self._found.pop(name, None)

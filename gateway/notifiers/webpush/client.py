@@ -93,7 +93,10 @@ class WebPushNotifier:
     ) -> Answer:
         try:
             address = await self._addresses.pick(
-                subscription.host, subscription.port, allows_private=settings.allows_private
+                subscription.host,
+                subscription.port,
+                allows_private=settings.allows_private,
+                whose=registration.app,
             )
         except OSError:
             return Answer(CONNECTION, detail="no such host")

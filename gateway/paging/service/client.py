@@ -101,7 +101,9 @@ class ServiceNotifier:
         return await self._guard.page(self._upstream, lane, app, registration, send, wakes=True, purpose=purpose)
 
     def _build(self, registration: Registration, notification: Notification, aid: str, asked: Invitation) -> bytes:
-        expires_s = min(max(notification.expires_s, self._clock() // 1000 + LEAST_VALIDITY_S), 0xFFFFFFFF)
+        # from the acceptance on, not from now: a second try has to have the same ticket
+        least_s = notification.accepted_ms // 1000 + LEAST_VALIDITY_S
+        expires_s = min(max(notification.expires_s, least_s), 0xFFFFFFFF)
         # its provider knows the push by this sequence; a second try has the same ticket, so that no app starts twice
         ticket = Ticket(notification.push_seq, registration.number, expires_s)
         key = self._keys.page_key(registration.token)

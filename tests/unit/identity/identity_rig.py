@@ -42,6 +42,7 @@ class Records:
         self.records: dict[bytes, SubscriberRecord] = {}
         self.owners: dict[NetworkId, bytes] = {}
         self.locals: dict[str, bytes] = {}
+        self.drawn: dict[str, PastId] = {}
         self.error: Exception | None = None
         self.whys: list[str] = []
         self.told: list[News] = []
@@ -67,14 +68,20 @@ class Records:
             for network_id in change.before.network_ids() if change.before else ():
                 if network_id not in kept:
                     del self.owners[network_id]
-        for handle, _, after, why in changes:
+        for handle, before, after, why in changes:
             self.whys.append(why)
+            kept_ids = {issued.local for issued in after.ids} if after else set[str]()
+            for issued in before.ids if before else ():
+                if issued.local not in kept_ids:
+                    self.locals.pop(issued.local, None)  # as the store has it: nothing leads to it any more
             if after is None:
                 del self.records[handle]
                 continue
             self.records[handle] = after
             self.owners |= dict.fromkeys(after.network_ids(), handle)
             self.locals |= {issued.local: handle for issued in after.ids}
+            for issued in after.ids:
+                self.drawn[issued.local] = PastId(after.network_ids(), issued.from_ms, issued.until_ms, "")
         self.told += news
         done.set_result(None)
         return done
@@ -94,7 +101,7 @@ class Records:
         return sorted(end for end in ends if bounds[0] <= end[0] < bounds[1])[:limit]
 
     def past(self, local: str, limit: int) -> list[PastId]:
-        return []
+        return [self.drawn[local]][:limit] if local in self.drawn else []
 
 
 class Scene:

@@ -232,6 +232,17 @@ async def test_what_belongs_to_several_is_a_conflict_until_it_is_said_that_it_mo
     assert (found.imsi, found.msisdn) == (IMSI_2.value, MSISDN.value)
 
 
+async def test_a_number_that_moves_to_who_is_new_takes_no_ids_along() -> None:
+    scene = Scene()
+    o_tmsi, o_tmsn = map(canonical, (await scene.trigger(IMSI, MSISDN)).ids)
+    made = await scene.trigger(IMSI_2, MSISDN, trigger=Trigger.ATTACH, move=True)
+    assert not {o_tmsi, o_tmsn} & set(map(canonical, made.ids))
+    assert not scene.resolves(o_tmsn)
+    old = scene.identity.local.find(o_tmsi, "chat")
+    assert old is not None
+    assert (old.imsi, old.msisdn) == (IMSI.value, "")
+
+
 async def test_opting_out_by_app_by_class_and_of_everything() -> None:
     scene = Scene()
     terminal, chat, internet = (

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.notifiers.webpush.addresses import Addresses, is_public
+from gateway.notifiers.webpush.addresses import MAX_WAITING, Addresses, is_public
 from gateway.notifiers.webpush.client import build_topic
 from gateway.notifiers.webpush.encryption import MAX_BODY_BYTES, MAX_PLAIN_BYTES, encrypt
 from gateway.notifiers.webpush.local import decrypt
@@ -150,3 +150,27 @@ def test_origin_is_what_a_browser_calls_it() -> None:
     assert origin("https://Push.Example:443/a?b=c") == "https://push.example"
     assert origin("https://push.example:8443") == "https://push.example:8443"
     assert origin("https://[2606:4700::1111]/x") == "https://[2606:4700::1111]"
+
+
+async def test_names_of_one_app_that_never_answer_leave_the_others_their_turn() -> None:
+    stuck = asyncio.Event()
+
+    async def resolve(host: str, port: int) -> list[str]:
+        if host.startswith("slow"):
+            await stuck.wait()
+        return ["93.184.216.34"]
+
+    addresses = Addresses(allows_private=False, clock=lambda: 0, resolve=resolve)
+    slow = [
+        asyncio.create_task(addresses.pick(f"slow{n}", 443, allows_private=False, whose="shop"))
+        for n in range(MAX_WAITING + 1)
+    ]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await addresses.pick("good", 443, allows_private=False, whose="other") == "93.184.216.34"
+    with pytest.raises(OSError, match="too many names"):
+        await slow[-1]
+    stuck.set()
+    assert await slow[0] == "93.184.216.34"
+    await asyncio.gather(*slow, return_exceptions=True)
+    await addresses.close()

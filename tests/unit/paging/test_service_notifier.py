@@ -149,6 +149,16 @@ async def test_a_second_try_has_the_same_ticket_and_another_counter() -> None:
         assert first.counter < second.counter
 
 
+async def test_a_second_try_of_a_short_lived_push_has_the_same_ticket_too() -> None:
+    async with ServiceScene() as scene:
+        accepted_ms = int(time.time()) * 1000
+        for passed_ms in (0, 8_000):
+            scene.notifier._clock = lambda passed_ms=passed_ms: accepted_ms + passed_ms
+            assert (await scene.push(accepted_ms=accepted_ms, expires_s=accepted_ms // 1000 + 20)).ok
+        first, second = map(parse_page, scene.sent)
+        assert first.ticket == second.ticket
+
+
 async def test_the_link_is_first_and_the_same_page_goes_by_sms_where_it_is_silent() -> None:
     async with ServiceScene() as scene:
         scene.links.answers = [True, False]
