@@ -103,7 +103,7 @@ class Rows:
         self._now_s = int(time.time())
 
     def _token(self, number: int) -> bytes:
-        return self._directory._token(device_id(number), APP, account_of(number), 0)
+        return self._directory._tokens.build(device_id(number), APP, account_of(number), 0)
 
     def registrations(self) -> Iterator[tuple[bytes, bytes]]:
         for number in range(1, self._count + 1):

@@ -115,6 +115,7 @@ class ServicePages:
         alone. servers: where it may be sent, in the order the app's server knows; none: the list that came from the
         gateway. The same AID again replaces its entry."""
         aid = app if aid is None else aid
+        aid.encode()  # a UnicodeEncodeError here, which is a ValueError, and not when a page comes
         if len(aid) > MOST_AID or len(servers) > MOST_SERVERS or not all(map(is_server, servers)):
             raise ValueError(f"an AID has {MOST_AID} characters at most, and there are {MOST_SERVERS} https servers")
         key = (app, aid)

@@ -284,7 +284,7 @@ class Identity:
     mapping_unknown_s: float = within(1.0, 0, 10)
     # answers of the HSS that are remembered; past it the oldest is forgotten
     mapping_cache_entries: int = within(10_000, 1, 10_000_000)
-    # paging-only registrations whose ids have all ended are looked for this often, and removed
+    # paging-only registrations whose id (the last that a provider used) has ended are removed, looked for this often
     paging_only_sweep_s: float = within(60.0, 0.05, 86_400)
     # an app's feed of new ids goes back this long
     news_days: float = within(7.0, 0, 3650)

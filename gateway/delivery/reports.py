@@ -26,6 +26,10 @@ class Reports:
                 return seq
         return -1
 
+    def is_pending(self, notification: Notification, registration: int) -> bool:
+        seq = self.delivery_of(notification, registration)
+        return seq >= 0 and self._journal.get(seq) is not None
+
     def report(self, seq: int, registration: int, step: Step) -> None:
         self._journal.amend(seq, step, registration)
         self.on_step(seq, registration)

@@ -209,7 +209,7 @@ class Peer:
             except Exception as error:
                 # ours; its text may hold what a message held
                 reason = "internal"
-                _log.warning("diameter_peer_failed", peer=self.name, error=type(error).__name__)
+                _log.warning("diameter_peer_failed", diameter=self.name, error=type(error).__name__)
             self._metrics.count(Metric.DIAMETER_ENDED, label=reason)
             if self._goodbye is not None:
                 return
@@ -218,7 +218,7 @@ class Peer:
             if wants_rest:
                 pause_s = self._settings.reconnect_max_s
             wait_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads gateways, hides nothing
-            _log.warning("diameter_peer_down", peer=self.name, reason=reason, again_in_s=round(wait_s, 1))
+            _log.warning("diameter_peer_down", diameter=self.name, reason=reason, again_in_s=round(wait_s, 1))
             pause_s = min(pause_s * 2, self._settings.reconnect_max_s)
             await asyncio.sleep(wait_s)
 
@@ -236,7 +236,7 @@ class Peer:
             self.is_open = True
             self._opened_at_s = asyncio.get_running_loop().time()
             self._metrics.set(Metric.DIAMETER_PEERS, 1, label=self.name)
-            _log.info("diameter_peer_open", peer=self.name)
+            _log.info("diameter_peer_open", diameter=self.name)
             await self._serve(reader, writer, frames, behind)
         finally:
             self.is_open = False
@@ -372,7 +372,7 @@ class Peer:
                 self._send_answer(answer, echoed, error.result)
             except Exception as error:
                 # ours; the peer is told that it was not done, and may ask again
-                _log.warning("diameter_request_failed", peer=self.name, error=type(error).__name__)
+                _log.warning("diameter_request_failed", diameter=self.name, error=type(error).__name__)
                 self._send_answer(answer, echoed, Result.UNABLE_TO_COMPLY)
 
     # --- out

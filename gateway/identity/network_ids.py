@@ -82,8 +82,8 @@ def _parse_msisdn(text: str) -> str:
         compact = compact[2:]
     if not compact.startswith("+"):
         compact = "+" + compact  # as RADIUS and SMPP have it: the country code first
-    if not compact.isascii() or _E164.fullmatch(compact) is None:
-        raise ValueError
+    if not compact.isascii() or _E164.fullmatch(compact) is None or compact[1] == "0":
+        raise ValueError  # no country code begins with 0 (E.164 §6.2.1): this is a number as it is dialled at home
     while True:
         try:
             number = phonenumbers.parse(compact, None)

@@ -271,6 +271,10 @@ class DeliveryReports(Protocol):
         """The sequence of its pending delivery to this registration, -1 where there is none (any more)."""
         ...
 
+    def is_pending(self, notification: Notification, registration: int) -> bool:
+        """Is its delivery to this registration still wanted: neither acked, recalled nor expired?"""
+        ...
+
     def report(self, seq: int, registration: int, step: Step) -> None:
         """One more line of its history, settled or not. Of a settled one a second line with the same `what` is left
         out."""

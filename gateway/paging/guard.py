@@ -39,9 +39,10 @@ class _Allowance:
 class _Wake:
     """A page that wakes one registration: under way, or taken until then."""
 
-    __slots__ = ("ended", "failed", "until_ms")
+    __slots__ = ("ended", "failed", "stands", "until_ms")
 
-    def __init__(self) -> None:
+    def __init__(self, stands: Callable[[], bool]) -> None:
+        self.stands = stands
         self.ended = asyncio.Event()
         self.failed: NotifierResult | None = None
         self.until_ms = 0
@@ -79,11 +80,12 @@ class Guard:
         *,
         wakes: bool,
         purpose: bytes = b"",
+        stands: Callable[[], bool] = lambda: True,
     ) -> NotifierResult:
         """Page whom the registration's address for `upstream.name` stands for; `send` does it, with what the network
         needs for this one call; where its answer is that the terminal is absent, the network's word that it is back is
         waited for. `wakes`: nothing but a reason to connect is sent, so one page in a while is enough for the same
-        `purpose`. Never raises but CancelledError."""
+        `purpose`, as long as `stands` says so: what it led to is still good. Never raises but CancelledError."""
         opaque = registration.addresses.get(upstream.name, "")
         if not opaque:
             return upstream.refuse(NO_ADDRESS)
@@ -109,7 +111,8 @@ class Guard:
 
         if not wakes or not self._paging.coalesce_s:
             return await self._paced(upstream, lane, registration, subscriber, send_now)
-        return await self._coalesced(upstream, lane, registration, subscriber, send_now, purpose)
+        wake = _Wake(stands)
+        return await self._coalesced(upstream, lane, registration, subscriber, send_now, purpose, wake)
 
     async def resolve(self, opaque: str, app: str) -> Subscriber | None:
         """Whom it stands for, for who has to ask again after a page; None where nobody, or it can not be asked now."""
@@ -130,6 +133,7 @@ class Guard:
         subscriber: Subscriber,
         send: Send,
         purpose: bytes,
+        wake: _Wake,
     ) -> NotifierResult:
         key = (upstream.name, registration.number, purpose)
         while (known := self._wakes.get(key)) is not None:
@@ -137,11 +141,11 @@ class Guard:
                 await known.ended.wait()  # what becomes of it is what becomes of this one
                 if known.failed is not None:
                     return known.failed._replace(asked=False, gone=False)
-            elif self._clock() < known.until_ms:
-                return upstream.refuse(errors.COALESCED, detail="ok")
+            elif self._clock() < known.until_ms and known.stands():
+                return upstream.refuse(errors.COALESCED)
             else:
                 break
-        self._wakes[key] = wake = _Wake()
+        self._wakes[key] = wake
         self._wakes.move_to_end(key)
         result: NotifierResult | None = None
         try:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
 import shutil
 import signal
 import sys
@@ -164,7 +165,9 @@ class Stage:
         for setting in settings:
             command += ["--set", setting]
         with (self.folder / "gateway.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+            # an operator's own settings in the environment are for another gateway
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("HELIOGRAPH_")}
+            self._process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=environment)
         end = time.monotonic() + START_S
         while not ready.exists():
             if self._process.returncode is not None or time.monotonic() > end:

@@ -459,3 +459,19 @@ async def test_a_terminal_paged_while_the_smsc_is_away_is_invited_when_it_is_bac
     assert scene.terminal.pages.take(scene.short_message()) is Outcome.STARTED
     await until(lambda: scene.server.served)
     assert scene.server.served[0].push == push
+
+
+async def test_an_invitation_after_a_recall_is_a_page_of_its_own(scene: Scene) -> None:
+    await scene.house.restart(paging__coalesce_s=60.0)
+    await until(lambda: scene.smsc.is_bound)
+    first = await scene.push(service={"params": "t=1"})
+    await scene.house.shop.reaches(first, "notified")
+    again = await scene.push(service={"params": "t=1"})
+    await scene.house.shop.reaches(again, "notified")
+    assert len(scene.smsc.submissions) == 1  # one stands for both
+    for push in (first, again):
+        await scene.house.shop.recall(push)
+    await scene.push(service={"params": "t=1"})
+    await until(lambda: len(scene.smsc.submissions) == 2)
+    scene.terminal.pages.take(scene.short_message(1))
+    await until(lambda: len(scene.server.served) == 1)

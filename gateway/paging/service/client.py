@@ -15,7 +15,7 @@ from gateway.config.operator_sections import Service
 from gateway.config.sections import Config
 from gateway.metrics import Metric, Metrics
 from gateway.model.notification import Invitation, Notification
-from gateway.model.ports import NotifierResult
+from gateway.model.ports import DeliveryReports, NotifierResult
 from gateway.model.registration import App, Registration
 from gateway.model.service_page import ServicePage, build_page, hash_aid, hash_id
 from gateway.model.subscriber import Subscriber
@@ -46,6 +46,7 @@ class ServiceNotifier:
         metrics: Metrics,
         keys: ServiceKeys,
         guard: Guard,
+        reports: DeliveryReports | None = None,
         counters: Counters | None = None,
         clock: Callable[[], int] = unix_ms,
     ) -> None:
@@ -55,6 +56,7 @@ class ServiceNotifier:
         self._metrics = metrics
         self._keys = keys
         self._guard = guard
+        self._reports = reports
         self._counters = counters or Counters()
         self._clock = clock
         self._upstream = Upstream(self.name, build_limits(config.delivery), metrics, clock)
@@ -98,7 +100,14 @@ class ServiceNotifier:
         said = b"\0".join((aid.encode(), bytes((asked.server,)), asked.params))
         purpose = hashlib.sha256(said).digest()
         lane = self.lane(app, registration)
-        return await self._guard.page(self._upstream, lane, app, registration, send, wakes=True, purpose=purpose)
+
+        def stands() -> bool:
+            # a page carries a ticket of its push, which is worth nothing once that was recalled or is over
+            return self._reports is None or self._reports.is_pending(notification, registration.number)
+
+        return await self._guard.page(
+            self._upstream, lane, app, registration, send, wakes=True, purpose=purpose, stands=stands
+        )
 
     def _build(self, registration: Registration, notification: Notification, aid: str, asked: Invitation) -> bytes:
         # from the acceptance on, not from now: a second try has to have the same ticket
@@ -134,5 +143,6 @@ def build_service(parts: Parts) -> ServiceNotifier:
         metrics=parts.metrics,
         keys=ServiceKeys(parts.push_ids.derive(PURPOSE)),
         guard=parts.guard,
+        reports=parts.reports,
         clock=parts.clock,
     )

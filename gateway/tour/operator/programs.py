@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +37,7 @@ class Programs:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # with all its children a group, which `close` ends
             )
         self._running.append(process)
         return process.pid
@@ -55,11 +58,16 @@ class Programs:
     async def close(self) -> None:
         """End them, the last first."""
         for process in reversed(self._running):
-            process.terminate()
+            _signal(process, signal.SIGTERM)
         for process in self._running:
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(process.wait, END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                await asyncio.to_thread(process.wait)
+            # workers may outlive who started them
+            _signal(process, signal.SIGKILL)
+            await asyncio.to_thread(process.wait)
         self._running.clear()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -132,7 +132,7 @@ async def test_one_wake_stands_for_those_that_come_soon_after_it() -> None:
     scene = Scene()
     assert (await scene.page(wakes=True)).ok
     again = await scene.page(wakes=True)
-    assert (again.ok, again.detail) == (True, "ok")
+    assert (again.ok, again.detail) == (True, "coalesced")
     assert len(scene.paged) == 1
     assert scene.outcomes("coalesced") == 1
     assert (await scene.page(wakes=True, number=2)).ok  # another registration
