@@ -86,7 +86,7 @@ async def paged(held: Held) -> None:
 async def test_who_is_called_gets_a_short_message_whether_registered_here_or_not(
     open_house: Open, operator: Operator
 ) -> None:
-    house = await open_house(operator.settings())
+    house = await open_house(operator.settings() | {"paging.coalesce_s": 0})
     opaque = await attach(house)
     for params in ("", build_push_params(PushParams("heliograph", "shop", opaque))):
         count = len(operator.smsc.submissions)
