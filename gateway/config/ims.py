@@ -37,7 +37,7 @@ def read_servers(ims: Ims) -> list[SipServer]:
         raise ConfigError(f"has {len(ims.servers)} entries; at most {MOST_SERVERS}", field="ims.servers")
     found = []
     for entry in ims.servers:
-        host, port = parse_host(entry, "ims.servers")
+        host, port = parse_host(entry, "ims.servers", example="pcscf.example.net:8448")
         found.append(SipServer(f"{host}:{port}", host, port))
     if len({server.name for server in found}) < len(found):
         raise ConfigError("names one host:port twice", field="ims.servers")
