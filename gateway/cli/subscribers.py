@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import enum
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gateway.cli.options import ConfigFile, Json, OperatorKey, StoreFolder, Url, open_as_operator
-from gateway.cli.output import print_fields, print_json, print_table, say, when
+from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
 from gateway.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gateway.cli.provider import Provider
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -98,13 +101,20 @@ def _print_ids(answer: dict[str, Any], *, as_json: bool) -> None:
     )
 
 
-def _say_what_stands_for_none(body: dict[str, Any], answer: dict[str, Any]) -> None:
+def _tell(provider: Provider, body: dict[str, Any]) -> dict[str, Any]:
+    """A trigger's answer. CommandFailed says so where no id could stand for what was told."""
     told = {each["kind"] for each in body["network_ids"]}
+    names = " or ".join(kind.upper() for kind in ONLY_BESIDE if kind in told)
+    try:
+        answer: dict[str, Any] = provider.post("subscribers", body=body)
+    except CommandFailed as exc:
+        if told <= set(ONLY_BESIDE) and getattr(exc, "name", "") == "unknown_subscriber":
+            words = f"nobody is known by this {names}, and no id stands for one alone"
+            raise CommandFailed(f"{words}: tell an imsi, msisdn, impi, impu, nai or ip beside it") from None
+        raise
     if not answer["ids"] and told <= set(ONLY_BESIDE):
-        names = " or ".join(kind.upper() for kind in ONLY_BESIDE if kind in told)
-        say(
-            f"no id stands for an {names} alone: it is kept and looked up by; tell an imsi, msisdn, nai or ip beside it"
-        )
+        say(f"no id stands for an {names} alone: tell an imsi, msisdn, impi, impu, nai or ip beside it")
+    return answer
 
 
 def _until(until_ms: int | None) -> str:
@@ -144,9 +154,8 @@ def create(
     if permanent:
         body["validity_s"] = 0
     with open_as_operator(url, key, store, config) as provider:
-        answer = provider.post("subscribers", body=body)
+        answer = _tell(provider, body)
     _print_ids(answer, as_json=as_json)
-    _say_what_stands_for_none(body, answer)
 
 
 @group.command()
@@ -179,11 +188,10 @@ def trigger(
     body: dict[str, Any] = {"network_ids": _network_ids(network_ids), "trigger": what.value, **_scope(app, class_name)}
     body |= {"kinds": [kind.value for kind in kinds or ()], "replace": replace, "move": move}
     with open_as_operator(url, key, store, config) as provider:
-        answer = provider.post("subscribers", body=body)
+        answer = _tell(provider, body)
     _print_ids(answer, as_json=as_json)
     if not as_json:
         say(f"{answer['drawn']} drawn; older ones {'ended' if answer['replaced'] else 'kept'}")
-    _say_what_stands_for_none(body, answer)
 
 
 @group.command("ids")

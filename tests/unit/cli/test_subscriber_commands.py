@@ -109,6 +109,12 @@ def test_an_imei_alone_is_said_to_have_no_id(api: Api, capsys: pytest.CaptureFix
     error = capsys.readouterr().err
     assert "no id stands for an IMEI alone" in error
     assert "490154" not in error
+    refused = {"error": {"code": 44, "name": "unknown_subscriber", "message": "No such subscriber.", "field": None}}
+    api.answers["POST /v1/subscribers"] = [(404, refused), (404, refused), (200, nothing)]
+    assert call(api, "trigger", "attach", "imei:490154203237518")[0] == 1
+    assert "nobody is known by this IMEI" in capsys.readouterr().err
+    assert call(api, "trigger", "attach", "imei:490154203237518", "nai:ann@example.com")[0] == 1
+    assert "No such subscriber" in capsys.readouterr().err
     assert call(api, "create", f"imsi:{IMSI}")[0] == 0
     assert "alone" not in capsys.readouterr().err
 
