@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +18,11 @@ from gateway.cli.output import CommandFailed, say
 from gateway.model.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gateway.paging.sms.local import LocalSmsc, Submission
+    from gateway.paging.sms.local import Submission
+    from gateway.paging.wap.documents import Document
+
+#: pushes and triggers that are remembered; the oldest is forgotten first
+_MOST_KEPT = 10_000
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -55,42 +59,116 @@ def smsc(
     server = LocalSmsc(system_id=system_id, password=password)
     if not receipts:
         server.behaviour = Behaviour(receipts=())
-    server.on_submission = _show_with(server)
-    asyncio.run(_serve(server, port))
+
+    def show(submission: Submission) -> None:
+        print(describe(submission), flush=True)
+        server.submissions.clear()
+        _say_faults(server.faults)
+
+    async def start() -> tuple[str, str]:
+        where = f"127.0.0.1:{await server.start(port)}"
+        return f"SMSC at {where}, system_id {system_id}, password {password}", (
+            f"--set paging.smscs=smpp://{system_id}@{where} --set paging.smsc_password_file=FILE"
+        )
+
+    server.on_submission = show
+    asyncio.run(_serve(start, server.close, port))
 
 
-async def _serve(server: LocalSmsc, port: int) -> None:
+@group.command()
+def ppg(
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 8082,
+    user: Annotated[str, typer.Option("--user", help="Whom it lets in.")] = "pushgw",
+    password: Annotated[str, typer.Option("--password", help="And with which password.")] = "secret",  # noqa: S107 - of a trial
+) -> None:
+    """A push proxy gateway (PAP 2.0, plain HTTP): takes every WAP push and prints it. Ctrl-C ends it.
+
+    [dim]heliograph local ppg --port 8082 --password trial[/dim]
+    """
+    from gateway.paging.wap.local import LocalPpg
+
+    server = LocalPpg(user=user, password=password)
+    shown = 0
+
+    def show() -> None:
+        nonlocal shown
+        for taken in server.taken[shown:]:
+            print(f"{taken.push_id} to +{taken.msisdn}, {_quote_document(taken.document)}", flush=True)
+        del server.taken[:-_MOST_KEPT]  # what comes twice is known by these
+        shown = len(server.taken)
+        _say_faults(server.faults)
+
+    async def start() -> tuple[str, str]:
+        await server.start(port)
+        return f"PPG at {server.url}, user {user}, password {password}", (
+            f"--set wap.ppg={server.url} --set wap.ppg_user={user} --set wap.ppg_password_file=FILE"
+        )
+
+    server.on_request = show
+    asyncio.run(_serve(start, server.close, port))
+
+
+@group.command()
+def scef(
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 8083,
+    scs_as_id: Annotated[str, typer.Option("--scs-as-id", help="What it knows the gateway by.")] = "pushgw",
+) -> None:
+    """An exposure function (T8, plain HTTP): takes every device trigger, prints it and reports success. Ctrl-C ends it.
+
+    [dim]heliograph local scef --port 8083[/dim]
+    """
+    from gateway.paging.trigger.local import LocalScef
+
+    server = LocalScef(scs_as_id=scs_as_id)
+
+    def show() -> None:
+        for trigger in server.triggers:
+            print(f"{trigger.method} {json.dumps(trigger.body, ensure_ascii=True)}", flush=True)
+        for kept in (server.triggers, server.watches, server.answered):
+            kept.clear()
+        for table in (server.live, server.monitored):
+            while len(table) > _MOST_KEPT:
+                del table[next(iter(table))]
+        _say_faults(server.faults)
+
+    async def start() -> tuple[str, str]:
+        root = await server.start(port)
+        return f"SCEF at {root}, scsAsId {scs_as_id}", f"--set trigger.t8={root} --set trigger.scs_as_id={scs_as_id}"
+
+    server.on_request = show
+    asyncio.run(_serve(start, server.close, port))
+
+
+async def _serve(
+    start: Callable[[], Awaitable[tuple[str, str]]], close: Callable[[], Awaitable[None]], port: int
+) -> None:
+    """Until Ctrl-C. `start` says what is there now, and by which settings a gateway finds it."""
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     try:
-        where = f"127.0.0.1:{await server.start(port)}"
+        what, settings = await start()
     except OSError as exc:
-        raise CommandFailed(
-            f"127.0.0.1:{port} can not be listened on ({_words(exc)}); --port 0 takes a free one"
-        ) from None
+        words = os.strerror(exc.errno) if exc.errno else type(exc).__name__
+        raise CommandFailed(f"127.0.0.1:{port} can not be listened on ({words}); --port 0 takes a free one") from None
     try:
-        print(f"SMSC at {where}, system_id {server.system_id}, password {server.password}", flush=True)
-        say(
-            f"a gateway beside it: --set paging.smscs=smpp://{server.system_id}@{where}"
-            " --set paging.smsc_password_file=FILE, with the password in FILE; Ctrl-C ends this"
-        )
+        print(what, flush=True)
+        in_file = ", with the password in FILE (mode 600)" if "FILE" in settings else ""
+        say(f"a gateway beside it: {settings}{in_file}; Ctrl-C ends this")
         await stopped.wait()
     finally:
-        await server.close()
+        await close()
 
 
-def _show_with(server: LocalSmsc) -> Callable[[Submission], None]:
-    """Prints each message, and what was wrong with it; nothing is kept."""
+def _say_faults(faults: list[str]) -> None:
+    for fault in faults:
+        say(f"breaks a rule: {_quote(fault)}")
+    faults.clear()
 
-    def show(submission: Submission) -> None:
-        print(describe(submission), flush=True)
-        for fault in server.faults:
-            say(f"breaks a rule: {fault}")
-        server.faults.clear()
-        server.submissions.clear()
 
-    return show
+def _quote_document(document: Document) -> str:
+    words = [document.href, getattr(document, "text", ""), str(document.action)]
+    return ", ".join(_quote(each) for each in words if each)
 
 
 def describe(submission: Submission) -> str:
@@ -126,10 +204,6 @@ def describe(submission: Submission) -> str:
         return ", ".join([*words, f"{len(body)} bytes: {body.hex()}"])
     said = [_quote(each) for each in (payload.title, payload.text) if each]
     return ", ".join([*words, f"push {_name(payload.push_id)} for token {_name(payload.token)}", *said])
-
-
-def _words(exc: OSError) -> str:
-    return os.strerror(exc.errno) if exc.errno else type(exc).__name__
 
 
 def _quote(text: str) -> str:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, cast
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cli import run
 from gateway.cli.local import describe
+from gateway.config.operator_sections import Wap
 from gateway.paging.app_payload import AppPayload, build_payload
 from gateway.paging.gsm7 import build_septets
 from gateway.paging.segments import BINARY, GSM7, UCS2
@@ -38,6 +42,7 @@ from gateway.paging.sms.pdu import (
 )
 from gateway.paging.ucs2 import build_units
 from gateway.paging.udh import Concat, Header, Ports, build_header
+from gateway.paging.wap.settings import build_ppg_settings
 
 NUMBER = Address(TON_INTERNATIONAL, NPI_E164, "491511234567")
 NOBODY = Address(TON_UNKNOWN, 0, "")
@@ -47,15 +52,20 @@ def text_message(text: str) -> ShortMessage:
     return ShortMessage(NOBODY, NUMBER, build_septets(text) or b"", data_coding=GSM7, registered_delivery=1)
 
 
+def smsc(*options: str) -> contextlib.AbstractContextManager[tuple[subprocess.Popen[str], int]]:
+    return serve("smsc", *options)
+
+
 @contextlib.contextmanager
-def smsc(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def serve(name: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The process, and its port."""
-    command = [sys.executable, "-m", "gateway.cli", "local", "smsc", "--port", "0", *options]
+    command = [sys.executable, "-m", "gateway.cli", "local", name, "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             said = cast(IO[str], process.stdout).readline()
-            assert said.startswith("SMSC at 127.0.0.1:")
-            yield process, int(said.partition(",")[0].rpartition(":")[2])
+            found = re.match(rf"{name.upper()} at (?:http://)?127\.0\.0\.1:([0-9]+)", said)
+            assert found is not None
+            yield process, int(found[1])
         finally:
             process.kill()
 
@@ -99,10 +109,56 @@ def test_what_smpp_can_not_say_is_wrong_usage(options: list[str], capsys: pytest
     assert options[0] in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["smsc", "ppg", "scef"])
+def test_a_port_that_is_taken_is_said_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert run(["local", "smsc", "--port", str(taken.getsockname()[1])]) == 1
+        assert run(["local", name, "--port", str(taken.getsockname()[1])]) == 1
     assert "in use" in capsys.readouterr().err
+
+
+def stop(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What is left to read once Ctrl-C has ended it."""
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "Traceback" not in rest[1]
+    return rest
+
+
+def test_a_device_trigger_is_printed_and_what_breaks_a_rule_is_said() -> None:
+    with serve("scef", "--scs-as-id", "gw") as (process, port):
+        url = f"http://127.0.0.1:{port}/3gpp-device-triggering/v1/gw/transactions"
+        body = {
+            "msisdn": "491511234567",
+            "supportedFeatures": "0",
+            "validityPeriod": 60,
+            "priority": "NO_PRIORITY",
+            "applicationPortId": 16_000,
+            "triggerPayload": "AQI=",
+            "notificationDestination": "http://127.0.0.1:9/reports",
+        }
+        assert httpx.post(url, json=body, trust_env=False).status_code == 201
+        assert httpx.post(url, json={**body, "priority": "odd"}, trust_env=False).status_code == 400
+        assert '"msisdn": "491511234567"' in cast(IO[str], process.stdout).readline()
+        rest, error = stop(process)
+    assert rest == ""
+    assert "trigger.scs_as_id=gw" in error
+    assert "breaks a rule" in error
+
+
+def test_a_wap_push_needs_the_login_and_what_breaks_a_rule_is_said(tmp_path: Path) -> None:
+    with serve("ppg", "--password", "pw") as (process, port):
+        file = tmp_path / "password"
+        file.write_text("pw")
+        wap = Wap(ppg=f"http://127.0.0.1:{port}/wappush", ppg_user="pushgw", ppg_password_file=str(file))
+        assert httpx.post(wap.ppg, content=b"x", trust_env=False).status_code == 401
+        authorization = build_ppg_settings(wap).authorization  # type: ignore[union-attr]
+        answer = httpx.post(wap.ppg, content=b"x", headers={"authorization": authorization}, trust_env=False)
+        assert answer.status_code == 202
+        assert 'code="2000"' in answer.text
+        rest, error = stop(process)
+    assert rest == ""
+    assert "breaks a rule" in error
 
 
 def shown(sm: ShortMessage) -> str:
