@@ -28,6 +28,7 @@ COMMANDS = {
     "apps": "apps:group",
     "subscribers": "subscribers:group",
     "send": "send:command",
+    "local": "local:group",
     "inspect": "inspection:group",
     "check-config": "configuration:check",
     "default-config": "configuration:default",

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.options import ConfigFile, Json, OperatorKey, StoreFolder, Url, open_as_operator
-from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
+from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, text_of, when
+from gateway.model.errors import ConfigError
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -20,7 +21,6 @@ Settings = Annotated[
 
 def _parse_settings(text: str) -> dict[str, Any]:
     from gateway.cli.send import parse_json
-    from gateway.model.errors import ConfigError
 
     settings = parse_json("SETTINGS", text) if text else {}
     if not isinstance(settings, dict):
@@ -147,7 +147,10 @@ def _settings_of(pairs: list[str]) -> dict[str, str]:
 @group.command("notifier")
 def set_notifier(
     name: Name,
-    notifier: Annotated[str, typer.Argument(help="apns, fcm, webpush, webhook, …")],
+    notifier: Annotated[
+        str,
+        typer.Argument(help="apns, fcm, webpush, webhook or stub; or a pager: sms, wap, trigger, ip or service."),
+    ],
     settings: Annotated[
         list[str] | None,
         typer.Argument(
@@ -164,17 +167,26 @@ def set_notifier(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Set how an app reaches an outside push service; settings not named stay as they are (docs/notifiers.md).
+    """Set how an app reaches an outside push service, or a terminal through its operator's network; settings not named
+    stay as they are. docs/notifiers.md has the settings of each; where a pager's network is stands in the gateway's own
+    configuration (docs/paging.md).
 
     [dim]heliograph apps notifier shop apns topic=com.example.shop key_id=ABC123DEFG team_id=DEF123GHIJ
     key=@AuthKey.p8 --fallback apns[/dim]
+    [dim]heliograph apps notifier shop sms mode=binary port=16002 --fallback apns,sms[/dim]
     """
     given = _settings_of(settings or [])
     if not given and not remove and fallback is None:
-        raise CommandFailed("nothing to set; docs/notifiers.md has the settings of each notifier")
+        raise ConfigError("nothing to set; docs/notifiers.md has the settings of each notifier")
     with open_as_operator(url, key, store, config) as provider:
         # Secrets come as ***, and go back so: that leaves them.
-        found: dict[str, dict[str, str]] = provider.get("apps", name)["notifiers"]
+        view = provider.get("apps", name)
+        found: dict[str, dict[str, str]] = view["notifiers"]
+        if remove and notifier not in found and fallback is None:
+            say(f"app {name} has no settings of {notifier}; nothing is changed")
+            if as_json:
+                print_json(view)
+            return
         merged = {**found.pop(notifier, {}), **given}
         if not remove:
             found[notifier] = {key: value for key, value in merged.items() if value}
@@ -185,7 +197,8 @@ def set_notifier(
     if as_json:
         print_json(changed)
     else:
-        say(f"app {name}: {notifier} is {'taken away' if remove else 'set'}; fallback: {changed['fallback']}")
+        what = "taken away" if remove else "set"
+        say(f"app {name}: {notifier} is {what}; fallback: {text_of(changed['fallback'] or 'none')}")
 
 
 @group.command("doors")

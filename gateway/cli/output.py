@@ -55,13 +55,24 @@ def when(seconds: float) -> str:
 def _cell(value: object) -> Any:
     from rich.text import Text
 
-    if isinstance(value, list | tuple):
-        value = ", ".join(map(str, value))
-    elif isinstance(value, dict):
-        value = ", ".join(f"{k}={v}" for k, v in value.items())
-    elif isinstance(value, bool):
-        value = "yes" if value else "no"
-    return Text(str(value))
+    return Text(text_of(value))
+
+
+def text_of(value: object) -> str:
+    """As people write it; what stands inside something else is in brackets."""
+    match value:
+        case list() | tuple():
+            return ", ".join(map(_inner, value))
+        case dict():
+            return ", ".join(f"{key}={_inner(each)}" for key, each in value.items())
+        case bool():
+            return "yes" if value else "no"
+    return str(value)
+
+
+def _inner(value: object) -> str:
+    is_several = isinstance(value, dict | list | tuple)
+    return f"({text_of(value)})" if is_several else text_of(value)
 
 
 def _console() -> Any:

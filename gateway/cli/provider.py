@@ -106,6 +106,8 @@ def _failure(answer: httpx.Response) -> ProviderFailed:
         return ProviderFailed(f"the gateway answered {answer.status_code}", status=answer.status_code)
     if field and field not in message:
         message = f"{field}: {message}"
+    if name == "unknown_app":
+        message = f"{message.rstrip('.')}; `heliograph apps list` shows them, `heliograph apps create NAME` makes one"
     return ProviderFailed(message, name=name, code=code, status=answer.status_code)
 
 

@@ -69,7 +69,8 @@ def send(
     collapse_key: Annotated[str, typer.Option("--collapse-key", help="Replaces an older pending push with it.")] = "",
     ack_ms: Annotated[int | None, typer.Option("--ack-ms", help="Wait this long for the ack (B3).")] = None,
     fallback: Annotated[
-        list[str] | None, typer.Option("--fallback", help="Notifier to fall back to; repeat for a chain.")
+        list[str] | None,
+        typer.Option("--fallback", help="Chain of notifiers to fall back to, as ip,sms; or repeat it."),
     ] = None,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never leave the gateway's channel.")] = False,
     service: Annotated[
@@ -105,6 +106,7 @@ def send(
         raise ConfigError("name exactly one of --token, --alias, --tag, --versions, --everyone, --where")
     if condition is not None:
         target["where"] = condition
+    chain = [name.strip() for given in fallback or () for name in given.split(",") if name.strip()]
     if fallback and no_fallback:
         raise ConfigError("--fallback and --no-fallback exclude each other")
     optional: dict[str, Any] = {
@@ -114,7 +116,7 @@ def send(
         "ttl": ttl,
         "collapse_key": collapse_key,
         "ack_ms": ack_ms,
-        "fallback": [] if no_fallback else fallback or None,
+        "fallback": [] if no_fallback else chain or None,
         "idempotency_key": idempotency_key,
         "deliver_at": _parse_time(at) if at else None,
         "over": over,

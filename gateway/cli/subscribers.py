@@ -4,33 +4,60 @@ must never show a network id that was not asked for and confirmed.
 
 from __future__ import annotations
 
+import enum
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gateway.cli.options import ConfigFile, Json, OperatorKey, StoreFolder, Url, open_as_operator
 from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
+from gateway.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gateway.cli.provider import Provider
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
 
 KINDS = ("imsi", "imei", "impi", "msisdn", "impu", "nai", "ip", "mac")
 
+#: by which a subscriber is found, and for which no id stands alone
+ONLY_BESIDE = ("imei", "mac")
+
+
+class Told(enum.StrEnum):
+    """What a network tells, or somebody asks (C4)."""
+
+    ATTACH = "attach"
+    LOCATION_UPDATE = "location_update"
+    SESSION = "session"
+    SERVICE = "service"
+    TERMINAL = "terminal"
+    APP_SERVER = "app_server"
+    SOURCE_IP = "source_ip"
+
+
+class OpaqueKind(enum.StrEnum):
+    """Kinds of opaque id (C1)."""
+
+    O_TMSI = "o-tmsi"
+    O_TMSN = "o-tmsn"
+    APP_UID = "app-uid"
+
+
+_KINDS = f"KIND is {', '.join(KINDS[:-1])} or {KINDS[-1]}"
 NetworkIds = Annotated[
-    list[str],
-    typer.Argument(metavar="KIND:VALUE", help="imsi:…, msisdn:…, nai:…; - reads them from stdin, one a line."),
+    list[str], typer.Argument(metavar="KIND:VALUE", help=f"{_KINDS}; - reads them from stdin, one a line.")
 ]
-OneNetworkId = Annotated[
-    str, typer.Argument(metavar="KIND:VALUE", help="imsi:…, msisdn:…, nai:…; - reads it from stdin.")
-]
+OneNetworkId = Annotated[str, typer.Argument(metavar="KIND:VALUE", help=f"{_KINDS}; - reads it from stdin.")]
 OpaqueId = Annotated[str, typer.Argument(metavar="ID", help="local@host, or its URL.")]
 OfApp = Annotated[str | None, typer.Option("--app", help="Of this app.", show_default=False)]
 OfClass = Annotated[
     str | None, typer.Option("--class", help="Of this class of apps, such as apn:internet.", show_default=False)
 ]
 Kinds = Annotated[
-    list[str] | None,
-    typer.Option("--kind", help="o-tmsi, o-tmsn or app-uid; repeat it; default: all that can be.", show_default=False),
+    list[OpaqueKind] | None,
+    typer.Option("--kind", help="Draw this kind; repeat it; default: all that can be.", show_default=False),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
@@ -42,17 +69,17 @@ def _network_ids(given: list[str]) -> list[dict[str, str]]:
     for place, text in enumerate((line for line in lines if line), 1):
         kind, colon, value = text.partition(":")
         if not colon or not value or kind.lower() not in KINDS:
-            raise CommandFailed(f"network id {place} does not read KIND:VALUE; kinds are {', '.join(KINDS)}")
+            raise ConfigError(f"network id {place} does not read KIND:VALUE; kinds are {', '.join(KINDS)}")
         found.append({"kind": kind.lower(), "value": value})
     if not found:
-        raise CommandFailed("name at least one network id, as in imsi:001010123456789")
+        raise ConfigError("name at least one network id, as in imsi:001010123456789")
     return found
 
 
 def _one(given: str) -> dict[str, str]:
     found = _network_ids([given])
     if len(found) > 1:
-        raise CommandFailed("name one network id")
+        raise ConfigError("name one network id")
     return found[0]
 
 
@@ -72,6 +99,22 @@ def _print_ids(answer: dict[str, Any], *, as_json: bool) -> None:
         ("id", "kinds", "of", "until (UTC)"),
         ([r["id"], r["kinds"], r["app"] or r["class"] or "terminal", _until(r["until_ms"])] for r in rows),
     )
+
+
+def _tell(provider: Provider, body: dict[str, Any]) -> dict[str, Any]:
+    """A trigger's answer. CommandFailed says so where no id could stand for what was told."""
+    told = {each["kind"] for each in body["network_ids"]}
+    names = " or ".join(kind.upper() for kind in ONLY_BESIDE if kind in told)
+    try:
+        answer: dict[str, Any] = provider.post("subscribers", body=body)
+    except CommandFailed as exc:
+        if told <= set(ONLY_BESIDE) and getattr(exc, "name", "") == "unknown_subscriber":
+            words = f"nobody is known by this {names}, and no id stands for one alone"
+            raise CommandFailed(f"{words}: tell an imsi, msisdn, impi, impu, nai or ip beside it") from None
+        raise
+    if not answer["ids"] and told <= set(ONLY_BESIDE):
+        say(f"no id stands for an {names} alone: tell an imsi, msisdn, impi, impu, nai or ip beside it")
+    return answer
 
 
 def _until(until_ms: int | None) -> str:
@@ -107,17 +150,18 @@ def create(
     [dim]heliograph subscribers create imsi:001010123456789 msisdn:+491511234567 --app demo[/dim]
     """
     body: dict[str, Any] = {"network_ids": _network_ids(network_ids), "trigger": "service", **_scope(app, class_name)}
-    body |= {"kinds": kinds or [], "together": together, "further": further}
+    body |= {"kinds": [kind.value for kind in kinds or ()], "together": together, "further": further}
     if permanent:
         body["validity_s"] = 0
     with open_as_operator(url, key, store, config) as provider:
-        _print_ids(provider.post("subscribers", body=body), as_json=as_json)
+        answer = _tell(provider, body)
+    _print_ids(answer, as_json=as_json)
 
 
 @group.command()
 def trigger(
     what: Annotated[
-        str,
+        Told,
         typer.Argument(
             metavar="TRIGGER", help="attach, location_update, session, service, terminal, app_server or source_ip."
         ),
@@ -141,10 +185,10 @@ def trigger(
 
     [dim]heliograph subscribers trigger attach imsi:001010123456789 ip:10.0.0.7[/dim]
     """
-    body: dict[str, Any] = {"network_ids": _network_ids(network_ids), "trigger": what, **_scope(app, class_name)}
-    body |= {"kinds": kinds or [], "replace": replace, "move": move}
+    body: dict[str, Any] = {"network_ids": _network_ids(network_ids), "trigger": what.value, **_scope(app, class_name)}
+    body |= {"kinds": [kind.value for kind in kinds or ()], "replace": replace, "move": move}
     with open_as_operator(url, key, store, config) as provider:
-        answer = provider.post("subscribers", body=body)
+        answer = _tell(provider, body)
     _print_ids(answer, as_json=as_json)
     if not as_json:
         say(f"{answer['drawn']} drawn; older ones {'ended' if answer['replaced'] else 'kept'}")
@@ -272,7 +316,7 @@ def forget(
 ) -> None:
     """End all ids of a subscriber and remove its record, opt-outs included; the history of its ids stays its time."""
     if network_id == "-" and not yes:
-        raise CommandFailed("give --yes where the network id comes from stdin")
+        raise ConfigError("give --yes where the network id comes from stdin")
     if not yes:
         typer.confirm("All ids of this subscriber end, and its opt-outs are forgotten. Go on?", abort=True, err=True)
     with open_as_operator(url, key, store, config) as provider:
@@ -280,4 +324,5 @@ def forget(
     if as_json:
         print_json(answer)
     else:
-        say(f"forgotten; {answer['revoked']} ids were live")
+        ended = answer["revoked"]
+        say(f"forgotten; {ended} {'id was' if ended == 1 else 'ids were'} live")

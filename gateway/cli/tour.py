@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typer.core import TyperCommand
 
 from gateway.model.errors import ConfigError
 
@@ -21,11 +22,23 @@ if TYPE_CHECKING:
 command = typer.Typer(add_completion=False)
 
 
-@command.command()
+class WithRows(TyperCommand):
+    """Its help names the rows there are, which nothing else needs to import."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from gateway.tour.walk import describe
+
+        self.epilog = f"Rows: {describe()}."
+        super().format_help(ctx, formatter)
+
+
+@command.command(cls=WithRows)
 def tour(
     clauses: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CLAUSE]…", help="Which: A, B, F, or single ones as B3. Default: all."),
+        typer.Argument(
+            metavar="[CLAUSE]…", help="Which: A, B, C, F, or single ones as B3; the rows are below. Default: all."
+        ),
     ] = None,
     devices: Annotated[int, typer.Option("--devices", min=1, max=10_000, help="Simulated devices.")] = 1000,
     as_json: Annotated[
@@ -44,13 +57,16 @@ def tour(
 
     from gateway.tour import Walk, walk
     from gateway.tour.stage import Failed
-    from gateway.tour.walk import select
+    from gateway.tour.walk import SHOWN_BY, describe, select
 
     try:
         chosen = select(clauses or [])
     except KeyError as exc:
-        raise ConfigError(f"there is no clause {exc.args[0]!r}; there are A1…A6, B1…B7, B3+, F1…F6") from None
+        raise ConfigError(f"there is no clause {exc.args[0]!r}; there are {describe()}") from None
     console = Console(stderr=True)
+    for word in clauses or []:
+        if row := SHOWN_BY.get(word.upper()):
+            console.print(f"{word.upper()} is shown by {row}", highlight=False)
     progress = Progress(
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),

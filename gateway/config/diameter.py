@@ -8,10 +8,13 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.config.operator_sections import Diameter
+from gateway.config.problems import collect, described, raise_first
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 
@@ -37,7 +40,7 @@ class PeerAddress(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
-def _read_peer(entry: str) -> PeerAddress:
+def _read_peer(place: int, entry: str) -> PeerAddress:
     try:
         parts = urlsplit(entry if "://" in entry else f"//{entry}")
         host, port = parts.hostname, parts.port
@@ -47,7 +50,8 @@ def _read_peer(entry: str) -> PeerAddress:
         usable, host, port = False, None, None
     if not usable or not host:
         raise ConfigError(
-            f"{entry!r} is no peer; one reads dra.example.net:3868, or aaas://dra.example.net", field="diameter.peers"
+            f"entry {place}, {entry!r}, is no peer; one reads dra.example.net:3868, or aaas://dra.example.net",
+            field="diameter.peers",
         )
     is_tls = parts.scheme == "aaas"
     return PeerAddress(host, port or (TLS_PORT if is_tls else PORT), is_tls)
@@ -55,52 +59,119 @@ def _read_peer(entry: str) -> PeerAddress:
 
 def read_peers(section: Diameter) -> list[PeerAddress]:
     """Each entry of `diameter.peers`, once the identities beside it are there too."""
+    peers, errors = _read_all(section)
+    raise_first(errors)
+    return peers
+
+
+def _read_all(section: Diameter) -> tuple[list[PeerAddress], list[ConfigError]]:
+    """What can be used, and all that can not."""
     if not section.peers:
-        return []
+        return [], []
     if len(section.peers) > MOST_PEERS:
-        raise ConfigError(f"has {len(section.peers)} entries; at most {MOST_PEERS}", field="diameter.peers")
-    peers = [_read_peer(entry) for entry in section.peers]
+        return [], [ConfigError(f"has {len(section.peers)} entries; at most {MOST_PEERS}", field="diameter.peers")]
+    peers: list[PeerAddress] = []
+
+    def check_peer(place: int, entry: str) -> None:
+        peers.append(_read_peer(place, entry))
+
+    errors = collect(partial(check_peer, place, entry) for place, entry in enumerate(section.peers, 1))
     if len({peer.name for peer in peers}) < len(peers):
-        raise ConfigError("names one host:port twice", field="diameter.peers")
-    for name, example in (
-        ("origin_host", "pushgw.example.net"),
-        ("origin_realm", "example.net"),
-        ("destination_realm", "epc.mnc001.mcc001.3gppnetwork.org"),
-        ("hss_host", "hss.example.net"),
-        ("mtc_iwf_host", "mtc-iwf.example.net"),
-    ):
-        text, field = getattr(section, name), f"diameter.{name}"
-        if not text and name.startswith("origin"):
-            raise ConfigError(f"is empty, and diameter.peers needs it; one reads {example}", field=field)
-        if text and _HOST.fullmatch(text) is None:
-            raise ConfigError(f"{text!r} is no name; one reads {example}", field=field)
+        errors.append(ConfigError("names one host:port twice", field="diameter.peers"))
+    return peers, errors + collect(
+        [
+            *(partial(_check_name, section, name, example) for name, example in _NAMES),
+            partial(_check_identity, section),
+            partial(_check_number, section),
+        ]
+    )
+
+
+_NAMES = (
+    ("origin_host", "pushgw.example.net"),
+    ("origin_realm", "example.net"),
+    ("destination_realm", "epc.mnc001.mcc001.3gppnetwork.org"),
+    ("hss_host", "hss.example.net"),
+    ("mtc_iwf_host", "mtc-iwf.example.net"),
+)
+
+
+def _check_name(section: Diameter, name: str, example: str) -> None:
+    text, field = getattr(section, name), f"diameter.{name}"
+    if not text and name.startswith("origin"):
+        raise ConfigError(f"is empty, and diameter.peers needs it; one reads {example}", field=field)
+    if text and _HOST.fullmatch(text) is None:
+        raise ConfigError(f"{text!r} is no name; one reads {example}", field=field)
+
+
+def _check_identity(section: Diameter) -> None:
     if not section.scs_identity.isascii() or len(section.scs_identity) > 128:
         raise ConfigError("has at most 128 ASCII characters", field="diameter.scs_identity")
+
+
+def _check_number(section: Diameter) -> None:
     if section.sc_address and _NUMBER.fullmatch(section.sc_address) is None:
         raise ConfigError("is no number: 1 to 15 digits, the country code first", field="diameter.sc_address")
-    return peers
 
 
 def read_tls(section: Diameter) -> ssl.SSLContext | None:
     """For aaas peers, None where there are none. ConfigError; reads disk."""
     if not any(peer.is_tls for peer in read_peers(section)):
         return None
-    try:
-        context = ssl.create_default_context(cafile=section.tls_ca or None)
-    except (ssl.SSLError, OSError) as exc:
-        raise ConfigError("holds no certificate in PEM; name the authority's file", field="diameter.tls_ca") from exc
+    raise_first(_check_tls(section))
+    context = ssl.create_default_context(cafile=section.tls_ca or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if bool(section.tls_cert) != bool(section.tls_key):
-        raise ConfigError("tls_cert and tls_key go together: set both, or none", field="diameter.tls_key")
     if section.tls_cert:
-        try:
-            context.load_cert_chain(section.tls_cert, section.tls_key)
-        except (ssl.SSLError, OSError) as exc:
-            raise ConfigError(
-                "tls_cert and tls_key are no pair in PEM that can be read; check path, mode and contents",
-                field="diameter.tls_cert",
-            ) from exc
+        context.load_cert_chain(section.tls_cert, section.tls_key)
     return context
+
+
+def _check_tls(section: Diameter) -> list[ConfigError]:
+    """All that is wrong with the files."""
+
+    def check_authorities() -> None:
+        if _check_file(section.tls_ca, "diameter.tls_ca"):
+            try:
+                ssl.create_default_context(cafile=section.tls_ca)
+            except (ssl.SSLError, OSError) as exc:
+                words = f"{section.tls_ca!r} holds no certificate in PEM; name the authority's file"
+                raise ConfigError(words, field="diameter.tls_ca") from exc
+
+    def check_both() -> None:
+        if bool(section.tls_cert) != bool(section.tls_key):
+            raise ConfigError("tls_cert and tls_key go together: set both, or none", field="diameter.tls_key")
+
+    errors = collect((check_authorities, check_both))
+    if errors and errors[-1].field == "diameter.tls_key":
+        return errors
+    files = collect(
+        (
+            lambda: _check_file(section.tls_cert, "diameter.tls_cert"),
+            lambda: _check_file(section.tls_key, "diameter.tls_key"),
+        )
+    )
+
+    def check_pair() -> None:
+        try:
+            # a password would be asked for at the terminal
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(section.tls_cert, section.tls_key, password="")
+        except (ssl.SSLError, OSError) as exc:
+            words = "tls_cert and tls_key are no pair in PEM without a password; check what is in them"
+            raise ConfigError(words, field="diameter.tls_cert") from exc
+
+    return errors + (files or (collect((check_pair,)) if section.tls_cert else []))
+
+
+def _check_file(file: str, field: str) -> bool:
+    """Is one named? ConfigError where it can not be read."""
+    if not file:
+        return False
+    try:
+        with Path(file).open("rb") as opened:
+            opened.read(1)
+    except OSError as exc:
+        raise ConfigError(f"cannot read {file!r}: {exc.strerror or exc}; check path and mode", field=field) from exc
+    return True
 
 
 def conflicts(config: Config) -> list[tuple[str, str]]:
@@ -114,10 +185,10 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
         return found
     if section.s6c and config.paging.hlr:
         found.append(("diameter.s6c", "and paging.hlr both ask whom a short message is for; leave one out"))
-    try:
-        read_tls(section)
-    except ConfigError as exc:
-        found.append((exc.field, exc.message))
+    peers, errors = _read_all(section)
+    found += described(errors)
+    if any(peer.is_tls for peer in peers):
+        found += described(_check_tls(section))
     if section.answer_s >= config.delivery.notifier_timeout_s:
         found.append(
             (

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from gateway.config.operator_sections import Ims
 from gateway.config.paging import parse_host
+from gateway.config.problems import collect, described, raise_first
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 
@@ -32,25 +34,32 @@ class SipServer(NamedTuple):
 
 
 def read_servers(ims: Ims) -> list[SipServer]:
-    """Each entry of `ims.servers`."""
+    """Each entry of `ims.servers`. ConfigError."""
+    servers, errors = _read_all(ims)
+    raise_first(errors)
+    return servers
+
+
+def _read_all(ims: Ims) -> tuple[list[SipServer], list[ConfigError]]:
+    """What can be used, and all that can not."""
     if len(ims.servers) > MOST_SERVERS:
-        raise ConfigError(f"has {len(ims.servers)} entries; at most {MOST_SERVERS}", field="ims.servers")
-    found = []
-    for entry in ims.servers:
-        host, port = parse_host(entry, "ims.servers")
+        return [], [ConfigError(f"has {len(ims.servers)} entries; at most {MOST_SERVERS}", field="ims.servers")]
+    found: list[SipServer] = []
+
+    def check_entry(entry: str) -> None:
+        host, port = parse_host(entry, "ims.servers", example="pcscf.example.net:8448")
         found.append(SipServer(f"{host}:{port}", host, port))
+
+    errors = collect(partial(check_entry, entry) for entry in ims.servers)
     if len({server.name for server in found}) < len(found):
-        raise ConfigError("names one host:port twice", field="ims.servers")
-    return found
+        errors.append(ConfigError("names one host:port twice", field="ims.servers"))
+    return found, errors
 
 
 def conflicts(config: Config) -> list[tuple[str, str]]:
     """(field, what is wrong), as gateway.config.check has it."""
-    ims, found = config.ims, list[tuple[str, str]]()
-    try:
-        read_servers(ims)
-    except ConfigError as exc:
-        found.append((exc.field, exc.message))
+    ims = config.ims
+    found = described(_read_all(ims)[1])
     if not _APP.fullmatch(ims.app):
         found.append(("ims.app", f"{ims.app!r} is no name of an app"))
     if not _PROVIDER.fullmatch(ims.provider):

@@ -60,8 +60,7 @@ def load(
         loader.read_file(Path(path))
     loader.read_environment(environ)
     loader.read_overrides(overrides)
-    if not loader.problems:
-        loader.problems += [Problem(f, text, loader.origins.get(f, "")) for f, text in conflicts(loader.config)]
+    loader.problems += loader.find_conflicts()
     if loader.problems:
         raise InvalidConfig(loader.problems)
     return loader.config
@@ -151,6 +150,21 @@ class _Loader:
             if setting is not None:
                 self._set(setting, *_parsed(setting, value.strip()), origin=origin)
 
+    def find_conflicts(self) -> list[Problem]:
+        """Rules between settings that are broken, less those that may be broken only because something could not be
+        read: a setting that was refused has its default here."""
+        refused = {problem.field for problem in self.problems}
+        if "" in refused:  # a whole file, or who knows which setting
+            return []
+        unknown = {field.partition(".")[0] for field in refused if _find(field) is None}
+        return [
+            Problem(field, text, self.origins.get(field, ""))
+            for field, text in conflicts(self.config)
+            if field not in refused
+            and field.partition(".")[0] not in unknown
+            and not any(re.search(rf"\b{re.escape(path)}\b", text) for path in refused)
+        ]
+
     def _setting(self, section: Section, key: str, origin: str) -> Setting | None:
         setting = section.find(key)
         if setting is None:
@@ -171,6 +185,12 @@ class _Loader:
 
     def _problem(self, field: str, text: str, origin: str) -> None:
         self.problems.append(Problem(field, text, origin))
+
+
+def _find(field: str) -> Setting | None:
+    name, _, key = field.partition(".")
+    section = find_section(name)
+    return None if section is None else section.find(key)
 
 
 def _typed(setting: Setting, value: Any) -> tuple[Any, str]:

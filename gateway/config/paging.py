@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from gateway.config.operator_sections import Paging
+from gateway.config.problems import collect, described, raise_first
 from gateway.config.secret_files import build_refusal, read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
@@ -37,7 +39,7 @@ class Smsc:
     password: str = field(repr=False)
 
 
-def parse_host(text: str, setting: str) -> tuple[str, int]:
+def parse_host(text: str, setting: str, *, example: str = "hlr.example.net:4259") -> tuple[str, int]:
     """host:port; an IPv6 address stands in brackets."""
     try:
         parts = urlsplit(f"//{text}")
@@ -46,7 +48,7 @@ def parse_host(text: str, setting: str) -> tuple[str, int]:
     except ValueError:
         usable, host, port = False, None, None
     if not usable or not host or not port:
-        raise ConfigError(f"{text!r} is no host:port, as in hlr.example.net:4259", field=setting)
+        raise ConfigError(f"{text!r} is no host:port, as in {example}", field=setting)
     return host, port
 
 
@@ -60,20 +62,38 @@ def parse_source(text: str, setting: str) -> str:
 
 
 def read_smscs(paging: Paging) -> list[Smsc]:
-    """Each entry of `paging.smscs` with its password. Reads disk: not for the loop."""
-    if len(paging.smscs) > MOST_SMSCS:
-        raise ConfigError(f"has {len(paging.smscs)} entries; at most {MOST_SMSCS}", field="paging.smscs")
-    if len(paging.smsc_system_type) > SYSTEM_TYPE_CHARS or not paging.smsc_system_type.isascii():
-        raise ConfigError(f"has at most {SYSTEM_TYPE_CHARS} ASCII characters", field="paging.smsc_system_type")
-    if paging.smsc_ca and not Path(paging.smsc_ca).is_file():
-        raise ConfigError(f"there is no file {paging.smsc_ca!r}", field="paging.smsc_ca")
-    found = [_read_smsc(entry, paging.smsc_password_file) for entry in paging.smscs]
-    if len({smsc.name for smsc in found}) < len(found):
-        raise ConfigError("names one host:port twice; give it a larger smsc_window", field="paging.smscs")
+    """Each entry of `paging.smscs` with its password; ConfigError. Reads disk: not for the loop."""
+    found, errors = _read_all(paging)
+    raise_first(errors)
     return found
 
 
-def _read_smsc(entry: str, password_file: str) -> Smsc:
+def _read_all(paging: Paging) -> tuple[list[Smsc], list[ConfigError]]:
+    """What can be used, and all that can not."""
+    if len(paging.smscs) > MOST_SMSCS:
+        words = f"has {len(paging.smscs)} entries; at most {MOST_SMSCS}"
+        return [], [ConfigError(words, field="paging.smscs")]
+    found: list[Smsc] = []
+
+    def check_type() -> None:
+        if len(paging.smsc_system_type) > SYSTEM_TYPE_CHARS or not paging.smsc_system_type.isascii():
+            raise ConfigError(f"has at most {SYSTEM_TYPE_CHARS} ASCII characters", field="paging.smsc_system_type")
+
+    def check_authorities() -> None:
+        if paging.smsc_ca and not Path(paging.smsc_ca).is_file():
+            raise ConfigError(f"there is no file {paging.smsc_ca!r}", field="paging.smsc_ca")
+
+    def check_entry(place: int, entry: str) -> None:
+        found.append(_read_smsc(place, entry, paging.smsc_password_file))
+
+    entries = [partial(check_entry, place, entry) for place, entry in enumerate(paging.smscs, 1)]
+    errors = collect([check_type, check_authorities, *entries])
+    if len({smsc.name for smsc in found}) < len(found):
+        errors.append(ConfigError("names one host:port twice; give it a larger smsc_window", field="paging.smscs"))
+    return found, errors
+
+
+def _read_smsc(place: int, entry: str, password_file: str) -> Smsc:
     setting = "paging.smscs"
     try:
         parts = urlsplit(entry)
@@ -84,14 +104,16 @@ def _read_smsc(entry: str, password_file: str) -> Smsc:
     except ValueError:
         usable, host, port, system_id, query = False, None, None, "", {}
     if not usable or not host or parts.password is not None:
-        # the entry itself is not repeated: who errs here may have written a password
+        # named by its place and not repeated: who errs here may have written a password
         raise ConfigError(
-            "has an entry that is no SMSC; write it as smpp://system_id@smsc.example.net:2775, and the password into"
+            f"entry {place} is no SMSC; write it as smpp://system_id@smsc.example.net:2775, and the password into"
             " smsc_password_file or ?password_file=",
             field=setting,
         )
     if len(system_id) > SYSTEM_ID_CHARS or not system_id.isascii():
-        raise ConfigError(f"system_id {system_id!r} has more than {SYSTEM_ID_CHARS} ASCII characters", field=setting)
+        raise ConfigError(
+            f"entry {place}: system_id {system_id!r} has more than {SYSTEM_ID_CHARS} ASCII characters", field=setting
+        )
     port = port or (3550 if parts.scheme == "smpps" else 2775)
     name = f"{host}:{port}"
     file = query["password_file"][0] if "password_file" in query else password_file
@@ -109,16 +131,16 @@ def _read_password(file: str, name: str, setting: str) -> str:
 
 def conflicts(config: Config) -> list[tuple[str, str]]:
     """(field, what is wrong), as gateway.config.check has it."""
-    paging, found = config.paging, list[tuple[str, str]]()
-    for read in (
-        lambda: read_smscs(paging),
-        lambda: parse_source(paging.sms_source, "paging.sms_source"),
-        lambda: parse_host(paging.hlr, "paging.hlr") if paging.hlr else None,
-    ):
-        try:
-            read()
-        except ConfigError as exc:
-            found.append((exc.field, exc.message))
+    paging = config.paging
+    found = described(_read_all(paging)[1])
+    found += described(
+        collect(
+            (
+                lambda: parse_source(paging.sms_source, "paging.sms_source"),
+                lambda: parse_host(paging.hlr, "paging.hlr") if paging.hlr else None,
+            )
+        )
+    )
     most_s = config.delivery.notifier_timeout_s
     for name in ("smsc_answer_s", "hlr_timeout_s"):
         if paging.smscs and getattr(paging, name) >= most_s:

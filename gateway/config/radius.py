@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import parse_qs
 
 from gateway.config.operator_sections import Ip, Radius
 from gateway.config.paging import parse_host
+from gateway.config.problems import collect, described, raise_first
 from gateway.config.secret_files import read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
@@ -38,15 +40,27 @@ class Client:
 
 def read_clients(radius: Radius) -> list[Client]:
     """Narrowest network first. Reads disk: not for the loop. ConfigError."""
-    if len(radius.clients) > MOST_CLIENTS:
-        raise ConfigError(f"has {len(radius.clients)} entries; at most {MOST_CLIENTS}", field="radius.clients")
-    clients = [_read_client(entry, radius.secret_file) for entry in radius.clients]
-    if len({client.network for client in clients}) < len(clients):
-        raise ConfigError("names one network twice, and only one secret can count", field="radius.clients")
+    clients, errors = _read_all(radius)
+    raise_first(errors)
     return sorted(clients, key=lambda client: -client.network.prefixlen)
 
 
-def _read_client(entry: str, secret_file: str) -> Client:
+def _read_all(radius: Radius) -> tuple[list[Client], list[ConfigError]]:
+    """What can be used, and all that can not."""
+    if len(radius.clients) > MOST_CLIENTS:
+        return [], [ConfigError(f"has {len(radius.clients)} entries; at most {MOST_CLIENTS}", field="radius.clients")]
+    found: list[Client] = []
+
+    def check_entry(place: int, entry: str) -> None:
+        found.append(_read_client(place, entry, radius.secret_file))
+
+    errors = collect(partial(check_entry, place, entry) for place, entry in enumerate(radius.clients, 1))
+    if len({client.network for client in found}) < len(found):
+        errors.append(ConfigError("names one network twice, and only one secret can count", field="radius.clients"))
+    return found, errors
+
+
+def _read_client(place: int, entry: str, secret_file: str) -> Client:
     text, mark, query = entry.partition("?")
     try:
         network = ip_network(text.strip())
@@ -55,9 +69,9 @@ def _read_client(entry: str, secret_file: str) -> Client:
     except ValueError:
         usable = False
     if not usable:
-        # the entry itself is not repeated: who errs here may have written a secret
+        # named by its place and not repeated: who errs here may have written a secret
         raise ConfigError(
-            "has an entry that is no client; write it as 10.0.0.0/24 or 10.0.0.0/24?secret_file=FILE",
+            f"entry {place} is no client; write it as 10.0.0.0/24 or 10.0.0.0/24?secret_file=FILE",
             field="radius.clients",
         )
     file = asked["secret_file"][0] if asked else secret_file
@@ -125,16 +139,16 @@ def is_ggsn_name(text: str) -> bool:
 
 def conflicts(config: Config) -> list[tuple[str, str]]:
     """(field, what is wrong), as gateway.config.check has it."""
-    radius, ip, found = config.radius, config.ip, list[tuple[str, str]]()
-    for read in (
-        lambda: read_clients(radius) if radius.port >= 0 else None,
-        lambda: read_networks(ip),
-        lambda: parse_host(ip.ggsn, "ip.ggsn") if ip.ggsn else None,
-    ):
-        try:
-            read()
-        except ConfigError as exc:
-            found.append((exc.field, exc.message))
+    radius, ip = config.radius, config.ip
+    found = described(_read_all(radius)[1]) if radius.port >= 0 else []
+    found += described(
+        collect(
+            (
+                lambda: read_networks(ip),
+                lambda: parse_host(ip.ggsn, "ip.ggsn", example="ggsn.example.net:4260") if ip.ggsn else None,
+            )
+        )
+    )
     if radius.port >= 0:
         if not radius.clients:
             found.append(("radius.clients", "is empty: name the GGSNs, as in 10.0.0.0/24"))
@@ -175,6 +189,16 @@ def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str
             )
         if not config.ip.networks:
             found.append(("ip.networks", "is empty: sessions are known, and no terminal is sent to"))
+    else:
+        unused = [name for name in ("clients", "secret_file") if getattr(radius, name)]
+        if unused:
+            words = f"is -1, so {' and '.join(f'radius.{name}' for name in unused)} are not used and nobody is heard"
+            found.append(("radius.port", f"{words}; set it to 1813"))
+        if config.ip.ggsn and not config.ip.networks:
+            words = (
+                "is empty: ip.ggsn is not asked and there is no pager ip; name the operator's own, as in 10.45.0.0/16"
+            )
+            found.append(("ip.networks", words))
     if config.ip.loopback:
         found.append(("ip.loopback", "true: a session can make the gateway send datagrams to this machine"))
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config.operator_sections import Trigger
+from gateway.config.problems import collect, described
 from gateway.config.secret_files import build_refusal, read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
@@ -22,6 +23,18 @@ from gateway.model.errors import ConfigError
 MOST_SECRET_CHARS = 4_096
 #: it stands in a path as it is (TS 29.122 §5.2.1: any string; RFC 3986 §2.3 needs no encoding)
 _SCS_AS_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+
+#: what counts with `trigger.t8` alone
+_OF_T8 = (
+    "scs_as_id",
+    "token_file",
+    "token_url",
+    "client_id",
+    "client_secret_file",
+    "certificate",
+    "callback_url",
+    "callback_certificate",
+)
 
 
 def parse_url(text: str, setting: str, *, example: str) -> str:
@@ -36,6 +49,13 @@ def parse_url(text: str, setting: str, *, example: str) -> str:
     if not usable:
         raise ConfigError(f"is no URL of a server; write it as {example}", field=setting)
     return text.rstrip("/")
+
+
+def _check_root(trigger: Trigger) -> None:
+    root = parse_url(trigger.t8, "trigger.t8", example="https://scef.example.net")
+    if "/3gpp-" in urlsplit(root).path:
+        words = "has the path of an API in it, which the gateway adds by itself; end it before /3gpp-device-triggering"
+        raise ConfigError(words, field="trigger.t8")
 
 
 def read_secret(file: str, setting: str) -> str:
@@ -73,7 +93,7 @@ def read_certificate(trigger: Trigger, prefix: str) -> tuple[str, str]:
 
 
 def _check_client(trigger: Trigger) -> Iterator[Callable[[], object]]:
-    yield lambda: parse_url(trigger.t8, "trigger.t8", example="https://scef.example.net")
+    yield lambda: _check_root(trigger)
     yield lambda: read_pem(trigger.ca, "trigger.ca")
     yield lambda: read_certificate(trigger, "certificate")
     yield lambda: read_certificate(trigger, "callback_certificate")
@@ -99,12 +119,8 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
         found.append(("trigger.way", "is tsp, and diameter.peers names nobody to speak Diameter with"))
     if not trigger.t8:
         return found
-    for check in _check_client(trigger):
-        try:
-            check()
-        except ConfigError as exc:
-            found.append((exc.field, exc.message))
-    if not _SCS_AS_ID.fullmatch(trigger.scs_as_id):
+    found += described(collect(_check_client(trigger)))
+    if trigger.way == "t8" and not _SCS_AS_ID.fullmatch(trigger.scs_as_id):
         words = "is needed with trigger.t8: the id that the network gave this gateway, letters, digits and . _ ~ -"
         found.append(("trigger.scs_as_id", words))
     if trigger.auth == "oauth2" and not (trigger.client_id.isascii() and trigger.client_id.isprintable()):
@@ -138,7 +154,16 @@ def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str
     from gateway.config.certificates import is_open_to_others
 
     trigger, found = config.trigger, list[tuple[str, str]]()
-    if not trigger.t8 or trigger.way != "t8":
+    if trigger.way != "t8":
+        if trigger.t8:
+            found.append(("trigger.t8", "is not used while trigger.way is tsp; leave one out"))
+        return found
+    if not trigger.t8:
+        unused = [f"trigger.{name}" for name in _OF_T8 if getattr(trigger, name)]
+        unused += ["trigger.auth"] if trigger.auth != "none" else []
+        if unused:
+            words = f"is empty: there is no pager trigger, and what is set beside it is not used ({', '.join(unused)})"
+            found.append(("trigger.t8", f"{words}; name the SCEF or NEF, as https://scef.example.net"))
         return found
     if trigger.t8.startswith("http:") and not is_loopback(urlsplit(trigger.t8).hostname or ""):
         found.append(("trigger.t8", "is plain HTTP: numbers and texts travel on it; use https"))

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config.operator_sections import Wap
+from gateway.config.problems import collect, described, raise_first
 from gateway.config.secret_files import build_refusal, read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
@@ -19,7 +21,8 @@ from gateway.model.errors import ConfigError
 #: characters of a user and of a password; a colon would end the user (RFC 7617 §2)
 MOST_CHARS = 256
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
-_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,31}")
+#: a space stands between words alone, as in IS-95 CDMA
+_TOKEN = re.compile(r"(?=.{1,32}$)[A-Za-z0-9][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +40,68 @@ class Ppg:
 
 def read_ppg(wap: Wap) -> Ppg | None:
     """None where `wap.ppg` is empty. ConfigError. Reads disk: not for the loop."""
-    for name in ("ppg_network", "ppg_bearer"):
-        token = getattr(wap, name)
-        if token and not _TOKEN.fullmatch(token):
-            raise ConfigError(f"{token!r} is no token, as GSM or SMS", field=f"wap.{name}")
+    raise_first(_check(wap))
     if not wap.ppg:
         return None
+    parts = urlsplit(wap.ppg)
+    host = parts.hostname or ""
+    file = wap.ppg_password_file if wap.ppg_user else ""
+    password = _read_password(file) if wap.ppg_user else ""
+    return Ppg(wap.ppg, host, parts.scheme == "https", wap.ppg_name or host, wap.ppg_user, file, password)
+
+
+def _check(wap: Wap) -> list[ConfigError]:
+    """All that is wrong."""
+    checks: list[Callable[[], object]] = [partial(_check_token, wap, name) for name in ("ppg_network", "ppg_bearer")]
+    if wap.ppg:
+        checks += [partial(each, wap) for each in (_check_url, _check_ppg_name, _check_authorities, _check_user)]
+        if wap.ppg_user:
+            checks.append(partial(_read_password, wap.ppg_password_file))
+    return collect(checks)
+
+
+def _check_token(wap: Wap, name: str) -> None:
+    token = getattr(wap, name)
+    if token and not _TOKEN.fullmatch(token):
+        raise ConfigError(f"{token!r} is no token, as GSM or SMS", field=f"wap.{name}")
+
+
+def _check_url(wap: Wap) -> None:
     try:
         parts = urlsplit(wap.ppg)
-        host, has_login = parts.hostname or "", parts.username is not None
-        usable = parts.scheme in ("http", "https") and host and (parts.port is None or parts.port > 0)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
         usable = usable and wap.ppg.isascii() and wap.ppg.isprintable() and " " not in wap.ppg
+        usable = usable and parts.username is None and not parts.query and not parts.fragment
     except ValueError:
-        usable, host, has_login, parts = False, "", False, urlsplit("")
-    if not usable or has_login or parts.query or parts.fragment:
+        usable = False
+    if not usable:
         # the URL itself is not repeated: who errs here may have written a password
         raise ConfigError(
             "is no URL of a PPG; write it as https://ppg.example.net/wappush, and the login into ppg_user and"
             " ppg_password_file",
             field="wap.ppg",
         )
-    name = wap.ppg_name or host
-    if not _NAME.fullmatch(name):
+
+
+def _check_ppg_name(wap: Wap) -> None:
+    try:
+        name = wap.ppg_name or urlsplit(wap.ppg).hostname or ""
+    except ValueError:
+        return  # of the URL it is said already
+    if name and not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no host name; say what the PPG calls itself", field="wap.ppg_name")
+
+
+def _check_authorities(wap: Wap) -> None:
     if wap.ppg_ca and not Path(wap.ppg_ca).is_file():
         raise ConfigError(f"there is no file {wap.ppg_ca!r}", field="wap.ppg_ca")
-    if not wap.ppg_user:
-        if wap.ppg_password_file:
-            raise ConfigError("is empty, and there is a password; name the user", field="wap.ppg_user")
-        return Ppg(wap.ppg, host, parts.scheme == "https", name, "", "", "")
-    if ":" in wap.ppg_user or not wap.ppg_user.isprintable() or len(wap.ppg_user) > MOST_CHARS:
+
+
+def _check_user(wap: Wap) -> None:
+    if not wap.ppg_user and wap.ppg_password_file:
+        raise ConfigError("is empty, and there is a password; name the user", field="wap.ppg_user")
+    if ":" in wap.ppg_user or len(wap.ppg_user) > MOST_CHARS or not wap.ppg_user.isprintable():
         raise ConfigError("has a colon or control characters, or is too long", field="wap.ppg_user")
-    password = _read_password(wap.ppg_password_file)
-    return Ppg(wap.ppg, host, parts.scheme == "https", name, wap.ppg_user, wap.ppg_password_file, password)
 
 
 def _read_password(file: str) -> str:
@@ -87,11 +119,7 @@ def _read_password(file: str) -> str:
 
 def conflicts(config: Config) -> list[tuple[str, str]]:
     """(field, what is wrong), as gateway.config.check has it."""
-    found: list[tuple[str, str]] = []
-    try:
-        read_ppg(config.wap)
-    except ConfigError as exc:
-        found.append((exc.field, exc.message))
+    found = described(_check(config.wap))
     most_s = config.delivery.notifier_timeout_s
     if config.wap.ppg and config.wap.ppg_timeout_s >= most_s:
         found.append(("wap.ppg_timeout_s", f"is not shorter than delivery.notifier_timeout_s = {most_s:_}"))
@@ -102,10 +130,20 @@ def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str
     """(field, what to think about); of a section without conflicts."""
     from gateway.config.certificates import is_open_to_others
 
-    ppg = read_ppg(config.wap)
+    ppg, found = read_ppg(config.wap), list[tuple[str, str]]()
+    for name in ("ppg_network", "ppg_bearer"):
+        token = getattr(config.wap, name)
+        if " " in token:
+            words = f"{token!r} has a space, which few tokens of WAP-259 have; most read as GSM or SMS do"
+            found.append((f"wap.{name}", words))
     if ppg is None:
-        return []
-    found: list[tuple[str, str]] = []
+        unused = [f"wap.{name}" for name in ("ppg_user", "ppg_password_file") if getattr(config.wap, name)]
+        if unused:
+            words = (
+                f"is empty, so {' and '.join(unused)} are not used; name the PPG, as https://ppg.example.net/wappush"
+            )
+            found.append(("wap.ppg", words))
+        return found
     if not ppg.is_tls and not is_loopback(ppg.host):
         found.append(("wap.ppg", "is plain HTTP: numbers, texts and the password travel on it; use https"))
     if ppg.password_file and is_open_to_others(ppg.password_file):

@@ -101,3 +101,5 @@ CLAUSES = {
     "C1": ("opaque ids, drawn and replaced", ids),
     "C5": ("an app server asks, and is told", app_server),
 }
+#: clauses without a row of their own, and the row in which they are shown
+SHOWN_BY = {"C2": "C1", "C3": "C1", "C4": "C1", "C6": "C5"}

@@ -51,6 +51,8 @@ def _place(clause: str) -> tuple[str, int, str]:
 #: id → (what it shows, how), in the order of the README's clauses
 CLAUSES: dict[str, tuple[str, Clause]] = {clause: part.CLAUSES[clause] for part in _PARTS for clause in part.CLAUSES}
 CLAUSES = {clause: CLAUSES[clause] for clause in sorted(CLAUSES, key=_place)}
+#: clauses without a row of their own, and the row in which they are shown
+SHOWN_BY = clauses_c.SHOWN_BY
 
 
 class Row(NamedTuple):
@@ -72,14 +74,29 @@ class Walk(NamedTuple):
 
 
 def select(wanted: Iterable[str]) -> list[str]:
-    """Clause ids for arguments like "A" or "B3"; all for none. KeyError names one that is not there."""
+    """Clause ids for arguments like "A" or "B3"; all for none; the row that shows it for one that has none. KeyError
+    names one that is not there."""
     chosen: list[str] = []
     for word in wanted:
-        found = [clause for clause in CLAUSES if clause == word.upper() or clause[0] == word.upper()]
+        name = SHOWN_BY.get(word.upper(), word.upper())
+        found = [clause for clause in CLAUSES if name in (clause, clause[0])]
         if not found:
             raise KeyError(word)
         chosen += [clause for clause in found if clause not in chosen]
     return chosen or list(CLAUSES)
+
+
+def describe() -> str:
+    """Every row there is, for people."""
+    parts: dict[str, list[str]] = {}
+    for clause in CLAUSES:
+        parts.setdefault(clause[0], []).append(clause)
+    rows = "; ".join(", ".join(clauses) for clauses in parts.values())
+    shown: dict[str, list[str]] = {}
+    for clause, row in SHOWN_BY.items():
+        shown.setdefault(row, []).append(clause)
+    others = "; ".join(f"{row} shows {', '.join(clauses)} too" for row, clauses in shown.items())
+    return f"{rows} ({others})"
 
 
 async def walk(clauses: list[str], devices: int, report: Walk) -> list[Row]:

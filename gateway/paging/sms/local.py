@@ -10,7 +10,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -119,6 +119,8 @@ class LocalSmsc:
         self.answers_enquiries = True
         self.bind_status = 0
         self.submissions: list[Submission] = []
+        #: called with each message that is taken
+        self.on_submission: Callable[[Submission], None] | None = None
         self.faults: list[str] = []
         self.binds = 0
         self.enquiries = 0
@@ -280,6 +282,8 @@ class LocalSmsc:
         self.widest = max(self.widest, self._open)
         if not behaviour.status:
             self.submissions.append(Submission(sm, message_id, asyncio.get_running_loop().time()))
+            if self.on_submission is not None:
+                self.on_submission(self.submissions[-1])
         self._run(self._answer(peer, pdu, sm, message_id, behaviour))
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
@@ -302,7 +306,7 @@ class LocalSmsc:
             await self._send_receipts(sm, message_id, behaviour)
 
     async def _send_receipts(self, sm: ShortMessage, message_id: str, behaviour: Behaviour) -> None:
-        if not sm.registered_delivery & 1:
+        if not sm.registered_delivery & 1 or all(peer.bound != Command.BIND_TRANSCEIVER for peer in self._peers):
             return
         for state in behaviour.receipts:
             if behaviour.receipt_delay_s:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import ssl
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -100,6 +100,8 @@ class LocalScef:
         self.token_seconds = 3_600
         self.tokens: list[str] = []
         self.faults: list[str] = []
+        #: called after each request that was read
+        self.on_request: Callable[[], None] | None = None
         self.triggers: list[Trigger] = []
         self.watches: list[Trigger] = []
         self.live: dict[str, dict[str, Any]] = {}
@@ -247,6 +249,8 @@ class LocalScef:
             self._fault("content-type is not application/json")
             return self._refuse(415)
         reply, trigger = self._take(request, body, behaviour)
+        if self.on_request is not None:
+            self.on_request()
         if trigger is not None and behaviour.report_first:
             await self._report(trigger, behaviour)
         elif trigger is not None:

@@ -100,6 +100,8 @@ class LocalPpg:
         self.next: deque[Behaviour] = deque()
         self.taken: list[Taken] = []
         self.faults: list[str] = []
+        #: called after each request
+        self.on_request: Callable[[], None] | None = None
         self.requests = 0
         self.connections = 0
         #: most requests at one time
@@ -169,6 +171,8 @@ class LocalPpg:
             return await self._answer(head[0], headers, body, writer)
         finally:
             self._open -= 1
+            if self.on_request is not None:
+                self.on_request()
 
     async def _answer(self, line: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter) -> bool:
         behaviour = self.next.popleft() if self.next else self.behaviour

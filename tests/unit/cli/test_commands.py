@@ -165,3 +165,23 @@ def test_a_full_disk_is_one_line() -> None:
     code, err = _default_config_into(full)
     os.close(full)
     assert (code, err) == (1, "heliograph: No space left on device\n")
+
+
+def test_the_tour_names_the_rows_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    from gateway.tour.walk import CLAUSES
+
+    assert run(["tour", "Z9"]) == 2
+    error = capsys.readouterr().err
+    assert run(["tour", "--help"]) == 0
+    out = capsys.readouterr().out
+    for clause in [*CLAUSES, "C2", "C3", "C4", "C6"]:
+        assert clause in error
+        assert clause in out
+
+
+def test_a_clause_without_a_row_is_shown_by_another() -> None:
+    from gateway.tour.walk import CLAUSES, SHOWN_BY, select
+
+    assert select(["c2", "C6"]) == ["C1", "C5"]
+    assert not set(SHOWN_BY) & set(CLAUSES)
+    assert set(SHOWN_BY.values()) <= set(CLAUSES)

@@ -142,6 +142,33 @@ def test_a_notifier_is_set_up_from_files_and_leaves_what_is_not_named(api: Api, 
     assert api.asked[-1][1] == {"notifiers": {"webhook": {"url": "***", "secret": "***"}}}
 
 
+def test_a_notifier_that_is_not_there_can_not_be_taken_away(api: Api, store: Path, capsys) -> None:
+    api.on("GET /v1/apps/demo", APP)
+    assert run(["apps", "notifier", "demo", "sms", "--remove", "--store", str(store)]) == 0
+    assert len(api.asked) == 1
+    assert "has no settings of sms" in capsys.readouterr().err
+
+
+def test_settings_of_an_app_are_shown_for_people(api: Api, store: Path, capsys) -> None:
+    view = {**APP, "fallback": ["apns", "sms"], "notifiers": {"sms": {"mode": "binary", "port": "16002"}}}
+    api.on("GET /v1/apps/demo", view)
+    api.on("GET /v1/apps/demo/keys", {"keys": []})
+    api.on("PATCH /v1/apps/demo", view)
+    assert run(["apps", "show", "demo", "--store", str(store)]) == 0
+    assert run(["apps", "notifier", "demo", "sms", "port=16002", "--store", str(store)]) == 0
+    shown = capsys.readouterr()
+    assert "sms=(mode=binary, port=16002)" in shown.out
+    assert "fallback: apns, sms" in shown.err
+    assert not set("[]{}'") & set(shown.out + shown.err)
+
+
+def test_an_app_that_is_not_there_is_made_with_apps_create(api: Api, store: Path, capsys) -> None:
+    error = {"error": {"code": 33, "name": "unknown_app", "message": "There is no such app.", "field": ""}}
+    api.answers["GET /v1/apps/shop"] = [(404, error)]
+    assert run(["apps", "notifier", "shop", "sms", "port=16002", "--store", str(store)]) == 1
+    assert "apps create" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("pair", ["topic", "=x", "key=@/nowhere/key.p8"])
 def test_a_setting_that_is_none_is_said_so(api: Api, store: Path, capsys, pair: str) -> None:
     assert run(["apps", "notifier", "demo", "apns", pair, "--store", str(store)]) == 1
@@ -284,6 +311,12 @@ def test_an_app_is_changed_by_what_is_named(api: Api, store: Path) -> None:
     assert run(["apps", "change", "demo", '{"device_per_hour": 4}', *arguments]) == 0
     assert api.asked[-1][:2] == ("PATCH /v1/apps/demo", {"device_per_hour": 4})
     assert run(["apps", "change", "demo", "[1]", *arguments]) == 2
+
+
+def test_a_chain_may_be_written_with_commas(api: Api) -> None:
+    api.on("POST /v1/push", {"id": "p", "duplicate": False, "targeted": 1})
+    assert run(["send", "--everyone", "x", "--fallback", "ip,sms", "--fallback", "webhook"]) == 0
+    assert api.asked[0][1]["fallback"] == ["ip", "sms", "webhook"]
 
 
 def test_no_fallback_is_an_empty_chain(api: Api) -> None:

@@ -13,6 +13,7 @@ from test_provider_commands import Api
 
 from gateway.cli import run
 
+KINDS = ["imsi", "imei", "impi", "msisdn", "impu", "nai", "ip", "mac"]
 IMSI = "001010123456789"
 OPAQUE = f"{'a' * 26}@push.example.com"
 VIEW = {"id": OPAQUE, "url": "", "kinds": ["o-tmsi"], "app": None, "class": None, "from_ms": 1, "until_ms": None}
@@ -66,15 +67,56 @@ def test_network_ids_come_from_stdin(api: Api, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("sys.stdin", io.StringIO(f"imsi:{IMSI}\n\nnai:ann@example.com\n"))
     assert len(call(api, "create", "-")[1]["network_ids"]) == 2
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert call(api, "create", "-") == (1, None)
+    assert call(api, "create", "-") == (2, None)
 
 
 @pytest.mark.parametrize("given", ["SECRET", "SECRET:1", "imsi:"])
 def test_an_error_names_the_place_and_not_the_value(api: Api, given: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(api, "ids", given) == (1, None)
+    assert call(api, "ids", given) == (2, None)
     error = capsys.readouterr().err
     assert "network id 1" in error
     assert "SECRET" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trigger", "attatch", f"imsi:{IMSI}"], ["attach", "location_update", "source_ip"]),
+        (["trigger", "attach", f"imsi:{IMSI}", "--kind", "foo"], ["o-tmsi", "o-tmsn", "app-uid"]),
+        (["create", f"imsi:{IMSI}", "--kind", "foo"], ["o-tmsi", "o-tmsn", "app-uid"]),
+        (["ids", "foo:0010"], KINDS),
+    ],
+)
+def test_a_word_that_is_none_is_wrong_usage_and_those_there_are_are_named(
+    api: Api, arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(api, *arguments) == (2, None)
+    error = capsys.readouterr().err
+    assert [word for word in words if word not in error] == []
+
+
+@pytest.mark.parametrize("command", ["create", "trigger", "ids", "opt-out", "forget"])
+def test_the_help_names_every_kind(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["subscribers", command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert [kind for kind in KINDS if kind not in out] == []
+
+
+def test_an_imei_alone_is_said_to_have_no_id(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = {"ids": [], "drawn": 0, "replaced": False}
+    api.answers["POST /v1/subscribers"] = [(200, nothing)]
+    assert call(api, "trigger", "attach", "imei:490154203237518")[0] == 0
+    error = capsys.readouterr().err
+    assert "no id stands for an IMEI alone" in error
+    assert "490154" not in error
+    refused = {"error": {"code": 44, "name": "unknown_subscriber", "message": "No such subscriber.", "field": None}}
+    api.answers["POST /v1/subscribers"] = [(404, refused), (404, refused), (200, nothing)]
+    assert call(api, "trigger", "attach", "imei:490154203237518")[0] == 1
+    assert "nobody is known by this IMEI" in capsys.readouterr().err
+    assert call(api, "trigger", "attach", "imei:490154203237518", "nai:ann@example.com")[0] == 1
+    assert "No such subscriber" in capsys.readouterr().err
+    assert call(api, "create", f"imsi:{IMSI}")[0] == 0
+    assert "alone" not in capsys.readouterr().err
 
 
 def test_resolve_asks_first(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,9 +174,12 @@ def test_forget_asks_first(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: py
     code, body = call(api, "forget", f"imsi:{IMSI}", "--yes")
     assert (code, body) == (0, {"network_id": {"kind": "imsi", "value": IMSI}, "forget": True})
     shown = capsys.readouterr()
-    assert "1 ids were live" in shown.err
+    assert "1 id was live" in shown.err
     assert IMSI not in shown.out + shown.err
     # the answer to a question would be read from where the number comes from
     monkeypatch.setattr("sys.stdin", io.StringIO(f"imsi:{IMSI}\n"))
-    assert call(api, "forget", "-") == (1, None)
+    assert call(api, "forget", "-") == (2, None)
     assert call(api, "forget", "-", "--yes")[0] == 0
+    api.answers["POST /v1/subscribers/revoke"] = [(200, {"revoked": 3})]
+    assert call(api, "forget", f"imsi:{IMSI}", "--yes")[0] == 0
+    assert "3 ids were live" in capsys.readouterr().err

@@ -68,11 +68,40 @@ def test_peers_are_read_with_their_ports() -> None:
         ({"reconnect_s": 61.0}, "reconnect_s"),
         ({"peers": ["aaas://dra"], "tls_ca": "/no/such"}, "tls_ca"),
         ({"peers": ["aaas://dra"], "tls_cert": "/no/such"}, "tls_key"),
-        ({"peers": ["aaas://dra"], "tls_cert": "/no/such", "tls_key": "/no/such"}, "tls_cert"),
     ],
 )
 def test_what_is_wrong_is_named(settings: dict[str, Any], field: str) -> None:
     assert wrong(config(**{"peers": ["dra:3868"], **settings})) == [f"diameter.{field}"]
+
+
+def test_everything_is_said_at_once(tmp_path: Path) -> None:
+    nothing = "/no/such"
+    made = config(
+        peers=["aaas://dra", "dra", "http://x:1"],
+        origin_host="",
+        hss_host="hss_1",
+        tls_ca=nothing,
+        tls_cert=nothing,
+        tls_key=nothing,
+    )
+    found = conflicts(made)
+    fields = ["peers", "peers", "origin_host", "hss_host", "tls_ca", "tls_cert", "tls_key"]
+    assert [field for field, _ in found] == [f"diameter.{field}" for field in fields]
+    assert "entry 2" in found[0][1]
+    assert "entry 3" in found[1][1]
+    for _, words in found[-3:]:
+        assert nothing in words
+        assert "No such file" in words
+
+
+def test_files_that_hold_something_else(tmp_path: Path) -> None:
+    file = tmp_path / "nothing.pem"
+    file.write_text("nothing")
+    made = config(peers=["aaas://dra"], tls_ca=str(file), tls_cert=str(file), tls_key=str(file))
+    (authority, authority_words), (pair, pair_words) = conflicts(made)
+    assert (authority, pair) == ("diameter.tls_ca", "diameter.tls_cert")
+    assert "holds no certificate" in authority_words
+    assert "no pair" in pair_words
 
 
 def test_an_hss_and_an_mtc_iwf_need_a_peer() -> None:

@@ -63,3 +63,12 @@ def test_advice_on_a_server_elsewhere_and_a_pager_that_is_not_there() -> None:
     config.ims.servers = ["cscf.example.net:8448"]
     config.ims.pagers = ["trigger"]
     assert [field for field, _ in advice(config)] == ["ims.servers"]
+
+
+def test_every_server_that_is_none_is_named() -> None:
+    config = Config()
+    config.ims.servers = ["abc", "10.0.0.4:8448", "def"]
+    found = conflicts(config)
+    assert [field for field, _ in found] == ["ims.servers"] * 2
+    assert ["'abc'" in found[0][1], "'def'" in found[1][1]] == [True, True]
+    assert all("pcscf.example.net:8448" in words for _, words in found)

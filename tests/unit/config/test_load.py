@@ -256,3 +256,20 @@ def test_the_page_has_a_row_for_every_setting() -> None:
 
 def _text(value: object) -> str:
     return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def test_a_value_out_of_range_does_not_hide_what_else_is_wrong() -> None:
+    found = problems(overrides=["edge.window=-5", "identity.host=", "store.path="])
+    assert [text.partition(":")[0] for text in found] == ["edge.window", "identity.host", "store.path"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["edge.port=x", "api.port=7400"],  # the default of edge.port is 7400, and it is not in force
+        ["diameter.peer=dra:3868", "identity.mapping=hss"],  # diameter.peers is empty for a slip of the pen
+        ["edge.heartbeat_max_s=x", "edge.heartbeat_s=1000"],
+    ],
+)
+def test_what_only_seems_wrong_for_another_mistake_is_not_said(overrides: list[str]) -> None:
+    assert len(problems(overrides=overrides)) == 1

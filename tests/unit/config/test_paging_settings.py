@@ -99,6 +99,26 @@ def test_check_config_names_the_field(password: str) -> None:
     ]
 
 
+def test_every_entry_and_file_that_is_wrong_is_named_by_its_place() -> None:
+    config = Config()
+    nothing = "/no/such/file"
+    config.paging.smscs = [
+        f"smpp://gw@one?password_file={nothing}1",
+        "pa55word",
+        f"smpp://gw@two?password_file={nothing}2",
+    ]
+    config.paging.smsc_system_type = "x" * 13
+    config.paging.smsc_ca = nothing
+    found = conflicts(config)
+    fields = ["smsc_system_type", "smsc_ca", "smscs", "smscs", "smscs"]
+    assert [field for field, _ in found] == [f"paging.{field}" for field in fields]
+    words = " ".join(text for _, text in found)
+    assert f"{nothing}1" in words
+    assert f"{nothing}2" in words
+    assert "entry 2 is no SMSC" in words
+    assert "pa55word" not in words
+
+
 def test_advice_on_plain_smpp_and_open_files(password: str) -> None:
     config = Config()
     config.paging.smscs = ["smpp://gw@smsc.example.net"]

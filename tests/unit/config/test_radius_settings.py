@@ -155,3 +155,37 @@ def test_advice(secret: str) -> None:
     assert "radius.clients" not in before
     Path(secret).chmod(0o644)
     assert "radius.clients" in {field for field, _ in advice(config)}
+
+
+def test_every_client_that_is_wrong_is_named_by_its_place() -> None:
+    config = Config()
+    config.radius.port = 1813
+    config.radius.clients = [
+        "10.0.0.1?secret_file=/no/such/1",
+        "pa55word",
+        "10.0.0.2?secret_file=/no/such/2",
+        "10.0.0.3",
+    ]
+    found = conflicts(config)
+    assert [field for field, _ in found] == ["radius.clients"] * 3 + ["radius.secret_file"]
+    words = " ".join(text for _, text in found)
+    assert "/no/such/1" in words
+    assert "/no/such/2" in words
+    assert "entry 2" in words
+    assert "pa55word" not in words
+
+
+def test_what_is_set_and_not_used_is_worth_a_word(secret: str) -> None:
+    def fields() -> list[str]:
+        return [field for field, _ in advice(config) if field.startswith(("radius", "ip"))]
+
+    config = Config()
+    config.ip.ggsn = "10.0.0.3:4260"
+    assert fields() == ["ip.networks"]
+    config.ip.networks = ["10.45.0.0/16"]
+    assert fields() == []
+    config.radius.clients, config.radius.secret_file = ["10.0.0.0/8"], secret
+    ((_, words),) = [each for each in advice(config) if each[0] == "radius.port"]
+    assert "radius.clients and radius.secret_file" in words
+    config.radius.port = 1813
+    assert fields() == []

@@ -38,6 +38,7 @@ def secret(tmp_path: Path) -> str:
 
 def test_nothing_is_asked_of_who_does_not_use_it() -> None:
     assert wrong(t8="", scs_as_id="", auth="oauth2") == []
+    assert wrong(way="tsp", scs_as_id="") == ["trigger.way"]  # for there is no peer
     assert [field for field, _ in advice(Config()) if field.startswith("trigger.")] == []
 
 
@@ -73,6 +74,8 @@ def test_settings_that_are_right(secret: str, tmp_path: Path) -> None:
         ({"t8": "http://[::1"}, ["trigger.t8"]),
         ({"t8": "https://u:p@scef.example.net"}, ["trigger.t8"]),
         ({"t8": "https://scef.example.net?x=1"}, ["trigger.t8"]),
+        ({"t8": "https://scef.example.net/3gpp-device-triggering/v1"}, ["trigger.t8"]),
+        ({"t8": "https://3gpp-scef.example.net/exposure/"}, []),
         ({"scs_as_id": ""}, ["trigger.scs_as_id"]),
         ({"scs_as_id": "a/b"}, ["trigger.scs_as_id"]),
         ({"auth": "bearer"}, ["trigger.token_file"]),
@@ -113,6 +116,16 @@ def test_what_to_think_about(secret: str) -> None:
     found = {field: words for field, words in advice(config) if field.startswith("trigger.")}
     assert set(found) == {"trigger.t8", "trigger.callback_url", "trigger.token_file"}
     assert "s3cret" not in str(found)
+
+
+def test_what_is_set_and_not_used_is_worth_a_word() -> None:
+    def words(**trigger: Any) -> str:
+        return " ".join(text for field, text in advice(build(**trigger)) if field == "trigger.t8")
+
+    assert "trigger.scs_as_id, trigger.auth" in words(t8="", auth="oauth2")
+    assert words(t8="", scs_as_id="") == ""
+    assert "trigger.way is tsp" in words(way="tsp")
+    assert words() == ""
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"two words", b"x" * 5_000, "ä".encode(), b"a\nb", b"\xff"])

@@ -138,3 +138,21 @@ def test_check_config_names_the_field_and_gives_advice(password: str) -> None:
     config.wap.ppg = "http://127.0.0.1/"
     Path(password).chmod(0o600)
     assert not [field for field, _ in advice(config) if field.startswith("wap.")]
+
+
+def test_everything_is_said_at_once() -> None:
+    config = Config()
+    config.wap.ppg, config.wap.ppg_ca, config.wap.ppg_name = "ppg.example.net/pa55word", "/no/such/ca", "a b"
+    config.wap.ppg_user, config.wap.ppg_password_file = "g:w", "/no/such/password"
+    config.wap.ppg_network, config.wap.ppg_bearer = " GSM", "SMS  "
+    found = conflicts(config)
+    fields = ["ppg_network", "ppg_bearer", "ppg", "ppg_name", "ppg_ca", "ppg_user", "ppg_password_file"]
+    assert [field for field, _ in found] == [f"wap.{field}" for field in fields]
+    assert "pa55word" not in str(found)
+
+
+def test_what_is_odd_or_not_used_is_worth_a_word() -> None:
+    config = Config()
+    assert not [field for field, _ in advice(config) if field.startswith("wap")]
+    config.wap.ppg_user, config.wap.ppg_network = "gw", "IS-95 CDMA"
+    assert [field for field, _ in advice(config) if field.startswith("wap")] == ["wap.ppg_network", "wap.ppg"]
