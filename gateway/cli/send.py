@@ -107,6 +107,8 @@ def send(
     if condition is not None:
         target["where"] = condition
     chain = [name.strip() for given in fallback or () for name in given.split(",") if name.strip()]
+    if fallback and not chain:
+        raise ConfigError("--fallback names no notifier; one reads ip,sms, and --no-fallback is for none")
     if fallback and no_fallback:
         raise ConfigError("--fallback and --no-fallback exclude each other")
     optional: dict[str, Any] = {

@@ -64,6 +64,8 @@ async def ids(_stage: Stage, _fleet: Fleet) -> str:
         made = await network.trigger("attach")
         kinds = [each["kinds"] for each in made["ids"]]
         check(kinds == [["o-tmsi"], ["o-tmsn"], ["app-uid"]], f"an attach drew {kinds}")
+        ends = [each["until_ms"] for each in made["ids"]]
+        check(None not in ends and len(set(ends)) == len(ends), f"the ids end at {ends}, not each at a time of its own")
         shown = str(made)
         check(not any(secret in shown for secret in (IMSI, MSISDN[1:], NAI)), "the answer shows a network id")
         again = await network.trigger("session")
@@ -77,7 +79,8 @@ async def ids(_stage: Stage, _fleet: Fleet) -> str:
         raw = b"".join(file.read_bytes() for file in (network.stage.folder / "store").iterdir() if file.is_file())
         check(not any(secret.encode() in raw for secret in (IMSI, MSISDN[1:], NAI)), "the store shows a network id")
     return (
-        f"{len(made['ids'])} ids at the attach, the same in a session, others after a location update; sealed at rest"
+        f"{len(made['ids'])} ids at the attach, each with an end of its own, the same in a session, others after a"
+        " location update; sealed at rest"
     )
 
 

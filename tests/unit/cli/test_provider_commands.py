@@ -333,6 +333,7 @@ def test_no_fallback_is_an_empty_chain(api: Api) -> None:
         ["--everyone", "--data", "{"],
         ["--everyone", "--data", "@/nonexistent"],
         ["--everyone", "--fallback", "a", "--no-fallback"],
+        ["--everyone", "--fallback", " ,"],
         ["--everyone", "--urgency", "extreme"],
     ],
 )
