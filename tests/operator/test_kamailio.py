@@ -360,37 +360,53 @@ async def test_a_token_in_the_contact_is_a_push_over_the_channel(network: Networ
         await terminal.close()
 
 
-# --- another caller than ours
+# --- SIPp on both sides
+
+
+class Sipp:
+    """Programs that make or take one call each, and end with 0 where it went as it should."""
+
+    def __init__(self, network: Network, folder: Path) -> None:
+        self._server = f"127.0.0.1:{network.kamailio.sip_port}"
+        self._folder = folder
+        self._running: list[asyncio.subprocess.Process] = []
+
+    async def start(self, name: str, *arguments: str, port: int = 0) -> asyncio.subprocess.Process:
+        program = shutil.which("sipp")
+        assert program is not None
+        command = [program, self._server, *arguments, "-s", "bob", "-m", "1", "-i", "127.0.0.1"]
+        command += ["-p", str(port or free_port(socket.SOCK_DGRAM)), "-timeout", "20s", "-nostdin"]
+        with (self._folder / f"{name}.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, cwd=self._folder)
+        self._running.append(process)
+        return process
+
+    async def ends_well(self, process: asyncio.subprocess.Process, name: str) -> None:
+        async with asyncio.timeout(25):
+            code = await process.wait()
+        assert code == 0, (self._folder / f"{name}.log").read_text(errors="replace")[-2000:]
+
+    async def close(self) -> None:
+        for process in self._running:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 @needs({"sipp": "sip-tester"})
-async def test_sipp_calls_a_sleeping_terminal(network: Network, tmp_path: Path) -> None:
-    program = shutil.which("sipp")
-    assert program is not None
-    command = [program, f"127.0.0.1:{network.kamailio.sip_port}", "-sf", str(Path(__file__).with_name("sipp_call.xml"))]
-    command += [
-        "-s",
-        "bob",
-        "-m",
-        "1",
-        "-i",
-        "127.0.0.1",
-        "-p",
-        str(free_port(socket.SOCK_DGRAM)),
-        "-timeout",
-        "15s",
-        "-nostdin",
-    ]
-    async with Endpoint(network.kamailio, "bob") as bob:
-        with (tmp_path / "sipp.log").open("wb") as log:
-            sipp = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, cwd=tmp_path)
-        try:
-            await network.paged()
-            bob.register()
-            async with asyncio.timeout(20):
-                assert await sipp.wait() == 0, (tmp_path / "sipp.log").read_text()[-2000:]
-            await bob.request("BYE")
-        finally:
-            if sipp.returncode is None:
-                sipp.kill()
-                await sipp.wait()
+async def test_sipp_calls_a_sleeping_terminal_which_is_sipp_too(network: Network, tmp_path: Path) -> None:
+    sipp = Sipp(network, tmp_path)
+    port = free_port(socket.SOCK_DGRAM)
+    scenario = {name: str(Path(__file__).with_name(f"sipp_{name}.xml")) for name in ("call", "answer", "register")}
+    try:
+        called = await sipp.start("called", "-sf", scenario["answer"], port=port)
+        caller = await sipp.start("caller", "-sf", scenario["call"])
+        await network.paged()
+        assert called.returncode is None  # it was not called before it had registered
+        woken = await sipp.start("woken", "-sf", scenario["register"], "-key", "contact_port", str(port))
+        await sipp.ends_well(woken, "woken")
+        await sipp.ends_well(caller, "caller")
+        await sipp.ends_well(called, "called")
+        await network.counted("released")
+    finally:
+        await sipp.close()
