@@ -417,16 +417,3 @@ async def test_addresses_of_a_paging_only_registration_are_the_gateways_own(scen
     assert await scene.house.gateway.operator.ended_ids.sweep(0) == 0
     assert (await shop.delivery(kept))["state"] == "waiting"
     assert (await shop.call("PUT", f"/v1/registrations/{opaque}", json={"tags": ["vip"]})).status_code == 200
-
-
-async def test_an_opt_out_holds_for_a_page_that_waits_for_its_moment(scene: Scene) -> None:
-    await scene.house.restart(paging__jitter_s=0.6)
-    await until(lambda: scene.smsc.is_bound)
-    opaque = (await scene.ids())[0]
-    for _ in range(6):
-        await scene.house.shop.push(opaque, "one", ack_ms=1)
-    await asyncio.sleep(0.1)
-    await scene.operator("/opt-out", {"network_id": NETWORK_IDS[0]})
-    out = len(scene.smsc.submissions)
-    await asyncio.sleep(0.8)  # all of them had their moment
-    assert len(scene.smsc.submissions) == out

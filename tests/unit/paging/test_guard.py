@@ -37,13 +37,14 @@ class Scene:
         self.paged: list[bytes] = []
         self.row = TAKEN
         self.trouble: Exception | None = None
+        self.is_out = False
         self.go = asyncio.Event()
         self.go.set()
 
     async def resolve(self, opaque: str, app: str) -> Subscriber | None:
         if self.trouble is not None:
             raise self.trouble
-        if opaque not in ("a", "b", "c", "other"):
+        if opaque not in ("a", "b", "c", "other") or self.is_out:
             return None
         who = b"other" if opaque == "other" else b"one"
         return Subscriber(who, [NetworkId(NetworkIdKind.MSISDN, f"+49{len(who)}")], OpaqueKind.O_TMSN, app)
@@ -197,6 +198,18 @@ async def test_the_moment_of_a_page_is_random_within_its_bound(monkeypatch: pyte
         await scene.page()
     assert len(set(waits)) == 20
     assert all(0 <= wait <= 0.2 for wait in waits)
+
+
+async def test_an_opt_out_holds_for_a_page_that_waits_for_its_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(jitter_s=0.2)
+
+    async def sleep(_seconds: float) -> None:
+        scene.is_out = True
+
+    monkeypatch.setattr("gateway.paging.guard.asyncio.sleep", sleep)
+    assert (await scene.page()).dead
+    assert scene.paged == []
+    assert scene.outcomes("unknown_subscriber") == 1
 
 
 async def test_an_absent_terminal_uses_up_no_try_and_its_return_is_told_once() -> None:
