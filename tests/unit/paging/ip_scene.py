@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from pager_push import push_through
+
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metric, Metrics
-from gateway.model.notification import Content, Notification, Target
 from gateway.model.ports import NotifierResult
-from gateway.model.registration import App, Registration
 from gateway.model.subscriber import NetworkId, NetworkIdKind, OpaqueKind, Subscriber
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
@@ -139,26 +139,7 @@ class IpScene:
 
     async def push(self, *, address: str = OPAQUE, number: int = 3, **changes: Any) -> NotifierResult:
         now_s = int(time.time())
-        values: dict[str, Any] = {
-            "seq": 9,
-            "app": "shop",
-            "target": Target(tag="vip"),
-            "content": Content(title="Hi", text="there"),
-            "accepted_ms": now_s * 1000,
-            "expires_s": now_s + 3_600,
-            "ack_ms": 1,
-            "notifier_ack_ms": 1,
-        }
-        registration = Registration(
-            number=number,
-            token=b"t" * 16,
-            device="d",
-            app="shop",
-            version="1",
-            addresses={"ip": address} if address else {},
-        )
-        app = App(name="shop", notifiers={"ip": self.settings})
-        return await self.notifier.notify(app, registration, Notification(**{**values, **changes}))
+        return await push_through(self.notifier, self.settings, address, now_s=now_s, number=number, **changes)
 
     def requests(self, result: str) -> float:
         return self.metrics.value(Metric.RADIUS_REQUESTS, result)

@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+from pager_push import push_through
+
 from gateway.config.paging import Smsc
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metric, Metrics
-from gateway.model.notification import Content, Notification, Target
+from gateway.model.notification import Content, Notification
 from gateway.model.outcome import Step
 from gateway.model.ports import NotifierResult, Numbered, Numbers
-from gateway.model.registration import App, Registration
 from gateway.model.subscriber import NetworkId, NetworkIdKind, OpaqueKind, Subscriber
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
@@ -146,26 +147,7 @@ class SmsScene:
 
     async def push(self, *, address: str = OPAQUE, seq: int = 9, **changes: Any) -> NotifierResult:
         now_s = int(time.time())
-        values: dict[str, Any] = {
-            "seq": seq,
-            "app": "shop",
-            "target": Target(tag="vip"),
-            "content": Content(title="Hi", text="there"),
-            "accepted_ms": now_s * 1000,
-            "expires_s": now_s + 3_600,
-            "ack_ms": 1,
-            "notifier_ack_ms": 1,
-        }
-        registration = Registration(
-            number=3,
-            token=b"t" * 16,
-            device="d",
-            app="shop",
-            version="1",
-            addresses={"sms": address} if address else {},
-        )
-        app = App(name="shop", notifiers={"sms": self.settings})
-        return await self.notifier.notify(app, registration, Notification(**{**values, **changes}))
+        return await push_through(self.notifier, self.settings, address, now_s=now_s, seq=seq, **changes)
 
     def receipts(self, result: str) -> float:
         return self.metrics.value(Metric.SMS_RECEIPTS, result)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
+from pager_push import push_through
 from sms_scene import FixedSubscribers, Histories, until
 
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metric, Metrics
-from gateway.model.notification import Content, Notification, Target
 from gateway.model.ports import NotifierResult
-from gateway.model.registration import App, Registration
 from gateway.model.subscriber import NetworkId, NetworkIdKind, OpaqueKind, Subscriber
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
@@ -97,26 +96,9 @@ class TriggerScene:
         self, *, address: str = OPAQUE, seq: int = 9, registration: int = 3, **changes: Any
     ) -> NotifierResult:
         now_s = self.clock() // 1000
-        values: dict[str, Any] = {
-            "seq": seq,
-            "app": "shop",
-            "target": Target(tag="vip"),
-            "content": Content(title="Hi", text="there"),
-            "accepted_ms": now_s * 1000,
-            "expires_s": now_s + 3_600,
-            "ack_ms": 1,
-            "notifier_ack_ms": 1,
-        }
-        known = Registration(
-            number=registration,
-            token=b"t" * 16,
-            device="d",
-            app="shop",
-            version="1",
-            addresses={"trigger": address} if address else {},
+        return await push_through(
+            self.notifier, self.app_settings, address, now_s=now_s, seq=seq, number=registration, **changes
         )
-        app = App(name="shop", notifiers={"trigger": self.app_settings})
-        return await self.notifier.notify(app, known, Notification(**{**values, **changes}))
 
     def callbacks(self, result: str) -> float:
         return self.metrics.value(Metric.TRIGGER_CALLBACKS, result)

@@ -6,13 +6,12 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from pager_push import push_through
 from sms_scene import IDS, OPAQUE, FixedSubscribers, Histories, SmsScene
 
 from gateway.config.sections import Config
 from gateway.metrics import Metric, Metrics
-from gateway.model.notification import Content, Notification, Target
 from gateway.model.ports import NotifierResult
-from gateway.model.registration import App, Registration
 from gateway.notifiers.upstream import unix_ms
 from gateway.paging.guard import Guard
 from gateway.paging.sms.bearer import SmsBearer
@@ -71,27 +70,10 @@ class WapScene:
         await self.ppg.close()
 
     async def push(self, *, address: str = OPAQUE, seq: int = 9, number: int = 3, **changes: Any) -> NotifierResult:
-        now_s = int(time.time())
-        values: dict[str, Any] = {
-            "seq": seq,
-            "app": "shop",
-            "target": Target(tag="vip"),
-            "content": Content(title="Hi", text="there"),
-            "accepted_ms": now_s * 1000,
-            "expires_s": now_s + 3_600,
-            "ack_ms": 1,
-            "notifier_ack_ms": 1,
-        }
-        registration = Registration(
-            number=number,
-            token=bytes((number,)) * 16,
-            device="d",
-            app="shop",
-            version="1",
-            addresses={"wap": address} if address else {},
+        now_s, token = int(time.time()), bytes((number,)) * 16
+        return await push_through(
+            self.notifier, self.settings, address, now_s=now_s, seq=seq, number=number, token=token, **changes
         )
-        app = App(name="shop", notifiers={"wap": self.settings})
-        return await self.notifier.notify(app, registration, Notification(**{**values, **changes}))
 
     def outcomes(self, reason: str) -> float:
         return self.metrics.value(Metric.NOTIFIER_OUTCOMES, f"wap {reason}")
