@@ -56,7 +56,7 @@ def read_public_address(ota: Ota) -> IPv4Address | IPv6Address:
 
 
 def parse_bearer(text: str, setting: str) -> bytes:
-    """The value of a bearer description in hex: tag, length, type and parameters (ETSI TS 102 223 §8.52). ConfigError."""
+    """The value of a bearer description in hex (ETSI TS 102 223 §8.52): its type and parameters. ConfigError."""
     try:
         raw = bytes.fromhex(text)
     except ValueError:

