@@ -44,6 +44,8 @@ class KeySet(msgspec.Struct, array_like=True, frozen=True):
     algorithm: int  # gateway.ota.packet_security.Algorithm
     kic: bytes
     kid: bytes
+    #: the highest counter that the card has seen from whoever kept it before: ours go on behind it
+    counter: int = 0
 
     def __repr__(self) -> str:
         return f"KeySet({self.number})"
@@ -100,6 +102,15 @@ class Capability(msgspec.Struct, array_like=True, frozen=True):
     until_ms: int = 0
     #: oldest first, bounded
     evidence: tuple[Evidence, ...] = ()
+
+
+class NumberTaken(ValueError):
+    """A number of a record is another card's; `index`: which record of those that were put."""
+
+    def __init__(self, index: int, field: str) -> None:
+        super().__init__(f"record {index}: its {field} is another card's; remove that card, or the number from it")
+        self.index = index
+        self.field = field
 
 
 class CardRecords(Protocol):
