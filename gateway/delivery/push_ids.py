@@ -43,6 +43,11 @@ class PushIds:
         """Ids of what is brought to cards: their numbers are of the same sequence, and no push id is one of these."""
         return PushIds(self.derive(b"downloads"))
 
+    @cached_property
+    def campaigns(self) -> PushIds:
+        """The same for campaigns over cards."""
+        return PushIds(self.derive(b"campaigns"))
+
     def _of(self, app: str) -> tuple[CipherContext, CipherContext]:
         ciphers = self._ciphers.get(app)
         if ciphers is None:

@@ -365,6 +365,13 @@ class DownloadRecords(Protocol):
         """What a start finds WAITING or ACTIVE."""
         ...
 
+    def of_app(
+        self, app: str, before: int, limit: int, state: DownloadState | None = None
+    ) -> tuple[list[Download], int]:
+        """The newest first, below a number (0: from the newest); where to go on, 0: there are no more. Looks at a
+        bounded number of rows, so a page may be short."""
+        ...
+
     def of_campaign(self, campaign: int, after: int, limit: int) -> list[Download]:
         """Participants in order of their numbers, behind one."""
         ...

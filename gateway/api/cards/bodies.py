@@ -114,14 +114,12 @@ def build_record(body: CardIn) -> CardRecord:
 def _key_set(body: KeySetIn, field: str) -> KeySet:
     algorithm = _ALGORITHMS[body.algorithm]
     sizes = KEY_BYTES[algorithm]
-    keys = []
-    for name in ("kic", "kid"):
-        key = bytes.fromhex(getattr(body, name))
+    kic, kid = bytes.fromhex(body.kic), bytes.fromhex(body.kid)
+    for name, key in (("kic", kic), ("kid", kid)):
         if len(key) not in sizes:
             words = " or ".join(str(size) for size in sizes)
             raise BadRequest(f"a key of {body.algorithm} has {words} bytes, in hex", field=f"{field}.{name}")
-        keys.append(key)
-    return KeySet(body.number, algorithm, *keys, body.counter)
+    return KeySet(body.number, algorithm, kic, kid, body.counter)
 
 
 def _bearer(text: str) -> bytes:

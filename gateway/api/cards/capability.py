@@ -38,9 +38,7 @@ class CapabilityRoutes:
         door = need(self._backend)
         card, _ = find_card(door, call.path("card"))
         return call.answer(
-            view_capability(
-                card, door.records.capability(card), self._backend.now_ms(), evidence=call.provider is None
-            )
+            view_capability(card, door.records.capability(card), self._backend.now_ms(), evidence=call.provider is None)
         )
 
     async def change_terminal(self, call: Call) -> Response:

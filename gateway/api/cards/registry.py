@@ -195,9 +195,11 @@ class CardRoutes:
                 looked += 1
                 if tag and tag not in record.tags:
                     continue
-                if ability and ability != view_card(
-                    card, record, door.records.capability(card), self._backend.now_ms()
-                ).capability.state:
+                if (
+                    ability
+                    and ability
+                    != view_card(card, record, door.records.capability(card), self._backend.now_ms()).capability.state
+                ):
                     continue
                 found.append(card)
                 if len(found) == limit:
@@ -223,7 +225,13 @@ _CARD_IN: dict[str, Any] = {
     "tar": "B00011",
     "tags": ["batch-7"],
 }
-_CAPABILITY = {"card": _CARD, "state": "capable", "since_ms": 1760000000000, "until_ms": 1775552000000, "evidence": None}
+_CAPABILITY = {
+    "card": _CARD,
+    "state": "capable",
+    "since_ms": 1760000000000,
+    "until_ms": 1775552000000,
+    "evidence": None,
+}
 
 
 def routes(backend: Backend) -> list[Route]:

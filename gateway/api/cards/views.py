@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import cast
 
-from gateway.api.cards.wire import AbilityName, CapabilityView, CardView, DownloadStepView, DownloadView, EvidenceView
-from gateway.api.cards.wire import DownloadStateName
+from gateway.api.cards.wire import (
+    AbilityName,
+    CapabilityView,
+    CardView,
+    DownloadStateName,
+    DownloadStepView,
+    DownloadView,
+    EvidenceView,
+)
 from gateway.model.cards import Ability, Capability, CardRecord, Download, DownloadState, build_card_id
 
 ABILITIES = tuple(each.name.lower() for each in Ability)

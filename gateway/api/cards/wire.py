@@ -35,7 +35,7 @@ class _Out(msgspec.Struct, kw_only=True):
 # --- cards ---
 
 
-class KeySetIn(_In):
+class KeySetIn(_In, kw_only=True):
     """One key set (ETSI TS 102 225 §5.1.2, §5.1.3)."""
 
     number: Annotated[KeySetNumber, Meta(description="high nibble of KIc and KID")]
@@ -43,11 +43,11 @@ class KeySetIn(_In):
     kic: HexKey
     kid: HexKey
     counter: Annotated[
-        int, Meta(ge=0, lt=1 << 40, description="highest one that the card has seen; ours go on behind it")
+        int, Meta(ge=0, le=(1 << 40) - 1, description="highest one that the card has seen; ours go on behind it")
     ] = 0
 
 
-class CardIn(_In):
+class CardIn(_In, kw_only=True):
     """One card as its issuer describes it."""
 
     iccid: Annotated[str, Meta(min_length=1, max_length=32, description="18 to 20 digits; write-only")]
@@ -60,7 +60,9 @@ class CardIn(_In):
     data_keys: (
         Annotated[
             KeySetNumber,
-            Meta(description="key set that protects what goes over a link; null: the second of key_sets, else the first"),
+            Meta(
+                description="key set that protects what goes over a link; null: the second of key_sets, else the first"
+            ),
         ]
         | None
     ) = None
@@ -79,13 +81,13 @@ class ImportedCard(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: ErrorDetail | None = None
 
 
-class Imported(_Out):
+class Imported(_Out, kw_only=True):
     imported: int
     refused: int
     cards: list[ImportedCard]
 
 
-class FindBody(_In):
+class FindBody(_In, kw_only=True):
     """Exactly one of these."""
 
     iccid: Digits = ""
@@ -93,11 +95,11 @@ class FindBody(_In):
     msisdn: Annotated[str, Meta(max_length=32, description="write-only")] = ""
 
 
-class Found(_Out):
+class Found(_Out, kw_only=True):
     card: CardId
 
 
-class EvidenceView(_Out):
+class EvidenceView(_Out, kw_only=True):
     at_ms: UnixMs
     what: Annotated[
         str, Meta(description="check_request, call, link_opened, terminal_result, validity_over, undelivered, …")
@@ -106,7 +108,7 @@ class EvidenceView(_Out):
     detail: str
 
 
-class CapabilityView(_Out):
+class CapabilityView(_Out, kw_only=True):
     """Of a card's terminal: can it open a channel for the card? (E4, E5)"""
 
     card: CardId
@@ -119,7 +121,7 @@ class CapabilityView(_Out):
     ) = None
 
 
-class CardView(_Out):
+class CardView(_Out, kw_only=True):
     id: CardId
     tags: list[str]
     key_sets: Annotated[list[int], Meta(description="numbers of its key sets")]
@@ -130,46 +132,52 @@ class CardView(_Out):
     capability: CapabilityView
 
 
-class CardPage(_Out):
+class CardPage(_Out, kw_only=True):
     count: Annotated[int, Meta(description="of all cards, whatever was asked for")]
     cards: list[CardId]
-    after: (
-        Annotated[CardId, Meta(description="give it as `after` the next time, also where this page is short")] | None
-    )
+    after: Annotated[CardId, Meta(description="give it as `after` the next time, also where this page is short")] | None
 
 
-class Asked(_Out):
+class Asked(_Out, kw_only=True):
     asked: Annotated[bool, Meta(description="false: it is being asked already, or too many are")]
 
 
 # --- downloads ---
 
 
-class DownloadCreate(_In):
+class DownloadCreate(_In, kw_only=True):
     card: CardIdIn
     commands: Annotated[
         list[Annotated[str, Meta(pattern="^([0-9a-fA-F]{2})*$", max_length=522)]],
         Meta(min_length=1, max_length=1_000_000, description="command APDUs in their order, each in hex"),
     ]
     tar: Annotated[HexTar, Meta(description="what they are sent to; null: the card's own")] | None = None
-    notice: Annotated[str, Meta(max_length=160, description="what the user is told where it can not be done; "
-                                "at most 160 characters of GSM 7 bit; empty: ota.notice")] = ""
-    ttl_s: Annotated[int, Meta(ge=1, le=31_536_000, description="it is kept trying for so long; null: ota.ttl_s")] | None = None
+    notice: Annotated[
+        str,
+        Meta(
+            max_length=160,
+            description="what the user is told where it can not be done; "
+            "at most 160 characters of GSM 7 bit; empty: ota.notice",
+        ),
+    ] = ""
+    ttl_s: (
+        Annotated[int, Meta(ge=1, le=31_536_000, description="it is kept trying for so long; null: ota.ttl_s")] | None
+    ) = None
     at: Annotated[int, Meta(ge=0, le=1 << 40, description="not before then, Unix seconds")] | None = None
     idempotency_key: Annotated[str, Meta(max_length=128, description="the same key starts it once")] = ""
 
 
-class DownloadAccepted(_Out):
+class DownloadAccepted(_Out, kw_only=True):
     id: str
 
 
-class DownloadStepView(_Out):
+class DownloadStepView(_Out, kw_only=True):
     at_ms: UnixMs
     what: Annotated[str, Meta(description="accepted, called, opened, transfer, message, executed, retry, noticed, …")]
     detail: str
 
 
-class DownloadView(_Out):
+class DownloadView(_Out, kw_only=True):
     id: str
     card: CardId
     state: Annotated[DownloadStateName, Meta(description="final: done, noticed, failed, stopped, expired")]
@@ -181,11 +189,13 @@ class DownloadView(_Out):
     way: Annotated[Literal["", "link", "message"], Meta(description="how it goes; empty: not decided yet")]
     calls: Annotated[int, Meta(description="calls that were made")]
     tries: Annotated[int, Meta(description="tries since the last progress")]
-    cause: Annotated[str, Meta(description="of the last trouble: undelivered, no_link, link_lost, terminal, card, smsc, …")]
+    cause: Annotated[
+        str, Meta(description="of the last trouble: undelivered, no_link, link_lost, terminal, card, smsc, …")
+    ]
     campaign: Annotated[str, Meta(description="id of its campaign; null: of none")] | None
     steps: Annotated[list[DownloadStepView], Meta(description="its history, the newest kept")]
 
 
-class DownloadPage(_Out):
+class DownloadPage(_Out, kw_only=True):
     downloads: list[DownloadView]
     after: Annotated[str, Meta(description="give it as `after` the next time; null: there are no more")] | None
