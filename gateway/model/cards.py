@@ -126,7 +126,7 @@ class CardRecords(Protocol):
 
     def put(self, records: Sequence[CardRecord]) -> asyncio.Future[None]:
         """Known ones are replaced and keep their counters and capability; durable with the future. StoreUnavailable
-        or QueueFull at once. ValueError where a number is another card's."""
+        or QueueFull at once. NumberTaken where a number is another card's. A thousand at a time are quick."""
         ...
 
     def remove(self, card: bytes) -> asyncio.Future[None]:
@@ -136,7 +136,7 @@ class CardRecords(Protocol):
     def count(self) -> int: ...
 
     def walk(self, after: bytes, limit: int) -> list[tuple[bytes, CardRecord]]:
-        """Cards in order of their handles, behind one."""
+        """Cards in order of their handles, behind one; what is put and not durable yet may be missing."""
         ...
 
     def take_counters(self, card: bytes, key_set: int, count: int) -> asyncio.Future[int]:
@@ -342,21 +342,23 @@ class DownloadRecords(Protocol):
         ...
 
     def put_payload(self, payload: Payload) -> bytes:
-        """Its digest; durable with, or before, the next `add`."""
+        """Its digest; durable with, or before, the next `add`. Kept for an hour at least, then while a download or a
+        campaign that is not over needs it. StoreUnavailable, QueueFull."""
         ...
 
     def payload(self, digest: bytes) -> Payload | None: ...
 
     def add(self, downloads: Sequence[Download]) -> asyncio.Future[None]:
-        """Durable with the future. StoreUnavailable, QueueFull."""
+        """Durable with the future. StoreUnavailable (also where a payload is not there), QueueFull."""
         ...
 
     def change(self, download: Download) -> asyncio.Future[None]:
-        """Seen at once by `read`; durable with the future."""
+        """Seen at once by `read`; durable with the future, which fails with StoreUnavailable where it is written later.
+        The first end holds: a change of what is over is left out."""
         ...
 
     def settle(self, download: Download) -> asyncio.Future[None]:
-        """It is over: written, and a line of its app's receipts feed with it."""
+        """It is over: written, and one line of its app's receipts feed with it. As `change` otherwise."""
         ...
 
     def read(self, number: int) -> Download | None: ...
