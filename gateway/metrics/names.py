@@ -182,6 +182,18 @@ class Metric(Enum):
     SMS_INCOMING = Spec(
         "heliograph_sms_incoming_total", "counter", "Other messages and alerts from SMSCs, by kind", "kind"
     )
+    OTA_MESSAGES = Spec(
+        "heliograph_ota_messages_total",
+        "counter",
+        "Messages to cards: taken, later or refused, and what became of those that were taken",
+        "fate",
+    )
+    OTA_INCOMING = Spec(
+        "heliograph_ota_incoming_total",
+        "counter",
+        "Short messages that came in, as they may be a card's: with a header, without, or of no use",
+        "kind",
+    )
     DIAMETER_PEERS = Spec("heliograph_diameter_peers", "gauge", "Diameter peers that can be asked", "peer")
     DIAMETER_ENDED = Spec(
         "heliograph_diameter_ended_total", "counter", "Connections to Diameter peers that ended, by reason", "reason"
