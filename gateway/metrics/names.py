@@ -188,8 +188,8 @@ class Metric(Enum):
         "Messages to cards: taken, later or refused, and what became of those that were taken",
         "fate",
     )
-    OTA_INCOMING = Spec(
-        "heliograph_ota_incoming_total",
+    OTA_SMS_IN = Spec(
+        "heliograph_ota_sms_in_total",
         "counter",
         "Short messages that came in, as they may be a card's: with a header, without, or of no use",
         "kind",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from gateway.model.cards import Campaign, Download, DownloadState, Payload
 from gateway.model.errors import StoreUnavailable
-from gateway.model.outcome import Outcome, State, Step
+from gateway.model.outcome import CARD, Outcome, State, Step
 from gateway.store.card_payloads import Payloads
 from gateway.store.card_rows import build_download, parse_download, parse_download_head
 from gateway.store.commit import Call, Committer
@@ -24,8 +24,8 @@ from gateway.store.sequences import Sequences
 
 #: rows read at once where many are looked at
 _CHUNK = 1_000
-#: the channel of their steps in a receipt
-CHANNEL = "card"
+#: rows looked at for one page of an app's
+_LOOKED = 2_000
 _ENDS = {
     DownloadState.DONE: State.ACKED,
     DownloadState.NOTICED: State.NOTICED,
@@ -44,7 +44,7 @@ def _is_open(download: Download) -> bool:
 def build_end(download: Download) -> Outcome:
     """The end of a download, as receipts have it: its number is that of a push and a delivery in one."""
     at_ms = download.steps[-1].at_ms if download.steps else download.created_ms
-    steps = [Step(step.at_ms, step.what, CHANNEL, step.detail) for step in download.steps]
+    steps = [Step(step.at_ms, step.what, CARD, step.detail) for step in download.steps]
     return Outcome(download.number, download.number, 0, download.app, _ENDS[download.state], at_ms, steps)
 
 
@@ -181,6 +181,26 @@ class DownloadStore:
             if len(rows) < _CHUNK:
                 return
             place = rows[-1][0] + b"\0"
+
+    def of_app(
+        self, app: str, before: int, limit: int, state: DownloadState | None = None
+    ) -> tuple[list[Download], int]:
+        below = before or 1 << 63
+        found: list[Download] = []
+        fresh = sorted((number for number in self._added if number < below), reverse=True)
+        rows = self._environment.scan_back(Db.DOWNLOADS, pack_u64(below), limit=_LOOKED)
+        kept = [unpack_u64(key) for key, _ in rows]
+        is_end = len(kept) < _LOOKED
+        for number in sorted({*fresh, *kept}, reverse=True):
+            if not is_end and number < kept[-1]:
+                break  # of what lies below only the fresh ones are known
+            if len(found) == limit:
+                return found, below
+            below = number
+            download = self.read(number)
+            if download is not None and download.app == app and state in (None, download.state):
+                found.append(download)
+        return found, 0 if is_end else below
 
     def of_campaign(self, campaign: int, after: int, limit: int) -> list[Download]:
         kept = self.campaign(campaign)
