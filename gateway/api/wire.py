@@ -40,8 +40,10 @@ StateName = Annotated[
         "replaced",
         "rejected",
         "limited",
+        "noticed",
+        "failed",
     ],
-    Meta(description="final: acked, expired, recalled, replaced, rejected, limited"),
+    Meta(description="final: acked, expired, recalled, replaced, rejected, limited; of a download: noticed, failed"),
 ]
 NextOffset = Annotated[int, Meta(description="offset of the next page; null where there is none")]
 

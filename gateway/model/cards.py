@@ -44,6 +44,8 @@ class KeySet(msgspec.Struct, array_like=True, frozen=True):
     algorithm: int  # gateway.ota.packet_security.Algorithm
     kic: bytes
     kid: bytes
+    #: the highest counter that the card has seen from whoever kept it before: ours go on behind it
+    counter: int = 0
 
     def __repr__(self) -> str:
         return f"KeySet({self.number})"
@@ -102,6 +104,15 @@ class Capability(msgspec.Struct, array_like=True, frozen=True):
     evidence: tuple[Evidence, ...] = ()
 
 
+class NumberTaken(ValueError):
+    """A number of a record is another card's; `index`: which record of those that were put."""
+
+    def __init__(self, index: int, field: str) -> None:
+        super().__init__(f"record {index}: its {field} is another card's; remove that card, or the number from it")
+        self.index = index
+        self.field = field
+
+
 class CardRecords(Protocol):
     """Where cards are kept (store.cards.CardStore); control thread only."""
 
@@ -115,7 +126,7 @@ class CardRecords(Protocol):
 
     def put(self, records: Sequence[CardRecord]) -> asyncio.Future[None]:
         """Known ones are replaced and keep their counters and capability; durable with the future. StoreUnavailable
-        or QueueFull at once. ValueError where a number is another card's."""
+        or QueueFull at once. NumberTaken where a number is another card's. A thousand at a time are quick."""
         ...
 
     def remove(self, card: bytes) -> asyncio.Future[None]:
@@ -125,7 +136,7 @@ class CardRecords(Protocol):
     def count(self) -> int: ...
 
     def walk(self, after: bytes, limit: int) -> list[tuple[bytes, CardRecord]]:
-        """Cards in order of their handles, behind one."""
+        """Cards in order of their handles, behind one; what is put and not durable yet may be missing."""
         ...
 
     def take_counters(self, card: bytes, key_set: int, count: int) -> asyncio.Future[int]:
@@ -345,21 +356,23 @@ class DownloadRecords(Protocol):
         ...
 
     def put_payload(self, payload: Payload) -> bytes:
-        """Its digest; durable with, or before, the next `add`."""
+        """Its digest; durable with, or before, the next `add`. Kept for an hour at least, then while a download or a
+        campaign that is not over needs it. StoreUnavailable, QueueFull."""
         ...
 
     def payload(self, digest: bytes) -> Payload | None: ...
 
     def add(self, downloads: Sequence[Download]) -> asyncio.Future[None]:
-        """Durable with the future. StoreUnavailable, QueueFull."""
+        """Durable with the future. StoreUnavailable (also where a payload is not there), QueueFull."""
         ...
 
     def change(self, download: Download) -> asyncio.Future[None]:
-        """Seen at once by `read`; durable with the future."""
+        """Seen at once by `read`; durable with the future, which fails with StoreUnavailable where it is written later.
+        The first end holds: a change of what is over is left out."""
         ...
 
     def settle(self, download: Download) -> asyncio.Future[None]:
-        """It is over: written, and a line of its app's receipts feed with it."""
+        """It is over: written, and one line of its app's receipts feed with it. As `change` otherwise."""
         ...
 
     def read(self, number: int) -> Download | None: ...

@@ -22,10 +22,18 @@ class State(IntEnum):
     REPLACED = 19  # by a newer one with the same collapse key
     REJECTED = 20  # its token was revoked while it was pending
     LIMITED = 21  # the registration had as many as its app allows it in the hour or day
+    # of a download to a card alone
+    NOTICED = 22  # its user was told to use another way (E6, E7)
+    FAILED = 23  # the card refused, or it can not be done
 
     @property
     def is_final(self) -> bool:
         return self >= State.ACKED
+
+    @property
+    def is_of_card(self) -> bool:
+        """A download to a card may end so, a delivery to a registration never."""
+        return self >= State.NOTICED
 
 
 class Event(IntEnum):

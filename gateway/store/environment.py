@@ -192,6 +192,14 @@ class Environment:
                     return
                 yield row
 
+    def keys(self, db: Db) -> Iterator[bytes]:
+        """All keys, without reading their values. Use it up at once: it holds a transaction."""
+        if self._dbs[db] is None:
+            return
+        with self._env.begin(db=self._dbs[db]) as txn, txn.cursor() as cursor:
+            if cursor.first():
+                yield from cursor.iternext(keys=True, values=False)
+
     def chunks(self, db: Db, size: int) -> Iterator[list[tuple[bytes, bytes]]]:
         """All rows, so many at once. Use it up at once: it holds a transaction."""
         with self._env.begin(db=self._dbs[db]) as txn, txn.cursor() as cursor:
