@@ -308,6 +308,18 @@ class DownloadStep(msgspec.Struct, array_like=True, frozen=True):
     detail: str = ""  # never an identity or a byte of the payload
 
 
+class PacketPlan(msgspec.Struct, array_like=True, frozen=True):
+    """How a transfer cuts its payload, written before its first packet goes: a later one can send the packet of which
+    nobody knows whether it came once more, the same bytes with the same counter."""
+
+    #: the command it begins with; its packet's counter, and each later one has the next
+    start: int
+    counter: int
+    #: bytes of commands in a packet
+    room_bytes: int
+    key_set: int
+
+
 class Download(msgspec.Struct, array_like=True, frozen=True):
     """One payload for one card, as it is kept; changed by msgspec.structs.replace."""
 
@@ -332,6 +344,8 @@ class Download(msgspec.Struct, array_like=True, frozen=True):
     campaign: int = 0  # its number; 0: none
     notice: str = ""  # text for the user; empty: as `ota` says
     steps: tuple[DownloadStep, ...] = ()  # bounded; the newest are kept
+    #: of the transfer under way, or cut off; None: none has begun
+    plan: PacketPlan | None = None
 
 
 class DownloadRecords(Protocol):

@@ -1,9 +1,9 @@
-"""Several commands in one secured packet, and how far a card came with them; must never put one behind another that ends
-its string.
+"""Several commands in one secured packet, and how far a card came with them; must never put one behind another that
+ends its string.
 
 Source: ETSI TS 102 226 §5.1, compact format: APDUs one after the other, `CLA INS P1 P2 P3 data`. One with outgoing data
-has P3 for Le and no data, or Le behind its data, so it can only be the last. The answer is how many were executed, the status word of the last
-one, and its data. A card stops at the first error, and counts the command that had it.
+has P3 for Le and no data, or Le behind its data, so it can only be the last. The answer is how many were executed, the
+status word of the last one, and its data. A card stops at the first error, and counts the command that had it.
 """
 
 from __future__ import annotations

@@ -79,9 +79,9 @@ class CardCounters:
         to call when it is durable, and when its commit failed. None: none is needed."""
         key = counter_key(card, key_set)
         sequence = self._sequence(key)
-        if counter < sequence.durable:
-            return None
         sequence.next = max(sequence.next, min(counter + 1, END))
+        if counter < sequence.durable:
+            return None  # a start goes on behind it
         sequence.asked = mark = max(sequence.next, sequence.asked)
         row = (PUT, Db.CARD_COUNTERS, key, pack_u64(mark))
         return row, partial(_landed, sequence, mark), partial(_failed, sequence)
