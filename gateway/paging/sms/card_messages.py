@@ -232,14 +232,14 @@ class SmsCardMessages:
         """A message that is not a receipt. Never raises: the SMSC has to be answered, or it says it again for ever."""
         source = find_source(sm.source, self._ota.country_code)
         if not source or not 1 <= len(sm.message) <= USER_DATA_BYTES:
-            self._metrics.count(Metric.OTA_INCOMING, label="unreadable")
+            self._metrics.count(Metric.OTA_SMS_IN, label="unreadable")
             return
         has_header = bool(sm.esm_class & ESM_UDHI)
-        self._metrics.count(Metric.OTA_INCOMING, label="header" if has_header else "plain")
+        self._metrics.count(Metric.OTA_SMS_IN, label="header" if has_header else "plain")
         try:
             self.on_incoming(IncomingMessage(source, sm.message, has_header))
         except Exception as error:
-            self._metrics.count(Metric.OTA_INCOMING, label="failed")
+            self._metrics.count(Metric.OTA_SMS_IN, label="failed")
             _log.warning("card_message_failed", error=type(error).__name__)
 
 

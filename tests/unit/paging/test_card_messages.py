@@ -321,7 +321,7 @@ async def test_a_check_request_comes_in() -> None:
     async with CardMessagesScene() as scene:
         assert await scene.say(b"HG\x01who", data_coding=0xF6, protocol_id=0x7F) == 0
         assert [tuple(each) for each in scene.messages] == [(MSISDN, b"HG\x01who", False)]
-        assert scene.metrics.value(Metric.OTA_INCOMING, "plain") == 1
+        assert scene.metrics.value(Metric.OTA_SMS_IN, "plain") == 1
 
 
 async def test_a_proof_of_receipt_comes_in_as_payload_too() -> None:
@@ -330,7 +330,7 @@ async def test_a_proof_of_receipt_comes_in_as_payload_too() -> None:
         assert await scene.say(b"", esm_class=ESM_UDHI, tlvs={Tag.MESSAGE_PAYLOAD: packet}) == 0
         assert await scene.say(packet, Address(TON_INTERNATIONAL, NPI_E164, "+" + MSISDN), esm_class=ESM_UDHI) == 0
         assert [tuple(each) for each in scene.messages] == [(MSISDN, packet, True)] * 2
-        assert scene.metrics.value(Metric.OTA_INCOMING, "header") == 2
+        assert scene.metrics.value(Metric.OTA_SMS_IN, "header") == 2
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ async def test_what_is_of_no_use_is_answered_and_counted() -> None:
         assert await scene.say(bytes(141)) == 0
         assert await scene.say(b"hello", Address(TON_ALPHANUMERIC, 0, "Bank")) == 0
         assert scene.messages == []
-        assert scene.metrics.value(Metric.OTA_INCOMING, "unreadable") == 3
+        assert scene.metrics.value(Metric.OTA_SMS_IN, "unreadable") == 3
         scene.smsc.send(build_pdu(Command.DELIVER_SM, 9_999, b"\xff" * 30))
         await until(lambda: scene.metrics.value(Metric.SMS_INCOMING, "malformed") == 1)
         assert await scene.say(b"x") == 0
@@ -386,7 +386,7 @@ async def test_who_fails_on_a_message_does_not_make_the_smsc_say_it_again(caplog
 
         scene.cards.on_incoming = fail
         assert await scene.say(b"HG\x01who") == 0
-        assert scene.metrics.value(Metric.OTA_INCOMING, "failed") == 1
+        assert scene.metrics.value(Metric.OTA_SMS_IN, "failed") == 1
         assert scene.smsc.binds == 1
         assert MSISDN not in caplog.text
 
