@@ -73,6 +73,7 @@ class Holder:
 
 class CardNetwork:
     """From `start` to `close`. `behave`: what the terminal of each card is like. `limits`: of the cards' links.
+    `know_terminals`: the cards were in their terminals before, so they have nothing to say (E1).
     `on_event` hears (card, word, detail); `on_apdu` and `on_datagram` every APDU and every datagram of a channel."""
 
     def __init__(
@@ -82,6 +83,7 @@ class CardNetwork:
         behave: Callable[[int], Behaviour] = lambda number: Behaviour(seed=number),
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
         seed: int = 1,
+        know_terminals: bool = False,
         on_event: Callable[[int, str, str], None] = lambda _number, _word, _detail: None,
         on_apdu: Callable[[int, bytes], None] = lambda _number, _apdu: None,
         on_datagram: Callable[[int, bytes, bool], None] = lambda _number, _datagram, _is_out: None,
@@ -95,6 +97,9 @@ class CardNetwork:
         self._centre, self._server = build_address(CENTRE), build_address(SERVER, 0x81)
         self._terminals = len(cards)
         self.holders = [self._hold(issued, behave(issued.number), limits) for issued in cards]
+        if know_terminals:
+            for holder in self.holders:
+                holder.card.profile.imei = build_imei(holder.issued.number)
         self._by_number: dict[str, Holder] = {}
         for holder in self.holders:
             self._by_number[holder.issued.msisdn.lstrip("+")] = holder
