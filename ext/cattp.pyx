@@ -5,7 +5,7 @@ the next datagram could say nothing more is read, and cards wait in the kernel's
 """
 cimport cython
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from gateway._native.cattp_links cimport expected_lapse, link_at, memory_bytes, memory_free, memory_init
@@ -63,8 +63,8 @@ COUNTERS = (
 
 
 cdef uint64_t most_of_a_step(const cattp_limits_t *l) noexcept nogil:
-    """The most that one datagram, command or timer can say: the SDUs that a PDU completes, with those that waited for it
-    behind, then the ends of two links, OPENED and DELIVERED."""
+    """The most that one datagram, command or timer can say: the SDUs that a PDU completes, with those that waited for
+    it behind, then the ends of two links, OPENED and DELIVERED."""
     cdef uint64_t head = RING_HEAD_BYTES + sizeof(cattp_event_t) + 8
     return (l.window + 1) * (head + l.max_pdu) + l.max_sdu + 6 * head
 
@@ -153,9 +153,10 @@ cdef void run(cattp_t *s) noexcept nogil:
                 readable = 1
             else:
                 read(s.down.event_fd, &drop, 8)
+        # commands first: who was expected before a card was called is known when the card's SYN is read
+        handle_commands(s)
         if readable:
             receive(s)
-        handle_commands(s)
         handle_timers(s)
         flush(s)
         gw_ring_publish(&s.up)
@@ -288,8 +289,8 @@ cdef class CattpServer:
             shut(s)
 
     def step(self, list datagrams, now_ms: int) -> list:
-        """Without socket and thread (fd -1): commands, datagrams (bytes, 16 bytes of address, port), then what is due by
-        now. What goes out, in the same form."""
+        """Without socket and thread (fd -1): commands, datagrams (bytes, 16 bytes of address, port), then what is due
+        by now. What goes out, in the same form."""
         cdef cattp_t *s = self.s
         cdef bytes data, address
         cdef list out = []

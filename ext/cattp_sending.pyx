@@ -4,13 +4,13 @@ has proved nothing be sent more than `amplification` times what came from it.
 
 The rules are those of gateway/ota/cattp_sending.py (TS 102 127 §4), to the datagram: tests/native compares the two.
 """
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy
-from gateway._native.cattp_links cimport busy_claim, busy_of, busy_release, busy_unclaim
+from gateway._native.cattp_links cimport busy_claim, busy_of, busy_unclaim
 from gateway._native.cattp_plane cimport (
     CATTP_MEASURED, CATTP_SYN_RCVD, CATTP_WINDOW_CLOSED, CATTP_WINDOW_SEEN, CC_BYTES_OUT, CC_PROBES, CC_REFUSALS,
-    CC_REFUSALS_WITHHELD, CC_RESENT, CC_SENT, CC_UNSENT, CC_WITHHELD, FLIGHT_ENDS, FLIGHT_NOW, FLIGHT_THERE,
+    CC_REFUSALS_WITHHELD, CC_SENT, CC_UNSENT, CC_WITHHELD, FLIGHT_ENDS, FLIGHT_NOW, FLIGHT_THERE,
     GW_PDU_ACK, GW_PDU_EACK, GW_PDU_HEAD_BYTES, GW_PDU_NUL, GW_PDU_RST, GW_PDU_SEG, GW_PDU_SYN, busy_t, cattp_link_t,
     cattp_t, flight_t, gw_get16, gw_pdu_build, gw_pdu_refuse, gw_pdu_t, gw_put16, gw_udp_flush, gw_udp_place,
     gw_udp_put)
@@ -33,7 +33,8 @@ cdef uint16_t distance(uint16_t start, uint16_t end) noexcept nogil:
 
 # --- datagrams out ---------------------------------------------------------------------------------------------------
 
-cdef void capture(cattp_t *s, const uint8_t *data, uint32_t size, const uint8_t *address, uint16_t port) noexcept nogil:
+cdef void capture(cattp_t *s, const uint8_t *data, uint32_t size, const uint8_t *address,
+                  uint16_t port) noexcept nogil:
     cdef uint64_t need = s.captured_bytes + CAPTURED_HEAD_BYTES + size
     cdef uint8_t *at
     if need > s.captured_room:
@@ -67,7 +68,8 @@ cdef inline uint8_t *place(cattp_t *s) noexcept nogil:
     return at
 
 
-cdef inline void put(cattp_t *s, const uint8_t *at, uint32_t size, const uint8_t *address, uint16_t port) noexcept nogil:
+cdef inline void put(cattp_t *s, const uint8_t *at, uint32_t size, const uint8_t *address,
+                     uint16_t port) noexcept nogil:
     gw_count(&s.counters[CC_SENT], 1)
     gw_count(&s.counters[CC_BYTES_OUT], size)
     if s.fd < 0:

@@ -2,8 +2,9 @@
 without the GIL and without waiting, and must never answer whom nobody expects, nor say OPENED before the final ACK.
 
 The rules are those of gateway/ota/cattp.py (TS 102 127 §4), to the datagram: tests/native compares the two. What a
-server adds: who is expected (by identification, for a time), how many may be half-open, what one that proved nothing may
-be sent, that a newer link of the same identification takes the place of an older one, and what has no link is told so.
+server adds: who is expected (by identification, for a time), how many may be half-open, what one that proved nothing
+may be sent, that a newer link of the same identification takes the place of an older one, and what has no link is told
+so.
 """
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
@@ -295,8 +296,8 @@ cdef uint16_t first_number(cattp_t *s) noexcept nogil:
 
 
 cdef uint32_t admitted(cattp_t *s, const gw_pdu_t *pdu) noexcept nogil:
-    """The expected_t whose SYN this is, as 1 + slot; 0: nobody expects it now. One whose time is over still may come back
-    while a link of it is open."""
+    """The expected_t whose SYN this is, as 1 + slot; 0: nobody expects it now. One whose time is over still may come
+    back while a link of it is open."""
     cdef uint32_t handle = expected_find(s, pdu.identification, pdu.id_bytes)
     cdef expected_t *expected
     if handle:

@@ -3,8 +3,8 @@ from typing import Any, Final, final
 #: why a link is closed, as CLOSED says it: those of gateway.ota.cattp.Cause, `replaced` by a newer link of the same
 #: identification, `stopped` with the server
 CAUSES: Final[tuple[str, ...]]
-#: why an SDU was refused: `gone` (no such link, or it is closing), `size` (empty, or larger than the peer takes), `queue`
-#: (queued_bytes wait for the peer's window), `memory` (busy_bytes are held for all links together)
+#: why an SDU was refused: `gone` (no such link, or it is closing), `size` (empty, or larger than the peer takes),
+#: `queue` (queued_bytes wait for the peer's window), `memory` (busy_bytes are held for all links together)
 REFUSALS: Final[tuple[str, ...]]
 #: every datagram that came is one of linked, malformed, foreign, version, stray, not_admitted, illegal, half_open_full,
 #: full; links, half_open, open, expected, busy and busy_bytes are gauges
@@ -62,20 +62,20 @@ class CattpServer:
         first: int = -1,
         uptime_ms: int = 0,
     ) -> None:
-        """`fd`: a bound, non-blocking UDP socket (IPv4, or IPv6 that takes both), which stays the caller's; two eventfds
-        of the control thread. `local_port`: the CAT_TP port. From `max_pdu` to `close_wait_ms` as in
+        """`fd`: a bound, non-blocking UDP socket (IPv4, or IPv6 that takes both), which stays the caller's; two
+        eventfds of the control thread. `local_port`: the CAT_TP port. From `max_pdu` to `close_wait_ms` as in
         gateway.ota.cattp.Limits. `max_expected` 0: as many as links. `busy_bytes`: most that is held for all links
-        together (SDUs that wait, PDUs out of order, SDUs in parts). `amplification`: a half-open link is sent at most so
-        many times what came from it. `seed`: 64 random bits. For tests: `first`, every link's first number, and
+        together (SDUs that wait, PDUs out of order, SDUs in parts). `amplification`: a half-open link is sent at most
+        so many times what came from it. `seed`: 64 random bits. For tests: `first`, every link's first number, and
         `uptime_ms`, as if it ran for so long. ValueError names what is out of range."""
     def run(self) -> None:
         """Serve until `stop`; without the GIL. Every open link is then closed as `stopped`, and its peer told."""
     def step(self, datagrams: list[tuple[bytes, bytes, int]], now_ms: int) -> list[tuple[bytes, bytes, int]]:
-        """Without socket and thread (fd -1), for tests: carry out the commands, take these datagrams (bytes, 16 bytes of
-        address, IPv4 as ::ffff:a.b.c.d, and UDP port), do what is due at now_ms. What goes out, in the same form."""
+        """Without socket and thread (fd -1), for tests: carry out the commands, take these datagrams (bytes, 16 bytes
+        of address, IPv4 as ::ffff:a.b.c.d, and UDP port), do what is due at now_ms. What goes out, in the same form."""
     def expect(self, identification: bytes, cookie: int, valid_ms: int) -> bool:
-        """From now on, for so long, a SYN with this identification (1 to 16 bytes) is taken, and its link's events carry
-        the cookie. Again with the same cookie: the time begins anew."""
+        """From now on, for so long, a SYN with this identification (1 to 16 bytes) is taken, and its link's events
+        carry the cookie. Again with the same cookie: the time begins anew."""
     def forget(self, identification: bytes) -> bool:
         """No SYN with it is taken any more, and none of its half-open links opens; one that is open stays."""
     def send(self, link: int, sdu: bytes, cookie: int = 0) -> bool:

@@ -6,15 +6,10 @@ from __future__ import annotations
 import heapq
 import os
 import random
-import select
-import socket
-import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 from gateway._native import cattp as native
-from gateway.ota.cattp import Closed, Delivered, Limits, Link, Opened, Output, Received, State, Transmit
+from gateway.ota.cattp import Closed, Delivered, Limits, Link, Opened, Output, Received, Transmit
 
 PORT = 0x2328
 CARD_PORT = 0x0001
@@ -49,13 +44,13 @@ class Stepped:
             "amplification": 16,
             "seed": 1,
         }
-        self.server = native.CattpServer(
-            -1, self.event_fd, -1, **(defaults | limits_of(limits or Limits()) | settings)
-        )
+        self.server = native.CattpServer(-1, self.event_fd, -1, **(defaults | limits_of(limits or Limits()) | settings))
         self.now_ms = 0
         self.events: list[Event] = []
 
-    def step(self, *datagrams: bytes, now_ms: int | None = None, address: bytes = ADDRESS, port: int = UDP_PORT) -> list[bytes]:
+    def step(
+        self, *datagrams: bytes, now_ms: int | None = None, address: bytes = ADDRESS, port: int = UDP_PORT
+    ) -> list[bytes]:
         """What goes out; events are in `events`."""
         if now_ms is not None:
             self.now_ms = now_ms
@@ -112,7 +107,9 @@ def outputs_of(outputs: list[Output]) -> tuple[list[bytes], list[tuple[Any, ...]
 class Network:
     """Datagrams on their way to one side; loses, doubles and reorders by its own random numbers."""
 
-    def __init__(self, rng: random.Random, *, loss: float = 0.0, double: float = 0.0, delay_ms: tuple[int, int] = (5, 5)) -> None:
+    def __init__(
+        self, rng: random.Random, *, loss: float = 0.0, double: float = 0.0, delay_ms: tuple[int, int] = (5, 5)
+    ) -> None:
         self._rng, self._loss, self._double, self._delay_ms = rng, loss, double, delay_ms
         self._under_way: list[tuple[int, int, bytes]] = []
         self._count = 0
@@ -134,5 +131,7 @@ class Network:
         return out
 
 
-def card(first: int = 7, limits: Limits | None = None, *, identification: bytes = IDENTIFICATION, port: int = CARD_PORT) -> Link:
+def card(
+    first: int = 7, limits: Limits | None = None, *, identification: bytes = IDENTIFICATION, port: int = CARD_PORT
+) -> Link:
     return Link(limits or Limits(), port, first, remote_port=PORT, identification=identification)

@@ -1,5 +1,5 @@
-"""The compiled CAT_TP server and `gateway.ota.cattp.Link` are given the same datagrams, SDUs and times: they must send the
-same bytes and say the same things."""
+"""The compiled CAT_TP server and `gateway.ota.cattp.Link` are given the same datagrams, SDUs and times: they must send
+the same bytes and say the same things."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import random
 from collections import Counter
 
 import pytest
+from cattp_rig import (
+    CARD_PORT,
+    IDENTIFICATION,
+    PORT,
+    Network,
+    Stepped,
+    card,
+    outputs_of,
+    said,
+)  # fmt: skip
 
 from gateway.ota.cattp import Limits, Link, Refused, State, Transmit
 from gateway.ota.cattp_pdu import ACK, EACK, NUL, RST, SEG, SYN, Opening, Pdu, build_pdu, parse_pdu
 from gateway.ota.malformed import Malformed
-from cattp_rig import (
-    CARD_PORT, IDENTIFICATION, PORT, Network, Stepped, card, outputs_of, said,
-)  # fmt: skip
 
 RST_BYTES = 19
 
@@ -54,7 +61,9 @@ class Pair:
         # a step of the server does what is due as well
         outputs = self.model.handle(data, now_ms)
         if was is State.SYN_RCVD and self.model.state is was and len(data) < RST_BYTES:
-            outputs = [output for output in outputs if not is_rst(output)]  # the server's answer is never the longer one
+            outputs = [
+                output for output in outputs if not is_rst(output)
+            ]  # the server's answer is never the longer one
         outputs += self.model.tick(now_ms)
         if was is State.SYN_RCVD and self.model.state is State.CLOSE_WAIT:
             self.alive = False  # a half-open link has no CLOSE-WAIT in the server
@@ -126,7 +135,9 @@ def test_a_conversation_is_the_same_to_the_datagram(seed: int) -> None:
         close_wait_ms=200,
     )
     # the wrap of the clock, and of every number
-    pair = Pair(limits, rng.choice((0, 65_530, 0x7FFA, rng.randrange(65_536))), uptime_ms=rng.choice((0, (1 << 32) - 900)))
+    pair = Pair(
+        limits, rng.choice((0, 65_530, 0x7FFA, rng.randrange(65_536))), uptime_ms=rng.choice((0, (1 << 32) - 900))
+    )
     peer = card(
         rng.choice((65_533, 0x7FFE, rng.randrange(65_536))),
         Limits(
@@ -208,7 +219,9 @@ def random_pdu(rng: random.Random, model: Link) -> bytes:
             Opening(rng.choice((0, 18, 19, 60)), rng.choice((0, 1, 500)), rng.choice((IDENTIFICATION, b"who")))
             if kind == SYN
             else None,
-            tuple((sending.next - rng.randint(1, 8)) & 0xFFFF for _ in range(rng.randint(1, 6))) if kind == EACK else (),
+            tuple((sending.next - rng.randint(1, 8)) & 0xFFFF for _ in range(rng.randint(1, 6)))
+            if kind == EACK
+            else (),
             rng.choice((0, 1, 5, 99)) if kind == RST else 0,
             rng.choice((0,) * 30 + (1,)),
         )
