@@ -15,6 +15,8 @@ from gateway.model.cards import Campaign, CampaignState
 _GOLDEN = 0x9E3779B97F4A7C15
 #: so much of a second's releases may come in one burst
 BURST_S = 0.25
+#: without room, it is looked again after so long
+LOOK_S = 1.0
 #: most releases in one go
 MOST_AT_A_TIME = 64
 #: a figure a second is averaged over about so long
@@ -169,9 +171,9 @@ def decide(campaign: Campaign, standing: Standing, *, room: int, pace: Pace, now
     if not left:
         return Step(Do.WAIT, why="out")
     if campaign.at_once and standing.under_way >= campaign.at_once:
-        return Step(Do.WAIT, wait_s=1.0, why="at_once")
+        return Step(Do.WAIT, wait_s=LOOK_S, why="at_once")
     if room <= 0:
-        return Step(Do.WAIT, wait_s=1.0, why="engine")
+        return Step(Do.WAIT, wait_s=LOOK_S, why="engine")
     count = min(left, room, MOST_AT_A_TIME)
     if campaign.at_once:
         count = min(count, campaign.at_once - standing.under_way)

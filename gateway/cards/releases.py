@@ -162,7 +162,7 @@ class Carrier:
                 query = parse_query(run.campaign.query)
                 await self._floors.gatherer.from_query(run.campaign, query, lambda count: self._grow(run, count))
                 why = "" if run.campaign.participants else NO_CARD
-            elif run.campaign.participants:
+            elif run.campaign.participants or (run.campaign.reserved and run.handles is None):
                 await self._halt(run, CUT_OFF)
                 return
             else:
