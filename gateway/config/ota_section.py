@@ -97,6 +97,10 @@ class Ota:
     packets_at_once: int = within(1, 1, 64)
     # a packet has to be answered by then; else the link is closed and the download goes on in another
     answer_s: float = within(60.0, 0.05, 3_600)
+    # cards in one import request; past it nothing of it is imported
+    import_cards: int = within(10_000, 1, 1_000_000)
+    # largest import request
+    import_bytes: int = within(16_777_216, 1_024, 1_073_741_824)
     # what a user is told whose card can not be reached or is not capable; at most 160 characters of GSM 7 bit
     notice: str = "An update for your SIM is ready. Please visit a shop or our web site."
     # largest payload, all commands together

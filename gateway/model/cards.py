@@ -45,6 +45,8 @@ class KeySet(msgspec.Struct, array_like=True, frozen=True):
     algorithm: int  # gateway.ota.packet_security.Algorithm
     kic: bytes
     kid: bytes
+    #: the highest counter that the card has seen from whoever kept it before: ours go on behind it
+    counter: int = 0
 
     def __repr__(self) -> str:
         return f"KeySet({self.number})"
@@ -101,6 +103,15 @@ class Capability(msgspec.Struct, array_like=True, frozen=True):
     until_ms: int = 0
     #: oldest first, bounded
     evidence: tuple[Evidence, ...] = ()
+
+
+class NumberTaken(ValueError):
+    """A number of a record is another card's; `index`: which record of those that were put."""
+
+    def __init__(self, index: int, field: str) -> None:
+        super().__init__(f"record {index}: its {field} is another card's; remove that card, or the number from it")
+        self.index = index
+        self.field = field
 
 
 class CardRecords(Protocol):
@@ -353,6 +364,13 @@ class DownloadRecords(Protocol):
 
     def open(self) -> Iterable[Download]:
         """What a start finds WAITING or ACTIVE."""
+        ...
+
+    def of_app(
+        self, app: str, before: int, limit: int, state: DownloadState | None = None
+    ) -> tuple[list[Download], int]:
+        """The newest first, below a number (0: from the newest); where to go on, 0: there are no more. Looks at a
+        bounded number of rows, so a page may be short."""
         ...
 
     def of_campaign(self, campaign: int, after: int, limit: int) -> list[Download]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from gateway.ota.cattp import Closed, Limits, Link, Opened, Output, Received, Refused, State, Transmit
 from gateway.ota.channel import Channel
+from gateway.ota.command_string import CommandAnswer, build_command_answer, is_good, split_commands
 from gateway.ota.malformed import Malformed
 from gateway.ota.packet_security import Keys, Spi
 from gateway.ota.proactive import (
@@ -33,7 +34,7 @@ from gateway.ota.proactive import (
     parse_response,
 )
 from gateway.ota.push import OpenLink, PushAnswer, build_push_answer, parse_push
-from gateway.ota.result import Meaning
+from gateway.ota.result import Meaning, Result
 from gateway.ota.secured_packet import (
     PacketAnswer,
     Rejected,
@@ -57,8 +58,9 @@ from gateway.ota.sms_pp import (
 )
 from gateway.ota.terminal_profile import Instruction, TerminalProfile, parse_apdu, parse_profile
 
-OK, WRONG_DATA, FAILED, NOT_ALLOWED = 0x9000, 0x6A80, 0x6F00, 0x6985
+OK, WRONG_LENGTH, WRONG_DATA, FAILED, NOT_ALLOWED = 0x9000, 0x6700, 0x6A80, 0x6F00, 0x6985
 _FETCH = 0x9100
+_PUSH = b"\x80\xec"
 #: of one datagram in one SEND DATA, and of one RECEIVE DATA: each has to fit an APDU
 CHUNK_BYTES = 200
 #: commands that wait for a FETCH; past it a card has no room for more
@@ -80,12 +82,19 @@ class Profile:
     check_request: bytes = field(repr=False)
     #: the terminal that it was in last (E1)
     imei: bytes = field(default=b"", repr=False)
-    #: the last counter that it took
+    #: the last counter that it took under `keys`
     counter: int = 0
     limits: Limits = _BLIND
+    #: further key sets; each has a counter of its own
+    more_keys: tuple[Keys, ...] = ()
+    counters: dict[int, int] = field(default_factory=dict)
+    #: what it is sent is a string of commands; False: it is taken whole, by an applet
+    takes_commands: bool = True
 
 
 Done = Callable[[TerminalResponse], None]
+#: how a command string ended: the answer's data
+Ended = Callable[[bytes], None]
 
 
 class Card:
@@ -95,8 +104,10 @@ class Card:
         self.profile = profile
         self.terminal = TerminalProfile()
         self.counts: Counter[str] = Counter()
-        #: data of the commands that came over CAT_TP and were executed, in order
+        #: the commands that were executed, in order, PUSH not among them
         self.executed: list[bytes] = []
+        #: what a command gets
+        self.on_command: Callable[[bytes], int] = lambda _command: OK
         self.link: Link | None = None
         self._first_number = first_number
         self._waiting: deque[tuple[Command, Done]] = deque()
@@ -214,10 +225,13 @@ class Card:
             self._submit(user_data, has_header=True)
 
     def _on_packet(self, packet: bytes, transport: Transport, send: Callable[[bytes], None]) -> None:
-        keys = self.profile.keys
+        known = {keys.key_set: keys for keys in (self.profile.keys, *self.profile.more_keys)}
+        keys: Keys | None = None
 
         def find_keys(kic: int, kid: int) -> Keys | None:
-            return keys if keys.key_set in (kic >> 4, kid >> 4) else None
+            nonlocal keys
+            keys = known.get(kic >> 4) or known.get(kid >> 4)
+            return keys
 
         try:
             command = parse_command(packet, find_keys, transport)
@@ -233,46 +247,80 @@ class Card:
                 said = PacketAnswer(command.tar, command.counter, status, data)
                 send(build_answer(said, command.spi, keys, transport))
 
-        status = check_counter(command.spi.counting, self.profile.counter, command.counter)
+        key_set = keys.key_set if keys is not None else self.profile.keys.key_set
+        status = check_counter(command.spi.counting, self._counter(key_set), command.counter)
         if command.tar != self.profile.tar:
             status = Status.TAR_UNKNOWN
         if status is not Status.OK:
             self.counts[status.name.lower()] += 1
             answer(b"", status)
             return
-        self.profile.counter = max(self.profile.counter, command.counter)
+        self._take_counter(key_set, command.counter)
         self._execute(command.data, transport, answer)
 
-    def _execute(self, data: bytes, transport: Transport, answer: Callable[[bytes], None]) -> None:
-        if data[:2] == b"\x80\xec":
-            try:
-                asked = parse_push(data)
-            except Malformed:
-                answer(build_push_answer(PushAnswer(1, WRONG_DATA)))
-                return
-            if isinstance(asked, Channel):
-                self._open_channel(asked, answer)
-            else:
-                answer(build_push_answer(PushAnswer(1, self._open_link(asked))))
+    def _counter(self, key_set: int) -> int:
+        is_first = key_set == self.profile.keys.key_set
+        return self.profile.counter if is_first else self.profile.counters.get(key_set, 0)
+
+    def _take_counter(self, key_set: int, counter: int) -> None:
+        newest = max(counter, self._counter(key_set))
+        if key_set == self.profile.keys.key_set:
+            self.profile.counter = newest
+        else:
+            self.profile.counters[key_set] = newest
+
+    def _execute(self, data: bytes, transport: Transport, answer: Ended) -> None:
+        if not self.profile.takes_commands and data[:2] != _PUSH:
+            if transport is Transport.CAT_TP:
+                self.executed.append(data)
+            answer(build_push_answer(PushAnswer(1, OK)))
             return
-        if transport is Transport.CAT_TP:
-            self.executed.append(data)
-        answer(build_push_answer(PushAnswer(1, OK)))
+        try:
+            commands = split_commands(data)
+        except Malformed:
+            answer(build_command_answer(CommandAnswer(1, WRONG_DATA if data[:2] == _PUSH else WRONG_LENGTH)))
+            return
+        self._run_commands(commands, 0, answer)
+
+    def _run_commands(self, commands: list[bytes], at: int, answer: Ended) -> None:
+        """From there on. A PUSH that waits for the terminal goes on by itself when that answered."""
+
+        def ended(status_word: int, result: Result | None = None) -> None:
+            if at + 1 < len(commands) and is_good(status_word):
+                self._run_commands(commands, at + 1, answer)
+            else:
+                answer(build_push_answer(PushAnswer(at + 1, status_word, result)))
+
+        if commands[at][:2] != _PUSH:
+            status_word = self.on_command(commands[at])
+            if is_good(status_word):
+                self.executed.append(commands[at])
+            ended(status_word)
+            return
+        try:
+            asked = parse_push(commands[at])
+        except Malformed:
+            ended(WRONG_DATA)
+            return
+        if isinstance(asked, Channel):
+            self._open_channel(asked, ended)
+        else:
+            ended(self._open_link(asked))
 
     # --- the channel and the link (E3) -----------------------------------------------------------------------------
 
-    def _open_channel(self, channel: Channel, answer: Callable[[bytes], None]) -> None:
+    def _open_channel(self, channel: Channel, ended: Callable[[int, Result | None], None]) -> None:
         if self._channel:
-            answer(build_push_answer(PushAnswer(1, NOT_ALLOWED)))
+            ended(NOT_ALLOWED, None)
             return
 
         def opened(response: TerminalResponse) -> None:
             status = response.status
             if response.result.meaning is not Meaning.DONE or status is None or not status.channel:
-                answer(build_push_answer(PushAnswer(1, FAILED, response.result)))
+                ended(FAILED, response.result)
                 return
             self._channel = status.channel
-            answer(build_push_answer(PushAnswer(1, OK)))
+            ended(OK, None)
 
         self._ask(OpenChannel(channel), opened)
 

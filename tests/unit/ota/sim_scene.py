@@ -108,6 +108,7 @@ class Scene:
             check_request=CHECK_REQUEST,
             imei=imei,
             limits=dataclasses.replace(FAST, window=4),
+            takes_commands=False,
         )
         self.card = Card(profile, lambda: 65_533)
         self.behaviour = behaviour
