@@ -30,7 +30,14 @@ from gateway.model.cards import (
     Downloads,
     Payload,
 )
-from gateway.model.errors import BadRequest, Conflict, NotFound, PayloadTooLarge, TooManyRequests
+from gateway.model.errors import (
+    BadRequest,
+    Conflict,
+    PayloadTooLarge,
+    StoreUnavailable,
+    TooManyRequests,
+    UnknownCampaign,
+)
 
 log = structlog.get_logger("gateway.cards")
 
@@ -154,7 +161,7 @@ class Campaigns:
     # --- making one -----------------------------------------------------------------------------------------
 
     def create(self, wanted: Wanted, cards: CardList | None = None) -> tuple[Campaign, asyncio.Future[None]]:
-        """The future: it is durable. With `cards`, wait for `gathered` too. GatewayError where it is refused."""
+        """The future: it is durable, and so are the participants of a list. GatewayError where it is refused."""
         if wanted.query is not None:
             parse_query(wanted.query)
         if len(self._runs) >= self._config.campaigns:
@@ -186,13 +193,20 @@ class Campaigns:
             self._give(run, cards)
         written = self._campaigns.put(run.campaign)
         self._runs[number] = run
-        written.add_done_callback(lambda future: self._on_created(run, future))
-        return run.campaign, written
+        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        written.add_done_callback(lambda future: self._on_created(run, future, accepted))
+        return run.campaign, accepted
 
-    def _on_created(self, run: Run, written: asyncio.Future[None]) -> None:
-        if written.cancelled() or written.exception() is not None:
+    def _on_created(self, run: Run, written: asyncio.Future[None], accepted: asyncio.Future[None]) -> None:
+        error = None if written.cancelled() else written.exception()
+        if written.cancelled() or error is not None:
             del self._runs[run.campaign.number]
+            _settle(accepted, error or StoreUnavailable())
             return
+        if run.handles is None:
+            _settle(accepted)
+        else:
+            run.gathered.add_done_callback(lambda _: _settle(accepted))
         self._metrics.count(Metric.OTA_CAMPAIGNS, label="created")
         if not self._is_closed:
             self._begin(run)
@@ -228,11 +242,11 @@ class Campaigns:
     # --- looking --------------------------------------------------------------------------------------------
 
     def read(self, app: str, number: int) -> Progress:
-        """NotFound also where it is another app's."""
+        """UnknownCampaign also where it is another app's."""
         run = self._runs.get(number)
         campaign = run.snapshot() if run is not None else self._campaigns.read(number)
         if campaign is None or campaign.app != app:
-            raise NotFound("No such campaign of this app.")
+            raise UnknownCampaign
         return self._progress(campaign, run)
 
     def all(self, app: str) -> list[Progress]:
@@ -333,3 +347,13 @@ class Campaigns:
             run.change(**same)
             run.wake.set()
             raise
+
+
+def _settle(future: asyncio.Future[None], error: BaseException | None = None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # who asked may have gone

@@ -334,10 +334,8 @@ class Scene:
             for card in cards:
                 listed.add(build_card_id(card))
             listed.end()
-        campaign, written = self.campaigns.create(self.wanted(**fields), listed)
-        await written
-        if cards is not None:
-            await self.campaigns.gathered(campaign.number)
+        campaign, accepted = self.campaigns.create(self.wanted(**fields), listed)
+        await accepted
         return campaign.number
 
     def campaign(self, number: int) -> Campaign:

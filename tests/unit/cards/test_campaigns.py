@@ -9,7 +9,7 @@ from campaign_rig import APP, Scene
 
 from gateway.metrics import Metric
 from gateway.model.cards import CampaignState, DownloadState
-from gateway.model.errors import BadRequest, Conflict, NotFound, StoreUnavailable, TooManyRequests
+from gateway.model.errors import BadRequest, Conflict, StoreUnavailable, TooManyRequests, UnknownCampaign
 
 DONE, NOTICED, FAILED, STOPPED, EXPIRED = (
     int(state)
@@ -225,11 +225,11 @@ async def test_another_app_sees_nothing_and_moves_nothing() -> None:
         number = await scene.create(query="all", begins=False)
         assert scene.campaigns.all("other") == []
         for call in (scene.campaigns.pause, scene.campaigns.resume, scene.campaigns.stop):
-            with pytest.raises(NotFound):
+            with pytest.raises(UnknownCampaign):
                 await call("other", number)
-        with pytest.raises(NotFound):
+        with pytest.raises(UnknownCampaign):
             scene.campaigns.read("other", number)
-        with pytest.raises(NotFound):
+        with pytest.raises(UnknownCampaign):
             scene.campaigns.participants("other", number, -1, 10)
 
 
