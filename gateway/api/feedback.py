@@ -24,7 +24,7 @@ SLICE = 500
 #: pushes counted at once; past it 429
 MAX_COUNTING = 4
 _WHAT = ("targeted", "sent", "acked", "shown", "notified", "expired")
-_ENDS = frozenset(state.name.lower() for state in State if state.is_final)
+_ENDS = frozenset(state.name.lower() for state in State if state.is_final and not state.is_of_card)
 
 
 class FeedbackRoutes:

@@ -346,6 +346,7 @@ class Campaigns:
                     if getattr(run.campaign, name) == value}  # fmt: skip
             run.change(**same)
             run.wake.set()
+            self._carrier.hint(run)  # the store may write what it could not, as soon as it can
             raise
 
 

@@ -45,8 +45,10 @@ _MOST_S = 60.0
 _GROWN_CHUNKS = 16
 #: of those under way, looked at in one go when there is no room
 _LOOKED_AT = 256
+#: rows counted between two turns of the loop
+_COUNTED_AT_A_TIME = 500
 #: stops asked of the engine at once
-_STOPS = 64
+_STOPS = 1_000
 
 NO_CARD = "no card fits"
 TOO_MANY = "more cards than one campaign takes"
@@ -144,7 +146,10 @@ class Carrier:
     async def carry(self, run: Run) -> None:
         """Returns when the campaign is over and that is durable. May be called again after it failed."""
         if run.campaign.state in (CampaignState.GATHERING, CampaignState.STOPPING):
-            run.change(participants=self._floors.gatherer.count_written(run.campaign))
+            count = self._floors.gatherer.count_written(run.campaign)
+            if count != run.campaign.participants:
+                run.change(participants=count)
+                await self._put(run)
         if run.campaign.state == CampaignState.GATHERING:
             await self._gather(run)
         if not run.gathered.done():
@@ -198,7 +203,7 @@ class Carrier:
             raise Halted
         run.grown_chunks += 1
         if run.grown_chunks % _GROWN_CHUNKS == 0:
-            self._hint(run)
+            self.hint(run)
 
     async def _halt(self, run: Run, why: str) -> None:
         run.change(state=CampaignState.STOPPING, why=why)
@@ -212,7 +217,10 @@ class Carrier:
         tally = run.tally = Tally(campaign.participants, run.order, count_canaries(campaign))
         behind = campaign.first - 1
         expected = 0
-        while rows := self._downloads.of_campaign(campaign.number, behind, CHUNK):
+        while expected < campaign.participants:
+            rows = self._downloads.of_campaign(campaign.number, behind, _COUNTED_AT_A_TIME)
+            if not rows:
+                break
             now_ms = self._floors.now_ms()
             for row in rows:
                 index = row.number - campaign.first
@@ -228,7 +236,6 @@ class Carrier:
         while expected < campaign.participants:
             tally.miss(expected)
             expected += 1
-        tally.attribute(campaign.results)
         run.is_counted = True
 
     # --- releasing ------------------------------------------------------------------------------------------
@@ -402,9 +409,9 @@ class Carrier:
         now_s = time.monotonic()
         if now_s - run.saved_s >= _SAVE_S:
             run.saved_s = now_s
-            self._hint(run)
+            self.hint(run)
 
-    def _hint(self, run: Run) -> None:
+    def hint(self, run: Run) -> None:
         """Nothing is lost where it is not written."""
         try:
             self._floors.campaigns.put(run.snapshot()).add_done_callback(_retrieve)

@@ -22,7 +22,6 @@ class Tally:
         "_canaries_over",
         "_counted",
         "_fresh",
-        "_missed",
         "_order",
         "causes",
         "out",
@@ -41,7 +40,7 @@ class Tally:
         self.out: set[int] = set()
         #: of those, the ones not seen waiting for another try; in the order in which they are looked at
         self._fresh: dict[int, None] = {}
-        self.over = self._missed = 0
+        self.over = 0
         self.results: dict[int, int] = {}
         self.causes: dict[str, int] = {}
 
@@ -84,25 +83,14 @@ class Tally:
         return [index for index, _ in zip(self._fresh, range(count), strict=False)]
 
     def miss(self, index: int) -> None:
-        """Its row is past retention: it is over, and nothing else is known of it."""
+        """It has no row, which should not be: it is over, and nothing else is known of it."""
         if not self.is_over(index):
             self._counted[index >> 3] |= 1 << (index & 7)
             self.out.discard(index)
             self._fresh.pop(index, None)
             self.over += 1
-            self._missed += 1
             if self._canaries and self._order.place(index) < self._canaries:
                 self._canaries_over += 1
-
-    def attribute(self, results: dict[int, int]) -> None:
-        """What was written down earlier says how the missed ones ended."""
-        for state, count in results.items():
-            more = min(max(count - self.results.get(state, 0), 0), self._missed)
-            if more:
-                self.results[state] = self.results.get(state, 0) + more
-                self._missed -= more
-                if state in GOOD:
-                    self._canaries_good = min(self._canaries_good + more, self._canaries_over)
 
     def end(self, index: int, download: Download) -> bool:
         """It is over; False where that was counted already."""

@@ -28,6 +28,8 @@ COMMANDS = {
     "apps": "apps:group",
     "subscribers": "subscribers:group",
     "send": "send:command",
+    "cards": "cards:group",
+    "downloads": "downloads:group",
     "local": "local:group",
     "inspect": "inspection:group",
     "check-config": "configuration:check",

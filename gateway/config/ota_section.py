@@ -67,6 +67,12 @@ class Ota:
     smsc_rate: float = within(20.0, 0, 100_000)
     # the same for single SMSCs, each system_id@host:port=rate
     smsc_rates: list[str] = field(default_factory=list)
+    # a message to a card waits for its turn so long; what would wait longer is told when to come back
+    smsc_wait_s: float = within(30.0, 0.001, 3_600)
+    # parts of messages to cards that wait for their receipts; past it the oldest is given up (counted)
+    receipts: int = within(200_000, 1, 10_000_000)
+    # country code of senders whose number comes without one, as 49; empty: such a number is taken as it is
+    country_code: str = ""
     # incoming messages that wait for further parts; past it the oldest is dropped (counted)
     assemblies: int = within(10_000, 1, 10_000_000)
     # further parts are waited for so long

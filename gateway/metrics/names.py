@@ -182,6 +182,18 @@ class Metric(Enum):
     SMS_INCOMING = Spec(
         "heliograph_sms_incoming_total", "counter", "Other messages and alerts from SMSCs, by kind", "kind"
     )
+    OTA_MESSAGES = Spec(
+        "heliograph_ota_messages_total",
+        "counter",
+        "Messages to cards: taken, later or refused, and what became of those that were taken",
+        "fate",
+    )
+    OTA_SMS_IN = Spec(
+        "heliograph_ota_sms_in_total",
+        "counter",
+        "Short messages that came in, as they may be a card's: with a header, without, or of no use",
+        "kind",
+    )
     DIAMETER_PEERS = Spec("heliograph_diameter_peers", "gauge", "Diameter peers that can be asked", "peer")
     DIAMETER_ENDED = Spec(
         "heliograph_diameter_ended_total", "counter", "Connections to Diameter peers that ended, by reason", "reason"
@@ -272,7 +284,40 @@ class Metric(Enum):
         "event",
     )
 
-    # --- cards
+    # --- cards: calls, capability, downloads
+    OTA_INCOMING = Spec(
+        "heliograph_ota_incoming_total",
+        "counter",
+        "Messages from cards: answer, check_request, part, or why one was not taken",
+        "kind",
+    )
+    OTA_CALLS = Spec("heliograph_ota_calls_total", "counter", "Calls of cards, by how they ended (E4)", "ending")
+    OTA_CALL_SECONDS = Spec(
+        "heliograph_ota_call_seconds",
+        "histogram",
+        "Time from PUSH to the open link",
+        "",
+        (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+    )
+    OTA_COUNTER_JUMPS = Spec(
+        "heliograph_ota_counter_jumps_total", "counter", "Times a card was ahead of the counters known for it"
+    )
+    OTA_CHECKS = Spec("heliograph_ota_checks_total", "counter", "Capability checks, by what they led to (E5)", "result")
+    OTA_DOWNLOADS = Spec("heliograph_ota_downloads_total", "counter", "Downloads that are over, by state", "state")
+    OTA_DOWNLOAD_EVENTS = Spec(
+        "heliograph_ota_download_events_total", "counter", "What happened to downloads, by event (docs/ota.md)", "event"
+    )
+    OTA_PACKETS = Spec(
+        "heliograph_ota_packets_total", "counter", "Packets of downloads, by what became of them", "result"
+    )
+    OTA_RESUMES = Spec(
+        "heliograph_ota_resumes_total", "counter", "Transfers that went on where an older one ended, by how", "how"
+    )
+    OTA_ACTIVE = Spec("heliograph_ota_active", "gauge", "Calls and transfers under way, by kind", "kind")
+    OTA_WAITING = Spec("heliograph_ota_waiting", "gauge", "Downloads in RAM that wait for their next try")
+    OTA_BOUNDS = Spec(
+        "heliograph_ota_bounds_total", "counter", "Times a bound of what is done for cards was reached", "bound"
+    )
     OTA_CAMPAIGNS = Spec(
         "heliograph_ota_campaigns_total",
         "counter",

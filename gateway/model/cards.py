@@ -127,7 +127,7 @@ class CardRecords(Protocol):
 
     def put(self, records: Sequence[CardRecord]) -> asyncio.Future[None]:
         """Known ones are replaced and keep their counters and capability; durable with the future. StoreUnavailable
-        or QueueFull at once. ValueError where a number is another card's."""
+        or QueueFull at once. NumberTaken where a number is another card's. A thousand at a time are quick."""
         ...
 
     def remove(self, card: bytes) -> asyncio.Future[None]:
@@ -137,7 +137,7 @@ class CardRecords(Protocol):
     def count(self) -> int: ...
 
     def walk(self, after: bytes, limit: int) -> list[tuple[bytes, CardRecord]]:
-        """Cards in order of their handles, behind one."""
+        """Cards in order of their handles, behind one; what is put and not durable yet may be missing."""
         ...
 
     def take_counters(self, card: bytes, key_set: int, count: int) -> asyncio.Future[int]:
@@ -309,6 +309,18 @@ class DownloadStep(msgspec.Struct, array_like=True, frozen=True):
     detail: str = ""  # never an identity or a byte of the payload
 
 
+class PacketPlan(msgspec.Struct, array_like=True, frozen=True):
+    """How a transfer cuts its payload, written before its first packet goes: a later one can send the packet of which
+    nobody knows whether it came once more, the same bytes with the same counter."""
+
+    #: the command it begins with; its packet's counter, and each later one has the next
+    start: int
+    counter: int
+    #: bytes of commands in a packet
+    room_bytes: int
+    key_set: int
+
+
 class Download(msgspec.Struct, array_like=True, frozen=True):
     """One payload for one card, as it is kept; changed by msgspec.structs.replace."""
 
@@ -333,6 +345,8 @@ class Download(msgspec.Struct, array_like=True, frozen=True):
     campaign: int = 0  # its number; 0: none
     notice: str = ""  # text for the user; empty: as `ota` says
     steps: tuple[DownloadStep, ...] = ()  # bounded; the newest are kept
+    #: of the transfer under way, or cut off; None: none has begun
+    plan: PacketPlan | None = None
 
 
 class DownloadRecords(Protocol):
@@ -343,21 +357,23 @@ class DownloadRecords(Protocol):
         ...
 
     def put_payload(self, payload: Payload) -> bytes:
-        """Its digest; durable with, or before, the next `add`."""
+        """Its digest; durable with, or before, the next `add`. Kept for an hour at least, then while a download or a
+        campaign that is not over needs it. StoreUnavailable, QueueFull."""
         ...
 
     def payload(self, digest: bytes) -> Payload | None: ...
 
     def add(self, downloads: Sequence[Download]) -> asyncio.Future[None]:
-        """Durable with the future. StoreUnavailable, QueueFull."""
+        """Durable with the future. StoreUnavailable (also where a payload is not there), QueueFull."""
         ...
 
     def change(self, download: Download) -> asyncio.Future[None]:
-        """Seen at once by `read`; durable with the future."""
+        """Seen at once by `read`; durable with the future, which fails with StoreUnavailable where it is written later.
+        The first end holds: a change of what is over is left out."""
         ...
 
     def settle(self, download: Download) -> asyncio.Future[None]:
-        """It is over: written, and a line of its app's receipts feed with it."""
+        """It is over: written, and one line of its app's receipts feed with it. As `change` otherwise."""
         ...
 
     def read(self, number: int) -> Download | None: ...

@@ -22,10 +22,18 @@ class State(IntEnum):
     REPLACED = 19  # by a newer one with the same collapse key
     REJECTED = 20  # its token was revoked while it was pending
     LIMITED = 21  # the registration had as many as its app allows it in the hour or day
+    # of a download to a card alone
+    NOTICED = 22  # its user was told to use another way (E6, E7)
+    FAILED = 23  # the card refused, or it can not be done
 
     @property
     def is_final(self) -> bool:
         return self >= State.ACKED
+
+    @property
+    def is_of_card(self) -> bool:
+        """A download to a card may end so, a delivery to a registration never."""
+        return self >= State.NOTICED
 
 
 class Event(IntEnum):
@@ -60,6 +68,10 @@ class Step(msgspec.Struct, array_like=True, gc=False):
     detail: str = ""  # never an address, a secret or a subscriber identity
 
 
+#: channel of the steps of a download
+CARD = "card"
+
+
 class Outcome(msgspec.Struct, array_like=True, gc=False):
     """The end of one delivery, as kept for receipts."""
 
@@ -70,3 +82,8 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     state: int
     at_ms: int
     steps: list[Step]
+
+    @property
+    def is_download(self) -> bool:
+        """To a card (E6, E7), not of a push; its numbers are the download's."""
+        return self.registration == 0 and bool(self.steps) and self.steps[-1].channel == CARD

@@ -1,9 +1,9 @@
-"""Several commands in one secured packet, and how far a card came with them; must never put one behind another that ends
-its string.
+"""Several commands in one secured packet, and how far a card came with them; must never put one behind another that
+ends its string.
 
 Source: ETSI TS 102 226 §5.1, compact format: APDUs one after the other, `CLA INS P1 P2 P3 data`. One with outgoing data
-has P3 for Le and no data, so it can only be the last. The answer is how many were executed, the status word of the last
-one, and its data. A card stops at the first error, and counts the command that had it.
+has P3 for Le and no data, or Le behind its data, so it can only be the last. The answer is how many were executed, the
+status word of the last one, and its data. A card stops at the first error, and counts the command that had it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def check_command(command: bytes) -> None:
     """Malformed: says what is wrong, and no byte of it."""
     if len(command) < HEAD_BYTES:
         raise Malformed("a command has at least five bytes: CLA INS P1 P2 P3")
-    if len(command) > HEAD_BYTES and len(command) != HEAD_BYTES + command[4]:
-        raise Malformed("the data of a command is as long as P3 says, and nothing comes behind it (no Le)")
+    if len(command) > HEAD_BYTES and len(command) - HEAD_BYTES - command[4] not in (0, 1):
+        raise Malformed("the data of a command is as long as P3 says, and at most Le comes behind it")
 
 
 def ends_string(command: bytes) -> bool:
     """It has outgoing data, so nothing may come behind it."""
-    return len(command) == HEAD_BYTES and command[4] != 0
+    return len(command) > HEAD_BYTES + command[4] or (len(command) == HEAD_BYTES and command[4] != 0)
 
 
 def build_commands(commands: Sequence[bytes]) -> bytes:
@@ -43,24 +43,6 @@ def build_commands(commands: Sequence[bytes]) -> bytes:
     if any(ends_string(command) for command in commands[:-1]):
         raise Malformed("a command with outgoing data is the last of its packet")
     return b"".join(commands)
-
-
-def split_commands(data: bytes) -> list[bytes]:
-    """The card's side. Malformed."""
-    commands: list[bytes] = []
-    at = 0
-    while at < len(data):
-        left = len(data) - at
-        if left < HEAD_BYTES:
-            raise Malformed("a command ends early")
-        size = HEAD_BYTES if left == HEAD_BYTES else HEAD_BYTES + data[at + 4]
-        if size > left:
-            raise Malformed("a command is longer than what is there")
-        commands.append(data[at : at + size])
-        at += size
-    if not 0 < len(commands) <= MOST_COMMANDS:
-        raise Malformed(f"a packet has 1 to {MOST_COMMANDS} commands")
-    return commands
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +59,6 @@ class CommandAnswer:
 
 def is_good(status_word: int) -> bool:
     return status_word == SW_OK or status_word >> 8 in _GOOD
-
-
-def build_command_answer(answer: CommandAnswer) -> bytes:
-    return bytes((answer.commands,)) + answer.status_word.to_bytes(2, "big") + answer.data
 
 
 def parse_command_answer(data: bytes) -> CommandAnswer:

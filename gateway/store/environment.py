@@ -192,6 +192,27 @@ class Environment:
                     return
                 yield row
 
+    def scan_back(self, db: Db, below: bytes = b"", limit: int = 0) -> Iterator[tuple[bytes, bytes]]:
+        """The same backwards, from the last row before `below` (empty: from the last of all)."""
+        if self._dbs[db] is None:
+            return
+        with self._env.begin(db=self._dbs[db]) as txn, txn.cursor() as cursor:
+            found = cursor.prev() if below and cursor.set_range(below) else cursor.last()
+            if not found:
+                return
+            for index, row in enumerate(cursor.iterprev(keys=True, values=True)):
+                if limit and index >= limit:
+                    return
+                yield row
+
+    def keys(self, db: Db) -> Iterator[bytes]:
+        """All keys, without reading their values. Use it up at once: it holds a transaction."""
+        if self._dbs[db] is None:
+            return
+        with self._env.begin(db=self._dbs[db]) as txn, txn.cursor() as cursor:
+            if cursor.first():
+                yield from cursor.iternext(keys=True, values=False)
+
     def chunks(self, db: Db, size: int) -> Iterator[list[tuple[bytes, bytes]]]:
         """All rows, so many at once. Use it up at once: it holds a transaction."""
         with self._env.begin(db=self._dbs[db]) as txn, txn.cursor() as cursor:

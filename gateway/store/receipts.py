@@ -43,6 +43,7 @@ from gateway.store.records import (
 )
 
 if TYPE_CHECKING:
+    from gateway.store.card_downloads import DownloadStore
     from gateway.store.deaths import Deaths
     from gateway.store.directory import Directory
     from gateway.store.journal import Journal
@@ -93,10 +94,13 @@ class Receipts:
         self._journal: Journal | None = None
         self._schedules: Schedules | None = None
         self._deaths: Deaths | None = None
+        self._downloads: DownloadStore | None = None
         committer.add_hook(self._after_commit)
 
-    def attach(self, journal: Journal, schedules: Schedules, deaths: Deaths) -> None:
-        """Look-up needs what is pending, and what waits for its time; old deaths are swept with the rest."""
+    def attach(self, journal: Journal, schedules: Schedules, deaths: Deaths, downloads: DownloadStore) -> None:
+        """Look-up needs what is pending, what waits for its time and what was brought to cards; old deaths are swept
+        with the rest."""
+        self._downloads = downloads
         self._journal = journal
         self._deaths = deaths
         self._schedules = schedules
@@ -163,7 +167,11 @@ class Receipts:
         receipts = []
         for place, seq in places[:limit]:
             outcome = self._history.outcome(seq)
-            if outcome is not None and outcome.app == app:
+            if outcome is None and self._downloads is not None:
+                outcome = self._downloads.outcome(seq)
+                if outcome is not None and outcome.app == app:
+                    receipts.append(Receipt(place, outcome, download=seq))
+            elif outcome is not None and outcome.app == app:
                 receipts.append(Receipt(place, outcome, self._known_as(outcome.notification)))
         return receipts
 
@@ -356,6 +364,8 @@ class Receipts:
                 seen += len(seqs)
                 rows += [(DELETE, Db.RECEIPTS, key, b""), (PUT, Db.META, CURSOR_KEY, pack_u64(self._landed))]
                 rows += [(DELETE, Db.OUTCOMES, pack_u64(seq), b"") for seq in seqs]
+                if self._downloads is not None:
+                    rows += [row for seq in seqs for row in self._downloads.forget(seq)]
                 if self._schedules is not None:
                     rows += [row for seq in seqs for row in self._schedules.forget(seq)]
                 if seen >= SWEEP_ROWS:

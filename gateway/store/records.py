@@ -22,7 +22,7 @@ from gateway.model.registration import App, Registration
 
 #: version of everything in this module and of the list of databases; raise it with any change that an older program
 #: would misread
-SCHEMA = 3
+SCHEMA = 4
 
 
 class Db(IntEnum):
@@ -63,10 +63,18 @@ class Db(IntEnum):
     OPAQUE_ENDS = 31  # what ends + Unix seconds + keyed hash → nothing: the order of the sweep
     OPAQUE_NEWS = 32  # app number + cursor u64 → a new opaque id and those it replaces, sealed
     SHORT_MESSAGES = 33  # keyed hash of a destination + low byte of a reference → a part whose receipt is waited for
+    CARDS = 34  # handle of a card → its record, sealed (card_rows.py)
+    CARD_NUMBERS = 35  # keyed hash of a card's MSISDN or IMSI → handle, sealed
+    CARD_CAPABILITY = 36  # handle → what is known of its terminal, sealed
+    CARD_COUNTERS = 37  # handle + key set → the first counter that was certainly never given out, u64
+    PAYLOADS = 38  # keyed digest → what is brought to cards, sealed
+    DOWNLOADS = 39  # number u64 → state, campaign, digest, Download
+    OPEN_DOWNLOADS = 40  # number u64 of one that waits or is under way → digest of its payload
+    CAMPAIGNS = 41  # number u64 → Campaign
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
-#: since schemas 2 and 3
+#: since schemas 2, 3 and 4
 NEWER = frozenset(db for db in Db if db >= Db.SETTLED)
 
 PUT, DELETE, DELETE_DUP = 0, 1, 2

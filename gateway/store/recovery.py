@@ -52,7 +52,7 @@ CHUNK = 512
 
 
 #: databases whose keys begin with a sequence
-_NUMBERED = (Db.JOURNAL, Db.BROADCASTS, Db.OUTCOMES, Db.PUSHES, Db.SCHEDULED, Db.RELEASED)
+_NUMBERED = (Db.JOURNAL, Db.BROADCASTS, Db.OUTCOMES, Db.PUSHES, Db.SCHEDULED, Db.RELEASED, Db.DOWNLOADS, Db.CAMPAIGNS)
 
 
 class Marks(NamedTuple):

@@ -21,6 +21,11 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError, StoreUnavailable
 from gateway.store.batches import Batches
 from gateway.store.broadcasts import Broadcasts
+from gateway.store.card_campaigns import CampaignStore
+from gateway.store.card_downloads import DownloadStore
+from gateway.store.card_payloads import Payloads
+from gateway.store.card_rows import CardRows
+from gateway.store.cards import CardStore
 from gateway.store.commit import Committer
 from gateway.store.contents import Contents
 from gateway.store.deaths import Deaths
@@ -72,6 +77,7 @@ class Store:
         self._loop = loop
         self._clock = clock
         self._tick_s = tick_s
+        self._history_ms = int(config.history_days * 86_400_000)
         self._timer: asyncio.TimerHandle | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._sweep_at_s = 0.0
@@ -160,7 +166,15 @@ class Store:
             metrics,
             clock,
         )
-        self.receipts.attach(self.journal, self.schedules, self.deaths)
+        card_rows = CardRows(keys.token_key)
+        self.cards = CardStore(environment, self.committer, card_rows, loop)
+        self._payloads = Payloads(environment, self.committer, card_rows, clock)
+        self.card_downloads = DownloadStore(
+            environment, self.committer, self._sequences, self.receipts, self._payloads, loop
+        )
+        self.card_campaigns = CampaignStore(environment, self.committer, self.card_downloads, loop)
+        self._payloads.of_campaigns = self.card_campaigns.digests
+        self.receipts.attach(self.journal, self.schedules, self.deaths, self.card_downloads)
         self.schedules.end_push = self.receipts.end_push
         self.schedules.push_landed = self.receipts.push_landed
         self._recovery = Recovery(
@@ -195,8 +209,8 @@ class Store:
         loop = loop or asyncio.get_running_loop()
         environment = Environment.open(config)
         try:
-            kept = environment.entries(Db.REGISTRATIONS) + environment.entries(Db.SUBSCRIBERS)
-            fresh = not environment.readonly and kept == 0
+            needed = (Db.REGISTRATIONS, Db.SUBSCRIBERS, Db.CARDS, Db.CARD_COUNTERS)
+            fresh = not environment.readonly and not any(environment.entries(db) for db in needed)
             keys = ServerKeys.load(Path(config.path), may_create=fresh)
             self = cls(environment, keys, config, metrics, loop, clock, probe_s, tick_s)
         except BaseException:
@@ -278,6 +292,9 @@ class Store:
         """Remove a slice of history past retention; True where there is more. A tick does it by itself."""
         more = self.receipts.sweep(self._clock())
         more = self.subscribers.sweep(self._clock()) or more
+        if self.committer.writable:
+            more = self.card_campaigns.sweep(self._clock() - self._history_ms) or more
+            more = self._payloads.sweep(self._clock()) or more
         return self.directory.dead.sweep(self._clock()) or more
 
     # --- copies and end -------------------------------------------------------------------------------------

@@ -37,24 +37,25 @@ class CapabilityRoutes:
     async def show(self, call: Call) -> Response:
         door = need(self._backend)
         card, _ = find_card(door, call.path("card"))
-        return call.answer(
-            view_capability(card, door.records.capability(card), self._backend.now_ms(), evidence=call.provider is None)
-        )
+        evidence = call.provider is None
+        return call.answer(view_capability(card, door.capabilities.read(card), evidence=evidence))
 
     async def change_terminal(self, call: Call) -> Response:
         """E5: the operator knows that the card is in another terminal."""
         door = need(self._backend)
         card, _ = find_card(door, call.path("card"))
-        await call.committed(door.capabilities.invalidate(card, "told"))
-        found = door.records.capability(card)
-        return call.answer(view_capability(card, found, self._backend.now_ms(), evidence=True))
+        door.capabilities.invalidate(card, "told")
+        # the same once more: what was written before it is durable with it
+        await call.committed(door.records.write_capability(card, door.records.capability(card)))
+        return call.answer(view_capability(card, door.capabilities.read(card), evidence=True))
 
     async def check(self, call: Call) -> Response:
         """E2 to E4, without a request of the card."""
         door = need(self._backend)
         card, _ = find_card(door, call.path("card"))
-        asked = await call.committed(door.capabilities.ask(card))
-        return call.answer(Asked(asked=asked), status=202)
+        if not door.capabilities.ask(card):
+            raise QueueFull("Too many cards are being asked (ota.at_once); this one was not.")
+        return call.answer(Asked(asked=True), status=202)
 
 
 def routes(backend: Backend) -> list[Route]:

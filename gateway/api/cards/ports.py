@@ -8,19 +8,23 @@ from typing import Protocol
 from gateway.api.ports import Backend
 from gateway.cards.campaigns import Campaigns
 from gateway.config.ota_section import Ota
-from gateway.model.cards import CardRecords, DownloadRecords, Downloads
+from gateway.model.cards import Capability, CardRecords, DownloadRecords, Downloads
 from gateway.model.errors import NotConfigured
 
 
 class Capabilities(Protocol):
-    """What is known of terminals, and asking them (cards.capability)."""
+    """What is known of terminals, and asking them (cards.capability.Capabilities)."""
 
-    async def ask(self, card: bytes) -> bool:
-        """Call the card now, and conclude from that (E2 to E4). False: it is being asked already, or too many are."""
+    def read(self, card: bytes) -> Capability:
+        """As it may be believed now."""
         ...
 
-    async def invalidate(self, card: bytes, why: str) -> None:
-        """What was known counts no more (E5); durable when it returns."""
+    def ask(self, card: bytes) -> bool:
+        """Call the card, and conclude from that (E2 to E4); one that is being asked goes on. False: too many are."""
+        ...
+
+    def invalidate(self, card: bytes, why: str) -> None:
+        """What was known counts no more (E5)."""
         ...
 
 

@@ -149,7 +149,7 @@ class CardRoutes:
     async def show(self, call: Call) -> Response:
         door = need(self._backend)
         card, record = find_card(door, call.path("card"))
-        return call.answer(view_card(card, record, door.records.capability(card), self._backend.now_ms()))
+        return call.answer(view_card(card, record, door.capabilities.read(card)))
 
     async def remove(self, call: Call) -> Response:
         door = need(self._backend)
@@ -195,11 +195,7 @@ class CardRoutes:
                 looked += 1
                 if tag and tag not in record.tags:
                     continue
-                if (
-                    ability
-                    and ability
-                    != view_card(card, record, door.records.capability(card), self._backend.now_ms()).capability.state
-                ):
+                if ability and ability != door.capabilities.read(card).ability.name.lower():
                     continue
                 found.append(card)
                 if len(found) == limit:

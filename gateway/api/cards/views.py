@@ -23,12 +23,10 @@ def _name(ability: int) -> AbilityName:
     return cast(AbilityName, Ability(ability).name.lower())
 
 
-def view_capability(card: bytes, found: Capability, now_ms: int, *, evidence: bool = False) -> CapabilityView:
-    """What is past its time is not known any more (E5)."""
-    lapsed = 0 < found.until_ms <= now_ms
+def view_capability(card: bytes, found: Capability, *, evidence: bool = False) -> CapabilityView:
     return CapabilityView(
         card=build_card_id(card),
-        state="unknown" if lapsed else _name(found.ability),
+        state=_name(found.ability),
         since_ms=found.since_ms or None,
         until_ms=found.until_ms or None,
         evidence=[
@@ -40,7 +38,7 @@ def view_capability(card: bytes, found: Capability, now_ms: int, *, evidence: bo
     )
 
 
-def view_card(card: bytes, record: CardRecord, capability: Capability, now_ms: int) -> CardView:
+def view_card(card: bytes, record: CardRecord, capability: Capability) -> CardView:
     return CardView(
         id=build_card_id(card),
         tags=list(record.tags),
@@ -49,7 +47,7 @@ def view_card(card: bytes, record: CardRecord, capability: Capability, now_ms: i
         data_keys=record.data_keys,
         tar=record.tar.hex(),
         push_tar=record.push_tar.hex(),
-        capability=view_capability(card, capability, now_ms),
+        capability=view_capability(card, capability),
     )
 
 

@@ -139,7 +139,7 @@ class CardPage(_Out, kw_only=True):
 
 
 class Asked(_Out, kw_only=True):
-    asked: Annotated[bool, Meta(description="false: it is being asked already, or too many are")]
+    asked: bool
 
 
 # --- downloads ---

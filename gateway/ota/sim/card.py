@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from gateway.ota.cattp import Closed, Limits, Link, Opened, Output, Received, Refused, State, Transmit
 from gateway.ota.channel import Channel
-from gateway.ota.command_string import CommandAnswer, build_command_answer, is_good, split_commands
 from gateway.ota.malformed import Malformed
 from gateway.ota.packet_security import Keys, Spi
 from gateway.ota.proactive import (
@@ -45,6 +44,7 @@ from gateway.ota.secured_packet import (
     parse_command,
     wants_answer,
 )
+from gateway.ota.sim.commands import split_commands
 from gateway.ota.sms_pp import (
     ANSWER_PACKET,
     Address,
@@ -58,9 +58,8 @@ from gateway.ota.sms_pp import (
 )
 from gateway.ota.terminal_profile import Instruction, TerminalProfile, parse_apdu, parse_profile
 
-OK, WRONG_LENGTH, WRONG_DATA, FAILED, NOT_ALLOWED = 0x9000, 0x6700, 0x6A80, 0x6F00, 0x6985
+OK, WRONG_DATA, FAILED, NOT_ALLOWED, WRONG_LENGTH = 0x9000, 0x6A80, 0x6F00, 0x6985, 0x6700
 _FETCH = 0x9100
-_PUSH = b"\x80\xec"
 #: of one datagram in one SEND DATA, and of one RECEIVE DATA: each has to fit an APDU
 CHUNK_BYTES = 200
 #: commands that wait for a FETCH; past it a card has no room for more
@@ -73,6 +72,7 @@ class Profile:
     """What is on a card when it leaves its maker."""
 
     iccid: bytes = field(repr=False)
+    #: protects its messages, and says that its check request is its own
     keys: Keys
     tar: bytes
     #: where its messages go: the centre, and whom they are for
@@ -82,19 +82,19 @@ class Profile:
     check_request: bytes = field(repr=False)
     #: the terminal that it was in last (E1)
     imei: bytes = field(default=b"", repr=False)
-    #: the last counter that it took under `keys`
-    counter: int = 0
     limits: Limits = _BLIND
-    #: further key sets; each has a counter of its own
+    #: further key sets, each with a counter of its own
     more_keys: tuple[Keys, ...] = ()
+    #: what PUSH is sent to, where that is another application
+    push_tar: bytes = b""
+    #: the last counter that it took, by key set
     counters: dict[int, int] = field(default_factory=dict)
-    #: what it is sent is a string of commands; False: it is taken whole, by an applet
-    takes_commands: bool = True
+
+    def find_keys(self, kic: int, kid: int) -> Keys | None:
+        return next((keys for keys in (self.keys, *self.more_keys) if keys.key_set in (kic >> 4, kid >> 4)), None)
 
 
 Done = Callable[[TerminalResponse], None]
-#: how a command string ended: the answer's data
-Ended = Callable[[bytes], None]
 
 
 class Card:
@@ -104,10 +104,10 @@ class Card:
         self.profile = profile
         self.terminal = TerminalProfile()
         self.counts: Counter[str] = Counter()
-        #: the commands that were executed, in order, PUSH not among them
+        #: commands that were executed, in order, but for PUSH
         self.executed: list[bytes] = []
-        #: what a command gets
-        self.on_command: Callable[[bytes], int] = lambda _command: OK
+        #: what the applications of the card say to a command
+        self.perform: Callable[[bytes], int] = lambda _command: OK
         self.link: Link | None = None
         self._first_number = first_number
         self._waiting: deque[tuple[Command, Done]] = deque()
@@ -225,13 +225,14 @@ class Card:
             self._submit(user_data, has_header=True)
 
     def _on_packet(self, packet: bytes, transport: Transport, send: Callable[[bytes], None]) -> None:
-        known = {keys.key_set: keys for keys in (self.profile.keys, *self.profile.more_keys)}
-        keys: Keys | None = None
+        profile = self.profile
+        keys = profile.keys
 
         def find_keys(kic: int, kid: int) -> Keys | None:
             nonlocal keys
-            keys = known.get(kic >> 4) or known.get(kid >> 4)
-            return keys
+            found = profile.find_keys(kic, kid)
+            keys = found or keys
+            return found
 
         try:
             command = parse_command(packet, find_keys, transport)
@@ -247,80 +248,66 @@ class Card:
                 said = PacketAnswer(command.tar, command.counter, status, data)
                 send(build_answer(said, command.spi, keys, transport))
 
-        key_set = keys.key_set if keys is not None else self.profile.keys.key_set
-        status = check_counter(command.spi.counting, self._counter(key_set), command.counter)
-        if command.tar != self.profile.tar:
+        last = profile.counters.get(keys.key_set, 0)
+        status = check_counter(command.spi.counting, last, command.counter)
+        if command.tar not in (profile.tar, profile.push_tar):
             status = Status.TAR_UNKNOWN
         if status is not Status.OK:
             self.counts[status.name.lower()] += 1
             answer(b"", status)
             return
-        self._take_counter(key_set, command.counter)
-        self._execute(command.data, transport, answer)
-
-    def _counter(self, key_set: int) -> int:
-        is_first = key_set == self.profile.keys.key_set
-        return self.profile.counter if is_first else self.profile.counters.get(key_set, 0)
-
-    def _take_counter(self, key_set: int, counter: int) -> None:
-        newest = max(counter, self._counter(key_set))
-        if key_set == self.profile.keys.key_set:
-            self.profile.counter = newest
-        else:
-            self.profile.counters[key_set] = newest
-
-    def _execute(self, data: bytes, transport: Transport, answer: Ended) -> None:
-        if not self.profile.takes_commands and data[:2] != _PUSH:
-            if transport is Transport.CAT_TP:
-                self.executed.append(data)
-            answer(build_push_answer(PushAnswer(1, OK)))
-            return
+        profile.counters[keys.key_set] = max(last, command.counter)
         try:
-            commands = split_commands(data)
+            commands = split_commands(command.data)
         except Malformed:
-            answer(build_command_answer(CommandAnswer(1, WRONG_DATA if data[:2] == _PUSH else WRONG_LENGTH)))
+            answer(build_push_answer(PushAnswer(1, WRONG_LENGTH)))
             return
-        self._run_commands(commands, 0, answer)
+        self._execute(commands, 0, answer)
 
-    def _run_commands(self, commands: list[bytes], at: int, answer: Ended) -> None:
-        """From there on. A PUSH that waits for the terminal goes on by itself when that answered."""
+    def _execute(self, commands: list[bytes], at: int, answer: Callable[[bytes], None]) -> None:
+        """One after the other from this one on; the first that fails is the last. The answer counts them (ETSI TS 102
+        226 §5.1.2)."""
 
-        def ended(status_word: int, result: Result | None = None) -> None:
-            if at + 1 < len(commands) and is_good(status_word):
-                self._run_commands(commands, at + 1, answer)
+        def answered(status_word: int, result: Result | None = None) -> None:
+            if status_word == OK and at + 1 < len(commands):
+                self._execute(commands, at + 1, answer)
             else:
                 answer(build_push_answer(PushAnswer(at + 1, status_word, result)))
 
-        if commands[at][:2] != _PUSH:
-            status_word = self.on_command(commands[at])
-            if is_good(status_word):
-                self.executed.append(commands[at])
-            ended(status_word)
+        if at >= len(commands):
+            answer(build_push_answer(PushAnswer(0, OK)))
+            return
+        command = commands[at]
+        if command[:2] != b"\x80\xec":
+            status_word = self.perform(command)
+            if status_word == OK:
+                self.executed.append(command)
+            answered(status_word)
             return
         try:
-            asked = parse_push(commands[at])
+            asked = parse_push(command)
         except Malformed:
-            ended(WRONG_DATA)
+            answered(WRONG_DATA)
             return
         if isinstance(asked, Channel):
-            self._open_channel(asked, ended)
+            self._open_channel(asked, answered)
         else:
-            ended(self._open_link(asked))
+            answered(self._open_link(asked))
 
     # --- the channel and the link (E3) -----------------------------------------------------------------------------
 
-    def _open_channel(self, channel: Channel, ended: Callable[[int, Result | None], None]) -> None:
+    def _open_channel(self, channel: Channel, answered: Callable[[int, Result | None], None]) -> None:
         if self._channel:
-            ended(NOT_ALLOWED, None)
+            answered(NOT_ALLOWED, None)
             return
 
         def opened(response: TerminalResponse) -> None:
             status = response.status
             if response.result.meaning is not Meaning.DONE or status is None or not status.channel:
-                ended(FAILED, response.result)
+                answered(FAILED, response.result)
                 return
             self._channel = status.channel
-            ended(OK, None)
+            answered(OK, None)
 
         self._ask(OpenChannel(channel), opened)
 

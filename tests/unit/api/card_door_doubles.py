@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from gateway.api.server import build_app
 from gateway.config.ota_section import Ota
 from gateway.model.cards import (
     HANDLE_BYTES,
+    Ability,
     Capability,
     CardRecord,
     Download,
@@ -187,11 +189,17 @@ class Engine:
         self.records.downloads[number] = stopped
         return stopped
 
-    async def ask(self, card: bytes) -> bool:
+    def read(self, card: bytes) -> Capability:
+        found = self.records.capability(card)
+        if 0 < found.until_ms <= time.time() * 1000:
+            return Capability(Ability.UNKNOWN, found.until_ms, 0, found.evidence)
+        return found
+
+    def ask(self, card: bytes) -> bool:
         self.asked.append(card)
         return not self.is_busy
 
-    async def invalidate(self, card: bytes, why: str) -> None:
+    def invalidate(self, card: bytes, why: str) -> None:
         before = self.records.capability(card)
         line = Evidence(9, "terminal_changed", 0, why)
         self.records.capabilities[card] = Capability(evidence=(*before.evidence, line))

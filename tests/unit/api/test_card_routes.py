@@ -241,7 +241,8 @@ async def test_what_is_known_of_a_terminal_and_the_evidence_for_the_operator_alo
     assert (changed["state"], changed["evidence"][-1]["what"]) == ("unknown", "terminal_changed")
     assert await house.operator("POST", f"/v1/cards/{card}/check", 202) == {"asked": True}
     house.engine.is_busy = True
-    assert await house.operator("POST", f"/v1/cards/{card}/check", 202) == {"asked": False}
+    error = (await house.operator("POST", f"/v1/cards/{card}/check", 503))["error"]
+    assert error["name"] == "queue_full"
     assert house.engine.asked == [handle, handle]
 
 

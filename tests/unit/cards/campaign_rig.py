@@ -162,7 +162,7 @@ class Records:
 
     def of_campaign(self, campaign: int, after: int, limit: int) -> list[Download]:
         owner = self.log.seen[-campaign]
-        last = owner.first + max(owner.participants, owner.reserved)
+        last = owner.first + owner.participants
         found: list[Download] = []
         for number in range(max(after + 1, owner.first), last):
             row = self.read(number)

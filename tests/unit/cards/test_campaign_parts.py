@@ -205,15 +205,11 @@ def test_causes_are_bounded() -> None:
     assert sum(tally.causes.values()) == 500
 
 
-def test_those_past_retention_are_over_and_ended_as_was_written_down() -> None:
-    tally = Tally(10, Order(10, 1), 0)
-    for index in range(4):
-        tally.miss(index)
+def test_one_without_a_row_is_over_and_counts_nowhere_else() -> None:
+    tally = Tally(3, Order(3, 1), 0)
     tally.miss(0)
-    tally.end(4, row(DownloadState.DONE))
-    tally.attribute({int(DownloadState.DONE): 4, int(DownloadState.FAILED): 1})
-    assert tally.over == 5
-    assert tally.results == {int(DownloadState.DONE): 4, int(DownloadState.FAILED): 1}
+    tally.miss(0)
+    assert (tally.over, tally.held, tally.results) == (1, 2, {})
 
 
 # --- queries -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,208 @@
+"""What cards' terminals can: asked, concluded, kept with its evidence, forgotten when it changed (E1 to E5); must never
+be concluded from a message that did not arrive, nor from an answer that proves nothing.
+
+| a call ends with | known of the card then |
+|---|---|
+| the final ACK of its link, in time | capable (E4) |
+| the terminal's own 30, 31, 32; a card that does not know PUSH | not capable |
+| silence, though the message was delivered | not capable (E4), unless it was capable: then nothing new (E6) |
+| an open channel and no link, `attempts` times | not capable (E4) |
+| anything else | nothing new; asked again with growing pauses, up to `attempts` |
+
+Kept by card, never by IMEI; where nothing is known a card counts as not capable (E5). A check request, or a word of the
+operator, makes what was known void at once, and what a call that began before it brings.
+
+A check is not kept: after a restart the card stays unknown, and is asked by the next download to it, its next request,
+or the operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+
+import structlog
+
+from gateway.cards.calls import Called, Calls, Ending
+from gateway.config.ota_section import Ota
+from gateway.metrics import Metric, Metrics
+from gateway.model.cards import Ability, Capability, CardRecords, Evidence
+from gateway.model.errors import GatewayError
+
+_log = structlog.get_logger(__name__)
+
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
+#: cards whose check requests are counted; past it the one that was quiet for longest is forgotten
+MOST_RATED = 100_000
+_VOID = ("check_request", "terminal_changed")
+_NO = (Ending.NOT_CAPABLE,)
+
+
+def pause_s(settings: Ota, tries: int, random_: random.Random) -> float:
+    """Before the next call after so many in vain, 1 or more: doubles, and is cut by up to a half, so that what failed
+    together is not tried again together."""
+    whole: float = min(settings.retry_s * 2.0 ** min(tries - 1, 60), settings.retry_max_s)
+    return whole * random_.uniform(0.5, 1.0)
+
+
+class Capabilities:
+    """Control thread only. `clock`: Unix ms."""
+
+    def __init__(
+        self,
+        *,
+        records: CardRecords,
+        calls: Calls,
+        settings: Ota,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        random_: random.Random,
+    ) -> None:
+        self._records, self._calls, self._settings = records, calls, settings
+        self._metrics, self._clock, self._random = metrics, clock, random_
+        self._checks: dict[bytes, asyncio.Task[None]] = {}
+        #: check requests of the last hour: when the hour began, how many
+        self._rates: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+
+    @property
+    def checking(self) -> int:
+        return len(self._checks)
+
+    def read(self, card: bytes) -> Capability:
+        """As it may be believed now: what is too old is unknown."""
+        known = self._records.capability(card)
+        if known.until_ms and known.until_ms <= self._clock():
+            return Capability(Ability.UNKNOWN, known.until_ms, 0, known.evidence)
+        return known
+
+    # --- what makes it void ------------------------------------------------------------------------------------------
+
+    def on_check_request(self, card: bytes) -> None:
+        """The card is in another terminal, and says so with a right check (E1)."""
+        if not self._is_in_rate(card):
+            self._metrics.count(Metric.OTA_CHECKS, label="too_often")
+            return
+        self._void(card, "check_request", "")
+        self.ask(card)
+
+    def invalidate(self, card: bytes, why: str) -> None:
+        """Its terminal changed, as the operator says. `why`: a word, never an identity."""
+        self._void(card, "terminal_changed", why)
+
+    def _is_in_rate(self, card: bytes) -> bool:
+        now_ms = self._clock()
+        since_ms, count = self._rates.pop(card, (now_ms, 0))
+        if now_ms - since_ms >= _HOUR_MS:
+            since_ms, count = now_ms, 0
+        self._rates[card] = (since_ms, count + 1)
+        if len(self._rates) > MOST_RATED:
+            self._rates.popitem(last=False)
+        return count < self._settings.checks_per_hour
+
+    def _void(self, card: bytes, what: str, detail: str) -> None:
+        self._metrics.count(Metric.OTA_CHECKS, label=what)
+        self._write(card, what, detail, Ability.UNKNOWN)
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    def ask(self, card: bytes) -> bool:
+        """Call it now, for its answer alone. False: too many are asked. One that is being asked already goes on, and
+        what it brings counts only as far as it began after the card's terminal changed."""
+        if card in self._checks:
+            return True
+        if len(self._checks) >= self._settings.at_once:
+            self._metrics.count(Metric.OTA_BOUNDS, label="checks")
+            return False
+        task = asyncio.get_running_loop().create_task(self._check(card), name="card-check")
+        self._checks[card] = task
+        task.add_done_callback(lambda _task: self._checks.pop(card, None))
+        return True
+
+    async def _check(self, card: bytes) -> None:
+        try:
+            for tries in range(1, self._settings.attempts + 1):
+                called = await self._call(card, last=tries == self._settings.attempts)
+                if called is None or self.read(card).ability is not Ability.UNKNOWN:
+                    return
+                pause = pause_s(self._settings, tries, self._random)
+                if called.ending is Ending.LATER:
+                    pause = max(self._settings.smsc_retry_s, called.retry_after_ms / 1_000)
+                await asyncio.sleep(pause)
+            self._metrics.count(Metric.OTA_CHECKS, label="given_up")
+        except Exception:
+            _log.exception("card_check_failed")
+
+    async def _call(self, card: bytes, *, last: bool) -> Called | None:
+        """None: there is no such card, or it can not be called at all."""
+        async with self._calls.hold(card):
+            record = self._records.read(card)
+            if record is None:
+                return None
+            since_ms = self._clock()
+            async with self._calls.call(card, record) as (called, line):
+                self.learn(card, called, since_ms, last=last)
+                await line.hang_up(self._settings.answer_s)
+        return None if called.ending is Ending.UNREACHABLE else called
+
+    # --- concluding --------------------------------------------------------------------------------------------------
+
+    def learn(self, card: bytes, called: Called, since_ms: int, *, last: bool = False) -> Ability:
+        """From a call that began then; `last`: there will be no further one soon. What is known after it."""
+        known = self.read(card)
+        ability = Ability(known.ability)
+        what = "call"
+        match called.ending:
+            case Ending.OPENED:
+                what, ability = "link_opened", Ability.CAPABLE
+            case Ending.NOT_CAPABLE:
+                what, ability = "terminal_result", Ability.NOT_CAPABLE
+            case Ending.SILENT:
+                what = "validity_over"
+                if ability is Ability.UNKNOWN:
+                    ability = Ability.NOT_CAPABLE
+            case Ending.NO_LINK:
+                what = "no_link"
+                if last and ability is Ability.UNKNOWN:
+                    ability = Ability.NOT_CAPABLE
+            case Ending.LATER:
+                return ability  # nothing was asked
+            case _:
+                what = called.ending.value
+        if any(line.what in _VOID and line.at_ms > since_ms for line in known.evidence):
+            # its terminal changed while it was called: whose answer it is nobody knows
+            ability, what = Ability.UNKNOWN, f"{what}_of_another_terminal"
+        self._metrics.count(Metric.OTA_CHECKS, label=ability.name.lower())
+        self._write(card, what, called.detail, ability)
+        return ability
+
+    def _write(self, card: bytes, what: str, detail: str, ability: Ability) -> None:
+        """One more line of evidence; the oldest go past the bound."""
+        now_ms = self._clock()
+        known = self._records.capability(card)
+        evidence = (*known.evidence, Evidence(now_ms, what, int(ability), detail))[-self._settings.evidence_lines :]
+        same = known.ability == ability
+        until_ms = 0
+        if ability is not Ability.UNKNOWN and self._settings.capability_days:
+            until_ms = now_ms + int(self._settings.capability_days * _DAY_MS)
+            if same and what not in ("link_opened", "terminal_result", "validity_over", "no_link"):
+                until_ms = known.until_ms  # nothing was seen that would make it newer
+        capability = Capability(ability, known.since_ms if same else now_ms, until_ms, evidence)
+        try:
+            self._records.write_capability(card, capability).add_done_callback(_look_at)
+        except GatewayError as error:
+            self._metrics.count(Metric.OTA_BOUNDS, label="store")
+            _log.warning("card_capability_not_written", error=error.name)
+
+    async def close(self) -> None:
+        tasks = list(self._checks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _look_at(written: asyncio.Future[None]) -> None:
+    if not written.cancelled() and written.exception() is not None:
+        _log.warning("card_capability_not_written", error=type(written.exception()).__name__)

@@ -1,0 +1,270 @@
+"""A payload over a card's link, packet by packet, each with its proof of receipt (E6); must never take a command for
+executed without one, nor send a command again that a plan covers.
+
+Where the key set of packets is not that of messages, nobody else takes its counters while a download is open (the
+engine sees to that), so counters tell what was done. The plan is written first: which command a packet begins with,
+which counter the first has, how large they are. A packet in doubt (sent, no answer; or the gateway was killed) is sent
+once more with the same counter: the card executes it, or says that the counter is too low, and then it had executed it
+before. Exactly once, whatever dies, but for its result: that of a command executed before is taken for good.
+
+With one key set for both, the PUSH of the next call takes a counter behind that of a packet in doubt, which the card
+would then refuse in any case. It is sent anew: at least once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import structlog
+
+from gateway.cards.calls import COUNTER_JUMP, Ending, classify_status
+from gateway.cards.card_keys import SPI_LINK
+from gateway.cards.download_policy import Event
+from gateway.cards.line import Line
+from gateway.cards.packets import Batch, DoesNotFit, build_batch, pack, room
+from gateway.cards.progress import Progress
+from gateway.config.ota_section import Ota
+from gateway.metrics import Metric, Metrics
+from gateway.model.cards import CardRecord, CardRecords, LinkClosed, LinkOpened, LinkReceived, PacketPlan
+from gateway.model.errors import GatewayError
+from gateway.ota.command_string import parse_command_answer
+from gateway.ota.malformed import Malformed
+from gateway.ota.packet_security import Keys
+from gateway.ota.secured_packet import (
+    Command,
+    PacketAnswer,
+    Status,
+    Transport,
+    Untrusted,
+    build_command,
+    parse_answer,
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class Happened(NamedTuple):
+    event: Event
+    detail: str = ""
+    retry_after_ms: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Sent:
+    batch: Batch
+    command: Command
+    packet: bytes = field(repr=False)
+    deadline: float = 0.0
+    #: an older link, or process, may have sent it
+    in_doubt: bool = False
+    answer: PacketAnswer | None = field(default=None, repr=False)
+
+
+class _Over(Exception):
+    def __init__(self, event: Event, detail: str = "", retry_after_ms: int = 0) -> None:
+        super().__init__(event.value)
+        self.happened = Happened(event, detail, retry_after_ms)
+
+
+class Transfer:
+    """One transfer over one line. `run` once."""
+
+    def __init__(
+        self,
+        *,
+        progress: Progress,
+        record: CardRecord,
+        keys: Keys,
+        line: Line,
+        records: CardRecords,
+        settings: Ota,
+        metrics: Metrics,
+    ) -> None:
+        self._progress, self._keys, self._line = progress, keys, line
+        self._records, self._settings, self._metrics = records, settings, metrics
+        self._tar = progress.download.tar or record.tar
+        #: counters tell what was executed
+        self._is_planned = record.push_keys != record.data_keys
+        self._sent: deque[_Sent] = deque()
+        self._jumped = False
+
+    async def run(self) -> Happened:
+        try:
+            plan, in_doubt = await self._take_plan()
+            while not self._progress.is_done:
+                jump = await self._run_plan(plan, in_doubt)
+                if not self._progress.is_done:
+                    plan, in_doubt = await self._make_plan(jump), False
+            return Happened(Event.DONE)
+        except _Over as over:
+            return over.happened
+        except DoesNotFit as error:
+            return Happened(Event.IMPOSSIBLE, f"command {error.command} does not fit the card's packets")
+
+    # --- the plan ----------------------------------------------------------------------------------------------------
+
+    def _room(self) -> int:
+        """Bytes of commands in a packet, as this link is."""
+        opened = self._line.opened
+        if opened is None:
+            raise _Over(Event.LINK_LOST)
+        most = min(self._settings.packet_bytes, opened.max_sdu)
+        return room(most, self._keys.block_bytes, Transport.CAT_TP)
+
+    async def _take_plan(self) -> tuple[PacketPlan, bool]:
+        """The one that a transfer before this began with, where its packets fit this link; else a new one. True:
+        packets of it may have been sent."""
+        progress = self._progress
+        plan = progress.download.plan
+        if plan is not None and self._is_planned and plan.key_set == self._keys.key_set:
+            if plan.room_bytes <= self._room():
+                progress.step("resumed", f"at command {progress.download.done + 1}")
+                self._metrics.count(Metric.OTA_RESUMES, label="plan")
+                return plan, True
+            # what is in doubt is too large for this link: at least once
+            self._metrics.count(Metric.OTA_RESUMES, label="smaller_link")
+        elif progress.download.done:
+            self._metrics.count(Metric.OTA_RESUMES, label="anew")
+        return await self._make_plan(0), False
+
+    async def _make_plan(self, jump: int) -> PacketPlan:
+        """From the first command that is not executed. `jump`: so many counters are left out."""
+        progress = self._progress
+        room_bytes, key_set = self._room(), self._keys.key_set
+        start = progress.download.done
+        packets = sum(1 for _ in pack(progress.commands, start, room_bytes))
+        try:
+            first = await self._records.take_counters(progress.download.card, key_set, packets + jump)
+            plan = PacketPlan(start, first + jump, room_bytes, key_set)
+            if self._is_planned:
+                progress.set(plan=plan)
+                written = progress.write()
+                if written is None:
+                    raise _Over(Event.LATER, "store")
+                await written
+        except OverflowError:
+            raise _Over(Event.IMPOSSIBLE, "counter used up") from None
+        except GatewayError as error:
+            raise _Over(Event.LATER, error.name, error.after_ms) from None
+        return plan
+
+    # --- packets -----------------------------------------------------------------------------------------------------
+
+    async def _run_plan(self, plan: PacketPlan, in_doubt: bool) -> int:
+        """Until all of it is executed, or another plan is needed, one so many counters ahead. _Over."""
+        progress = self._progress
+        done = progress.download.done
+        batches = pack(progress.commands, plan.start, plan.room_bytes)
+        waiting = deque((plan.counter + index, batch) for index, batch in enumerate(batches) if batch.end > done)
+        if waiting and waiting[0][1].start < done:
+            return 0  # a card stopped inside a packet: what is left of it is another packet
+        self._sent.clear()
+        # the first by itself: it shows whether the card takes our counters
+        at_once = 1
+        while waiting or self._sent:
+            while waiting and len(self._sent) < at_once and not progress.is_stopping:
+                counter, batch = waiting.popleft()
+                command = Command(SPI_LINK, self._tar, counter, build_batch(progress.commands, batch))
+                packet = build_command(command, self._keys, Transport.CAT_TP)
+                self._sent.append(_Sent(batch, command, packet, in_doubt=in_doubt))
+                self._send(self._sent[-1])
+            if not self._sent:
+                raise _Over(Event.LINK_LOST, "stopped")
+            await self._next_event(plan)
+            while self._sent and self._sent[0].answer is not None:
+                at_once = self._settings.packets_at_once
+                jump = self._settle(self._sent.popleft())
+                if jump is not None:
+                    return jump
+        return 0
+
+    def _send(self, sent: _Sent) -> None:
+        sent.deadline = asyncio.get_running_loop().time() + self._settings.answer_s
+        if not self._line.send(sent.packet):
+            raise _Over(Event.LINK_LOST, "not taken")
+        self._metrics.count(Metric.OTA_PACKETS, label="sent")
+
+    async def _next_event(self, plan: PacketPlan) -> None:
+        try:
+            async with asyncio.timeout_at(self._sent[0].deadline):
+                event = await self._line.next_event()
+        except TimeoutError:
+            raise _Over(Event.NO_ANSWER, f"after {self._settings.answer_s:g} s") from None
+        match event:
+            case LinkReceived(sdu=sdu):
+                self._match(sdu)
+            case LinkClosed(cause=cause, reason=reason):
+                # one that was replaced is opened again with the next event, or the deadline comes
+                if cause != "replaced":
+                    raise _Over(Event.LINK_LOST, cause if cause != "peer" else f"peer {reason}")
+            case LinkOpened():
+                if self._room() < plan.room_bytes:
+                    raise _Over(Event.LINK_LOST, "came back smaller")
+                self._metrics.count(Metric.OTA_RESUMES, label="same_link")
+                self._progress.step("resumed", "the card came back")
+                for sent in self._sent:
+                    sent.in_doubt = True
+                    self._send(sent)
+
+    def _match(self, sdu: bytes) -> None:
+        """To which packet this is the answer. What proves nothing is counted, and changes nothing."""
+        label = "unexpected"
+        for sent in self._sent:
+            try:
+                answer = parse_answer(sdu, sent.command, self._keys, Transport.CAT_TP)
+            except Malformed:
+                label = "malformed"
+                break
+            except Untrusted:
+                label = "untrusted"
+                continue
+            if not answer.authentic:
+                label = "bare"
+                continue
+            if answer.status == Status.MORE_TIME:
+                label = "more_time"
+            elif sent.answer is None:
+                sent.answer = answer
+                label = "answered"
+            break
+        self._metrics.count(Metric.OTA_PACKETS, label=label)
+
+    def _settle(self, sent: _Sent) -> int | None:
+        """What its answer says. Not None: a new plan is needed, so many counters ahead. _Over."""
+        answer, size = sent.answer, sent.batch.size
+        assert answer is not None
+        if answer.status == Status.COUNTER_LOW:
+            if sent.in_doubt:
+                self._metrics.count(Metric.OTA_PACKETS, label="executed_before")
+                self._progress.executed(size, planned=self._is_planned)
+                return None
+            if self._jumped:
+                raise _Over(Event.REFUSED, f"status {answer.status:02X}")
+            self._jumped = True
+            self._metrics.count(Metric.OTA_COUNTER_JUMPS)
+            _log.warning("card_counter_jumped", by=COUNTER_JUMP)
+            return COUNTER_JUMP
+        if answer.status != Status.OK:
+            refused = classify_status(answer.status) is Ending.REFUSED
+            raise _Over(Event.REFUSED if refused else Event.BUSY, f"status {answer.status:02X}")
+        try:
+            said = parse_command_answer(answer.data)
+        except Malformed:
+            raise _Over(Event.REFUSED, "answer makes no sense") from None
+        if not said.is_good:
+            self._progress.executed(max(0, min(said.commands, size) - 1), planned=False)
+            at = self._progress.download.done + 1
+            raise _Over(Event.REFUSED, f"{said.status_word:04X} at command {at}")
+        if not 0 < said.commands <= size:
+            raise _Over(Event.REFUSED, "answer makes no sense")
+        self._metrics.count(Metric.OTA_PACKETS, label="executed")
+        if said.commands < size:
+            # it stopped early and calls that no error: go on behind it
+            self._progress.set(plan=None)
+            self._progress.executed(said.commands, planned=False)
+            return 0
+        self._progress.executed(size, planned=self._is_planned)
+        return None
