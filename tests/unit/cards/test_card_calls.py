@@ -129,7 +129,7 @@ async def test_an_smsc_that_is_down_and_one_that_refuses() -> None:
         assert (await call(fleet, phone)).ending is Ending.UNREACHABLE
 
 
-# --- what may be believed ----------------------------------------------------------------------------------------------
+# --- what may be believed ---------------------------------------------------------------------------------------------
 
 
 def rekey(phone: Phone, keys: Keys) -> None:
@@ -199,7 +199,7 @@ async def test_a_link_with_another_identification_is_not_the_cards() -> None:
         assert fleet.links.counts["not_admitted"] > 0
 
 
-# --- cards that are different ------------------------------------------------------------------------------------------
+# --- cards that are different -----------------------------------------------------------------------------------------
 
 
 async def test_a_card_that_takes_one_command_a_packet_and_says_so() -> None:
@@ -270,7 +270,7 @@ async def test_counters_that_are_used_up() -> None:
         assert (await call(fleet, phone)).ending is Ending.UNREACHABLE
 
 
-# --- one at a time -----------------------------------------------------------------------------------------------------
+# --- one at a time ----------------------------------------------------------------------------------------------------
 
 
 async def test_two_who_call_one_card_take_turns() -> None:
@@ -351,7 +351,7 @@ async def test_a_link_that_says_too_much_is_given_up() -> None:
     assert not line.send(b"x")
 
 
-# --- where cards are told to call --------------------------------------------------------------------------------------
+# --- where cards are told to call -------------------------------------------------------------------------------------
 
 
 def test_where_cards_are_told_to_call() -> None:

@@ -180,7 +180,7 @@ async def test_too_many_checks() -> None:
         await settle(fleet)
 
 
-# --- check requests that are not to be believed (E1) -------------------------------------------------------------------
+# --- check requests that are not to be believed (E1) ------------------------------------------------------------------
 
 
 async def test_a_forged_check_request_changes_nothing() -> None:

@@ -20,7 +20,7 @@ def steps(download: Download) -> list[str]:
     return [step.what for step in download.steps]
 
 
-# --- capable (E6) ------------------------------------------------------------------------------------------------------
+# --- capable (E6) -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
@@ -259,7 +259,7 @@ async def test_a_number_that_the_smsc_refuses_for_good() -> None:
         assert (download.state, download.cause) == (DownloadState.FAILED, "unreachable")
 
 
-# --- not capable (E7), unknown (E5) ------------------------------------------------------------------------------------
+# --- not capable (E7), unknown (E5) -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ability", [Ability.NOT_CAPABLE, Ability.UNKNOWN])
@@ -335,7 +335,7 @@ async def test_a_notice_waits_for_an_smsc() -> None:
         assert len(phone.texts) == 1
 
 
-# --- stop, expiry, the store -------------------------------------------------------------------------------------------
+# --- stop, expiry, the store ------------------------------------------------------------------------------------------
 
 
 async def test_a_download_that_waits_is_stopped() -> None:
@@ -425,7 +425,7 @@ async def test_a_card_that_is_gone_and_keys_that_are_not_there() -> None:
         assert (await fleet.run(other, commands(2))).steps[-1].detail == "no_keys"
 
 
-# --- many --------------------------------------------------------------------------------------------------------------
+# --- many -------------------------------------------------------------------------------------------------------------
 
 
 async def test_two_downloads_for_one_card_come_one_after_the_other() -> None:
