@@ -54,8 +54,8 @@ _MOST_SLEEP_S = 60.0
 _SLICE = 500
 #: cut off: it goes no further in this process, whatever happened
 _CUT = Decision(Action.RETRY, DownloadState.WAITING)
-#: not a try of this download
-_NO_TRY = (Event.DUE, Event.OPENED, Event.DONE, Event.LATER, Event.NOTICE_LATER)
+#: what can end without having been a try of this download
+_TRIES = (Action.CALL, Action.MESSAGE)
 
 
 class _Phase(Enum):
@@ -267,7 +267,8 @@ class DownloadEngine:
                     return end
             if progress.is_stopping and happened.event is not Event.DONE:
                 return _End(_CUT)
-            if happened.event not in _NO_TRY and progress.download.done == before:
+            is_try = end.decision.action in _TRIES and happened.event is not Event.LATER
+            if is_try and progress.download.done == before:
                 progress.set(tries=progress.download.tries + 1)
             end = self._note(progress, happened, keys)
 
