@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
-from gateway.model.cards import Campaign, Download, DownloadState, Payload
+from msgspec.structs import replace
+
+from gateway.model.cards import Campaign, Download, DownloadState, DownloadStep, Payload
 from gateway.model.errors import StoreUnavailable
 from gateway.model.outcome import Outcome, State, Step
 from gateway.store.card_payloads import Payloads
@@ -119,6 +121,10 @@ class DownloadStore:
             return over
         if _is_open(download):
             self._payloads.touch(download.payload)
+        elif download.state.is_final and not download.steps:
+            # by the channel of its steps a line of the feed is known as a download's
+            step = DownloadStep(download.created_ms, download.state.name.lower())
+            download = replace(download, steps=(step,))
         return self._changed.put(download.number, download)
 
     def settle(self, download: Download) -> asyncio.Future[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from gateway.metrics import Metrics
 from gateway.model.cards import Capability, CardRecord, NumberTaken
 from gateway.store.card_counters import CardCounters
 from gateway.store.card_rows import IMSI, MSISDN, CardRows
@@ -27,13 +28,18 @@ class CardStore:
     """Control thread only; model.cards.CardRecords."""
 
     def __init__(
-        self, environment: Environment, committer: Committer, rows: CardRows, loop: asyncio.AbstractEventLoop
+        self,
+        environment: Environment,
+        committer: Committer,
+        rows: CardRows,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._environment = environment
         self._committer = committer
         self._rows = rows
         self._loop = loop
-        self.counters = CardCounters(environment, committer, loop)
+        self.counters = CardCounters(environment, committer, metrics, loop)
         self._fresh: dict[_Place, _Value] = {}  # not durable yet
 
     # --- look-up --------------------------------------------------------------------------------------------

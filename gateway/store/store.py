@@ -167,7 +167,7 @@ class Store:
             clock,
         )
         card_rows = CardRows(keys.token_key)
-        self.cards = CardStore(environment, self.committer, card_rows, loop)
+        self.cards = CardStore(environment, self.committer, card_rows, metrics, loop)
         self._payloads = Payloads(environment, self.committer, card_rows, clock)
         self.card_downloads = DownloadStore(
             environment, self.committer, self._sequences, self.receipts, self._payloads, loop
