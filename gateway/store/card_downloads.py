@@ -228,13 +228,13 @@ class DownloadStore:
     def forget_campaign(self, campaign: Campaign, limit: int) -> tuple[list[Row], bool]:
         """Rows of a slice of its participants, and whether there are more. One that is still open stays."""
         rows: list[Row] = []
-        first, end = campaign.first, campaign.first + campaign.participants
-        for key, raw in self._environment.scan(Db.DOWNLOADS, pack_u64(first)):
-            if unpack_u64(key) >= end:
-                break
+        end = campaign.first + campaign.participants
+        for key, raw in self._environment.scan(Db.DOWNLOADS, pack_u64(campaign.first)):
             state, owner = parse_download_head(raw)
             if owner != campaign.number:
-                continue
+                if unpack_u64(key) < end:
+                    continue
+                break  # a kill may have left more than it counted; no others lie between them
             if len(rows) == limit or state in (DownloadState.WAITING, DownloadState.ACTIVE):
                 return rows, True
             rows.append((DELETE, Db.DOWNLOADS, key, b""))
