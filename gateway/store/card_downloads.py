@@ -73,6 +73,11 @@ class DownloadStore:
         #: a campaign by its number; set once, at the start
         self.campaign: Callable[[int], Campaign | None] = lambda _: None
 
+    @property
+    def unwritten(self) -> int:
+        """Changes that are not durable."""
+        return len(self._changed)
+
     # --- numbers and payloads -------------------------------------------------------------------------------
 
     def reserve(self, count: int) -> int:

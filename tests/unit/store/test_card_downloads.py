@@ -9,6 +9,7 @@ from card_rig import add_download, campaign, download, payload
 from msgspec.structs import replace
 from store_rig import APP, START_MS, Clock, disk_of, fail_commit, open_store, push, register, settle, with_app
 
+from gateway.metrics import Metric, Metrics
 from gateway.model.cards import CampaignState, Download, DownloadState, DownloadStep
 from gateway.model.errors import StoreUnavailable
 from gateway.model.outcome import State
@@ -398,4 +399,25 @@ async def test_an_end_without_a_step_gets_one(tmp_path: Path) -> None:
     await store.card_downloads.settle(replace(made, state=DownloadState.EXPIRED))
     (line,) = store.receipts.after(APP, 0, 10)
     assert [(step.what, step.channel) for step in line.outcome.steps] == [("expired", "card")]
+    await store.close()
+
+
+@pytest.mark.parametrize("room", [True, False])
+async def test_a_stop_tries_once_more_to_write_what_changed_and_counts_what_it_could_not(
+    tmp_path: Path, *, room: bool
+) -> None:
+    metrics = Metrics(process=False)
+    store = await with_app(await open_store(tmp_path, metrics=metrics))
+    made = await add_download(store)
+    disk = disk_of(store)
+    await fail_commit(store, disk)
+    over = store.card_downloads.settle(ended(made))
+    if room:
+        disk.error = None
+    await store.close()
+    assert metrics.value(Metric.STORE_ROWS_DROPPED) == (0 if room else 1)
+    assert room == (over.done() and over.exception() is None)
+    store = await open_store(tmp_path)
+    assert store.card_downloads.read(made.number) == (ended(made) if room else made)
+    assert len(store.receipts.after(APP, 0, 10)) == room
     await store.close()
