@@ -17,6 +17,7 @@ from cattp_rig import (
     Stepped,
     Threaded,
     card,
+    outputs_of,
     said,
 )
 
@@ -629,3 +630,22 @@ def test_stopping_tells_every_card_and_the_control_thread() -> None:
         assert set(server.closed.values()) == {("stopped", Reason.TEMPORARY, 0)}
         assert len(server.closed) == 20
         cards.run_until(lambda: all(peer.state in (State.CLOSE_WAIT, State.CLOSE) for peer in cards.peers()))
+
+
+def test_a_card_of_a_server_that_was_killed_learns_of_it_with_its_next_sdu() -> None:
+    server = Stepped()
+    assert server.server.expect(IDENTIFICATION, 5, 10_000)
+    peer = card(5)
+    for data in outputs_of(peer.connect(0))[0]:
+        for answer in server.step(data):
+            for ack in outputs_of(peer.handle(answer, 1))[0]:
+                server.step(ack)
+    assert peer.state is State.OPEN
+    after = Stepped(seed=2)
+    (data,) = outputs_of(peer.send(b"is anybody there", 10))[0]
+    (answer,) = after.step(data)
+    assert outputs_of(peer.handle(answer, 11))[1] == [("closed", "peer", Reason.UNEXPECTED_PDU, 1)]
+    assert after.server.expect(IDENTIFICATION, 6, 10_000)
+    connect(after)
+    server.close()
+    after.close()
