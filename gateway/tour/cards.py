@@ -21,16 +21,24 @@ QUICK = (
     "ota.rto_first_ms=200",
     "ota.rto_least_ms=50",
     "ota.rto_most_ms=1000",
-    "ota.retry_s=0.3",
-    "ota.retry_max_s=1",
+    "ota.retry_s=0.8",
+    "ota.retry_max_s=2",
     "ota.smsc_retry_s=0.3",
     "ota.smsc_rate=0",
-    "ota.attempts=3",
+    "ota.attempts=4",
     "ota.answer_s=5",
     "ota.validity_s=3",
 )
+#: a card whose server was killed finds out by its idle time, and has its channel until then
 LIMITS = Limits(
-    max_pdu=300, max_sdu=2_000, window=4, rto_first_ms=200, rto_least_ms=50, rto_most_ms=1_000, close_wait_ms=200
+    max_pdu=300,
+    max_sdu=2_000,
+    window=4,
+    rto_first_ms=200,
+    rto_least_ms=50,
+    rto_most_ms=1_000,
+    idle_ms=1_500,
+    close_wait_ms=200,
 )
 #: a seed of the tour's own: its cards are nobody's
 SEED = b"heliograph tour"

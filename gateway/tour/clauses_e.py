@@ -14,7 +14,7 @@ from gateway.ota.push import OpenLink
 from gateway.ota.result import Bearer, General, Result
 from gateway.ota.sim.terminal import Behaviour
 from gateway.ota.terminal_profile import Instruction
-from gateway.tour.card_capture import Capture
+from gateway.tour.card_capture import GSMTAP_UDP, Capture
 from gateway.tour.cards import cards
 from gateway.tour.fleet import Fleet
 from gateway.tour.stage import Stage, check, eventually
@@ -27,7 +27,7 @@ def fetched(capture: Capture) -> Iterator[Command]:
     """What cards asked their terminals for, in order."""
     for _, port, data in capture.datagrams:
         apdu = data[_GSMTAP_BYTES:]
-        if port == 4_729 and apdu[1] == Instruction.FETCH:
+        if port == GSMTAP_UDP and apdu[1] == Instruction.FETCH:
             yield parse_proactive(apdu[5:-2])[1]
 
 

@@ -26,6 +26,7 @@ CLAUSES = [
     "C10",
     "C13",
     "C14",
+    *(f"E{n}" for n in range(1, 9)),
     "F",
 ]
 PAGE_NAMES = [
