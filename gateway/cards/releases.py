@@ -176,6 +176,7 @@ class Carrier:
             await self._halt(run, TOO_MANY)
             return
         except Halted:
+            await self._put(run)  # how many there are: its rows are found by that
             return
         if run.campaign.state != CampaignState.GATHERING:
             return
@@ -236,6 +237,8 @@ class Carrier:
         while expected < campaign.participants:
             tally.miss(expected)
             expected += 1
+        if tally.missed:
+            log.error("campaign_rows_missing", missing=tally.missed, participants=campaign.participants)
         run.is_counted = True
 
     # --- releasing ------------------------------------------------------------------------------------------
