@@ -19,7 +19,7 @@ import pytest
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 CARDS = 12_000
-KILLS = 20
+KILLS = 12
 PROGRAM = Path(__file__).with_name("chaos_campaign.py")
 
 
