@@ -34,6 +34,7 @@ from gateway.model.errors import (
     BadRequest,
     Conflict,
     PayloadTooLarge,
+    QueueFull,
     StoreUnavailable,
     TooManyRequests,
     UnknownCampaign,
@@ -328,7 +329,8 @@ class Campaigns:
     def _run(self, app: str, number: int) -> Run:
         run = self._runs.get(number)
         if run is None or run.campaign.app != app:
-            self.read(app, number)
+            if not self.read(app, number).campaign.state.is_final:
+                raise QueueFull("The gateway has just started and takes its campaigns up; come back.")
             raise Conflict(_OVER)
         if run.campaign.state.is_final:  # being written down
             raise Conflict(_OVER)
