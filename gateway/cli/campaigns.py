@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.downloads import read_commands
+from gateway.cli.local_cards import parse_share
 from gateway.cli.options import ConfigFile, Json, Key, Url, api_url
 from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
 from gateway.model.errors import ConfigError
@@ -47,17 +48,6 @@ class State(enum.StrEnum):
 @group.callback()
 def campaigns() -> None:
     """The same commands for many SIM cards, under a rate, canaries first (docs/campaigns.md)."""
-
-
-def parse_share(text: str, option: str) -> float:
-    """`5%` or `0.05`, from 0 to 1. ConfigError."""
-    try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{option} is no share; one reads 5% or 0.05")
-    return value
 
 
 def _open(url: str | None, key: str | None, config: Path | None) -> Provider:
