@@ -75,8 +75,6 @@ class Progress(NamedTuple):
     out: int
     under_way: int
     canaries: int
-    canaries_over: int
-    canaries_good: int
     #: participants that were over, a second, lately
     per_s: float
     #: 0: nothing can be said
@@ -264,9 +262,9 @@ class Campaigns:
             over = sum(campaign.results.values())
             held = 0 if campaign.state.is_final else campaign.participants - over
             is_counted = campaign.state.is_final
-            return Progress(campaign, held, 0, 0, canaries, 0, 0, 0.0, 0.0, is_counted)
-        tally, now_s = run.tally, time.monotonic()
-        standing, per_s = tally.standing, run.rate.per_s(now_s)
+            return Progress(campaign, held, 0, 0, canaries, 0.0, 0.0, is_counted)
+        tally = run.tally
+        per_s = run.rate.per_s(time.monotonic())
         left = tally.participants - tally.over
         left_s = left / per_s if per_s > 0 else 0.0
         if campaign.per_s > 0:
@@ -277,8 +275,6 @@ class Campaigns:
             len(tally.out),
             tally.under_way,
             canaries,
-            standing.canaries_over,
-            standing.canaries_good,
             per_s,
             left_s if campaign.state == CampaignState.RUNNING else 0.0,
             run.is_counted,

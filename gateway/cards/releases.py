@@ -113,7 +113,14 @@ class Run:
         """With the counts as they are now."""
         if self.tally is None or not self.is_counted:
             return self.campaign
-        return msgspec.structs.replace(self.campaign, results=dict(self.tally.results), causes=dict(self.tally.causes))
+        standing = self.tally.standing
+        return msgspec.structs.replace(
+            self.campaign,
+            results=dict(self.tally.results),
+            causes=dict(self.tally.causes),
+            canaries_over=standing.canaries_over,
+            canaries_good=standing.canaries_good,
+        )
 
     def on_over(self, download: Download) -> None:
         if self.tally is None:
