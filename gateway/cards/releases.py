@@ -18,7 +18,7 @@ import structlog
 
 from gateway.cards.campaign_policy import Do, Order, Pace, Rate, Step, count_canaries, decide
 from gateway.cards.card_query import parse_query
-from gateway.cards.insisting import insist
+from gateway.cards.insisting import insist, insist_all
 from gateway.cards.participants import CHUNK, Gatherer, TooMany
 from gateway.cards.tally import Tally
 from gateway.config.ota_section import Ota
@@ -296,7 +296,7 @@ class Carrier:
                 released.append(msgspec.structs.replace(row, state=DownloadState.WAITING, due_ms=now_ms, steps=steps))
                 tally.release(index)
         run.pace.take(len(released))
-        await asyncio.gather(*(self._change(row) for row in released))
+        await insist_all(self._downloads.change, released, self._metrics)
         run.change(released=end)
         self._metrics.count(Metric.OTA_CAMPAIGN_RELEASED, len(released))
         for row in released:
@@ -305,9 +305,6 @@ class Carrier:
                 tally.end(row.number - campaign.first, now)
             else:
                 self._floors.engine.start(row)
-
-    async def _change(self, row: Download) -> None:
-        await insist(lambda: self._downloads.change(row), self._metrics)
 
     async def _wait_for(self, run: Run, tally: Tally, step: Step) -> None:
         self._metrics.count(Metric.OTA_CAMPAIGN_WAITS, label=step.why)
@@ -354,14 +351,11 @@ class Carrier:
                 else:
                     steps = (*row.steps, DownloadStep(now_ms, state.name.lower(), "not released"))
                     settled.append(msgspec.structs.replace(row, state=state, cause=cause, steps=steps))
-            await asyncio.gather(*(self._settle(row) for row in settled))
+            await insist_all(self._downloads.settle, settled, self._metrics)
             for row in settled:
                 tally.end(row.number - campaign.first, row)
             run.change(released=end)
             self._save(run)
-
-    async def _settle(self, row: Download) -> None:
-        await insist(lambda: self._downloads.settle(row), self._metrics)
 
     async def _stop(self, run: Run, tally: Tally) -> None:
         cause = "stopped"
@@ -393,7 +387,7 @@ class Carrier:
         if not row.state.is_final:
             steps = (*row.steps, DownloadStep(self._floors.now_ms(), "stopped"))
             row = msgspec.structs.replace(row, state=DownloadState.STOPPED, cause=cause, steps=steps)
-            await self._settle(row)
+            await insist_all(self._downloads.settle, [row], self._metrics)
         tally.end(index, row)
 
     async def _end(self, run: Run) -> None:

@@ -274,6 +274,7 @@ async def test_a_word_that_can_not_be_made_durable_is_taken_back() -> None:
 
 async def test_a_full_store_holds_releases_up_and_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.cards.insisting.insist.__defaults__", (0.0,))
+    monkeypatch.setattr("gateway.cards.insisting.insist_all.__defaults__", (0.0,))
     async with Scene() as scene:
         scene.records.add_cards(200)
         number = await scene.create(query="all", at_once=10)
