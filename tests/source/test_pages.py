@@ -31,6 +31,7 @@ CLAUSES = [
 PAGE_NAMES = [
     "apns-door",
     "benchmarks",
+    "campaigns",
     "config",
     "delivery",
     "diameter",
