@@ -295,6 +295,12 @@ cdef uint16_t first_number(cattp_t *s) noexcept nogil:
     return <uint16_t>(gw_mix64(s.random) >> 32)
 
 
+cdef int is_over(const cattp_t *s, const expected_t *expected) noexcept nogil:
+    """Its time, whether its timer was looked at already or not."""
+    return expected.flags & EXPECTED_LAPSED or (
+        expected.timer.next != NULL and <int32_t>(s.now - expected.timer.at) >= 0)
+
+
 cdef uint32_t admitted(cattp_t *s, const gw_pdu_t *pdu) noexcept nogil:
     """The expected_t whose SYN this is, as 1 + slot; 0: nobody expects it now. One whose time is over still may come
     back while a link of it is open."""
@@ -302,7 +308,7 @@ cdef uint32_t admitted(cattp_t *s, const gw_pdu_t *pdu) noexcept nogil:
     cdef expected_t *expected
     if handle:
         expected = expected_at(s, handle - 1)
-        if expected.flags & EXPECTED_LAPSED and not expected.open:
+        if not expected.open and is_over(s, expected):
             return 0
     return handle
 
@@ -375,7 +381,7 @@ cdef int open_link(cattp_t *s, cattp_link_t *link, const gw_pdu_t *pdu) noexcept
     """The final ACK: only now is the address the peer's. 0: it came too late, the link is over."""
     cdef expected_t *expected = expected_at(s, link.expected - 1)
     cdef cattp_event_t *e
-    if expected.flags & (EXPECTED_FORGOTTEN | EXPECTED_LAPSED) and not expected.open:
+    if not expected.open and (expected.flags & EXPECTED_FORGOTTEN or is_over(s, expected)):
         end(s, link, CATTP_ASKED, RST_TEMPORARY)
         return 0
     if expected.open:

@@ -1,5 +1,5 @@
-"""What is done for cards, put together: the CAT_TP server, messages to cards, calls, capability, downloads (E1 to E8);
-must know no more of the rest of the gateway than it is handed.
+"""What is done for cards, put together: the CAT_TP server, messages to cards, calls, capability, downloads, campaigns
+(E1 to E8); must know no more of the rest of the gateway than it is handed.
 
 Built where `ota.port` is set. It is drained in the order in which work comes in: nothing new is begun, transfers have
 the time that a drain has, and what is cut off then goes on after the next start, at the command that is not known to be
@@ -18,6 +18,7 @@ import structlog
 from gateway.api.cards.ports import CardDoor
 from gateway.cards.answers import Answers
 from gateway.cards.calls import Calls
+from gateway.cards.campaigns import Campaigns
 from gateway.cards.capability import Capabilities
 from gateway.cards.downloads import DownloadEngine
 from gateway.cards.incoming import Incoming
@@ -53,6 +54,7 @@ class CardSide:
         self.links = CattpLinks(config.ota, metrics)
         self._capabilities: Capabilities | None = None
         self._downloads: DownloadEngine | None = None
+        self._campaigns: Campaigns | None = None
 
     @property
     def port(self) -> int:
@@ -94,6 +96,10 @@ class CardSide:
             clock=unix_ms,
             random_=random.Random(),  # noqa: S311 - the same
         )
+        campaigns = self._campaigns = Campaigns(
+            records, self._store.card_downloads, self._store.card_campaigns, downloads, ota, metrics, unix_ms
+        )
+        downloads.on_over = campaigns.on_over
         incoming = Incoming(
             records=records,
             answers=answers,
@@ -109,25 +115,31 @@ class CardSide:
             download_records=self._store.card_downloads,
             downloads=downloads,
             capabilities=capabilities,
+            campaigns=campaigns,
         )
 
     async def resume(self) -> None:
         """Go on with what an earlier process left, once messages can go out."""
-        if self._downloads is not None:
+        if self._downloads is not None and self._campaigns is not None:
             await self._downloads.resume()
+            self._campaigns.start()
 
     async def drain(self, seconds: float) -> None:
-        """No more calls; transfers have so long to end."""
-        if self._capabilities is not None:
-            await self._capabilities.close()
+        """No more releases and calls; transfers have so long to end."""
+        await self._begin_nothing()
         if self._downloads is not None:
             _log.info("cards_draining", active=self._downloads.active, seconds=seconds)
             await self._downloads.close(seconds)
 
-    async def close(self) -> None:
-        """Cut what runs: it goes on after the next start."""
+    async def _begin_nothing(self) -> None:
+        if self._campaigns is not None:
+            await self._campaigns.close()
         if self._capabilities is not None:
             await self._capabilities.close()
+
+    async def close(self) -> None:
+        """Cut what runs: it goes on after the next start."""
+        await self._begin_nothing()
         if self._downloads is not None:
             await self._downloads.close()
         await self.links.stop()

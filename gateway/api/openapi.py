@@ -27,6 +27,7 @@ _GROUPS = {
     "subscribers": "Opaque ids that stand for subscribers of an operator's network",
     "cards": "SIM cards and what is known of their terminals",
     "downloads": "What is brought to cards over the air",
+    "campaigns": "The same commands for many cards",
     "webpush": "Web Push (RFC 8030, 8291, 8292) and UnifiedPush: the URL is the address and the right to use it",
     "t8": "Device triggering (3GPP TS 29.122)",
     "apns": "What libraries for Apple's push service speak",

@@ -54,8 +54,8 @@ _MOST_SLEEP_S = 60.0
 _SLICE = 500
 #: cut off: it goes no further in this process, whatever happened
 _CUT = Decision(Action.RETRY, DownloadState.WAITING)
-#: not a try of this download
-_NO_TRY = (Event.DUE, Event.OPENED, Event.DONE, Event.LATER, Event.NOTICE_LATER)
+#: what can end without having been a try of this download
+_TRIES = (Action.CALL, Action.MESSAGE)
 
 
 class _Phase(Enum):
@@ -110,6 +110,8 @@ class DownloadEngine:
         self._is_short = False
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
+        #: when it fires, by the loop's clock; a handle of uvloop that fires at once does not know
+        self._timer_s = 0.0
         self._resuming: asyncio.Task[None] | None = None
         metrics.add_source(self._read_figures)
 
@@ -168,11 +170,12 @@ class DownloadEngine:
             return
         late_s = min(max(0.0, (next_ms - self._clock()) / 1_000), _MOST_SLEEP_S)
         loop = asyncio.get_running_loop()
+        fires_s = loop.time() + late_s
         if self._timer is not None:
-            if self._timer.when() <= loop.time() + late_s:
+            if self._timer_s <= fires_s:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(late_s, self._look)
+        self._timer, self._timer_s = loop.call_later(late_s, self._look), fires_s
 
     def _look(self) -> None:
         self._timer = None
@@ -267,7 +270,8 @@ class DownloadEngine:
                     return end
             if progress.is_stopping and happened.event is not Event.DONE:
                 return _End(_CUT)
-            if happened.event not in _NO_TRY and progress.download.done == before:
+            is_try = end.decision.action in _TRIES and happened.event is not Event.LATER
+            if is_try and progress.download.done == before:
                 progress.set(tries=progress.download.tries + 1)
             end = self._note(progress, happened, keys)
 

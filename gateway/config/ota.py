@@ -9,8 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from gateway.config.ota_rates import check_rates
 from gateway.config.ota_section import Ota
-from gateway.config.paging import parse_source
+from gateway.config.paging import read_smscs
 from gateway.config.problems import collect, described
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
@@ -107,13 +108,23 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
                 partial(parse_bearer, ota.bearer, "ota.bearer"),
                 partial(_check_apn, ota),
                 partial(_check_notice, ota),
-                partial(parse_source, ota.source, "ota.source"),
+                partial(check_rates, ota, _smsc_names(config)),
             )
         )
     )
     if ota.port >= 0:
         found += _needs(config)
     return found
+
+
+def _smsc_names(config: Config) -> list[str] | None:
+    """Those that a rate may name; None: they can not be read, which `paging` says."""
+    if not config.ota.smsc_rates:
+        return None
+    try:
+        return [smsc.name for smsc in read_smscs(config.paging)]
+    except ConfigError:
+        return None
 
 
 def _needs(config: Config) -> list[tuple[str, str]]:

@@ -129,3 +129,9 @@ class Ota:
     at_once: int = within(5_000, 1, 1_000_000)
     # downloads in RAM that wait for their next try; past it campaigns release no more
     waiting: int = within(1_000_000, 1, 100_000_000)
+    # campaigns that are not over, of all apps; past it a new one is refused
+    campaigns: int = within(1_000, 1, 100_000)
+    # cards in one campaign; a longer list is refused, and a query that finds more ends the campaign
+    campaign_cards: int = within(10_000_000, 1, 100_000_000)
+    # largest list of cards in one request
+    campaign_list_bytes: int = within(67_108_864, 1_024, 4_294_967_296)

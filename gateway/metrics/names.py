@@ -337,6 +337,21 @@ class Metric(Enum):
     OTA_BOUNDS = Spec(
         "heliograph_ota_bounds_total", "counter", "Times a bound of what is done for cards was reached", "bound"
     )
+    OTA_CAMPAIGNS = Spec(
+        "heliograph_ota_campaigns_total",
+        "counter",
+        "Campaigns, by what became of them: created, done, stopped, canary_failed, resumed, broken",
+        "event",
+    )
+    OTA_CAMPAIGN_RELEASED = Spec(
+        "heliograph_ota_campaign_released_total", "counter", "Participants of campaigns that were released"
+    )
+    OTA_CAMPAIGN_WAITS = Spec(
+        "heliograph_ota_campaign_waits_total",
+        "counter",
+        "Times a campaign could release none for now: pace, at_once, engine, canary, out, asked, store",
+        "reason",
+    )
 
     @property
     def spec(self) -> Spec:

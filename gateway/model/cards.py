@@ -29,9 +29,10 @@ def parse_card_id(text: str) -> bytes | None:
     if digits == text or len(digits) != 2 * HANDLE_BYTES or digits != digits.lower():
         return None
     try:
-        return bytes.fromhex(digits)
+        handle = bytes.fromhex(digits)
     except ValueError:
         return None
+    return handle if len(handle) == HANDLE_BYTES else None  # fromhex skips spaces
 
 
 # --- cards -------------------------------------------------------------------------------------------------------
@@ -427,6 +428,8 @@ class CampaignState(IntEnum):
     PAUSED = 2
     #: the canary share is over, and either failed or waits for a word
     CANARY_FAILED = 3
+    #: somebody stopped it, and its participants are being stopped; a start goes on with it
+    STOPPING = 4
     # final
     DONE = 16
     STOPPED = 17
@@ -461,10 +464,21 @@ class Campaign(msgspec.Struct, array_like=True, frozen=True):
     canary_success: float = 0.95
     #: who takes part, as it was asked for: said again by look-ups
     query: str = ""
-    #: participants that are over, by state
+    #: participants that are over, by state; what is true stands in their own rows, and a start counts those
     results: dict[int, int] = {}
     ended_ms: int = 0
-    why: str = ""  # of PAUSED, CANARY_FAILED, STOPPED
+    why: str = ""  # of PAUSED, CANARY_FAILED, STOPPING, STOPPED, and of DONE where there is more to say
+    #: numbers that are its own from `first` on
+    reserved: int = 0
+    #: it goes on by itself once its participants are there
+    begins: bool = True
+    #: it goes on whatever became of the canaries
+    waived: bool = False
+    #: participants that are over and not DONE, by their cause
+    causes: dict[str, int] = {}
+    #: canaries that are over, and those that ended DONE or NOTICED
+    canaries_over: int = 0
+    canaries_good: int = 0
 
 
 class CampaignRecords(Protocol):

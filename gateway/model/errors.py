@@ -208,6 +208,13 @@ class UnknownDownload(GatewayError):
     summary = "No such download for this app, or its history is past retention."
 
 
+class UnknownCampaign(GatewayError):
+    """Unknown ones and those of other apps get this same answer."""
+
+    code, name, status, retryable, after_ms = 48, "unknown_campaign", 404, False, 0
+    summary = "No such campaign for this app, or its history is past retention."
+
+
 # --- store -----------------------------------------------------------------------------------------------------------
 
 

@@ -129,9 +129,10 @@ async def real(_stage: Stage, _fleet: Fleet) -> str:
 
 async def _decode(scene: Cards) -> str:
     """What Wireshark says of all that went between card, terminal and gateway."""
-    capture = scene.capture
+    # it goes on: the link is being closed
+    capture, pdus, apdus = scene.capture, scene.capture.pdus, scene.capture.apdus
     if not has_tshark():
-        read = f"{capture.pdus} CAT_TP PDUs and {capture.apdus} APDUs read by both sides"
+        read = f"{pdus} CAT_TP PDUs and {apdus} APDUs read by both sides"
         return f"{read} (for Wireshark's word: apt install tshark)"
     file = Path(scene.stage.folder / "cards.pcap")
     capture.write(file)
@@ -140,8 +141,8 @@ async def _decode(scene: Cards) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         raise Failed(f"tshark failed: {type(error).__name__}") from None
     check(seen.malformed == 0, f"tshark calls {seen.malformed} datagrams malformed")
-    check((seen.pdus, seen.bad_sums) == (capture.pdus, 0), f"tshark reads {seen.pdus} of {capture.pdus} PDUs well")
-    check(seen.apdus == capture.apdus, f"tshark reads {seen.apdus} of {capture.apdus} APDUs")
+    check((seen.pdus, seen.bad_sums) == (pdus, 0), f"tshark reads {seen.pdus} of {pdus} PDUs well")
+    check(seen.apdus == apdus, f"tshark reads {seen.apdus} of {apdus} APDUs")
     for kind in (Type.OPEN_CHANNEL, Type.SEND_DATA, Type.RECEIVE_DATA, Type.SEND_SHORT_MESSAGE):
         check(seen.commands[kind] > 0, f"tshark sees no command {kind:#x}")
     return (

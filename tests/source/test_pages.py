@@ -32,6 +32,7 @@ CLAUSES = [
 PAGE_NAMES = [
     "apns-door",
     "benchmarks",
+    "campaigns",
     "config",
     "delivery",
     "diameter",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.api.ports import Backend
+from gateway.cards.campaigns import Campaigns
 from gateway.config.ota_section import Ota
 from gateway.model.cards import Capability, CardRecords, DownloadRecords, Downloads
 from gateway.model.errors import NotConfigured
@@ -36,6 +37,7 @@ class CardDoor:
     download_records: DownloadRecords
     downloads: Downloads
     capabilities: Capabilities
+    campaigns: Campaigns | None = None
 
 
 def need(backend: Backend) -> CardDoor:
@@ -43,3 +45,11 @@ def need(backend: Backend) -> CardDoor:
     if backend.cards is None:
         raise NotConfigured("Nothing is done for cards on this gateway: set ota.port (docs/cards.md).")
     return backend.cards
+
+
+def need_campaigns(backend: Backend) -> Campaigns:
+    """NotConfigured."""
+    campaigns = need(backend).campaigns
+    if campaigns is None:
+        raise NotConfigured("This gateway carries out no campaigns.")
+    return campaigns

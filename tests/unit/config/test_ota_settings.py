@@ -33,6 +33,7 @@ def fields(found: list[tuple[str, str]]) -> list[str]:
 
 
 def test_the_defaults_and_a_whole_section_are_in_order(config) -> None:
+    config.ota.smsc_rates = ["gw@smsc.example.net:3550=5"]
     assert conflicts(Config()) == []
     assert fields(advice(Config())) == []
     assert conflicts(config) == []
@@ -67,6 +68,9 @@ def test_the_defaults_and_a_whole_section_are_in_order(config) -> None:
         ({"notice": "a" * 161}, "notice"),
         ({"notice": "€" * 81}, "notice"),
         ({"source": "far too long a name"}, "source"),
+        ({"smsc_rates": ["gw@smsc.example.net:3550"]}, "smsc_rates"),
+        ({"smsc_rates": ["gw@other.example.net:3550=5"]}, "smsc_rates"),
+        ({"country_code": "+49"}, "country_code"),
         ({"host": "cards.example.net"}, "host"),
         ({"host": "0.0.0.0", "public_address": ""}, "host"),
         ({"public_address": "cards.example.net"}, "public_address"),
