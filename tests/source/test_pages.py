@@ -33,6 +33,7 @@ PAGE_NAMES = [
     "apns-door",
     "benchmarks",
     "campaigns",
+    "cards",
     "config",
     "delivery",
     "diameter",
