@@ -18,7 +18,7 @@ BURST_S = 0.25
 #: without room, it is looked again after so long
 LOOK_S = 1.0
 #: most releases in one go
-MOST_AT_A_TIME = 64
+MOST_AT_A_TIME = 256
 #: a figure a second is averaged over about so long
 _RATE_S = 30.0
 

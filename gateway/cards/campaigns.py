@@ -34,6 +34,7 @@ from gateway.model.errors import (
     BadRequest,
     Conflict,
     PayloadTooLarge,
+    QueueFull,
     StoreUnavailable,
     TooManyRequests,
     UnknownCampaign,
@@ -74,8 +75,6 @@ class Progress(NamedTuple):
     out: int
     under_way: int
     canaries: int
-    canaries_over: int
-    canaries_good: int
     #: participants that were over, a second, lately
     per_s: float
     #: 0: nothing can be said
@@ -263,9 +262,9 @@ class Campaigns:
             over = sum(campaign.results.values())
             held = 0 if campaign.state.is_final else campaign.participants - over
             is_counted = campaign.state.is_final
-            return Progress(campaign, held, 0, 0, canaries, 0, 0, 0.0, 0.0, is_counted)
-        tally, now_s = run.tally, time.monotonic()
-        standing, per_s = tally.standing, run.rate.per_s(now_s)
+            return Progress(campaign, held, 0, 0, canaries, 0.0, 0.0, is_counted)
+        tally = run.tally
+        per_s = run.rate.per_s(time.monotonic())
         left = tally.participants - tally.over
         left_s = left / per_s if per_s > 0 else 0.0
         if campaign.per_s > 0:
@@ -276,8 +275,6 @@ class Campaigns:
             len(tally.out),
             tally.under_way,
             canaries,
-            standing.canaries_over,
-            standing.canaries_good,
             per_s,
             left_s if campaign.state == CampaignState.RUNNING else 0.0,
             run.is_counted,
@@ -328,7 +325,8 @@ class Campaigns:
     def _run(self, app: str, number: int) -> Run:
         run = self._runs.get(number)
         if run is None or run.campaign.app != app:
-            self.read(app, number)
+            if not self.read(app, number).campaign.state.is_final:
+                raise QueueFull("The gateway has just started and takes its campaigns up; come back.")
             raise Conflict(_OVER)
         if run.campaign.state.is_final:  # being written down
             raise Conflict(_OVER)

@@ -18,7 +18,7 @@ import structlog
 
 from gateway.cards.campaign_policy import Do, Order, Pace, Rate, Step, count_canaries, decide
 from gateway.cards.card_query import parse_query
-from gateway.cards.insisting import insist
+from gateway.cards.insisting import insist, insist_all
 from gateway.cards.participants import CHUNK, Gatherer, TooMany
 from gateway.cards.tally import Tally
 from gateway.config.ota_section import Ota
@@ -113,7 +113,14 @@ class Run:
         """With the counts as they are now."""
         if self.tally is None or not self.is_counted:
             return self.campaign
-        return msgspec.structs.replace(self.campaign, results=dict(self.tally.results), causes=dict(self.tally.causes))
+        standing = self.tally.standing
+        return msgspec.structs.replace(
+            self.campaign,
+            results=dict(self.tally.results),
+            causes=dict(self.tally.causes),
+            canaries_over=standing.canaries_over,
+            canaries_good=standing.canaries_good,
+        )
 
     def on_over(self, download: Download) -> None:
         if self.tally is None:
@@ -176,6 +183,7 @@ class Carrier:
             await self._halt(run, TOO_MANY)
             return
         except Halted:
+            await self._put(run)  # how many there are: its rows are found by that
             return
         if run.campaign.state != CampaignState.GATHERING:
             return
@@ -236,6 +244,8 @@ class Carrier:
         while expected < campaign.participants:
             tally.miss(expected)
             expected += 1
+        if tally.missed:
+            log.error("campaign_rows_missing", missing=tally.missed, participants=campaign.participants)
         run.is_counted = True
 
     # --- releasing ------------------------------------------------------------------------------------------
@@ -286,7 +296,7 @@ class Carrier:
                 released.append(msgspec.structs.replace(row, state=DownloadState.WAITING, due_ms=now_ms, steps=steps))
                 tally.release(index)
         run.pace.take(len(released))
-        await asyncio.gather(*(self._change(row) for row in released))
+        await insist_all(self._downloads.change, released, self._metrics)
         run.change(released=end)
         self._metrics.count(Metric.OTA_CAMPAIGN_RELEASED, len(released))
         for row in released:
@@ -295,9 +305,6 @@ class Carrier:
                 tally.end(row.number - campaign.first, now)
             else:
                 self._floors.engine.start(row)
-
-    async def _change(self, row: Download) -> None:
-        await insist(lambda: self._downloads.change(row), self._metrics)
 
     async def _wait_for(self, run: Run, tally: Tally, step: Step) -> None:
         self._metrics.count(Metric.OTA_CAMPAIGN_WAITS, label=step.why)
@@ -344,14 +351,11 @@ class Carrier:
                 else:
                     steps = (*row.steps, DownloadStep(now_ms, state.name.lower(), "not released"))
                     settled.append(msgspec.structs.replace(row, state=state, cause=cause, steps=steps))
-            await asyncio.gather(*(self._settle(row) for row in settled))
+            await insist_all(self._downloads.settle, settled, self._metrics)
             for row in settled:
                 tally.end(row.number - campaign.first, row)
             run.change(released=end)
             self._save(run)
-
-    async def _settle(self, row: Download) -> None:
-        await insist(lambda: self._downloads.settle(row), self._metrics)
 
     async def _stop(self, run: Run, tally: Tally) -> None:
         cause = "stopped"
@@ -383,7 +387,7 @@ class Carrier:
         if not row.state.is_final:
             steps = (*row.steps, DownloadStep(self._floors.now_ms(), "stopped"))
             row = msgspec.structs.replace(row, state=DownloadState.STOPPED, cause=cause, steps=steps)
-            await self._settle(row)
+            await insist_all(self._downloads.settle, [row], self._metrics)
         tally.end(index, row)
 
     async def _end(self, run: Run) -> None:

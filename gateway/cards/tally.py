@@ -24,6 +24,7 @@ class Tally:
         "_fresh",
         "_order",
         "causes",
+        "missed",
         "out",
         "over",
         "participants",
@@ -40,7 +41,7 @@ class Tally:
         self.out: set[int] = set()
         #: of those, the ones not seen waiting for another try; in the order in which they are looked at
         self._fresh: dict[int, None] = {}
-        self.over = 0
+        self.over = self.missed = 0
         self.results: dict[int, int] = {}
         self.causes: dict[str, int] = {}
 
@@ -89,6 +90,7 @@ class Tally:
             self.out.discard(index)
             self._fresh.pop(index, None)
             self.over += 1
+            self.missed += 1
             if self._canaries and self._order.place(index) < self._canaries:
                 self._canaries_over += 1
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "send": "send:command",
     "cards": "cards:group",
     "downloads": "downloads:group",
+    "campaigns": "campaigns:group",
     "local": "local:group",
     "inspect": "inspection:group",
     "check-config": "configuration:check",

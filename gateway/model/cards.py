@@ -477,6 +477,9 @@ class Campaign(msgspec.Struct, array_like=True, frozen=True):
     waived: bool = False
     #: participants that are over and not DONE, by their cause
     causes: dict[str, int] = {}
+    #: canaries that are over, and those that ended DONE or NOTICED
+    canaries_over: int = 0
+    canaries_good: int = 0
 
 
 class CampaignRecords(Protocol):

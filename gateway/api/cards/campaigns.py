@@ -98,8 +98,8 @@ def view_campaign(progress: Progress, campaign_id: str) -> CampaignView:
             share=campaign.canary_share,
             success=campaign.canary_success,
             cards=progress.canaries,
-            over=progress.canaries_over,
-            good=progress.canaries_good,
+            over=campaign.canaries_over,
+            good=campaign.canaries_good,
         )
     return CampaignView(
         id=campaign_id,

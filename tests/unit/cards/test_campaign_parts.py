@@ -93,39 +93,39 @@ def campaign(**fields: object) -> Campaign:
         "notice": "",
         "created_ms": 0,
         "expires_ms": 1_000,
-        "participants": 100,
+        "participants": 1_000,
     }
     return Campaign(**(base | fields))  # type: ignore[arg-type]
 
 
 NOBODY = Standing(0, 0, 0, 0, 0)
-CANARY = {"canary_share": 0.1, "canary_success": 0.9}
+CANARY = {"canary_share": 0.01, "canary_success": 0.9}
 
 
 @pytest.mark.parametrize(
     ("fields", "standing", "room", "now_ms", "do", "releases", "why"),
     [
-        ({}, NOBODY, 1_000, 0, Do.RELEASE, 64, ""),
+        ({}, NOBODY, 1_000, 0, Do.RELEASE, 256, ""),
         ({}, NOBODY, 5, 0, Do.RELEASE, 5, ""),
         ({}, NOBODY, 0, 0, Do.WAIT, 0, "engine"),
-        ({"released": 97}, NOBODY, 1_000, 0, Do.RELEASE, 3, ""),
-        ({"released": 100}, Standing(50, 50, 0, 0, 0), 1_000, 0, Do.WAIT, 0, "out"),
-        ({"released": 100}, Standing(100, 0, 0, 0, 0), 1_000, 0, Do.END, 0, ""),
+        ({"released": 997}, NOBODY, 1_000, 0, Do.RELEASE, 3, ""),
+        ({"released": 1_000}, Standing(50, 50, 0, 0, 0), 1_000, 0, Do.WAIT, 0, "out"),
+        ({"released": 1_000}, Standing(1_000, 0, 0, 0, 0), 1_000, 0, Do.END, 0, ""),
         ({"at_once": 10}, Standing(0, 4, 0, 0, 0), 1_000, 0, Do.RELEASE, 6, ""),
         ({"at_once": 10}, Standing(0, 10, 0, 0, 0), 1_000, 0, Do.WAIT, 0, "at_once"),
         ({"state": CampaignState.PAUSED}, NOBODY, 1_000, 0, Do.WAIT, 0, "asked"),
         ({"state": CampaignState.CANARY_FAILED}, NOBODY, 1_000, 0, Do.WAIT, 0, "asked"),
-        ({"state": CampaignState.PAUSED}, Standing(100, 0, 0, 0, 0), 1_000, 0, Do.END, 0, ""),
+        ({"state": CampaignState.PAUSED}, Standing(1_000, 0, 0, 0, 0), 1_000, 0, Do.END, 0, ""),
         ({"state": CampaignState.PAUSED}, NOBODY, 1_000, 1_000, Do.EXPIRE, 0, ""),
-        ({"released": 100}, Standing(50, 50, 0, 0, 0), 1_000, 1_000, Do.WAIT, 0, "out"),
+        ({"released": 1_000}, Standing(50, 50, 0, 0, 0), 1_000, 1_000, Do.WAIT, 0, "out"),
         ({"state": CampaignState.STOPPING}, NOBODY, 1_000, 1_000, Do.STOP, 0, ""),
-        ({"state": CampaignState.STOPPING}, Standing(100, 0, 0, 0, 0), 1_000, 0, Do.END, 0, ""),
+        ({"state": CampaignState.STOPPING}, Standing(1_000, 0, 0, 0, 0), 1_000, 0, Do.END, 0, ""),
         (CANARY, Standing(0, 0, 10, 0, 0), 1_000, 0, Do.RELEASE, 10, ""),
         (CANARY | {"released": 4}, Standing(0, 4, 10, 0, 0), 1_000, 0, Do.RELEASE, 6, ""),
         (CANARY | {"released": 10}, Standing(9, 1, 10, 9, 9), 1_000, 0, Do.WAIT, 0, "canary"),
-        (CANARY | {"released": 10}, Standing(10, 0, 10, 10, 9), 1_000, 0, Do.RELEASE, 64, ""),
+        (CANARY | {"released": 10}, Standing(10, 0, 10, 10, 9), 1_000, 0, Do.RELEASE, 256, ""),
         (CANARY | {"released": 10}, Standing(10, 0, 10, 10, 8), 1_000, 0, Do.FAIL_CANARY, 0, ""),
-        (CANARY | {"released": 10, "waived": True}, Standing(10, 0, 10, 10, 0), 1_000, 0, Do.RELEASE, 64, ""),
+        (CANARY | {"released": 10, "waived": True}, Standing(10, 0, 10, 10, 0), 1_000, 0, Do.RELEASE, 256, ""),
     ],
 )
 def test_the_next_step(

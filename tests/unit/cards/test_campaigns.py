@@ -274,6 +274,7 @@ async def test_a_word_that_can_not_be_made_durable_is_taken_back() -> None:
 
 async def test_a_full_store_holds_releases_up_and_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.cards.insisting.insist.__defaults__", (0.0,))
+    monkeypatch.setattr("gateway.cards.insisting.insist_all.__defaults__", (0.0,))
     async with Scene() as scene:
         scene.records.add_cards(200)
         number = await scene.create(query="all", at_once=10)
@@ -361,4 +362,18 @@ async def test_a_list_cut_off_by_a_kill_ends_stopped_and_says_so(turns: int) -> 
         assert "list" in campaign.why
         assert campaign.results == ({STOPPED: campaign.participants} if campaign.participants else {})
         assert campaign.results == scene.truth(number)
+        assert not scene.engine.started
+
+
+@pytest.mark.parametrize("turns", [1, 4, 9, 30])
+async def test_one_that_is_stopped_while_it_gathers_stops_those_it_has(turns: int) -> None:
+    async with Scene() as scene:
+        scene.records.add_cards(5_000)
+        number = await scene.create(query="all")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await scene.campaigns.stop(APP, number)
+        campaign = await scene.until_state(number, CampaignState.STOPPED)
+        assert campaign.results == scene.truth(number)
+        assert sum(campaign.results.values()) == campaign.participants < 5_000
         assert not scene.engine.started
