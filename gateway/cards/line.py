@@ -52,6 +52,12 @@ class Line:
             self.opened = None
         return event
 
+    @property
+    def is_lost(self) -> bool:
+        """Its link is over, though that was not looked at yet."""
+        opened = self.opened
+        return opened is None or any(isinstance(each, LinkClosed) and each.link == opened.link for each in self._events)
+
     def send(self, sdu: bytes) -> bool:
         return self.opened is not None and self._links.send(self.opened.link, sdu)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from card_fleet import FAST, SETTINGS, TAR, Fleet, apdu, commands
 
+from gateway.cards.transfer import SPARE_COUNTERS
 from gateway.metrics import Metric
-from gateway.model.cards import Ability, Download, DownloadState, Fate
+from gateway.model.cards import Ability, Download, DownloadState, Fate, PacketPlan
 from gateway.ota.result import Bearer, General, Result
 from gateway.ota.sim.card import OK
 from gateway.ota.sim.terminal import Behaviour
@@ -72,6 +74,44 @@ async def test_a_channel_that_is_dropped_in_the_middle() -> None:
         assert fleet.metrics.value(Metric.OTA_RESUMES, "plan") == 2
         # executed, but for its answer: the same packet again, and the card knows its counter
         assert fleet.metrics.value(Metric.OTA_PACKETS, "executed_before") == 2
+
+
+async def test_a_channel_that_is_dropped_behind_the_first_packet() -> None:
+    """Whether a refused counter is that of a packet in doubt, or the card is ahead of us, an empty packet asks."""
+    async with Fleet(replace(SETTINGS, answer_s=0.3)) as fleet:
+        phone = await fleet.add()
+        what = commands(40)
+        dropped = []
+
+        def perform(command: bytes) -> int:
+            if command == what[3] and not dropped:
+                dropped.append(command)
+                phone.terminal.drop_channel()
+            return OK
+
+        phone.card.perform = perform
+        assert (await fleet.run(phone, what)).state is DownloadState.DONE
+        assert phone.card.executed == list(what)
+        assert fleet.metrics.value(Metric.OTA_PACKETS, "probes") == 1
+        assert fleet.metrics.value(Metric.OTA_COUNTER_JUMPS) == 0
+
+
+@pytest.mark.parametrize("ahead", [0, 1_000])
+@pytest.mark.parametrize("probes", [0, 1, SPARE_COUNTERS])
+async def test_a_plan_whose_first_packet_never_came_and_a_card_that_may_be_ahead(ahead: int, probes: int) -> None:
+    """A restored store: what the card refuses was not executed."""
+    async with Fleet() as fleet:
+        phone = await fleet.add()
+        phone.card.profile.counters[3] = ahead
+        what = commands(30)
+        first = await fleet.cards.take_counters(fleet.handle(phone), 3, 30)
+        plan = PacketPlan(0, first, 200, 3, probes=probes)
+        download = msgspec.structs.replace(fleet.build(phone, what), plan=plan, calls=1)
+        await fleet.downloads.add([download])
+        fleet.engine.start(download)
+        assert (await fleet.end(download.number)).state is DownloadState.DONE
+        assert phone.card.executed == list(what)
+        assert fleet.metrics.value(Metric.OTA_COUNTER_JUMPS) == (1 if ahead else 0)
 
 
 async def test_with_one_key_set_for_both_a_packet_in_doubt_is_sent_anew() -> None:
@@ -168,8 +208,6 @@ async def test_an_application_that_the_card_does_not_have() -> None:
 
 
 def replace_tar(fleet: Fleet, phone) -> Download:
-    import msgspec
-
     assert TAR != b"\1\2\3"
     return msgspec.structs.replace(fleet.build(phone, commands(3)), tar=b"\1\2\3")
 
