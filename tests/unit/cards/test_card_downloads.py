@@ -25,6 +25,7 @@ def steps(download: Download) -> list[str]:
 # --- capable (E6) -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("is_native", [False, True], ids=["python", "native"])
 @pytest.mark.parametrize("at_once", [1, 4])
 @pytest.mark.parametrize(
     "behaviour",
@@ -36,8 +37,8 @@ def steps(download: Download) -> list[str]:
     ],
     ids=["plain", "slow", "lossy", "bad_network"],
 )
-async def test_a_capable_card_gets_all_of_it_over_its_link(behaviour: Behaviour, at_once: int) -> None:
-    async with Fleet(replace(SETTINGS, packets_at_once=at_once, validity_s=10.0)) as fleet:
+async def test_a_capable_card_gets_all_of_it_over_its_link(behaviour: Behaviour, at_once: int, is_native: bool) -> None:
+    async with Fleet(replace(SETTINGS, packets_at_once=at_once, validity_s=10.0), is_native=is_native) as fleet:
         phone = await fleet.add(behaviour)
         what = commands(40)
         download = await fleet.run(phone, what)
@@ -56,9 +57,10 @@ async def test_the_link_is_closed_and_the_channel_with_it() -> None:
         assert fleet.links.open_links <= 3
 
 
-async def test_a_channel_that_is_dropped_in_the_middle() -> None:
+@pytest.mark.parametrize("is_native", [False, True], ids=["python", "native"])
+async def test_a_channel_that_is_dropped_in_the_middle(is_native: bool) -> None:
     """The next link goes on at the packet of which nobody knows, and the card executes everything once and in order."""
-    async with Fleet(replace(SETTINGS, answer_s=0.3)) as fleet:
+    async with Fleet(replace(SETTINGS, answer_s=0.3), is_native=is_native) as fleet:
         phone = await fleet.add()
         what = commands(40)
 
@@ -514,8 +516,9 @@ async def test_one_behind_another_expires_in_its_time_or_is_stopped() -> None:
         assert (await fleet.end(last)).state is DownloadState.DONE
 
 
-async def test_two_hundred_at_once() -> None:
-    async with Fleet(replace(SETTINGS, at_once=50, validity_s=10.0)) as fleet:
+@pytest.mark.parametrize("is_native", [False, True], ids=["python", "native"])
+async def test_two_hundred_at_once(is_native: bool) -> None:
+    async with Fleet(replace(SETTINGS, at_once=50, validity_s=10.0), is_native=is_native) as fleet:
         phones = [
             await fleet.add(
                 Behaviour(capable=number % 5 != 0, loss=0.05 if number % 3 == 0 else 0.0, seed=number),
