@@ -5,7 +5,8 @@ Where the key set of packets is not that of messages, nobody else takes its coun
 engine sees to that), so counters tell what was done. The plan is written first: which command a packet begins with,
 which counter the first has, how large they are. A packet in doubt (sent, no answer; or the gateway was killed) is sent
 once more with the same counter: the card executes it, or says that the counter is too low, and then it had executed it
-before. Exactly once, whatever dies, but for its result: that of a command executed before is taken for good.
+before. Exactly once, whatever dies here, but for its result: of a packet that the card took before, that all of it was
+executed is believed, though the card may have met an error, or lost its power, in the middle of it.
 
 That a counter is too low means that only if the card is not ahead of us, as it is where the store is an older backup.
 The first packet that it takes proves that; the proof is written before a second one goes. Where the first packet itself
@@ -106,6 +107,8 @@ class Transfer:
         self._sent: deque[_Sent] = deque()
         self._jumped = False
         self._plan = PacketPlan(0, 0, 0, 0)
+        #: how often the card came back under the same identification since its last answer
+        self._returns = 0
 
     async def run(self) -> Happened:
         try:
@@ -280,6 +283,9 @@ class Transfer:
             case LinkOpened():
                 if self._room() < self._plan.room_bytes:
                     raise _Over(Event.LINK_LOST, "came back smaller")
+                self._returns += 1
+                if self._returns > self._settings.attempts:
+                    raise _Over(Event.LINK_LOST, "came back too often")
                 self._metrics.count(Metric.OTA_RESUMES, label="same_link")
                 self._progress.step("resumed", "the card came back")
                 for sent in self._sent:
@@ -306,6 +312,7 @@ class Transfer:
                 label = "more_time"
             elif sent.answer is None:
                 sent.answer = answer
+                self._returns = 0
                 label = "answered"
             break
         self._metrics.count(Metric.OTA_PACKETS, label=label)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import msgspec
 import pytest
-from card_fleet import FAST, SETTINGS, TAR, Fleet, apdu, commands
+from card_fleet import FAST, SETTINGS, TAR, Fleet, Phone, apdu, commands
 
 from gateway.cards.transfer import SPARE_COUNTERS
 from gateway.metrics import Metric
 from gateway.model.cards import Ability, Download, DownloadState, Fate, PacketPlan
+from gateway.ota.push import OpenLink
 from gateway.ota.result import Bearer, General, Result
 from gateway.ota.sim.card import OK
 from gateway.ota.sim.terminal import Behaviour
@@ -76,6 +78,67 @@ async def test_a_channel_that_is_dropped_in_the_middle(is_native: bool) -> None:
         assert fleet.metrics.value(Metric.OTA_RESUMES, "plan") == 2
         # executed, but for its answer: the same packet again, and the card knows its counter
         assert fleet.metrics.value(Metric.OTA_PACKETS, "executed_before") == 2
+
+
+class Returning:
+    """A card that opens its channel anew and calls under the same identification, as behind a NAT that forgot it."""
+
+    def __init__(self, phone: Phone) -> None:
+        self._phone = phone
+        self._tasks: list[asyncio.Task[None]] = []
+        self._open = phone.terminal._open
+        phone.terminal._open = self._note
+
+    async def _note(self, command):
+        self._command = command
+        return await self._open(command)
+
+    def come_back(self) -> None:
+        self._tasks.append(asyncio.create_task(self._come_back()))
+
+    async def _come_back(self) -> None:
+        card, terminal = self._phone.card, self._phone.terminal
+        old = card.link
+        terminal._close()
+        card._drop_link()
+        await self._open(self._command)
+        card._channel = 1
+        terminal._put(lambda: (b"", self._call(old)))
+
+    def _call(self, old) -> int:
+        card = self._phone.card
+        card._open_link(OpenLink(old.remote_port, None, old._identification))
+        return card._status_word()
+
+
+@pytest.mark.parametrize("is_native", [False, True], ids=["python", "native"])
+async def test_a_card_that_comes_back_under_the_same_identification(is_native: bool) -> None:
+    """No new call: the transfer goes on over the new link."""
+    async with Fleet(is_native=is_native) as fleet:
+        phone = await fleet.add()
+        returning = Returning(phone)
+        what = commands(40)
+
+        def perform(command: bytes) -> int:
+            if command in (what[5], what[23]):
+                returning.come_back()
+            return OK
+
+        phone.card.perform = perform
+        download = await fleet.run(phone, what)
+        assert (download.state, download.calls) == (DownloadState.DONE, 1)
+        assert phone.card.executed == list(what)
+        assert fleet.metrics.value(Metric.OTA_RESUMES, "same_link") == 2
+
+
+async def test_a_card_that_only_comes_back_holds_nobody_up() -> None:
+    async with Fleet(replace(FEW, validity_s=5.0, answer_s=3_600.0)) as fleet:
+        phone = await fleet.add()
+        returning = Returning(phone)
+        phone.card._on_sdu = lambda _sdu: returning.come_back()
+        download = await fleet.run(phone, commands(40))
+        assert download.state is DownloadState.NOTICED
+        assert "came back too often" in [step.detail for step in download.steps]
 
 
 async def test_a_channel_that_is_dropped_behind_the_first_packet() -> None:
@@ -516,9 +579,8 @@ async def test_one_behind_another_expires_in_its_time_or_is_stopped() -> None:
         assert (await fleet.end(last)).state is DownloadState.DONE
 
 
-@pytest.mark.parametrize("is_native", [False, True], ids=["python", "native"])
-async def test_two_hundred_at_once(is_native: bool) -> None:
-    async with Fleet(replace(SETTINGS, at_once=50, validity_s=10.0), is_native=is_native) as fleet:
+async def test_two_hundred_at_once() -> None:
+    async with Fleet(replace(SETTINGS, at_once=50, validity_s=10.0), is_native=True) as fleet:
         phones = [
             await fleet.add(
                 Behaviour(capable=number % 5 != 0, loss=0.05 if number % 3 == 0 else 0.0, seed=number),
