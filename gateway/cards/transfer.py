@@ -31,7 +31,7 @@ from gateway.cards.calls import COUNTER_JUMP, Ending, classify_status
 from gateway.cards.card_keys import SPI_LINK
 from gateway.cards.download_policy import Event
 from gateway.cards.line import Line
-from gateway.cards.packets import Batch, DoesNotFit, build_batch, pack, room
+from gateway.cards.packets import Batch, Unbringable, build_batch, pack, room
 from gateway.cards.progress import Progress
 from gateway.config.ota_section import Ota
 from gateway.metrics import Metric, Metrics
@@ -121,8 +121,8 @@ class Transfer:
             return Happened(Event.DONE)
         except _Over as over:
             return over.happened
-        except DoesNotFit as error:
-            return Happened(Event.IMPOSSIBLE, f"command {error.command} does not fit the card's packets")
+        except Unbringable as error:
+            return Happened(Event.IMPOSSIBLE, str(error))
 
     # --- the plan ----------------------------------------------------------------------------------------------------
 

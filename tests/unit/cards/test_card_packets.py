@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.cards.packets import (
     Batch,
-    DoesNotFit,
+    Unbringable,
     build_batch,
     check_payload,
     count_parts,
@@ -69,7 +69,7 @@ def test_all_of_it_once_in_order_and_nothing_split(what: list[bytes], start: int
     batches: list[Batch] = []
     try:
         batches.extend(pack(what, start, room_bytes))
-    except DoesNotFit:
+    except Unbringable:
         assert any(len(command) > room_bytes for command in what)
         return
     assert [at for batch in batches for at in range(batch.start, batch.end)] == list(range(start, len(what)))
@@ -79,6 +79,18 @@ def test_all_of_it_once_in_order_and_nothing_split(what: list[bytes], start: int
         assert batch.size <= MOST_COMMANDS
         assert split_commands(data) == what[batch.start : batch.end]
     assert list(pack(what, start, room_bytes)) == batches
+
+
+@given(st.lists(st.binary(max_size=30), max_size=20), st.integers(1, 600))
+def test_any_payload_is_packed_or_can_not_be_brought(what: list[bytes], room_bytes: int) -> None:
+    try:
+        for batch in pack(what, 0, room_bytes):
+            assert split_commands(build_batch(what, batch)) == what[batch.start : batch.end]
+    except Unbringable as error:
+        command = what[error.command - 1]
+        refused = check_payload([command], 10_000) is not None
+        assert refused or len(command) > room_bytes
+    assert count_parts(what, 0, AES, 4) is None or len(what) <= 4 * 255
 
 
 @given(commands.filter(bool), st.integers(1, 8))
@@ -91,7 +103,7 @@ def test_short_messages_are_counted_as_they_are_sent(what: list[bytes], most: in
             parts = len(segment(packet, 1))
             assert message_parts(len(packet)) == parts <= most
             sent += parts
-    except DoesNotFit:
+    except Unbringable:
         sent = most + 1
     assert count_parts(what, 0, AES, most) == (sent if sent <= most else None)
 

@@ -250,6 +250,61 @@ async def test_a_command_that_does_not_fit_the_cards_packets() -> None:
         assert phone.card.executed == []
 
 
+@pytest.mark.parametrize("ability", [Ability.CAPABLE, Ability.NOT_CAPABLE])
+async def test_what_is_no_command_is_not_brought(ability: Ability) -> None:
+    async with Fleet() as fleet:
+        phone = await fleet.add(ability=ability)
+        download = await fleet.run(phone, [apdu(1), b"\0\xd6\0\0\5"[:4]])
+        assert (download.state, download.steps[-1].detail) == (DownloadState.FAILED, "command 2 is none")
+        assert phone.card.executed == []
+
+
+@pytest.mark.parametrize("ability", [Ability.CAPABLE, Ability.NOT_CAPABLE])
+async def test_messages_that_an_smsc_delivers_twice(ability: Ability) -> None:
+    """The card refuses the second by its counter, and what it says of that changes nothing."""
+    async with Fleet() as fleet:
+        phone = await fleet.add(ability=ability)
+        deliver = phone.terminal.deliver
+        phone.terminal.deliver = lambda tpdu: (deliver(tpdu), deliver(tpdu))
+        what = commands(5)
+        for _ in range(3):
+            assert (await fleet.run(phone, what)).state is DownloadState.DONE
+        assert phone.card.executed == list(what) * 3
+
+
+async def test_a_transfer_has_the_time_of_a_drain_and_a_call_has_not() -> None:
+    async with Fleet(replace(SETTINGS, validity_s=60.0)) as fleet:
+        phone, deaf = await fleet.add(), await fleet.add()
+        deaf.fate = None
+        reached = []
+        phone.card.perform = lambda command: reached.append(command) or OK
+        what = commands(60)
+        number, other = await fleet.start(phone, what), await fleet.start(deaf, what)
+        await fleet.until(lambda: len(reached) >= 3 and len(deaf.received) == 1)
+        await fleet.engine.close(10.0)
+        assert fleet.downloads.downloads[number].state is DownloadState.DONE
+        assert not fleet.downloads.downloads[other].state.is_final
+        deaf.fate = Fate.DELIVERED
+        await fleet.restart()
+        assert (await fleet.end(other)).state is DownloadState.DONE
+        assert (phone.card.executed, deaf.card.executed) == (list(what), list(what))
+
+
+async def test_a_transfer_that_a_drain_cuts_goes_on_after_the_next_start() -> None:
+    async with Fleet(replace(SETTINGS, attempts=50)) as fleet:
+        phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3))
+        reached = []
+        phone.card.perform = lambda command: reached.append(command) or OK
+        what = commands(60)
+        number = await fleet.start(phone, what)
+        await fleet.until(lambda: len(reached) >= 10)
+        await fleet.engine.close()
+        assert not fleet.downloads.downloads[number].state.is_final
+        await fleet.restart()
+        assert (await fleet.end(number)).state is DownloadState.DONE
+        assert phone.card.executed == list(what)
+
+
 async def test_a_command_that_the_card_refuses_ends_it() -> None:
     async with Fleet() as fleet:
         phone = await fleet.add()
