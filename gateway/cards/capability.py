@@ -124,9 +124,10 @@ class Capabilities:
         return True
 
     async def _check(self, card: bytes) -> None:
+        asked_ms = self._clock()
         try:
             for tries in range(1, self._settings.attempts + 1):
-                called = await self._call(card, last=tries == self._settings.attempts)
+                called = await self._call(card, asked_ms, last=tries == self._settings.attempts)
                 if called is None or self.read(card).ability is not Ability.UNKNOWN:
                     return
                 pause = pause_s(self._settings, tries, self._random)
@@ -137,11 +138,11 @@ class Capabilities:
         except Exception:
             _log.exception("card_check_failed")
 
-    async def _call(self, card: bytes, *, last: bool) -> Called | None:
-        """None: there is no such card, or it can not be called at all."""
+    async def _call(self, card: bytes, asked_ms: int, *, last: bool) -> Called | None:
+        """None: there is no such card, it can not be called at all, or a download called it meanwhile."""
         async with self._calls.hold(card):
-            record = self._records.read(card)
-            if record is None:
+            record, known = self._records.read(card), self.read(card)
+            if record is None or (known.ability is not Ability.UNKNOWN and known.since_ms > asked_ms):
                 return None
             since_ms = self._clock()
             async with self._calls.call(card, record) as (called, line):

@@ -27,6 +27,8 @@ class Line:
         self._events: deque[LinkEvent] = deque()
         self._changed = asyncio.Event()
         self.opened: LinkOpened | None = None
+        #: when the SMSC took the first message that asks for it, loop time; 0: not yet
+        self.asked_s = 0.0
 
     def expect(self, valid_ms: int) -> bool:
         return self._links.expect(self.identification, self._on_event, valid_ms)
