@@ -10,7 +10,7 @@ from gateway.tour.cards import Cards, cards, write_command
 from gateway.tour.fleet import Fleet
 from gateway.tour.stage import Stage, check, eventually
 
-CARDS = 100
+CARDS, PER_S = 100, 100
 #: every fifth terminal knows no channels; all are on a network that loses
 LOSS = 0.05
 PAYLOAD = [write_command(number, 200) for number in range(12)]
@@ -51,7 +51,7 @@ async def campaign(_stage: Stage, _fleet: Fleet) -> str:
             "commands": [command.hex() for command in PAYLOAD],
             "query": "all",
             "canary": {"share": 0.1, "success": 0.9},
-            "per_s": 100,
+            "per_s": PER_S,
         }
         answer = await scene.stage.call("POST", "/v1/campaigns", json=body)
         check(answer.status_code == 201, f"the campaign was refused: {answer.status_code} {answer.text}")
