@@ -210,7 +210,7 @@ class Carrier:
         if run.campaign.state != CampaignState.GATHERING:
             raise Halted
         run.grown_chunks += 1
-        if run.grown_chunks % _GROWN_CHUNKS == 0:
+        if run.grown_chunks % _GROWN_CHUNKS == 1:
             self.hint(run)
 
     async def _halt(self, run: Run, why: str) -> None:
