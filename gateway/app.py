@@ -22,6 +22,7 @@ from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.device import DeviceVerifier
 from gateway.auth.service_keys import PURPOSE, ServiceKeys
+from gateway.card_side import build_card_side
 from gateway.config.sections import Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
@@ -65,6 +66,7 @@ class Gateway:
         reports = Reports(store.journal)
         self.operator = OperatorSide(config, store, metrics, push_ids, reports)
         self.identity = self.operator.identity
+        self.cards = build_card_side(config, store, metrics, self.operator.pagers)
         self.notifiers = {**build_notifiers(config, metrics, push_ids), **self.operator.pagers}
         login = DeviceLogin(config.edge, DeviceVerifier(config.auth, store.keys).verify, directory.device_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
@@ -110,7 +112,7 @@ class Gateway:
             metrics=metrics,
             clock=unix_ms,
         )
-        backend = Backend(
+        backend = self._backend = Backend(
             config=config.api,
             keys=ApiKeys(directory, load_or_create(self.admin_key_file).hash),
             directory=directory,
@@ -159,8 +161,12 @@ class Gateway:
             for name in apps:
                 await self._create_app(name)
             self.dispatcher.start()
+            if self.cards is not None:
+                self._backend.cards = self.cards.start()
             self.operator.start()
             self.scheduler.start()
+            if self.cards is not None:
+                await self.cards.resume()
             await self.edge.start()
             self.receipts_webhook.start()
             self.t8_reports.start()
@@ -200,12 +206,16 @@ class Gateway:
         self.draining = True
         await self.operator.stop_asking()
         await self.api.stop()
-        await self.edge.drain(self.config.edge.drain_s)
+        drain_s = self.config.edge.drain_s
+        cards = [] if self.cards is None else [self.cards.drain(drain_s)]
+        await asyncio.gather(self.edge.drain(drain_s), *cards)
 
     async def stop(self) -> None:
         """End everything that runs; what is pending stays in the journal."""
         await self.api.stop(timeout_s=1.0)
         await self.operator.stop_asking()
+        if self.cards is not None:
+            await self.cards.close()
         await self.receipts_webhook.close()
         await self.t8_reports.close()
         await self.streams.close()
@@ -252,6 +262,7 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
             device_port=gateway.edge.port,
             device_tls_port=gateway.edge.tls_port,
             api_port=gateway.api.port,
+            ota_port=-1 if gateway.cards is None else gateway.cards.port,
             links=gateway.edge.plane.links(),
         )
         await stop.wait()

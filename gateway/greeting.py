@@ -24,6 +24,7 @@ def write_ready_file(path: Path, gateway: Gateway) -> None:
         "device_tls_port": gateway.edge.tls_port,
         "api_port": gateway.api.port,
         "api_tls_port": gateway.api.tls_port,
+        "ota_port": -1 if gateway.cards is None else gateway.cards.port,
     }
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(msgspec.json.encode(ready))
@@ -58,6 +59,17 @@ def _api_url(gateway: Gateway) -> str:
     return f"http://{host}:{api.port}" if api.port >= 0 else f"https://{host}:{api.tls_port}"
 
 
+def _cards(gateway: Gateway) -> str:
+    """Where the server of cards is, and what cards are told."""
+    if gateway.cards is None:
+        return ""
+    ota, port = gateway.config.ota, gateway.cards.port
+    address = ota.public_address or ota.host
+    told = (address, ota.public_port or port)
+    more = "" if told == (ota.host, port) else f"; cards are told {address} port {told[1]}"
+    return f"cards:      {ota.host}:{port} (UDP){more}\n"
+
+
 def greet(gateway: Gateway) -> None:
     url = _api_url(gateway)
     secure = (
@@ -68,7 +80,7 @@ def greet(gateway: Gateway) -> None:
     print(
         f"devices:    {_doors(gateway)}\n"
         f"providers:  {url}  (try it: {url}/docs)\n"
-        f"{secure}"
+        f"{secure}{_cards(gateway)}"
         f"store:      {gateway.store.path}\n"
         f"admin key:  {gateway.admin_key_file}\n"
         f"{_next_steps(gateway)}",

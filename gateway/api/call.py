@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 class Call:
-    """What a handler gets. `provider` is set on provider routes."""
+    """What a handler gets. `provider` is set where an app's key came."""
 
     __slots__ = ("max_body_bytes", "provider", "request", "timeout_s")
 

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.api.call import Call
 from gateway.api.media import build_error
 from gateway.api.ports import Backend
-from gateway.api.route import OPERATOR, PROVIDER, Dialect, Route
+from gateway.api.route import EITHER, OPERATOR, PROVIDER, Dialect, Route
+from gateway.auth.api_keys import Provider
 from gateway.metrics import Metric
 from gateway.model.errors import GatewayError, MethodNotAllowed, NotFound
 
@@ -46,6 +47,10 @@ def build_endpoint(backend: Backend, routes: dict[str, Route]) -> Endpoint:
                 backend.keys.operator(request.headers.get("authorization"))
             elif route.caller == PROVIDER:
                 provider = backend.keys.provider(request.headers.get("authorization"))
+            elif route.caller == EITHER:
+                principal = backend.keys.authenticate(request.headers.get("authorization"))
+                provider = principal if isinstance(principal, Provider) else None
+            if provider is not None:
                 request.scope[APP] = provider.app.name
             call = Call(request, provider, backend.config.max_body_bytes, backend.config.accept_timeout_s)
             return await route.handle(call)

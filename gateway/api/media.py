@@ -162,6 +162,9 @@ _WORDS = {
     "^[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*$": "expected a language tag, such as pt-BR",
     r"^[A-Za-z0-9._-]*$": "expected A-Z a-z 0-9 . _ - only",
     "^[0-9a-f]{64}$": "expected a SHA-256 in lower-case hex, 64 characters",
+    "^([0-9a-fA-F]{2})*$": "expected bytes in hex",
+    "^[0-9a-fA-F]{6}$": "expected three bytes in hex",
+    "^card_[0-9a-f]{32}$": "expected the id of a card, card_ and 32 hex digits",
     r"^[^\x00-\x1f\x7f]*$": "expected no control characters",
     r"^(https?://[^\s]+)?$": "expected a URL that begins with http:// or https://",
 }

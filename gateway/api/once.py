@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -51,13 +52,19 @@ def hash_body(request: PushRequest) -> bytes:
 
 def with_header(request: PushRequest, header: str | None) -> PushRequest:
     """The request with the key of an Idempotency-Key header."""
+    key = choose_key(header, request.idempotency_key)
+    return request if key == request.idempotency_key else msgspec.structs.replace(request, idempotency_key=key)
+
+
+def choose_key(header: str | None, field: str) -> str:
+    """The idempotency key of a request; empty: it has none. BadRequest."""
     if header is None:
-        return request
+        return field
     if not 0 < len(header) <= MAX_KEY_CHARS or not header.isprintable():
         raise BadRequest(f"an idempotency key has 1 to {MAX_KEY_CHARS} printable characters", field="Idempotency-Key")
-    if request.idempotency_key not in ("", header):
+    if field not in ("", header):
         raise BadRequest("header and field name different idempotency keys", field="idempotency_key")
-    return msgspec.structs.replace(request, idempotency_key=header)
+    return header
 
 
 class Once:
@@ -69,21 +76,33 @@ class Once:
 
     def start(self, app: App, request: PushRequest) -> Push:
         """Raises GatewayError where it is refused; Conflict where the key was used with another body."""
-        backend, now_ms = self._backend, self._backend.now_ms()
+        acceptor, now_ms = self._backend.acceptor, self._backend.now_ms()
         key = request.idempotency_key
         if not key:
-            return as_push(backend.acceptor.push(app, request, now_ms))
+            return as_push(acceptor.push(app, request, now_ms))
         request = msgspec.structs.replace(request, idempotency_key="")  # settled here, and durably
-        body_hash = hash_body(request)
+        return self.start_keyed(
+            app,
+            key,
+            hash_body(request),
+            # Were it sent before its key is durable, a crash between the two would make the repetition a second push.
+            begin=lambda: as_push(acceptor.push(app, request, now_ms, durable_first=True)),
+            find=lambda seq: Push(seq, None, targeted=self._targeted(app, seq)),
+        )
+
+    def start_keyed(
+        self, app: App, key: str, body_hash: bytes, *, begin: Callable[[], Push], find: Callable[[int], Push]
+    ) -> Push:
+        """`begin` starts what is durable before anything of it goes out; `find` describes one that is there."""
+        backend, now_ms = self._backend, self._backend.now_ms()
         flight = self._flights.get((app.name, key))
         if flight is not None:
             return self._again(flight.push, same=flight.body_hash == body_hash)
         kept = backend.memory.recall_idempotent(app.name, key)
         if kept is not None:
             seq, kept_hash = kept
-            return self._again(Push(seq, None, targeted=self._targeted(app, seq)), same=kept_hash == body_hash)
-        # Were it sent before its key is durable, a crash between the two would make the repetition a second push.
-        push = as_push(backend.acceptor.push(app, request, now_ms, durable_first=True))
+            return self._again(find(seq), same=kept_hash == body_hash)
+        push = begin()
         # In the same turn, so that key and push are one commit: neither is ever there without the other.
         kept_future = backend.memory.remember(
             app.name, key, body_hash, push.seq, now_ms // 1000 + backend.config.idempotency_s

@@ -149,7 +149,7 @@ class JsonArray:
             self._buf.clear()
             return -1
         if head[0] != 0x5B:
-            raise BadRequest("A batch in JSON is an array of pushes; or send NDJSON or msgpack.")
+            raise BadRequest("A batch in JSON is an array; or send NDJSON or msgpack.")
         self._at = len(self._buf) - len(head) + 1
         self._depth = 1
         return self._at

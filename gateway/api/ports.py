@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.service_keys import ServiceKeys
@@ -20,6 +20,9 @@ from gateway.metrics import Metrics
 from gateway.model.errors import GatewayError
 from gateway.model.ports import Deaths, Directory, Notifier, Receipts, Schedules
 from gateway.model.registration import App
+
+if TYPE_CHECKING:
+    from gateway.api.cards.ports import CardDoor
 
 
 class Accepting(Protocol):
@@ -169,6 +172,8 @@ class Backend:
     on_transaction: Callable[[str], None] = lambda _: None
     # of service pages; None: there is no door for what they lead to
     service_keys: ServiceKeys | None = None
+    # what is done for cards; None: nothing is
+    cards: CardDoor | None = None
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from gateway.api.call import Call
 from gateway.model.errors import GatewayError
 
-#: who may call: the holder of the admin key, of an app's key, or anybody
-OPERATOR, PROVIDER, ANYBODY = "operator", "provider", ""
+#: who may call: the holder of the admin key, of an app's key, of either (Call.provider says which), or anybody
+OPERATOR, PROVIDER, EITHER, ANYBODY = "operator", "provider", "either", ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from gateway.api.apns.door import ApnsRoutes
 from gateway.api.apns.routes import apns_routes
 from gateway.api.apps import AppRoutes
 from gateway.api.batch import BatchRoutes
+from gateway.api.cards import campaigns, capability, downloads, registry
 from gateway.api.door import DIALECT, Observer, answer_error, build_endpoint
 from gateway.api.feedback import FeedbackRoutes
 from gateway.api.http_protocol import Limits, bounded
@@ -77,6 +78,10 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
             if backend.service_keys is not None
             else ()
         ),
+        *registry.routes(backend),
+        *capability.routes(backend),
+        *downloads.routes(backend, once),
+        *campaigns.routes(backend, once),
         *webpush_routes(WebPushRoutes(backend, receipts, heartbeat_s)),
         *apns_routes(ApnsRoutes(backend)),
         *(t8_routes(T8Routes(backend)) if backend.opaque is not None else ()),

@@ -92,11 +92,13 @@ def view_push(push_id: str, record: PushRecord, offset: int, limit: int, directo
 
 def view_receipt(app: str, receipt: Receipt, push_ids: PushIds, directory: Directory) -> ReceiptView:
     outcome = receipt.outcome
+    is_download = outcome.is_download
     return ReceiptView(
         cursor=receipt.cursor,
-        push=push_ids.build(app, receipt.push or outcome.notification),
+        push=None if is_download else push_ids.build(app, receipt.push or outcome.notification),
+        download=push_ids.downloads.build(app, outcome.notification) if is_download else None,
         delivery=outcome.seq,
-        token=_token(directory, outcome.registration),
+        token=None if is_download else _token(directory, outcome.registration),
         state=state_name(outcome.state),
         at_ms=outcome.at_ms,
         steps=_steps(outcome.steps),

@@ -309,9 +309,14 @@ class Recalled(_Out):
     too_late: Annotated[int, Meta(description="deliveries that had ended already")]
 
 
-class ReceiptView(_Out):
+class ReceiptView(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The end of a delivery, or of a download to a card: `download` stands in its line alone."""
+
     cursor: int
-    push: Annotated[str, Meta(description="id of the push it belongs to")]
+    push: Annotated[str, Meta(description="id of the push it belongs to; null: it is of a download")] | None
+    download: Annotated[str, Meta(description="id of the download whose end it is; null: it is of a push")] | None = (
+        None
+    )
     delivery: Annotated[int, Meta(description="which of its deliveries; (push, delivery) is unique")]
     token: Token | None
     state: StateName

@@ -110,6 +110,8 @@ class DownloadEngine:
         self._is_short = False
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
+        #: when it fires, by the loop's clock; a handle of uvloop that fires at once does not know
+        self._timer_s = 0.0
         self._resuming: asyncio.Task[None] | None = None
         metrics.add_source(self._read_figures)
 
@@ -168,11 +170,12 @@ class DownloadEngine:
             return
         late_s = min(max(0.0, (next_ms - self._clock()) / 1_000), _MOST_SLEEP_S)
         loop = asyncio.get_running_loop()
+        fires_s = loop.time() + late_s
         if self._timer is not None:
-            if self._timer.when() <= loop.time() + late_s:
+            if self._timer_s <= fires_s:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(late_s, self._look)
+        self._timer, self._timer_s = loop.call_later(late_s, self._look), fires_s
 
     def _look(self) -> None:
         self._timer = None

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.output import CommandFailed, say
+from gateway.cli.local_cards import cards
+from gateway.cli.local_server import serve_local
+from gateway.cli.output import say
 from gateway.model.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 _MOST_KEPT = 10_000
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
+group.command()(cards)
 
 
 @group.callback()
@@ -72,7 +72,7 @@ def smsc(
         )
 
     server.on_submission = show
-    asyncio.run(_serve(start, server.close, port))
+    asyncio.run(serve_local(start, server.close, port))
 
 
 @group.command()
@@ -105,7 +105,7 @@ def ppg(
         )
 
     server.on_request = show
-    asyncio.run(_serve(start, server.close, port))
+    asyncio.run(serve_local(start, server.close, port))
 
 
 @group.command()
@@ -136,28 +136,7 @@ def scef(
         return f"SCEF at {root}, scsAsId {scs_as_id}", f"--set trigger.t8={root} --set trigger.scs_as_id={scs_as_id}"
 
     server.on_request = show
-    asyncio.run(_serve(start, server.close, port))
-
-
-async def _serve(
-    start: Callable[[], Awaitable[tuple[str, str]]], close: Callable[[], Awaitable[None]], port: int
-) -> None:
-    """Until Ctrl-C. `start` says what is there now, and by which settings a gateway finds it."""
-    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    try:
-        what, settings = await start()
-    except OSError as exc:
-        words = os.strerror(exc.errno) if exc.errno else type(exc).__name__
-        raise CommandFailed(f"127.0.0.1:{port} can not be listened on ({words}); --port 0 takes a free one") from None
-    try:
-        print(what, flush=True)
-        in_file = ", with the password in FILE (mode 600)" if "FILE" in settings else ""
-        say(f"a gateway beside it: {settings}{in_file}; Ctrl-C ends this")
-        await stopped.wait()
-    finally:
-        await close()
+    asyncio.run(serve_local(start, server.close, port))
 
 
 def _say_faults(faults: list[str]) -> None:

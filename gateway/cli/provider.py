@@ -67,6 +67,10 @@ class Provider:
     def post(self, *path: str, body: Any = None) -> Any:
         return self._call("POST", path, json={} if body is None else body)
 
+    def post_lines(self, *path: str, content: bytes) -> Any:
+        """JSON lines."""
+        return self._call("POST", path, content=content, headers={"content-type": "application/x-ndjson"})
+
     def patch(self, *path: str, body: Any) -> Any:
         return self._call("PATCH", path, json=body)
 

@@ -120,7 +120,7 @@ def send(
         "ack_ms": ack_ms,
         "fallback": [] if no_fallback else chain or None,
         "idempotency_key": idempotency_key,
-        "deliver_at": _parse_time(at) if at else None,
+        "deliver_at": parse_time(at) if at else None,
         "over": over,
         "localized": parse_json("--localized", localized) if localized else None,
         "service": _invitation(service, service_server, service_params),
@@ -158,7 +158,7 @@ def _invitation(aid: str | None, server: int, params: str) -> dict[str, Any] | N
     return said or None
 
 
-def _parse_time(text: str) -> int:
+def parse_time(text: str) -> int:
     """Unix seconds of a moment."""
     import time
     from datetime import datetime

@@ -8,7 +8,7 @@ import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from gateway.config import diameter, ims, paging, radius, service, trigger, wap
+from gateway.config import diameter, ims, ota, paging, radius, service, trigger, wap
 from gateway.config.sections import Api, Config, Edge, Identity
 from gateway.model.errors import ConfigError
 
@@ -18,8 +18,8 @@ NOTIFY_OVERHEAD_BYTES = 1024
 MAX_NETWORKS = 64
 #: a certificate that ends sooner is worth a word
 WARN_DAYS = 14
-#: modules that know the sections of gateway/config/operator_sections.py
-_OPERATOR = (paging, wap, trigger, radius, ims, service, diameter)
+#: modules that know the sections of gateway/config/operator_sections.py and ota_section.py
+_OPERATOR = (paging, wap, trigger, radius, ims, service, diameter, ota)
 
 
 def conflicts(config: Config) -> list[tuple[str, str]]:

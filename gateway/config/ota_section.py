@@ -79,6 +79,12 @@ class Ota:
     smsc_rate: float = within(20.0, 0, 100_000)
     # the same for single SMSCs, each system_id@host:port=rate
     smsc_rates: list[str] = field(default_factory=list)
+    # a message to a card waits for its turn so long; what would wait longer is told when to come back
+    smsc_wait_s: float = within(30.0, 0.001, 3_600)
+    # parts of messages to cards that wait for their receipts; past it the oldest is given up (counted)
+    receipts: int = within(200_000, 1, 10_000_000)
+    # country code of senders whose number comes without one, as 49; empty: such a number is taken as it is
+    country_code: str = ""
     # incoming messages that wait for further parts; past it the oldest is dropped (counted)
     assemblies: int = within(10_000, 1, 10_000_000)
     # further parts are waited for so long
@@ -109,6 +115,10 @@ class Ota:
     packets_at_once: int = within(1, 1, 64)
     # a packet has to be answered by then; else the link is closed and the download goes on in another
     answer_s: float = within(60.0, 0.05, 3_600)
+    # cards in one import request; past it nothing of it is imported
+    import_cards: int = within(10_000, 1, 1_000_000)
+    # largest import request
+    import_bytes: int = within(16_777_216, 1_024, 1_073_741_824)
     # what a user is told whose card can not be reached or is not capable; at most 160 characters of GSM 7 bit
     notice: str = "An update for your SIM is ready. Please visit a shop or our web site."
     # largest payload, all commands together
@@ -119,3 +129,9 @@ class Ota:
     at_once: int = within(5_000, 1, 1_000_000)
     # downloads in RAM that wait for their next try; past it campaigns release no more
     waiting: int = within(1_000_000, 1, 100_000_000)
+    # campaigns that are not over, of all apps; past it a new one is refused
+    campaigns: int = within(1_000, 1, 100_000)
+    # cards in one campaign; a longer list is refused, and a query that finds more ends the campaign
+    campaign_cards: int = within(10_000_000, 1, 100_000_000)
+    # largest list of cards in one request
+    campaign_list_bytes: int = within(67_108_864, 1_024, 4_294_967_296)

@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
+from functools import cached_property
 from struct import Struct
 
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
@@ -36,6 +37,16 @@ class PushIds:
     def derive(self, purpose: bytes) -> bytes:
         """32 bytes for another kind of id: the same on every start, unrelated to those of pushes."""
         return hmac.digest(self._key, b"derive\0" + purpose, "sha256")
+
+    @cached_property
+    def downloads(self) -> PushIds:
+        """Ids of what is brought to cards: their numbers are of the same sequence, and no push id is one of these."""
+        return PushIds(self.derive(b"downloads"))
+
+    @cached_property
+    def campaigns(self) -> PushIds:
+        """The same for campaigns over cards."""
+        return PushIds(self.derive(b"campaigns"))
 
     def _of(self, app: str) -> tuple[CipherContext, CipherContext]:
         ciphers = self._ciphers.get(app)

@@ -182,9 +182,14 @@ class ReceiptsWebhook:
 
     def _line(self, app: str, receipt: Receipt) -> dict[str, Any]:
         outcome = receipt.outcome
-        record = self._directory.registration(outcome.registration)
+        record = None if outcome.is_download else self._directory.registration(outcome.registration)
+        of = (
+            {"download": self._push_ids.downloads.build(app, outcome.notification)}
+            if outcome.is_download
+            else {"push": self._push_ids.build(app, receipt.push or outcome.notification)}
+        )
         return {
-            "push": self._push_ids.build(app, receipt.push or outcome.notification),
+            **of,
             "delivery": outcome.seq,
             "token": build_token(record.token) if record is not None else "",
             "state": State(outcome.state).name.lower(),

@@ -140,6 +140,11 @@ class Metric(Enum):
     STORE_HISTORY_DROPPED = Spec(
         "heliograph_store_history_dropped_total", "counter", "Lines left out of a delivery's history, for it was full"
     )
+    STORE_COUNTERS_SKIPPED = Spec(
+        "heliograph_store_counters_skipped_total",
+        "counter",
+        "Packet counters of cards never given out, for their card had to leave RAM",
+    )
     STORE_PENDING = Spec("heliograph_store_pending", "gauge", "Deliveries not settled yet")
     STORE_WRITABLE = Spec("heliograph_store_writable", "gauge", "1 while the store can be written, else 0")
     # --- api
@@ -200,6 +205,18 @@ class Metric(Enum):
     SMS_RECEIPTS = Spec("heliograph_sms_receipts_total", "counter", "Receipts of SMSCs, by what they led to", "result")
     SMS_INCOMING = Spec(
         "heliograph_sms_incoming_total", "counter", "Other messages and alerts from SMSCs, by kind", "kind"
+    )
+    OTA_MESSAGES = Spec(
+        "heliograph_ota_messages_total",
+        "counter",
+        "Messages to cards: taken, later or refused, and what became of those that were taken",
+        "fate",
+    )
+    OTA_SMS_IN = Spec(
+        "heliograph_ota_sms_in_total",
+        "counter",
+        "Short messages that came in, as they may be a card's: with a header, without, or of no use",
+        "kind",
     )
     DIAMETER_PEERS = Spec("heliograph_diameter_peers", "gauge", "Diameter peers that can be asked", "peer")
     DIAMETER_ENDED = Spec(
@@ -324,6 +341,21 @@ class Metric(Enum):
     OTA_WAITING = Spec("heliograph_ota_waiting", "gauge", "Downloads in RAM that wait for their next try")
     OTA_BOUNDS = Spec(
         "heliograph_ota_bounds_total", "counter", "Times a bound of what is done for cards was reached", "bound"
+    )
+    OTA_CAMPAIGNS = Spec(
+        "heliograph_ota_campaigns_total",
+        "counter",
+        "Campaigns, by what became of them: created, done, stopped, canary_failed, resumed, broken",
+        "event",
+    )
+    OTA_CAMPAIGN_RELEASED = Spec(
+        "heliograph_ota_campaign_released_total", "counter", "Participants of campaigns that were released"
+    )
+    OTA_CAMPAIGN_WAITS = Spec(
+        "heliograph_ota_campaign_waits_total",
+        "counter",
+        "Times a campaign could release none for now: pace, at_once, engine, canary, out, asked, store",
+        "reason",
     )
 
     @property

@@ -29,9 +29,10 @@ def parse_card_id(text: str) -> bytes | None:
     if digits == text or len(digits) != 2 * HANDLE_BYTES or digits != digits.lower():
         return None
     try:
-        return bytes.fromhex(digits)
+        handle = bytes.fromhex(digits)
     except ValueError:
         return None
+    return handle if len(handle) == HANDLE_BYTES else None  # fromhex skips spaces
 
 
 # --- cards -------------------------------------------------------------------------------------------------------
@@ -126,7 +127,8 @@ class CardRecords(Protocol):
 
     def put(self, records: Sequence[CardRecord]) -> asyncio.Future[None]:
         """Known ones are replaced and keep their counters and capability; durable with the future. StoreUnavailable
-        or QueueFull at once. NumberTaken where a number is another card's. A thousand at a time are quick."""
+        or QueueFull at once. NumberTaken where a number is another card's.
+        Some hundreds at a time: a thousand hold the loop up for 40 ms."""
         ...
 
     def remove(self, card: bytes) -> asyncio.Future[None]:
@@ -386,6 +388,13 @@ class DownloadRecords(Protocol):
         """What a start finds WAITING or ACTIVE."""
         ...
 
+    def of_app(
+        self, app: str, before: int, limit: int, state: DownloadState | None = None
+    ) -> tuple[list[Download], int]:
+        """The newest first, below a number (0: from the newest); where to go on, 0: there are no more. Looks at a
+        bounded number of rows, so a page may be short."""
+        ...
+
     def of_campaign(self, campaign: int, after: int, limit: int) -> list[Download]:
         """Participants in order of their numbers, behind one."""
         ...
@@ -424,6 +433,8 @@ class CampaignState(IntEnum):
     PAUSED = 2
     #: the canary share is over, and either failed or waits for a word
     CANARY_FAILED = 3
+    #: somebody stopped it, and its participants are being stopped; a start goes on with it
+    STOPPING = 4
     # final
     DONE = 16
     STOPPED = 17
@@ -458,10 +469,21 @@ class Campaign(msgspec.Struct, array_like=True, frozen=True):
     canary_success: float = 0.95
     #: who takes part, as it was asked for: said again by look-ups
     query: str = ""
-    #: participants that are over, by state
+    #: participants that are over, by state; what is true stands in their own rows, and a start counts those
     results: dict[int, int] = {}
     ended_ms: int = 0
-    why: str = ""  # of PAUSED, CANARY_FAILED, STOPPED
+    why: str = ""  # of PAUSED, CANARY_FAILED, STOPPING, STOPPED, and of DONE where there is more to say
+    #: numbers that are its own from `first` on
+    reserved: int = 0
+    #: it goes on by itself once its participants are there
+    begins: bool = True
+    #: it goes on whatever became of the canaries
+    waived: bool = False
+    #: participants that are over and not DONE, by their cause
+    causes: dict[str, int] = {}
+    #: canaries that are over, and those that ended DONE or NOTICED
+    canaries_over: int = 0
+    canaries_good: int = 0
 
 
 class CampaignRecords(Protocol):

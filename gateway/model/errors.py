@@ -191,6 +191,30 @@ class UnknownSubscriber(GatewayError):
     summary = "No such subscriber or id, or none that takes part."
 
 
+class NotConfigured(GatewayError):
+    code, name, status, retryable, after_ms = 45, "not_configured", 404, False, 0
+    summary = "This gateway is not set up for it; the message names the setting."
+
+
+class UnknownCard(GatewayError):
+    code, name, status, retryable, after_ms = 46, "unknown_card", 404, False, 0
+    summary = "No such card."
+
+
+class UnknownDownload(GatewayError):
+    """Unknown ones and those of other apps get this same answer."""
+
+    code, name, status, retryable, after_ms = 47, "unknown_download", 404, False, 0
+    summary = "No such download for this app, or its history is past retention."
+
+
+class UnknownCampaign(GatewayError):
+    """Unknown ones and those of other apps get this same answer."""
+
+    code, name, status, retryable, after_ms = 48, "unknown_campaign", 404, False, 0
+    summary = "No such campaign for this app, or its history is past retention."
+
+
 # --- store -----------------------------------------------------------------------------------------------------------
 
 

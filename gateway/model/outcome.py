@@ -68,6 +68,10 @@ class Step(msgspec.Struct, array_like=True, gc=False):
     detail: str = ""  # never an address, a secret or a subscriber identity
 
 
+#: channel of the steps of a download
+CARD = "card"
+
+
 class Outcome(msgspec.Struct, array_like=True, gc=False):
     """The end of one delivery, as kept for receipts."""
 
@@ -78,3 +82,8 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     state: int
     at_ms: int
     steps: list[Step]
+
+    @property
+    def is_download(self) -> bool:
+        """To a card (E6, E7), not of a push; its numbers are the download's."""
+        return self.registration == 0 and bool(self.steps) and self.steps[-1].channel == CARD

@@ -64,7 +64,7 @@ class Sum(IntEnum):
     CRC32 = 0x5
 
 
-_KEY_BYTES = {Algorithm.AES: (16, 24, 32), Algorithm.DES3_TWO_KEYS: (16,), Algorithm.DES3_THREE_KEYS: (24,)}
+KEY_BYTES = {Algorithm.AES: (16, 24, 32), Algorithm.DES3_TWO_KEYS: (16,), Algorithm.DES3_THREE_KEYS: (24,)}
 _BLOCK_BYTES = {Algorithm.AES: 16, Algorithm.DES3_TWO_KEYS: 8, Algorithm.DES3_THREE_KEYS: 8}
 
 
@@ -138,7 +138,7 @@ class Keys:
     def __post_init__(self) -> None:
         if not 1 <= self.key_set <= 15:
             raise ValueError("a key set is 1 to 15")
-        allowed = _KEY_BYTES[self.algorithm]
+        allowed = KEY_BYTES[self.algorithm]
         if len(self.kic) not in allowed or len(self.kid) not in allowed:
             raise ValueError(f"a key of {self.algorithm.name} has {' or '.join(map(str, allowed))} bytes")
 

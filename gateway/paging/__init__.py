@@ -18,7 +18,8 @@ from gateway.paging.pager import Pager, Parts
 from gateway.paging.service.bearers import DevicePages
 from gateway.paging.service.client import ServiceNotifier, build_service
 from gateway.paging.sms.bearer import build_bearer
-from gateway.paging.sms.client import build_sms
+from gateway.paging.sms.card_messages import SmsCardMessages
+from gateway.paging.sms.client import SmsNotifier, build_sms
 from gateway.paging.sms.register import build_register
 from gateway.paging.trigger.client import build_trigger
 from gateway.paging.waiting import Waiting
@@ -50,6 +51,13 @@ def build_pagers(
 def find_addresses(notifiers: Mapping[str, Notifier]) -> Addresses | None:
     """Who has which address, where a pager hears it (C15)."""
     return next((each.sessions for each in notifiers.values() if isinstance(each, IpNotifier)), None)
+
+
+def build_card_messages(config: Config, notifiers: Mapping[str, Notifier], metrics: Metrics) -> SmsCardMessages | None:
+    """Messages to cards and from them, over the links of the pagers that were built; None where the configuration names
+    no SMSC. Before the pagers start. ConfigError."""
+    bearer = next((each.bearer for each in notifiers.values() if isinstance(each, SmsNotifier)), None)
+    return None if bearer is None else SmsCardMessages(config, bearer, metrics)
 
 
 def start_pagers(notifiers: Mapping[str, Notifier]) -> None:

@@ -6,25 +6,8 @@ travels as a byte of its own and the SMSC packs; `pack` and `unpack` are what is
 
 from __future__ import annotations
 
-ESCAPE = 0x1B
-#: §6.2.1; the place of a character is its code. The escape itself stands for no character
-ALPHABET = (
-    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞ\x1bÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
-    "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
-)
-#: §6.2.1.1; each takes two septets, the escape and this one
-EXTENSION = {
-    0x0A: "\f",
-    0x14: "^",
-    0x28: "{",
-    0x29: "}",
-    0x2F: "\\",
-    0x3C: "[",
-    0x3D: "~",
-    0x3E: "]",
-    0x40: "|",
-    0x65: "€",
-}
+from gateway.model.gsm7 import ALPHABET, ESCAPE, EXTENSION
+
 _CODES: dict[str, bytes] = {
     **{char: bytes((code,)) for code, char in enumerate(ALPHABET) if code != ESCAPE},
     **{char: bytes((ESCAPE, code)) for code, char in EXTENSION.items()},

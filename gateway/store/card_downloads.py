@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
-from gateway.model.cards import Campaign, Download, DownloadState, Payload
+from msgspec.structs import replace
+
+from gateway.model.cards import Campaign, Download, DownloadState, DownloadStep, Payload
 from gateway.model.errors import StoreUnavailable
-from gateway.model.outcome import Outcome, State, Step
+from gateway.model.outcome import CARD, Outcome, State, Step
 from gateway.store.card_payloads import Payloads
 from gateway.store.card_rows import build_download, parse_download, parse_download_head
 from gateway.store.commit import Call, Committer
@@ -24,8 +26,8 @@ from gateway.store.sequences import Sequences
 
 #: rows read at once where many are looked at
 _CHUNK = 1_000
-#: the channel of their steps in a receipt
-CHANNEL = "card"
+#: rows looked at for one page of an app's
+_LOOKED = 2_000
 _ENDS = {
     DownloadState.DONE: State.ACKED,
     DownloadState.NOTICED: State.NOTICED,
@@ -44,7 +46,7 @@ def _is_open(download: Download) -> bool:
 def build_end(download: Download) -> Outcome:
     """The end of a download, as receipts have it: its number is that of a push and a delivery in one."""
     at_ms = download.steps[-1].at_ms if download.steps else download.created_ms
-    steps = [Step(step.at_ms, step.what, CHANNEL, step.detail) for step in download.steps]
+    steps = [Step(step.at_ms, step.what, CARD, step.detail) for step in download.steps]
     return Outcome(download.number, download.number, 0, download.app, _ENDS[download.state], at_ms, steps)
 
 
@@ -70,6 +72,11 @@ class DownloadStore:
         self._changed: Newest[Download] = Newest(committer, loop, self._rows_of)
         #: a campaign by its number; set once, at the start
         self.campaign: Callable[[int], Campaign | None] = lambda _: None
+
+    @property
+    def unwritten(self) -> int:
+        """Changes that are not durable."""
+        return len(self._changed)
 
     # --- numbers and payloads -------------------------------------------------------------------------------
 
@@ -119,6 +126,10 @@ class DownloadStore:
             return over
         if _is_open(download):
             self._payloads.touch(download.payload)
+        elif download.state.is_final and not download.steps:
+            # by the channel of its steps a line of the feed is known as a download's
+            step = DownloadStep(download.created_ms, download.state.name.lower())
+            download = replace(download, steps=(step,))
         return self._changed.put(download.number, download)
 
     def settle(self, download: Download) -> asyncio.Future[None]:
@@ -182,6 +193,26 @@ class DownloadStore:
                 return
             place = rows[-1][0] + b"\0"
 
+    def of_app(
+        self, app: str, before: int, limit: int, state: DownloadState | None = None
+    ) -> tuple[list[Download], int]:
+        below = before or 1 << 63
+        found: list[Download] = []
+        fresh = sorted((number for number in self._added if number < below), reverse=True)
+        rows = self._environment.scan_back(Db.DOWNLOADS, pack_u64(below), limit=_LOOKED)
+        kept = [unpack_u64(key) for key, _ in rows]
+        is_end = len(kept) < _LOOKED
+        for number in sorted({*fresh, *kept}, reverse=True):
+            if not is_end and number < kept[-1]:
+                break  # of what lies below only the fresh ones are known
+            if len(found) == limit:
+                return found, below
+            below = number
+            download = self.read(number)
+            if download is not None and download.app == app and state in (None, download.state):
+                found.append(download)
+        return found, 0 if is_end else below
+
     def of_campaign(self, campaign: int, after: int, limit: int) -> list[Download]:
         kept = self.campaign(campaign)
         if kept is None or limit <= 0:
@@ -222,13 +253,13 @@ class DownloadStore:
     def forget_campaign(self, campaign: Campaign, limit: int) -> tuple[list[Row], bool]:
         """Rows of a slice of its participants, and whether there are more. One that is still open stays."""
         rows: list[Row] = []
-        first, end = campaign.first, campaign.first + campaign.participants
-        for key, raw in self._environment.scan(Db.DOWNLOADS, pack_u64(first)):
-            if unpack_u64(key) >= end:
-                break
+        end = campaign.first + campaign.participants
+        for key, raw in self._environment.scan(Db.DOWNLOADS, pack_u64(campaign.first)):
             state, owner = parse_download_head(raw)
             if owner != campaign.number:
-                continue
+                if unpack_u64(key) < end:
+                    continue
+                break  # a kill may have left more than it counted; no others lie between them
             if len(rows) == limit or state in (DownloadState.WAITING, DownloadState.ACTIVE):
                 return rows, True
             rows.append((DELETE, Db.DOWNLOADS, key, b""))

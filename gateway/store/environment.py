@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,14 @@ class Environment:
             value: bytes | None = txn.get(key)
         return value
 
+    def get_many(self, db: Db, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each, in one transaction."""
+        if self._dbs[db] is None:
+            return [None] * len(keys)
+        with self._env.begin(db=self._dbs[db]) as txn:
+            get = txn.get
+            return [get(key) for key in keys]
+
     def entries(self, db: Db) -> int:
         if self._dbs[db] is None:
             return 0
@@ -188,6 +196,19 @@ class Environment:
             if not (cursor.set_range(start) if start else cursor.first()):
                 return
             for index, row in enumerate(cursor):
+                if limit and index >= limit:
+                    return
+                yield row
+
+    def scan_back(self, db: Db, below: bytes = b"", limit: int = 0) -> Iterator[tuple[bytes, bytes]]:
+        """The same backwards, from the last row before `below` (empty: from the last of all)."""
+        if self._dbs[db] is None:
+            return
+        with self._env.begin(db=self._dbs[db]) as txn, txn.cursor() as cursor:
+            found = cursor.prev() if below and cursor.set_range(below) else cursor.last()
+            if not found:
+                return
+            for index, row in enumerate(cursor.iterprev(keys=True, values=True)):
                 if limit and index >= limit:
                     return
                 yield row

@@ -128,6 +128,8 @@ class Stage:
         self.endpoint = NotifierEndpoint()
         self.device_port = 0
         self.api_port = 0
+        #: of the server of cards; -1: there is none
+        self.ota_port = -1
         self.pid = 0
         self._process: asyncio.subprocess.Process | None = None
         self._http: httpx.AsyncClient | None = None
@@ -160,6 +162,8 @@ class Stage:
         settings = [*self._settings]
         if self.device_port:
             settings += [f"edge.port={self.device_port}", f"api.port={self.api_port}"]
+        if self.ota_port > 0:
+            settings.append(f"ota.port={self.ota_port}")
         command = [sys.executable, "-m", "gateway.cli", "serve", "--ready-file", str(ready)]
         command += ["--store", str(self.folder / "store")]
         for setting in settings:
@@ -176,6 +180,7 @@ class Stage:
             await asyncio.sleep(0.02)
         about = json.loads(ready.read_bytes())
         self.pid, self.device_port, self.api_port = about["pid"], about["device_port"], about["api_port"]
+        self.ota_port = about["ota_port"]
 
     async def stop_gateway(self, how: signal.Signals) -> int:
         """Signal it and wait for its end; returns the exit code."""

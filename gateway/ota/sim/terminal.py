@@ -74,8 +74,8 @@ class _Socket(asyncio.DatagramProtocol):
 
 
 class Terminal:
-    """`on_submit` gets the TPDU of each short message of the card; `on_apdu` each APDU with its data and status
-    word."""
+    """`on_submit` gets the TPDU of each short message of the card, `on_apdu` each APDU with its data and status word,
+    `on_datagram` each datagram that went out (True) or came in (False)."""
 
     def __init__(
         self,
@@ -85,11 +85,12 @@ class Terminal:
         behaviour: Behaviour,
         on_submit: Callable[[bytes], None],
         on_apdu: Callable[[bytes], None] = lambda _apdu: None,
+        on_datagram: Callable[[bytes, bool], None] = lambda _datagram, _is_out: None,
     ) -> None:
         self.card = card
         self.counts: Counter[str] = Counter()
-        self._imei, self._centre, self._behaviour = imei, centre, behaviour
-        self._on_submit, self._on_apdu = on_submit, on_apdu
+        self.imei, self._centre, self.behaviour = imei, centre, behaviour
+        self._on_submit, self._on_apdu, self._on_wire = on_submit, on_apdu, on_datagram
         self._random = random.Random(behaviour.seed)  # noqa: S311 - which datagrams are lost
         self._work: asyncio.Queue[Callable[[], tuple[bytes, int]] | None] = asyncio.Queue(256)
         self._task: asyncio.Task[None] | None = None
@@ -105,7 +106,7 @@ class Terminal:
 
     async def power_on(self) -> None:
         self._task = asyncio.create_task(self._serve())
-        has = self._behaviour.capable
+        has = self.behaviour.capable
         profile = TerminalProfile(
             sms_pp=True,
             send_short_message=True,
@@ -200,11 +201,11 @@ class Terminal:
         rest: tuple[Tlv, ...] = ()
         match command:
             case ProvideImei():
-                rest = (Tlv(TAG_IMEI, self._imei),)
+                rest = (Tlv(TAG_IMEI, self.imei),)
             case SetUpEventList():
                 pass
             case SendShortMessage(tpdu=tpdu):
-                if self._behaviour.sends_messages:
+                if self.behaviour.sends_messages:
                     self._on_submit(tpdu)
                 else:
                     result = Result(General.SMS_RP_ERROR, b"\x26")
@@ -233,12 +234,12 @@ class Terminal:
 
     async def _open(self, command: OpenChannel) -> tuple[Result, tuple[Tlv, ...]]:
         channel = command.channel
-        if not self._behaviour.capable or channel.transport is not TransportType.UDP:
+        if not self.behaviour.capable or channel.transport is not TransportType.UDP:
             return Result(General.BEYOND_CAPABILITIES), ()
-        await asyncio.sleep(self._behaviour.open_delay_s)
+        await asyncio.sleep(self.behaviour.open_delay_s)
         said = (Tlv(TAG_BEARER, channel.bearer), Tlv(TAG_BUFFER, channel.buffer_bytes.to_bytes(2, "big")))
-        if self._behaviour.failure is not None:
-            return self._behaviour.failure, said
+        if self.behaviour.failure is not None:
+            return self.behaviour.failure, said
         if self._transport is not None:
             return Result(General.BEARER, bytes((Bearer.NO_CHANNEL,))), said
         try:
@@ -261,22 +262,24 @@ class Terminal:
 
     def _post(self, datagram: bytes, onward: Callable[[bytes], None]) -> None:
         """Through the network as it is."""
-        for _ in range(2 if self._random.random() < self._behaviour.twice else 1):
-            if self._random.random() < self._behaviour.loss:
+        for _ in range(2 if self._random.random() < self.behaviour.twice else 1):
+            if self._random.random() < self.behaviour.loss:
                 self.counts["lost"] += 1
-            elif self._behaviour.delay_s:
-                late_s = self._random.uniform(0, self._behaviour.delay_s)
+            elif self.behaviour.delay_s:
+                late_s = self._random.uniform(0, self.behaviour.delay_s)
                 asyncio.get_running_loop().call_later(late_s, onward, datagram)
             else:
                 onward(datagram)
 
     def _transmit(self, datagram: bytes) -> None:
         if self._transport is not None:
+            self._on_wire(datagram, True)
             self._transport.sendto(datagram)
 
     def _on_datagram(self, datagram: bytes) -> None:
         if self._transport is None or not datagram:
             return
+        self._on_wire(datagram, False)
         if len(self._received) >= MOST_DATAGRAMS:
             self.counts["buffer_full"] += 1
             return

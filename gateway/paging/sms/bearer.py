@@ -58,6 +58,7 @@ class SmsBearer:
         register: HomeRegister | None = None,
         on_back: Callable[[Numbered], object] = lambda _subscriber: None,
         on_incoming: Callable[[ShortMessage], None] = lambda _message: None,
+        card_receipts: int = 0,
         clock: Callable[[], int] = unix_ms,
     ) -> None:
         self._paging = paging
@@ -65,10 +66,13 @@ class SmsBearer:
         self._reports = reports
         self._register = register
         self._on_back = on_back
-        self._on_incoming = on_incoming
+        #: called with each message that is not a receipt; set once, before the start
+        self.on_incoming = on_incoming
         self._clock = clock
-        self._hears_receipts = paging.smsc_bind == "transceiver"
-        self._tracking = Tracking(paging.sms_receipts, metrics, clock, self._on_receipt_missing, kept)
+        self.hears_receipts = paging.smsc_bind == "transceiver"
+        self._tracking = Tracking(
+            paging.sms_receipts, metrics, clock, self._on_receipt_missing, kept, most_heard=card_receipts
+        )
         self._smscs = Smscs(
             links,
             metrics,
@@ -133,22 +137,38 @@ class SmsBearer:
                 protocol_id=protocol_id,
                 priority=1 if notification.urgency >= 3 else 0,
                 validity=build_validity(left_s),
-                registered_delivery=int(self._hears_receipts),
+                registered_delivery=int(self.hears_receipts),
                 data_coding=segment.coding,
             )
-            link, answer = await self._submit(sm, part, notification, link)
+            until_s = max(notification.expires_s, self._clock() // 1000 + LEAST_VALIDITY_S)
+            link, answer = await self.submit(sm, part, until_s, link)
             if answer.row is not errors.OK:
                 return answer
         return Answer(errors.OK, detail=f"{len(segments)} parts" if len(segments) > 1 else "ok")
 
-    async def _submit(
-        self, sm: ShortMessage, part: Part, notification: Notification, on: SmscLink | None
+    @property
+    def links(self) -> list[SmscLink]:
+        """One an SMSC, the first choice first."""
+        return self._smscs.links
+
+    async def choose(self) -> SmscLink | None:
+        """The SMSC that takes a message now, for who sends at a pace of its own. None: `rest_ms` says when to ask
+        again."""
+        self.start()
+        return await self._smscs.choose()
+
+    def rest_ms(self) -> int:
+        """How long those that are bound rest because they are throttling; 0: none is bound, or one takes messages."""
+        return self._smscs.rest_ms()
+
+    async def submit(
+        self, sm: ShortMessage, part: Part, until_s: int, on: SmscLink | None
     ) -> tuple[SmscLink | None, Answer]:
-        until_ms = max(notification.expires_s, self._clock() // 1000 + LEAST_VALIDITY_S) * 1000 + int(
-            self._paging.sms_receipt_s * 1000
-        )
+        """One short message that is valid until then, on this link, else on the first that takes it. Its receipt goes
+        to `part`'s listener, or to the history. The answer has a row of gateway.paging.sms.errors. TimeoutError."""
+        until_ms = until_s * 1000 + int(self._paging.sms_receipt_s * 1000)
         entry = None
-        if self._hears_receipts:
+        if sm.registered_delivery:
             by_imsi = sm.destination.npi == NPI_E212
             entry = self._tracking.open(part, sm.destination.digits, until_ms, by_imsi=by_imsi)
             sm.tlvs[Tag.USER_MESSAGE_REFERENCE] = entry.reference.to_bytes(2, "big")
@@ -190,7 +210,7 @@ class SmsBearer:
         """deliver_sm: always taken, for an SMSC repeats what is refused, and there is nothing better to do with it."""
         if not sm.is_receipt:
             self._metrics.count(Metric.SMS_INCOMING, label="message")
-            self._on_incoming(sm)
+            self.on_incoming(sm)
             return 0
         receipt = parse_receipt(sm)
         if receipt is None:
@@ -202,14 +222,20 @@ class SmsBearer:
         return 0
 
     def _tell(self, part: Part, receipt: ReceiptOf) -> None:
-        what = "delivered" if receipt.is_delivered else "failed"
         self._metrics.count(Metric.SMS_RECEIPTS, label=receipt.state.name.lower())
+        if part.listener is not None:
+            part.listener(receipt.is_delivered)
+            return
+        what = "delivered" if receipt.is_delivered else "failed"
         detail = "" if receipt.is_delivered else receipt.state.name.lower()
         if receipt.error and detail:
             detail += f" {receipt.error}"
         self._report(part, what, detail)
 
     def _on_receipt_missing(self, part: Part) -> None:
+        if part.listener is not None:
+            part.listener(False)
+            return
         self._report(part, "no_receipt", "")
 
     def _report(self, part: Part, what: str, detail: str) -> None:
@@ -229,7 +255,10 @@ class SmsBearer:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._paging.smsc_enquire_s)
-            self._tracking.sweep()
+            is_more = True
+            while is_more:
+                is_more = self._tracking.sweep()
+                await asyncio.sleep(0)
 
     async def close(self) -> None:
         if self._sweeping is not None:
@@ -273,5 +302,6 @@ def build_bearer(
         kept=kept,
         register=register,
         on_back=lambda who: waiting.back(imsi=who.imsi, msisdn=who.msisdn),
+        card_receipts=config.ota.receipts if config.ota.port >= 0 else 0,
         clock=clock,
     )

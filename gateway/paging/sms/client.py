@@ -59,6 +59,11 @@ class SmsNotifier:
         self._guard = guard
         self._upstream = Upstream(self.name, build_limits(config.delivery), metrics, clock)
 
+    @property
+    def bearer(self) -> SmsBearer:
+        """The one that all share."""
+        return self._bearer
+
     def start(self) -> None:
         """Bind now, so that receipts of messages sent before are heard."""
         self._bearer.start()

@@ -14,6 +14,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from gateway.ota.malformed import Malformed as MalformedData
+from gateway.ota.sms_pp import COMMAND_PACKET, parse_user_data
+from gateway.ota.sms_pp import DCS_CLASS2 as CARD_CODING
+from gateway.ota.sms_pp import PID_DOWNLOAD as CARD_PID
 from gateway.paging.segments import BINARY, GSM7, UCS2
 from gateway.paging.sms.pdu import (
     ESM_RECEIPT,
@@ -358,7 +362,24 @@ def check_message(sm: ShortMessage) -> list[str]:
     return wrong
 
 
+def _check_card_data(sm: ShortMessage) -> list[str]:
+    """A message that the terminal gives to its card (3GPP TS 31.115 §4)."""
+    wrong = [] if sm.esm_class & ESM_UDHI else ["a card's message has a header"]
+    if sm.data_coding != CARD_CODING:
+        wrong.append("a card's message has coding F6")
+    try:
+        data = parse_user_data(sm.message)
+    except MalformedData as error:
+        return [*wrong, f"user data: {error}"]
+    is_first = data.part is None or data.part.part == 1
+    if is_first != (data.kind == COMMAND_PACKET):
+        wrong.append("only the first part says that it is a command packet")
+    return wrong
+
+
 def _check_user_data(sm: ShortMessage) -> list[str]:
+    if sm.protocol_id == CARD_PID:
+        return _check_card_data(sm)
     wrong: list[str] = []
     header_bytes, body = 0, sm.message
     if sm.esm_class & ESM_UDHI:

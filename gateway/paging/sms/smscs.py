@@ -80,6 +80,18 @@ class Smscs:
             raise AllRest(status, max(1, until_ms - self._clock()))
         raise NoneBound
 
+    async def choose(self) -> SmscLink | None:
+        """The first that is bound and does not rest."""
+        try:
+            await self._until_bound()
+        except NoneBound:
+            return None
+        return next((link for link in self.links if link.is_bound and not self._rest_ms(link)), None)
+
+    def rest_ms(self) -> int:
+        """Until the first of those that are bound may be asked again; 0 where none is."""
+        return min((self._rest_ms(link) for link in self.links if link.is_bound), default=0)
+
     async def _submit(self, link: SmscLink, sm: ShortMessage, on_written: Callable[[], None]) -> Submitted:
         answer = await link.submit(sm, on_written)
         if answer.status in THROTTLES:

@@ -37,6 +37,8 @@ class Part(NamedTuple):
     parts: int
     #: the pager it was sent for
     channel: str = "sms"
+    #: who is told once, instead of a history: was it delivered. Such a part is kept in RAM alone
+    listener: Callable[[bool], None] | None = None
 
 
 class Entry:
@@ -52,9 +54,14 @@ class Entry:
         self.by_imsi = by_imsi
         self.key: tuple[str, str] | None = None  # (SMSC, message id), once it is known
 
+    @property
+    def is_heard(self) -> bool:
+        return self.part.listener is not None
+
 
 class Tracking:
-    """Parts under way, oldest first. `clock`: Unix ms."""
+    """Parts under way, oldest first. `clock`: Unix ms. `most` of them, and `most_heard` with a listener beside those:
+    neither kind takes the other's room."""
 
     def __init__(
         self,
@@ -63,8 +70,11 @@ class Tracking:
         clock: Callable[[], int],
         on_lost: Callable[[Part], None] = lambda _part: None,
         kept: OpenParts | None = None,
+        most_heard: int = 0,
     ) -> None:
-        self._most = most
+        self._most = {False: most, True: most_heard}
+        #: by whether they have a listener, oldest first
+        self._order: dict[bool, dict[Entry, None]] = {False: {}, True: {}}
         self._metrics = metrics
         self._clock = clock
         self._on_lost = on_lost
@@ -104,7 +114,7 @@ class Tracking:
             self._by_id[key] = entry
 
     def _keep(self, entry: Entry) -> None:
-        if self._kept is not None:
+        if self._kept is not None and not entry.is_heard:
             part, (smsc, message_id) = entry.part, entry.key or ("", "")
             self._kept.put(
                 OpenPart(
@@ -138,17 +148,27 @@ class Tracking:
             if (hashed, self._next & 0xFF) not in self._entries:
                 break
         else:
-            self._drop(self._entries[hashed, self._next & 0xFF])
-        if len(self._entries) >= self._most:
-            self._drop(next(iter(self._entries.values())))
-            self._metrics.count(Metric.DELIVERY_MEMORY_EVICTED, label="sms_part")
+            self._give_up(self._entries[hashed, self._next & 0xFF])
+        is_heard = part.listener is not None
+        if len(self._order[is_heard]) >= self._most[is_heard]:
+            oldest = next(iter(self._order[is_heard]), None)
+            if oldest is not None:
+                self._give_up(oldest)
+            self._metrics.count(Metric.DELIVERY_MEMORY_EVICTED, label="card_part" if is_heard else "sms_part")
         entry = Entry(part, hashed, self._next, until_ms, by_imsi=by_imsi)
         self._enter(entry)
         self._keep(entry)
         return entry
 
+    def _give_up(self, entry: Entry) -> None:
+        """For want of room. A listener is told, for it waits; a history says nothing."""
+        self._drop(entry)
+        if entry.part.listener is not None:
+            entry.part.listener(False)
+
     def _enter(self, entry: Entry) -> None:
         self._entries[entry.destination, entry.reference & 0xFF] = entry
+        self._order[entry.is_heard][entry] = None
         heappush(self._ends, (entry.until_ms, next(self._numbers), entry))
         if len(self._ends) > 2 * len(self._entries) + SLICE:
             self._ends = [end for end in self._ends if self._is_open(end[2])]
@@ -213,17 +233,18 @@ class Tracking:
             self._remember(self._told, (smsc, receipt.message_id), place, MOST_OVER)
         return entry.part
 
-    def sweep(self) -> None:
-        """Give up those whose receipt is overdue, at most a slice of them."""
+    def sweep(self) -> bool:
+        """Give up those whose receipt is overdue, at most a slice of them. True: there may be more."""
         now_ms = self._clock()
         for _ in range(SLICE):
             if not self._ends or self._ends[0][0] > now_ms:
-                return
+                return False
             _, _, entry = heappop(self._ends)
             if self._is_open(entry):
                 self._drop(entry)
                 self._count("missing")
                 self._on_lost(entry.part)
+        return True
 
     def _is_open(self, entry: Entry) -> bool:
         return self._entries.get((entry.destination, entry.reference & 0xFF)) is entry
@@ -237,10 +258,11 @@ class Tracking:
         place = (entry.destination, entry.reference & 0xFF)
         if self._entries.get(place) is entry:
             del self._entries[place]
-            if self._kept is not None:
+            if self._kept is not None and not entry.is_heard:
                 self._kept.remove(*place)
         if entry.key is not None and self._by_id.get(entry.key) is entry:
             del self._by_id[entry.key]
+        self._order[entry.is_heard].pop(entry, None)
         among = self._by_imsi.get(place[1], {})
         if among.pop(entry, 0) is None and not among:
             del self._by_imsi[place[1]]

@@ -62,7 +62,9 @@ class Api:
         class Handler(BaseHTTPRequestHandler):
             def handle_any(self) -> None:
                 length = int(self.headers.get("content-length") or 0)
-                body = json.loads(self.rfile.read(length)) if length else None
+                raw_body = self.rfile.read(length)
+                is_lines = self.headers.get("content-type") == "application/x-ndjson"
+                body = raw_body.splitlines() if is_lines else json.loads(raw_body) if length else None
                 line = f"{self.command} {self.path}"
                 api.asked.append((line, body, self.headers.get("authorization", "")))
                 missing = (

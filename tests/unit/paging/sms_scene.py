@@ -125,6 +125,7 @@ class SmsScene:
             register=self.register,
             on_back=self.backs.append,
             on_incoming=lambda sm: self.incoming.append(sm.message),
+            card_receipts=self.config.ota.receipts,
             clock=clock,
         )
         self.notifier = SmsNotifier(
