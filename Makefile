@@ -47,6 +47,7 @@ test-api: setup ## schemathesis against the API description, and the libraries t
 	@$(PYTEST) -q -m slow tests/doors
 
 test-operator: setup ## pagers and cards before others' programs: Osmocom, Kannel, Kamailio, SIPp, FreeRADIUS, freeDiameter, npm's, tshark
+	@.ci/operator
 	@$(PYTEST) -q -m slow tests/operator
 
 test-chaos: setup ## kills, full disks, cut connections

@@ -65,5 +65,5 @@ class Home:
     def by_what(self) -> str:
         """For the row: through what it was asked."""
         if self._packages:
-            return f"asked directly (for a relay between: apt install {self._packages})"
+            return f"asked directly; for a relay between: apt install {self._packages}"
         return "freeDiameter between"

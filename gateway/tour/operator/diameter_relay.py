@@ -70,7 +70,7 @@ class Relay:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._relay is not None:  # nothing waits for its goodbyes any more
+        if self._relay is not None and self._relay.returncode is None:  # nothing waits for its goodbyes any more
             self._relay.kill()
             await self._relay.wait()
 
@@ -107,7 +107,7 @@ class Relay:
 
     async def stop(self) -> None:
         """As its operator would."""
-        if self._relay is None:
+        if self._relay is None or self._relay.returncode is not None:
             return
         self._relay.terminate()
         try:
