@@ -24,6 +24,7 @@ async def refused_settings(smsc: LocalSmsc, folder: Path) -> dict[str, Any]:
         "identity.classes": ["apn:internet=other", "service:news=shop"],
         "identity.ask_apps": ["shop"],
         "identity.asks_per_minute": 100_000,
+        "identity.draws_per_hour": 1_000,
     }
 
 
@@ -103,6 +104,16 @@ class Refused:
         await until(lambda: not any(resolver.find(each, "shop") for each in (ids["lapsed"], swept)))
         self._sweep(swept)
         ids["lapsed, and swept"] = swept
+
+    async def make_crowded(self) -> str:
+        """An id of another app, of somebody who has as many ids as may be."""
+        network, (first, *_) = await self._new(app="other")
+        body = {"network_ids": network, "trigger": "service", "app": "other", "further": True}
+        while (
+            len((await self._scene.operator("", body))["ids"]) < self.house.gateway.config.identity.ids_per_subscriber
+        ):
+            pass
+        return first
 
     def _sweep(self, opaque: str) -> None:
         """As the sweep does in a while, for this one alone: the others stay as they are."""

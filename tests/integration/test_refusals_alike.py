@@ -1,5 +1,5 @@
-"""An id that may not be used is refused like one that is unknown, byte for byte and step for step: the same hashes, reads
-of the store and decryptions, whatever the reason (docs/identity.md, Privacy)."""
+"""An id that may not be used is refused like one that is unknown, byte for byte and step for step: the same hashes,
+reads of the store and decryptions, whatever the reason (docs/identity.md, Privacy)."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ async def test_the_web_push_door_takes_the_same_work_where_the_id_selects_its_ap
     refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meter = Meter(monkeypatch)
-    reasons = ("unknown", "lapsed", "lapsed, and swept", "revoked", "replaced, after a push", "opted out after a push")
-    ids = {reason: refused.ids[reason.replace("out after", "out, after")] for reason in reasons}
+    reasons = ("unknown", "lapsed", "lapsed, and swept", "revoked", "replaced, after a push", "opted out, after a push")
+    ids = {reason: refused.ids[reason] for reason in reasons}
     ids |= {"of no single app": refused.without_app, "of an app whose door is shut": refused.shut}
     for method in ("GET", "POST"):
         work, answers = {}, {}

@@ -1,4 +1,4 @@
-"""Counts what a gateway does for an answer: keyed hashes, reads of the store, rows that are opened, look-ups of tokens."""
+"""Counts what a gateway does for an answer: keyed hashes, reads of the store, rows opened, look-ups of tokens."""
 
 from __future__ import annotations
 
