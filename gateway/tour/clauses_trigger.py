@@ -19,6 +19,7 @@ from gateway.tour.bare import BareDevice
 from gateway.tour.fleet import Fleet
 from gateway.tour.home import Home
 from gateway.tour.network import IMSI, MSISDN, NETWORK_IDS
+from gateway.tour.operator.prism import PACKAGE, SCS_AS_ID, Prism, find_prism
 from gateway.tour.stage import APP, Stage, check, eventually
 
 
@@ -40,8 +41,13 @@ async def _heard(stage: Stage, push: Any, word: str) -> None:
 
 async def by_trigger(_stage: Stage, _fleet: Fleet) -> str:
     """The same over both of the network's interfaces."""
-    over_t8 = await _over_t8()
-    return f"{over_t8}; {await _over_tsp()}; no number in log, metrics or history"
+    program = find_prism()
+    if program:
+        async with Prism(program) as prism:  # it starts meanwhile
+            over_t8, checked = await _over_t8(), await _checked(prism)
+    else:
+        over_t8, checked = await _over_t8(), f"npm's Prism did not check it (npm install -g {PACKAGE})"
+    return f"{over_t8}; {checked}; {await _over_tsp()}; no number in log, metrics or history"
 
 
 async def _over_t8() -> str:
@@ -78,6 +84,24 @@ async def _over_t8() -> str:
     finally:
         await scef.close()
     return "T8 (an SCEF of our own): taken by the network, replaced by a newer push, delivered"
+
+
+async def _checked(prism: Prism) -> str:
+    """The same request before a server that holds it against a description of the API, and whose report comes back."""
+    await prism.listens()
+    stage = Stage("identity.host=push.example.com")
+    stage.add_settings(
+        f"trigger.t8={prism.root}",
+        f"trigger.scs_as_id={SCS_AS_ID}",
+        "trigger.auth=bearer",
+        f"trigger.token_file={stage.add_secret('scef-token', secrets.token_urlsafe(12))}",
+    )
+    async with stage:
+        push = await stage.push({"token": await _away(stage)}, "c10", text="first", fallback=["trigger"])
+        await _heard(stage, push, "delivered")
+        check(not prism.violations, f"Prism complains: {prism.said}")
+        await _check_private(stage, push)
+    return "npm's Prism finds it as the API has it"
 
 
 async def _over_tsp() -> str:
