@@ -19,7 +19,7 @@ from gateway.paging.ip.ggsn import OsmoGgsn
 from gateway.paging.ip.online import OFF_LINE
 from gateway.tour.operator.ggsn import IMSI, MSISDN, NAME, NEEDED, VTY_PORT, Ggsn, why_not
 
-TUN = pytest.mark.skipif(bool(why_not()), reason=f"NOT TESTED: {why_not()}")
+TUN = pytest.mark.skipif(bool(why_not()), reason=f"NOT TESTED: {why_not()}, beside apt install osmo-ggsn")
 pytestmark = [pytest.mark.slow, needs(NEEDED), TUN]
 
 
