@@ -12,6 +12,7 @@ from typing import Literal
 
 from gateway.config.bounds import within
 from gateway.config.operator_sections import Diameter, Ims, Ip, Paging, Radius, Service, Trigger, Wap
+from gateway.config.ota_section import Ota
 
 #: jwt_algorithms that may be named
 JWT_ALGORITHMS = ("ES256", "RS256", "EdDSA", "HS256")
@@ -318,6 +319,7 @@ class Config:
     ip: Ip = field(default_factory=Ip)
     ims: Ims = field(default_factory=Ims)
     diameter: Diameter = field(default_factory=Diameter)
+    ota: Ota = field(default_factory=Ota)
     api: Api = field(default_factory=Api)
     identity: Identity = field(default_factory=Identity)
     log: Log = field(default_factory=Log)

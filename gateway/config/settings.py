@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from gateway.config import operator_sections, sections
+from gateway.config import operator_sections, ota_section, sections
 from gateway.config.sections import Config
 
 ENV_PREFIX = "HELIOGRAPH_"
@@ -111,7 +111,10 @@ def _setting(section: str, f: Field[Any], hint: Any, meaning: str) -> Setting:
 
 def _comments() -> dict[tuple[str, str], str]:
     """(class, field) → the comment lines right above the field, joined."""
-    return {**_comments_of(inspect.getsource(sections)), **_comments_of(inspect.getsource(operator_sections))}
+    found: dict[tuple[str, str], str] = {}
+    for module in (sections, operator_sections, ota_section):
+        found |= _comments_of(inspect.getsource(module))
+    return found
 
 
 def _comments_of(source: str) -> dict[tuple[str, str], str]:
