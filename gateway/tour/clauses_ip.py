@@ -112,7 +112,10 @@ async def by_ip(_stage: Stage, _fleet: Fleet) -> str:
     if packages or why_not:
         asked = f"no GGSN was asked ({f'apt install {packages}' if packages else why_not})"
     else:
-        asked = await _asked()
+        try:
+            asked = await _asked()
+        except ggsn.CanNotTunnel as exc:
+            asked = f"no GGSN was asked ({exc})"
     return f"kept while off line; {told}; {asked}; no address shown"
 
 

@@ -47,13 +47,24 @@ ggsn {name}
 """
 
 
+#: of capabilities(7): CAP_NET_ADMIN and CAP_SYS_ADMIN
+_NEEDED_RIGHTS = 1 << 12 | 1 << 21
+
+
+class CanNotTunnel(Exception):
+    """The text says why."""
+
+
 def why_not() -> str:
-    """Why no tunnel can be made here; "" where one can: it takes root and a kernel with tun devices."""
+    """Why no tunnel can be made here; "" where one can: it takes root's rights, which a container may lack, and a
+    kernel with tun devices."""
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR))
+        status = Path("/proc/self/status").read_text()
     except OSError:
         return "no /dev/net/tun, or no root to open it"
-    return ""
+    rights = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
+    return "" if rights & _NEEDED_RIGHTS == _NEEDED_RIGHTS else "no right to make networks here"
 
 
 class Ggsn:
@@ -97,9 +108,13 @@ class Ggsn:
         )
 
     async def attach_listening(self, seconds: int, port: int) -> None:
-        """A mobile in a network of its own, which has nothing but the tunnel; an app hears there. RuntimeError."""
-        await _ip("netns", "add", self.namespace)
+        """A mobile in a network of its own, which has nothing but the tunnel; an app hears there. RuntimeError,
+        CanNotTunnel."""
         self._has_namespace = True
+        try:
+            await _ip("netns", "add", self.namespace)
+        except subprocess.CalledProcessError:
+            raise CanNotTunnel("no right to make networks here") from None
         # a process there, up before anything can be sent to it
         inside = ("netns", "exec", self.namespace, sys.executable, "-m", "gateway.tour.operator.wake_terminal")
         self._programs.start("ip", *inside, str(port))
