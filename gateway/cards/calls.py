@@ -285,7 +285,9 @@ class Calls:
 
         with self._answers.expect(card, command, keys) as awaited:
             sent = await self._messages.send(record, parts, valid_s=max(1, int(validity_s)), on_fate=on_fate)
-            if sent.fate is Fate.LATER:
+            # one whose answer of the SMSC got lost may have arrived all the same
+            has_come = awaited.answer.done() or (line is not None and line.is_opening)
+            if sent.fate is Fate.LATER and not has_come:
                 raise Ended(Called(Ending.LATER, sent.detail or "smsc", sent.retry_after_ms))
             if sent.fate is Fate.REFUSED:
                 raise Ended(Called(Ending.UNREACHABLE, sent.detail or "smsc"))

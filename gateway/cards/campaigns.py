@@ -293,33 +293,32 @@ class Campaigns:
     async def pause(self, app: str, number: int) -> Progress:
         """What runs ends, nothing further is released. Conflict where it is over."""
         run = self._run(app, number)
-        if run.campaign.state == CampaignState.GATHERING:
-            await self._set(run, begins=False)
-        elif run.campaign.state == CampaignState.RUNNING:
-            await self._set(run, state=CampaignState.PAUSED, why="asked")
-        elif run.campaign.state == CampaignState.STOPPING:
-            raise Conflict("This campaign is being stopped.")
+        async with run.words:
+            if self._check(run).state == CampaignState.GATHERING:
+                await self._set(run, begins=False)
+            if self._check(run).state == CampaignState.RUNNING:  # it may have begun meanwhile
+                await self._set(run, state=CampaignState.PAUSED, why="asked")
         return self.read(app, number)
 
     async def resume(self, app: str, number: int) -> Progress:
         """After a canary failure: it goes on in spite of it."""
         run = self._run(app, number)
-        if run.campaign.state == CampaignState.GATHERING:
-            await self._set(run, begins=True)
-        elif run.campaign.state == CampaignState.PAUSED:
-            await self._set(run, state=CampaignState.RUNNING, why="")
-        elif run.campaign.state == CampaignState.CANARY_FAILED:
-            await self._set(run, state=CampaignState.RUNNING, why="", waived=True)
-            self._metrics.count(Metric.OTA_CAMPAIGNS, label="resumed")
-        elif run.campaign.state == CampaignState.STOPPING:
-            raise Conflict("This campaign is being stopped.")
+        async with run.words:
+            if self._check(run).state == CampaignState.GATHERING:
+                await self._set(run, begins=True)
+            if self._check(run).state == CampaignState.PAUSED:
+                await self._set(run, state=CampaignState.RUNNING, why="")
+            elif run.campaign.state == CampaignState.CANARY_FAILED:
+                await self._set(run, state=CampaignState.RUNNING, why="", waived=True)
+                self._metrics.count(Metric.OTA_CAMPAIGNS, label="resumed")
         return self.read(app, number)
 
     async def stop(self, app: str, number: int) -> Progress:
         """What waits is STOPPED, what runs is cut off after its command. Durable when it returns that it will be so."""
         run = self._run(app, number)
-        if run.campaign.state != CampaignState.STOPPING:
-            await self._set(run, state=CampaignState.STOPPING, why="asked")
+        async with run.words:
+            if run.campaign.state != CampaignState.STOPPING:
+                await self._set(run, state=CampaignState.STOPPING, why="asked")
         return self.read(app, number)
 
     def _run(self, app: str, number: int) -> Run:
@@ -332,20 +331,28 @@ class Campaigns:
             raise Conflict(_OVER)
         return run
 
+    def _check(self, run: Run) -> Campaign:
+        """Conflict where it can not be paused or resumed any more."""
+        if run.campaign.state == CampaignState.STOPPING:
+            raise Conflict("This campaign is being stopped.")
+        if run.campaign.state.is_final:
+            raise Conflict(_OVER)
+        return run.campaign
+
     async def _set(self, run: Run, **changes: object) -> None:
-        """In force at once; taken back where it can not be made durable."""
-        before = run.campaign
-        run.change(**changes)
-        run.wake.set()
+        """In force once it is durable, and only then. Conflict where it was over before that."""
+        run.asked = changes
         try:
-            await self._campaigns.put(run.snapshot())
+            await self._campaigns.put(run.to_keep())
         except Exception:
-            same = {name: getattr(before, name) for name, value in changes.items()
-                    if getattr(run.campaign, name) == value}  # fmt: skip
-            run.change(**same)
-            run.wake.set()
+            run.asked = {}
             self._carrier.hint(run)  # the store may write what it could not, as soon as it can
             raise
+        run.asked = {}
+        if run.campaign.state.is_final:
+            raise Conflict(_OVER)
+        run.change(**changes)
+        run.wake.set()
 
 
 def _settle(future: asyncio.Future[None], error: BaseException | None = None) -> None:

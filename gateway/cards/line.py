@@ -55,6 +55,11 @@ class Line:
         return event
 
     @property
+    def is_opening(self) -> bool:
+        """The card came, though that was not looked at yet."""
+        return any(isinstance(each, LinkOpened) for each in self._events)
+
+    @property
     def is_lost(self) -> bool:
         """Its link is over, though that was not looked at yet."""
         opened = self.opened

@@ -105,9 +105,19 @@ class Run:
         self.rate = Rate(now_s)
         self.saved_s = now_s
         self.grown_chunks = 0
+        #: one word at a time
+        self.words = asyncio.Lock()
+        self.asked: dict[str, object] = {}
 
     def change(self, **changes: object) -> None:
         self.campaign = msgspec.structs.replace(self.campaign, **changes)
+
+    def to_keep(self) -> Campaign:
+        """As it is written down: what was asked for, and is in force once it is durable, is in it."""
+        campaign = self.snapshot()
+        if self.asked and not campaign.state.is_final:
+            return msgspec.structs.replace(campaign, **self.asked)
+        return campaign
 
     def snapshot(self) -> Campaign:
         """With the counts as they are now."""
@@ -210,7 +220,7 @@ class Carrier:
         if run.campaign.state != CampaignState.GATHERING:
             raise Halted
         run.grown_chunks += 1
-        if run.grown_chunks % _GROWN_CHUNKS == 0:
+        if run.grown_chunks % _GROWN_CHUNKS == 1:
             self.hint(run)
 
     async def _halt(self, run: Run, why: str) -> None:
@@ -407,7 +417,7 @@ class Carrier:
     # --- its own row ----------------------------------------------------------------------------------------
 
     async def _put(self, run: Run) -> None:
-        await insist(lambda: self._floors.campaigns.put(run.snapshot()), self._metrics)
+        await insist(lambda: self._floors.campaigns.put(run.to_keep()), self._metrics)
 
     def _save(self, run: Run) -> None:
         now_s = time.monotonic()
@@ -418,7 +428,7 @@ class Carrier:
     def hint(self, run: Run) -> None:
         """Nothing is lost where it is not written."""
         try:
-            self._floors.campaigns.put(run.snapshot()).add_done_callback(_retrieve)
+            self._floors.campaigns.put(run.to_keep()).add_done_callback(_retrieve)
         except (StoreUnavailable, QueueFull):
             self._metrics.count(Metric.OTA_CAMPAIGN_WAITS, label="store")
 

@@ -61,6 +61,8 @@ _PER_COMMAND_BYTES, _REST_BYTES = 8, 65_536
 #: of a list, looked up in one turn of the loop
 _LIST_AT_A_TIME = 256
 _PIECE_BYTES = 8_192
+#: lists that are read at once: each holds up to 80 bytes for each of its cards until it is written
+_LISTS_AT_ONCE = 4
 _MEDIA = ("text/plain", "application/x-ndjson", "application/ndjson", "application/jsonl")
 _canonical = msgspec.msgpack.Encoder(order="deterministic")
 MAX_INDEX = 1 << 40
@@ -143,6 +145,7 @@ class CampaignRoutes:
     def __init__(self, backend: Backend, once: Once) -> None:
         self._backend = backend
         self._once = once
+        self._lists = 0
 
     # --- making one -----------------------------------------------------------------------------------------
 
@@ -208,8 +211,14 @@ class CampaignRoutes:
         media = call.request.headers.get("content-type", _MEDIA[0]).partition(";")[0].strip().lower()
         if media not in _MEDIA:
             raise UnsupportedMedia(f"Send the list as {_MEDIA[0]} or {_MEDIA[1]}, one card a line.")
-        listed = campaigns.new_list()
-        await _read_list(call, listed, config.campaign_list_bytes)
+        if self._lists >= _LISTS_AT_ONCE:
+            raise TooManyRequests("Other lists are being read; come back.")
+        self._lists += 1
+        try:
+            listed = campaigns.new_list()
+            await _read_list(call, listed, config.campaign_list_bytes)
+        finally:
+            self._lists -= 1
         campaigns.add_list(call.app.name, number, listed)
         await call.committed(campaigns.gathered(number))
         return call.answer(view_list(listed))
@@ -424,6 +433,7 @@ def routes(backend: Backend, once: Once) -> list[Route]:
                 NotConfigured,
                 UnknownCampaign,
                 Conflict,
+                TooManyRequests,
                 *_STORE,
             ),
             **common,

@@ -3,6 +3,7 @@ over records in RAM."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -163,6 +164,30 @@ async def test_a_list_that_can_not_be_taken_leaves_the_campaign_waiting_for_one(
         await house.call("POST", path, 415, content="{}", headers={"content-type": "application/json"})
         assert (await house.call("GET", "/" + made["id"]))["state"] == "gathering"
         assert (await house.call("POST", path, content=cards[0]))["participants"] == 1
+
+
+async def test_no_more_than_four_lists_are_read_at_once():
+    async with House() as house:
+        card = build_card_id(house.scene.records.add_cards(1)[0])
+        made = [(await house.make())["id"] for _ in range(5)]
+        go = asyncio.Event()
+        begun = 0
+
+        async def slow() -> Any:
+            nonlocal begun
+            begun += 1
+            yield card[:5].encode()
+            await go.wait()
+            yield card[5:].encode()
+
+        lists = [asyncio.create_task(house.call("POST", f"/{each}/cards", content=slow())) for each in made[:4]]
+        while begun < 4:
+            await asyncio.sleep(0)
+        refused = await house.call("POST", f"/{made[4]}/cards", 429, content=card)
+        assert refused["name"] == "too_many_requests"
+        go.set()
+        assert [taken["participants"] for taken in await asyncio.gather(*lists)] == [1] * 4
+        await house.call("POST", f"/{made[4]}/cards", content=card)
 
 
 async def test_paused_resumed_and_stopped_by_a_word():

@@ -406,7 +406,10 @@ async def test_an_smsc_that_is_down_costs_no_try() -> None:
         assert not fleet.downloads.downloads[number].state.is_final
         assert fleet.downloads.downloads[number].tries == 0
         fleet.smsc.is_down = False
-        assert (await fleet.end(number)).state is DownloadState.DONE
+        download = await fleet.end(number)
+        assert (download.state, download.calls) == (DownloadState.DONE, 1)
+        # however long it was down, one line says so
+        assert steps(download) == ["later", "retry", "called", "opened", "done"]
 
 
 async def test_a_number_that_the_smsc_refuses_for_good() -> None:
