@@ -41,6 +41,7 @@ def module_names() -> list[str]:
     return names
 
 
+@pytest.mark.timeout(300)
 def test_every_module_can_be_imported_alone() -> None:
     names, at_once = module_names(), os.cpu_count() or 1
     started = []
