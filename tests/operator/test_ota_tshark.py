@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cattp_net import FAST, Net
 from needs import needs
-from sim_scene import Scene
+from sim_scene import Scene, write_apdu
 
 from gateway.ota.cattp import State
 from gateway.ota.cattp_pdu import ACK, EACK, NUL, RST, SEG, SYN, Pdu, Reason, build_pdu, parse_pdu
@@ -228,7 +228,7 @@ async def test_a_whole_download_of_the_simulated_card(tmp_path: Path) -> None:
     """From power-on to the closed channel, through a network that loses and doubles."""
     async with Scene(Behaviour(loss=0.1, twice=0.1, delay_s=0.01, seed=4), imei=b"") as scene:
         await scene.open()
-        await scene.download([bytes((number,)) * 600 for number in range(6)])
+        await scene.download([write_apdu(number, 200) * 3 for number in range(6)])
         await scene.hang_up()
         await scene.terminal.settle()
         every = list(scene.apdus)

@@ -33,7 +33,7 @@ from gateway.ota.proactive import (
     parse_response,
 )
 from gateway.ota.push import OpenLink, PushAnswer, build_push_answer, parse_push
-from gateway.ota.result import Meaning
+from gateway.ota.result import Meaning, Result
 from gateway.ota.secured_packet import (
     PacketAnswer,
     Rejected,
@@ -44,6 +44,7 @@ from gateway.ota.secured_packet import (
     parse_command,
     wants_answer,
 )
+from gateway.ota.sim.commands import split_commands
 from gateway.ota.sms_pp import (
     ANSWER_PACKET,
     Address,
@@ -57,7 +58,7 @@ from gateway.ota.sms_pp import (
 )
 from gateway.ota.terminal_profile import Instruction, TerminalProfile, parse_apdu, parse_profile
 
-OK, WRONG_DATA, FAILED, NOT_ALLOWED = 0x9000, 0x6A80, 0x6F00, 0x6985
+OK, WRONG_DATA, FAILED, NOT_ALLOWED, WRONG_LENGTH = 0x9000, 0x6A80, 0x6F00, 0x6985, 0x6700
 _FETCH = 0x9100
 #: of one datagram in one SEND DATA, and of one RECEIVE DATA: each has to fit an APDU
 CHUNK_BYTES = 200
@@ -71,6 +72,7 @@ class Profile:
     """What is on a card when it leaves its maker."""
 
     iccid: bytes = field(repr=False)
+    #: protects its messages, and says that its check request is its own
     keys: Keys
     tar: bytes
     #: where its messages go: the centre, and whom they are for
@@ -80,9 +82,16 @@ class Profile:
     check_request: bytes = field(repr=False)
     #: the terminal that it was in last (E1)
     imei: bytes = field(default=b"", repr=False)
-    #: the last counter that it took
-    counter: int = 0
     limits: Limits = _BLIND
+    #: further key sets, each with a counter of its own
+    more_keys: tuple[Keys, ...] = ()
+    #: what PUSH is sent to, where that is another application
+    push_tar: bytes = b""
+    #: the last counter that it took, by key set
+    counters: dict[int, int] = field(default_factory=dict)
+
+    def find_keys(self, kic: int, kid: int) -> Keys | None:
+        return next((keys for keys in (self.keys, *self.more_keys) if keys.key_set in (kic >> 4, kid >> 4)), None)
 
 
 Done = Callable[[TerminalResponse], None]
@@ -95,8 +104,10 @@ class Card:
         self.profile = profile
         self.terminal = TerminalProfile()
         self.counts: Counter[str] = Counter()
-        #: data of the commands that came over CAT_TP and were executed, in order
+        #: commands that were executed, in order, but for PUSH
         self.executed: list[bytes] = []
+        #: what the applications of the card say to a command
+        self.perform: Callable[[bytes], int] = lambda _command: OK
         self.link: Link | None = None
         self._first_number = first_number
         self._waiting: deque[tuple[Command, Done]] = deque()
@@ -214,10 +225,14 @@ class Card:
             self._submit(user_data, has_header=True)
 
     def _on_packet(self, packet: bytes, transport: Transport, send: Callable[[bytes], None]) -> None:
-        keys = self.profile.keys
+        profile = self.profile
+        keys = profile.keys
 
         def find_keys(kic: int, kid: int) -> Keys | None:
-            return keys if keys.key_set in (kic >> 4, kid >> 4) else None
+            nonlocal keys
+            found = profile.find_keys(kic, kid)
+            keys = found or keys
+            return found
 
         try:
             command = parse_command(packet, find_keys, transport)
@@ -233,46 +248,66 @@ class Card:
                 said = PacketAnswer(command.tar, command.counter, status, data)
                 send(build_answer(said, command.spi, keys, transport))
 
-        status = check_counter(command.spi.counting, self.profile.counter, command.counter)
-        if command.tar != self.profile.tar:
+        last = profile.counters.get(keys.key_set, 0)
+        status = check_counter(command.spi.counting, last, command.counter)
+        if command.tar not in (profile.tar, profile.push_tar):
             status = Status.TAR_UNKNOWN
         if status is not Status.OK:
             self.counts[status.name.lower()] += 1
             answer(b"", status)
             return
-        self.profile.counter = max(self.profile.counter, command.counter)
-        self._execute(command.data, transport, answer)
-
-    def _execute(self, data: bytes, transport: Transport, answer: Callable[[bytes], None]) -> None:
-        if data[:2] == b"\x80\xec":
-            try:
-                asked = parse_push(data)
-            except Malformed:
-                answer(build_push_answer(PushAnswer(1, WRONG_DATA)))
-                return
-            if isinstance(asked, Channel):
-                self._open_channel(asked, answer)
-            else:
-                answer(build_push_answer(PushAnswer(1, self._open_link(asked))))
+        profile.counters[keys.key_set] = max(last, command.counter)
+        try:
+            commands = split_commands(command.data)
+        except Malformed:
+            answer(build_push_answer(PushAnswer(1, WRONG_LENGTH)))
             return
-        if transport is Transport.CAT_TP:
-            self.executed.append(data)
-        answer(build_push_answer(PushAnswer(1, OK)))
+        self._execute(commands, 0, answer)
+
+    def _execute(self, commands: list[bytes], at: int, answer: Callable[[bytes], None]) -> None:
+        """One after the other from this one on; the first that fails is the last. The answer counts them (ETSI TS 102
+        226 §5.1.2)."""
+
+        def answered(status_word: int, result: Result | None = None) -> None:
+            if status_word == OK and at + 1 < len(commands):
+                self._execute(commands, at + 1, answer)
+            else:
+                answer(build_push_answer(PushAnswer(at + 1, status_word, result)))
+
+        if at >= len(commands):
+            answer(build_push_answer(PushAnswer(0, OK)))
+            return
+        command = commands[at]
+        if command[:2] != b"\x80\xec":
+            status_word = self.perform(command)
+            if status_word == OK:
+                self.executed.append(command)
+            answered(status_word)
+            return
+        try:
+            asked = parse_push(command)
+        except Malformed:
+            answered(WRONG_DATA)
+            return
+        if isinstance(asked, Channel):
+            self._open_channel(asked, answered)
+        else:
+            answered(self._open_link(asked))
 
     # --- the channel and the link (E3) -----------------------------------------------------------------------------
 
-    def _open_channel(self, channel: Channel, answer: Callable[[bytes], None]) -> None:
+    def _open_channel(self, channel: Channel, answered: Callable[[int, Result | None], None]) -> None:
         if self._channel:
-            answer(build_push_answer(PushAnswer(1, NOT_ALLOWED)))
+            answered(NOT_ALLOWED, None)
             return
 
         def opened(response: TerminalResponse) -> None:
             status = response.status
             if response.result.meaning is not Meaning.DONE or status is None or not status.channel:
-                answer(build_push_answer(PushAnswer(1, FAILED, response.result)))
+                answered(FAILED, response.result)
                 return
             self._channel = status.channel
-            answer(build_push_answer(PushAnswer(1, OK)))
+            answered(OK, None)
 
         self._ask(OpenChannel(channel), opened)
 

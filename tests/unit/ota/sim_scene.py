@@ -10,6 +10,7 @@ from typing import Self, cast
 
 from gateway.ota.cattp import Closed, Limits, Link, Opened, Output, Received, State, Transmit
 from gateway.ota.channel import Channel, TransportType
+from gateway.ota.check_request import build_check_request, build_iccid
 from gateway.ota.packet_security import Algorithm, Keys, Spi
 from gateway.ota.proactive import Command as ProactiveCommand
 from gateway.ota.proactive import parse_proactive
@@ -33,7 +34,8 @@ TAR = bytes.fromhex("b00011")
 KEYS = Keys(2, Algorithm.AES, bytes(range(16)), bytes(range(16, 32)))
 IMEI = bytes.fromhex("5384090214365807")
 NONCE = b"\x9cunguessable"
-CHECK_REQUEST = b"who I am"
+ICCID = "89440000000000000001"
+CHECK_REQUEST = build_check_request(ICCID, KEYS)
 PATIENCE_S = 10.0
 
 FAST = Limits(
@@ -46,6 +48,11 @@ FAST = Limits(
     opening_retries=60,
     close_wait_ms=200,
 )
+
+
+def write_apdu(number: int, size: int, what: bytes = b"") -> bytes:
+    """UPDATE BINARY of so many bytes."""
+    return bytes((0, 0xD6, 0, number, size)) + (what or bytes((number,)) * size)
 
 
 class Server(asyncio.DatagramProtocol):
@@ -100,7 +107,7 @@ class Server(asyncio.DatagramProtocol):
 class Scene:
     def __init__(self, behaviour: Behaviour = Behaviour(), imei: bytes = IMEI) -> None:  # noqa: B008 - it is frozen
         profile = Profile(
-            iccid=bytes.fromhex("98443000000000000010"),
+            iccid=build_iccid(ICCID),
             keys=KEYS,
             tar=TAR,
             centre=build_address("12345678901"),

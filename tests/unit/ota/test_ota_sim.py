@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim_scene import CHECK_REQUEST, IMEI, KEYS, NONCE, Scene
+from sim_scene import CHECK_REQUEST, ICCID, IMEI, KEYS, NONCE, TAR, Scene, write_apdu
 
+from gateway.ota.cattp import State
+from gateway.ota.channel import Channel, TransportType
+from gateway.ota.check_request import parse_check_request
+from gateway.ota.malformed import Malformed
 from gateway.ota.packet_security import Algorithm, Answer, Counting, Keys, Spi
 from gateway.ota.proactive import CloseChannel
-from gateway.ota.push import OpenLink, build_push, parse_push_answer
+from gateway.ota.push import OpenLink, PushAnswer, build_push, parse_push_answer
 from gateway.ota.result import General, Meaning, Result
-from gateway.ota.secured_packet import Command, Status, build_command
-from gateway.ota.sim.card import NOT_ALLOWED, OK, WRONG_DATA
+from gateway.ota.secured_packet import Command, Status, build_command, parse_answer
+from gateway.ota.sim.card import NOT_ALLOWED, OK, WRONG_DATA, WRONG_LENGTH
+from gateway.ota.sim.commands import split_commands
 from gateway.ota.sim.terminal import Behaviour
 from gateway.ota.terminal_profile import Instruction, build_apdu
 
 OTHER_IMEI = bytes.fromhex("5384090214365808")
-BLOCKS = [bytes((number,)) * (200 * number + 1) for number in range(1, 8)]
+#: packets of one to seven commands each
+BLOCKS = [[write_apdu(number, 190 + number)] * number for number in range(1, 8)]
 
 
 async def test_a_card_in_the_terminal_that_it_knows_says_nothing() -> None:
@@ -67,10 +75,12 @@ async def test_a_download_over_a_real_socket(behaviour: Behaviour) -> None:
     """By PUSH and CAT_TP, each block once and in order, and the channel is closed behind it."""
     async with Scene(behaviour) as scene:
         await scene.open()
-        answers = await scene.download(BLOCKS)
-        assert scene.card.executed == BLOCKS
+        answers = await scene.download([b"".join(block) for block in BLOCKS])
+        assert scene.card.executed == [command for block in BLOCKS for command in block]
         assert [answer.status for answer in answers] == [Status.OK] * len(BLOCKS)
-        assert all(parse_push_answer(answer.data).is_done for answer in answers)
+        assert [parse_push_answer(answer.data) for answer in answers] == [
+            PushAnswer(len(block), OK) for block in BLOCKS
+        ]
         await scene.hang_up()
         if not behaviour.loss:
             await scene.until(lambda: scene.card.link is None)
@@ -151,7 +161,7 @@ async def test_no_answer_where_none_is_wanted() -> None:
         scene.deliver(build_command(quiet, KEYS))
         await scene.terminal.settle()
         assert scene.packets == []
-        assert scene.card.profile.counter == 1
+        assert scene.card.profile.counters == {KEYS.key_set: 1}
 
 
 async def test_a_push_that_makes_no_sense() -> None:
@@ -191,7 +201,7 @@ def test_no_apdu_breaks_a_card(apdus: list[tuple[Instruction, bytes]], has_chann
 async def test_nothing_of_a_card_shows_in_logs_or_reprs(caplog: pytest.LogCaptureFixture) -> None:
     async with Scene(Behaviour(loss=0.1, seed=2), imei=OTHER_IMEI) as scene:
         await scene.open()
-        await scene.download([b"Geheimnis"])
+        await scene.download([write_apdu(1, 9, b"Geheimnis")])
         scene.terminal.deliver(bytes(10))
         await scene.ask(scene.command(b""), Keys(2, Algorithm.AES, KEYS.kic, bytes(16)))
         shown = caplog.text + repr((scene.card.profile, scene.card.counts, scene.terminal.counts, scene.server.events))
@@ -201,3 +211,67 @@ async def test_nothing_of_a_card_shows_in_logs_or_reprs(caplog: pytest.LogCaptur
             assert secret.hex() not in shown
         for text in ("4999", "12345678901", "127.0.0.1"):
             assert text not in shown
+
+
+async def test_what_a_card_asks_to_be_checked_by_is_its_own() -> None:
+    async with Scene(imei=OTHER_IMEI) as scene:
+        request = parse_check_request(scene.requests[0])
+        assert request.iccid == ICCID
+        assert request.is_genuine(KEYS)
+
+
+async def test_a_packet_ends_at_the_first_command_that_fails() -> None:
+    """The answer says how many were done, that one among them, and its status word."""
+    commands = [write_apdu(number, 20) for number in range(5)]
+    async with Scene() as scene:
+        scene.card.perform = lambda command: 0x6A82 if command[3] == 3 else OK
+        answer = await scene.ask(scene.command(b"".join(commands)))
+        assert parse_push_answer(answer.data) == PushAnswer(4, 0x6A82)
+        assert scene.card.executed == commands[:3]
+
+
+async def test_commands_that_can_not_be_told_apart() -> None:
+    async with Scene() as scene:
+        answer = await scene.ask(scene.command(write_apdu(1, 20) + b"\0\xd6\0\1\x20"))
+        assert parse_push_answer(answer.data).status_word == OK  # the last one wants 32 bytes of an answer
+        answer = await scene.ask(scene.command(write_apdu(1, 20) + b"\0\xd6\0\1\x20\1"))
+        assert parse_push_answer(answer.data).status_word == WRONG_LENGTH
+        assert len(scene.card.executed) == 2
+
+
+async def test_both_pushes_in_one_packet() -> None:
+    async with Scene() as scene:
+        channel = Channel(TransportType.UDP, scene.server.port, ipaddress.ip_address("127.0.0.1"), "internet")
+        both = build_push(channel) + build_push(OpenLink(9_000, 4_000, NONCE))
+        assert parse_push_answer((await scene.ask(scene.command(both))).data) == PushAnswer(2, OK)
+        await scene.until(lambda: scene.server.link.state is State.OPEN)
+
+
+async def test_key_sets_count_for_themselves() -> None:
+    """What protects messages is another set than what protects packets over a link."""
+    async with Scene() as scene:
+        further = Keys(5, Algorithm.DES3_TWO_KEYS, bytes(range(40, 56)), bytes(range(60, 76)))
+        scene.card.profile.more_keys = (further,)
+        scene.counter = 7
+        assert (await scene.ask(scene.command(b""))).status == Status.OK
+        command = Command(Spi(), TAR, 1, write_apdu(1, 3))
+        scene.deliver(build_command(command, further))
+        await scene.until(lambda: len(scene.packets) == 2)
+        assert parse_answer(scene.packets[1], command, further).status == Status.OK
+        assert scene.card.profile.counters == {KEYS.key_set: 8, further.key_set: 1}
+
+
+async def test_push_has_an_application_of_its_own() -> None:
+    async with Scene() as scene:
+        scene.card.profile.push_tar = b"\xb2\x01\x07"
+        command = Command(Spi(), b"\xb2\x01\x07", 1, b"")
+        assert (await scene.ask(command)).status == Status.OK
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_break_what_cuts_commands(data: bytes) -> None:
+    try:
+        commands = split_commands(data)
+    except Malformed:
+        return
+    assert b"".join(commands) == data
