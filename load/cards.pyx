@@ -6,7 +6,7 @@ comes early is not held, so its sender sends it again. Losses are drawn from a s
 """
 cimport cython
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from gateway._load.histogram cimport histogram_add, histogram_summary, histogram_t

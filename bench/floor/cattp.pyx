@@ -1,14 +1,12 @@
-"""The least that answers CAT_TP: datagrams in by recvmmsg, checksum checked, the link looked up in a table, its reply with
-a checksum out by sendmmsg, 64 at a time; must never keep more than two numbers a link, nor any timer.
+"""The least that answers CAT_TP: datagrams in by recvmmsg, checksum checked, the link looked up in a table, its reply
+with a checksum out by sendmmsg, 64 at a time; must never keep more than two numbers a link, nor any timer.
 
 One thread, one socket, as the gateway's server has: it is the floor of PDUs a second, and the same cards drive both.
 Whoever sends a SYN gets a link; nothing is sent again, and what an SDU holds is not looked at.
 """
 cimport cython
-from libc.errno cimport errno
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 cdef extern from "gw_cards.h" nogil:
     enum: GW_SYN, GW_ACK, GW_RST, GW_NUL, GW_PDU_HEAD, GW_BATCH

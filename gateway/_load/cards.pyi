@@ -24,8 +24,8 @@ class Cards:
     def open(self, count: int, at_once: int) -> None:
         """The first `count` cards connect, at most so many at a time."""
     def ping(self, count: int, at_once: int, size: int) -> None:
-        """The first `count` cards, in turn, send an SDU of so many bytes and wait for its acknowledgement (0: a NUL); so
-        many wait at a time. `count` 0 ends it."""
+        """The first `count` cards, in turn, send an SDU of so many bytes (0: a NUL) and wait for its acknowledgement;
+        so many wait at a time. `count` 0 ends it."""
     @property
     def is_calm(self) -> bool:
         """All that were to connect did, or gave up, and nothing is on its way."""
