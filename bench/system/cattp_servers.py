@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import select
 import shutil
 import socket
 import sys
@@ -24,6 +26,7 @@ from bench.system.stage import BenchFailed, Process, cpu_seconds, private_bytes
 START_S = 60.0
 CATTP_PORT = 9000
 BUFFER_BYTES = 4 << 20
+EXPECTED_MS = 3_600_000
 
 
 def identifications(count: int) -> bytes:
@@ -160,9 +163,49 @@ def serve_python(links: int) -> None:
     uvloop.run(serve())
 
 
+def serve_gateway(links: int) -> None:
+    from gateway._native.cattp import EVENT_RECEIVED, CattpServer
+
+    from gateway.config.ota_section import Ota
+
+    limits = Ota()
+    sock = open_socket()
+    events, commands = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
+    server = CattpServer(
+        sock.fileno(), events, commands, local_port=CATTP_PORT, max_links=links, max_half_open=limits.max_half_open
+    )
+    sdus = 0
+
+    def drain() -> None:
+        """What comes up is read, as the gateway has to, and dropped."""
+        nonlocal sdus
+        while True:
+            select.select([events], [], [])
+            os.eventfd_read(events)
+            more = True
+            while more:
+                told, more = server.drain()
+                sdus += sum(event[0] == EVENT_RECEIVED for event in told)
+
+    def counts() -> dict[str, int]:
+        counted = server.counters()
+        return {"links": counted["open"], "sdus": sdus, "bytes": server.link_bytes, "busy_bytes": counted["busy_bytes"]}
+
+    threading.Thread(target=server.run, daemon=True).start()
+    threading.Thread(target=drain, daemon=True).start()
+    packed = identifications(links)
+    for number in range(links):
+        while not server.expect(packed[16 * number : 16 * number + 16], number, EXPECTED_MS):
+            time.sleep(0.001)
+    while server.counters()["expected"] < links:
+        time.sleep(0.001)
+    print(json.dumps({"port": sock.getsockname()[1]}), flush=True)
+    _answer_lines(counts)
+
+
 def main() -> None:
     kind, links = sys.argv[1], int(sys.argv[2])
-    {"floor": serve_floor, "python": serve_python}[kind](links)
+    {"floor": serve_floor, "gateway": serve_gateway, "python": serve_python}[kind](links)
 
 
 if __name__ == "__main__":
