@@ -1,5 +1,5 @@
-"""O3: a campaign for many cards behind a network that loses 5 % of its datagrams, from its creation until every card has
-executed every command, once and in order; the whole gateway with its store, an SMSC, secured packets, PUSH, CAT_TP.
+"""O3: a campaign for many cards behind a network that loses 5 % of its datagrams, from its creation until every card
+has executed every command, once and in order; the whole gateway with its store, an SMSC, secured packets, PUSH, CAT_TP.
 """
 
 from __future__ import annotations

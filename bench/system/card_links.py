@@ -140,7 +140,7 @@ async def memory(run: Run) -> Measured:
         value=a_link,
         unit="bytes",
         n=links,
-        note=f"all that its links and tables take, as the server says it; {said / 1e6:.1f} MB of it when there was none;"
+        note=f"all that its links and tables take, as it says, {said / 1e6:.1f} MB of it when there was none;"
         f" the process grew by {grown:.0f} bytes a link",
         more={"grown_bytes_a_link": grown, "bytes_when_empty": said},
     )

@@ -1,5 +1,5 @@
-"""`heliograph bench`: takes the system figures P1–P14 and O1–O3 with their floors and peers; what takes them is bench/ of a
-source checkout, which an installed package does not have.
+"""`heliograph bench`: takes the system figures P1–P14 and O1–O3 with their floors and peers; what takes them is bench/
+of a source checkout, which an installed package does not have.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def bench(
 ) -> None:
     """Measure what Heliograph promises, each as a ratio to a floor and to a peer in the same run.
 
-    Starts gateways on loopback with temporary stores, and a swarm of devices or cards. Exit code 1 where a target is missed.
+    Starts gateways on loopback with temporary stores, and a swarm of devices or cards. Exit code 1 where a target is
+    missed.
 
     [dim]heliograph bench --list[/dim]
     [dim]heliograph bench P4 P5 --quick[/dim]
