@@ -312,7 +312,7 @@ cdef void on_pdu(fleet_t *f, uint32_t socket, const gw_pdu_t *pdu) noexcept nogi
             f.opened += 1
             put(f, number, GW_ACK, card.next, 0)
         elif card.state == CARD_OPEN:
-            put(f, number, GW_ACK, card.next, 0)    # our acknowledgement was lost
+            put(f, number, GW_ACK, <uint16_t>(card.next + card.waits), 0)   # our acknowledgement was lost
         return
     if card.state != CARD_OPEN:
         return
