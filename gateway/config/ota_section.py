@@ -52,13 +52,25 @@ class Ota:
     # tries of one PDU without progress, after which a link ends
     retries: int = within(10, 1, 255)
     # tries of a SYN/ACK, after which a link ends
-    opening_retries: int = within(5, 1, 255)
+    opening_retries: int = within(5, 1, 254)
     # ask a card for a sign of life after so long without one; 0: never
     keep_alive_s: float = within(1_200.0, 0, 86_400)
     # close a link after so long without an SDU either way; 0: never
     idle_s: float = within(120.0, 0, 86_400)
     # a closed window that holds something up for so long ends the link
     zero_window_s: float = within(120.0, 0.001, 86_400)
+    # who sent a RST answers what still comes for so long
+    close_wait_s: float = within(10.0, 0, 3_600)
+    # held for all links together: SDUs that wait, PDUs out of order, SDUs in parts; past it PDUs are left for the card
+    # to send again (counted), and an SDU that is refused ends its link
+    busy_bytes: int = within(268_435_456, 65_536, 1_099_511_627_776)
+    # RST to what has no link, at most so many a second; past it no answer (counted)
+    refusals_per_s: int = within(1_000, 0, 1_000_000)
+    # a card whose final ACK is not here yet is sent at most so many times the bytes that came from it (RFC 9000 §8.1
+    # allows 3); past it SYN/ACK waits for its next SYN (counted)
+    amplification: int = within(3, 1, 16)
+    # the socket's buffers; past net.core.rmem_max only with CAP_NET_ADMIN
+    socket_buffer_bytes: int = within(8_388_608, 4_096, 1_073_741_824)
     # each direction's mailbox between the server and the control thread
     mailbox_bytes: int = within(4_194_304, 65_536, 1_073_741_824)
     # sender of messages to cards: a number, or at most 11 letters and digits; empty: paging.sms_source

@@ -73,6 +73,25 @@ class Metric(Enum):
     PROXY_REFUSED = Spec(
         "heliograph_proxy_refused_total", "counter", "Connections closed for their PROXY header, by reason", "reason"
     )
+    # --- cards: links of the CAT_TP server (read from it when scraped)
+    OTA_LINKS = Spec("heliograph_ota_links", "gauge", "CAT_TP links of cards, by state", "state")
+    OTA_EXPECTED = Spec("heliograph_ota_expected", "gauge", "Identifications whose SYN would be taken")
+    OTA_BUSY_BYTES = Spec(
+        "heliograph_ota_busy_bytes", "gauge", "SDUs that wait, PDUs out of order and SDUs in parts, all links together"
+    )
+    OTA_LINKS_OPENED = Spec("heliograph_ota_links_opened_total", "counter", "CAT_TP links whose final ACK came (E4)")
+    OTA_LINKS_CLOSED = Spec(
+        "heliograph_ota_links_closed_total", "counter", "CAT_TP links that were open and ended, by cause", "cause"
+    )
+    OTA_DATAGRAMS = Spec(
+        "heliograph_ota_datagrams_total", "counter", "Datagrams to the CAT_TP server, by what became of them", "result"
+    )
+    OTA_DATAGRAMS_SENT = Spec("heliograph_ota_datagrams_sent_total", "counter", "Datagrams of the CAT_TP server")
+    OTA_LINK_STEPS = Spec(
+        "heliograph_ota_link_steps_total", "counter", "Unusual steps of CAT_TP links, by step", "step"
+    )
+    OTA_SDUS = Spec("heliograph_ota_sdus_total", "counter", "SDUs received, taken for sending, and delivered", "way")
+    OTA_BYTES = Spec("heliograph_ota_bytes_total", "counter", "Bytes of CAT_TP PDUs, by direction", "direction")
     # --- delivery
     PUSHES = Spec("heliograph_pushes_total", "counter", "Pushes accepted, by kind of target", "target")
     PUSHES_REFUSED = Spec("heliograph_pushes_refused_total", "counter", "Pushes refused, by error name", "error")

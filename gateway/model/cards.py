@@ -225,7 +225,8 @@ class LinkDelivered(NamedTuple):
 
 class LinkClosed(NamedTuple):
     link: int
-    #: asked, peer, retries, idle, zero_window, illegal, replaced (the card came back on another), stopped
+    #: asked, peer, retries, idle, zero_window, illegal, replaced (the card came back on another), stopped, refused
+    #: (the server had no memory for an SDU that it was given)
     cause: str
     reason: int  # of the RST (gateway.ota.cattp_pdu.Reason)
     undelivered: int  # SDUs of ours not known to be there

@@ -13,11 +13,11 @@ EXT = ROOT / "ext"
 #: compiled modules by floor; one may cimport only from floors below its own
 FLOORS = [
     {"frame", "wheel", "group", "token_index", "mailbox", "outbox", "proxy", "records"},  # know nothing of each other
-    {"link", "registry", "pending", "tls_state"},
-    {"batches", "tls_light", "tls_context"},
-    {"tls"},
-    {"plane"},
-    {"secure"},
+    {"link", "registry", "pending", "tls_state", "cattp_plane"},
+    {"batches", "tls_light", "tls_context", "cattp_links"},
+    {"tls", "cattp_sending"},
+    {"plane", "cattp_traffic"},
+    {"secure", "cattp"},
     {"traffic"},
     {"fanout", "door"},
     {"reactor"},
