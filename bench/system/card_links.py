@@ -140,7 +140,7 @@ async def memory(run: Run) -> Measured:
         value=a_link,
         unit="bytes",
         n=links,
-        note=f"all that its links and tables take, as it says, {said / 1e6:.1f} MB of it when there was none;"
-        f" the process grew by {grown:.0f} bytes a link",
-        more={"grown_bytes_a_link": grown, "bytes_when_empty": said},
+        note=f"all that its links, tables and expected identifications take, as it says; {said / links:.0f} of it while"
+        f" a card is only expected; from there to an open link the process grew by {grown:.0f} bytes",
+        more={"grown_bytes_a_link": grown, "bytes_an_expected_one": said / links},
     )
