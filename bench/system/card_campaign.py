@@ -38,10 +38,10 @@ async def take(run: Run) -> Measured:
     return await measure(run.size(FULL, QUICK), run)
 
 
-async def measure(n: int, run: Run, *settings: str) -> Measured:
-    async with CardFleet(n, loss=LOSS, seed=SEED, commands=COMMANDS) as fleet:
-        smsc = f"paging.smscs=smpp://pushgw@127.0.0.1:{fleet.port}"
-        async with Stage(smsc, *SETTINGS, *settings) as stage:
+async def measure(n: int, run: Run, *, loss: float = LOSS) -> Measured:
+    async with CardFleet(n, loss=loss, seed=SEED, commands=COMMANDS) as fleet:
+        smsc = f"paging.smscs=smpp://pushgw@127.0.0.1:{fleet.port}?password_file={fleet.password_file}"
+        async with Stage(smsc, *SETTINGS) as stage:
             run.say(f"{n:,} cards are imported")
             began = time.monotonic()
             await _import(stage, n)
@@ -95,7 +95,7 @@ def describe(number: int) -> dict[str, Any]:
     }
 
 
-def _requests(n: int) -> Iterator[bytes]:
+def requests(n: int) -> Iterator[bytes]:
     for first in range(0, n, IMPORTED):
         lines = (json.dumps(describe(number)) for number in range(first, min(first + IMPORTED, n)))
         yield "\n".join(lines).encode()
@@ -106,7 +106,7 @@ async def _import(stage: Stage, n: int) -> None:
     headers = {"authorization": f"Bearer {admin}", "content-type": "application/x-ndjson"}
     imported = 0
     async with httpx.AsyncClient(base_url=stage.url, timeout=120, trust_env=False, headers=headers) as http:
-        for body in _requests(n):
+        for body in requests(n):
             answer = await http.post("/v1/cards", content=body)
             if answer.status_code not in (200, 201, 207):
                 raise BenchFailed(f"cards could not be imported: {answer.status_code} {answer.text[:300]}")

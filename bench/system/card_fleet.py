@@ -33,6 +33,10 @@ class CardFleet:
         self._folder = Path(tempfile.mkdtemp(prefix="heliograph-cards-"))
         self._process = Process("the cards", self._folder)
         self.port = 0
+        #: any password will do; the gateway wants one, in a file
+        self.password_file = self._folder / "password"
+        self.password_file.write_text("secret")
+        self.password_file.chmod(0o600)
 
     async def __aenter__(self) -> Self:
         try:

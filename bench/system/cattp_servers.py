@@ -165,7 +165,6 @@ def serve_python(links: int) -> None:
 
 def serve_gateway(links: int) -> None:
     from gateway._native.cattp import EVENT_RECEIVED, CattpServer
-
     from gateway.config.ota_section import Ota
 
     limits = Ota()
