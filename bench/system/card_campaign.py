@@ -25,7 +25,7 @@ COMMANDS = [bytes((0x00, 0xD6, number, 0x00, 120)) + bytes((number,)) * 120 for 
 IMPORTED = 2_000
 #: at most so long, and so long without any progress
 MOST_S, STILL_S = 3_000.0, 150.0
-LOOK_S = 2.0
+LOOK_S, SAY_S = 0.5, 5.0
 SETTINGS = (
     "ota.port=0",
     "ota.smsc_rate=0",
@@ -133,7 +133,7 @@ async def _ask(stage: Stage, path: str) -> dict[str, Any]:
 
 async def _watch(stage: Stage, fleet: CardFleet, run: Run, campaign: str, n: int, began: float) -> tuple[float, int]:
     """(seconds until it was over, most private memory)."""
-    most, last, moved = 0, -1, time.monotonic()
+    most, last, moved, said = 0, -1, time.monotonic(), 0.0
     while True:
         stage.check()
         told, counts = await _ask(stage, f"/v1/campaigns/{campaign}"), await fleet.counts()
@@ -149,5 +149,7 @@ async def _watch(stage: Stage, fleet: CardFleet, run: Run, campaign: str, n: int
             raise BenchFailed(
                 f"{counts['complete']:,} of {n:,} cards after {now - began:.0f} s, and no more come: {counts}; {told}"
             )
-        run.say(f"{counts['complete']:,} cards complete, {counts['in_channels']:,} in channels")
-        await asyncio.sleep(min(LOOK_S, 0.2 + n / 10_000))
+        if now - said >= SAY_S:
+            said = now
+            run.say(f"{counts['complete']:,} cards complete, {counts['in_channels']:,} in channels")
+        await asyncio.sleep(LOOK_S)
