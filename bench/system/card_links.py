@@ -112,8 +112,8 @@ async def speed(run: Run) -> Measured:
         ratio=ratio,
         note=f"a PDU of {SDU_BYTES} bytes up, its acknowledgement down; a second of CPU answers"
         f" {statistics.median(one.per_cpu_s for one in ours):,.0f}, the floor's"
-        f" {statistics.median(floor.per_cpu_s for floor in floors):,.0f}; p99 {ours[-1].p99_ms:.1f} ms with {AT_ONCE} on"
-        f" their way; NULs {nuls.per_s:,.0f}/s; {statistics.median(one.opened_per_s for one in ours):,.0f} links opened"
+        f" {statistics.median(floor.per_cpu_s for floor in floors):,.0f}; p99 {ours[-1].p99_ms:.1f} ms with {AT_ONCE}"
+        f" on their way; NULs {nuls.per_s:,.0f}/s; {statistics.median(one.opened_per_s for one in ours):,.0f} links opened"
         f" a second; peer: the state machine in Python on uvloop, {PEER_LINKS:,} links",
         more={
             "cpu_ratio": cpu_ratio,
