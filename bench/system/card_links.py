@@ -112,9 +112,9 @@ async def speed(run: Run) -> Measured:
         floor=statistics.median(floor.per_s for floor in floors),
         peer=peer.per_s,
         ratio=ratio,
-        note=f"a PDU of {SDU_BYTES} bytes up, its acknowledgement down; p99 {p99_ms:.1f} ms with {AT_ONCE} on their way;"
+        note=f"{SDU_BYTES} bytes up, an acknowledgement down; p99 {p99_ms:.1f} ms with {AT_ONCE} on their way;"
         f" a second of CPU answers {per_cpu_s:,.0f}, the floor's {floor_per_cpu_s:,.0f}; NULs {nuls.per_s:,.0f}/s;"
-        f" {opened_per_s:,.0f} links opened a second; peer: the state machine in Python on uvloop, {PEER_LINKS:,} links",
+        f" {opened_per_s:,.0f} links opened a second; peer: the link in Python on uvloop, {PEER_LINKS:,} links",
         more={
             "cpu_ratio": cpu_ratio,
             "per_cpu_s": per_cpu_s,
