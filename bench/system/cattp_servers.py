@@ -171,7 +171,13 @@ def serve_gateway(links: int) -> None:
     sock = open_socket()
     events, commands = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
     server = CattpServer(
-        sock.fileno(), events, commands, local_port=CATTP_PORT, max_links=links, max_half_open=limits.max_half_open
+        sock.fileno(),
+        events,
+        commands,
+        local_port=CATTP_PORT,
+        max_links=max(links, limits.max_links),
+        max_half_open=limits.max_half_open,
+        max_expected=max(links, limits.max_expected + limits.max_links),
     )
     sdus = 0
 
