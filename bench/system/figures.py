@@ -109,6 +109,19 @@ FIGURES = (
         "doors",
         (Target("ratio", AT_LEAST, 0.33), Target("apns_ratio", AT_LEAST, 0.5)),
     ),
+    Figure(
+        "O1",
+        "CAT_TP answers ÷ recvmmsg floor",
+        "card_links",
+        (Target("ratio", AT_LEAST, 0.6), Target("cpu_ratio", AT_LEAST, 0.6)),
+    ),
+    Figure("O2", "user memory of an idle CAT_TP link", "card_links", (Target("value", AT_MOST, 192, "bytes"),)),
+    Figure(
+        "O3",
+        "a campaign of many cards, 5 % loss",
+        "card_campaign",
+        (Target("value", AT_MOST, 900, "s"), Target("incomplete", AT_MOST, 0), Target("wrong", AT_MOST, 0)),
+    ),
 )
 BY_ID = {figure.id: figure for figure in FIGURES}
 
@@ -122,7 +135,7 @@ def select(names: Sequence[str]) -> list[Figure]:
     wanted = {name.upper() for name in names}
     unknown = sorted(wanted - set(BY_ID))
     if unknown:
-        raise UnknownFigure(f"there is no figure {unknown[0]!r}; there are P1 … P{len(FIGURES)}")
+        raise UnknownFigure(f"there is no figure {unknown[0]!r}; there are P1 … P14 and O1 … O3")
     return [figure for figure in FIGURES if not wanted or figure.id in wanted]
 
 

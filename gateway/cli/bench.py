@@ -1,5 +1,5 @@
-"""`heliograph bench`: takes the system figures P1–P14 with their floors and peers; what takes them is bench/ of a
-source checkout, which an installed package does not have.
+"""`heliograph bench`: takes the system figures P1–P14 and O1–O3 with their floors and peers; what takes them is bench/
+of a source checkout, which an installed package does not have.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ command = typer.Typer(add_completion=False)
 @command.command()
 def bench(
     figures: Annotated[
-        list[str] | None, typer.Argument(metavar="[FIGURE]…", help="Which: P1 … P14. Default: all.")
+        list[str] | None, typer.Argument(metavar="[FIGURE]…", help="Which: P1 … P14, O1 … O3. Default: all.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Short runs, below 40 s each, with fewer devices.")] = False,
     as_json: Annotated[
@@ -35,7 +35,8 @@ def bench(
 ) -> None:
     """Measure what Heliograph promises, each as a ratio to a floor and to a peer in the same run.
 
-    Starts gateways on loopback with temporary stores, and a swarm of devices. Exit code 1 where a target is missed.
+    Starts gateways on loopback with temporary stores, and a swarm of devices or cards. Exit code 1 where a target is
+    missed.
 
     [dim]heliograph bench --list[/dim]
     [dim]heliograph bench P4 P5 --quick[/dim]
