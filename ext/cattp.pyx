@@ -198,7 +198,7 @@ cdef class CattpServer:
                   seed: int = 0, first: int = -1, uptime_ms: int = 0):
         cdef cattp_t *s = <cattp_t *>malloc(sizeof(cattp_t))
         cdef cattp_limits_t *l
-        cdef uint64_t capacity = 65536, down = 65536, entropy = seed
+        cdef uint64_t capacity = 65536, down = 262144, entropy = seed
         if s == NULL:
             raise MemoryError
         self.s = s
@@ -244,6 +244,7 @@ cdef class CattpServer:
         s.refusal_ms = s.now
         wheel_init(&s.wheel, s.now)
         s.step_bytes = most_of_a_step(l)
+        # it began with room for the largest SDU, wherever the ring ends
         while down < <uint64_t>mailbox_bytes:
             down *= 2
         while capacity < <uint64_t>mailbox_bytes or capacity < 8 * s.step_bytes:

@@ -10,10 +10,10 @@ from libc.string cimport memcpy
 from gateway._native.cattp_links cimport busy_claim, busy_of, busy_unclaim
 from gateway._native.cattp_plane cimport (
     CATTP_MEASURED, CATTP_SYN_RCVD, CATTP_WINDOW_CLOSED, CATTP_WINDOW_SEEN, CC_BYTES_OUT, CC_PROBES, CC_REFUSALS,
-    CC_REFUSALS_WITHHELD, CC_SENT, CC_UNSENT, CC_WITHHELD, FLIGHT_ENDS, FLIGHT_NOW, FLIGHT_THERE,
-    GW_PDU_ACK, GW_PDU_EACK, GW_PDU_HEAD_BYTES, GW_PDU_NUL, GW_PDU_RST, GW_PDU_SEG, GW_PDU_SYN, busy_t, cattp_link_t,
-    cattp_t, flight_t, gw_get16, gw_pdu_build, gw_pdu_refuse, gw_pdu_t, gw_put16, gw_udp_flush, gw_udp_place,
-    gw_udp_put)
+    CC_REFUSALS_WITHHELD, CC_SENT, CC_UNSENT, CC_WITHHELD, FLIGHT_ENDS, FLIGHT_NOW, FLIGHT_THERE, GW_PDU_ACK,
+    GW_PDU_EACK, GW_PDU_HEAD_BYTES, GW_PDU_MOST_BYTES, GW_PDU_NUL, GW_PDU_RST, GW_PDU_SEG, GW_PDU_SYN, busy_t,
+    cattp_link_t, cattp_t, flight_t, gw_get16, gw_pdu_build, gw_pdu_refuse, gw_pdu_t, gw_put16, gw_udp_flush,
+    gw_udp_place, gw_udp_put)
 from gateway._native.outbox cimport (
     gw_buffer_drop, gw_buffer_new, gw_buffer_t, gw_buffer_take, outbox_drop, outbox_push)
 
@@ -258,7 +258,7 @@ cdef int advance(cattp_t *s, cattp_link_t *link) noexcept nogil:
         # what the peer's PDUs hold; SEG is on all pieces but the last (§5)
         buffer = busy.queue.tail.next.buffer
         left = buffer.size - busy.queue.offset
-        most = <uint32_t>link.max_pdu - GW_PDU_HEAD_BYTES
+        most = min(<uint32_t>link.max_pdu, <uint32_t>GW_PDU_MOST_BYTES) - GW_PDU_HEAD_BYTES
         sent = launch(s, link, GW_PDU_SEG if left > most else 0)
         gw_buffer_take(buffer)
         sent.buffer = buffer

@@ -234,11 +234,12 @@ cdef int resend(cattp_t *s, cattp_link_t *link) noexcept nogil:
 cdef void tick_open(cattp_t *s, cattp_link_t *link) noexcept nogil:
     cdef int waits = waits_for_window(link)
     cdef uint32_t probe_at = probe_ms(link)
-    if link.flags & CATTP_WINDOW_CLOSED and not is_idle(s, link) and is_due(
+    if not s.behind and link.flags & CATTP_WINDOW_CLOSED and not is_idle(s, link) and is_due(
             s, link.since_ms + s.limits.zero_window_ms):
         end(s, link, CATTP_ZERO_WINDOW, RST_TEMPORARY)
         return
-    if s.limits.idle_ms and not link.flags & CATTP_CLOSING and is_due(s, link.active_ms + s.limits.idle_ms):
+    if not s.behind and s.limits.idle_ms and not link.flags & CATTP_CLOSING and is_due(
+            s, link.active_ms + s.limits.idle_ms):
         close_when_done(s, link, CATTP_IDLE)
         if link.state != CATTP_OPEN:
             return
@@ -250,7 +251,6 @@ cdef void tick_open(cattp_t *s, cattp_link_t *link) noexcept nogil:
 
 
 cdef void link_timer(cattp_t *s, cattp_link_t *link) noexcept nogil:
-    cdef uint32_t unread
     if link.state == CATTP_CLOSE_WAIT:
         if is_due(s, link.since_ms):
             release(s, link)
@@ -259,6 +259,9 @@ cdef void link_timer(cattp_t *s, cattp_link_t *link) noexcept nogil:
         return
     if link.state == CATTP_SYN_RCVD:
         if is_due(s, link.since_ms + wait_ms(s, link, link.opening_tries)):
+            if link.opening_tries > s.limits.opening_retries and s.behind:
+                wheel_arm(&s.wheel, &link.timer, s.now + AGAIN_MS)      # its answer may not be read yet
+                return
             if link.opening_tries > s.limits.opening_retries:
                 end(s, link, CATTP_RETRIES, RST_RETRIES)
                 return
@@ -268,14 +271,11 @@ cdef void link_timer(cattp_t *s, cattp_link_t *link) noexcept nogil:
         return
     if link.state != CATTP_OPEN:
         return
-    if s.behind and s.limits.idle_ms and is_due(s, link.active_ms + s.limits.idle_ms):
-        link.active_ms = s.now + AGAIN_MS - s.limits.idle_ms    # what came may not be read yet
     tick_open(s, link)
     if link.state == CATTP_OPEN:
         settle_down(s, link)
         # what could not be done now (no memory, not read yet) is due still: not before a moment has passed
-        unread = link.timer.at
-        if link.timer.next != NULL and is_due(s, unread):
+        if link.timer.next != NULL and is_due(s, link.timer.at):
             wheel_arm(&s.wheel, &link.timer, s.now + AGAIN_MS)
 
 
@@ -381,7 +381,7 @@ cdef int open_link(cattp_t *s, cattp_link_t *link, const gw_pdu_t *pdu) noexcept
     """The final ACK: only now is the address the peer's. 0: it came too late, the link is over."""
     cdef expected_t *expected = expected_at(s, link.expected - 1)
     cdef cattp_event_t *e
-    if not expected.open and (expected.flags & EXPECTED_FORGOTTEN or is_over(s, expected)):
+    if expected.flags & EXPECTED_FORGOTTEN or (not expected.open and is_over(s, expected)):
         end(s, link, CATTP_ASKED, RST_TEMPORARY)
         return 0
     if expected.open:

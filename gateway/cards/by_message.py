@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gateway.cards.calls import Calls, Ended, Ending
 from gateway.cards.download_policy import Event
-from gateway.cards.packets import DoesNotFit, build_batch, pack, parts_bytes, room
+from gateway.cards.packets import Unbringable, build_batch, pack, parts_bytes, room
 from gateway.cards.progress import Progress
 from gateway.cards.transfer import Happened
 from gateway.config.ota_section import Ota
@@ -55,8 +55,8 @@ async def send_by_message(
         # silence, or an error without a check: neither proves anything of a message that a card may have executed
         event = _EVENTS.get(called.ending, Event.NO_ANSWER)
         return Happened(event, called.detail or called.ending.value, called.retry_after_ms)
-    except DoesNotFit as error:
-        return Happened(Event.IMPOSSIBLE, f"command {error.command} does not fit a message")
+    except Unbringable as error:
+        return Happened(Event.IMPOSSIBLE, str(error))
     except Malformed:
         return Happened(Event.REFUSED, "answer makes no sense")
     return Happened(Event.DONE)

@@ -164,12 +164,10 @@ class Calls:
         """The caller holds the card. The line is there until the block ends; where the call ended otherwise it has no
         link."""
         line = Line(self._links, secrets.token_bytes(IDENTIFICATION_BYTES), self._metrics)
-        loop = asyncio.get_running_loop()
-        started = loop.time()
         try:
             called = await self._call(card, record, line)
-            took_s = loop.time() - started
             if called.ending is Ending.OPENED:
+                took_s = asyncio.get_running_loop().time() - line.asked_s
                 called = called._replace(detail=f"{took_s:.1f} s")
                 self._metrics.observe(Metric.OTA_CALL_SECONDS, took_s)
             self._metrics.count(Metric.OTA_CALLS, label=called.ending.value)
@@ -287,10 +285,14 @@ class Calls:
 
         with self._answers.expect(card, command, keys) as awaited:
             sent = await self._messages.send(record, parts, valid_s=max(1, int(validity_s)), on_fate=on_fate)
-            if sent.fate is Fate.LATER:
+            # one whose answer of the SMSC got lost may have arrived all the same
+            has_come = awaited.answer.done() or (line is not None and line.is_opening)
+            if sent.fate is Fate.LATER and not has_come:
                 raise Ended(Called(Ending.LATER, sent.detail or "smsc", sent.retry_after_ms))
             if sent.fate is Fate.REFUSED:
                 raise Ended(Called(Ending.UNREACHABLE, sent.detail or "smsc"))
+            if line is not None and not line.asked_s:
+                line.asked_s = asyncio.get_running_loop().time()
             try:
                 return await self._wait(_Message(awaited, fate), line)
             finally:

@@ -38,7 +38,6 @@ _DAY_MS = 24 * _HOUR_MS
 #: cards whose check requests are counted; past it the one that was quiet for longest is forgotten
 MOST_RATED = 100_000
 _VOID = ("check_request", "terminal_changed")
-_NO = (Ending.NOT_CAPABLE,)
 
 
 def pause_s(settings: Ota, tries: int, random_: random.Random) -> float:
@@ -64,6 +63,7 @@ class Capabilities:
         self._records, self._calls, self._settings = records, calls, settings
         self._metrics, self._clock, self._random = metrics, clock, random_
         self._checks: dict[bytes, asyncio.Task[None]] = {}
+        self._is_closing = False
         #: check requests of the last hour: when the hour began, how many
         self._rates: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
 
@@ -111,6 +111,8 @@ class Capabilities:
     def ask(self, card: bytes) -> bool:
         """Call it now, for its answer alone. False: too many are asked. One that is being asked already goes on, and
         what it brings counts only as far as it began after the card's terminal changed."""
+        if self._is_closing:
+            return False
         if card in self._checks:
             return True
         if len(self._checks) >= self._settings.at_once:
@@ -122,9 +124,10 @@ class Capabilities:
         return True
 
     async def _check(self, card: bytes) -> None:
+        asked_ms = self._clock()
         try:
             for tries in range(1, self._settings.attempts + 1):
-                called = await self._call(card, last=tries == self._settings.attempts)
+                called = await self._call(card, asked_ms, last=tries == self._settings.attempts)
                 if called is None or self.read(card).ability is not Ability.UNKNOWN:
                     return
                 pause = pause_s(self._settings, tries, self._random)
@@ -135,11 +138,11 @@ class Capabilities:
         except Exception:
             _log.exception("card_check_failed")
 
-    async def _call(self, card: bytes, *, last: bool) -> Called | None:
-        """None: there is no such card, or it can not be called at all."""
+    async def _call(self, card: bytes, asked_ms: int, *, last: bool) -> Called | None:
+        """None: there is no such card, it can not be called at all, or a download called it meanwhile."""
         async with self._calls.hold(card):
-            record = self._records.read(card)
-            if record is None:
+            record, known = self._records.read(card), self.read(card)
+            if record is None or (known.ability is not Ability.UNKNOWN and known.since_ms > asked_ms):
                 return None
             since_ms = self._clock()
             async with self._calls.call(card, record) as (called, line):
@@ -197,6 +200,8 @@ class Capabilities:
             _log.warning("card_capability_not_written", error=error.name)
 
     async def close(self) -> None:
+        """What is asked now is not concluded: the card stays as it is known."""
+        self._is_closing = True
         tasks = list(self._checks.values())
         for task in tasks:
             task.cancel()

@@ -278,7 +278,7 @@ class DownloadEngine:
     async def _call(self, active: _Active, record: CardRecord, data_keys: Keys) -> Happened:
         """And the transfer, where the link opens (E6)."""
         progress = active.progress
-        card = progress.download.card
+        card, before = progress.download.card, progress.download
         progress.set(way="link", state=DownloadState.ACTIVE, calls=progress.download.calls + 1)
         progress.step("called")
         progress.write()
@@ -287,6 +287,8 @@ class DownloadEngine:
             # a call is evidence, whoever made it; the last of many counts as the end of a check
             last = progress.download.tries + 1 >= self._settings.attempts
             self._capabilities.learn(card, called, since_ms, last=last)
+            if called.ending is Ending.LATER:
+                progress.set(calls=before.calls, steps=before.steps)  # nobody was called
             if called.ending is not Ending.OPENED:
                 return Happened(Event(called.ending.value), called.detail, called.retry_after_ms)
             progress.step("opened", called.detail)

@@ -27,6 +27,8 @@ class Line:
         self._events: deque[LinkEvent] = deque()
         self._changed = asyncio.Event()
         self.opened: LinkOpened | None = None
+        #: when the SMSC took the first message that asks for it, loop time; 0: not yet
+        self.asked_s = 0.0
 
     def expect(self, valid_ms: int) -> bool:
         return self._links.expect(self.identification, self._on_event, valid_ms)
@@ -51,6 +53,17 @@ class Line:
         elif isinstance(event, LinkClosed) and self.opened is not None and event.link == self.opened.link:
             self.opened = None
         return event
+
+    @property
+    def is_opening(self) -> bool:
+        """The card came, though that was not looked at yet."""
+        return any(isinstance(each, LinkOpened) for each in self._events)
+
+    @property
+    def is_lost(self) -> bool:
+        """Its link is over, though that was not looked at yet."""
+        opened = self.opened
+        return opened is None or any(isinstance(each, LinkClosed) and each.link == opened.link for each in self._events)
 
     def send(self, sdu: bytes) -> bool:
         return self.opened is not None and self._links.send(self.opened.link, sdu)

@@ -20,11 +20,11 @@ from gateway.ota.tlv import build_length
 _OPEN_BYTES, _SECRET_BYTES = 7, 6 + CC_BYTES
 
 
-class DoesNotFit(Exception):
-    """A command is larger than a packet may be; `command` counts from 1."""
+class Unbringable(Exception):
+    """A command that goes into no packet; `command` counts from 1."""
 
-    def __init__(self, command: int) -> None:
-        super().__init__(f"command {command} does not fit one packet")
+    def __init__(self, command: int, why: str) -> None:
+        super().__init__(f"command {command} {why}")
         self.command = command
 
 
@@ -66,7 +66,7 @@ def parts_bytes(parts: int) -> int:
 
 
 def pack(commands: Sequence[bytes], start: int, room_bytes: int) -> Iterator[Batch]:
-    """Batches from a command on, each as full as it goes. DoesNotFit."""
+    """Batches from a command on, each as full as it goes. Unbringable."""
     at = start
     while at < len(commands):
         end, used = at, 0
@@ -76,13 +76,18 @@ def pack(commands: Sequence[bytes], start: int, room_bytes: int) -> Iterator[Bat
             if ends_string(commands[end - 1]):
                 break
         if end == at:
-            raise DoesNotFit(at + 1)
+            raise Unbringable(at + 1, "does not fit one packet")
         yield Batch(at, end)
         at = end
 
 
 def build_batch(commands: Sequence[bytes], batch: Batch) -> bytes:
-    """Malformed."""
+    """Unbringable where one is no command: nobody who takes payloads in lets such a one pass."""
+    for number, command in enumerate(commands[batch.start : batch.end], batch.start + 1):
+        try:
+            check_command(command)
+        except Malformed:
+            raise Unbringable(number, "is none") from None
     return build_commands(commands[batch.start : batch.end])
 
 
@@ -96,7 +101,7 @@ def count_parts(commands: Sequence[bytes], start: int, keys: Keys, most_parts: i
             parts += message_parts(packet_size(data_bytes, keys.block_bytes, Transport.SMS))
             if parts > most_parts:
                 return None
-    except DoesNotFit:
+    except Unbringable:
         return None
     return parts
 

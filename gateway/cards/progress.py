@@ -21,6 +21,8 @@ _log = structlog.get_logger(__name__)
 
 #: lines of history that are kept
 MOST_STEPS = 32
+#: what is no try, and may come for as long as a download is tried
+_PAUSES = ("later", "notice_later")
 #: progress that a plan covers is written so often
 WRITE_EVERY_MS = 1_000
 
@@ -47,8 +49,12 @@ class Progress:
         return self.download.done >= len(self.payload.commands)
 
     def step(self, what: str, detail: str = "") -> None:
-        line = DownloadStep(self._clock(), what, detail)
-        self.set(steps=(*self.download.steps, line)[-MOST_STEPS:])
+        """One more line. Of a pause that follows the same pause the newer one is kept: an SMSC that is down for a day
+        must not push all else out."""
+        steps = self.download.steps
+        if what in _PAUSES and [step.what for step in steps[-2:]] == [what, "retry"]:
+            steps = steps[:-2]
+        self.set(steps=(*steps, DownloadStep(self._clock(), what, detail))[-MOST_STEPS:])
 
     def set(self, **changes: Any) -> None:
         """Not written yet."""

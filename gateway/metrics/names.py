@@ -140,6 +140,11 @@ class Metric(Enum):
     STORE_HISTORY_DROPPED = Spec(
         "heliograph_store_history_dropped_total", "counter", "Lines left out of a delivery's history, for it was full"
     )
+    STORE_COUNTERS_SKIPPED = Spec(
+        "heliograph_store_counters_skipped_total",
+        "counter",
+        "Packet counters of cards never given out, for their card had to leave RAM",
+    )
     STORE_PENDING = Spec("heliograph_store_pending", "gauge", "Deliveries not settled yet")
     STORE_WRITABLE = Spec("heliograph_store_writable", "gauge", "1 while the store can be written, else 0")
     # --- api

@@ -127,7 +127,8 @@ class CardRecords(Protocol):
 
     def put(self, records: Sequence[CardRecord]) -> asyncio.Future[None]:
         """Known ones are replaced and keep their counters and capability; durable with the future. StoreUnavailable
-        or QueueFull at once. NumberTaken where a number is another card's. A thousand at a time are quick."""
+        or QueueFull at once. NumberTaken where a number is another card's.
+        Some hundreds at a time: a thousand hold the loop up for 40 ms."""
         ...
 
     def remove(self, card: bytes) -> asyncio.Future[None]:
@@ -314,12 +315,16 @@ class PacketPlan(msgspec.Struct, array_like=True, frozen=True):
     """How a transfer cuts its payload, written before its first packet goes: a later one can send the packet of which
     nobody knows whether it came once more, the same bytes with the same counter."""
 
-    #: the command it begins with; its packet's counter, and each later one has the next
+    #: the command it begins with; the counter of its packet (gateway.cards.transfer says those of the others)
     start: int
     counter: int
     #: bytes of commands in a packet
     room_bytes: int
     key_set: int
+    #: the card took one of its packets, so what it knows of counters is what we know
+    proved: bool = False
+    #: empty packets that asked whether it does
+    probes: int = 0
 
 
 class Download(msgspec.Struct, array_like=True, frozen=True):

@@ -114,7 +114,6 @@ class Receipt(NamedTuple):
     cursor: int  # rising; resume after it
     outcome: Outcome
     push: int = 0  # sequence its provider knows the push by; 0: its notification's
-    download: int = 0  # number of the download to a card that is over; 0: it is of a push
 
 
 class Edge(Protocol):

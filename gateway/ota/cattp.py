@@ -469,7 +469,8 @@ class Link:
             return False
         self._peer = opening
         self._receiving = Receiving(pdu.sequence, self._window, self.limits.max_pdu, self.limits.max_sdu)
-        self._sending.max_data = opening.max_pdu - HEAD_BYTES
+        # a peer may say that it takes more than a datagram holds
+        self._sending.max_data = min(opening.max_pdu, MOST_PDU_BYTES) - HEAD_BYTES
         return True
 
     def _open(self, pdu: Pdu) -> None:

@@ -31,6 +31,8 @@ def check_command(command: bytes) -> None:
 
 def ends_string(command: bytes) -> bool:
     """It has outgoing data, so nothing may come behind it."""
+    if len(command) < HEAD_BYTES:
+        return True  # it is none
     return len(command) > HEAD_BYTES + command[4] or (len(command) == HEAD_BYTES and command[4] != 0)
 
 

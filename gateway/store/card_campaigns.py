@@ -38,6 +38,11 @@ class CampaignStore:
         self._sweeping = False
         downloads.campaign = self.read
 
+    @property
+    def unwritten(self) -> int:
+        """Changes that are not durable."""
+        return len(self._changed)
+
     def put(self, campaign: Campaign) -> asyncio.Future[None]:
         number = campaign.number
         if self.read(number) is not None:

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from functools import partial
 from itertools import islice
 
+from gateway.metrics import Metric, Metrics
 from gateway.model.errors import StoreUnavailable
 from gateway.store.card_rows import counter_key
 from gateway.store.commit import Call, Committer
@@ -44,10 +45,16 @@ class CardCounters:
     """Control thread only."""
 
     def __init__(
-        self, environment: Environment, committer: Committer, loop: asyncio.AbstractEventLoop, kept: int = KEPT
+        self,
+        environment: Environment,
+        committer: Committer,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
+        kept: int = KEPT,
     ) -> None:
         self._environment = environment
         self._committer = committer
+        self._metrics = metrics
         self._loop = loop
         self._kept = kept
         self._sequences: OrderedDict[bytes, _Sequence] = OrderedDict()
@@ -102,6 +109,7 @@ class CardCounters:
             # one whose mark is on its way has to stay: the store does not tell yet how far it goes
             if sequence.asked == sequence.durable and key != but and len(self._sequences) > self._kept:
                 del self._sequences[key]
+                self._metrics.count(Metric.STORE_COUNTERS_SKIPPED, max(0, sequence.durable - sequence.next))
 
     def _extend(self, key: bytes, sequence: _Sequence, end: int) -> None:
         mark = min(end + BLOCK, END)

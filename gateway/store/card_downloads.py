@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
-from gateway.model.cards import Campaign, Download, DownloadState, Payload
+from msgspec.structs import replace
+
+from gateway.model.cards import Campaign, Download, DownloadState, DownloadStep, Payload
 from gateway.model.errors import StoreUnavailable
 from gateway.model.outcome import CARD, Outcome, State, Step
 from gateway.store.card_payloads import Payloads
@@ -71,6 +73,11 @@ class DownloadStore:
         #: a campaign by its number; set once, at the start
         self.campaign: Callable[[int], Campaign | None] = lambda _: None
 
+    @property
+    def unwritten(self) -> int:
+        """Changes that are not durable."""
+        return len(self._changed)
+
     # --- numbers and payloads -------------------------------------------------------------------------------
 
     def reserve(self, count: int) -> int:
@@ -119,6 +126,10 @@ class DownloadStore:
             return over
         if _is_open(download):
             self._payloads.touch(download.payload)
+        elif download.state.is_final and not download.steps:
+            # by the channel of its steps a line of the feed is known as a download's
+            step = DownloadStep(download.created_ms, download.state.name.lower())
+            download = replace(download, steps=(step,))
         return self._changed.put(download.number, download)
 
     def settle(self, download: Download) -> asyncio.Future[None]:
@@ -242,13 +253,13 @@ class DownloadStore:
     def forget_campaign(self, campaign: Campaign, limit: int) -> tuple[list[Row], bool]:
         """Rows of a slice of its participants, and whether there are more. One that is still open stays."""
         rows: list[Row] = []
-        first, end = campaign.first, campaign.first + campaign.participants
-        for key, raw in self._environment.scan(Db.DOWNLOADS, pack_u64(first)):
-            if unpack_u64(key) >= end:
-                break
+        end = campaign.first + campaign.participants
+        for key, raw in self._environment.scan(Db.DOWNLOADS, pack_u64(campaign.first)):
             state, owner = parse_download_head(raw)
             if owner != campaign.number:
-                continue
+                if unpack_u64(key) < end:
+                    continue
+                break  # a kill may have left more than it counted; no others lie between them
             if len(rows) == limit or state in (DownloadState.WAITING, DownloadState.ACTIVE):
                 return rows, True
             rows.append((DELETE, Db.DOWNLOADS, key, b""))

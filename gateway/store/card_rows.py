@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import os
 import struct
+from hashlib import blake2b
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -20,6 +21,7 @@ from gateway.model.errors import ConfigError
 from gateway.store.records import Db, pack_u32, unpack_u32
 
 _NONCE_BYTES = 12
+_DIGEST_BYTES = 32
 #: a record's size says nothing of what is in it, within these steps
 _PAD_BYTES = 128
 #: kinds of numbers that lead to a card
@@ -55,10 +57,11 @@ class CardRows:
     # --- keys -----------------------------------------------------------------------------------------------
 
     def handle(self, iccid: str) -> bytes:
-        return hmac.digest(self._handle_key, iccid.encode(), "sha256")[:HANDLE_BYTES]
+        return blake2b(iccid.encode(), digest_size=HANDLE_BYTES, key=self._handle_key).digest()
 
     def number_key(self, kind: bytes, number: str) -> bytes:
-        return hmac.digest(self._number_key, kind + number.removeprefix("+").encode(), "sha256")[:HANDLE_BYTES]
+        name = kind + number.removeprefix("+").encode()
+        return blake2b(name, digest_size=HANDLE_BYTES, key=self._number_key).digest()
 
     # --- values ---------------------------------------------------------------------------------------------
 
@@ -97,7 +100,7 @@ class CardRows:
     def pack_payload(self, payload: Payload) -> tuple[bytes, bytes]:
         """(digest, plain): equal payloads have equal digests, and who guesses one can not prove it without the key."""
         plain = _encode(payload)
-        return hmac.digest(self._digest_key, plain, "sha256"), plain
+        return blake2b(plain, digest_size=_DIGEST_BYTES, key=self._digest_key).digest(), plain
 
     def seal_payload(self, digest: bytes, plain: bytes) -> bytes:
         return self._seal(Db.PAYLOADS, digest, plain)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from gateway.metrics import Metrics
 from gateway.model.cards import Capability, CardRecord, NumberTaken
 from gateway.store.card_counters import CardCounters
 from gateway.store.card_rows import IMSI, MSISDN, CardRows
@@ -27,13 +28,18 @@ class CardStore:
     """Control thread only; model.cards.CardRecords."""
 
     def __init__(
-        self, environment: Environment, committer: Committer, rows: CardRows, loop: asyncio.AbstractEventLoop
+        self,
+        environment: Environment,
+        committer: Committer,
+        rows: CardRows,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._environment = environment
         self._committer = committer
         self._rows = rows
         self._loop = loop
-        self.counters = CardCounters(environment, committer, loop)
+        self.counters = CardCounters(environment, committer, metrics, loop)
         self._fresh: dict[_Place, _Value] = {}  # not durable yet
 
     # --- look-up --------------------------------------------------------------------------------------------
@@ -41,6 +47,12 @@ class CardStore:
     def _get(self, db: Db, key: bytes) -> bytes | None:
         fresh = self._fresh.get((db, key)) if self._fresh else None
         return self._environment.get(db, key) if fresh is None else fresh[0]
+
+    def _get_many(self, db: Db, keys: Sequence[bytes]) -> list[bytes | None]:
+        found = self._environment.get_many(db, keys)
+        if not self._fresh:
+            return found
+        return [self._fresh.get((db, key), (raw,))[0] for key, raw in zip(keys, found, strict=True)]
 
     def handle(self, iccid: str) -> bytes:
         return self._rows.handle(iccid)
@@ -82,16 +94,16 @@ class CardStore:
         last = {self._rows.handle(record.iccid): index for index, record in enumerate(records)}
         gained: list[tuple[int, str, bytes, bytes]] = []
         # what one loses another may get: what is lost comes first
-        for handle, index in last.items():
+        for (handle, index), raw in zip(last.items(), self._get_many(Db.CARDS, list(last)), strict=True):
             new = self._numbers(records[index])
-            old = self._numbers(self.read(handle))
+            old = self._numbers(self._rows.open_card(handle, raw)) if raw is not None else {}
             for key in old.keys() - new.keys():
                 values[Db.CARD_NUMBERS, key] = (None,)
             gained += [(index, field, key, handle) for key, field in new.items() if key not in old]
-        for index, field, key, handle in gained:
+        owners = self._get_many(Db.CARD_NUMBERS, [each[2] for each in gained])
+        for (index, field, key, handle), owner in zip(gained, owners, strict=True):
             place = (Db.CARD_NUMBERS, key)
-            owner = values[place][0] if place in values else self._get(*place)
-            if owner is not None:
+            if (values[place][0] if place in values else owner) is not None:
                 raise NumberTaken(index, field)
             values[place] = (self._rows.seal_handle(key, handle),)
         more: list[Row] = []
@@ -110,15 +122,16 @@ class CardStore:
                     failed.append(past[2])
         return self._write(values, more, done, failed)
 
-    def _numbers(self, record: CardRecord | None) -> dict[bytes, str]:
+    def _numbers(self, record: CardRecord) -> dict[bytes, str]:
         """Key → name of the field."""
-        if record is None:
-            return {}
         pairs = ((MSISDN, record.msisdn, "msisdn"), (IMSI, record.imsi, "imsi"))
         return {self._rows.number_key(kind, number): field for kind, number, field in pairs if number}
 
     def remove(self, card: bytes) -> asyncio.Future[None]:
-        values: dict[_Place, _Value] = {(Db.CARD_NUMBERS, key): (None,) for key in self._numbers(self.read(card))}
+        record = self.read(card)
+        values: dict[_Place, _Value] = {}
+        if record is not None:
+            values = {(Db.CARD_NUMBERS, key): (None,) for key in self._numbers(record)}
         values[Db.CARDS, card] = (None,)
         values[Db.CARD_CAPABILITY, card] = (None,)
         return self._write(values)
@@ -133,6 +146,7 @@ class CardStore:
         rows: list[Row] = [
             (DELETE, db, key, b"") if value is None else (PUT, db, key, value) for (db, key), (value,) in values.items()
         ]
+        rows.sort()  # keys are hashes: in their order fewer pages are touched at a time
 
         def settled(calls: Sequence[Call]) -> None:
             # durable or undone: what the disk says holds again, unless a later write is under way

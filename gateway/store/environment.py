@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,14 @@ class Environment:
         with self._env.begin(db=self._dbs[db]) as txn:
             value: bytes | None = txn.get(key)
         return value
+
+    def get_many(self, db: Db, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each, in one transaction."""
+        if self._dbs[db] is None:
+            return [None] * len(keys)
+        with self._env.begin(db=self._dbs[db]) as txn:
+            get = txn.get
+            return [get(key) for key in keys]
 
     def entries(self, db: Db) -> int:
         if self._dbs[db] is None:

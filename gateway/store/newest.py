@@ -37,6 +37,10 @@ class Newest(Generic[V]):
         self._waiting: dict[int, list[asyncio.Future[None]]] = {}  # changed since the last commit was cut
         committer.add_source(self._drain)
 
+    def __len__(self) -> int:
+        """Changes that are not durable."""
+        return len(self._values)
+
     def get(self, number: int) -> V | None:
         return self._values.get(number)
 

@@ -169,9 +169,7 @@ class Receipts:
             outcome = self._history.outcome(seq)
             if outcome is None and self._downloads is not None:
                 outcome = self._downloads.outcome(seq)
-                if outcome is not None and outcome.app == app:
-                    receipts.append(Receipt(place, outcome, download=seq))
-            elif outcome is not None and outcome.app == app:
+            if outcome is not None and outcome.app == app:
                 receipts.append(Receipt(place, outcome, self._known_as(outcome.notification)))
         return receipts
 

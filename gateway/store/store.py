@@ -167,7 +167,7 @@ class Store:
             clock,
         )
         card_rows = CardRows(keys.token_key)
-        self.cards = CardStore(environment, self.committer, card_rows, loop)
+        self.cards = CardStore(environment, self.committer, card_rows, metrics, loop)
         self._payloads = Payloads(environment, self.committer, card_rows, clock)
         self.card_downloads = DownloadStore(
             environment, self.committer, self._sequences, self.receipts, self._payloads, loop
@@ -310,6 +310,10 @@ class Store:
         finally:
             self._environment.end_copy()
 
+    @property
+    def _unwritten(self) -> int:
+        return self.card_downloads.unwritten + self.card_campaigns.unwritten
+
     async def close(self) -> None:
         """Commit what waits, then close. Nothing may be accepted any more."""
         if self._closed:
@@ -324,8 +328,13 @@ class Store:
             self.directory.stop()
             self._seen.stop()
             self.quotas.write()
+        elif self._unwritten:
+            await self.committer.probe()  # perhaps there is room by now
         try:
             await self.committer.close()
+            if self._unwritten:
+                self._metrics.count(Metric.STORE_ROWS_DROPPED, self._unwritten)
+                log.error("changes_not_written", changes=self._unwritten, consequence="downloads go on as they were")
             self._environment.sync()
         finally:
             self._environment.close()

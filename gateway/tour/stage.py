@@ -128,6 +128,8 @@ class Stage:
         self.endpoint = NotifierEndpoint()
         self.device_port = 0
         self.api_port = 0
+        #: of the server of cards; -1: there is none
+        self.ota_port = -1
         self.pid = 0
         self._process: asyncio.subprocess.Process | None = None
         self._http: httpx.AsyncClient | None = None
@@ -135,6 +137,18 @@ class Stage:
     def add_settings(self, *settings: str) -> None:
         """Before it is entered."""
         self._settings += settings
+
+    def add_secret(self, name: str, secret: str) -> Path:
+        """A file that its user alone can read, for a setting that wants one."""
+        file = self.folder / name
+        file.write_text(secret)
+        file.chmod(0o600)
+        return file
+
+    def as_operator(self) -> dict[str, str]:
+        """The header that shows who has the operator's key."""
+        admin = (self.folder / "store" / "admin.key").read_text().strip()
+        return {"authorization": f"Bearer {admin}"}
 
     async def __aenter__(self) -> Stage:
         try:
@@ -160,6 +174,8 @@ class Stage:
         settings = [*self._settings]
         if self.device_port:
             settings += [f"edge.port={self.device_port}", f"api.port={self.api_port}"]
+        if self.ota_port > 0:
+            settings.append(f"ota.port={self.ota_port}")
         command = [sys.executable, "-m", "gateway.cli", "serve", "--ready-file", str(ready)]
         command += ["--store", str(self.folder / "store")]
         for setting in settings:
@@ -176,6 +192,7 @@ class Stage:
             await asyncio.sleep(0.02)
         about = json.loads(ready.read_bytes())
         self.pid, self.device_port, self.api_port = about["pid"], about["device_port"], about["api_port"]
+        self.ota_port = about["ota_port"]
 
     async def stop_gateway(self, how: signal.Signals) -> int:
         """Signal it and wait for its end; returns the exit code."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from gateway._native import cattp as native
 from gateway.ota.cattp import Closed, Delivered, Limits, Link, Opened, Output, Received, Transmit
+from gateway.ota.cattp_pdu import ACK, SYN, Opening, Pdu, build_pdu, parse_pdu
 
 PORT = 0x2328
 CARD_PORT = 0x0001
@@ -141,6 +142,49 @@ def card(
     first: int = 7, limits: Limits | None = None, *, identification: bytes = IDENTIFICATION, port: int = CARD_PORT
 ) -> Link:
     return Link(limits or Limits(), port, first, remote_port=PORT, identification=identification)
+
+
+def opening(
+    number: int,
+    identification: bytes = IDENTIFICATION,
+    *,
+    source: int = CARD_PORT,
+    sizes: tuple[int, int] = (1400, 4096),
+) -> bytes:
+    return build_pdu(Pdu(SYN, source, PORT, number, opening=Opening(*sizes, identification)))
+
+
+def pdu(
+    flags: int,
+    sequence: int,
+    acknowledgement: int,
+    *,
+    source: int = CARD_PORT,
+    data: bytes = b"",
+    window: int = 10,
+    destination: int = PORT,
+    reason: int = 0,
+) -> bytes:
+    return build_pdu(Pdu(flags, source, destination, sequence, acknowledgement, window, data, reason=reason))
+
+
+def connect(
+    server: Stepped,
+    identification: bytes = IDENTIFICATION,
+    *,
+    source: int = CARD_PORT,
+    address: bytes = ADDRESS,
+    port: int = 40_001,
+    number: int = 100,
+) -> int:
+    """The link's number."""
+    (answer,) = server.step(opening(number, identification, source=source), address=address, port=port)
+    first = parse_pdu(answer).sequence
+    server.take()
+    server.step(pdu(ACK, number + 1, first, source=source), address=address, port=port)
+    opened = [event for event in server.take() if event[0] == native.EVENT_OPENED]
+    assert len(opened) == 1
+    return opened[0][1]
 
 
 class Threaded:

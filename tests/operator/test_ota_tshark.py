@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import struct
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,37 +49,17 @@ from gateway.ota.sms_pp import (
 )
 from gateway.ota.terminal_profile import Instruction, TerminalProfile, build_apdu, build_profile
 from gateway.ota.tlv import Tlv
+from gateway.tour.card_capture import CARD_UDP, GSMTAP_UDP, SERVER_UDP, read_capture, run_tshark, write_capture
+from gateway.tour.cards import cards, write_command
 
 pytestmark = [pytest.mark.slow, needs({"tshark": "tshark"})]
 
-CARD_UDP, SERVER_UDP, GSMTAP = 40_000, 10_500, 4_729
 #: version 2, four words, SIM
 GSMTAP_HEADER = bytes((2, 4, 4, 0)) + bytes(12)
 
 
-def write_capture(datagrams: list[tuple[int, int, bytes]], file: Path) -> None:
-    """(source port, destination port, bytes) as raw IPv4 (link type 101)."""
-    out = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 101)
-    for source, destination, data in datagrams:
-        udp = struct.pack(">HHHH", source, destination, 8 + len(data), 0) + data
-        ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, b"\x7f\0\0\1", b"\x7f\0\0\1") + udp
-        out += struct.pack("<IIII", 0, 0, len(ip), len(ip)) + ip
-    file.write_bytes(out)
-
-
-def read(file: Path, *arguments: str) -> list[list[str]]:
-    done = subprocess.run(
-        ["tshark", "-n", "-r", str(file), "-d", f"udp.port=={SERVER_UDP},cattp", *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return [line.split("\t") for line in done.stdout.splitlines()]
-
-
 def fields(file: Path, *names: str) -> list[list[str]]:
-    return read(file, "-T", "fields", *(part for name in names for part in ("-e", name)))
+    return run_tshark(file, "-T", "fields", *(part for name in names for part in ("-e", name)))
 
 
 def test_every_pdu_of_a_run_has_a_good_checksum_and_nothing_is_malformed(tmp_path: Path) -> None:
@@ -104,7 +82,7 @@ def test_every_pdu_of_a_run_has_a_good_checksum_and_nothing_is_malformed(tmp_pat
     capture = tmp_path / "run.pcap"
     ports = {True: (CARD_UDP, SERVER_UDP), False: (SERVER_UDP, CARD_UDP)}
     write_capture([(*ports[is_card], data) for is_card, data in net.wire], capture)
-    assert read(capture, "-Y", "_ws.malformed || _ws.expert.severity >= 8388608 || !cattp") == []
+    assert run_tshark(capture, "-Y", "_ws.malformed || _ws.expert.severity >= 8388608 || !cattp") == []
     rows = fields(
         capture,
         "cattp.flags",
@@ -209,9 +187,9 @@ def apdus() -> list[bytes]:
 def test_no_apdu_is_malformed(tmp_path: Path) -> None:
     every = apdus()
     capture = tmp_path / "apdus.pcap"
-    write_capture([(50_000, GSMTAP, GSMTAP_HEADER + apdu) for apdu in every], capture)
-    assert read(capture, "-Y", "_ws.malformed") == []
-    assert len(read(capture, "-Y", "gsm_sim")) == len(every)
+    write_capture([(50_000, GSMTAP_UDP, GSMTAP_HEADER + apdu) for apdu in every], capture)
+    assert run_tshark(capture, "-Y", "_ws.malformed") == []
+    assert len(run_tshark(capture, "-Y", "gsm_sim")) == len(every)
     types = [int(row[0], 0) for row in fields(capture, "etsi_cat.comp_tlv.cmd_type") if row[0]]
     commands = [0x26, 0x05, 0x13, 0x40, 0x43, 0x42, 0x44, 0x41]
     assert types == [*commands, 0x26, 0x05, 0x13, 0x40, 0x40, 0x40, 0x43, 0x42, 0x44, 0x41]
@@ -220,8 +198,8 @@ def test_no_apdu_is_malformed(tmp_path: Path) -> None:
     # a cut one is: the oracle can say no
     cut = tmp_path / "cut.pcap"
     data = every[4][:-12]
-    write_capture([(50_000, GSMTAP, GSMTAP_HEADER + data)], cut)
-    assert read(cut, "-Y", "_ws.malformed") != []
+    write_capture([(50_000, GSMTAP_UDP, GSMTAP_HEADER + data)], cut)
+    assert run_tshark(cut, "-Y", "_ws.malformed") != []
 
 
 async def test_a_whole_download_of_the_simulated_card(tmp_path: Path) -> None:
@@ -235,11 +213,42 @@ async def test_a_whole_download_of_the_simulated_card(tmp_path: Path) -> None:
         datagrams = [(CARD_UDP, SERVER_UDP, command.data) for command in joined(scene.fetched())]
     assert len(every) > 50
     capture = tmp_path / "card.pcap"
-    write_capture([(50_000, GSMTAP, GSMTAP_HEADER + apdu) for apdu in every] + datagrams, capture)
-    assert read(capture, "-Y", "_ws.malformed") == []
-    assert len(read(capture, "-Y", "gsm_sim")) == len(every)
+    write_capture([(50_000, GSMTAP_UDP, GSMTAP_HEADER + apdu) for apdu in every] + datagrams, capture)
+    assert run_tshark(capture, "-Y", "_ws.malformed") == []
+    assert len(run_tshark(capture, "-Y", "gsm_sim")) == len(every)
     statuses = {row[0] for row in fields(capture, "cattp.checksum.status") if row[0]}
     assert statuses == {"1"}
+
+
+async def test_a_download_through_the_whole_gateway(tmp_path: Path) -> None:
+    """From the check request to the closed channel, over SMPP and UDP, through a network that loses, doubles and
+    reorders: every PDU and every APDU, and each PDU as our own parser has it."""
+    commands = [write_command(number, 180) for number in range(50)]
+    async with cards(Behaviour(loss=0.15, twice=0.1, delay_s=0.02, seed=11), Behaviour(capable=False)) as scene:
+        await scene.power_on(0, 1)
+        await scene.known(0, "capable", 30)
+        await scene.known(1, "not_capable", 30)
+        await scene.over(await scene.download(0, commands), "done", 60)
+        await scene.over(await scene.download(1, commands[:2]), "done")
+        assert scene.holder(0).card.executed == commands
+        assert scene.holder(1).card.executed == commands[:2]
+        assert scene.holder(0).terminal.counts["lost"] > 0
+        for number in (0, 1):
+            await scene.holder(number).terminal.settle()
+        taken = list(scene.capture.datagrams)
+        assert scene.network.smsc.faults == []
+    capture = tmp_path / "gateway.pcap"
+    write_capture(taken, capture)
+    seen = read_capture(capture)
+    pdus = [parse_pdu(data) for source, to, data in taken if SERVER_UDP in (source, to)]
+    assert (seen.pdus, seen.bad_sums, seen.malformed) == (len(pdus), 0, 0)
+    assert seen.apdus == sum(to == GSMTAP_UDP for _, to, _ in taken)
+    assert {Type.OPEN_CHANNEL, Type.SEND_DATA, Type.RECEIVE_DATA, Type.SEND_SHORT_MESSAGE} <= set(seen.commands)
+    rows = [row for row in fields(capture, "cattp.flags", "cattp.seq", "cattp.ack", "cattp.datalen") if row[0]]
+    assert [(int(row[0], 0), *map(int, row[1:])) for row in rows] == [
+        (pdu.flags, pdu.sequence, pdu.acknowledgement, len(pdu.data)) for pdu in pdus
+    ]
+    assert run_tshark(capture, "-Y", "_ws.expert.severity >= 8388608 && cattp") == []
 
 
 def joined(commands: Iterator[object]) -> Iterator[SendData]:
@@ -255,7 +264,7 @@ def joined(commands: Iterator[object]) -> Iterator[SendData]:
 
 def test_parts_are_read_as_parts_and_secured_packets_as_such(tmp_path: Path) -> None:
     capture = tmp_path / "parts.pcap"
-    write_capture([(50_000, GSMTAP, GSMTAP_HEADER + apdu) for apdu in apdus()], capture)
+    write_capture([(50_000, GSMTAP_UDP, GSMTAP_HEADER + apdu) for apdu in apdus()], capture)
     rows = fields(capture, "gsm_sms.udh.mm.msg_id", "gsm_sms.udh.mm.msg_parts", "gsm_sms.udh.mm.msg_part")
     parts = [[int(value, 0) for value in row] for row in rows if row[0]]
     assert parts == [[0xAA, 3, 1], [0xAA, 3, 2], [0xAA, 3, 3]]

@@ -26,12 +26,14 @@ CLAUSES = [
     "C10",
     "C13",
     "C14",
+    *(f"E{n}" for n in range(1, 9)),
     "F",
 ]
 PAGE_NAMES = [
     "apns-door",
     "benchmarks",
     "campaigns",
+    "cards",
     "config",
     "delivery",
     "diameter",

@@ -34,8 +34,8 @@ from gateway.model.errors import (
 KINDS = frozenset({JSON, MSGPACK, NDJSON})
 #: largest description of one card
 CARD_BYTES = 16_384
-#: cards written with one commit, and read in one turn of the loop
-GROUP = 500
+#: cards written with one commit, and parsed or looked at in one turn of the loop
+GROUP, TURN = 500, 100
 PAGE = 100
 MAX_PAGE = 1_000
 #: cards looked at for one page
@@ -139,6 +139,7 @@ class CardRoutes:
                 work.take(at, piece, MSGPACK if kind == MSGPACK else JSON)
                 if not (at + 1) % GROUP:
                     await work.write()
+                if not (at + 1) % TURN:
                     await asyncio.sleep(0)
             await work.write()
 
@@ -188,8 +189,8 @@ class CardRoutes:
         looked = 0
         is_end = False
         while len(found) < limit and looked < MAX_LOOKED and not is_end:
-            rows = door.records.walk(after, GROUP)
-            is_end = len(rows) < GROUP
+            rows = door.records.walk(after, TURN)
+            is_end = len(rows) < TURN
             for place, (card, record) in enumerate(rows):
                 after = card
                 looked += 1

@@ -108,6 +108,8 @@ class Card:
         self.executed: list[bytes] = []
         #: what the applications of the card say to a command
         self.perform: Callable[[bytes], int] = lambda _command: OK
+        #: hears each PUSH that it takes
+        self.on_push: Callable[[Channel | OpenLink], None] = lambda _asked: None
         self.link: Link | None = None
         self._first_number = first_number
         self._waiting: deque[tuple[Command, Done]] = deque()
@@ -289,6 +291,7 @@ class Card:
         except Malformed:
             answered(WRONG_DATA)
             return
+        self.on_push(asked)
         if isinstance(asked, Channel):
             self._open_channel(asked, answered)
         else:

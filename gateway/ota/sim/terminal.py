@@ -89,7 +89,7 @@ class Terminal:
     ) -> None:
         self.card = card
         self.counts: Counter[str] = Counter()
-        self._imei, self._centre, self.behaviour = imei, centre, behaviour
+        self.imei, self._centre, self.behaviour = imei, centre, behaviour
         self._on_submit, self._on_apdu, self._on_wire = on_submit, on_apdu, on_datagram
         self._random = random.Random(behaviour.seed)  # noqa: S311 - which datagrams are lost
         self._work: asyncio.Queue[Callable[[], tuple[bytes, int]] | None] = asyncio.Queue(256)
@@ -201,7 +201,7 @@ class Terminal:
         rest: tuple[Tlv, ...] = ()
         match command:
             case ProvideImei():
-                rest = (Tlv(TAG_IMEI, self._imei),)
+                rest = (Tlv(TAG_IMEI, self.imei),)
             case SetUpEventList():
                 pass
             case SendShortMessage(tpdu=tpdu):

@@ -19,6 +19,7 @@ from gateway.cards.calls import Calls
 from gateway.cards.capability import Capabilities
 from gateway.cards.downloads import DownloadEngine
 from gateway.cards.incoming import Incoming
+from gateway.cards.links import CattpLinks
 from gateway.cards.settings import Reach
 from gateway.config.ota_section import Ota
 from gateway.metrics import Metrics
@@ -26,7 +27,9 @@ from gateway.model.cards import (
     Ability,
     Capability,
     CardRecord,
+    CardRecords,
     Download,
+    DownloadRecords,
     DownloadState,
     Evidence,
     Fate,
@@ -68,6 +71,23 @@ SETTINGS = Ota(
     answer_s=5.0,
     packet_bytes=300,
 )
+
+
+def build_ota(settings: Ota, limits: Limits) -> Ota:
+    """For the compiled server: these limits."""
+    return replace(
+        settings,
+        max_pdu_bytes=limits.max_pdu,
+        max_sdu_bytes=limits.max_sdu,
+        window=limits.window,
+        flight=limits.flight,
+        rto_first_ms=limits.rto_first_ms,
+        rto_least_ms=limits.rto_least_ms,
+        rto_most_ms=limits.rto_most_ms,
+        retries=limits.retries,
+        opening_retries=limits.opening_retries,
+        close_wait_s=limits.close_wait_ms / 1_000,
+    )
 
 
 def apdu(number: int, size: int = 20) -> bytes:
@@ -165,11 +185,20 @@ def build_keys(number: int, key_set: int) -> Keys:
 class Fleet:
     """`restart` drops all of the gateway but what is in the store."""
 
-    def __init__(self, settings: Ota = SETTINGS, *, data_keys: int = DATA_KEYS, limits: Limits = FAST) -> None:
-        self.settings, self.data_keys, self.limits = settings, data_keys, limits
+    def __init__(
+        self,
+        settings: Ota = SETTINGS,
+        *,
+        data_keys: int = DATA_KEYS,
+        limits: Limits = FAST,
+        is_native: bool = False,
+        cards: CardRecords | None = None,
+        downloads: DownloadRecords | None = None,
+    ) -> None:
+        self.settings, self.data_keys, self.limits, self.is_native = settings, data_keys, limits, is_native
         self.smsc = Smsc()
-        self.cards = RamCards()
-        self.downloads = RamDownloads()
+        self.cards = cards or RamCards()
+        self.downloads = downloads or RamDownloads()
         self.metrics = Metrics(process=False)
         self.over: list[Download] = []
         self.phones: list[Phone] = []
@@ -183,15 +212,27 @@ class Fleet:
     async def __aexit__(self, *_: object) -> None:
         await self.engine.close()
         await self.capabilities.close()
-        self.links.stop()
+        await self._stop_links()
         for phone in self.phones:
             await phone.terminal.power_off()
+
+    async def _start_links(self) -> PythonLinks | CattpLinks:
+        if not self.is_native:
+            return await PythonLinks.open(self.limits)
+        links = CattpLinks(build_ota(self.settings, self.limits), self.metrics)
+        links.start(asyncio.get_running_loop())
+        return links
+
+    async def _stop_links(self) -> None:
+        stopping = self.links.stop()
+        if stopping is not None:
+            await stopping
 
     def now_ms(self) -> int:
         return int(time.time() * 1_000) + self.later_ms
 
     async def _start(self) -> None:
-        self.links = await PythonLinks.open(self.limits)
+        self.links = await self._start_links()
         self.answers = Answers(self.metrics)
         reach = Reach(ipaddress.ip_address("127.0.0.1"), self.links.port, 9_000, b"\3", "internet", 1_400)
         self.calls = Calls(
@@ -247,7 +288,7 @@ class Fleet:
                 "capabilities": dict(cards.capabilities),
             }
         )
-        self.links.stop()
+        await self._stop_links()
         self.smsc.on_incoming = lambda _message: None
         await self.engine.close()
         await self.capabilities.close()

@@ -15,7 +15,7 @@ from gateway.cards.line import MOST_EVENTS, Line
 from gateway.cards.settings import Reach, parse_bearer, read_reach
 from gateway.config.ota_section import Ota
 from gateway.metrics import Metric, Metrics
-from gateway.model.cards import Fate, LinkDelivered, LinkOpened
+from gateway.model.cards import Fate, LinkDelivered, LinkOpened, SentMessage
 from gateway.model.errors import ConfigError
 from gateway.ota.packet_security import Keys
 from gateway.ota.result import Bearer, General, Result
@@ -127,6 +127,25 @@ async def test_an_smsc_that_is_down_and_one_that_refuses() -> None:
         assert (called.ending, called.retry_after_ms) == (Ending.LATER, 10)
         fleet.smsc.is_down, fleet.smsc.refuses = False, True
         assert (await call(fleet, phone)).ending is Ending.UNREACHABLE
+
+
+async def test_an_answer_of_the_smsc_that_got_lost_behind_a_message_that_arrived() -> None:
+    async with Fleet() as fleet:
+        phone, other = await fleet.add(), await fleet.add(Behaviour(capable=False))
+        send = fleet.smsc.send
+
+        async def send_and_lose(record, parts, *, valid_s, on_fate=None):
+            await send(record, parts, valid_s=valid_s, on_fate=on_fate)
+            if record is phone.record:
+                await fleet.until(lambda: phone.card.counts["opened"] == 1 and fleet.links.open_links == 1)
+            else:
+                await fleet.until(lambda: fleet.metrics.value(Metric.OTA_INCOMING, "answer") == 2)
+            await asyncio.sleep(0)
+            return SentMessage(Fate.LATER, 0, "no answer")
+
+        fleet.smsc.send = send_and_lose
+        assert (await call(fleet, phone)).ending is Ending.OPENED
+        assert (await call(fleet, other)).ending is Ending.NOT_CAPABLE
 
 
 # --- what may be believed ---------------------------------------------------------------------------------------------

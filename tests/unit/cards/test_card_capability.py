@@ -90,7 +90,7 @@ async def test_what_may_pass_is_asked_again() -> None:
         phone = await fleet.add(Behaviour(failure=Result(General.TERMINAL_BUSY, b"\1")), ability=Ability.UNKNOWN)
         fleet.capabilities.ask(fleet.handle(phone))
         await fleet.until(lambda: len(phone.received) == 2)
-        phone.terminal._behaviour = Behaviour()
+        phone.terminal.behaviour = Behaviour()
         await settle(fleet)
         assert fleet.capability(phone).ability is Ability.CAPABLE
         assert fleet.evidence(phone)[0] == "terminal"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from card_rig import campaign, download
 from msgspec.structs import replace
-from store_rig import APP, disk_of, fail_commit, open_store, with_app
+from store_rig import APP, Clock, disk_of, fail_commit, open_store, with_app
 
 from gateway.model.cards import CampaignState, DownloadState
 from gateway.model.errors import StoreUnavailable
@@ -109,4 +109,41 @@ async def test_participants_of_one_that_is_still_gathered_are_found_among_others
     await store.card_downloads.add(mine)
     await store.card_downloads.add([download(store, payload=kept.payload)])
     assert store.card_downloads.of_campaign(kept.number, 0, 10) == mine
+    await store.close()
+
+
+async def test_what_a_kill_left_of_one_beyond_its_count_goes_with_it_and_others_stay(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await with_app(await open_store(tmp_path, clock, history_days=1))
+    kept = campaign(store, 8)
+    other = campaign(store, 1)
+    await store.card_campaigns.put(replace(kept, participants=4))
+    await store.card_campaigns.put(other)
+    rows = [
+        download(store, kept.first + n, campaign=kept.number, payload=kept.payload, state=DownloadState.HELD)
+        for n in range(6)
+    ]
+    rows.append(download(store, other.first, campaign=other.number, state=DownloadState.HELD))
+    await store.card_downloads.add(rows)
+    await store.card_campaigns.put(replace(kept, state=CampaignState.STOPPED, ended_ms=clock.now_ms))
+    clock.now_ms += 2 * 86_400_000
+    while store.sweep():
+        await store.committer.flush()
+    await store.committer.flush()
+    assert [store.card_downloads.read(row.number) is None for row in rows] == [True] * 6 + [False]
+    assert store.card_campaigns.all() == [other]
+    await store.close()
+
+
+async def test_one_that_is_over_stays_while_a_participant_is_open(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await with_app(await open_store(tmp_path, clock, history_days=1))
+    kept = campaign(store, 1)
+    await store.card_campaigns.put(replace(kept, state=CampaignState.DONE, ended_ms=clock.now_ms))
+    out = download(store, kept.first, campaign=kept.number, payload=kept.payload)
+    await store.card_downloads.add([out])
+    clock.now_ms += 2 * 86_400_000
+    assert not store.card_campaigns.sweep(clock.now_ms)
+    assert store.card_campaigns.read(kept.number) is not None
+    assert store.card_downloads.read(out.number) == out
     await store.close()

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_rig import disk_of, fail_commit, full_disk, open_store
 
+from gateway.metrics import Metric, Metrics
 from gateway.model.errors import StoreUnavailable
 from gateway.store import Store
 from gateway.store.card_counters import BLOCK, END, FIRST, CardCounters
@@ -115,8 +116,8 @@ async def test_a_map_that_is_really_full_gives_nothing_out(tmp_path: Path) -> No
     store = await open_store(tmp_path, max_bytes=1 << 20)
     filled = 0
     with contextlib.suppress(StoreUnavailable):
-        while filled < 2_000:
-            await store.committer.accept([(PUT, Db.POSITIONS, b"%08d" % filled, bytes(1_000))])
+        while filled < 200:
+            await store.committer.accept([(PUT, Db.POSITIONS, b"%08d" % filled, bytes(20_000))])
             filled += 1
     assert not store.committer.writable
     with pytest.raises(StoreUnavailable):
@@ -143,13 +144,20 @@ async def test_past_forty_bits_there_are_none(tmp_path: Path) -> None:
     await store.close()
 
 
+def counters_of(store: Store, *, kept: int, metrics: Metrics | None = None) -> CardCounters:
+    loop = asyncio.get_running_loop()
+    return CardCounters(store._environment, store.committer, metrics or Metrics(process=False), loop, kept)
+
+
 async def test_what_leaves_ram_skips_its_block_and_one_under_way_stays(tmp_path: Path) -> None:
     store = await open_store(tmp_path)
-    counters = CardCounters(store._environment, store.committer, asyncio.get_running_loop(), kept=2)
+    metrics = Metrics(process=False)
+    counters = counters_of(store, kept=2, metrics=metrics)
     cards = [bytes((n,)) * 16 for n in range(6)]
     first = {each: await counters.take(each, 1, 1) for each in cards}
     assert len(counters) == 2
     assert set(first.values()) == {FIRST}
+    assert metrics.value(Metric.STORE_COUNTERS_SKIPPED) == 4 * BLOCK
     assert await counters.take(cards[0], 1, 1) > BLOCK  # came again
     flying = [counters.take(each, 2, 1) for each in cards]
     assert len(counters) > 2  # none of them may be forgotten yet
@@ -206,7 +214,7 @@ async def _live(folder: Path, acts: list[tuple[str, int, int]]) -> None:
     for life in lives:
         async with _opened(folder) as store:
             # A crash forgets RAM and keeps what is durable: new counters over the same store see just that.
-            counters = CardCounters(store._environment, store.committer, asyncio.get_running_loop(), kept=2)
+            counters = counters_of(store, kept=2)
             for act in life:
                 await _act(store, counters, ledger, *act)
 

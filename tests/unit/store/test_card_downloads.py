@@ -9,6 +9,7 @@ from card_rig import add_download, campaign, download, payload
 from msgspec.structs import replace
 from store_rig import APP, START_MS, Clock, disk_of, fail_commit, open_store, push, register, settle, with_app
 
+from gateway.metrics import Metric, Metrics
 from gateway.model.cards import CampaignState, Download, DownloadState, DownloadStep
 from gateway.model.errors import StoreUnavailable
 from gateway.model.outcome import State
@@ -131,7 +132,8 @@ async def test_its_end_is_one_line_of_the_receipts_feed_of_its_app(tmp_path: Pat
     await store.card_downloads.settle(over)
     assert woken
     (line,) = store.receipts.after(APP, 0, 10)
-    assert (line.download, line.outcome.seq, line.outcome.app, line.outcome.state) == (
+    outcome = line.outcome
+    assert (outcome.seq, outcome.notification, outcome.app, outcome.state) == (
         made.number,
         made.number,
         APP,
@@ -179,7 +181,7 @@ async def test_a_change_on_its_way_does_not_come_over_the_end(tmp_path: Path) ->
     disk.error = None
     assert await store.committer.probe()
     await store.committer.flush()
-    assert [line.download for line in store.receipts.after(APP, 0, 10)] == [made.number]
+    assert [line.outcome.seq for line in store.receipts.after(APP, 0, 10)] == [made.number]
     await store.close()
     store = await open_store(tmp_path)
     assert store.card_downloads.read(made.number) == ended(made)
@@ -223,7 +225,8 @@ async def test_downloads_and_pushes_share_numbers_and_the_feed(tmp_path: Path) -
     settle(store, seq)
     await store.card_downloads.settle(ended(made))
     lines = store.receipts.after(APP, 0, 10)
-    assert [(line.outcome.seq, line.download) for line in lines] == [(seq, 0), (made.number, made.number)]
+    assert [line.outcome.seq for line in lines] == [seq, made.number]
+    assert [{step.channel for step in line.outcome.steps} for line in lines] == [{"edge"}, {"card"}]
     assert store.receipts.after(APP, lines[0].cursor, 10) == lines[1:]
     assert store.receipts.last_cursor() == lines[1].cursor
     assert len({seq, made.number}) == 2
@@ -240,7 +243,7 @@ async def test_many_ends_at_once_come_in_few_rows_and_none_is_missing(tmp_path: 
     ends = [store.card_downloads.settle(ended(each)) for each in made]
     for end in ends:
         await end
-    assert [line.download for line in store.receipts.after(APP, 0, 5_000)] == [each.number for each in made]
+    assert [line.outcome.seq for line in store.receipts.after(APP, 0, 5_000)] == [each.number for each in made]
     assert entries(store, Db.RECEIPTS, Db.OPEN_DOWNLOADS, Db.OUTCOMES) == [3, 0, 0]
     await store.close()
 
@@ -387,4 +390,34 @@ async def test_a_round_in_slices_sees_what_came_in_between(tmp_path: Path, monke
         pass
     await store.committer.flush()
     assert entries(store, Db.PAYLOADS) == [6]
+    await store.close()
+
+
+async def test_an_end_without_a_step_gets_one(tmp_path: Path) -> None:
+    store = await with_app(await open_store(tmp_path))
+    made = await add_download(store, steps=())
+    await store.card_downloads.settle(replace(made, state=DownloadState.EXPIRED))
+    (line,) = store.receipts.after(APP, 0, 10)
+    assert [(step.what, step.channel) for step in line.outcome.steps] == [("expired", "card")]
+    await store.close()
+
+
+@pytest.mark.parametrize("room", [True, False])
+async def test_a_stop_tries_once_more_to_write_what_changed_and_counts_what_it_could_not(
+    tmp_path: Path, *, room: bool
+) -> None:
+    metrics = Metrics(process=False)
+    store = await with_app(await open_store(tmp_path, metrics=metrics))
+    made = await add_download(store)
+    disk = disk_of(store)
+    await fail_commit(store, disk)
+    over = store.card_downloads.settle(ended(made))
+    if room:
+        disk.error = None
+    await store.close()
+    assert metrics.value(Metric.STORE_ROWS_DROPPED) == (0 if room else 1)
+    assert room == (over.done() and over.exception() is None)
+    store = await open_store(tmp_path)
+    assert store.card_downloads.read(made.number) == (ended(made) if room else made)
+    assert len(store.receipts.after(APP, 0, 10)) == room
     await store.close()

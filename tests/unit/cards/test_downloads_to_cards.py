@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
+import msgspec
 import pytest
-from card_fleet import FAST, SETTINGS, TAR, Fleet, apdu, commands
+from card_fleet import FAST, SETTINGS, TAR, Fleet, Phone, apdu, commands
 
+from gateway.cards.transfer import SPARE_COUNTERS
 from gateway.metrics import Metric
-from gateway.model.cards import Ability, Download, DownloadState, Fate
+from gateway.model.cards import Ability, Download, DownloadState, Fate, PacketPlan
+from gateway.ota.push import OpenLink
 from gateway.ota.result import Bearer, General, Result
 from gateway.ota.sim.card import OK
 from gateway.ota.sim.terminal import Behaviour
@@ -23,6 +27,7 @@ def steps(download: Download) -> list[str]:
 # --- capable (E6) -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("is_native", [False, True], ids=["python", "native"])
 @pytest.mark.parametrize("at_once", [1, 4])
 @pytest.mark.parametrize(
     "behaviour",
@@ -34,8 +39,8 @@ def steps(download: Download) -> list[str]:
     ],
     ids=["plain", "slow", "lossy", "bad_network"],
 )
-async def test_a_capable_card_gets_all_of_it_over_its_link(behaviour: Behaviour, at_once: int) -> None:
-    async with Fleet(replace(SETTINGS, packets_at_once=at_once, validity_s=10.0)) as fleet:
+async def test_a_capable_card_gets_all_of_it_over_its_link(behaviour: Behaviour, at_once: int, is_native: bool) -> None:
+    async with Fleet(replace(SETTINGS, packets_at_once=at_once, validity_s=10.0), is_native=is_native) as fleet:
         phone = await fleet.add(behaviour)
         what = commands(40)
         download = await fleet.run(phone, what)
@@ -54,9 +59,10 @@ async def test_the_link_is_closed_and_the_channel_with_it() -> None:
         assert fleet.links.open_links <= 3
 
 
-async def test_a_channel_that_is_dropped_in_the_middle() -> None:
+@pytest.mark.parametrize("is_native", [False, True], ids=["python", "native"])
+async def test_a_channel_that_is_dropped_in_the_middle(is_native: bool) -> None:
     """The next link goes on at the packet of which nobody knows, and the card executes everything once and in order."""
-    async with Fleet(replace(SETTINGS, answer_s=0.3)) as fleet:
+    async with Fleet(replace(SETTINGS, answer_s=0.3), is_native=is_native) as fleet:
         phone = await fleet.add()
         what = commands(40)
 
@@ -72,6 +78,105 @@ async def test_a_channel_that_is_dropped_in_the_middle() -> None:
         assert fleet.metrics.value(Metric.OTA_RESUMES, "plan") == 2
         # executed, but for its answer: the same packet again, and the card knows its counter
         assert fleet.metrics.value(Metric.OTA_PACKETS, "executed_before") == 2
+
+
+class Returning:
+    """A card that opens its channel anew and calls under the same identification, as behind a NAT that forgot it."""
+
+    def __init__(self, phone: Phone) -> None:
+        self._phone = phone
+        self._tasks: list[asyncio.Task[None]] = []
+        self._open = phone.terminal._open
+        phone.terminal._open = self._note
+
+    async def _note(self, command):
+        self._command = command
+        return await self._open(command)
+
+    def come_back(self) -> None:
+        self._tasks.append(asyncio.create_task(self._come_back()))
+
+    async def _come_back(self) -> None:
+        card, terminal = self._phone.card, self._phone.terminal
+        old = card.link
+        terminal._close()
+        card._drop_link()
+        await self._open(self._command)
+        card._channel = 1
+        terminal._put(lambda: (b"", self._call(old)))
+
+    def _call(self, old) -> int:
+        card = self._phone.card
+        card._open_link(OpenLink(old.remote_port, None, old._identification))
+        return card._status_word()
+
+
+@pytest.mark.parametrize("is_native", [False, True], ids=["python", "native"])
+async def test_a_card_that_comes_back_under_the_same_identification(is_native: bool) -> None:
+    """No new call: the transfer goes on over the new link."""
+    async with Fleet(is_native=is_native) as fleet:
+        phone = await fleet.add()
+        returning = Returning(phone)
+        what = commands(40)
+
+        def perform(command: bytes) -> int:
+            if command in (what[5], what[23]):
+                returning.come_back()
+            return OK
+
+        phone.card.perform = perform
+        download = await fleet.run(phone, what)
+        assert (download.state, download.calls) == (DownloadState.DONE, 1)
+        assert phone.card.executed == list(what)
+        assert fleet.metrics.value(Metric.OTA_RESUMES, "same_link") == 2
+
+
+async def test_a_card_that_only_comes_back_holds_nobody_up() -> None:
+    async with Fleet(replace(FEW, validity_s=5.0, answer_s=3_600.0)) as fleet:
+        phone = await fleet.add()
+        returning = Returning(phone)
+        phone.card._on_sdu = lambda _sdu: returning.come_back()
+        download = await fleet.run(phone, commands(40))
+        assert download.state is DownloadState.NOTICED
+        assert "came back too often" in [step.detail for step in download.steps]
+
+
+async def test_a_channel_that_is_dropped_behind_the_first_packet() -> None:
+    """Whether a refused counter is that of a packet in doubt, or the card is ahead of us, an empty packet asks."""
+    async with Fleet(replace(SETTINGS, answer_s=0.3)) as fleet:
+        phone = await fleet.add()
+        what = commands(40)
+        dropped = []
+
+        def perform(command: bytes) -> int:
+            if command == what[3] and not dropped:
+                dropped.append(command)
+                phone.terminal.drop_channel()
+            return OK
+
+        phone.card.perform = perform
+        assert (await fleet.run(phone, what)).state is DownloadState.DONE
+        assert phone.card.executed == list(what)
+        assert fleet.metrics.value(Metric.OTA_PACKETS, "probes") == 1
+        assert fleet.metrics.value(Metric.OTA_COUNTER_JUMPS) == 0
+
+
+@pytest.mark.parametrize("ahead", [0, 1_000])
+@pytest.mark.parametrize("probes", [0, 1, SPARE_COUNTERS])
+async def test_a_plan_whose_first_packet_never_came_and_a_card_that_may_be_ahead(ahead: int, probes: int) -> None:
+    """A restored store: what the card refuses was not executed."""
+    async with Fleet() as fleet:
+        phone = await fleet.add()
+        phone.card.profile.counters[3] = ahead
+        what = commands(30)
+        first = await fleet.cards.take_counters(fleet.handle(phone), 3, 30)
+        plan = PacketPlan(0, first, 200, 3, probes=probes)
+        download = msgspec.structs.replace(fleet.build(phone, what), plan=plan, calls=1)
+        await fleet.downloads.add([download])
+        fleet.engine.start(download)
+        assert (await fleet.end(download.number)).state is DownloadState.DONE
+        assert phone.card.executed == list(what)
+        assert fleet.metrics.value(Metric.OTA_COUNTER_JUMPS) == (1 if ahead else 0)
 
 
 async def test_with_one_key_set_for_both_a_packet_in_doubt_is_sent_anew() -> None:
@@ -145,6 +250,61 @@ async def test_a_command_that_does_not_fit_the_cards_packets() -> None:
         assert phone.card.executed == []
 
 
+@pytest.mark.parametrize("ability", [Ability.CAPABLE, Ability.NOT_CAPABLE])
+async def test_what_is_no_command_is_not_brought(ability: Ability) -> None:
+    async with Fleet() as fleet:
+        phone = await fleet.add(ability=ability)
+        download = await fleet.run(phone, [apdu(1), b"\0\xd6\0\0\5"[:4]])
+        assert (download.state, download.steps[-1].detail) == (DownloadState.FAILED, "command 2 is none")
+        assert phone.card.executed == []
+
+
+@pytest.mark.parametrize("ability", [Ability.CAPABLE, Ability.NOT_CAPABLE])
+async def test_messages_that_an_smsc_delivers_twice(ability: Ability) -> None:
+    """The card refuses the second by its counter, and what it says of that changes nothing."""
+    async with Fleet() as fleet:
+        phone = await fleet.add(ability=ability)
+        deliver = phone.terminal.deliver
+        phone.terminal.deliver = lambda tpdu: (deliver(tpdu), deliver(tpdu))
+        what = commands(5)
+        for _ in range(3):
+            assert (await fleet.run(phone, what)).state is DownloadState.DONE
+        assert phone.card.executed == list(what) * 3
+
+
+async def test_a_transfer_has_the_time_of_a_drain_and_a_call_has_not() -> None:
+    async with Fleet(replace(SETTINGS, validity_s=60.0)) as fleet:
+        phone, deaf = await fleet.add(), await fleet.add()
+        deaf.fate = None
+        reached = []
+        phone.card.perform = lambda command: reached.append(command) or OK
+        what = commands(60)
+        number, other = await fleet.start(phone, what), await fleet.start(deaf, what)
+        await fleet.until(lambda: len(reached) >= 3 and len(deaf.received) == 1)
+        await fleet.engine.close(10.0)
+        assert fleet.downloads.downloads[number].state is DownloadState.DONE
+        assert not fleet.downloads.downloads[other].state.is_final
+        deaf.fate = Fate.DELIVERED
+        await fleet.restart()
+        assert (await fleet.end(other)).state is DownloadState.DONE
+        assert (phone.card.executed, deaf.card.executed) == (list(what), list(what))
+
+
+async def test_a_transfer_that_a_drain_cuts_goes_on_after_the_next_start() -> None:
+    async with Fleet(replace(SETTINGS, attempts=50)) as fleet:
+        phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3))
+        reached = []
+        phone.card.perform = lambda command: reached.append(command) or OK
+        what = commands(60)
+        number = await fleet.start(phone, what)
+        await fleet.until(lambda: len(reached) >= 10)
+        await fleet.engine.close()
+        assert not fleet.downloads.downloads[number].state.is_final
+        await fleet.restart()
+        assert (await fleet.end(number)).state is DownloadState.DONE
+        assert phone.card.executed == list(what)
+
+
 async def test_a_command_that_the_card_refuses_ends_it() -> None:
     async with Fleet() as fleet:
         phone = await fleet.add()
@@ -168,8 +328,6 @@ async def test_an_application_that_the_card_does_not_have() -> None:
 
 
 def replace_tar(fleet: Fleet, phone) -> Download:
-    import msgspec
-
     assert TAR != b"\1\2\3"
     return msgspec.structs.replace(fleet.build(phone, commands(3)), tar=b"\1\2\3")
 
@@ -248,7 +406,10 @@ async def test_an_smsc_that_is_down_costs_no_try() -> None:
         assert not fleet.downloads.downloads[number].state.is_final
         assert fleet.downloads.downloads[number].tries == 0
         fleet.smsc.is_down = False
-        assert (await fleet.end(number)).state is DownloadState.DONE
+        download = await fleet.end(number)
+        assert (download.state, download.calls) == (DownloadState.DONE, 1)
+        # however long it was down, one line says so
+        assert steps(download) == ["later", "retry", "called", "opened", "done"]
 
 
 async def test_a_number_that_the_smsc_refuses_for_good() -> None:
@@ -477,7 +638,7 @@ async def test_one_behind_another_expires_in_its_time_or_is_stopped() -> None:
 
 
 async def test_two_hundred_at_once() -> None:
-    async with Fleet(replace(SETTINGS, at_once=50, validity_s=10.0)) as fleet:
+    async with Fleet(replace(SETTINGS, at_once=50, validity_s=10.0), is_native=True) as fleet:
         phones = [
             await fleet.add(
                 Behaviour(capable=number % 5 != 0, loss=0.05 if number % 3 == 0 else 0.0, seed=number),
