@@ -1,7 +1,7 @@
 """An MME of our own with one terminal that takes short messages, before an MSC.
 
-It speaks SGsAP (3GPP TS 29.118 §8, §9) to the MSC and answers for the terminal (TS 24.011: CP and RP layer). Each message
-has its length before it, as sctp_over_tcp.c has it.
+It speaks SGsAP (3GPP TS 29.118 §8, §9) to the MSC and answers for the terminal (TS 24.011: CP and RP layer).
+Each message has its length before it, as sctp_over_tcp.c has it.
 """
 
 from __future__ import annotations
