@@ -43,10 +43,11 @@ test-asan: setup ## native tests under address and undefined-behaviour sanitizer
 test-tsan: setup ## native tests under the thread sanitizer
 	@.ci/sanitize tsan
 
-test-api: setup ## schemathesis against the API description, and the libraries that take long to start
+test-api: setup ## schemathesis against the API description, libraries that take long to start, times of refusals
 	@$(PYTEST) -q -m slow tests/doors
 
 test-operator: setup ## pagers and cards before others' programs: Osmocom, Kannel, Kamailio, SIPp, FreeRADIUS, freeDiameter, npm's, tshark
+	@.ci/operator
 	@$(PYTEST) -q -m slow tests/operator
 
 test-chaos: setup ## kills, full disks, cut connections

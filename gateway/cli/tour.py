@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,8 +103,17 @@ def tour(
                     f"{row.clause} {mark:7} {row.seconds:5.1f} s  {escape(row.detail)}", highlight=False, soft_wrap=True
                 )
 
+        async def go() -> list[Row]:
+            # told to end, it ends all that it started, as at Ctrl-C
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            return await walk(chosen, devices, Walk(on_devices, on_clause, on_row))
+
         try:
-            rows = uvloop.run(walk(chosen, devices, Walk(on_devices, on_clause, on_row)))
+            rows = uvloop.run(go())
+        except asyncio.CancelledError:
+            raise typer.Exit(128 + signal.SIGTERM) from None
         except Failed as exc:
             console.print(f"heliograph: {escape(str(exc))}", style="red")
             raise typer.Exit(1) from None

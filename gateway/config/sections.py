@@ -279,9 +279,9 @@ class Identity:
     # who knows whom an id stands for: local, the gateway's own table; hss, the HSS, asked over S6m by the id as its
     # External Identifier (section diameter), while scope, end and opt-outs that are known here hold as well (C7)
     mapping: Literal["local", "hss"] = "local"
-    # what the HSS said is used again for so long; 0 = not at all
+    # what the HSS said is used again for so long, for the app that asked; 0 = not at all
     mapping_cache_s: float = within(30.0, 0, 3_600)
-    # that the HSS knows no such id is remembered for so long; 0 = not at all
+    # that the HSS knows no such id is remembered for so long, and its word of one that is refused here; 0 = not at all
     mapping_unknown_s: float = within(1.0, 0, 10)
     # answers of the HSS that are remembered; past it the oldest is forgotten
     mapping_cache_entries: int = within(10_000, 1, 10_000_000)

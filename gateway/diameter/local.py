@@ -84,8 +84,10 @@ class LocalDiameter:
     """Listens on loopback from `start` to `close`. `next` holds the behaviour of the next requests, `behaviour` that of
     those behind them."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, host: str = HOST) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, host: str = HOST, behind_relay: bool = False) -> None:
         self.host = host
+        #: who connects is another's relay, of whose own messages less is asked; those it passes on are the gateway's
+        self._behind_relay = behind_relay
         self.behaviour = Behaviour()
         self.next: deque[Behaviour] = deque()
         #: by public identity, and by External Identifier
@@ -231,9 +233,11 @@ class LocalDiameter:
             self._fault("a CER is of application 0 and not proxiable")
         needed = (codes.ORIGIN_HOST, codes.ORIGIN_REALM, codes.HOST_IP_ADDRESS, codes.VENDOR_ID, codes.PRODUCT_NAME)
         self._expect(avps, *needed)
-        if not parse_applications(avps) >= set(ALL):
+        if not parse_applications(avps) >= ({Application.RELAY} if self._behind_relay else set(ALL)):
             self._fault("a CER without our applications")
-        if codes.TGPP not in [parse_u32(data) for data in avps.all(codes.SUPPORTED_VENDOR_ID)]:
+        if not self._behind_relay and codes.TGPP not in [
+            parse_u32(data) for data in avps.all(codes.SUPPORTED_VENDOR_ID)
+        ]:
             self._fault("a CER that does not support 3GPP's AVPs")
         if not self.answers_capabilities:
             return

@@ -31,7 +31,7 @@ from gateway.model.subscribers import ExternalIds, Numbers
 #: TS 23.003 §19.7.2: the form of a NAI; what an operator gives out may have another local part than ours
 _LOCAL = re.compile(r"[A-Za-z0-9._~+-]{1,64}")
 HANDLE_BYTES = 16
-#: looked for where the HSS names nobody
+#: looked for in the place of what the HSS did not name
 _DECOY = (NetworkId(NetworkIdKind.IMSI, ""), NetworkId(NetworkIdKind.MSISDN, ""))
 
 
@@ -97,36 +97,45 @@ class HssMapping:
         # a host is in the id for all to see, so refusing one at once tells nothing
         if wanted is not None and self._hosts.is_own(wanted.host):
             # the HSS is asked whatever is known here: an id that is refused takes as long as one that is unknown
-            numbers = await self._find(wanted)
+            key = self._hash(f"{app} {wanted.canonical}")
+            known = self._cached(key)
+            numbers = known.numbers if known is not None else await self._home.find(wanted.canonical)
             subscriber = self._check(wanted, numbers, app)
+            self._keep(key, known, numbers, is_refused=subscriber is None)
         self._metrics.count(Metric.SUBSCRIBER_LOOKUPS, label="found" if subscriber is not None else "none")
         return subscriber
 
-    async def _find(self, wanted: ExternalId) -> Numbers | None:
-        key = self._hash(wanted.canonical)
+    def _cached(self, key: bytes) -> _Known | None:
         known = self._cache.get(key)
-        if known is not None and self._clock() < known.until_ms:
-            self._metrics.count(Metric.MAPPING_CACHE, label="hit")
-            return known.numbers
-        self._metrics.count(Metric.MAPPING_CACHE, label="miss")
-        numbers = await self._home.find(wanted.canonical)
-        keep_ms = self._keep_ms if numbers is not None else self._keep_unknown_ms
+        is_good = known is not None and self._clock() < known.until_ms
+        self._metrics.count(Metric.MAPPING_CACHE, label="hit" if is_good else "miss")
+        return known if is_good else None
+
+    def _keep(self, key: bytes, known: _Known | None, numbers: Numbers | None, *, is_refused: bool) -> None:
+        """`known`: what the cache had. What is refused here is kept no longer than what the HSS does not know, or how
+        soon it is asked again would tell one from the other; and an app's entries are its own, whoever else asks."""
+        until_ms = self._clock() + (self._keep_unknown_ms if is_refused else self._keep_ms)
+        if known is not None:
+            until_ms = min(until_ms, known.until_ms)
+            if until_ms == known.until_ms:
+                return
         self._cache.pop(key, None)
-        if keep_ms:
-            if len(self._cache) >= self._most:
-                self._cache.popitem(last=False)
-                self._metrics.count(Metric.MAPPING_CACHE, label="full")
-            self._cache[key] = _Known(numbers, self._clock() + keep_ms)
-        return numbers
+        if until_ms <= self._clock():
+            return
+        if len(self._cache) >= self._most:
+            self._cache.popitem(last=False)
+            self._metrics.count(Metric.MAPPING_CACHE, label="full")
+        self._cache[key] = _Known(numbers, until_ms)
 
     def _check(self, wanted: ExternalId, numbers: Numbers | None, app: str) -> Subscriber | None:
         network = _build_network_ids(numbers) if numbers is not None else ()
         _, record = self._records.by_local(wanted.local) or (b"", None)
         issued = next((each for each in record.ids if each.local == wanted.local), None) if record else None
         # an id that ended has no record any more; its history says that it was drawn here
-        was_drawn = bool(self._records.past(wanted.local, 1))
+        was_drawn = self._records.was_drawn(wanted.local)
         classes = self._classes.of_app(app)
-        handles = [self._records.find(each) for each in network or _DECOY]
+        # always two: it does not show whether the HSS named nobody, or somebody by one number
+        handles = [self._records.find(each) for each in (*network, *_DECOY)[:2]]
         records = [self._records.read(each) for each in handles]
         checks = (
             numbers is not None,

@@ -64,6 +64,10 @@ class SubscriberRecords(Protocol):
         """What an opaque id stood for, oldest first."""
         ...
 
+    def was_drawn(self, local: str) -> bool:
+        """Is there anything that it stood for? The same work for either answer."""
+        ...
+
     def news(self, app: str, after: int, limit: int) -> list[NewsLine]:
         """What an app is told, oldest first."""
         ...

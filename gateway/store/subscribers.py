@@ -210,6 +210,11 @@ class SubscriberStore:
                 found.append(PastId(network, line.at_ms, until_ms, why))
         return found
 
+    def was_drawn(self, local: str) -> bool:
+        opaque_key = self._rows.opaque_key(local)
+        rows = self._environment.scan(Db.OPAQUE_HISTORY, history_key(opaque_key, 0), limit=1)
+        return any(bytes(key).startswith(opaque_key) for key, _ in rows)
+
     def sweep(self, now_ms: int) -> bool:
         """Remove a slice of ids that lapsed and of history past its retention; True where there is more."""
         if not self._committer.writable:

@@ -1,66 +1,17 @@
-"""Clauses C: ids that stand for an operator's subscribers, and a terminal that is woken through the operator; each on a
-gateway of its own with an SMSC beside it; one function a row, raises Failed where it does not hold.
+"""Clauses C: ids that stand for an operator's subscribers; each on a gateway of its own; nothing is sent in them. One
+function a row, raises Failed where it does not hold.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
-
-from gateway.paging.sms.local import LocalSmsc
 from gateway.tour.fleet import Fleet
+from gateway.tour.network import IMSI, MSISDN, NAI, operator
 from gateway.tour.stage import APP, Stage, check
-
-IMSI, MSISDN, NAI = "001010123456789", "+491511234567", "ann@example.com"
-NETWORK_IDS = [
-    {"kind": "imsi", "value": IMSI},
-    {"kind": "msisdn", "value": MSISDN},
-    {"kind": "nai", "value": NAI},
-]
-
-
-class Operator(NamedTuple):
-    """A gateway inside an operator's network."""
-
-    stage: Stage
-    smsc: LocalSmsc
-
-    async def trigger(self, trigger: str, **fields: Any) -> dict[str, Any]:
-        """As the operator's core tells it."""
-        return await self.ask("", {"network_ids": NETWORK_IDS, "trigger": trigger, "app": APP, **fields})
-
-    async def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        admin = (self.stage.folder / "store" / "admin.key").read_text().strip()
-        answer = await self.stage.call(
-            "POST", f"/v1/subscribers{path}", json=body, headers={"authorization": f"Bearer {admin}"}
-        )
-        check(answer.status_code == 200, f"{path or 'the trigger'} refused: {answer.status_code} {answer.text}")
-        return dict(answer.json())
-
-
-@contextlib.asynccontextmanager
-async def operator(*settings: str) -> AsyncIterator[Operator]:
-    """`settings`: more of them for the gateway."""
-    smsc = LocalSmsc()
-    port = await smsc.start()
-    try:
-        stage = Stage("identity.host=push.example.com", f"identity.ask_apps={APP}", *settings)
-        file = stage.folder / "smsc-password"
-        file.write_text(smsc.password)
-        file.chmod(0o600)
-        stage.add_settings(
-            f"paging.smscs=smpp://{smsc.system_id}@127.0.0.1:{port}", f"paging.smsc_password_file={file}"
-        )
-        async with stage:
-            yield Operator(stage, smsc)
-    finally:
-        await smsc.close()
 
 
 async def ids(_stage: Stage, _fleet: Fleet) -> str:
     """C1 to C4: drawn at an attach, told apart by what they stand for, ended by a location update."""
-    async with operator() as network:
+    async with operator(own=True) as network:
         made = await network.trigger("attach")
         kinds = [each["kinds"] for each in made["ids"]]
         check(kinds == [["o-tmsi"], ["o-tmsn"], ["app-uid"]], f"an attach drew {kinds}")
@@ -86,7 +37,7 @@ async def ids(_stage: Stage, _fleet: Fleet) -> str:
 
 async def app_server(_stage: Stage, _fleet: Fleet) -> str:
     """C5, C6: an app server gets its ids by a NAI and by its feed, and the id names the gateway."""
-    async with operator() as network:
+    async with operator(own=True) as network:
         made = await network.trigger("attach")
         answer = await network.stage.call("POST", "/v1/subscriber-ids", json={"nai": NAI})
         check(answer.status_code == 200, f"refused: {answer.status_code} {answer.text}")

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.paging.ims.local import LocalCscf
-from gateway.tour.clauses_c import Operator, operator
 from gateway.tour.fleet import Fleet
+from gateway.tour.network import MSISDN, Operator, operator
 from gateway.tour.operator.programs import missing
 from gateway.tour.operator.sip import CONFIG, DOMAIN, NEEDED, Endpoint, Kamailio
 from gateway.tour.stage import APP, Stage, check, eventually
 
-IMPU, MSISDN = f"sip:bob@{DOMAIN}", "+491517654321"
+IMPU = f"sip:bob@{DOMAIN}"
 HOLD_S = 10
 
 
@@ -41,7 +41,7 @@ async def _know_bob(network: Operator) -> None:
 async def _check_private(network: Operator) -> None:
     shown = (network.stage.folder / "gateway.log").read_text() + (await network.stage.call("GET", "/metrics")).text
     check(not any(secret in shown for secret in ("bob@", MSISDN[1:])), "who is called was shown")
-    check(not network.smsc.faults, f"the SMSC complains: {network.smsc.faults}")
+    network.check_strict()
 
 
 async def _by_kamailio() -> str:
@@ -50,11 +50,7 @@ async def _by_kamailio() -> str:
             await _know_bob(network)
             async with Endpoint(kamailio, "alice") as alice, Endpoint(kamailio, "bob") as bob:
                 alice.call("bob", "c14")
-
-                async def is_paged() -> bool:
-                    return bool(network.smsc.submissions)
-
-                await eventually(is_paged, "the short message")
+                await network.paged(1)
                 check(alice.statuses("c14") == [182], f"the caller heard {alice.statuses('c14')}")
                 check(not bob.requests("INVITE"), "the call went out before there was a contact")
                 bob.register()
@@ -64,7 +60,10 @@ async def _by_kamailio() -> str:
                 refused = await alice.answer("INVITE", "c14-nobody")
                 check(refused == 480, f"a call to nobody ended with {refused}")
             await _check_private(network)
-    return "Kamailio held the INVITE (182), bob's phone got a short message and registered, the call was answered (200)"
+    return (
+        f"Kamailio held the INVITE (182), bob's phone got a short message by {network.by_what}"
+        " and registered, the call was answered (200)"
+    )
 
 
 async def _by_our_own(packages: str) -> str:
@@ -81,7 +80,7 @@ async def _by_our_own(packages: str) -> str:
                 return held.paged.is_set()
 
             await eventually(is_paged, "the page")
-            check(len(network.smsc.submissions) == 1, f"{len(network.smsc.submissions)} short messages went out")
+            await network.paged(1)
             check(cscf.register(IMPU) == 1, "the call was not held any more")
             check(not cscf.faults, f"the SIP server complains: {cscf.faults}")
             await _check_private(network)

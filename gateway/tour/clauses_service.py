@@ -13,8 +13,8 @@ from gateway.client.service_access import request_access
 from gateway.client.service_pages import Outcome
 from gateway.model.service_page import build_page, parse_page
 from gateway.paging.udh import parse_header
-from gateway.tour.clauses_c import operator
 from gateway.tour.fleet import Fleet
+from gateway.tour.network import operator
 from gateway.tour.stage import APP, Stage, check, eventually
 
 AID = "com.example.chat"
@@ -74,12 +74,7 @@ async def by_service_page(_stage: Stage, _fleet: Fleet) -> str:
             token = (await device.register(APP, "1.0", addresses={"service": opaque})).token
         await stage.disconnected(token)
         push = await stage.push({"token": token}, "c13", fallback=["service"], service={"params": "table=7"})
-
-        async def came() -> bool:
-            return bool(network.smsc.submissions)
-
-        await eventually(came, "the short message")
-        _, page = parse_header(network.smsc.submissions[0].message.message)
+        _, page = parse_header(await network.paged(1))
         forged = pages.take(build_page(parse_page(page), bytes(32)))
         check(forged is Outcome.FORGED, f"a page signed by nobody: {forged}")
         taken = pages.take(page)
@@ -94,8 +89,11 @@ async def by_service_page(_stage: Stage, _fleet: Fleet) -> str:
         check(not await server.ask(server.bodies[0]), "the same service access request was served twice")
         log = (stage.folder / "gateway.log").read_text() + (await stage.call("GET", "/metrics")).text
         check("table=7" not in log and token not in log, "a page was shown")
-        check(not network.smsc.faults, f"the SMSC complains: {network.smsc.faults}")
-    return f"{len(page)} bytes started the app, its server asked the gateway and answered; forged, replayed: refused"
+        network.check_strict()
+    return (
+        f"{len(page)} bytes by {network.by_what} started the app, its server asked the gateway and answered; forged,"
+        " replayed: refused"
+    )
 
 
 CLAUSES = {"C13": ("an app that does not run is started", by_service_page)}

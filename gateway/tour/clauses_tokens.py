@@ -10,20 +10,14 @@ from gateway.model.registration import CLAIM, build_token
 from gateway.paging.app_payload import AppPayload, parse_payload
 from gateway.paging.udh import parse_header
 from gateway.tour.bare import BareDevice
-from gateway.tour.clauses_c import Operator, operator
 from gateway.tour.fleet import Fleet
+from gateway.tour.network import IMSI, MSISDN, Operator, operator
 from gateway.tour.stage import APP, Stage, check, eventually
 
 
 async def _paged(network: Operator, count: int) -> AppPayload:
     """What the last of so many short messages says to the app."""
-
-    async def came() -> bool:
-        return len(network.smsc.submissions) >= count
-
-    await eventually(came, f"short message {count}")
-    check(len(network.smsc.submissions) == count, "more was paged than pushed")
-    return parse_payload(parse_header(network.smsc.submissions[-1].message.message)[1])
+    return parse_payload(parse_header(await network.paged(count))[1])
 
 
 async def ids_as_tokens(_stage: Stage, _fleet: Fleet) -> str:
@@ -47,7 +41,7 @@ async def ids_as_tokens(_stage: Stage, _fleet: Fleet) -> str:
         finally:
             await device.close()
             await thief.close()
-        await network.ask("/opt-out", {"network_id": {"kind": "imsi", "value": "001010123456789"}, "app": APP})
+        await network.ask("/opt-out", {"network_id": {"kind": "imsi", "value": IMSI}, "app": APP})
         unknown = "a" * 26 + "@push.example.com"
         answers = {
             (answer.status_code, answer.text)
@@ -57,7 +51,10 @@ async def ids_as_tokens(_stage: Stage, _fleet: Fleet) -> str:
             ]
         }
         check(len(answers) == 1 and 404 in next(iter(answers)), f"an opt-out answers otherwise: {answers}")
-    return "paged by SMS first, over the link once a device showed what was paged; opted out: as an unknown token"
+    return (
+        f"paged by {network.by_what} first, over the link once a device showed what was paged; opted out: as an unknown"
+        " token"
+    )
 
 
 async def trigger(_stage: Stage, _fleet: Fleet) -> str:
@@ -82,11 +79,11 @@ async def trigger(_stage: Stage, _fleet: Fleet) -> str:
             return bool(found.json()["deliveryResult"] == "SUCCESS")
 
         await eventually(is_told, "the delivery result")
-        numbered = {**asked, "msisdn": "+491511234567"}
+        numbered = {**asked, "msisdn": MSISDN}
         refused = await network.stage.call("POST", every, json=numbered)
         check(refused.status_code == 400, f"a number was taken: {refused.status_code}")
-        check("491511234567" not in refused.text, "the answer repeats the number")
-    return "201 with Location, paged by SMS, SUCCESS once the network said so; a trigger by number is refused"
+        check(MSISDN[1:] not in refused.text, "the answer repeats the number")
+    return f"201 with Location, paged by {network.by_what}, SUCCESS once it said so; a trigger by number is refused"
 
 
 CLAUSES = {

@@ -14,8 +14,8 @@ from gateway.paging.wap.local import LocalPpg
 from gateway.paging.wap.wbxml import parse_wbxml
 from gateway.paging.wap.wsp import parse_push
 from gateway.tour.bare import BareDevice
-from gateway.tour.clauses_c import IMSI, MSISDN, Operator, operator
 from gateway.tour.fleet import Fleet
+from gateway.tour.network import IMSI, MSISDN, Operator, operator
 from gateway.tour.operator.kannel import NEEDED, PASSWORD, USER, Kannel
 from gateway.tour.operator.programs import missing
 from gateway.tour.stage import Stage, check, eventually
@@ -35,9 +35,9 @@ async def by_wap_push(_stage: Stage, _fleet: Fleet) -> str:
         await stage.disconnected(token)
 
         push = await _push(network, token, "delivered")
-        message = network.smsc.submissions[0].message.message
+        message = await network.paged(1)
         _check(_read(message), push)
-        check(not network.smsc.faults, f"the SMSC complains: {network.smsc.faults}")
+        network.check_strict()
 
         packages = missing(NEEDED)
         how = await (_by_our_own(network, token) if packages else _by_kannel(network, token))
@@ -45,7 +45,10 @@ async def by_wap_push(_stage: Stage, _fleet: Fleet) -> str:
         shown += str(await stage.look(push))
         check(not any(secret in shown for secret in (IMSI, MSISDN[1:])), "a number was shown")
     remedy = f" (for Kannel: apt install {packages})" if packages else ""
-    return f"an indication of {len(message)} bytes by SMS to port 2948, the same {how}; no number shown{remedy}"
+    return (
+        f"an indication of {len(message)} bytes to port 2948 by {network.by_what}, the same {how}; no number"
+        f" shown{remedy}"
+    )
 
 
 async def _by_kannel(network: Operator, token: str) -> str:

@@ -138,6 +138,18 @@ class Stage:
         """Before it is entered."""
         self._settings += settings
 
+    def add_secret(self, name: str, secret: str) -> Path:
+        """A file that its user alone can read, for a setting that wants one."""
+        file = self.folder / name
+        file.write_text(secret)
+        file.chmod(0o600)
+        return file
+
+    def as_operator(self) -> dict[str, str]:
+        """The header that shows who has the operator's key."""
+        admin = (self.folder / "store" / "admin.key").read_text().strip()
+        return {"authorization": f"Bearer {admin}"}
+
     async def __aenter__(self) -> Stage:
         try:
             await self.endpoint.start()

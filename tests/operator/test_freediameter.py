@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from diameter_relay import GATEWAY_HOST, HSS_HOST, REALM, RELAY, DiameterNetwork, Somebody, TheirHss
+from diameter_hss import Somebody, TheirHss
 from diameter_scene import EXTERNAL_ID, IMPU, IMSI, MSISDN, until
+from needs import needs
 
 from gateway.config.sections import Config
 from gateway.diameter.node import Node, NotConnected, build_node
@@ -22,8 +23,9 @@ from gateway.model.subscribers import Numbers
 from gateway.paging.trigger import tsp_errors
 from gateway.paging.trigger.tsp import TspWay
 from gateway.paging.trigger.way import DeviceTrigger, Outcome
+from gateway.tour.operator.diameter_relay import GATEWAY_HOST, HSS_HOST, NEEDED, REALM, Relay
 
-pytestmark = [pytest.mark.slow, RELAY]
+pytestmark = [pytest.mark.slow, needs(NEEDED)]
 
 ANN = Subscriber(b"h" * 16, [NetworkId(NetworkIdKind.MSISDN, f"+{MSISDN}")], OpaqueKind.O_TMSN, "")
 TRIGGER = DeviceTrigger(reference=4_000_000_007, payload=b"\x01wake", port=16_002, validity_s=300, is_urgent=True)
@@ -40,14 +42,14 @@ def hss() -> Iterator[TheirHss]:
 
 
 @pytest.fixture
-async def network(tmp_path: Path, hss: TheirHss) -> AsyncIterator[DiameterNetwork]:
+async def network(tmp_path: Path, hss: TheirHss) -> AsyncIterator[Relay]:
     hss.actions.clear()
     hss.status = 0
-    async with DiameterNetwork(tmp_path, hss) as network:
+    async with Relay(tmp_path, hss.port) as network:
         yield network
 
 
-def build(network: DiameterNetwork, metrics: Metrics, *, tls: bool = False) -> Node:
+def build(network: Relay, metrics: Metrics, *, tls: bool = False) -> Node:
     config = Config()
     section = config.diameter
     section.origin_host, section.origin_realm = GATEWAY_HOST, REALM
@@ -66,7 +68,7 @@ def build(network: DiameterNetwork, metrics: Metrics, *, tls: bool = False) -> N
 
 
 @pytest.fixture(params=["plain", "tls"])
-async def node(request: pytest.FixtureRequest, network: DiameterNetwork) -> AsyncIterator[Node]:
+async def node(request: pytest.FixtureRequest, network: Relay) -> AsyncIterator[Node]:
     node = build(network, Metrics(process=False), tls=request.param == "tls")
     node.start()
     await until(lambda: node.open_peers == 1)
@@ -84,40 +86,40 @@ async def test_the_hss_finds_whom_it_is_asked_for(node: Node) -> None:
         assert await S6mRegister(node, host).find("nobody@push.example.com") is None
 
 
-async def test_a_trigger_reaches_the_mtc_iwf_and_its_report_comes_back(network: DiameterNetwork, node: Node) -> None:
+async def test_a_trigger_reaches_the_mtc_iwf_and_its_report_comes_back(hss: TheirHss, node: Node) -> None:
     heard: list[tuple[int, Outcome, str]] = []
     way = TspWay(node, lambda *what: heard.append(what), mtc_iwf_host=HSS_HOST, scs_identity="pushgw")
     way.start()
     assert (await way.send(ANN, TRIGGER)).row is tsp_errors.OK
-    (action,) = network.hss.actions
+    (action,) = hss.actions
     assert action.reference_number == TRIGGER.reference
     assert (action.action_type, action.validity_time, action.scs_identity) == (1, 300, b"pushgw")
     data = action.trigger_data
     assert (data.payload, data.priority_indication, data.application_port_identifier) == (b"\x01wake", 1, 16_002)
-    network.hss.status = 102
+    hss.status = 102
     assert (await way.send(ANN, TRIGGER)).row.reason == "INVEXTID"
-    assert await asyncio.to_thread(network.hss.report, TRIGGER.reference, 3) == 2001
+    assert await asyncio.to_thread(hss.report, TRIGGER.reference, 3) == 2001
     assert heard == [(TRIGGER.reference, Outcome.FAILED, "undeliverable")]
 
 
-async def test_a_relay_that_restarts_is_met_again(network: DiameterNetwork) -> None:
+async def test_a_relay_that_restarts_is_met_again(network: Relay) -> None:
     metrics = Metrics(process=False)
     node = build(network, metrics)
     node.start()
     try:
         await until(lambda: node.open_peers == 1)
-        await network.stop_relay()
+        await network.stop()
         await until(lambda: node.open_peers == 0)
         with pytest.raises(NotConnected):
             await ShHome(node).find(IMPU)
-        await network.start_relay()
+        await network.start()
         await until(lambda: node.open_peers == 1)
         assert await ShHome(node).find(IMPU) == Numbers(MSISDN, IMSI)
     finally:
         await node.close()
 
 
-async def test_the_watchdog_keeps_a_quiet_connection(network: DiameterNetwork) -> None:
+async def test_the_watchdog_keeps_a_quiet_connection(network: Relay) -> None:
     metrics = Metrics(process=False)
     node = build(network, metrics)
     node.start()

@@ -18,7 +18,7 @@ from needs import needs
 from gateway.paging.ims.contact import PushParams, build_push_params
 from gateway.paging.sms.local import Behaviour
 from gateway.tour.bare import BareDevice
-from gateway.tour.clauses_c import Operator, operator
+from gateway.tour.network import Operator, operator
 from gateway.tour.operator.sip import DOMAIN, NEEDED, PATIENCE_S, Endpoint, Kamailio, free_port
 from gateway.tour.stage import APP, Stage
 
@@ -84,6 +84,7 @@ async def network(tmp_path: Path, hold_s: int) -> AsyncIterator[Network]:
             "ims.reconnect_max_s=0.2",
             "paging.smsc_reconnect_s=0.1",
             "log.level=debug",
+            own=True,
         ) as core,
     ):
         ids = [{"kind": "impu", "value": BOB}, {"kind": "msisdn", "value": MSISDN}]

@@ -21,8 +21,8 @@ from gateway.paging.wap.local import LocalPpg
 from gateway.paging.wap.wbxml import parse_wbxml
 from gateway.paging.wap.wsp import SIC, SLC, WspPush, parse_push
 from gateway.tour.bare import BareDevice
-from gateway.tour.clauses_c import MSISDN as NUMBER
-from gateway.tour.clauses_c import operator
+from gateway.tour.network import MSISDN as NUMBER
+from gateway.tour.network import operator
 from gateway.tour.operator.kannel import NEEDED, PASSWORD, USER, Kannel, Sent
 from gateway.tour.stage import eventually
 
@@ -155,7 +155,7 @@ async def test_many_at_once(kannel: Kannel, tmp_path: Path) -> None:
 
 
 async def test_a_whole_gateway_before_kannel_shows_no_number(kannel: Kannel, tmp_path: Path) -> None:
-    async with operator() as network:
+    async with operator(own=True) as network:
         stage = network.stage
         opaque = (await network.trigger("attach"))["ids"][0]["id"]
         await stage.change_app(notifiers={"wap": {"href": "https://shop.example/m/{push}"}})

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 from ip_scene import IMSI, MSISDN, IpScene
 from needs import needs
 
-pytestmark = [pytest.mark.slow, needs({"radclient": "freeradius-utils"})]
+from gateway.tour.operator.radclient import NEEDED, Said
+from gateway.tour.operator.radclient import radclient as ask
+
+pytestmark = [pytest.mark.slow, needs(NEEDED)]
 SECRET = "between-us-alone"
 SESSION = 'Acct-Session-Id = "0A0B0C0D00000001", NAS-IP-Address = 192.0.2.2, NAS-Identifier = "ggsn1"'
 WHO = (
@@ -19,18 +21,9 @@ WHO = (
 )
 
 
-async def radclient(scene: IpScene, text: str, *more: str, secret: str = SECRET) -> tuple[int, str]:
-    """Exit code, and what it said."""
+async def radclient(scene: IpScene, text: str, *more: str, secret: str = SECRET) -> Said:
     assert scene.notifier.listener is not None
-    process = await asyncio.create_subprocess_exec(
-        "radclient",
-        *("-x", "-r", "1", "-t", "2", *more, f"127.0.0.1:{scene.notifier.listener.port}", "acct", secret),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await asyncio.wait_for(process.communicate(text.encode()), 30)
-    return process.returncode or 0, said.decode()
+    return await ask(scene.notifier.listener.port, secret, text, *more)
 
 
 def told(status: str, *more: str, ip: str = "127.0.0.1") -> str:

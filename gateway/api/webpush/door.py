@@ -129,7 +129,8 @@ class WebPushRoutes:
         """The same for an opaque id's URL form (C6), which selects its app itself (C12). One that ended is unknown."""
         canonical, name = opaque.select(local)
         app = self._backend.directory.app(name)
-        if app is None or app.webpush == "off" or not opaque.leads(canonical, name):
+        leads = opaque.leads(canonical, name)  # looked at in any case: a door that is shut takes as long
+        if app is None or app.webpush == "off" or not leads:
             raise UnknownToken(_NO_SUBSCRIPTION)
         registration = self._backend.directory.registration(opaque.find(canonical, name))
         return canonical, app, registration.vapid_key if registration is not None else ""

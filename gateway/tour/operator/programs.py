@@ -21,10 +21,12 @@ def missing(needed: Mapping[str, str]) -> str:
 
 
 class Programs:
-    """What was started, in order; each one's output is in `<program>.log` in the folder."""
+    """What was started, in order; each one's output is in `<program>.log` in the folder. Each has `end_s` to end when
+    it is told to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, end_s: float = END_S) -> None:
         self._folder = folder
+        self._end_s = end_s
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self, program: str, *arguments: str, **environment: str) -> int:
@@ -61,7 +63,7 @@ class Programs:
             _signal(process, signal.SIGTERM)
         for process in self._running:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(process.wait, END_S)
+                await asyncio.to_thread(process.wait, self._end_s)
             # workers may outlive who started them
             _signal(process, signal.SIGKILL)
             await asyncio.to_thread(process.wait)

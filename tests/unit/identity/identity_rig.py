@@ -100,6 +100,9 @@ class Records:
         bounds = max(after + b"\0", from_s.to_bytes(4, "big")), (until_s + 1).to_bytes(4, "big")
         return sorted(end for end in ends if bounds[0] <= end[0] < bounds[1])[:limit]
 
+    def was_drawn(self, local: str) -> bool:
+        return local in self.drawn
+
     def past(self, local: str, limit: int) -> list[PastId]:
         return [self.drawn[local]][:limit] if local in self.drawn else []
 

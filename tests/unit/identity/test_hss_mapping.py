@@ -14,7 +14,7 @@ from gateway.identity.allocator import Trigger
 from gateway.identity.hss_mapping import HssMapping, parse_external_id
 from gateway.metrics import Metric
 from gateway.model.errors import ConfigError
-from gateway.model.subscriber import Granularity, NetworkIdKind, Scope
+from gateway.model.subscriber import Granularity, NetworkIdKind, OpaqueKind, Scope
 from gateway.model.subscribers import Numbers
 
 KNOWN = Numbers(MSISDN.value.lstrip("+"), IMSI.value)
@@ -152,6 +152,38 @@ async def test_what_the_hss_said_is_used_for_a_while_and_a_no_for_a_moment() -> 
     scene.now_ms += 30_000
     del scene.home.known[FOREIGN]
     assert not await scene.found(FOREIGN)
+
+
+async def test_one_that_is_refused_is_asked_for_again_as_soon_as_one_that_is_unknown() -> None:
+    scene = HssScene(mapping_cache_s=30, mapping_unknown_s=1)
+    ended = await scene.one(IMSI, MSISDN, kinds=OpaqueKind.O_TMSI, trigger=Trigger.ATTACH)
+    await scene.allocator.revoke(ended)
+    foreign = await scene.one(
+        IMSI, MSISDN, kinds=OpaqueKind.O_TMSI, trigger=Trigger.ATTACH, scope=Scope(Granularity.APP, "mail")
+    )
+    scene.home.known |= {ended: KNOWN, foreign: KNOWN}
+    refused = [f"nobody@{HOST}", ended, foreign]
+    for turn in range(3):
+        for opaque in refused:
+            assert not await scene.found(opaque)
+            assert not await scene.found(opaque)
+        assert scene.home.asked == refused * (turn + 1)
+        scene.now_ms += 1_000
+    # an app that may use it does not change how it is for one that may not
+    assert await scene.found(foreign, "mail")
+    scene.home.asked.clear()
+    assert not await scene.found(foreign)
+    assert scene.home.asked == [foreign]
+
+
+async def test_an_opt_out_shortens_what_is_remembered() -> None:
+    scene = HssScene(mapping_cache_s=3_600, mapping_unknown_s=1)
+    assert await scene.found(FOREIGN)
+    await scene.allocator.opt_out(IMSI, "*", out=True)
+    for _ in range(2):
+        assert not await scene.found(FOREIGN)
+        scene.now_ms += 1_000
+    assert scene.home.asked == [FOREIGN, FOREIGN]
 
 
 async def test_what_is_remembered_is_bounded_and_counted() -> None:

@@ -1,33 +1,21 @@
-"""A network that speaks Diameter on this machine: freeDiameterd as relay, and behind it an HSS and MTC-IWF that another
-library (python-diameter) speaks for, which has its own dictionary of what is in a message.
+"""An HSS and an MTC-IWF that another library (python-diameter) speaks for, which has its own dictionary of what is in a
+message.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
-import shutil
-import socket
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import pytest
 from diameter.message import Avp, Message
 from diameter.message import constants as names
 from diameter.message.commands.user_data import UserDataRequest
 from diameter.node import Node as TheirNode
 from diameter.node.application import SimpleThreadingApplication
 
-from gateway.notifiers.local_tls import Authority
+from gateway.tour.operator.diameter_relay import GATEWAY_HOST, HSS_HOST, REALM, RELAY_HOST, free_ports
 
-PROGRAM = "freeDiameterd"
-RELAY = pytest.mark.skipif(shutil.which(PROGRAM) is None, reason="NOT TESTED: apt install freediameter")
-REALM = "example.net"
-RELAY_HOST, HSS_HOST, GATEWAY_HOST = (f"{name}.{REALM}" for name in ("dra", "hss", "pushgw"))
-PATIENCE_S = 20.0
 TGPP = names.VENDOR_TGPP
-MET_HSS = re.compile(rf"-> 'STATE_OPEN'\s+'{re.escape(HSS_HOST)}'")
 
 UNKNOWN_USER = (
     Avp.new(
@@ -35,37 +23,6 @@ UNKNOWN_USER = (
         value=[Avp.new(names.AVP_VENDOR_ID, value=TGPP), Avp.new(names.AVP_EXPERIMENTAL_RESULT_CODE, value=5001)],
     ),
 )
-
-CONFIGURATION = """
-Identity = "{relay}";
-Realm = "{realm}";
-Port = {port};
-SecPort = {tls_port};
-No_SCTP;
-No_IPv6;
-ListenOn = "127.0.0.1";
-TcTimer = 5;
-TwTimer = 6;
-AppServThreads = 1;
-TLS_Cred = "{folder}/relay.pem", "{folder}/relay.key";
-TLS_CA = "{folder}/authority.pem";
-LoadExtension = "{extensions}/dict_nasreq.fdx";
-LoadExtension = "{extensions}/dict_dcca.fdx";
-LoadExtension = "{extensions}/acl_wl.fdx" : "{folder}/acl.conf";
-ConnectPeer = "{hss}" {{ ConnectTo = "127.0.0.1"; Port = {hss_port}; No_TLS; No_SCTP; }};
-"""
-
-
-def free_ports(count: int) -> list[int]:
-    """Bound together, so that they differ, and let go."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 @dataclass
@@ -195,69 +152,3 @@ class TheirHss:
             request.append_avp(avp)
         answer = self._apps[names.APP_3GPP_TSP].send_request(request, timeout=5)
         return int(answer.result_code)
-
-
-class DiameterNetwork:
-    """A relay before an HSS; as a context manager."""
-
-    def __init__(self, folder: Path, hss: TheirHss) -> None:
-        self.folder = folder
-        self.port, self.tls_port = free_ports(2)
-        self.hss = hss
-        self.authority = Authority()
-        self._relay: asyncio.subprocess.Process | None = None
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start_relay()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._relay is not None:  # nothing waits for its goodbyes any more
-            self._relay.kill()
-            await self._relay.wait()
-
-    async def start_relay(self) -> None:
-        """Until it has met the HSS."""
-        folder = self.folder
-        issued = self.authority.issue(RELAY_HOST, "127.0.0.1")
-        self.authority.write(folder)
-        (folder / "relay.pem").write_text(issued.certificate)
-        (folder / "relay.key").write_text(issued.key)
-        (folder / "acl.conf").write_text(f"ALLOW_IPSEC {GATEWAY_HOST}\nALLOW_OLD_TLS {GATEWAY_HOST}\n")
-        file, log_file = folder / "relay.conf", folder / "relay.log"
-        file.write_text(
-            CONFIGURATION.format(
-                relay=RELAY_HOST,
-                realm=REALM,
-                port=self.port,
-                tls_port=self.tls_port,
-                folder=folder,
-                extensions="/usr/lib/freeDiameter",
-                hss=HSS_HOST,
-                hss_port=self.hss.port,
-            )
-        )
-        with log_file.open("wb") as log:
-            self._relay = await asyncio.create_subprocess_exec(
-                PROGRAM, "-c", str(file), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        async with asyncio.timeout(PATIENCE_S):
-            while MET_HSS.search(log_file.read_text()) is None:
-                assert self._relay.returncode is None, log_file.read_text()
-                await asyncio.sleep(0.02)
-
-    async def stop_relay(self) -> None:
-        """As its operator would."""
-        assert self._relay is not None
-        self._relay.terminate()
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                await self._relay.wait()
-        except TimeoutError:
-            self._relay.kill()
-            await self._relay.wait()
-        self._relay = None
