@@ -392,7 +392,7 @@ async def test_a_kill_after_a_stop_while_it_gathers_leaves_no_participant_behind
             await asyncio.sleep(0)
         is_stopped = stopping.done()
         scene = await scene.kill()
-        await asyncio.gather(stopping, return_exceptions=True)
+        stopping.cancel()
     async with scene:
         if scene.campaign(number).state == CampaignState.STOPPING:
             campaign = await scene.until_state(number, CampaignState.STOPPED)

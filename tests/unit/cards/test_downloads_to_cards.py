@@ -422,19 +422,26 @@ async def test_a_plan_that_messages_went_past() -> None:
 
 
 async def test_progress_begins_the_tries_again() -> None:
-    """Five channels that each carry a little, with a threshold of two."""
-    async with Fleet(replace(FEW, answer_s=0.2, packet_bytes=80, validity_s=2.0)) as fleet:
+    """Channels that each carry a little, each behind a call in vain, with a threshold of two."""
+    async with Fleet(replace(FEW, answer_s=0.2, packet_bytes=64, validity_s=2.0)) as fleet:
         phone = await fleet.add()
-        what = commands(10)
+        what = commands(8)
+        busy = Behaviour(failure=Result(General.BEARER, bytes((Bearer.NO_CHANNEL,))))
 
         def perform(command: bytes) -> int:
             if what.index(command) % 2:
                 phone.terminal.drop_channel()
             return OK
 
+        def deliver_by_turns(tpdu: bytes, deliver=phone.terminal.deliver) -> None:
+            phone.terminal.behaviour = busy if len(phone.received) % 2 else Behaviour()
+            deliver(tpdu)
+
         phone.card.perform = perform
+        phone.terminal.deliver = deliver_by_turns
         download = await fleet.run(phone, what)
-        assert (download.state, download.calls) == (DownloadState.DONE, 6)
+        assert download.state is DownloadState.DONE
+        assert download.calls == 10
         assert phone.card.executed == list(what)
 
 
