@@ -62,8 +62,7 @@ class Cards(NamedTuple):
 
     async def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """As the operator."""
-        admin = (self.stage.folder / "store" / "admin.key").read_text().strip()
-        answer = await self.stage.call(method, path, headers={"authorization": f"Bearer {admin}"}, **options)
+        answer = await self.stage.call(method, path, headers=self.stage.as_operator(), **options)
         check(answer.is_success, f"{method} {path} refused: {answer.status_code} {answer.text}")
         return dict(answer.json())
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from sim_scene import FAST, NONCE, Server
 from sms_scene import QUICK, until
@@ -159,8 +160,6 @@ async def test_a_number_that_nobody_has() -> None:
 
 
 def replace_number(record: CardRecord, msisdn: str) -> CardRecord:
-    import msgspec
-
     return msgspec.structs.replace(record, msisdn=msisdn)
 
 
