@@ -7,7 +7,7 @@ from __future__ import annotations
 from gateway.cards.campaign_policy import Order, Standing
 from gateway.model.cards import Download, DownloadState
 
-#: different causes that are told apart; further ones count together
+#: different causes that are told apart; further ones count together. One without a cause counts by its state
 MOST_CAUSES = 64
 OTHER_CAUSE = "other"
 GOOD = frozenset({DownloadState.DONE, DownloadState.NOTICED})
@@ -105,7 +105,7 @@ class Tally:
         state = int(download.state)
         self.results[state] = self.results.get(state, 0) + 1
         if download.state != DownloadState.DONE:
-            cause = download.cause or OTHER_CAUSE
+            cause = download.cause or DownloadState(state).name.lower()
             if cause not in self.causes and len(self.causes) >= MOST_CAUSES:
                 cause = OTHER_CAUSE
             self.causes[cause] = self.causes.get(cause, 0) + 1

@@ -182,16 +182,18 @@ class ReceiptsWebhook:
 
     def _line(self, app: str, receipt: Receipt) -> dict[str, Any]:
         outcome = receipt.outcome
-        record = None if outcome.is_download else self._directory.registration(outcome.registration)
-        of = (
-            {"download": self._push_ids.downloads.build(app, outcome.notification)}
-            if outcome.is_download
-            else {"push": self._push_ids.build(app, receipt.push or outcome.notification)}
-        )
+        of: dict[str, Any]
+        if outcome.is_download:
+            of = {"download": self._push_ids.downloads.build(app, outcome.notification), "delivery": outcome.seq}
+        else:
+            record = self._directory.registration(outcome.registration)
+            of = {
+                "push": self._push_ids.build(app, receipt.push or outcome.notification),
+                "delivery": outcome.seq,
+                "token": build_token(record.token) if record is not None else "",
+            }
         return {
             **of,
-            "delivery": outcome.seq,
-            "token": build_token(record.token) if record is not None else "",
             "state": State(outcome.state).name.lower(),
             "at_ms": outcome.at_ms,
             "history": [

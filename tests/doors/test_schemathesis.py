@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from card_scene import SELECT, CardScene
 from open_house import House
 from web_push_sender import Sender
+
+from gateway.metrics import Metric
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -117,3 +120,28 @@ async def test_the_operator_gets_no_5xx_nor_does_who_deletes(house, tmp_path):
         parameters={"path.token": token, "path.scs_as_id": "shop"},
     )
     assert code == 0, out
+
+
+async def test_nobody_gets_a_5xx_where_there_are_cards(tmp_path):
+    async with CardScene(tmp_path / "scene", 3, **{"log.level": "warning"}) as scene:
+        cards = await scene.bring_in()
+        await scene.power_on()
+        download = await scene.start(cards[0], [SELECT])
+        body = {"name": "c", "commands": [SELECT], "query": "all"}
+        campaign = (await scene.shop.call("POST", "/v1/campaigns", json=body)).json()["id"]
+        admin = scene.house.gateway.admin_key_file.read_text().strip()
+        options = ("--include-path-regex", "^/v1/(cards|downloads|campaigns)")
+        for key, name in ((admin, "operator"), (scene.shop.key, "app")):
+            for of, given in (("downloads", download), ("campaigns", campaign)):
+                folder = tmp_path / f"{name} {of}"
+                folder.mkdir()
+                code, out = await run(
+                    scene.house, folder, key, *options, parameters={"path.card": cards[0], "path.id": given}
+                )
+                assert code == 0, out
+        # it was a real run: what is right was taken, what is wrong refused
+        for route in ("POST /v1/cards", "POST /v1/downloads", "POST /v1/campaigns", "GET /v1/downloads"):
+            for status in ("2xx", "4xx"):
+                assert scene.house.value(Metric.API_REQUESTS, f"{route} {status}") > 1, (route, status)
+        described = (await scene.house.http.get("/openapi.json")).json()["paths"]
+        assert {"/v1/cards", "/v1/cards/{card}/capability", "/v1/downloads/{id}", "/v1/campaigns"} <= set(described)

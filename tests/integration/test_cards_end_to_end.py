@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 from card_scene import SELECT, CardScene, update
-from open_house import until
+from open_house import House, until
 
 from gateway.metrics import Metric
+from gateway.model.errors import ConfigError
 from gateway.ota.sim.terminal import Behaviour
 
 COMMANDS = [SELECT.lower(), *(update(n * 100, bytes([n]) * 100) for n in range(40))]
@@ -136,3 +139,31 @@ async def test_nothing_is_done_for_cards_where_there_is_no_port(tmp_path: Path) 
         assert scene.house.gateway.cards is None
         error = (await scene.operator("GET", "/v1/cards", 404))["error"]
         assert error["name"] == "not_configured"
+
+
+async def test_a_port_that_is_taken_is_said_and_nothing_is_left_running(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        scene = CardScene(tmp_path, 1, **{"ota.port": taken.getsockname()[1]})
+        with pytest.raises(ConfigError) as caught:
+            await scene.__aenter__()
+        assert caught.value.field == "ota.port"
+        await scene.network.close()
+    async with House(tmp_path, {"ota.port": -1}) as house:  # the store is nobody else's
+        assert house.gateway.cards is None
+
+
+async def test_a_drain_lets_a_transfer_end_and_begins_nothing(tmp_path: Path) -> None:
+    slow = {0: Behaviour(delay_s=0.01)}
+    async with CardScene(tmp_path, 2, behaviours=slow, **{"ota.packet_bytes": 250, "edge.drain_s": 20.0}) as scene:
+        cards = await scene.bring_in()
+        await scene.power_on()
+        download = await scene.start(cards[0], COMMANDS)
+        await until(lambda: scene.executed(0))
+        later = await scene.start(cards[1], COMMANDS, at=4_000_000_000)
+        await scene.house.gateway.drain()
+        assert scene.executed(0) == COMMANDS
+        await scene.house.restart()
+        assert (await scene.look(download))["state"] == "done"
+        assert (await scene.look(later))["state"] == "waiting"
+        assert scene.executed(1) == []

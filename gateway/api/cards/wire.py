@@ -163,7 +163,7 @@ class DownloadCreate(_In, kw_only=True):
     ttl_s: (
         Annotated[int, Meta(ge=1, le=31_536_000, description="it is kept trying for so long; null: ota.ttl_s")] | None
     ) = None
-    at: Annotated[int, Meta(ge=0, le=1 << 40, description="not before then, Unix seconds")] | None = None
+    at: Annotated[int, Meta(ge=0, le=32_503_680_000, description="not before then, Unix seconds")] | None = None
     idempotency_key: Annotated[str, Meta(max_length=128, description="the same key starts it once")] = ""
 
 

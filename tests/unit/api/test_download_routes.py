@@ -84,6 +84,7 @@ async def test_it_can_wait_for_its_time():
         ({"notice": "a" * 161}, "notice"),
         ({"ttl_s": 0}, "ttl_s"),
         ({"at": -1}, "at"),
+        ({"at": 32_503_680_001}, "at"),
         ({"card": "4477009001230000"}, "card"),
         ({"idempotency_key": "k" * 129}, "idempotency_key"),
         ({"447700900123": 1}, None),

@@ -10,6 +10,8 @@ import pytest
 from api_doubles import Door, error_of
 
 from gateway.metrics import Metric
+from gateway.model.outcome import CARD, Outcome, State, Step
+from gateway.model.ports import Receipt
 
 
 @pytest.fixture
@@ -37,6 +39,19 @@ async def test_pages_by_cursor_and_only_ones_own(door):
         assert [s["what"] for s in receipt["steps"]] == ["sent", "acked"]
         body = (await client.get("/v1/receipts?after=99")).json()
         assert body == {"receipts": [], "cursor": 99}
+
+
+async def test_the_end_of_a_download_names_the_download_and_nobodys_token(door):
+    door.add_registration(0, "chat")  # whose number a download has
+    steps = [Step(1, "accepted", CARD), Step(2, "failed", CARD, "6A80")]
+    door.floors.feed.append(Receipt(1, Outcome(9, 9, 0, "chat", State.FAILED, 2, steps)))
+    door.floors.settle("chat")
+    async with door.provider() as client:
+        of_download, of_push = (await client.get("/v1/receipts")).json()["receipts"]
+    assert (of_download["push"], of_download["token"], of_download["state"]) == (None, None, "failed")
+    assert door.push_ids.downloads.parse(of_download["download"], "chat") == 9
+    assert of_download["steps"][1]["detail"] == "6A80"
+    assert "download" not in of_push
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,13 @@ def test_who_waits_for_another_try_is_out_and_not_under_way() -> None:
     assert tally.under_way == 1
 
 
+def test_who_ended_without_a_cause_counts_by_the_state() -> None:
+    tally = Tally(3, Order(3, 1), 0)
+    for index, state in enumerate((DownloadState.STOPPED, DownloadState.STOPPED, DownloadState.DONE)):
+        tally.end(index, row(state))
+    assert tally.causes == {"stopped": 2}
+
+
 def test_causes_are_bounded() -> None:
     tally = Tally(500, Order(500, 1), 0)
     for index in range(500):

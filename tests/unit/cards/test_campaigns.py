@@ -377,3 +377,26 @@ async def test_one_that_is_stopped_while_it_gathers_stops_those_it_has(turns: in
         assert campaign.results == scene.truth(number)
         assert sum(campaign.results.values()) == campaign.participants < 5_000
         assert not scene.engine.started
+
+
+@pytest.mark.parametrize("turns", range(1, 16))
+async def test_a_kill_after_a_stop_while_it_gathers_leaves_no_participant_behind(turns: int) -> None:
+    scene = Scene()
+    scene.records.add_cards(5_000)
+    async with scene:
+        number = await scene.create(query="all")
+        for _ in range(8):
+            await asyncio.sleep(0)
+        stopping = asyncio.ensure_future(scene.campaigns.stop(APP, number))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        is_stopped = stopping.done()
+        scene = await scene.kill()
+        stopping.cancel()
+    async with scene:
+        if scene.campaign(number).state == CampaignState.STOPPING:
+            campaign = await scene.until_state(number, CampaignState.STOPPED)
+            assert campaign.results == scene.truth(number)
+            assert sum(campaign.results.values()) == campaign.participants
+        else:
+            assert not is_stopped or scene.campaign(number).state == CampaignState.STOPPED

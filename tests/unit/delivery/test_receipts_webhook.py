@@ -15,7 +15,7 @@ from gateway.delivery.push_ids import PushIds
 from gateway.delivery.receipts_webhook import BATCH, ReceiptsWebhook
 from gateway.delivery.signature import verify_signature
 from gateway.metrics import Metric, Metrics
-from gateway.model.outcome import Outcome, State, Step
+from gateway.model.outcome import CARD, Outcome, State, Step
 from gateway.model.registration import build_token
 
 Answer = Callable[[httpx.Request], Awaitable[httpx.Response]]
@@ -100,6 +100,18 @@ async def test_receipt_is_signed_and_says_where_the_push_is(post: Post) -> None:
     assert [step["step"] for step in line["history"]] == ["sent", "acked"]
     assert "device" not in request.content.decode()
     assert post.receipts.cursors == {"webhook:shop": 1}
+
+
+async def test_the_end_of_a_download_names_the_download_and_nobodys_token(post: Post) -> None:
+    steps = [Step(1, "accepted", CARD), Step(2, "noticed", CARD)]
+    post.receipts.add("shop", Outcome(9, 9, 0, "shop", State.NOTICED, 2, steps))
+    post.poster.start()
+    await post.until(lambda: post.got)
+    (line,) = msgspec.json.decode(post.got["shop.test"][0].content)["receipts"]
+    assert post.ids.downloads.parse(line["download"], "shop") == 9
+    assert post.ids.parse(line["download"], "shop") is None
+    assert (line["state"], line["history"][1]["step"]) == ("noticed", "noticed")
+    assert not {"push", "token"} & set(line)
 
 
 async def test_cursor_moves_only_after_a_2xx_and_the_same_receipts_come_again(post: Post) -> None:
