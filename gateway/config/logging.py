@@ -20,7 +20,7 @@ REDACTED = "[redacted]"
 #: a field is hidden when its name has one of these words (`api_key`, `deviceId`) …
 HIDDEN = re.compile(
     r"(secret|token|key|jwt|password|passwd|credential|authorization|auth|cookie|bearer|device|account|alias|address|"
-    r"addr|ip|peer|remote|client|imsi|imei|msisdn|phone|e?mail|user|url)(e?s)?"
+    r"addr|ip|peer|remote|client|imsi|imei|msisdn|iccid|card|kic|kid|apdu|phone|e?mail|user|url)(e?s)?"
 )
 #: … unless it ends with a word that says it is only a figure or a place
 FIGURES = re.compile(r"count|total|port|bytes|ms|s|limit|max|min|file|path|kind|mode")

@@ -143,6 +143,7 @@ class CardRoutes:
                     await asyncio.sleep(0)
             await work.write()
 
+        call.timeout_s *= 1 + len(pieces) // GROUP  # one commit after the other
         await call.committed(take_all())
         refused = sum(result.error is not None for result in work.results)
         return call.answer(Imported(imported=len(pieces) - refused, refused=refused, cards=work.results))

@@ -380,20 +380,68 @@ async def test_a_message_that_is_not_delivered_says_nothing_of_the_terminal() ->
         assert fleet.capability(phone).ability is Ability.CAPABLE
 
 
-async def test_progress_begins_the_tries_again() -> None:
-    """Five channels that each carry a little, with a threshold of two."""
-    async with Fleet(replace(FEW, answer_s=0.2, packet_bytes=80, validity_s=2.0)) as fleet:
+async def test_a_capable_card_that_is_silent_stays_capable() -> None:
+    """E6: another PUSH, up to the threshold; E4 decides only where nothing was known."""
+    async with Fleet(FEW) as fleet:
         phone = await fleet.add()
-        what = commands(10)
+        await phone.terminal.power_off()
+        download = await fleet.run(phone, commands(40))
+        assert (download.state, download.calls) == (DownloadState.NOTICED, 2)
+        assert steps(download).count("silent") == 2
+        assert fleet.capability(phone).ability is Ability.CAPABLE
+        assert fleet.evidence(phone) == ["validity_over"] * 2
+
+
+async def test_a_card_that_stops_inside_a_packet_and_calls_it_no_error() -> None:
+    async with Fleet() as fleet:
+        for ability in (Ability.CAPABLE, Ability.NOT_CAPABLE):
+            phone = await fleet.add(ability=ability)
+            execute = phone.card._execute
+
+            def no_more_than_two(each: list[bytes], at: int, answer, execute=execute) -> None:
+                execute(each if each[0][:2] == b"\x80\xec" else each[:2], at, answer)
+
+            phone.card._execute = no_more_than_two
+            what = commands(9)
+            assert (await fleet.run(phone, what)).state is DownloadState.DONE
+            assert phone.card.executed == list(what)
+
+
+async def test_a_plan_that_messages_went_past() -> None:
+    """Part of a packet of it was executed on another way: what is left of it is another packet."""
+    async with Fleet() as fleet:
+        phone = await fleet.add()
+        what = commands(30)
+        first = await fleet.cards.take_counters(fleet.handle(phone), 3, 60)
+        plan = PacketPlan(0, first, 200, 3, proved=True)
+        download = msgspec.structs.replace(fleet.build(phone, what), plan=plan, calls=1, done=3)
+        await fleet.downloads.add([download])
+        fleet.engine.start(download)
+        assert (await fleet.end(download.number)).state is DownloadState.DONE
+        assert phone.card.executed == list(what[3:])
+
+
+async def test_progress_begins_the_tries_again() -> None:
+    """Channels that each carry a little, each behind a call in vain, with a threshold of two."""
+    async with Fleet(replace(FEW, answer_s=0.2, packet_bytes=64, validity_s=2.0)) as fleet:
+        phone = await fleet.add()
+        what = commands(8)
+        busy = Behaviour(failure=Result(General.BEARER, bytes((Bearer.NO_CHANNEL,))))
 
         def perform(command: bytes) -> int:
             if what.index(command) % 2:
                 phone.terminal.drop_channel()
             return OK
 
+        def deliver_by_turns(tpdu: bytes, deliver=phone.terminal.deliver) -> None:
+            phone.terminal.behaviour = busy if len(phone.received) % 2 else Behaviour()
+            deliver(tpdu)
+
         phone.card.perform = perform
+        phone.terminal.deliver = deliver_by_turns
         download = await fleet.run(phone, what)
-        assert (download.state, download.calls) == (DownloadState.DONE, 6)
+        assert download.state is DownloadState.DONE
+        assert download.calls == 10
         assert phone.card.executed == list(what)
 
 
@@ -527,6 +575,18 @@ async def test_a_transfer_is_stopped_behind_the_command_under_way() -> None:
         assert download.state is DownloadState.STOPPED
         assert download.done == len(phone.card.executed) < 60
         assert [over.state for over in fleet.over] == [DownloadState.STOPPED]
+
+
+async def test_one_that_is_stopped_in_its_last_try_gets_no_notice() -> None:
+    async with Fleet(replace(SETTINGS, attempts=1, answer_s=0.3)) as fleet:
+        phone = await fleet.add()
+        heard = []
+        phone.card._on_sdu = heard.append
+        number = await fleet.start(phone, commands(60))
+        await fleet.until(lambda: bool(heard))
+        await fleet.engine.stop(number)
+        assert (await fleet.end(number)).state is DownloadState.STOPPED
+        assert phone.texts == []
 
 
 async def test_a_call_is_stopped_at_once() -> None:

@@ -13,10 +13,11 @@ from gateway.config.sections import Log
 
 TELLING = """
 token tokens device device_id deviceId api_key apikeys_key secret receipts_secret account alias aliases address
-addresses peer remote_addr Authorization jwt client_ip password X-Auth-Token imsi webhook_url
+addresses peer remote_addr Authorization jwt client_ip password X-Auth-Token imsi webhook_url card iccid kic kid apdus
 """
 HARMLESS = """
 event token_count device_port key_file app seq reason links monkey tokenizer accounting max_bytes tags device_limit n
+cards_total key_kind
 """
 
 
