@@ -304,7 +304,8 @@ class DownloadEngine:
             active.phase = _Phase.TRANSFER
             happened = await transfer.run()
             self._waiting.note_begun(progress.download)
-            await line.hang_up(self._settings.answer_s)
+            if happened.event not in (Event.LINK_LOST, Event.NO_ANSWER):
+                await line.hang_up(self._settings.answer_s)  # else it is cut: nobody listens there
             return happened
 
     async def _notify(self, progress: Progress, record: CardRecord) -> Happened:

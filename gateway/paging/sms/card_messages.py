@@ -188,15 +188,18 @@ class SmsCardMessages:
     async def _send_on(
         self, link: SmscLink, messages: list[ShortMessage], message: _Message, valid_s: int, *, listens: bool
     ) -> tuple[int, Answer]:
-        """(parts that were taken, answer to the last). TooLong; TimeoutError: no room or no answer in time."""
+        """(parts that were taken, answer to the last). TooLong: no turn or no room; TimeoutError: no answer."""
         loop = asyncio.get_running_loop()
         for number, at_s in enumerate(self._turns_of(link).take(len(messages)), 1):
             if at_s > loop.time():
                 await asyncio.sleep(at_s - loop.time())
             part = Part(-1, 0, number, len(messages), CHANNEL, message.heard if listens else None)
             until_s = -(-self._clock() // 1000) + valid_s
-            async with asyncio.timeout(self._ota.smsc_wait_s):
-                await self._rooms[link.name].acquire()
+            try:
+                async with asyncio.timeout(self._ota.smsc_wait_s):
+                    await self._rooms[link.name].acquire()
+            except TimeoutError:
+                raise TooLong(self._ota.smsc_retry_s) from None
             try:
                 _, answer = await self._bearer.submit(replace(messages[number - 1], tlvs={}), part, until_s, link)
             finally:

@@ -297,6 +297,20 @@ async def test_who_would_wait_too_long_is_told_when_to_come_back_and_each_at_ano
         assert len(scene.smsc.submissions) == 1
 
 
+async def test_who_finds_no_room_in_the_window_comes_back() -> None:
+    async with CardMessagesScene(
+        paging={"smsc_window": 2}, ota={"smsc_wait_s": 0.01, "smsc_retry_s": 4.0}, answer_s=5.0
+    ) as scene:
+        await until(lambda: scene.smsc.is_bound)
+        taken: list[Submission] = []
+        scene.smsc.on_submission = taken.append
+        scene.smsc.next.append(Behaviour(delay_s=0.5))
+        first = asyncio.create_task(scene.send())
+        await until(lambda: len(taken) == 1)
+        assert await scene.send(reference=2) == SentMessage(Fate.LATER, 4_000, "rate")
+        assert (await first).fate is Fate.TAKEN
+
+
 async def test_pages_do_not_stand_behind_cards() -> None:
     """Half of the window is theirs, whatever cards do."""
     async with CardMessagesScene(paging={"smsc_window": 4}, window=4) as scene:
