@@ -197,7 +197,7 @@ async def test_with_one_key_set_for_both_a_packet_in_doubt_is_sent_anew() -> Non
 @pytest.mark.parametrize("moment", [1, 5, 11, 12, 27, 39])
 async def test_a_gateway_that_is_killed_goes_on_where_it_was(moment: int) -> None:
     async with Fleet(replace(SETTINGS, answer_s=0.5, attempts=50)) as fleet:
-        phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3))
+        phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3, opening_retries=8))
         what = commands(40)
         reached = []
         phone.card.perform = lambda command: reached.append(command) or OK
@@ -213,7 +213,8 @@ async def test_a_gateway_that_is_killed_goes_on_where_it_was(moment: int) -> Non
 async def test_killed_again_and_again() -> None:
     async with Fleet(replace(SETTINGS, answer_s=0.5, attempts=50)) as fleet:
         phone = await fleet.add(
-            Behaviour(loss=0.1, twice=0.1, delay_s=0.005, seed=5), limits=replace(FAST, keep_alive_ms=50, retries=3)
+            Behaviour(loss=0.1, twice=0.1, delay_s=0.005, seed=5),
+            limits=replace(FAST, keep_alive_ms=50, retries=3, opening_retries=8),
         )
         what = commands(60)
         reached = []
@@ -285,7 +286,7 @@ async def test_a_transfer_has_the_time_of_a_drain_and_a_call_has_not() -> None:
 
 async def test_a_transfer_that_a_drain_cuts_goes_on_after_the_next_start() -> None:
     async with Fleet(replace(SETTINGS, attempts=50)) as fleet:
-        phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3))
+        phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3, opening_retries=8))
         reached = []
         phone.card.perform = lambda command: reached.append(command) or OK
         what = commands(60)
