@@ -138,9 +138,7 @@ async def cards(*behaviours: Behaviour, settings: Sequence[str] = (), new: bool 
     port = await network.start()
     try:
         stage = Stage("ota.port=0", *QUICK, *settings)
-        file = stage.folder / "smsc-password"
-        file.write_text(network.smsc.password)
-        file.chmod(0o600)
+        file = stage.add_secret("smsc-password", network.smsc.password)
         stage.add_settings(
             f"paging.smscs=smpp://{network.smsc.system_id}@127.0.0.1:{port}", f"paging.smsc_password_file={file}"
         )

@@ -43,7 +43,7 @@ async def test_whatever_happens_each_command_is_executed_once(seed: int) -> None
             phone = await fleet.add(
                 behaviour,
                 ability=rng.choice((Ability.CAPABLE, Ability.UNKNOWN)),
-                limits=replace(FAST, keep_alive_ms=40, retries=4, window=rng.choice((1, 4))),
+                limits=replace(FAST, keep_alive_ms=40, retries=4, opening_retries=8, window=rng.choice((1, 4))),
             )
             if rng.random() < 0.2:
                 phone.card.profile.counters.update({2: 300, 3: 300})
