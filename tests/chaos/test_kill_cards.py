@@ -103,7 +103,7 @@ async def test_no_command_is_lost_or_executed_twice(tmp_path: Path) -> None:
             delay_s=0.02 if number % 4 < 2 else 0.0,
             seed=number,
         )
-        phone = await fleet.add(behaviour, limits=replace(FAST, keep_alive_ms=100, retries=4))
+        phone = await fleet.add(behaviour, limits=replace(FAST, keep_alive_ms=100, retries=4, opening_retries=8))
         network.phones[phone.record.msisdn] = phone
     setup = Setup([phone.record for phone in fleet.phones], [int(each) for each in abilities], list(what))
     (tmp_path / "setup").write_bytes(msgspec.msgpack.encode(setup))

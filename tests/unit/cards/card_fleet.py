@@ -71,6 +71,8 @@ SETTINGS = Ota(
     answer_s=5.0,
     packet_bytes=300,
 )
+#: two tries, and little time for each
+FEW = replace(SETTINGS, attempts=2, validity_s=0.2)
 
 
 def build_ota(settings: Ota, limits: Limits) -> Ota:
@@ -97,6 +99,11 @@ def apdu(number: int, size: int = 20) -> bytes:
 
 def commands(count: int, size: int = 20) -> tuple[bytes, ...]:
     return tuple(apdu(number, size) for number in range(count))
+
+
+def steps(download: Download) -> list[str]:
+    """Of its history."""
+    return [step.what for step in download.steps]
 
 
 @dataclass

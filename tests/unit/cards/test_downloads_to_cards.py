@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from card_fleet import FAST, SETTINGS, TAR, Fleet, Phone, apdu, commands
+from card_fleet import FAST, FEW, SETTINGS, TAR, Fleet, Phone, apdu, commands, steps
 
 from gateway.cards.transfer import SPARE_COUNTERS
 from gateway.metrics import Metric
@@ -16,13 +16,6 @@ from gateway.ota.push import OpenLink
 from gateway.ota.result import Bearer, General, Result
 from gateway.ota.sim.card import OK
 from gateway.ota.sim.terminal import Behaviour
-
-FEW = replace(SETTINGS, attempts=2, validity_s=0.2)
-
-
-def steps(download: Download) -> list[str]:
-    return [step.what for step in download.steps]
-
 
 # --- capable (E6) -----------------------------------------------------------------------------------------------------
 
@@ -204,7 +197,7 @@ async def test_with_one_key_set_for_both_a_packet_in_doubt_is_sent_anew() -> Non
 @pytest.mark.parametrize("moment", [1, 5, 11, 12, 27, 39])
 async def test_a_gateway_that_is_killed_goes_on_where_it_was(moment: int) -> None:
     async with Fleet(replace(SETTINGS, answer_s=0.5, attempts=50)) as fleet:
-        phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3))
+        phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3, opening_retries=8))
         what = commands(40)
         reached = []
         phone.card.perform = lambda command: reached.append(command) or OK
@@ -220,7 +213,8 @@ async def test_a_gateway_that_is_killed_goes_on_where_it_was(moment: int) -> Non
 async def test_killed_again_and_again() -> None:
     async with Fleet(replace(SETTINGS, answer_s=0.5, attempts=50)) as fleet:
         phone = await fleet.add(
-            Behaviour(loss=0.1, twice=0.1, delay_s=0.005, seed=5), limits=replace(FAST, keep_alive_ms=50, retries=3)
+            Behaviour(loss=0.1, twice=0.1, delay_s=0.005, seed=5),
+            limits=replace(FAST, keep_alive_ms=50, retries=3, opening_retries=8),
         )
         what = commands(60)
         reached = []
@@ -292,7 +286,7 @@ async def test_a_transfer_has_the_time_of_a_drain_and_a_call_has_not() -> None:
 
 async def test_a_transfer_that_a_drain_cuts_goes_on_after_the_next_start() -> None:
     async with Fleet(replace(SETTINGS, attempts=50)) as fleet:
-        phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3))
+        phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3, opening_retries=8))
         reached = []
         phone.card.perform = lambda command: reached.append(command) or OK
         what = commands(60)
@@ -466,264 +460,3 @@ async def test_a_number_that_the_smsc_refuses_for_good() -> None:
         fleet.smsc.refuses = True
         download = await fleet.run(phone, commands(10))
         assert (download.state, download.cause) == (DownloadState.FAILED, "unreachable")
-
-
-# --- not capable (E7), unknown (E5) -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ability", [Ability.NOT_CAPABLE, Ability.UNKNOWN])
-async def test_a_small_payload_goes_by_message(ability: Ability) -> None:
-    async with Fleet() as fleet:
-        phone = await fleet.add(Behaviour(capable=False), ability=ability)
-        what = commands(10)
-        download = await fleet.run(phone, what)
-        assert (download.state, download.way, download.calls) == (DownloadState.DONE, "message", 0)
-        assert phone.card.executed == list(what)
-        assert [len(parts) for parts in phone.received] == [3]
-        assert phone.texts == []
-
-
-async def test_a_large_payload_gets_a_notice_and_no_call() -> None:
-    async with Fleet() as fleet:
-        phone = await fleet.add(Behaviour(capable=False), ability=Ability.NOT_CAPABLE)
-        download = await fleet.run(phone, commands(40))
-        assert (download.state, download.calls) == (DownloadState.NOTICED, 0)
-        assert (phone.received, len(phone.texts)) == ([], 1)
-
-
-async def test_a_large_payload_asks_a_card_of_which_nothing_is_known() -> None:
-    async with Fleet() as fleet:
-        able = await fleet.add(ability=Ability.UNKNOWN)
-        unable = await fleet.add(Behaviour(capable=False), ability=Ability.UNKNOWN)
-        what = commands(40)
-        assert (await fleet.run(able, what)).state is DownloadState.DONE
-        assert (await fleet.run(unable, what)).state is DownloadState.NOTICED
-        assert fleet.capability(able).ability is Ability.CAPABLE
-        assert fleet.capability(unable).ability is Ability.NOT_CAPABLE
-        # the terminal itself said so: long before the validity was over
-        assert fleet.evidence(unable) == ["terminal_result"]
-        assert [line.detail for line in fleet.evidence_lines(unable)] == ["result 30"]
-
-
-async def test_a_terminal_that_is_worse_than_it_was() -> None:
-    async with Fleet() as fleet:
-        phone = await fleet.add(Behaviour(capable=False), ability=Ability.CAPABLE)
-        what = commands(10)
-        download = await fleet.run(phone, what)
-        assert (download.state, download.way, download.calls) == (DownloadState.DONE, "message", 1)
-        assert phone.card.executed == list(what)
-        assert fleet.capability(phone).ability is Ability.NOT_CAPABLE
-
-
-async def test_a_message_of_a_payload_that_the_card_refuses() -> None:
-    async with Fleet() as fleet:
-        phone = await fleet.add(ability=Ability.NOT_CAPABLE)
-        phone.card.perform = lambda command: 0x6982 if command == apdu(2) else OK
-        download = await fleet.run(phone, commands(4))
-        assert (download.state, download.done) == (DownloadState.FAILED, 2)
-        assert download.steps[-1].detail == "6982 at command 3"
-
-
-async def test_messages_without_an_answer_are_tried_and_then_given_up() -> None:
-    async with Fleet(FEW) as fleet:
-        phone = await fleet.add(ability=Ability.NOT_CAPABLE)
-        phone.is_mute = True
-        download = await fleet.run(phone, commands(4))
-        assert (download.state, download.tries) == (DownloadState.NOTICED, 2)
-        assert steps(download).count("no_answer") == 2
-
-
-async def test_a_notice_waits_for_an_smsc() -> None:
-    async with Fleet() as fleet:
-        phone = await fleet.add(ability=Ability.NOT_CAPABLE)
-        fleet.smsc.is_down = True
-        number = await fleet.start(phone, commands(40))
-        await fleet.until(lambda: "notice_later" in steps(fleet.downloads.downloads[number]))
-        fleet.smsc.is_down = False
-        assert (await fleet.end(number)).state is DownloadState.NOTICED
-        assert len(phone.texts) == 1
-
-
-# --- stop, expiry, the store ------------------------------------------------------------------------------------------
-
-
-async def test_a_download_that_waits_is_stopped() -> None:
-    async with Fleet() as fleet:
-        phone = await fleet.add()
-        fleet.smsc.is_down = True
-        number = await fleet.start(phone, commands(10))
-        await fleet.until(lambda: fleet.smsc.counts["refused"] >= 1 and fleet.engine.active == 0)
-        stopped = await fleet.engine.stop(number)
-        assert stopped is not None
-        assert stopped.state is DownloadState.STOPPED
-        fleet.smsc.is_down = False
-        assert (await fleet.run(phone, commands(3))).state is DownloadState.DONE
-        assert phone.card.executed == list(commands(3))
-        assert await fleet.engine.stop(number) == fleet.downloads.downloads[number]
-        assert await fleet.engine.stop(12_345) is None
-
-
-async def test_a_transfer_is_stopped_behind_the_command_under_way() -> None:
-    async with Fleet(replace(SETTINGS, packet_bytes=80)) as fleet:
-        phone = await fleet.add()
-        reached = []
-        phone.card.perform = lambda command: reached.append(command) or OK
-        number = await fleet.start(phone, commands(60))
-        await fleet.until(lambda: len(reached) >= 3)
-        download = await fleet.engine.stop(number)
-        assert download is not None
-        assert download.state is DownloadState.STOPPED
-        assert download.done == len(phone.card.executed) < 60
-        assert [over.state for over in fleet.over] == [DownloadState.STOPPED]
-
-
-async def test_one_that_is_stopped_in_its_last_try_gets_no_notice() -> None:
-    async with Fleet(replace(SETTINGS, attempts=1, answer_s=0.3)) as fleet:
-        phone = await fleet.add()
-        heard = []
-        phone.card._on_sdu = heard.append
-        number = await fleet.start(phone, commands(60))
-        await fleet.until(lambda: bool(heard))
-        await fleet.engine.stop(number)
-        assert (await fleet.end(number)).state is DownloadState.STOPPED
-        assert phone.texts == []
-
-
-async def test_a_call_is_stopped_at_once() -> None:
-    async with Fleet(replace(SETTINGS, validity_s=60.0)) as fleet:
-        phone = await fleet.add()
-        phone.fate = None
-        number = await fleet.start(phone, commands(60))
-        await fleet.until(lambda: len(phone.received) == 1)
-        assert (await fleet.engine.stop(number)).state is DownloadState.STOPPED
-        assert fleet.links.open_links == 0
-
-
-@pytest.mark.parametrize("fate", [None, Fate.UNDELIVERED])
-async def test_a_download_expires_whatever_it_is_doing(fate: Fate | None) -> None:
-    async with Fleet(replace(SETTINGS, validity_s=60.0, attempts=1_000)) as fleet:
-        phone = await fleet.add()
-        phone.fate = fate
-        download = await fleet.run(phone, commands(60), ttl_ms=150)
-        assert download.state is DownloadState.EXPIRED
-        assert phone.texts == []
-
-
-async def test_a_store_that_takes_nothing_for_a_while() -> None:
-    async with Fleet() as fleet:
-        phone = await fleet.add()
-        what = commands(20)
-        fleet.cards.full.writes = 3
-        fleet.downloads.full.writes = 6
-        assert (await fleet.run(phone, what)).state is DownloadState.DONE
-        assert phone.card.executed == list(what)
-
-
-async def test_the_end_is_told_once_it_is_written() -> None:
-    async with Fleet() as fleet:
-        phone = await fleet.add(ability=Ability.NOT_CAPABLE)
-        number = await fleet.start(phone, commands(2))
-        await fleet.until(lambda: fleet.downloads.downloads[number].done == 2 or len(phone.card.executed) == 2)
-        fleet.downloads.full.writes = 2
-        await fleet.end(number)
-        assert (fleet.downloads.settled, [over.number for over in fleet.over]) == ([number], [number])
-        assert len(phone.received) == 1
-
-
-async def test_a_card_that_is_gone_and_keys_that_are_not_there() -> None:
-    async with Fleet() as fleet:
-        phone = await fleet.add()
-        download = fleet.build(phone, commands(2))
-        await fleet.downloads.add([download])
-        await fleet.cards.remove(fleet.handle(phone))
-        fleet.engine.start(download)
-        ended = await fleet.end(download.number)
-        assert (ended.state, ended.steps[-1].detail) == (DownloadState.FAILED, "no such card")
-        other = await fleet.add()
-        fleet.cards.records[fleet.handle(other)] = fleet.cards.records[fleet.handle(other)].__class__(
-            *[getattr(other.record, name) for name in other.record.__struct_fields__[:3]], (), 2, 3, TAR, TAR
-        )
-        assert (await fleet.run(other, commands(2))).steps[-1].detail == "no_keys"
-
-
-# --- many -------------------------------------------------------------------------------------------------------------
-
-
-async def test_two_downloads_for_one_card_come_one_after_the_other() -> None:
-    async with Fleet(replace(SETTINGS, answer_s=0.3)) as fleet:
-        phone = await fleet.add()
-        first, second = commands(30), tuple(apdu(number) for number in range(100, 130))
-        dropped = []
-
-        def perform(command: bytes) -> int:
-            if command == first[9] and not dropped:
-                dropped.append(command)
-                phone.terminal.drop_channel()
-            return OK
-
-        phone.card.perform = perform
-        numbers = [await fleet.start(phone, first), await fleet.start(phone, second)]
-        for number in numbers:
-            assert (await fleet.end(number)).state is DownloadState.DONE
-        # the first had a packet in doubt when it waited: the second must not take counters then
-        assert phone.card.executed == [*first, *second]
-
-
-async def test_many_downloads_for_one_card_hold_up_no_other() -> None:
-    async with Fleet(replace(SETTINGS, at_once=2)) as fleet:
-        phone, other = await fleet.add(), await fleet.add()
-        numbers = [await fleet.start(phone, commands(2)) for _ in range(12)]
-        last = await fleet.start(other, commands(2))
-        await fleet.end(last)
-        assert sum(fleet.downloads.downloads[number].state.is_final for number in numbers) < 12
-        for number in numbers:
-            assert (await fleet.end(number)).state is DownloadState.DONE
-        assert phone.card.executed == list(commands(2)) * 12
-
-
-async def test_one_behind_another_expires_in_its_time_or_is_stopped() -> None:
-    async with Fleet(replace(SETTINGS, validity_s=60.0)) as fleet:
-        phone = await fleet.add()
-        phone.fate = None
-        holder = await fleet.start(phone, commands(60))
-        await fleet.until(lambda: fleet.engine.active == 1)
-        behind = await fleet.start(phone, commands(60), ttl_ms=50)
-        stopped = await fleet.start(phone, commands(60))
-        assert (await fleet.end(behind)).state is DownloadState.EXPIRED
-        assert (await fleet.engine.stop(stopped)).state is DownloadState.STOPPED
-        phone.fate = Fate.DELIVERED
-        last = await fleet.start(phone, commands(5))
-        await fleet.engine.stop(holder)
-        assert (await fleet.end(last)).state is DownloadState.DONE
-
-
-async def test_two_hundred_at_once() -> None:
-    async with Fleet(replace(SETTINGS, at_once=50, validity_s=10.0), is_native=True) as fleet:
-        phones = [
-            await fleet.add(
-                Behaviour(capable=number % 5 != 0, loss=0.05 if number % 3 == 0 else 0.0, seed=number),
-                ability=Ability.UNKNOWN if number % 2 else Ability.CAPABLE,
-            )
-            for number in range(200)
-        ]
-        what = commands(40)
-        numbers = [await fleet.start(phone, what) for phone in phones]
-        for number, phone in zip(numbers, phones, strict=True):
-            download = await fleet.end(number)
-            if phone.behaviour.capable:
-                assert (download.state, phone.card.executed) == (DownloadState.DONE, list(what))
-            else:
-                assert (download.state, phone.card.executed, len(phone.texts)) == (DownloadState.NOTICED, [], 1)
-        assert len(fleet.over) == 200
-        assert (fleet.engine.active, fleet.engine.waiting, fleet.calls.held) == (0, 0, 0)
-
-
-async def test_what_does_not_fit_ram_waits_in_the_store() -> None:
-    async with Fleet(replace(SETTINGS, waiting=4, at_once=2)) as fleet:
-        phones = [await fleet.add() for _ in range(12)]
-        numbers = [await fleet.start(phone, commands(2)) for phone in phones]
-        assert fleet.engine.waiting <= 4
-        for number in numbers:
-            assert (await fleet.end(number)).state is DownloadState.DONE
-        assert fleet.metrics.value(Metric.OTA_BOUNDS, "waiting") > 0
-        assert len(fleet.over) == 12
