@@ -7,12 +7,15 @@ import asyncio
 import random
 from dataclasses import replace
 
+import card_fleet
 import pytest
 from card_fleet import FAST, SETTINGS, Fleet, Phone, apdu
 
 from gateway.model.cards import Ability, DownloadState, Fate
 from gateway.ota.sim.card import OK
 from gateway.ota.sim.terminal import Behaviour
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 STORM = replace(SETTINGS, validity_s=0.5, answer_s=0.25, attempts=10_000, at_once=6, packet_bytes=120)
 
@@ -30,8 +33,9 @@ def unsettle(phone: Phone, rng: random.Random) -> None:
     phone.card.perform = perform
 
 
-@pytest.mark.parametrize("seed", range(1, 3))
-async def test_whatever_happens_each_command_is_executed_once(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(1, 9))
+async def test_whatever_happens_each_command_is_executed_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card_fleet, "PATIENCE_S", 60.0)
     rng = random.Random(seed)
     async with Fleet(replace(STORM, packets_at_once=rng.choice((1, 3)))) as fleet:
         payloads: dict[int, list[list[bytes]]] = {}
