@@ -339,7 +339,13 @@ class Card:
                     self.counts["opened"] += 1
                 case Closed(cause):
                     self.counts[f"closed_{cause.value}"] += 1
-                    self._ask(CloseChannel(self._channel), lambda _response: self._drop_link())
+                    self._close_channel()
+
+    def _close_channel(self) -> None:
+        """Before all else, and however much waits: a channel that stays open keeps every later PUSH out."""
+        closing = CloseChannel(self._channel)
+        self._waiting = deque(each for each in self._waiting if not isinstance(each[0], ReceiveData | CloseChannel))
+        self._waiting.append((closing, lambda _response: self._drop_link()))
 
     def _drop_link(self) -> None:
         self.link = None
