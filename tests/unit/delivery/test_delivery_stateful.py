@@ -127,7 +127,10 @@ class Deliveries(RuleBasedStateMachine):
         if pending and number != stranger:
             before = [self.house.state(seq) for seq in pending]
             self.do(lambda: self.house.edge.ack(stranger, *pending))
-            assert [self.house.state(seq) for seq in pending] == before
+            for seq, was in zip(pending, before, strict=True):
+                state = self.house.state(seq)
+                # what waited for room in a mailbox may have its turn meanwhile, which is no stranger's doing
+                assert state is was or (was is State.WAITING and not state.is_final)
 
     @rule(number=numbers)
     def fetch(self, number: int) -> None:
