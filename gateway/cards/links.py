@@ -293,7 +293,10 @@ class CattpLinks:
     def _handle(self, kind: int, link: int, cookie: int, a: Any, b: Any, _undelivered: Any) -> None:
         expected = self._by_cookie.get(cookie)
         if expected is None:
-            return  # forgotten; its link was aborted
+            # forgotten: a link that was known is being aborted; one that opened before the server heard of it is not
+            if kind == native.EVENT_OPENED and self._server is not None:
+                self._insist(self._server.abort, link, _NORMAL)
+            return
         if kind == native.EVENT_OPENED:
             self._links[link] = _Link(expected, b)
             expected.links.add(link)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,7 +20,7 @@ from gateway.config.ota_section import Ota
 from gateway.metrics import Metric, Metrics
 from gateway.model.cards import CardLinks, LinkClosed, LinkDelivered, LinkEvent, LinkOpened, LinkReceived
 from gateway.model.errors import ConfigError
-from gateway.ota.cattp import Limits, Link, Opened, Output, Received, Transmit
+from gateway.ota.cattp import Closed, Limits, Link, Opened, Output, Received, Transmit
 from gateway.ota.secured_packet import Transport, build_command, parse_answer
 
 FAST = Limits(rto_first_ms=40, rto_least_ms=20, rto_most_ms=200, retries=30)
@@ -155,6 +156,30 @@ async def test_a_forgotten_card_is_not_heard_any_more_and_its_link_ends(rig: Rig
     assert not late.is_open
     assert kinds(events) == [LinkOpened]
     assert not rig.links.send(cast(LinkOpened, events[0]).link, b"x")
+
+
+async def test_a_link_that_opens_while_its_card_is_forgotten_is_not_left_behind() -> None:
+    """The loop is busy when the final ACK comes, and the caller's time is over before it hears of the link."""
+    async with Rig(idle_s=0.0, keep_alive_s=0.0) as rig:
+        events: list[LinkEvent] = []
+        assert rig.links.expect(NONCE, events.append, VALID_MS)
+        card = Link(FAST, 7, 65_530, remote_port=9_000, identification=NONCE)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
+            wire.settimeout(5)
+            wire.connect(("127.0.0.1", rig.links.port))
+            for output in card.connect(0):
+                if isinstance(output, Transmit):
+                    wire.send(output.data)
+            for output in card.handle(wire.recv(2_000), 1):
+                if isinstance(output, Transmit):
+                    wire.send(output.data)
+            while not rig.metrics.value(Metric.OTA_LINKS_OPENED):
+                time.sleep(0.001)  # the loop must not hear of it
+            rig.links.forget(NONCE)
+            await until(lambda: rig.metrics.value(Metric.OTA_LINKS, "open") == 0)
+            assert any(isinstance(each, Closed) for each in card.handle(wire.recv(2_000), 2))
+        assert events == []
+        assert rig.metrics.value(Metric.OTA_LINKS_CLOSED, "asked") == 1
 
 
 async def test_a_card_that_comes_back_is_said_to_have_replaced_its_link(rig: Rig) -> None:
