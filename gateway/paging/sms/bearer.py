@@ -161,6 +161,10 @@ class SmsBearer:
         """How long those that are bound rest because they are throttling; 0: none is bound, or one takes messages."""
         return self._smscs.rest_ms()
 
+    def rest_of(self, link: SmscLink) -> int:
+        """How long this SMSC rests yet, ms: who chose it and then waited asks once more."""
+        return self._smscs.rest_of(link)
+
     async def submit(
         self, sm: ShortMessage, part: Part, until_s: int, on: SmscLink | None
     ) -> tuple[SmscLink | None, Answer]:

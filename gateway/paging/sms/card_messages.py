@@ -201,6 +201,10 @@ class SmsCardMessages:
             except TimeoutError:
                 raise TooLong(self._ota.smsc_retry_s) from None
             try:
+                rest_ms = self._bearer.rest_of(link)
+                if rest_ms:
+                    # it began to rest meanwhile: one more would make its rest longer, for pages too
+                    return number - 1, Answer(errors.THROTTLED, retry_after_ms=rest_ms)
                 _, answer = await self._bearer.submit(replace(messages[number - 1], tlvs={}), part, until_s, link)
             finally:
                 self._rooms[link.name].release()

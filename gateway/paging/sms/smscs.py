@@ -92,6 +92,10 @@ class Smscs:
         """Until the first of those that are bound may be asked again; 0 where none is."""
         return min((self._rest_ms(link) for link in self.links if link.is_bound), default=0)
 
+    def rest_of(self, link: SmscLink) -> int:
+        """Until this one may be asked again, ms; 0: now."""
+        return self._rest_ms(link)
+
     async def _submit(self, link: SmscLink, sm: ShortMessage, on_written: Callable[[], None]) -> Submitted:
         answer = await link.submit(sm, on_written)
         if answer.status in THROTTLES:

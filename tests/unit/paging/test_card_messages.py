@@ -197,6 +197,28 @@ async def test_a_throttling_smsc_is_left_alone_for_as_long_as_it_rests(status: S
         assert (await scene.send()).fate is Fate.TAKEN
 
 
+async def test_who_waits_for_a_turn_leaves_an_smsc_alone_that_began_to_rest() -> None:
+    """Else each card would make the rest longer, and no page would go out until the last had its turn."""
+    async with CardMessagesScene(ota={"smsc_rate": 20.0}, paging={"smsc_throttle_s": 0.5}) as scene:
+        await until(lambda: scene.smsc.is_bound)
+        scene.smsc.next.append(Behaviour(status=Status.RTHROTTLED))
+        cards = [asyncio.create_task(scene.send(bytes((number,)), reference=number)) for number in range(30)]
+        sent = await asyncio.gather(*cards)
+        assert [each.fate for each in sent[:5]] == [Fate.LATER] * 5
+        assert {each.detail for each in sent[:5]} == {"RTHROTTLED"}
+        # the rest was half a second and no longer: turns after it were used
+        assert {each.fate for each in sent[15:]} == {Fate.TAKEN}
+
+
+async def test_who_waits_for_a_turn_goes_to_the_next_smsc_where_the_first_began_to_rest() -> None:
+    async with CardMessagesScene(2, ota={"smsc_rate": 20.0}, paging={"smsc_throttle_s": 60.0}) as scene:
+        await until(lambda: all(link.is_bound for link in scene.bearer.links))
+        scene.smsc.next.append(Behaviour(status=Status.RTHROTTLED))
+        sent = await asyncio.gather(*(scene.send(bytes((number,)), reference=number) for number in range(8)))
+        assert {each.fate for each in sent} == {Fate.TAKEN}
+        assert (len(scene.smsc.submissions), len(scene.smscs[1].submissions)) == (0, 8)
+
+
 async def test_the_next_smsc_takes_what_the_first_does_not() -> None:
     async with CardMessagesScene(2) as scene:
         await until(lambda: all(link.is_bound for link in scene.bearer.links))
