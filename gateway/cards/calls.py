@@ -285,7 +285,7 @@ class Calls:
 
         with self._answers.expect(card, command, keys) as awaited:
             sent = await self._messages.send(record, parts, valid_s=max(1, int(validity_s)), on_fate=on_fate)
-            # one whose answer of the SMSC got lost may have arrived all the same
+            # one whose answer of the SMSC got lost may have arrived all the same: the card is waited for as if it had
             has_come = awaited.answer.done() or (line is not None and line.is_opening)
             if sent.fate is Fate.LATER and not has_come:
                 raise Ended(Called(Ending.LATER, sent.detail or "smsc", sent.retry_after_ms))

@@ -317,6 +317,7 @@ class DownloadEngine:
             return Happened(Event.NOTICE_LATER, sent.detail, sent.retry_after_ms)
         if sent.fate is Fate.REFUSED:
             return Happened(Event.NOTICE_REFUSED, sent.detail)
+        # one that the SMSC did not answer has most likely been sent: nobody is told the same again and again
         return Happened(Event.NOTICE_SENT)
 
     def _note(self, progress: Progress, happened: Happened, keys: Keys | None) -> _End:

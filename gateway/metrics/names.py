@@ -209,7 +209,7 @@ class Metric(Enum):
     OTA_MESSAGES = Spec(
         "heliograph_ota_messages_total",
         "counter",
-        "Messages to cards: taken, later or refused, and what became of those that were taken",
+        "Messages to cards: taken, unanswered, later or refused, and what became of those that were taken",
         "fate",
     )
     OTA_SMS_IN = Spec(

@@ -167,6 +167,8 @@ class Fate(IntEnum):
     LATER = 3
     #: not sent, and will never be (no number, refused for good)
     REFUSED = 4
+    #: every part was written and the SMSC did not say whether it took the last: the card may have it
+    UNANSWERED = 5
 
 
 class SentMessage(NamedTuple):
@@ -201,7 +203,8 @@ class CardMessages(Protocol):
         on_fate: Callable[[Fate], None] | None = None,
     ) -> SentMessage:
         """User data with headers 70 or 71 (PID 7F, DCS F6), all parts on one SMSC, inside its rate. The answer is
-        TAKEN, LATER or REFUSED; later `on_fate` hears DELIVERED or UNDELIVERED once, where receipts are heard."""
+        TAKEN, UNANSWERED, LATER or REFUSED; after the first two `on_fate` hears DELIVERED or UNDELIVERED once, where
+        receipts are heard."""
         ...
 
     async def send_text(self, record: CardRecord, text: str, *, valid_s: int) -> SentMessage:

@@ -43,6 +43,10 @@ _ANOTHER = (errors.NOT_BOUND, errors.THROTTLED, errors.FULL)
 CHANNEL = "card"
 
 
+class _Unanswered(Exception):
+    """The last part was written, and nobody knows whether the SMSC took it."""
+
+
 class _Message:
     """One message until its fate is known: a part that fails ends it, the last that is delivered too."""
 
@@ -170,8 +174,12 @@ class SmsCardMessages:
                     taken, answer = await self._send_on(link, messages, message, valid_s, listens=listens)
                 except TooLong as too_long:
                     return SentMessage(Fate.LATER, max(1, int(too_long.for_s * 1000)), "rate")
+                except _Unanswered as unanswered:
+                    # one more has another counter, and the card would execute both
+                    sent = SentMessage(Fate.UNANSWERED, detail=str(unanswered))
+                    break
                 except TimeoutError:
-                    # it may have been taken: what comes twice, a card takes once
+                    # a card that has not all of it does nothing
                     return self._later("no answer")
                 finally:
                     self._busy[link.name] -= 1
@@ -180,7 +188,7 @@ class SmsCardMessages:
                     break
             return sent
         finally:
-            if sent.fate is Fate.TAKEN:
+            if sent.fate in (Fate.TAKEN, Fate.UNANSWERED):
                 message.sent()
             else:
                 message.forget()
@@ -188,7 +196,8 @@ class SmsCardMessages:
     async def _send_on(
         self, link: SmscLink, messages: list[ShortMessage], message: _Message, valid_s: int, *, listens: bool
     ) -> tuple[int, Answer]:
-        """(parts that were taken, answer to the last). TooLong: no turn or no room; TimeoutError: no answer."""
+        """(parts that were taken, answer to the last). TooLong: no turn or no room; _Unanswered; TimeoutError: no
+        answer to a part that others were to follow."""
         loop = asyncio.get_running_loop()
         for number, at_s in enumerate(self._turns_of(link).take(len(messages)), 1):
             if at_s > loop.time():
@@ -206,8 +215,14 @@ class SmsCardMessages:
                     # it began to rest meanwhile: one more would make its rest longer, for pages too
                     return number - 1, Answer(errors.THROTTLED, retry_after_ms=rest_ms)
                 _, answer = await self._bearer.submit(replace(messages[number - 1], tlvs={}), part, until_s, link)
+            except TimeoutError:
+                if number == len(messages):
+                    raise _Unanswered("no answer") from None
+                raise
             finally:
                 self._rooms[link.name].release()
+            if answer.row is errors.LINK_LOST and number == len(messages):
+                raise _Unanswered(answer.row.reason)
             if answer.row is not errors.OK:
                 return number - 1, answer
         return len(messages), answer

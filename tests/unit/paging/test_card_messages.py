@@ -244,8 +244,12 @@ async def test_a_link_that_breaks_before_the_answer() -> None:
     async with CardMessagesScene(ota={"smsc_retry_s": 3.0}) as scene:
         await until(lambda: scene.smsc.is_bound)
         scene.smsc.next.append(Behaviour(closes=True))
-        assert await scene.send() == SentMessage(Fate.LATER, 3_000, "link_lost")
+        assert await scene.send() == SentMessage(Fate.UNANSWERED, 0, "link_lost")
+        await until(lambda: scene.smsc.is_bound)
         assert (await scene.send()).fate is Fate.TAKEN
+        # the card can not do anything with a part of a message
+        scene.smsc.next += [Behaviour(), Behaviour(closes=True)]
+        assert await scene.send(LONG_PACKET) == SentMessage(Fate.LATER, 3_000, "link_lost")
 
 
 async def test_an_smsc_that_does_not_answer_in_time() -> None:
@@ -253,8 +257,19 @@ async def test_an_smsc_that_does_not_answer_in_time() -> None:
         await until(lambda: scene.smsc.is_bound)
         scene.smsc.next.append(Behaviour(hangs=True))
         sent = await scene.send()
-        assert (sent.fate, sent.detail) == (Fate.LATER, "no answer")
+        assert (sent.fate, sent.detail) == (Fate.UNANSWERED, "no answer")
         assert (await scene.send()).fate is Fate.TAKEN
+        scene.smsc.next += [Behaviour(), Behaviour(hangs=True)]
+        sent = await scene.send(LONG_PACKET)
+        assert (sent.fate, sent.detail) == (Fate.LATER, "no answer")
+
+
+async def test_the_receipt_of_a_message_that_was_not_answered_is_heard() -> None:
+    async with CardMessagesScene(answer_s=0.05) as scene:
+        await until(lambda: scene.smsc.is_bound)
+        scene.smsc.next.append(Behaviour(delay_s=0.3, receipt_first=True, echoes_reference=True))
+        assert (await scene.send()).fate is Fate.UNANSWERED
+        assert await scene.fate() is Fate.DELIVERED
 
 
 @pytest.mark.parametrize(
