@@ -388,8 +388,10 @@ cdef void read_window(cattp_t *s, cattp_link_t *link, const gw_pdu_t *pdu) noexc
 
 
 cdef int may_go(const cattp_link_t *link, const flight_t *sent) noexcept nogil:
-    # the oldest goes even past a closed window: its refusal says whether the window is open again
-    return not sent.flags & FLIGHT_THERE and distance(link.acknowledged, sent.sequence) <= max(link.window, <uint16_t>1)
+    # the oldest goes even past a closed window, for its refusal says whether the window is open again, and even where
+    # it was reported: a peer that has it acknowledges it, and who only says so would never be given up
+    cdef uint16_t ahead = distance(link.acknowledged, sent.sequence)
+    return ahead == 1 or (not sent.flags & FLIGHT_THERE and ahead <= link.window)
 
 
 cdef uint32_t due_ms(const cattp_t *s, const cattp_link_t *link, const flight_t *sent) noexcept nogil:

@@ -212,8 +212,10 @@ class Sending:
             self.closed_since_ms = now_ms
 
     def _may_go(self, sent: Sent) -> bool:
-        # the oldest goes even past a closed window: its refusal says whether the window is open again
-        return not sent.there and distance(self.acknowledged, sent.sequence) <= max(self.window, 1)
+        # the oldest goes even past a closed window, for its refusal says whether the window is open again, and even
+        # where it was reported: a peer that has it acknowledges it, and who only says so would never be given up
+        ahead = distance(self.acknowledged, sent.sequence)
+        return ahead == 1 or (not sent.there and ahead <= self.window)
 
     def again(self, now_ms: int) -> list[Sent]:
         """What is to be sent (again) now."""

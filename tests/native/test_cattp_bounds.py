@@ -24,7 +24,7 @@ from cattp_rig import (
 
 from gateway._native import cattp as native
 from gateway.ota.cattp import Limits, State
-from gateway.ota.cattp_pdu import ACK, NUL, RST, SYN, Opening, Pdu, Reason, build_pdu, parse_pdu
+from gateway.ota.cattp_pdu import ACK, EACK, NUL, RST, SYN, Opening, Pdu, Reason, build_pdu, parse_pdu
 
 #: of a published exchange (docs/ota.md)
 SYN_VECTOR = bytes.fromhex("80000021000123280000010000000004f6e8040002000a98443000000000000010")
@@ -453,3 +453,20 @@ def test_a_card_that_says_it_takes_more_than_a_datagram_holds_gets_what_one_hold
     assert outputs_of(peer.handle(parts[0], 3))[1] == []
     assert outputs_of(peer.handle(parts[1], 4))[1] == [("received", sdu + bytes(255))]
     server.close()
+
+
+def test_a_card_that_reports_the_oldest_and_never_acknowledges_it_is_given_up() -> None:
+    made = Stepped(Limits(retries=3, rto_first_ms=50, rto_least_ms=20, rto_most_ms=100, idle_ms=0), first=0x0200)
+    assert made.server.expect(IDENTIFICATION, 5, 1000)
+    made.step(opening(1))
+    made.step(pdu(ACK, 2, 0x0200))
+    (opened,) = made.take()
+    assert made.server.send(opened[1], b"never")
+    made.step()
+    reported = Pdu(ACK | EACK, CARD_PORT, PORT, 2, 0x0200, 10, eacks=(0x0201,))
+    made.step(build_pdu(reported), now_ms=10)
+    for now_ms in range(20, 2_000, 10):
+        made.step(now_ms=now_ms)
+    assert said(made.take()) == [("closed", "retries", Reason.RETRIES, 1)]
+    assert made.server.counters()["busy_bytes"] == 0
+    made.close()

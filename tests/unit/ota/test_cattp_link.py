@@ -500,3 +500,17 @@ def test_no_pdu_breaks_a_link(inputs, data) -> None:
             net.server.link.tick(now)
             again = net.server.link.due_ms
             assert again is None or again > now or net.server.link.state is not State.OPEN
+
+
+def test_a_peer_that_reports_the_oldest_and_never_acknowledges_it_is_given_up() -> None:
+    """What is next in order can not have come out of order; a NUL would not be sent, for something is on its way."""
+    net = Net(server=dataclasses.replace(FAST, retries=3))
+    net.open()
+    net.loss = 1.0
+    net.send(net.server, b"never")
+    (sent,) = [pdu for pdu in net.server.sent if pdu.data]
+    net.now_ms += 1
+    said = Pdu(ACK | EACK, CARD_PORT, SERVER_PORT, 101, sent.sequence - 1, 4, eacks=(sent.sequence,))
+    net.server.link.handle(build_pdu(said), net.now_ms)
+    net.until(lambda: bool(net.server.closed))
+    assert net.server.closed == [Closed(Cause.RETRIES, Reason.RETRIES, 1)]
