@@ -165,6 +165,11 @@ def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str
         found.append(
             ("ota.host", f"{ota.host}: who comes by {public} does not reach it; bind an address of the network")
         )
+    source = ota.source or config.paging.sms_source
+    if source and not source.lstrip("+").isdigit():
+        field = "ota.source" if ota.source else "paging.sms_source"
+        words = "is no number, and cards answer to the sender of a message: none could; set ota.source to a number"
+        found.append((field, words))
     if 0 < ota.capability_days < 1:
         found.append(("ota.capability_days", "is less than a day: most downloads ask the terminal again"))
     return found

@@ -131,3 +131,12 @@ def test_what_may_surprise_is_worth_a_word(config) -> None:
     assert fields(advice(config)) == ["ota.public_address", "ota.capability_days"]
     config.ota.port = -1
     assert fields(advice(config)) == ["ota.port"]
+
+
+def test_a_sender_that_no_card_can_answer_is_worth_a_word(config) -> None:
+    config.ota.source = "+4999"
+    assert fields(advice(config)) == []
+    config.ota.source = "Shop"
+    assert fields(advice(config)) == ["ota.source"]
+    config.ota.source, config.paging.sms_source = "", "Shop"
+    assert fields(advice(config)) == ["paging.sms_source"]
