@@ -193,6 +193,12 @@ class Keys:
         return decryptor.update(data) + decryptor.finalize()
 
 
+def is_single_des(key: bytes) -> bool:
+    """A key of 3DES whose first or last step undoes the second: what is left is one DES. Parity bits do not count."""
+    first, second, third = (bytes(byte & 0xFE for byte in _widen(key)[at : at + 8]) for at in (0, 8, 16))
+    return second in (first, third)
+
+
 def _widen(key: bytes) -> bytes:
     """Two keys are three of which the last is the first."""
     return key + key[:8] if len(key) == 16 else key

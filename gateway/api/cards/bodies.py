@@ -15,7 +15,7 @@ from gateway.model.cards import CardRecord, KeySet
 from gateway.model.errors import BadRequest, ConfigError
 from gateway.model.subscriber import NetworkIdKind
 from gateway.ota.channel import build_access_name
-from gateway.ota.packet_security import KEY_BYTES, Algorithm
+from gateway.ota.packet_security import KEY_BYTES, Algorithm, is_single_des
 
 _T = TypeVar("_T")
 _ALGORITHMS = {
@@ -119,6 +119,9 @@ def _key_set(body: KeySetIn, field: str) -> KeySet:
         if len(key) not in sizes:
             words = " or ".join(str(size) for size in sizes)
             raise BadRequest(f"a key of {body.algorithm} has {words} bytes, in hex", field=f"{field}.{name}")
+        if algorithm is not Algorithm.AES and is_single_des(key):
+            words = "two of its parts are the same, so it protects as little as single DES; give the card another one"
+            raise BadRequest(words, field=f"{field}.{name}")
     return KeySet(body.number, algorithm, kic, kid, body.counter)
 
 

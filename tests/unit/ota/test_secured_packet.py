@@ -20,6 +20,7 @@ from gateway.ota.packet_security import (
     Sum,
     build_crc16,
     build_crc32,
+    is_single_des,
     parse_key_byte,
     parse_spi,
 )
@@ -274,3 +275,19 @@ def test_neither_keys_nor_data_show() -> None:
     for secret in (AES.kic, AES.kid, APDU):
         assert repr(secret)[2:-1] not in shown
         assert secret.hex() not in shown
+
+
+@pytest.mark.parametrize(
+    ("key", "is_single"),
+    [
+        ("01020304050607081112131415161718", False),
+        ("01020304050607080102030405060708", True),
+        ("00020204040606080103030505070709", True),  # but for parity
+        ("010203040506070801020304050607082122232425262728", True),
+        ("212223242526272801020304050607080102030405060708", True),
+        ("010203040506070811121314151617180102030405060708", False),
+        ("010203040506070811121314151617182122232425262728", False),
+    ],
+)
+def test_a_key_of_3des_that_is_no_more_than_des(key: str, is_single: bool) -> None:
+    assert is_single_des(bytes.fromhex(key)) is is_single
