@@ -323,6 +323,8 @@ class Transfer:
         assert answer is not None
         if answer.status != Status.OK:
             refused = classify_status(answer.status) is Ending.REFUSED
+            # it was not executed, and the card may have taken its counter all the same: that one tells nothing any more
+            self._progress.set(plan=None)
             raise _Over(Event.REFUSED if refused else Event.BUSY, f"status {answer.status:02X}")
         try:
             said = parse_command_answer(answer.data)

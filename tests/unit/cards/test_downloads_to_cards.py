@@ -14,6 +14,7 @@ from gateway.metrics import Metric
 from gateway.model.cards import Ability, Download, DownloadState, Fate, PacketPlan, SentMessage
 from gateway.ota.push import OpenLink
 from gateway.ota.result import Bearer, General, Result
+from gateway.ota.secured_packet import Status
 from gateway.ota.sim.card import OK
 from gateway.ota.sim.terminal import Behaviour
 
@@ -132,6 +133,36 @@ async def test_a_card_that_only_comes_back_holds_nobody_up() -> None:
         download = await fleet.run(phone, commands(40))
         assert download.state is DownloadState.NOTICED
         assert "came back too often" in [step.detail for step in download.steps]
+
+
+def answers_first(phone: Phone, packet: int, status: Status, *, executes: bool = False) -> None:
+    """The card says this to a packet of commands (the first is 1), whose counter it took; `executes`: that later."""
+    execute, packets = phone.card._execute, 0
+
+    def answer_so(commands: list[bytes], at: int, answer) -> None:
+        nonlocal packets
+        if at == 0 and commands and commands[0][:2] != b"\x80\xec":
+            packets += 1
+            if packets == packet:
+                answer(b"", status)
+                if not executes:
+                    return
+        execute(commands, at, answer)
+
+    phone.card._execute = answer_so
+
+
+@pytest.mark.parametrize("packet", [1, 2, 4])
+async def test_a_packet_that_the_card_had_no_room_for_is_not_taken_for_executed(packet: int) -> None:
+    """The card took its counter, so the same packet once more would be refused for that and prove nothing."""
+    async with Fleet() as fleet:
+        phone = await fleet.add()
+        answers_first(phone, packet, Status.MEMORY)
+        what = commands(40)
+        download = await fleet.run(phone, what)
+        assert (download.state, download.calls) == (DownloadState.DONE, 2)
+        assert phone.card.executed == list(what)
+        assert "busy" in steps(download)
 
 
 async def test_a_channel_that_is_dropped_behind_the_first_packet() -> None:
