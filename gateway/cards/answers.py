@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from gateway.metrics import Metric, Metrics
 from gateway.ota.malformed import Malformed
 from gateway.ota.packet_security import Keys
-from gateway.ota.secured_packet import Command, PacketAnswer, Transport, Untrusted, parse_answer
+from gateway.ota.secured_packet import Command, PacketAnswer, Status, Transport, Untrusted, parse_answer
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +27,8 @@ class Awaited:
     answer: asyncio.Future[PacketAnswer] = field(repr=False)
     #: status of an answer without a check; -1: none came
     bare: int = -1
+    #: the card said that its answer comes later (ETSI TS 102 225 §5.2)
+    more_time: bool = False
 
 
 class Answers:
@@ -67,6 +69,10 @@ class Answers:
                 continue
             if awaited.answer.done():
                 label = "again"
+                break
+            if answer.status == Status.MORE_TIME:
+                awaited.more_time = True
+                label = "more_time"
                 break
             awaited.answer.set_result(answer)
             label = "answer"

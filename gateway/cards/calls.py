@@ -321,7 +321,7 @@ class Calls:
                 if message.awaited.answer in done:
                     return message.awaited.answer.result()
                 if not done:
-                    raise Ended(_build_silence(message.awaited.bare, delivered))
+                    raise Ended(_build_silence(message.awaited, delivered))
                 waits.discard(message.fate)
                 if message.fate.result() is not Fate.DELIVERED:
                     raise Ended(Called(Ending.UNDELIVERED))
@@ -338,8 +338,10 @@ class Calls:
         return Called(Ending.OPENED, opened=line.opened)
 
 
-def _build_silence(bare: int, delivered: bool) -> Called:
-    """Its time is over, and nothing was heard that could be believed."""
-    if bare >= 0:
-        return Called(Ending.UNTRUSTED, f"status {bare:02X} without a check")
+def _build_silence(awaited: Awaited, delivered: bool) -> Called:
+    """Its time is over, and no answer was heard that could be believed."""
+    if awaited.more_time:
+        return Called(Ending.BUSY, f"status {Status.MORE_TIME:02X}")
+    if awaited.bare >= 0:
+        return Called(Ending.UNTRUSTED, f"status {awaited.bare:02X} without a check")
     return Called(Ending.SILENT if delivered else Ending.UNKNOWN)

@@ -165,6 +165,27 @@ async def test_a_packet_that_the_card_had_no_room_for_is_not_taken_for_executed(
         assert "busy" in steps(download)
 
 
+@pytest.mark.parametrize("ability", [Ability.CAPABLE, Ability.NOT_CAPABLE])
+async def test_a_card_that_needs_more_time_is_waited_for(ability: Ability) -> None:
+    """It executes what it got, and its answer comes behind the word that it will: nothing is sent twice."""
+    async with Fleet() as fleet:
+        phone = await fleet.add(ability=ability)
+        answers_first(phone, 1, Status.MORE_TIME, executes=True)
+        what = commands(5)
+        assert (await fleet.run(phone, what)).state is DownloadState.DONE
+        assert phone.card.executed == list(what)
+
+
+async def test_a_card_that_needs_more_time_than_it_has_is_busy() -> None:
+    async with Fleet(FEW) as fleet:
+        phone = await fleet.add(ability=Ability.NOT_CAPABLE)
+        answers_first(phone, 1, Status.MORE_TIME)
+        what = commands(5)
+        download = await fleet.run(phone, what)
+        assert (download.state, steps(download)[:3]) == (DownloadState.DONE, ["message", "busy", "retry"])
+        assert phone.card.executed == list(what)
+
+
 async def test_a_channel_that_is_dropped_behind_the_first_packet() -> None:
     """Whether a refused counter is that of a packet in doubt, or the card is ahead of us, an empty packet asks."""
     async with Fleet(replace(SETTINGS, answer_s=0.3)) as fleet:
