@@ -22,6 +22,7 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -63,6 +64,8 @@ class Capabilities:
         self._records, self._calls, self._settings = records, calls, settings
         self._metrics, self._clock, self._random = metrics, clock, random_
         self._checks: dict[bytes, asyncio.Task[None]] = {}
+        #: of each of those: it was asked for again meanwhile
+        self._again: dict[bytes, asyncio.Event] = {}
         self._is_closing = False
         #: check requests of the last hour: when the hour began, how many
         self._rates: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
@@ -110,33 +113,49 @@ class Capabilities:
 
     def ask(self, card: bytes) -> bool:
         """Call it now, for its answer alone. False: too many are asked. One that is being asked already goes on, and
-        what it brings counts only as far as it began after the card's terminal changed."""
+        what it brings counts only as far as it began after the card's terminal changed; where that concludes nothing,
+        it is called again at once, and all tries begin anew."""
         if self._is_closing:
             return False
         if card in self._checks:
+            self._again[card].set()
             return True
         if len(self._checks) >= self._settings.at_once:
             self._metrics.count(Metric.OTA_BOUNDS, label="checks")
             return False
-        task = asyncio.get_running_loop().create_task(self._check(card), name="card-check")
+        again = self._again[card] = asyncio.Event()
+        task = asyncio.get_running_loop().create_task(self._check(card, again), name="card-check")
         self._checks[card] = task
-        task.add_done_callback(lambda _task: self._checks.pop(card, None))
+        task.add_done_callback(lambda _task: self._forget(card))
         return True
 
-    async def _check(self, card: bytes) -> None:
-        asked_ms = self._clock()
+    def _forget(self, card: bytes) -> None:
+        del self._checks[card], self._again[card]
+
+    async def _check(self, card: bytes, again: asyncio.Event) -> None:
         try:
-            for tries in range(1, self._settings.attempts + 1):
-                called = await self._call(card, asked_ms, last=tries == self._settings.attempts)
-                if called is None or self.read(card).ability is not Ability.UNKNOWN:
-                    return
-                pause = pause_s(self._settings, tries, self._random)
-                if called.ending is Ending.LATER:
-                    pause = max(self._settings.smsc_retry_s, called.retry_after_ms / 1_000)
-                await asyncio.sleep(pause)
-            self._metrics.count(Metric.OTA_CHECKS, label="given_up")
+            while await self._ask_until_known(card, again):
+                pass
         except Exception:
             _log.exception("card_check_failed")
+
+    async def _ask_until_known(self, card: bytes, again: asyncio.Event) -> bool:
+        """True: it was asked for again."""
+        again.clear()
+        asked_ms = self._clock()
+        for tries in range(1, self._settings.attempts + 1):
+            called = await self._call(card, asked_ms, last=tries == self._settings.attempts)
+            if called is None or self.read(card).ability is not Ability.UNKNOWN:
+                return False
+            pause = pause_s(self._settings, tries, self._random)
+            if called.ending is Ending.LATER:
+                pause = max(self._settings.smsc_retry_s, called.retry_after_ms / 1_000)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await again.wait()
+                return True
+        self._metrics.count(Metric.OTA_CHECKS, label="given_up")
+        return False
 
     async def _call(self, card: bytes, asked_ms: int, *, last: bool) -> Called | None:
         """None: there is no such card, it can not be called at all, or a download called it meanwhile."""

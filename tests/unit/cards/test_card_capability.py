@@ -159,6 +159,28 @@ async def test_a_check_request_during_a_check_is_asked_for_again() -> None:
         assert "validity_over_of_another_terminal" in fleet.evidence(phone)
 
 
+async def test_a_check_request_in_the_last_call_of_a_check_is_followed() -> None:
+    async with Fleet(replace(SHORT, attempts=1)) as fleet:
+        phone = await fleet.add(ability=Ability.UNKNOWN)
+        await phone.terminal.power_off()
+        fleet.capabilities.ask(fleet.handle(phone))
+        await fleet.until(lambda: len(phone.received) == 1)
+        fleet.later_ms = 5
+        await move(fleet, phone, Behaviour())
+        await settle(fleet)
+        assert fleet.capability(phone).ability is Ability.CAPABLE
+
+
+async def test_a_check_request_in_the_pause_of_a_check_is_followed_at_once() -> None:
+    async with Fleet(replace(SETTINGS, attempts=2, retry_s=60.0, retry_max_s=60.0)) as fleet:
+        phone = await fleet.add(Behaviour(failure=Result(General.TERMINAL_BUSY, b"\1")), ability=Ability.UNKNOWN)
+        fleet.capabilities.ask(fleet.handle(phone))
+        await fleet.until(lambda: fleet.evidence(phone) == ["terminal"])
+        await move(fleet, phone, Behaviour())
+        await fleet.until(lambda: fleet.capability(phone).ability is Ability.CAPABLE)
+        await settle(fleet)
+
+
 async def test_two_checks_and_a_download_at_a_time_do_not_race() -> None:
     async with Fleet() as fleet:
         phone = await fleet.add(ability=Ability.UNKNOWN)
