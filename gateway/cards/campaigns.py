@@ -44,6 +44,8 @@ log = structlog.get_logger("gateway.cards")
 
 #: what failed unexpectedly is tried again after so long
 _AGAIN_S = 5.0
+#: kept for cards that come while a query is gathered, beside as many as there are
+_SPARE_NUMBERS = 10_000
 _OVER = "This campaign is over."
 
 
@@ -185,8 +187,8 @@ class Campaigns:
         )
         run = Run(campaign)
         if wanted.query is not None:
-            # as many as there are; those that do not fit leave a gap
-            most = min(max(self._cards.count(), 1), self._config.campaign_cards)
+            # those that do not fit leave a gap; cards may be brought in while it gathers, and come before others in it
+            most = min(2 * self._cards.count() + _SPARE_NUMBERS, self._config.campaign_cards)
             run.change(first=self._downloads.reserve(most), reserved=most)
         elif cards is not None:
             self._give(run, cards)

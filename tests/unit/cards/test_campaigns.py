@@ -256,6 +256,17 @@ async def test_a_query_that_finds_more_than_a_campaign_takes_ends_stopped() -> N
         assert campaign.results == scene.truth(number)
 
 
+async def test_cards_that_come_while_a_query_is_gathered_end_no_campaign() -> None:
+    async with Scene() as scene:
+        there = list(scene.records.add_cards(300))
+        number = await scene.create(query="all")
+        scene.records.add_cards(600)
+        campaign = await scene.until_state(number, CampaignState.DONE)
+        assert campaign.results == {DONE: campaign.participants} == scene.truth(number)
+        taking_part = {row.card for row in scene.records.of_campaign(number, 0, 1_000)}
+        assert taking_part >= set(there)
+
+
 async def test_a_word_that_can_not_be_made_durable_is_taken_back() -> None:
     async with Scene() as scene:
         scene.records.add_cards(5)
