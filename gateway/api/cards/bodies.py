@@ -131,8 +131,12 @@ def _bearer(text: str) -> bytes:
         return b""
     try:
         return parse_bearer(text, "bearer")
-    except ConfigError as error:
-        raise BadRequest(error.message, field="bearer") from None
+    except ConfigError:
+        pass  # its message quotes what was given, which may be a key in the wrong place
+    raise BadRequest(
+        "this is no bearer description in hex: expected 35, a length, a type and its parameters, as 350103",
+        field="bearer",
+    )
 
 
 def _apn(text: str) -> str:
