@@ -41,7 +41,7 @@ from gateway.model.cards import (
     Fate,
     Payload,
 )
-from gateway.model.errors import GatewayError
+from gateway.model.errors import GatewayError, StoreUnavailable
 from gateway.ota.packet_security import Keys
 
 _log = structlog.get_logger(__name__)
@@ -403,23 +403,30 @@ class DownloadEngine:
 
     async def stop(self, number: int) -> Download | None:
         """No more tries; over a link what runs is cut off after the command under way, which is waited for a little.
-        A message that is on its way can not be taken back. None: there is no such download."""
+        A message that is on its way can not be taken back. None: there is no such download. StoreUnavailable: it goes
+        no further, and its end is written as soon as the store can be."""
         active = self._active.get(number)
         if active is not None:
             self._cut_off(number, DownloadState.STOPPED)
             await asyncio.wait([active.task], timeout=STOP_PATIENCE_S)
+            self._check_settled(number)
             return self._downloads.read(number) if active.task.done() else active.progress.download
+        self._check_settled(number)
         download = self._read_open(number)
         if download is None:
             return self._downloads.read(number)
-        if number in self._unsettled:
-            return download
         self._waiting.discard(number)
         progress = Progress(download, Payload(()), self._downloads, self._clock)
         is_over = await self._settle(progress, DownloadState.STOPPED)
         self._waiting.release(download.card, number, self._clock(), is_over=is_over)
         self._arm()
+        self._check_settled(number)
         return progress.download
+
+    def _check_settled(self, number: int) -> None:
+        """StoreUnavailable where it is over, and that is not durable: a kill would take it back."""
+        if number in self._unsettled:
+            raise StoreUnavailable("its end could not be written yet; ask again")
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Nothing new begins; transfers have so long to end, what only waits for a card is cut off at once."""

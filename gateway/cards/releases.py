@@ -379,14 +379,22 @@ class Carrier:
         out = list(tally.out)
         for start in range(0, len(out), _STOPS):
             numbers = [first + index for index in out[start : start + _STOPS] if index in tally.out]
-            ended = await asyncio.gather(*(self._floors.engine.stop(number) for number in numbers))
+            ended = await asyncio.gather(*(self._stop_one(number) for number in numbers))
             for number, download in zip(numbers, ended, strict=True):
+                if isinstance(download, StoreUnavailable):
+                    continue  # its end is told once it is written
                 if download is not None and download.state.is_final:
                     tally.end(number - first, download)
                 elif download is None:
                     await self._stop_unknown(number, number - first, tally, cause)
         if tally.out:
             await self._wait(run, 1.0)
+
+    async def _stop_one(self, number: int) -> Download | StoreUnavailable | None:
+        try:
+            return await self._floors.engine.stop(number)
+        except StoreUnavailable as error:
+            return error
 
     async def _stop_unknown(self, number: int, index: int, tally: Tally, cause: str) -> None:
         """The engine does not have it."""

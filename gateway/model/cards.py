@@ -414,7 +414,8 @@ class Downloads(Protocol):
         ...
 
     async def stop(self, number: int) -> Download | None:
-        """No more tries; what runs is cut off after the command under way. None: there is no such download."""
+        """No more tries; what runs is cut off after the command under way. None: there is no such download.
+        StoreUnavailable: its end is written later."""
         ...
 
     @property

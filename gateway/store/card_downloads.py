@@ -120,7 +120,10 @@ class DownloadStore:
 
     def change(self, download: Download) -> asyncio.Future[None]:
         state = self._state(download.number)
-        if state is None or state.is_final:  # the first end holds
+        first = self._changed.get(download.number)
+        if first is not None and first.state.is_final:  # the first end holds, and is not durable yet
+            return self._changed.put(download.number, first)
+        if state is None or state.is_final:
             over: asyncio.Future[None] = self._loop.create_future()
             over.set_result(None)
             return over

@@ -145,9 +145,9 @@ class DownloadRoutes:
     async def stop(self, call: Call) -> Response:
         door = need(self._backend)
         download = self._find(door, call)
-        if not download.state.is_final:
-            stopped = await call.committed(door.downloads.stop(download.number))
-            download = stopped or self._find(door, call)
+        # also one that is over: that may not be durable yet
+        stopped = await call.committed(door.downloads.stop(download.number))
+        download = stopped or self._find(door, call)
         return call.answer(self._view(door, download))
 
     async def list_downloads(self, call: Call) -> Response:

@@ -182,8 +182,8 @@ class Engine:
 
     async def stop(self, number: int) -> Download | None:
         download = self.records.read_download(number)
-        if download is None:
-            return None
+        if download is None or download.state.is_final:
+            return download
         steps = (*download.steps, DownloadStep(2, "stopped"))
         stopped = msgspec.structs.replace(download, state=DownloadState.STOPPED, steps=steps)
         self.records.downloads[number] = stopped

@@ -208,6 +208,27 @@ async def test_stopped_what_waits_is_stopped_and_what_runs_is_cut_off() -> None:
                 await word(APP, number)
 
 
+async def test_a_stop_whose_ends_the_store_does_not_take_at_once_comes_to_its_end() -> None:
+    async with Scene() as scene:
+        scene.records.add_cards(100)
+        scene.engine.result = lambda _: (DownloadState.WAITING, "no_link")
+        number = await scene.create(query="all", at_once=20)
+        await scene.until(lambda: len(scene.engine.retrying) > 30)
+        stop, refused = scene.engine.stop, itertools.count()
+
+        async def stop_later(number: int):
+            if next(refused) < 20:
+                raise StoreUnavailable
+            return await stop(number)
+
+        scene.engine.stop = stop_later
+        await scene.campaigns.stop(APP, number)
+        async with asyncio.timeout(10):
+            while scene.campaign(number).state != CampaignState.STOPPED:
+                await asyncio.sleep(0.01)
+        assert scene.campaign(number).results == scene.truth(number) == {STOPPED: 100}
+
+
 async def test_a_campaign_whose_time_is_over_expires_what_was_not_released() -> None:
     async with Scene() as scene:
         scene.records.add_cards(50)

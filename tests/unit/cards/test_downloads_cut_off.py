@@ -8,6 +8,7 @@ import pytest
 from card_fleet import SETTINGS, TAR, Fleet, commands
 
 from gateway.model.cards import Ability, DownloadState, Fate
+from gateway.model.errors import StoreUnavailable
 from gateway.ota.sim.card import OK
 
 
@@ -108,3 +109,28 @@ async def test_a_card_that_is_gone_and_keys_that_are_not_there() -> None:
             *[getattr(other.record, name) for name in other.record.__struct_fields__[:3]], (), 2, 3, TAR, TAR
         )
         assert (await fleet.run(other, commands(2))).steps[-1].detail == "no_keys"
+
+
+@pytest.mark.parametrize("is_active", [False, True])
+async def test_nobody_is_told_of_a_stop_that_could_not_be_written(is_active: bool) -> None:
+    async with Fleet(replace(SETTINGS, validity_s=30.0, retry_s=60.0, retry_max_s=60.0)) as fleet:
+        phone = await fleet.add()
+        phone.fate = None if is_active else Fate.UNDELIVERED
+        number = await fleet.start(phone, commands(2))
+        wanted = DownloadState.ACTIVE if is_active else DownloadState.WAITING
+        await fleet.until(
+            lambda: (
+                len(phone.received) == 1
+                and fleet.downloads.downloads[number].state is wanted
+                and fleet.engine.active == is_active
+            )
+        )
+        fleet.downloads.full.writes = 100
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await fleet.engine.stop(number)
+        assert not fleet.over
+        fleet.downloads.full.writes = 0
+        assert (await fleet.end(number)).state is DownloadState.STOPPED
+        assert (await fleet.engine.stop(number)).state is DownloadState.STOPPED
+        await fleet.until(lambda: len(fleet.over) == 1)

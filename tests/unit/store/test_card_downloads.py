@@ -166,6 +166,24 @@ async def test_the_first_end_holds_and_has_one_line(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_an_end_that_is_told_again_is_durable_no_sooner_than_it_is(tmp_path: Path) -> None:
+    store = await with_app(await open_store(tmp_path))
+    made = await add_download(store)
+    disk = disk_of(store)
+    lost = store.card_downloads.settle(ended(made))
+    await fail_commit(store, disk)
+    with pytest.raises(StoreUnavailable):
+        await lost
+    again = store.card_downloads.settle(ended(made, DownloadState.STOPPED))
+    assert not again.done()
+    disk.error = None
+    assert await store.committer.probe()
+    await again
+    assert parse_download(store._environment.get(Db.DOWNLOADS, pack_u64(made.number))) == ended(made)
+    assert len(store.receipts.after(APP, 0, 10)) == 1
+    await store.close()
+
+
 async def test_a_change_on_its_way_does_not_come_over_the_end(tmp_path: Path) -> None:
     store = await with_app(await open_store(tmp_path))
     made = await add_download(store)
