@@ -18,6 +18,8 @@ from gateway.cli.output import CommandFailed
 from gateway.model.errors import ConfigError
 
 TIMEOUT_S = 30.0
+#: of many lines an answer is waited for as much longer as it takes to send and write them, also on a slow way and disk
+LINES_BYTES_A_SECOND = 16_384
 
 
 class ProviderFailed(CommandFailed):
@@ -68,8 +70,10 @@ class Provider:
         return self._call("POST", path, json={} if body is None else body)
 
     def post_lines(self, *path: str, content: bytes) -> Any:
-        """JSON lines."""
-        return self._call("POST", path, content=content, headers={"content-type": "application/x-ndjson"})
+        """JSON lines. Of many the answer takes its time: it comes when all of them are durable."""
+        timeout_s = TIMEOUT_S + len(content) / LINES_BYTES_A_SECOND
+        headers = {"content-type": "application/x-ndjson"}
+        return self._call("POST", path, content=content, headers=headers, timeout=timeout_s)
 
     def patch(self, *path: str, body: Any) -> Any:
         return self._call("PATCH", path, json=body)

@@ -63,6 +63,10 @@ _LIST_AT_A_TIME = 256
 _PIECE_BYTES = 8_192
 #: lists that are read at once: each holds up to 80 bytes for each of its cards until it is written
 _LISTS_AT_ONCE = 4
+#: a list that comes slower than this, behind so many seconds, is given up: it holds one of those places
+_LIST_S, _LIST_BYTES_A_SECOND = 60.0, 16_384
+#: participants that are written in the time of one acceptance (api.accept_timeout_s), also by a slow disk
+_WRITTEN_AT_A_TIME = 10_000
 _MEDIA = ("text/plain", "application/x-ndjson", "application/ndjson", "application/jsonl")
 _canonical = msgspec.msgpack.Encoder(order="deterministic")
 MAX_INDEX = 1 << 40
@@ -174,7 +178,7 @@ class CampaignRoutes:
             push = self._once.start_keyed(call.app, key, body, begin=begin, find=lambda seq: Push(seq, None))
         else:
             push = begin()
-        await settle(push, self._backend.config.accept_timeout_s)
+        await settle(push, self._backend.config.accept_timeout_s * _times(listed))
         campaign_id = self._backend.push_ids.campaigns.build(call.app.name, push.seq)
         campaign = campaigns.read(call.app.name, push.seq).campaign
         answer = CampaignAccepted(
@@ -220,6 +224,7 @@ class CampaignRoutes:
         finally:
             self._lists -= 1
         campaigns.add_list(call.app.name, number, listed)
+        call.timeout_s *= _times(listed)  # one commit after the other
         await call.committed(campaigns.gathered(number))
         return call.answer(view_list(listed))
 
@@ -309,6 +314,11 @@ class CampaignRoutes:
         return call.answer(view_campaign(progress, call.path("id")))
 
 
+def _times(listed: CardList | None) -> int:
+    """How much longer it takes until a list is durable."""
+    return 1 if listed is None else 1 + len(listed) // _WRITTEN_AT_A_TIME
+
+
 async def _fill(listed: CardList, cards: list[str]) -> CardList:
     for place, card in enumerate(cards, 1):
         listed.add(card)
@@ -320,6 +330,8 @@ async def _fill(listed: CardList, cards: list[str]) -> CardList:
 async def _read_list(call: Call, listed: CardList, limit: int) -> None:
     """PayloadTooLarge, RequestTimeout."""
     size = 0
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
     stream = call.request.stream().__aiter__()
     while True:
         try:
@@ -330,6 +342,8 @@ async def _read_list(call: Call, listed: CardList, limit: int) -> None:
         except TimeoutError:
             raise RequestTimeout from None
         size += len(part)
+        if loop.time() - began_s > _LIST_S + size / _LIST_BYTES_A_SECOND:
+            raise RequestTimeout
         if size > limit:
             raise PayloadTooLarge(f"The list is larger than {limit} bytes (ota.campaign_list_bytes).")
         for start in range(0, len(part), _PIECE_BYTES):

@@ -153,6 +153,35 @@ async def test_a_long_list_follows_in_a_request_of_its_own(media: str):
         await house.scene.until_state(house.number(made["id"]), CampaignState.DONE)
 
 
+async def test_a_long_list_has_its_time_to_be_written(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gateway.api.cards.campaigns._WRITTEN_AT_A_TIME", 200)
+    async with House() as house:
+        cards = [build_card_id(card) for card in house.scene.records.add_cards(2_000)]
+        house.door.backend.config.accept_timeout_s = 0.1
+        log, commit = house.scene.records.log, house.scene.records.log.commit
+        log.commit = lambda: asyncio.get_running_loop().call_later(0.03, commit)
+        assert (await house.make(cards=cards, start=False))["taken"]["participants"] == 2_000
+        made = await house.make(start=False)
+        taken = await house.call("POST", f"/{made['id']}/cards", content="\n".join(cards))
+        assert taken["participants"] == 2_000
+
+
+async def test_a_list_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    """It holds one of few places, whosever it is."""
+    monkeypatch.setattr("gateway.api.cards.campaigns._LIST_S", 0.1)
+    async with House() as house:
+        made = await house.make()
+
+        async def drip() -> Any:
+            for _ in range(1_000):
+                yield b"#"
+                await asyncio.sleep(0.01)
+
+        await house.call("POST", f"/{made['id']}/cards", 408, content=drip())
+        card = build_card_id(house.scene.records.add_cards(1)[0])
+        assert (await house.call("POST", f"/{made['id']}/cards", content=card))["participants"] == 1
+
+
 async def test_a_list_that_can_not_be_taken_leaves_the_campaign_waiting_for_one():
     async with House(campaign_cards=2, campaign_list_bytes=1_024) as house:
         cards = [build_card_id(card) for card in house.scene.records.add_cards(3)]
