@@ -61,7 +61,7 @@ _TRIES = (Action.CALL, Action.MESSAGE)
 class _Phase(Enum):
     #: nothing is on its way that may be executed: it can be cut off at once
     FREE = 0
-    #: a command is under way over a link
+    #: a command is under way over a link, or a notice to an SMSC
     TRANSFER = 1
     #: it is over, and being written
     SETTLING = 2
@@ -265,10 +265,12 @@ class DownloadEngine:
                     progress.step("message")
                     happened = await send_by_message(self._calls, progress, record, keys, self._settings, self._metrics)
                 case Action.NOTICE:
+                    # an SMSC may have taken it: its answer is waited for, or it is sent twice
+                    active.phase = _Phase.TRANSFER
                     happened = await self._notify(progress, record)
                 case _:
                     return end
-            if progress.is_stopping and happened.event is not Event.DONE:
+            if progress.is_stopping and happened.event not in (Event.DONE, Event.NOTICE_SENT):
                 return _End(_CUT)
             is_try = end.decision.action in _TRIES and happened.event is not Event.LATER
             if is_try and progress.download.done == before:

@@ -336,6 +336,30 @@ async def test_a_transfer_has_the_time_of_a_drain_and_a_call_has_not() -> None:
         assert (phone.card.executed, deaf.card.executed) == (list(what), list(what))
 
 
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["drained", "stopped"])
+async def test_a_notice_on_its_way_is_sent_once_and_told_of(is_stopped: bool) -> None:
+    async with Fleet() as fleet:
+        phone = await fleet.add(ability=Ability.NOT_CAPABLE)
+        send_text, begun = fleet.smsc.send_text, asyncio.Event()
+
+        async def slow(*args, **options):
+            sent = await send_text(*args, **options)
+            begun.set()
+            await asyncio.sleep(0.1)
+            return sent
+
+        fleet.smsc.send_text = slow
+        number = await fleet.start(phone, commands(200))
+        await begun.wait()
+        if is_stopped:
+            await fleet.engine.stop(number)
+        else:
+            await fleet.engine.close(2.0)
+            await fleet.restart()
+        assert (await fleet.end(number)).state is DownloadState.NOTICED
+        assert len(phone.texts) == 1
+
+
 async def test_a_transfer_that_a_drain_cuts_goes_on_after_the_next_start() -> None:
     async with Fleet(replace(SETTINGS, attempts=50)) as fleet:
         phone = await fleet.add(limits=replace(FAST, keep_alive_ms=50, retries=3, opening_retries=8))
