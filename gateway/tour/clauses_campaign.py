@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -36,6 +37,12 @@ async def _until(scene: Cards, campaign: str, state: str, least: int = 0, timeou
 
     async def probe() -> dict[str, Any] | None:
         found = await _look(scene, campaign)
+        canary = found["canary"]
+        if canary["over"] < canary["cards"]:
+            released = found["participants"] - found["held"]
+            check(
+                released <= canary["cards"], f"{released} were released before all {canary['cards']} canaries were over"
+            )
         return found if found["state"] == state and found["over"] >= least else None
 
     return dict(await eventually(probe, f"campaign {state} with {least} over", timeout_s))
@@ -59,10 +66,17 @@ async def campaign(_stage: Stage, _fleet: Fleet) -> str:
         await _until(scene, name, "running", CARDS // 10)
         await _tell(scene, name, "pause")
         paused = await _until(scene, name, "paused")
-        check(paused["over"] < CARDS, "all was over before it could be paused")
+        check(paused["held"] > 0, "all were released before it could be paused")
+        await asyncio.sleep(3 / PER_S)  # one release may be under way
+        held = (await _look(scene, name))["held"]
+        await asyncio.sleep(0.5)
+        more = held - (await _look(scene, name))["held"]
+        check(more == 0, f"{more} were released while it was paused")
         await _tell(scene, name, "resume")
         found = await _until(scene, name, "done", CARDS)
         took_s = time.monotonic() - began
+        canary = found["canary"]
+        check((canary["cards"], canary["over"]) == (CARDS // 10, CARDS // 10), f"canaries: {canary}")
         incapable = sum(not _behave(number).capable for number in range(CARDS))
         expected = {"done": CARDS - incapable, "noticed": incapable}
         check(found["results"] == expected, f"it ended {found['results']}, not {expected}: {found['causes']}")
