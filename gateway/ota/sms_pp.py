@@ -23,6 +23,8 @@ MOST_PARTS = 255
 _IE_CONCAT_8, _IE_CONCAT_16 = 0x00, 0x08
 _DIGITS = "0123456789*#abc"
 MOST_ADDRESS_DIGITS = 20
+#: messages of one sender of which parts are missing; a card answers one packet at a time
+MOST_OF_ONE = 8
 
 _ENVELOPE_SMS_PP = 0xD1
 _TAG_DEVICES, _TAG_ADDRESS, _TAG_TPDU = 0x02, 0x06, 0x0B
@@ -93,6 +95,10 @@ class Packet(NamedTuple):
         return f"Packet({self.kind:#04x}, {len(self.packet)} bytes)"
 
 
+#: sender, reference, parts
+_Key = tuple[bytes, int, int]
+
+
 @dataclass(slots=True, repr=False)
 class _Open:
     since_ms: int
@@ -100,19 +106,21 @@ class _Open:
 
 
 class Assembly:
-    """Parts until they are whole. At most `most` messages wait, each for `patience_ms`; past either the oldest is
-    dropped, and counted."""
+    """Parts until they are whole. At most `most` messages wait, MOST_OF_ONE of one sender, each for `patience_ms`; past
+    any of these the oldest is dropped, and counted: of a sender who says too much his own."""
 
     def __init__(self, most: int, patience_ms: int) -> None:
         self.counts: Counter[str] = Counter()
         self._most, self._patience_ms = most, patience_ms
-        self._open: OrderedDict[tuple[bytes, int, int], _Open] = OrderedDict()
+        self._open: OrderedDict[_Key, _Open] = OrderedDict()
+        #: keys of each sender, the oldest first
+        self._senders: dict[bytes, dict[_Key, None]] = {}
 
     def add(self, sender: bytes, data: UserData, now_ms: int) -> Packet | None:
         """`sender`: whatever tells two of them apart. The packet, where this part completes it. Malformed where its
         parts do not say what they carry."""
         while self._open and next(iter(self._open.values())).since_ms + self._patience_ms <= now_ms:
-            self._open.popitem(last=False)
+            self._drop(next(iter(self._open)))
             self.counts["too_late"] += 1
         if data.part is None:
             if data.kind is None:
@@ -121,23 +129,39 @@ class Assembly:
         key = (sender, data.part.reference, data.part.parts)
         open_ = self._open.get(key)
         if open_ is None:
-            if len(self._open) >= self._most:
-                self._open.popitem(last=False)
+            own = self._senders.get(sender, {})
+            if len(own) >= MOST_OF_ONE:
+                self._drop(next(iter(own)))
+                self.counts["too_many_of_one"] += 1
+            elif len(self._open) >= self._most:
+                self._drop(next(iter(self._open)))
                 self.counts["too_many"] += 1
-            open_ = self._open[key] = _Open(now_ms)
+            open_ = self._begin(key, now_ms)
         if data.part.part in open_.parts and open_.parts[data.part.part] != data:
             # the reference came round: what is there is of an older message
             self.counts["restarted"] += 1
-            del self._open[key]
-            open_ = self._open[key] = _Open(now_ms)
+            self._drop(key)
+            open_ = self._begin(key, now_ms)
         open_.parts[data.part.part] = data
         if len(open_.parts) < data.part.parts:
             return None
-        del self._open[key]
+        self._drop(key)
         kind = open_.parts[1].kind
         if kind is None:
             raise Malformed("a first part that does not say what it carries")
         return Packet(kind, b"".join(open_.parts[number].body for number in range(1, data.part.parts + 1)))
+
+    def _begin(self, key: _Key, now_ms: int) -> _Open:
+        open_ = self._open[key] = _Open(now_ms)
+        self._senders.setdefault(key[0], {})[key] = None
+        return open_
+
+    def _drop(self, key: _Key) -> None:
+        del self._open[key]
+        own = self._senders[key[0]]
+        del own[key]
+        if not own:
+            del self._senders[key[0]]
 
 
 @dataclass(frozen=True, slots=True, repr=False)

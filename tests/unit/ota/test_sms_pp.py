@@ -12,6 +12,7 @@ from gateway.ota.malformed import Malformed
 from gateway.ota.sms_pp import (
     ANSWER_PACKET,
     COMMAND_PACKET,
+    MOST_OF_ONE,
     USER_DATA_BYTES,
     Address,
     Assembly,
@@ -225,3 +226,17 @@ def test_neither_numbers_nor_packets_show() -> None:
     assert "Geheim" not in shown
     assert "4917" not in shown
     assert "9471" not in shown
+
+
+def test_one_sender_drops_its_own_messages_and_nobody_elses() -> None:
+    assembly = Assembly(100, 1_000)
+    first, second = segment(b"x" * 200, 1, ANSWER_PACKET)
+    assert assembly.add(b"card", parse_user_data(first), 0) is None
+    for reference in range(1_000):
+        part = bytes((6, 0x08, 4)) + reference.to_bytes(2, "big") + bytes((9, 2)) + b"z"
+        assert assembly.add(b"other", parse_user_data(part), 1) is None
+    assert assembly.counts["too_many_of_one"] == 1_000 - MOST_OF_ONE
+    assert assembly.counts["too_many"] == 0
+    whole = assembly.add(b"card", parse_user_data(second), 2)
+    assert whole is not None
+    assert whole.packet == b"x" * 200
