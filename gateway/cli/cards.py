@@ -330,20 +330,25 @@ def check(
             else:
                 say(f"it is being called; look: heliograph cards capability {card}")
             return
-        found = _follow(provider, card, len(before["evidence"]), before["evidence"][-1:], timeout)
+        found, what = _follow(provider, card, len(before["evidence"]), before["evidence"][-1:], timeout)
     _print_capability(found, as_json=as_json)
     if found["state"] == "unknown":
         raise CommandFailed(f"nothing was concluded in {timeout:g} s")
+    if what not in _CONCLUSIONS:
+        raise CommandFailed(f"nothing was concluded ({what or 'no answer'}): {found['state']} is what was known before")
     if found["state"] != "capable":
         raise typer.Exit(1)
 
 
-#: what ends a check
-_CONCLUSIONS = ("link_opened", "terminal_result", "validity_over")
+#: what a check concludes from; a channel without a link only at the last of its calls
+_CONCLUSIONS = ("link_opened", "terminal_result", "validity_over", "no_link")
 
 
-def _follow(provider: Provider, card: str, count: int, last: list[dict[str, Any]], timeout_s: float) -> dict[str, Any]:
-    """Ask again, ever less often, until there is new evidence that concludes something."""
+def _follow(
+    provider: Provider, card: str, count: int, last: list[dict[str, Any]], timeout_s: float
+) -> tuple[dict[str, Any], str]:
+    """Ask again, ever less often, until there is new evidence and the card is not unknown with it: the check ends then,
+    also where that says no more than was known. And what was seen last."""
     import time
 
     end = time.monotonic() + timeout_s
@@ -353,7 +358,8 @@ def _follow(provider: Provider, card: str, count: int, last: list[dict[str, Any]
         evidence = found["evidence"]
         fresh = evidence[count:] if evidence[count - 1 : count] == last else evidence
         left = end - time.monotonic()
-        if any(line["what"] in _CONCLUSIONS and line["state"] != "unknown" for line in fresh) or left <= 0:
-            return found
+        known = [line["what"] for line in fresh if line["state"] != "unknown"]
+        if known or left <= 0:
+            return found, known[-1] if known else ""
         time.sleep(min(pause, left))
         pause = min(pause * 1.5, 2.0)

@@ -189,6 +189,15 @@ def test_a_terminal_is_asked_and_waited_for(api: Api, capsys: pytest.CaptureFixt
     no = [*EVIDENCE, {"at_ms": 1_700_000_000_001, "what": "terminal_result", "state": "not_capable", "detail": "30"}]
     api.on(place, CAPABLE, CAPABLE, {**CAPABLE, "state": "not_capable", "evidence": no})
     assert call("check", CARD, "--wait") == 1
+    none = [*EVIDENCE, {"at_ms": 1_700_000_000_001, "what": "no_link", "state": "not_capable", "detail": ""}]
+    api.on(place, UNKNOWN, {**CAPABLE, "state": "not_capable", "evidence": none})
+    assert call("check", CARD, "--wait", "--timeout", "5") == 1
+    # a card of which something was known is called once, whatever comes of it
+    same = [*EVIDENCE, {"at_ms": 1_700_000_000_001, "what": "undelivered", "state": "capable", "detail": ""}]
+    capsys.readouterr()
+    api.on(place, CAPABLE, {**CAPABLE, "evidence": same})
+    assert call("check", CARD, "--wait", "--timeout", "5") == 1
+    assert "(undelivered): capable is what was known before" in capsys.readouterr().err
     api.on(place, UNKNOWN)
     assert call("check", CARD, "--wait", "--timeout", "0.01") == 1
     assert "nothing was concluded" in capsys.readouterr().err
