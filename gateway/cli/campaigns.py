@@ -128,7 +128,8 @@ def create(
     listed = None if cards is None else _read_list(cards)
     with _open(url, key, config) as provider:
         made = provider.post("campaigns", body=body)
-        if listed is not None:
+        # made once already, with its list: the same idempotency key
+        if listed is not None and made["state"] == "gathering":
             made["taken"] = _upload(provider, made["id"], listed)
     if as_json:
         print_json(made)

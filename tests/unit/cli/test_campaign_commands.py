@@ -120,6 +120,15 @@ def test_a_list_follows_the_campaign_and_refused_lines_are_told(
     assert json.loads(capsys.readouterr().out)["taken"] == taken
 
 
+def test_the_same_again_sends_no_second_list(api: Api, commands: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "cards").write_text(f"{CARD}\n")
+    api.on("POST /v1/campaigns", {"id": ID, "state": "running", "participants": 1, "taken": None})
+    again = ["--cards", str(tmp_path / "cards"), "--idempotency-key", "k"]
+    assert run(["campaigns", "create", "n", commands, *again]) == 0
+    assert capsys.readouterr().out == ID + "\n"
+    assert len(api.asked) == 1
+
+
 def test_a_list_that_did_not_arrive_can_be_added_later(
     api: Api, commands: str, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
