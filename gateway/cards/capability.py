@@ -39,6 +39,10 @@ _DAY_MS = 24 * _HOUR_MS
 #: cards whose check requests are counted; past it the one that was quiet for longest is forgotten
 MOST_RATED = 100_000
 _VOID = ("check_request", "terminal_changed")
+#: what voided last: as it is written down, or as it is to be
+Mark = Evidence | tuple[str, str] | None
+#: what is void, and could not be written down, is tried again after so long
+_AGAIN_S = 0.5
 
 
 def pause_s(settings: Ota, tries: int, random_: random.Random) -> float:
@@ -66,6 +70,8 @@ class Capabilities:
         self._checks: dict[bytes, asyncio.Task[None]] = {}
         #: of each of those: it was asked for again meanwhile
         self._again: dict[bytes, asyncio.Event] = {}
+        #: their terminals changed, and the store did not take that yet: no card says it twice
+        self._owed: dict[bytes, tuple[str, str]] = {}
         self._is_closing = False
         #: check requests of the last hour: when the hour began, how many
         self._rates: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
@@ -77,6 +83,8 @@ class Capabilities:
     def read(self, card: bytes) -> Capability:
         """As it may be believed now: what is too old is unknown."""
         known = self._records.capability(card)
+        if card in self._owed:
+            return Capability(Ability.UNKNOWN, known.since_ms, 0, known.evidence)
         if known.until_ms and known.until_ms <= self._clock():
             return Capability(Ability.UNKNOWN, known.until_ms, 0, known.evidence)
         return known
@@ -107,7 +115,21 @@ class Capabilities:
 
     def _void(self, card: bytes, what: str, detail: str) -> None:
         self._metrics.count(Metric.OTA_CHECKS, label=what)
-        self._write(card, what, detail, Ability.UNKNOWN)
+        self._write_void(card, what, detail)
+
+    def _write_void(self, card: bytes, what: str, detail: str) -> None:
+        self._write(card, what, detail, Ability.UNKNOWN, lambda: self._owe(card, what, detail))
+
+    def _owe(self, card: bytes, what: str, detail: str) -> None:
+        """Again, until the store takes it, or what is newer."""
+        if not self._is_closing:
+            self._owed[card] = (what, detail)
+            asyncio.get_running_loop().call_later(_AGAIN_S, self._write_owed, card)
+
+    def _write_owed(self, card: bytes) -> None:
+        owed = self._owed.get(card)
+        if owed is not None and not self._is_closing:
+            self._write_void(card, *owed)
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -163,16 +185,21 @@ class Capabilities:
             record, known = self._records.read(card), self.read(card)
             if record is None or (known.ability is not Ability.UNKNOWN and known.since_ms > asked_ms):
                 return None
-            since_ms = self._clock()
+            mark = self.mark(card)
             async with self._calls.call(card, record) as (called, line):
-                self.learn(card, called, since_ms, last=last)
+                self.learn(card, called, mark, last=last)
                 await line.hang_up(self._settings.answer_s)
         return None if called.ending is Ending.UNREACHABLE else called
 
     # --- concluding --------------------------------------------------------------------------------------------------
 
-    def learn(self, card: bytes, called: Called, since_ms: int, *, last: bool = False) -> Ability:
-        """From a call that began then; `last`: there will be no further one soon. What is known after it."""
+    def mark(self, card: bytes) -> Mark:
+        """Where a call begins: what voided last, by no clock, which may be set meanwhile."""
+        lines = self._records.capability(card).evidence
+        return self._owed.get(card) or next((line for line in reversed(lines) if line.what in _VOID), None)
+
+    def learn(self, card: bytes, called: Called, mark: Mark, *, last: bool = False) -> Ability:
+        """From a call that began at this mark; `last`: there will be no further one soon. What is known after it."""
         known = self.read(card)
         ability = Ability(known.ability)
         what = "call"
@@ -193,15 +220,17 @@ class Capabilities:
                 return ability  # nothing was asked
             case _:
                 what = called.ending.value
-        if any(line.what in _VOID and line.at_ms > since_ms for line in known.evidence):
+        if self.mark(card) not in (None, mark):
             # its terminal changed while it was called: whose answer it is nobody knows
             ability, what = Ability.UNKNOWN, f"{what}_of_another_terminal"
         self._metrics.count(Metric.OTA_CHECKS, label=ability.name.lower())
         self._write(card, what, called.detail, ability)
         return ability
 
-    def _write(self, card: bytes, what: str, detail: str, ability: Ability) -> None:
-        """One more line of evidence; the oldest go past the bound."""
+    def _write(
+        self, card: bytes, what: str, detail: str, ability: Ability, on_failed: Callable[[], None] = lambda: None
+    ) -> None:
+        """One more line of evidence; the oldest go past the bound. It is seen at once where the store takes it."""
         now_ms = self._clock()
         known = self._records.capability(card)
         evidence = (*known.evidence, Evidence(now_ms, what, int(ability), detail))[-self._settings.evidence_lines :]
@@ -213,10 +242,20 @@ class Capabilities:
                 until_ms = known.until_ms  # nothing was seen that would make it newer
         capability = Capability(ability, known.since_ms if same else now_ms, until_ms, evidence)
         try:
-            self._records.write_capability(card, capability).add_done_callback(_look_at)
+            written = self._records.write_capability(card, capability)
         except GatewayError as error:
             self._metrics.count(Metric.OTA_BOUNDS, label="store")
             _log.warning("card_capability_not_written", error=error.name)
+            on_failed()
+            return
+        self._owed.pop(card, None)
+
+        def look(future: asyncio.Future[None]) -> None:
+            if not future.cancelled() and future.exception() is not None:
+                _log.warning("card_capability_not_written", error=type(future.exception()).__name__)
+                on_failed()
+
+        written.add_done_callback(look)
 
     async def close(self) -> None:
         """What is asked now is not concluded: the card stays as it is known."""
@@ -225,8 +264,3 @@ class Capabilities:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _look_at(written: asyncio.Future[None]) -> None:
-    if not written.cancelled() and written.exception() is not None:
-        _log.warning("card_capability_not_written", error=type(written.exception()).__name__)

@@ -284,11 +284,11 @@ class DownloadEngine:
         progress.set(way="link", state=DownloadState.ACTIVE, calls=progress.download.calls + 1)
         progress.step("called")
         progress.write()
-        since_ms = self._clock()
+        mark = self._capabilities.mark(card)
         async with self._calls.call(card, record) as (called, line):
             # a call is evidence, whoever made it; the last of many counts as the end of a check
             last = progress.download.tries + 1 >= self._settings.attempts
-            self._capabilities.learn(card, called, since_ms, last=last)
+            self._capabilities.learn(card, called, mark, last=last)
             if called.ending is Ending.LATER:
                 progress.set(calls=before.calls, steps=before.steps)  # nobody was called
             if called.ending is not Ending.OPENED:

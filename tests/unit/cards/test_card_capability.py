@@ -135,13 +135,43 @@ async def test_a_call_of_before_the_change_concludes_nothing() -> None:
     async with Fleet() as fleet:
         phone = await fleet.add(ability=Ability.UNKNOWN)
         card = fleet.handle(phone)
-        began_ms = fleet.now_ms()
+        began = fleet.capabilities.mark(card)
         fleet.later_ms = 5
         fleet.capabilities.invalidate(card, "")
         fleet.later_ms = 10
-        assert fleet.capabilities.learn(card, Called(Ending.OPENED), began_ms) is Ability.UNKNOWN
+        assert fleet.capabilities.learn(card, Called(Ending.OPENED), began) is Ability.UNKNOWN
         assert fleet.evidence(phone)[-1] == "link_opened_of_another_terminal"
-        assert fleet.capabilities.learn(card, Called(Ending.OPENED), fleet.now_ms()) is Ability.CAPABLE
+        assert fleet.capabilities.learn(card, Called(Ending.OPENED), fleet.capabilities.mark(card)) is Ability.CAPABLE
+
+
+async def test_a_clock_that_is_set_back_behind_a_change_keeps_nothing_from_being_concluded() -> None:
+    async with Fleet() as fleet:
+        phone = await fleet.add()
+        fleet.capabilities.invalidate(fleet.handle(phone), "told")
+        fleet.later_ms = -3_600_000
+        fleet.capabilities.ask(fleet.handle(phone))
+        await settle(fleet)
+        assert fleet.capability(phone).ability is Ability.CAPABLE
+        assert fleet.evidence(phone) == ["terminal_changed", "link_opened"]
+
+
+async def test_a_change_that_the_store_does_not_take_is_in_force_and_written_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The card says it once: in a terminal that it knows it says nothing."""
+    monkeypatch.setattr("gateway.cards.capability._AGAIN_S", 0.01)
+    async with Fleet(replace(SHORT, attempts=1)) as fleet:
+        phone = await fleet.add()
+        card = fleet.handle(phone)
+        phone.fate = Fate.UNDELIVERED
+        fleet.cards.full.writes = 3
+        began = fleet.capabilities.mark(card)
+        fleet.capabilities.on_check_request(card)
+        assert fleet.capability(phone).ability is Ability.UNKNOWN
+        assert fleet.capabilities.learn(card, Called(Ending.OPENED), began) is Ability.UNKNOWN
+        await settle(fleet)
+        await fleet.until(lambda: fleet.cards.capability(card).ability is Ability.UNKNOWN)
+        assert fleet.capability(phone).ability is Ability.UNKNOWN
 
 
 async def test_a_check_request_during_a_check_is_asked_for_again() -> None:
