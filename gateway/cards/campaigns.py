@@ -248,6 +248,9 @@ class Campaigns:
         campaign = run.snapshot() if run is not None else self._campaigns.read(number)
         if campaign is None or campaign.app != app:
             raise UnknownCampaign
+        if run is not None and run.tally is not None:
+            # nobody looks at them while nothing waits for their places
+            self._carrier.look(run, run.tally)
         return self._progress(campaign, run)
 
     def all(self, app: str) -> list[Progress]:

@@ -319,14 +319,14 @@ class Carrier:
     async def _wait_for(self, run: Run, tally: Tally, step: Step) -> None:
         self._metrics.count(Metric.OTA_CAMPAIGN_WAITS, label=step.why)
         if step.why in ("at_once", "engine"):
-            if self._look(run, tally):
+            if self.look(run, tally):
                 await asyncio.sleep(0)
                 return
             if step.why == "engine":
                 self._floors.room.wait(run.wake)
         await self._wait(run, step.wait_s)
 
-    def _look(self, run: Run, tally: Tally) -> bool:
+    def look(self, run: Run, tally: Tally) -> bool:
         """Who waits for another try holds no place; True where that made room."""
         before, now_ms = tally.under_way, self._floors.now_ms()
         for index in tally.oldest(_LOOKED_AT):

@@ -118,6 +118,17 @@ async def test_who_waits_for_another_try_holds_no_place(monkeypatch: pytest.Monk
         assert progress.campaign.state == CampaignState.RUNNING
 
 
+async def test_who_looks_sees_who_waits_for_another_try() -> None:
+    """Also where nothing waits for their places, so that the campaign itself does not look."""
+    async with Scene() as scene:
+        scene.records.add_cards(10)
+        scene.engine.result = lambda _: (DownloadState.WAITING, "no_link")
+        number = await scene.create(query="all")
+        await scene.until(lambda: len(scene.engine.retrying) == 10)
+        progress = scene.campaigns.read(APP, number)
+        assert (progress.out, progress.under_way) == (10, 0)
+
+
 async def test_nothing_is_released_while_too_many_wait() -> None:
     async with Scene(waiting=5) as scene:
         scene.records.add_cards(50)
