@@ -187,6 +187,9 @@ def test_a_number_is_taken_exactly_when_it_is_in_range(setting: Setting, value: 
         # a number in range may still be at odds with another setting
         at_odds = (
             "is more than",
+            "is not more than",
+            "is not shorter than",
+            "is empty",
             "no room",
             "could not connect",
             "is the device port too",
