@@ -223,7 +223,7 @@ async def test_a_stop_whose_ends_the_store_does_not_take_at_once_comes_to_its_en
     async with Scene() as scene:
         scene.records.add_cards(100)
         scene.engine.result = lambda _: (DownloadState.WAITING, "no_link")
-        number = await scene.create(query="all", at_once=20)
+        number = await scene.create(query="all", at_once=40)
         await scene.until(lambda: len(scene.engine.retrying) > 30)
         stop, refused = scene.engine.stop, itertools.count()
 
