@@ -12,7 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from gateway.ota.malformed import Malformed as MalformedData
 from gateway.ota.sms_pp import COMMAND_PACKET, parse_user_data
@@ -46,6 +46,8 @@ from gateway.paging.sms.receipt import MessageState
 from gateway.paging.udh import BadHeader, parse_header
 
 _BINDS = (Command.BIND_TRANSCEIVER, Command.BIND_TRANSMITTER)
+#: a connection has so long to end when the SMSC goes down
+_END_S = 1.0
 _VALIDITY = re.compile(r"\d{15}R|\d{15}[+-]|")
 _WORDS = {
     MessageState.ENROUTE: "ENROUTE",
@@ -137,6 +139,7 @@ class LocalSmsc:
         self._server: asyncio.Server | None = None
         self._peers: list[_Peer] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._ids = 0x9_0000
 
     async def start(self, port: int = 0) -> int:
@@ -152,6 +155,9 @@ class LocalSmsc:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._serving:
+            # who is cancelled with the loop instead has its traceback printed by asyncio's streams
+            await asyncio.wait(self._serving, timeout=_END_S)
         if self._server is not None:
             await self._server.wait_closed()
             self._server = None
@@ -193,6 +199,9 @@ class LocalSmsc:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer, frames = _Peer(writer), Frames()
         self._peers.append(peer)
+        task = cast(asyncio.Task[None], asyncio.current_task())
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         try:
             while data := await reader.read(65_536):
                 for pdu in frames.feed(data):

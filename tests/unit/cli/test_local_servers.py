@@ -97,6 +97,21 @@ def test_a_message_is_printed_and_a_receipt_comes_and_ctrl_c_ends_it() -> None:
         assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("name", ["smsc", "cards"])
+def test_it_ends_without_a_word_while_a_gateway_is_bound(name: str, tmp_path: Path) -> None:
+    options = ["--file", str(tmp_path / "cards.jsonl"), "--password", "secret"]
+    with (
+        serve(name, *options[:2] if name == "cards" else options[2:]) as (process, port),
+        socket.create_connection(("127.0.0.1", port), timeout=10) as link,
+    ):
+        bind = build_pdu(Command.BIND_TRANSCEIVER, 1, build_bind(Bind("pushgw", "secret")))
+        assert exchange(link, bind)[1] == 0
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "Traceback" not in error
+
+
 def test_another_password_is_not_let_in() -> None:
     with smsc() as (_, port), socket.create_connection(("127.0.0.1", port), timeout=10) as link:
         bind = build_pdu(Command.BIND_TRANSCEIVER, 1, build_bind(Bind("pushgw", "other")))
