@@ -11,6 +11,7 @@ import msgspec
 from gateway import __version__
 from gateway.api.media import JSON, MSGPACK, ErrorBody, describe
 from gateway.api.route import ANYBODY, OPERATOR, Query, Route
+from gateway.auth.api_keys import OPERATOR_ONLY
 from gateway.model.errors import Forbidden, GatewayError, Unauthorized
 
 _REF = "#/components/schemas/{name}"
@@ -171,7 +172,7 @@ def _error_response(
 
 
 def _forbidden_text(route: Route) -> str:
-    return "Only the operator's key may manage apps." if route.caller == OPERATOR else ""
+    return OPERATOR_ONLY if route.caller == OPERATOR else ""
 
 
 def build_document_3_0(document: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ SECRET_BYTES = 32
 SECRET_CHARS = 43  # base64url of 32 bytes without padding
 #: id of the operator's key; no app's key ever gets it
 OPERATOR_ID = "operator"
+#: what an app is told whose key is not enough
+OPERATOR_ONLY = "This takes the operator's key; what was sent is a key of an app."
 _ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 #: an unknown key id makes the index look at the apps again, at most this often
 _RESCAN_S = 1.0
@@ -146,7 +148,7 @@ class ApiKeys:
         """Raises Forbidden for a valid key of an app."""
         principal = self.authenticate(authorization)
         if not isinstance(principal, Operator):
-            raise Forbidden("Only the operator's key may manage apps.")
+            raise Forbidden(OPERATOR_ONLY)
         return principal
 
     def provider(self, authorization: str | None) -> Provider:

@@ -73,8 +73,10 @@ def test_the_operator_key_is_no_provider_key_and_the_reverse():
     assert isinstance(keys.operator(f"bearer {text}"), Operator)
     with pytest.raises(Forbidden):
         keys.provider(f"Bearer {text}")
-    with pytest.raises(Forbidden):
+    with pytest.raises(Forbidden) as caught:
         keys.operator(f"Bearer {provider_text}")
+    # said of apps, subscribers and cards alike
+    assert str(caught.value) == "This takes the operator's key; what was sent is a key of an app."
 
 
 @pytest.mark.parametrize(
