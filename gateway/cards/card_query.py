@@ -78,8 +78,8 @@ class _Parser:
         return CardQuery(fits, self._asks_ability)
 
     def _error(self, token: _Token | None, wanted: str) -> BadRequest:
-        place = "at its end" if token is None else f"at character {token.at}"
-        return BadRequest(f"{wanted} {place} of the query", field=self._field)
+        place = "at the end" if token is None else f"at character {token.at}"
+        return BadRequest(f"{wanted}, {place}", field=self._field)
 
     def _peek(self) -> _Token | None:
         return self._tokens[self._next] if self._next < len(self._tokens) else None

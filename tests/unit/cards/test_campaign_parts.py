@@ -266,6 +266,9 @@ def test_a_query_that_is_none_says_where(query: str) -> None:
     with pytest.raises(BadRequest) as caught:
         parse_query(query)
     assert caught.value.field == "query"
+    assert " at " in str(caught.value) or "more than" in str(caught.value)
+    if query == "tag:a and":
+        assert str(caught.value) == "expected all, capable, not_capable, unknown, or tag:NAME, at the end"
 
 
 @given(
