@@ -109,18 +109,21 @@ def import_cards(
 
     [dim]heliograph cards import cards.jsonl[/dim]
     """
+    from gateway.cli.provider import name_field
+
     if str(file) != "-" and not file.is_file():
         raise ConfigError(f"there is no file {file}")
     tally = _Tally(ids=ids and not as_json)
     with open_as_operator(url, key, store, config) as provider, _Bar(_count_lines(file)) as advance:
         for count in _import_all(provider, _read_lines(file), tally):
             advance(count)
+    if not tally.imported + tally.refused:
+        raise ConfigError(f"{'stdin' if str(file) == '-' else file} has no card; docs/cards.md says how a line reads")
     if as_json:
         print_json({"imported": tally.imported, "refused": tally.refused, "errors": tally.errors})
     else:
         for error in tally.errors:
-            field = f"{error['field']}: " if error["field"] and error["field"] not in error["message"] else ""
-            say(f"line {error['line']}: {field}{error['message']}")
+            say(f"line {error['line']}: {name_field(error['field'], error['message'])}")
         if tally.refused > len(tally.errors):
             say(f"and {tally.refused - len(tally.errors)} more")
         say(f"{tally.imported} imported, {tally.refused} refused")

@@ -105,6 +105,12 @@ class Provider:
             raise ProviderFailed(f"what answers at {self.url} is no Heliograph (its answer is not JSON)") from None
 
 
+def name_field(field: str | None, message: str) -> str:
+    """With the field in front, where the message does not name it: msgspec's ends with "(at field)"."""
+    named = not field or message.startswith(field) or f"(at {field})" in message
+    return message if named else f"{field}: {message}"
+
+
 def _failure(answer: httpx.Response) -> ProviderFailed:
     try:
         error = answer.json()["error"]
@@ -112,8 +118,7 @@ def _failure(answer: httpx.Response) -> ProviderFailed:
         field = str(error.get("field") or "")
     except (ValueError, KeyError, TypeError, AttributeError):
         return ProviderFailed(f"the gateway answered {answer.status_code}", status=answer.status_code)
-    if field and field not in message:
-        message = f"{field}: {message}"
+    message = name_field(field, message)
     if name == "unknown_app":
         message = f"{message.rstrip('.')}; `heliograph apps list` shows them, `heliograph apps create NAME` makes one"
     return ProviderFailed(message, name=name, code=code, status=answer.status_code)

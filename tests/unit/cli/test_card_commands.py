@@ -116,6 +116,14 @@ def test_an_import_is_told_to_programs_and_reads_stdin(
     assert call("import", str(cards_file.parent / "nothing")) == 2
 
 
+def test_a_file_without_cards_is_wrong_usage(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "empty.jsonl"
+    file.write_text("\n")
+    assert call("import", str(file)) == 2
+    assert f"{file} has no card" in capsys.readouterr().err
+    assert api.asked == []
+
+
 def test_many_refusals_are_counted_and_some_of_them_told(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

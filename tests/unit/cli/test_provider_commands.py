@@ -11,6 +11,7 @@ import pytest
 
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cli import run
+from gateway.cli.provider import name_field
 
 APP = {
     "name": "demo",
@@ -425,6 +426,23 @@ def test_an_error_that_is_not_ours_shows_its_status(api: Api, answer: bytes, cap
     api.on("POST /v1/push", answer, status=502)
     assert run(["send", "--everyone", "x"]) == 1
     assert "502" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("field", "message", "said"),
+    [
+        ("commands", "has 3 commands; at most 2", "commands: has 3 commands; at most 2"),
+        ("commands[0]", "has no length", "commands[0]: has no length"),
+        ("tar", "expected three bytes in hex (at tar)", "expected three bytes in hex (at tar)"),
+        ("title", "title is too long", "title is too long"),
+        ("", "No such card.", "No such card."),
+        (None, "The body is not valid JSON", "The body is not valid JSON"),
+    ],
+)
+def test_a_field_is_named_once_and_a_word_that_looks_like_it_is_none(
+    field: str | None, message: str, said: str
+) -> None:
+    assert name_field(field, message) == said
 
 
 def test_an_answer_that_is_not_json_is_said(api: Api, capsys) -> None:
