@@ -352,6 +352,7 @@ def watch(
 ) -> None:
     """Follow it to its end, with a bar where somebody looks; with --json a line for each look.
 
+    A gateway that is started anew meanwhile is waited for, up to five minutes.
     Exit code 1: it was stopped, waits for a word after its canaries, was not over in time, or more cards than
     --fail-over ended other than done or noticed.
     """
@@ -374,9 +375,11 @@ def _follow(
 ) -> dict[str, Any]:
     import time
 
+    from gateway.cli.provider import look_again
+
     end = None if timeout_s is None else time.monotonic() + timeout_s
+    found: dict[str, Any] = provider.get("campaigns", campaign_id)
     while True:
-        found: dict[str, Any] = provider.get("campaigns", campaign_id)
         shown(found)
         if found["state"] in (*FINAL, "canary_failed"):
             return found
@@ -384,6 +387,7 @@ def _follow(
         if left <= 0:
             return found
         time.sleep(min(every_s, left))
+        found = look_again(lambda: provider.get("campaigns", campaign_id), end)
 
 
 class _Shown:

@@ -132,10 +132,12 @@ def _follow(provider: Provider, download_id: str, timeout_s: float, *, quiet: bo
     """Ask again, ever less often, until it is over or the time is; says each new step on stderr."""
     import time
 
+    from gateway.cli.provider import look_again
+
     end = time.monotonic() + timeout_s
     pause, last = 0.1, (-1, "", "")
     while True:
-        found: dict[str, Any] = provider.get("downloads", download_id)
+        found = look_again(lambda: provider.get("downloads", download_id), end)
         steps = [(step["at_ms"], step["what"], step["detail"]) for step in found["steps"]]
         fresh = steps[steps.index(last) + 1 :] if last in steps else steps
         for at_ms, what, detail in () if quiet else fresh:

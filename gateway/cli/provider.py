@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,12 +16,14 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from gateway.cli.output import CommandFailed
+from gateway.cli.output import CommandFailed, say
 from gateway.model.errors import ConfigError
 
 TIMEOUT_S = 30.0
 #: of many lines an answer is waited for as much longer as it takes to send and write them, also on a slow way and disk
 LINES_BYTES_A_SECOND = 16_384
+#: who follows something looks again for so long where the gateway is away, as in a restart
+PATIENCE_S = 300.0
 
 
 class ProviderFailed(CommandFailed):
@@ -28,6 +32,10 @@ class ProviderFailed(CommandFailed):
     def __init__(self, message: str, *, name: str = "", code: int = 0, status: int = 0) -> None:
         super().__init__(f"{message} ({name}, {code})" if name else message)
         self.name, self.code, self.status = name, code, status
+
+
+class NoAnswer(ProviderFailed):
+    """Nobody is there, or the answer did not come."""
 
 
 def _trust() -> ssl.SSLContext:
@@ -90,11 +98,11 @@ class Provider:
                 raise ProviderFailed(
                     f"the certificate of {self.url} is not trusted; name its authority in $SSL_CERT_FILE, a PEM file"
                 ) from None
-            raise ProviderFailed(
+            raise NoAnswer(
                 f"nobody answers at {self.url}; start a gateway with `heliograph serve`, or name another with --url"
             ) from None
         except httpx.HTTPError as exc:
-            raise ProviderFailed(f"the gateway at {self.url} did not answer ({type(exc).__name__})") from None
+            raise NoAnswer(f"the gateway at {self.url} did not answer ({type(exc).__name__})") from None
         if answer.status_code >= 400:
             raise _failure(answer)
         if not answer.content:
@@ -103,6 +111,23 @@ class Provider:
             return answer.json()
         except ValueError:
             raise ProviderFailed(f"what answers at {self.url} is no Heliograph (its answer is not JSON)") from None
+
+
+def look_again(look: Callable[[], dict[str, Any]], end: float | None) -> dict[str, Any]:
+    """What `look` says of something that was there before. Where the gateway does not answer, as in a restart, it is
+    asked again until `end` (monotonic), for PATIENCE_S at most."""
+    last, told = time.monotonic() + PATIENCE_S, False
+    last = last if end is None else min(last, end)
+    while True:
+        try:
+            return look()
+        except NoAnswer as failed:
+            if time.monotonic() >= last:
+                raise
+            if not told:
+                say(f"{str(failed).partition(';')[0]}: asked again until somebody does, for {PATIENCE_S:g} s at most")
+            told = True
+            time.sleep(min(1.0, max(0.0, last - time.monotonic())))
 
 
 def name_field(field: str | None, message: str) -> str:

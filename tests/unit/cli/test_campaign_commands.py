@@ -14,6 +14,7 @@ import pytest
 from test_provider_commands import Api
 
 from gateway.cli import run
+from gateway.cli.provider import NoAnswer, Provider
 
 ID = "AAAAAAAAAAEr0mC1_oYpB7"
 CARD = "card_" + "5d0c1f0f" * 4
@@ -232,6 +233,41 @@ def test_it_is_followed_to_its_end_and_the_code_says_how_it_ended(
         assert "gathering: 0 of 0 over" in err
     if last["state"] == "canary_failed":
         assert f"campaigns resume {ID}" in err
+
+
+def test_a_gateway_that_is_started_anew_is_waited_for(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [campaign("running"), NoAnswer("nobody answers at X; start one"), NoAnswer("the gateway did not answer")]
+    answers.append(campaign("done", **OVER, results={"done": 1_000}))
+
+    def get(*_: str) -> dict[str, Any]:
+        answer = answers.pop(0)
+        if isinstance(answer, NoAnswer):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Provider, "get", get)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert run(["campaigns", "watch", ID]) == 0
+    assert capsys.readouterr().err.count("nobody answers at X: asked again") == 1
+    assert answers == []
+
+
+def test_one_that_never_answered_or_answers_no_more_is_said_so(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [campaign("running")]
+
+    def get(*_: str) -> dict[str, Any]:
+        if answers:
+            return answers.pop()
+        raise NoAnswer("nobody answers at X; start one")
+
+    monkeypatch.setattr(Provider, "get", get)
+    assert run(["campaigns", "watch", ID, "--every", "0.05", "--timeout", "0.2"]) == 1
+    assert run(["campaigns", "watch", ID]) == 1
+    assert capsys.readouterr().err.count("heliograph: nobody answers at X; start one") == 2
 
 
 def test_with_json_each_look_is_a_line(api: Api, capsys) -> None:
