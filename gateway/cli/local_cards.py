@@ -120,6 +120,10 @@ def cards(
             print(f"card {number}: {word}{', ' if words else ''}{words}", flush=True)
 
     network = CardNetwork(issued, behave=behaviours.__getitem__, know_terminals=True, on_event=show)
+    mute = sum(not behaviour.capable for behaviour in behaviours)
+    broken = sum(behaviour.failure is not None for behaviour in behaviours)
+    if mute or broken:
+        say(f"{mute} terminals know no channels, {broken} open none")
     on = [holder for holder in network.holders if chance.random() >= shares["--off"]]
     asyncio.run(_serve(network, on, port, file, move_every_s))
 

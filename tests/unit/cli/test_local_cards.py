@@ -29,7 +29,7 @@ from gateway.paging.sms.pdu import ShortMessage
 async def test_cards_that_are_moved_ask_to_be_checked(tmp_path: Path) -> None:
     file = tmp_path / "cards.jsonl"
     command = [sys.executable, "-m", "gateway.cli", "local", "cards", "--port", "0", "--file", str(file)]
-    options = ["--count", "5", "--incapable", "20%", "--algorithm", "3des2"]
+    options = ["--count", "5", "--incapable", "20%", "--failing", "60%", "--algorithm", "3des2"]
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             said = cast(IO[str], process.stdout).readline()
@@ -59,6 +59,8 @@ async def test_cards_that_are_moved_ask_to_be_checked(tmp_path: Path) -> None:
             assert process.returncode == 0
             assert out.splitlines()[0].startswith("card 0: check request")
             assert "5 from cards" in err
+            # a share is drawn for each, so what came of it is said
+            assert re.search(r"^[0-5] terminals know no channels, [0-5] open none$", err, re.M)
             for line in lines:
                 assert line["key_sets"][0]["kic"] not in out + err
         finally:
