@@ -62,11 +62,12 @@ class Untrusted(Exception):
 
 
 class Rejected(Exception):
-    """A card takes no such command; `status` is what its answer says."""
+    """A card takes no such command; `status` is what its answer says, `tar` that of the command, which an answer
+    repeats (§5.2)."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: Status, tar: bytes) -> None:
         super().__init__(status.name)
-        self.status = status
+        self.status, self.tar = status, tar
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,21 +188,21 @@ def parse_command(
     needs = bool(spi.ciphers or spi.check)
     keys = find_keys(kic, kid) if needs else None
     if needs and (keys is None or (kic, kid) != (keys.kic_byte(spi), keys.kid_byte(spi))):
-        raise Rejected(Status.SECURITY)
+        raise Rejected(Status.SECURITY, tar)
     body = rest[7:]
     if spi.ciphers and keys is not None:
         if len(body) % keys.block_bytes:
-            raise Rejected(Status.CIPHERING)
+            raise Rejected(Status.CIPHERING, tar)
         body = keys.decrypt(body)
     check_bytes = keys.check_bytes(spi.check) if keys is not None else 0
     if header_bytes != _COMMAND_HEADER_BYTES + check_bytes:
-        raise Rejected(Status.SECURITY)
+        raise Rejected(Status.SECURITY, tar)
     open_part, value, secret = body[:6], body[6 : 6 + check_bytes], body[6 + check_bytes :]
     if keys is not None and not keys.is_check(spi.check, before + rest[:7] + open_part + secret, value):
-        raise Rejected(Status.CHECK_FAILED)
+        raise Rejected(Status.CHECK_FAILED, tar)
     padding = open_part[5]
     if padding > len(secret):
-        raise Rejected(Status.CIPHERING)
+        raise Rejected(Status.CIPHERING, tar)
     return Command(spi, tar, int.from_bytes(open_part[:5], "big"), secret[: len(secret) - padding])
 
 

@@ -241,7 +241,7 @@ class Card:
         except Rejected as rejected:
             self.counts[rejected.status.name.lower()] += 1
             # it trusts nothing of the packet, not even that an answer is wanted: one without a check
-            bare = PacketAnswer(self.profile.tar, 0, rejected.status, b"", authentic=False)
+            bare = PacketAnswer(rejected.tar, 0, rejected.status, b"", authentic=False)
             send(build_answer(bare, Spi(), None, transport))
             return
 

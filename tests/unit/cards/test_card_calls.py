@@ -161,6 +161,9 @@ async def test_a_card_with_other_keys_proves_nothing() -> None:
     async with Fleet(SHORT) as fleet:
         phone = await fleet.add()
         rekey(phone, build_keys(99, 2))
+        # PUSH goes to another application than downloads, and the answer is that one's
+        profile = phone.card.profile
+        phone.card.profile = dataclasses.replace(profile, tar=b"\x00\x00\x01", push_tar=phone.record.push_tar)
         called = await call(fleet, phone)
         assert (called.ending, called.detail) == (Ending.UNTRUSTED, "status 01 without a check")
         assert fleet.metrics.value(Metric.OTA_INCOMING, "bare") == 1

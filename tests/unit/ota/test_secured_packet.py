@@ -271,7 +271,7 @@ def test_keys_of_a_wrong_length(algorithm: Algorithm, size: int) -> None:
 
 
 def test_neither_keys_nor_data_show() -> None:
-    shown = repr(AES) + repr(COMMAND) + repr(PacketAnswer(TAR, 0, 0, APDU)) + str(Rejected(Status.SECURITY))
+    shown = repr(AES) + repr(COMMAND) + repr(PacketAnswer(TAR, 0, 0, APDU)) + str(Rejected(Status.SECURITY, TAR))
     for secret in (AES.kic, AES.kid, APDU):
         assert repr(secret)[2:-1] not in shown
         assert secret.hex() not in shown
