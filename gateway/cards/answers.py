@@ -2,7 +2,7 @@
 check is missing or wrong, nor one from another card's number.
 
 An answer is looked for among the packets that its sender was sent and that wait: few, for a card is called by one at a
-time. A bare error (no key that both trust) is noted with what waits, as a hint; it settles nothing.
+time. A bare error (no key that both trust) and a wrong check are noted with what waits, as hints; they settle nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from gateway.metrics import Metric, Metrics
 from gateway.ota.malformed import Malformed
 from gateway.ota.packet_security import Keys
-from gateway.ota.secured_packet import Command, PacketAnswer, Status, Transport, Untrusted, parse_answer
+from gateway.ota.secured_packet import Command, PacketAnswer, Status, Transport, Untrusted, WrongCheck, parse_answer
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +27,8 @@ class Awaited:
     answer: asyncio.Future[PacketAnswer] = field(repr=False)
     #: status of an answer without a check; -1: none came
     bare: int = -1
+    #: there was an answer with a check of other keys, or one that was changed on the way
+    wrong_check: bool = False
     #: the card said that its answer comes later (ETSI TS 102 225 §5.2)
     more_time: bool = False
 
@@ -60,7 +62,8 @@ class Answers:
             except Malformed:
                 label = "malformed"
                 break
-            except Untrusted:
+            except Untrusted as error:
+                awaited.wrong_check |= isinstance(error, WrongCheck)
                 label = "untrusted"
                 continue
             if not answer.authentic:

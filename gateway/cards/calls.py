@@ -344,4 +344,7 @@ def _build_silence(awaited: Awaited, delivered: bool) -> Called:
         return Called(Ending.BUSY, f"status {Status.MORE_TIME:02X}")
     if awaited.bare >= 0:
         return Called(Ending.UNTRUSTED, f"status {awaited.bare:02X} without a check")
+    if awaited.wrong_check:
+        # somebody did answer: it says nothing of the terminal, and much of the keys
+        return Called(Ending.UNTRUSTED, "wrong check")
     return Called(Ending.SILENT if delivered else Ending.UNKNOWN)

@@ -281,7 +281,8 @@ class Campaigns:
             tally.under_way,
             canaries,
             per_s,
-            left_s if campaign.state == CampaignState.RUNNING else 0.0,
+            # of what only waits for another try, a rate says nothing
+            left_s if campaign.state == CampaignState.RUNNING and (tally.held or tally.under_way) else 0.0,
             run.is_counted,
         )
 

@@ -353,8 +353,8 @@ def watch(
     """Follow it to its end, with a bar where somebody looks; with --json a line for each look.
 
     A gateway that is started anew meanwhile is waited for, up to five minutes.
-    Exit code 1: it was stopped, waits for a word after its canaries, was not over in time, or more cards than
-    --fail-over ended other than done or noticed.
+    Exit code 1: it was stopped, waits for a word after its canaries, was not over in time, no card took part, or more
+    cards than --fail-over ended other than done or noticed.
     """
     most = parse_share(fail_over, "--fail-over")
     with _open(url, key, config) as provider, _Shown(as_json) as shown:
@@ -365,6 +365,8 @@ def watch(
         raise CommandFailed(f"{found['why']}; go on in spite of it: heliograph campaigns resume {campaign_id}")
     if found["state"] not in FINAL:
         raise CommandFailed(f"not over after {timeout:g} s; look again: heliograph campaigns watch {campaign_id}")
+    if not found["participants"]:
+        raise CommandFailed("no card took part; what is asked for is in its query")
     bad = sum(count for state, count in found["results"].items() if state not in GOOD)
     if found["state"] == "stopped" or bad > most * found["participants"] + 1e-9:
         raise typer.Exit(1)

@@ -61,6 +61,10 @@ class Untrusted(Exception):
     another application or another command."""
 
 
+class WrongCheck(Untrusted):
+    """Its check is not the one of these keys: it was changed on the way, or its sender has others."""
+
+
 class Rejected(Exception):
     """A card takes no such command; `status` is what its answer says, `tar` that of the command, which an answer
     repeats (§5.2)."""
@@ -249,7 +253,7 @@ def parse_answer(
     if check_bytes and keys is not None:
         covered = prefix + before + rest[:3] + open_part + secret
         if not keys.is_check(spi.answer_check, covered, value):
-            raise Untrusted("the check is wrong")
+            raise WrongCheck("the check is wrong")
     padding, status = open_part[5], open_part[6]
     if padding > len(secret):
         raise Malformed("more padding than data")

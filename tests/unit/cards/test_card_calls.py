@@ -169,11 +169,12 @@ async def test_a_card_with_other_keys_proves_nothing() -> None:
         assert fleet.metrics.value(Metric.OTA_INCOMING, "bare") == 1
 
 
-async def test_an_answer_with_a_flipped_bit_is_not_believed() -> None:
+async def test_an_answer_with_a_flipped_bit_is_not_believed_and_is_no_silence() -> None:
     async with Fleet(SHORT) as fleet:
         phone = await fleet.add(Behaviour(capable=False))
         fleet.smsc.forge = lambda _source, data: data[:-1] + bytes((data[-1] ^ 1,))
-        assert (await call(fleet, phone)).ending is Ending.SILENT
+        called = await call(fleet, phone)
+        assert (called.ending, called.detail) == (Ending.UNTRUSTED, "wrong check")
         assert fleet.metrics.value(Metric.OTA_INCOMING, "untrusted") == 1
 
 

@@ -218,6 +218,7 @@ def test_a_word_is_sent_and_what_it_led_to_is_told(api: Api, word: str, capsys) 
         (campaign("done", **OVER, results={"done": 990, "failed": 10}), ["--fail-over", "1%"], 0),
         (campaign("done", **OVER, results={"done": 989, "failed": 11}), ["--fail-over", "0.01"], 1),
         (campaign("stopped", **OVER, results={"done": 1000}), ["--fail-over", "100%"], 1),
+        (campaign("done", **(OVER | {"over": 0}), participants=0, results={}), ["--fail-over", "100%"], 1),
         (campaign("canary_failed", why="1 of 10 canaries ended well"), ["--fail-over", "100%"], 1),
         (campaign("running"), ["--timeout", "0.05"], 1),
         (campaign("running"), ["--fail-over", "x"], 2),
