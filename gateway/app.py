@@ -191,6 +191,8 @@ class Gateway:
         reasons = []
         if not self.store.journal.writable:
             reasons.append("the store can not be written")
+        if self.cards is not None and not self.cards.links.is_served:
+            reasons.append("the CAT_TP server is gone")
         if self.draining:
             reasons.append("draining")
         return reasons

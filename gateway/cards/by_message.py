@@ -20,7 +20,7 @@ from gateway.ota.packet_security import Keys
 from gateway.ota.secured_packet import Transport
 
 _EVENTS = {
-    Ending.BUSY: Event.BUSY,
+    Ending.CARD: Event.CARD,
     Ending.REFUSED: Event.REFUSED,
     Ending.UNDELIVERED: Event.UNDELIVERED,
     Ending.LATER: Event.LATER,
@@ -49,7 +49,7 @@ async def send_by_message(
             metrics.count(Metric.OTA_PACKETS, label="executed")
             progress.executed(said.commands, planned=False)
             if said.commands < batch.size:
-                return Happened(Event.BUSY, "stopped early")
+                return Happened(Event.CARD, "stopped early")
     except Ended as ended:
         called = ended.called
         # silence, or an error without a check: neither proves anything of a message that a card may have executed

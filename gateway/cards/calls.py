@@ -58,7 +58,10 @@ _PERMANENT = (
 )
 _NO_SUCH_COMMAND = (0x6D00, 0x6E00)
 _ONE_AT_A_TIME = (0x6700, 0x6A80, *_NO_SUCH_COMMAND)
-_CARD_BUSY = (0x6985, 0x6F00, 0x9300)
+#: a channel is open, or its toolkit is at work
+_CARD_BUSY = (0x6985, 0x9300)
+#: no reason given
+_CARD_FAILED = 0x6F00
 
 
 class Ending(StrEnum):
@@ -71,8 +74,10 @@ class Ending(StrEnum):
     TERMINAL = "terminal"
     #: what was asked for is wrong for its terminal
     PARAMETERS = "parameters"
-    #: the card has a channel open, or no room, now
+    #: the card has a channel open, now: it is there, and will be free
     BUSY = "busy"
+    #: the card could not now: no room, no time, or it does not say why
+    CARD = "card"
     #: the card refused, by an answer with a right check
     REFUSED = "refused"
     #: there was an error without a check, and then nothing
@@ -108,7 +113,7 @@ class Ended(Exception):
 
 def classify_status(status: int) -> Ending:
     """Of an authentic answer that is not OK."""
-    return Ending.REFUSED if status in _PERMANENT else Ending.BUSY
+    return Ending.REFUSED if status in _PERMANENT else Ending.CARD
 
 
 @dataclass(slots=True, eq=False)
@@ -217,6 +222,8 @@ class Calls:
             raise Ended(Called(ending, f"result {answer.result.general:02X}{' ' + more if more else ''}"))
         if answer.status_word in _NO_SUCH_COMMAND:
             raise Ended(Called(Ending.NOT_CAPABLE, word))
+        if answer.status_word == _CARD_FAILED:
+            raise Ended(Called(Ending.CARD, word))
         raise Ended(Called(Ending.BUSY if answer.status_word in _CARD_BUSY else Ending.REFUSED, word))
 
     async def _wait_for_link(self, line: Line, else_: Called) -> Called:
@@ -341,7 +348,7 @@ class Calls:
 def _build_silence(awaited: Awaited, delivered: bool) -> Called:
     """Its time is over, and no answer was heard that could be believed."""
     if awaited.more_time:
-        return Called(Ending.BUSY, f"status {Status.MORE_TIME:02X}")
+        return Called(Ending.CARD, f"status {Status.MORE_TIME:02X}")
     if awaited.bare >= 0:
         return Called(Ending.UNTRUSTED, f"status {awaited.bare:02X} without a check")
     if awaited.wrong_check:

@@ -11,6 +11,9 @@ each thing that happened to it. What the engine sees then is `Facts`.
 - *Unknown* counts as not capable (E5) where that costs nothing: what fits goes by short message. Where it would end in
   a notice the card is asked first, by a call: one message, as the notice would be, and its answer is kept for the next.
 - *No SMSC, no room in the store*: neither is the card's fault, so it is no try; again soon, until the download expires.
+- *The card is busy*: it has a channel open, be it for a link of ours whose end it did not hear of. It was reached and
+  its terminal opens channels, so that is no channel that "did not open": no try, and no notice, which would tell its
+  user to use another way when this one works. Again after pauses that grow with each such answer, until it expires.
 - *The card refused*, by an answer with a right check: asking again brings the same, so it has FAILED. An answer without
   a check never ends anything: it is a try.
 - A notice that could not be sent is tried again until the download expires. One that was sent ends it.
@@ -35,6 +38,7 @@ class Event(StrEnum):
     TERMINAL = "terminal"
     PARAMETERS = "parameters"
     BUSY = "busy"
+    CARD = "card"
     REFUSED = "refused"
     UNTRUSTED = "untrusted"
     UNDELIVERED = "undelivered"
@@ -114,6 +118,10 @@ def _try_again(facts: Facts) -> Decision:
     return _RETRY if facts.tries_left else _NOTICE  # E6
 
 
+def _when_busy(facts: Facts) -> Decision:
+    return _RETRY if facts.ttl_left else _EXPIRED
+
+
 def _soon(facts: Facts) -> Decision:
     return _RETRY_SOON if facts.ttl_left else _EXPIRED
 
@@ -139,7 +147,8 @@ TABLE: dict[Event, Rule] = {
     Event.NOT_CAPABLE: _when_not_capable,
     Event.TERMINAL: _try_again,
     Event.PARAMETERS: _try_again,
-    Event.BUSY: _try_again,
+    Event.BUSY: _when_busy,
+    Event.CARD: _try_again,
     Event.REFUSED: _always(_FAILED),
     Event.UNTRUSTED: _try_again,
     Event.UNDELIVERED: _try_again,

@@ -54,8 +54,9 @@ _MOST_SLEEP_S = 60.0
 _SLICE = 500
 #: cut off: it goes no further in this process, whatever happened
 _CUT = Decision(Action.RETRY, DownloadState.WAITING)
-#: what can end without having been a try of this download
+#: what can end without having been a try of this download, and how it ends then
 _TRIES = (Action.CALL, Action.MESSAGE)
+_NO_TRY = (Event.LATER, Event.BUSY)
 
 
 class _Phase(Enum):
@@ -272,7 +273,7 @@ class DownloadEngine:
                     return end
             if progress.is_stopping and happened.event not in (Event.DONE, Event.NOTICE_SENT):
                 return _End(_CUT)
-            is_try = end.decision.action in _TRIES and happened.event is not Event.LATER
+            is_try = end.decision.action in _TRIES and happened.event not in _NO_TRY
             if is_try and progress.download.done == before:
                 progress.set(tries=progress.download.tries + 1)
             end = self._note(progress, happened, keys)
@@ -354,7 +355,8 @@ class DownloadEngine:
             soon_s = max(settings.smsc_retry_s, end.retry_after_ms / 1_000) * self._random.uniform(1.0, 2.0)
             self._wait_again(progress, soon_s)
         else:
-            self._wait_again(progress, pause_s(settings, max(1, progress.download.tries), self._random))
+            in_vain = progress.download.tries + progress.count_busy()
+            self._wait_again(progress, pause_s(settings, max(1, in_vain), self._random))
         return False
 
     def _wait_again(self, progress: Progress, pause: float) -> None:

@@ -171,7 +171,7 @@ class CattpLinks:
         server, thread = self._server, self._thread
         if server is None or thread is None:
             return
-        while not server.stop():
+        while thread.is_alive() and not server.stop():
             self._take()
             await asyncio.sleep(0.001)
         while thread.is_alive():
@@ -246,6 +246,11 @@ class CattpLinks:
         if known is not None and not known.closing and self._server is not None:
             known.closing = True
             self._insist(self._server.close, link)
+
+    @property
+    def is_served(self) -> bool:
+        """False: its thread is gone, and no card is heard, nor will be before the next start."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def count(self) -> int:

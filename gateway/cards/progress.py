@@ -23,6 +23,8 @@ _log = structlog.get_logger(__name__)
 MOST_STEPS = 32
 #: what is no try, and may come for as long as a download is tried
 _PAUSES = ("later", "notice_later")
+#: between two answers of a card that is busy
+_BETWEEN_BUSY = ("called", "retry", *_PAUSES)
 #: progress that a plan covers is written so often
 WRITE_EVERY_MS = 1_000
 
@@ -55,6 +57,16 @@ class Progress:
         if what in _PAUSES and [step.what for step in steps[-2:]] == [what, "retry"]:
             steps = steps[:-2]
         self.set(steps=(*steps, DownloadStep(self._clock(), what, detail))[-MOST_STEPS:])
+
+    def count_busy(self) -> int:
+        """How often in a row the card said that it is, as far back as the history goes."""
+        count = 0
+        for step in reversed(self.download.steps):
+            if step.what == "busy":
+                count += 1
+            elif step.what not in _BETWEEN_BUSY:
+                break
+        return count
 
     def set(self, **changes: Any) -> None:
         """Not written yet."""

@@ -244,7 +244,7 @@ class Transfer:
         if sent.is_counter_low and sent.in_doubt:
             raise _Over(Event.LINK_LOST, "asked twice")  # of itself it may speak; the next one knows
         if not sent.is_counter_low and sent.answer.status != Status.OK:
-            raise _Over(Event.BUSY, f"status {sent.answer.status:02X}")
+            raise _Over(Event.CARD, f"status {sent.answer.status:02X}")
         return not sent.is_counter_low
 
     async def _send_new(self, counter: int, batch: Batch, in_doubt: bool) -> _Sent:
@@ -325,7 +325,7 @@ class Transfer:
             refused = classify_status(answer.status) is Ending.REFUSED
             # it was not executed, and the card may have taken its counter all the same: that one tells nothing any more
             self._progress.set(plan=None)
-            raise _Over(Event.REFUSED if refused else Event.BUSY, f"status {answer.status:02X}")
+            raise _Over(Event.REFUSED if refused else Event.CARD, f"status {answer.status:02X}")
         try:
             said = parse_command_answer(answer.data)
         except Malformed:

@@ -167,3 +167,14 @@ async def test_a_drain_lets_a_transfer_end_and_begins_nothing(tmp_path: Path) ->
         assert (await scene.look(download))["state"] == "done"
         assert (await scene.look(later))["state"] == "waiting"
         assert scene.executed(1) == []
+
+
+async def test_a_gateway_that_serves_cards_no_more_is_not_ready(tmp_path: Path) -> None:
+    async with CardScene(tmp_path, 1) as scene:
+        readiness = (await scene.house.http.get("/readyz")).json()
+        assert readiness == {"ready": True, "reasons": []}
+        cards = scene.house.gateway.cards
+        assert cards is not None
+        await cards.links.stop()  # as its thread ends by itself
+        answer = await scene.house.http.get("/readyz")
+        assert (answer.status_code, answer.json()["reasons"]) == (503, ["the CAT_TP server is gone"])

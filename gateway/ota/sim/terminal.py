@@ -128,10 +128,20 @@ class Terminal:
         self._put(lambda: self._exchange(Instruction.ENVELOPE, envelope))
 
     def drop_channel(self) -> None:
-        """The network takes the bearer away."""
+        """The network takes the bearer away, where there is one."""
+        if self._transport is None:
+            return
         self._close()
         lost = EventDownload(Event.CHANNEL_STATUS, ChannelStatus(_CHANNEL, False, 0x05))
-        self._put(lambda: self._exchange(Instruction.ENVELOPE, build_event(lost)))
+
+        def tell() -> tuple[bytes, int]:
+            # the card may have closed that channel and opened another meanwhile, with the same number: it would forget
+            # the new one, which stayed open here for ever, and no later PUSH found a channel
+            if self._transport is not None:
+                return b"", self.card.tick(self._now_ms())
+            return self._exchange(Instruction.ENVELOPE, build_event(lost))
+
+        self._put(tell)
 
     async def power_off(self) -> None:
         self._close()

@@ -12,7 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from gateway.ota.malformed import Malformed as MalformedData
 from gateway.ota.sms_pp import COMMAND_PACKET, parse_user_data
@@ -46,8 +46,8 @@ from gateway.paging.sms.receipt import MessageState
 from gateway.paging.udh import BadHeader, parse_header
 
 _BINDS = (Command.BIND_TRANSCEIVER, Command.BIND_TRANSMITTER)
-#: a connection has so long to end when the SMSC goes down
-_END_S = 1.0
+#: what was written to a connection has so long to go out before it is cut
+_CLOSING_S = 1.0
 _VALIDITY = re.compile(r"\d{15}R|\d{15}[+-]|")
 _WORDS = {
     MessageState.ENROUTE: "ENROUTE",
@@ -139,6 +139,7 @@ class LocalSmsc:
         self._server: asyncio.Server | None = None
         self._peers: list[_Peer] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        #: one for each connection
         self._serving: set[asyncio.Task[None]] = set()
         self._ids = 0x9_0000
 
@@ -155,12 +156,19 @@ class LocalSmsc:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._serving:
-            # who is cancelled with the loop instead has its traceback printed by asyncio's streams
-            await asyncio.wait(self._serving, timeout=_END_S)
+        await self._end_connections()
         if self._server is not None:
             await self._server.wait_closed()
             self._server = None
+
+    async def _end_connections(self) -> None:
+        """Until none is served: one that is still there when the loop ends would be cancelled, and asyncio log that."""
+        if self._serving:
+            # who does not read what was written to it may keep a connection open
+            await asyncio.wait(self._serving, timeout=_CLOSING_S)
+        for peer in self._peers:
+            peer.writer.transport.abort()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     def drop(self) -> None:
         """Close every connection."""
@@ -199,7 +207,8 @@ class LocalSmsc:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer, frames = _Peer(writer), Frames()
         self._peers.append(peer)
-        task = cast(asyncio.Task[None], asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
         try:

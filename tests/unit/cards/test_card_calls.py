@@ -254,7 +254,7 @@ async def test_a_card_that_executes_the_first_command_alone() -> None:
     ("word", "ending"),
     [
         ("016985", Ending.BUSY),
-        ("016f00", Ending.BUSY),
+        ("016f00", Ending.CARD),
         ("016982", Ending.REFUSED),
         ("016d00", Ending.NOT_CAPABLE),
         ("01", Ending.REFUSED),

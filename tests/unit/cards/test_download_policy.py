@@ -60,7 +60,7 @@ def test_when_it_is_due(ability: Ability, small: bool, action: Action) -> None:
     [
         Event.TERMINAL,
         Event.PARAMETERS,
-        Event.BUSY,
+        Event.CARD,
         Event.UNTRUSTED,
         Event.UNDELIVERED,
         Event.UNKNOWN,
@@ -75,6 +75,14 @@ def test_what_may_pass_is_tried_up_to_the_threshold(event: Event, ability: Abili
     assert look(event, ability, small=small, tries=False) is Action.NOTICE  # E6
     assert look(event, ability, small=small, ttl=False) is DownloadState.EXPIRED
     assert look(event, ability, small=small, tries=False, ttl=False) is DownloadState.EXPIRED
+
+
+@pytest.mark.parametrize("ability", Ability)
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("tries", [False, True])
+def test_a_busy_card_was_reached_and_gets_no_notice(ability: Ability, small: bool, tries: bool) -> None:
+    assert look(Event.BUSY, ability, small=small, tries=tries) is Action.RETRY
+    assert look(Event.BUSY, ability, small=small, tries=tries, ttl=False) is DownloadState.EXPIRED
 
 
 @pytest.mark.parametrize("event", [Event.SILENT, Event.NO_LINK])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
 import pytest
 from card_fleet import FAST, FEW, SETTINGS, TAR, Fleet, Phone, apdu, commands, steps
 
+from gateway.cards.progress import Progress
 from gateway.cards.transfer import SPARE_COUNTERS
 from gateway.metrics import Metric
 from gateway.model.cards import Ability, Download, DownloadState, Fate, PacketPlan, SentMessage
@@ -513,6 +515,35 @@ async def test_progress_begins_the_tries_again() -> None:
         assert download.state is DownloadState.DONE
         assert download.calls == 10
         assert phone.card.executed == list(what)
+
+
+async def test_a_card_that_is_busy_costs_no_try_and_is_asked_after_growing_pauses() -> None:
+    """It has a channel open for longer than the threshold of two would last."""
+    async with Fleet(replace(FEW, retry_s=0.02, retry_max_s=10.0)) as fleet:
+        phone = await fleet.add()
+        execute, busy = phone.card._execute, bytes.fromhex("016985")
+        pauses: list[float] = []
+
+        def answer_busy(commands: list[bytes], at: int, answer: Callable[[bytes], None]) -> None:
+            if len(phone.received) <= 5:
+                answer(busy)
+            else:
+                execute(commands, at, answer)
+
+        wait_again = fleet.engine._wait_again
+
+        def note(progress: Progress, pause: float) -> None:
+            assert progress.download.tries == 0
+            pauses.append(pause)
+            wait_again(progress, pause)
+
+        phone.card._execute = answer_busy
+        fleet.engine._wait_again = note
+        download = await fleet.run(phone, commands(10))
+        assert download.state is DownloadState.DONE
+        assert (download.calls, phone.texts) == (6, [])
+        assert len(pauses) == 5
+        assert all(0.01 * 2**place <= pause <= 0.02 * 2**place for place, pause in enumerate(pauses))
 
 
 async def test_an_smsc_that_is_down_costs_no_try() -> None:

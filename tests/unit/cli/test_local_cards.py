@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError
 from gateway.ota.check_request import parse_check_request
 from gateway.paging.sms.bearer import SmsBearer
-from gateway.paging.sms.pdu import ShortMessage
+from gateway.paging.sms.pdu import Command, ShortMessage, build_pdu
 
 
 async def test_cards_that_are_moved_ask_to_be_checked(tmp_path: Path) -> None:
@@ -63,6 +64,25 @@ async def test_cards_that_are_moved_ask_to_be_checked(tmp_path: Path) -> None:
             assert re.search(r"^[0-5] terminals know no channels, [0-5] open none$", err, re.M)
             for line in lines:
                 assert line["key_sets"][0]["kic"] not in out + err
+        finally:
+            process.kill()
+
+
+def test_it_ends_quietly_while_a_gateway_is_connected(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gateway.cli", "local", "cards", "--port", "0", "--count", "1"]
+    command += ["--file", str(tmp_path / "cards.jsonl")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            found = re.match(r"CARDS at 127\.0\.0\.1:([0-9]+)", cast(IO[str], process.stdout).readline())
+            assert found is not None
+            with socket.create_connection(("127.0.0.1", int(found[1]))) as gateway:
+                gateway.sendall(build_pdu(Command.ENQUIRE_LINK, 1))
+                assert gateway.recv(1), "it is served"
+                process.send_signal(signal.SIGTERM)
+                _, err = process.communicate(timeout=20)
+            assert process.returncode == 0
+            assert "Traceback" not in err
+            assert "0 messages to cards" in err
         finally:
             process.kill()
 

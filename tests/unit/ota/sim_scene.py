@@ -119,6 +119,7 @@ class Scene:
         self.card = Card(profile, lambda: 65_533)
         self.behaviour = behaviour
         self.apdus: list[bytes] = []
+        self.on_apdu: Callable[[bytes], None] = lambda _apdu: None
         #: user data of the card's short messages that are no packets
         self.requests: list[bytes] = []
         self.packets: list[bytes] = []
@@ -134,13 +135,15 @@ class Scene:
         return self
 
     def insert(self, imei: bytes) -> Terminal:
-        return Terminal(
-            self.card, imei, build_address("12345678901"), self.behaviour, self._on_submit, self.apdus.append
-        )
+        return Terminal(self.card, imei, build_address("12345678901"), self.behaviour, self._on_submit, self._keep)
 
     async def __aexit__(self, *_: object) -> None:
         await self.terminal.power_off()
         self.server.close()
+
+    def _keep(self, apdu: bytes) -> None:
+        self.apdus.append(apdu)
+        self.on_apdu(apdu)
 
     def _on_submit(self, tpdu: bytes) -> None:
         submit = parse_submit(tpdu)
@@ -184,9 +187,12 @@ class Scene:
         await self.until(lambda: len(self.packets) > before)
         return parse_answer(self.packets[before], command, KEYS)
 
-    async def push_channel(self) -> PushAnswer:
+    def command_channel(self) -> Command:
         channel = Channel(TransportType.UDP, self.server.port, ipaddress.ip_address("127.0.0.1"), "internet")
-        return parse_push_answer((await self.ask(self.command(build_push(channel)))).data)
+        return self.command(build_push(channel))
+
+    async def push_channel(self) -> PushAnswer:
+        return parse_push_answer((await self.ask(self.command_channel())).data)
 
     async def push_link(self) -> PushAnswer:
         asked = OpenLink(9_000, 4_000, NONCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 
 import pytest
@@ -14,7 +15,7 @@ from gateway.ota.channel import Channel, TransportType
 from gateway.ota.check_request import parse_check_request
 from gateway.ota.malformed import Malformed
 from gateway.ota.packet_security import Algorithm, Answer, Counting, Keys, Spi
-from gateway.ota.proactive import CloseChannel
+from gateway.ota.proactive import CloseChannel, parse_proactive
 from gateway.ota.push import OpenLink, PushAnswer, build_push, parse_push_answer
 from gateway.ota.result import General, Meaning, Result
 from gateway.ota.secured_packet import Command, Status, build_command, parse_answer
@@ -125,6 +126,35 @@ async def test_a_bearer_that_goes_away_and_a_channel_after_it() -> None:
         await scene.terminal.settle()
         assert scene.card.link is None
         assert (await scene.push_channel()).is_done
+
+
+@pytest.mark.parametrize("open_delay_s", [0.0, 0.02], ids=["before it opens", "while it opens"])
+async def test_a_bearer_that_is_not_there_yet_can_not_go_away(open_delay_s: float) -> None:
+    """Were the card told so of the channel that it opens next, it would forget that one, its terminal keep it, and have
+    none for any later PUSH."""
+    async with Scene(Behaviour(open_delay_s=open_delay_s)) as scene:
+        pushed = asyncio.create_task(scene.push_channel())
+        await asyncio.sleep(open_delay_s / 2)
+        scene.terminal.drop_channel()
+        assert (await pushed).is_done
+        await scene.terminal.settle()
+        assert (await scene.push_link()).is_done
+
+
+async def test_the_end_of_a_bearer_is_not_told_of_the_channel_after_it() -> None:
+    async with Scene() as scene:
+        await scene.open()
+
+        def lose_it_behind_the_next_push(apdu: bytes) -> None:
+            if apdu[1] == Instruction.FETCH and isinstance(parse_proactive(apdu[5:-2])[1], CloseChannel):
+                scene.deliver(build_command(scene.command_channel(), KEYS))
+                scene.terminal.drop_channel()
+
+        scene.on_apdu = lose_it_behind_the_next_push
+        await scene.hang_up()
+        await scene.until(lambda: bool(scene.packets[2:]))
+        await scene.terminal.settle()
+        assert (await scene.push_link()).is_done
 
 
 async def test_a_command_that_comes_twice_is_done_once() -> None:
