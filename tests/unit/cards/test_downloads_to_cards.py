@@ -164,7 +164,7 @@ async def test_a_packet_that_the_card_had_no_room_for_is_not_taken_for_executed(
         download = await fleet.run(phone, what)
         assert (download.state, download.calls) == (DownloadState.DONE, 2)
         assert phone.card.executed == list(what)
-        assert "busy" in steps(download)
+        assert "card" in steps(download)
 
 
 @pytest.mark.parametrize("ability", [Ability.CAPABLE, Ability.NOT_CAPABLE])
@@ -178,13 +178,13 @@ async def test_a_card_that_needs_more_time_is_waited_for(ability: Ability) -> No
         assert phone.card.executed == list(what)
 
 
-async def test_a_card_that_needs_more_time_than_it_has_is_busy() -> None:
+async def test_a_card_that_needs_more_time_than_it_has_is_tried_again() -> None:
     async with Fleet(FEW) as fleet:
         phone = await fleet.add(ability=Ability.NOT_CAPABLE)
         answers_first(phone, 1, Status.MORE_TIME)
         what = commands(5)
         download = await fleet.run(phone, what)
-        assert (download.state, steps(download)[:3]) == (DownloadState.DONE, ["message", "busy", "retry"])
+        assert (download.state, steps(download)[:3]) == (DownloadState.DONE, ["message", "card", "retry"])
         assert phone.card.executed == list(what)
 
 
