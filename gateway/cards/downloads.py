@@ -235,8 +235,13 @@ class DownloadEngine:
             is_over = await self._settle(progress, active.cut)
         except Exception:
             _log.exception("card_download_failed")
-            progress.set(tries=progress.download.tries + 1, cause="fault")
-            self._wait_again(progress, pause_s(self._settings, progress.download.tries, self._random))
+            if active.cut is not None and active.phase is not _Phase.SETTLING:
+                # it was to end in this moment, and a fault changes nothing of that
+                active.phase = _Phase.SETTLING
+                is_over = await self._settle(progress, active.cut)
+            else:
+                progress.set(tries=progress.download.tries + 1, cause="fault")
+                self._wait_again(progress, pause_s(self._settings, progress.download.tries, self._random))
         finally:
             expiry.cancel()
             del self._active[number]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from card_fleet import SETTINGS, TAR, Fleet, commands
 
+from gateway.cards.transfer import Transfer
 from gateway.model.cards import Ability, DownloadState, Fate
 from gateway.model.errors import StoreUnavailable
 from gateway.ota.sim.card import OK
@@ -134,3 +135,20 @@ async def test_nobody_is_told_of_a_stop_that_could_not_be_written(is_active: boo
         assert (await fleet.end(number)).state is DownloadState.STOPPED
         assert (await fleet.engine.stop(number)).state is DownloadState.STOPPED
         await fleet.until(lambda: len(fleet.over) == 1)
+
+
+async def test_a_fault_in_the_moment_of_a_stop_changes_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Fleet(replace(SETTINGS, packet_bytes=80)) as fleet:
+        phone = await fleet.add()
+        reached = []
+        phone.card.perform = lambda command: reached.append(command) or OK
+        number = await fleet.start(phone, commands(60))
+        await fleet.until(lambda: len(reached) >= 3)
+
+        def fail(*_: object) -> None:
+            raise RuntimeError
+
+        monkeypatch.setattr(Transfer, "_match", fail)
+        stopped = await fleet.engine.stop(number)
+        assert stopped is not None
+        assert stopped.state is DownloadState.STOPPED
