@@ -7,72 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
-import tempfile
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import uvloop
 
+from bench.system.asked_process import AskedProcess
 from bench.system.card_smsc import Smsc
 from bench.system.light_cards import POLL_S, LightCards, msisdn, split_commands
-from bench.system.stage import BenchFailed, Process, cpu_seconds
 from gateway.ota.sms_pp import USER_DATA_BYTES
 from gateway.paging.sms.pdu import ESM_UDHI, ShortMessage
 
-START_S = 60.0
 SENDER = "49170000"
 
 
-class CardFleet:
+class CardFleet(AskedProcess):
     """`async with CardFleet(1_000, loss=0.05, seed=1, commands=[…]) as fleet`."""
 
+    module = "bench.system.card_fleet"
+
     def __init__(self, count: int, *, loss: float, seed: int, commands: list[bytes]) -> None:
-        self._words = [str(count), str(loss), str(seed), b"".join(commands).hex()]
-        self._folder = Path(tempfile.mkdtemp(prefix="heliograph-cards-"))
-        self._process = Process("the cards", self._folder)
-        self.port = 0
+        super().__init__("the cards", [str(count), str(loss), str(seed), b"".join(commands).hex()])
         #: any password will do; the gateway wants one, in a file
         self.password_file = self._folder / "password"
         self.password_file.write_text("secret")
         self.password_file.chmod(0o600)
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._process.start([sys.executable, "-m", "bench.system.card_fleet", *self._words], piped=True)
-            self.port = (await self._line())["port"]
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._process.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    async def counts(self) -> dict[str, int]:
-        stdin = self._process.child.stdin
-        assert stdin is not None
-        stdin.write(b"\n")
-        return await self._line()
-
-    def cpu_seconds(self) -> float:
-        return cpu_seconds(self.pid)
-
-    async def _line(self) -> dict[str, int]:
-        stdout = self._process.child.stdout
-        assert stdout is not None
-        line = await asyncio.wait_for(stdout.readline(), START_S)
-        if not line:
-            await self._process.child.wait()
-            raise BenchFailed(f"the cards ended: {self._process.said()}")
-        answer: dict[str, int] = json.loads(line)
-        return answer
 
 
 class Network:

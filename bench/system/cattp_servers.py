@@ -12,18 +12,15 @@ import hashlib
 import json
 import os
 import select
-import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from bench.system.stage import BenchFailed, Process, cpu_seconds, private_bytes
+from bench.system.asked_process import AskedProcess
+from bench.system.stage import private_bytes
 
-START_S = 60.0
 CATTP_PORT = 9000
 BUFFER_BYTES = 4 << 20
 EXPECTED_MS = 3_600_000
@@ -34,51 +31,17 @@ def identifications(count: int) -> bytes:
     return b"".join(hashlib.blake2b(number.to_bytes(4, "big"), digest_size=16).digest() for number in range(count))
 
 
-class CattpServer:
-    """`links`: how many it is to have room for, and takes (identifications)."""
+class CattpServer(AskedProcess):
+    """`links`: how many it is to have room for, and takes (identifications). Its counts are `links` at least; of the
+    gateway's also `bytes`, what it says that its links take."""
+
+    module = "bench.system.cattp_servers"
 
     def __init__(self, kind: str, links: int) -> None:
-        self._words = [kind, str(links)]
-        self._folder = Path(tempfile.mkdtemp(prefix="heliograph-cattp-"))
-        self._process = Process(f"the {kind} server", self._folder)
-        self.port = 0
-
-    async def __aenter__(self) -> Self:
-        command = [sys.executable, "-m", "bench.system.cattp_servers", *self._words]
-        try:
-            await self._process.start(command, piped=True)
-            self.port = (await self._line())["port"]
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._process.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    async def counts(self) -> dict[str, int]:
-        """`links` at least; of the gateway's also `bytes`, what it says that its links take."""
-        stdin = self._process.child.stdin
-        assert stdin is not None
-        stdin.write(b"\n")
-        return await self._line()
-
-    async def _line(self) -> dict[str, int]:
-        stdout = self._process.child.stdout
-        assert stdout is not None
-        line = await asyncio.wait_for(stdout.readline(), START_S)
-        if not line:
-            await self._process.child.wait()
-            raise BenchFailed(f"it ended: {self._process.said()}")
-        answer: dict[str, int] = json.loads(line)
-        return answer
-
-    def cpu_seconds(self) -> float:
-        return cpu_seconds(self._process.pid)
+        super().__init__(f"the {kind} server", [kind, str(links)])
 
     def private_bytes(self) -> int:
-        return private_bytes(self._process.pid)
+        return private_bytes(self.pid)
 
 
 def open_socket() -> socket.socket:

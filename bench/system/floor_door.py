@@ -6,76 +6,34 @@ bench/floor/door.pyx. Run as a program it serves until its stdin ends, and answe
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import resource
-import shutil
 import socket
 import struct
 import sys
-import tempfile
 import threading
-from pathlib import Path
 from queue import Queue
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
-from bench.system.stage import BenchFailed, Process, cpu_seconds
+from bench.system.asked_process import AskedProcess
 
 _HEAD = struct.Struct("=ii")
 BACKLOG = 4_096
 
 
-class FloorDoor:
+class FloorDoor(AskedProcess):
     """The floor's process; `port` is where devices and a provider connect, `heartbeat_s` what it tells the devices,
-    `doors` how many threads serve them, each with a descriptor table of its own."""
+    `doors` how many threads serve them, each with a descriptor table of its own. Its counts are links, accepted,
+    answered, heartbeats, sent, refused, ended."""
+
+    module = "bench.system.floor_door"
 
     def __init__(self, heartbeat_s: int = 60, doors: int = 1) -> None:
-        self._words = [str(heartbeat_s), str(doors)]
-        self._folder = Path(tempfile.mkdtemp(prefix="heliograph-floor-"))
-        self._process = Process("the floor", self._folder)
-        self.port = 0
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    async def __aenter__(self) -> Self:
-        command = [sys.executable, "-m", "bench.system.floor_door", *self._words]
-        try:
-            await self._process.start(command, piped=True)
-            self.port = (await self._line())["port"]
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._process.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    async def counts(self) -> dict[str, int]:
-        """links, accepted, answered, heartbeats, sent, refused, ended so far."""
-        stdin = self._process.child.stdin
-        assert stdin is not None
-        stdin.write(b"\n")
-        return await self._line()
-
-    async def _line(self) -> dict[str, int]:
-        stdout = self._process.child.stdout
-        assert stdout is not None
-        line = await asyncio.wait_for(stdout.readline(), 20)
-        if not line:
-            await self._process.child.wait()
-            raise BenchFailed(f"the floor ended: {self._process.said()}")
-        answer: dict[str, int] = json.loads(line)
-        return answer
-
-    def cpu_seconds(self) -> float:
-        return cpu_seconds(self.pid)
+        super().__init__("the floor", [str(heartbeat_s), str(doors)])
 
 
 def build_first_answer(heartbeat_s: int) -> bytes:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import json
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_provider_commands import Api
+from command_api import Api
 
 from gateway.cli import run
 from gateway.cli.provider import NoAnswer, Provider
@@ -56,20 +54,6 @@ OVER = {
     "left_s": None,
     "ended_at_ms": 1_700_000_500_000,
 }
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    api = Api()
-    thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("HELIOGRAPH_URL", api.url)
-    monkeypatch.setenv("HELIOGRAPH_KEY", "app-key")
-    monkeypatch.delenv("HELIOGRAPH_CONFIG", raising=False)
-    yield api
-    api.server.shutdown()
-    thread.join()
-    api.server.server_close()
 
 
 @pytest.fixture

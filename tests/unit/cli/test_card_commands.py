@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_provider_commands import Api
+from command_api import Api
 
 from gateway.cli import cards, run
 
@@ -49,20 +47,6 @@ def download(state: str, *steps: str, done: int = 0) -> dict[str, Any]:
         "campaign": None,
         "steps": [{"at_ms": 1_700_000_000_000 + n, "what": what, "detail": ""} for n, what in enumerate(steps)],
     }
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    api = Api()
-    thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("HELIOGRAPH_URL", api.url)
-    monkeypatch.setenv("HELIOGRAPH_KEY", "app-key")
-    monkeypatch.delenv("HELIOGRAPH_CONFIG", raising=False)
-    yield api
-    api.server.shutdown()
-    thread.join()
-    api.server.server_close()
 
 
 def call(*arguments: str) -> int:

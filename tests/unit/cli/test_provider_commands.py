@@ -1,13 +1,11 @@
 """Commands that speak to the provider API, against a small server on loopback that answers as the API does."""
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_api import Api
 
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cli import run
@@ -50,62 +48,6 @@ def push_view(state: str, *steps: str, figures: dict[str, int] | None = None) ->
         "figures": figures or {},
         "next_offset": None,
     }
-
-
-class Api:
-    """Answers from a table; keeps what was asked."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, list[tuple[int, Any]]] = {}
-        self.asked: list[tuple[str, Any, str]] = []
-        api = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def handle_any(self) -> None:
-                length = int(self.headers.get("content-length") or 0)
-                raw_body = self.rfile.read(length)
-                is_lines = self.headers.get("content-type") == "application/x-ndjson"
-                body = raw_body.splitlines() if is_lines else json.loads(raw_body) if length else None
-                line = f"{self.command} {self.path}"
-                api.asked.append((line, body, self.headers.get("authorization", "")))
-                missing = (
-                    404,
-                    {"error": {"code": 35, "name": "not_found", "message": "No such resource.", "field": ""}},
-                )
-                queue = api.answers.get(line, [missing])
-                status, answer = queue.pop(0) if len(queue) > 1 else queue[0]
-                raw = (
-                    answer if isinstance(answer, bytes) else json.dumps(answer).encode() if answer is not None else b""
-                )
-                self.send_response(status)
-                self.send_header("content-length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-
-            do_GET = do_POST = do_PATCH = do_DELETE = handle_any
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def on(self, line: str, *answers: Any, status: int = 200) -> None:
-        self.answers[line] = [(status, answer) for answer in answers]
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    api = Api()
-    thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("HELIOGRAPH_URL", api.url)
-    monkeypatch.setenv("HELIOGRAPH_KEY", "app-key")
-    monkeypatch.delenv("HELIOGRAPH_CONFIG", raising=False)
-    yield api
-    api.server.shutdown()
-    thread.join()
-    api.server.server_close()
 
 
 @pytest.fixture
