@@ -127,8 +127,21 @@ def tour(
         raise typer.Exit(1)
 
 
+#: of a part of the tour, what a table alone would leave open
+_NOTES = {
+    "E": "E: cards, terminals and, but for E3+, the SMSC are simulated by this project; Wireshark reads what is sent"
+    " in E8.",
+}
+
+
 def _table(rows: list[Row]) -> Table:
-    table = Table(title="Heliograph, clause by clause", title_justify="left")
+    notes = [note for part, note in _NOTES.items() if any(row.clause.startswith(part) for row in rows)]
+    table = Table(
+        title="Heliograph, clause by clause",
+        title_justify="left",
+        caption="\n".join(notes) or None,
+        caption_justify="left",
+    )
     table.add_column("clause")
     table.add_column("tried", ratio=2)
     table.add_column("came out", ratio=4)
