@@ -347,8 +347,7 @@ class Committer:
             self._full = False
             log.info("store_writable")
             self._end_probe()
-            if self._waiting:
-                self._arm()
+            self._arm()  # a source may have got something while the probe was under way
 
     def _end_probe(self) -> None:
         self._probing = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from bare_device import close_all
@@ -45,7 +46,8 @@ async def test_a_push_comes_with_all_it_was_given_and_its_ack_is_the_providers(h
     delivery = await house.shop.reaches(push, "acked")
     assert [step["what"] for step in delivery["steps"]] == ["accepted", "sent", "acked"]
     times = [step["at_ms"] for step in delivery["steps"]]
-    assert times == sorted(times)
+    # the reactor's clock and the control thread's may differ by the millisecond that both leave out
+    assert all(later >= earlier - 1 for earlier, later in pairwise(times))
     page = (await house.shop.call("GET", "/v1/receipts", params={"wait": 5})).json()
     assert [(r["push"], r["state"], r["token"]) for r in page["receipts"]] == [(push, "acked", token)]
 

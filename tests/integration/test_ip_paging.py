@@ -22,13 +22,19 @@ Open = Callable[..., Any]
 IMSI, HERE = "001010123456789", "127.0.0.1"
 
 
+def find_app_port() -> int:
+    """A free one of those that apps have. Tried by a plain socket: uvloop leaves what it could not bind behind."""
+    for port in range(16_000, 17_000):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried, contextlib.suppress(OSError):
+            tried.bind((HERE, port))
+            return port
+    raise AssertionError("no port from 16000 to 16999 is free")
+
+
 @pytest.fixture
 async def terminal() -> AsyncIterator[LocalTerminal]:
     made = LocalTerminal()
-    for port in range(16_000, 17_000):
-        with contextlib.suppress(OSError):
-            await made.start(port)
-            break
+    await made.start(find_app_port())
     yield made
     made.close()
 

@@ -65,6 +65,10 @@ class Behaviour:
 class _Socket(asyncio.DatagramProtocol):
     def __init__(self, on_datagram: Callable[[bytes], None]) -> None:
         self._on_datagram = on_datagram
+        self.transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
 
     def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002
         self._on_datagram(data)
@@ -144,11 +148,11 @@ class Terminal:
         self._put(tell)
 
     async def power_off(self) -> None:
-        self._close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        self._close()  # behind its task, which may have been about to open a channel
         while not self._work.empty():  # what a card was not told is gone with the power
             self._work.get_nowait()
             self._work.task_done()
@@ -252,13 +256,17 @@ class Terminal:
             return self.behaviour.failure, said
         if self._transport is not None:
             return Result(General.BEARER, bytes((Bearer.NO_CHANNEL,))), said
+        opening = _Socket(lambda data: self._post(data, self._on_datagram))
         try:
             transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-                lambda: _Socket(lambda data: self._post(data, self._on_datagram)),
-                remote_addr=(str(channel.address), channel.port),
+                lambda: opening, remote_addr=(str(channel.address), channel.port)
             )
         except OSError:
             return Result(General.BEARER, bytes((Bearer.UNREACHABLE,))), said
+        except asyncio.CancelledError:
+            if opening.transport is not None:
+                opening.transport.close()
+            raise
         self._transport = transport
         return Result(General.PERFORMED), (_OPEN.build(), *said)
 

@@ -42,6 +42,7 @@ async def open_store(
     metrics: Metrics | None = None,
     *,
     tick_s: float = 3_600.0,
+    probe_s: float = 3_600.0,
     **settings: Any,
 ) -> Store:
     """No tick comes by itself: tests call `write_behind` and `sweep`, and `committer.probe`."""
@@ -49,7 +50,7 @@ async def open_store(
         config(folder, **settings),
         metrics or Metrics(process=False),
         clock=clock or Clock(),
-        probe_s=3_600.0,
+        probe_s=probe_s,
         tick_s=tick_s,
     )
 

@@ -91,7 +91,8 @@ class Scene:
 async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     monkeypatch.setattr("gateway.cards.insisting.insist.__defaults__", (0.001,))
     monkeypatch.setattr("gateway.cards.insisting.insist_all.__defaults__", (0.001,))
-    store = await with_app(await open_store(tmp_path))
+    # a disk that fails is looked at again, as in life: what is asked for meanwhile is answered then
+    store = await with_app(await open_store(tmp_path, probe_s=0.01))
     await put_cards(store, 1_000)
     scene = Scene(store)
     task = asyncio.create_task(scene.engine.run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,21 @@ async def test_a_change_whose_commit_failed_is_written_when_that_can_be_done_aga
     await store.close()
     store = await open_store(tmp_path)
     assert store.card_downloads.read(made.number) == replace(made, calls=2)
+    await store.close()
+
+
+async def test_a_change_while_the_store_tries_whether_it_can_write_goes_with_the_next_commit(tmp_path: Path) -> None:
+    store = await with_app(await open_store(tmp_path))
+    made = await add_download(store)
+    disk = disk_of(store)
+    await fail_commit(store, disk)
+    disk.error = None
+    trying = asyncio.ensure_future(store.committer.probe())
+    await asyncio.sleep(0)  # what was there before is on its way
+    changed = store.card_downloads.change(replace(made, calls=1))
+    assert await trying
+    async with asyncio.timeout(10):
+        await changed
     await store.close()
 
 
