@@ -92,7 +92,11 @@ def tour(
                 said = time.monotonic()
                 console.print(f"{up} of {total} devices connected", highlight=False, soft_wrap=True)
 
+        told = 0  # the signal by which it was told to end
+
         def on_clause(clause: str, tried: str) -> None:
+            if told:
+                raise asyncio.CancelledError  # what a row was waiting for may have taken the first for its own
             progress.update(walking, description=f"{clause} {tried}")
 
         def on_row(row: Row) -> None:
@@ -104,19 +108,28 @@ def tour(
                 )
 
         async def go() -> list[Row]:
-            # told to end, it ends all that it started, as at Ctrl-C
+            # told to end, it ends all that it started
             task = asyncio.current_task()
             assert task is not None
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+            def end(number: int) -> None:
+                nonlocal told
+                told = number
+                task.cancel()
+
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, end, number)
             return await walk(chosen, devices, Walk(on_devices, on_clause, on_row))
 
         try:
             rows = uvloop.run(go())
         except asyncio.CancelledError:
-            raise typer.Exit(128 + signal.SIGTERM) from None
+            raise typer.Exit(128 + told) from None
         except Failed as exc:
             console.print(f"heliograph: {escape(str(exc))}", style="red")
             raise typer.Exit(1) from None
+    if told:
+        raise typer.Exit(128 + told)
     if as_json:
         print(json.dumps({row.clause: _as_json(row) for row in rows}, ensure_ascii=False, indent=2))
     else:
