@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.downloads import read_commands
+from gateway.cli.input_file import read_input
 from gateway.cli.local_cards import parse_share
 from gateway.cli.options import ConfigFile, Json, Key, Url, api_url
 from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
@@ -54,20 +55,6 @@ def _open(url: str | None, key: str | None, config: Path | None) -> Provider:
     from gateway.cli.provider import Provider, app_key
 
     return Provider(api_url(url, config), app_key(key))
-
-
-def _read_list(file: str) -> bytes:
-    try:
-        if file == "-":
-            raw = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
-        else:
-            with Path(file).open("rb") as stream:
-                raw = stream.read(MAX_LIST_BYTES + 1)
-    except OSError as exc:
-        raise ConfigError(f"cannot read {file}: {exc.strerror}") from None
-    if len(raw) > MAX_LIST_BYTES:
-        raise ConfigError(f"{file} is larger than {MAX_LIST_BYTES >> 20} MiB")
-    return raw
 
 
 def _say_list(taken: dict[str, Any]) -> None:
@@ -125,7 +112,7 @@ def create(
         body["canary"] = {"share": parse_share(canary, "--canary"), "success": success}
     optional = {"query": query, "tar": tar, "notice": notice, "ttl_s": ttl, "idempotency_key": idempotency_key}
     body |= {field: value for field, value in optional.items() if value not in (None, "")}
-    listed = None if cards is None else _read_list(cards)
+    listed = None if cards is None else read_input(cards, MAX_LIST_BYTES)
     with _open(url, key, config) as provider:
         made = provider.post("campaigns", body=body)
         # made once already, with its list: the same idempotency key
@@ -165,7 +152,7 @@ def add(
 
     Exit code 1 where a line was refused; the others take part.
     """
-    listed = _read_list(file)
+    listed = read_input(file, MAX_LIST_BYTES)
     with _open(url, key, config) as provider:
         taken = provider.post_lines("campaigns", campaign_id, "cards", content=listed)
     if as_json:

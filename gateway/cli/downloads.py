@@ -5,12 +5,11 @@ what is brought.
 from __future__ import annotations
 
 import enum
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.input_file import read_input
 from gateway.cli.options import ConfigFile, Json, Key, Url, api_url
 from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
 from gateway.model.errors import ConfigError
@@ -47,16 +46,7 @@ def downloads() -> None:
 def read_commands(file: str) -> list[str]:
     """One command APDU a line in hex, spaces allowed; # begins a comment. ConfigError names the line and shows nothing
     of it."""
-    try:
-        if file == "-":
-            raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
-        else:
-            with Path(file).open("rb") as stream:
-                raw = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as exc:
-        raise ConfigError(f"cannot read {file}: {exc.strerror}") from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MiB")
+    raw = read_input(file, MAX_FILE_BYTES)
     commands: list[str] = []
     for place, line in enumerate(raw.splitlines(), 1):
         text = line.partition(b"#")[0].strip()
