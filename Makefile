@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
 .PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api test-operator
-.PHONY: bench bench-quick bench-memory bench-units bench-units-baseline wheel clean distclean
+.PHONY: test-im bench bench-quick bench-memory bench-units bench-units-baseline wheel clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ test-api: setup ## schemathesis against the API description, libraries that take
 test-operator: setup ## pagers and cards before others' programs: Osmocom, Kannel, Kamailio, SIPp, FreeRADIUS, freeDiameter, npm's, tshark
 	@.ci/operator
 	@$(PYTEST) -q -m slow tests/operator
+
+test-im: setup ## connectors and IM aggregation before real servers: prosody, synapse, ngircd, dovecot, opensmtpd, a Bluesky PDS
+	@.ci/im
+	@$(PYTEST) -q -m slow tests/im
 
 test-chaos: setup ## kills, full disks, cut connections
 	@$(PYTEST) -q -m chaos tests

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.config.bounds import within
+from gateway.config.im_section import Im
 from gateway.config.operator_sections import Diameter, Ims, Ip, Paging, Radius, Service, Trigger, Wap
 from gateway.config.ota_section import Ota
 
@@ -320,6 +321,7 @@ class Config:
     ims: Ims = field(default_factory=Ims)
     diameter: Diameter = field(default_factory=Diameter)
     ota: Ota = field(default_factory=Ota)
+    im: Im = field(default_factory=Im)
     api: Api = field(default_factory=Api)
     identity: Identity = field(default_factory=Identity)
     log: Log = field(default_factory=Log)

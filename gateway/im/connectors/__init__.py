@@ -1,0 +1,41 @@
+"""Connectors, a folder for each network: thin adapters that never retry, store or log. Their libraries are the extra
+`heliograph[im]`, and a network is imported only where it is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from gateway.model.errors import ConfigError
+from gateway.model.im import Connector
+
+NETWORKS = ("xmpp", "matrix", "irc", "mail", "bluesky", "mastodon")
+
+
+class ConnectorSettings(NamedTuple):
+    """What all connectors are built with."""
+
+    #: servers on loopback and in private networks may be named (closed networks, tests)
+    private_hosts: bool = False
+    #: one request to a network has to be over by then
+    request_s: float = 30.0
+    #: largest text and file that are taken from a network, bytes; a larger text is cut, a larger file is left there
+    text_bytes: int = 32_768
+    media_bytes: int = 104_857_600
+
+
+def build_connectors(networks: Sequence[str], settings: ConnectorSettings) -> dict[str, Connector]:
+    """By their names. ConfigError where one is unknown, or its library is not installed."""
+    connectors: dict[str, Connector] = {}
+    for name in networks:
+        if name not in NETWORKS:
+            raise ConfigError(f"{name!r} is no network; known: {', '.join(NETWORKS)}", field="im.networks")
+        try:
+            module = import_module(f"gateway.im.connectors.{name}")
+        except ImportError as exc:
+            raise ConfigError(
+                f"{name} needs the package {exc.name}: pip install 'heliograph[im]'", field="im.networks"
+            ) from exc
+        connectors[name] = module.build(settings)
+    return connectors

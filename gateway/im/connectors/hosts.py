@@ -1,0 +1,26 @@
+"""Which servers a user may name: nobody reaches the operator's own network through the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import ip_address
+
+from gateway.model.im import Rejected, Transient
+
+
+async def resolve(host: str, port: int, *, allows_private: bool) -> list[str]:
+    """Addresses of a host, in the resolver's order: connect to one of these and to nothing else, or a second look-up
+    could lead elsewhere. Rejected where it has one that is not public; Transient where there is no answer."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as exc:
+        if exc.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
+            raise Rejected("there is no server of this name") from None
+        raise Transient("the name of the server could not be looked up") from None
+    except (OSError, UnicodeError):
+        raise Rejected("this is no name of a server") from None
+    addresses = list(dict.fromkeys(str(sockaddr[0]) for _, _, _, _, sockaddr in found))
+    if not allows_private and not all(ip_address(address.partition("%")[0]).is_global for address in addresses):
+        raise Rejected("this server is not in the public internet (im.private_hosts)")
+    return addresses
