@@ -1,0 +1,1 @@
+"""What users ask for, subject by subject; the same for a device's UP and for REST."""
