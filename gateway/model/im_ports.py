@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from gateway.model.im import Media, MediaFile
-from gateway.model.im_people import Account, Friend, Group, Item, Outgoing, User
+from gateway.model.im import Act, Contact, Media, MediaFile
+from gateway.model.im_people import Account, AccountState, Friend, Group, Item, Outgoing, User
 
 # --- the store (gateway/store/im*.py) -----------------------------------------------------------------------------
 
@@ -218,4 +218,50 @@ class Delivering(Protocol):
 
     def tell(self, user: bytes, item: Item) -> None:
         """To the devices that are connected now, and nothing is kept."""
+        ...
+
+
+class Gate(Protocol):
+    """UST's word on every message: whose it is, and whether it may move on (gateway/im/ust/gate.py)."""
+
+    def owner(self, account: int) -> Account | None:
+        """Of what a network brings; None: the account is unbound, and its message goes nowhere."""
+        ...
+
+    def own_account(self, user: bytes, account: int | str) -> Account:
+        """By number, or by the user's name for it (D13). GatewayError, the same for unknown ones and others'."""
+        ...
+
+    def check_reachable(self, user: bytes, other: bytes) -> User:
+        """Own IM is for mutual friends. GatewayError, the same where there is no such user, no friendship, or a block."""
+        ...
+
+    def own_group(self, user: bytes, group: bytes) -> Group:
+        """A group the user is a member of. GatewayError."""
+        ...
+
+
+class Supervision(Protocol):
+    """Who keeps accounts connected (gateway/im/supervision)."""
+
+    def bound(self, account: Account) -> None:
+        """New, or with other credentials: connect where a device is there, whatever the state was."""
+        ...
+
+    def unbound(self, number: int) -> None:
+        """Disconnect at once; its queue is over, and each message in it fails."""
+        ...
+
+    def state(self, number: int) -> AccountState: ...
+
+    async def contacts(self, number: int) -> list[Contact]:
+        """As the network has them now. GatewayError where it is not connected, or the network has none."""
+        ...
+
+    def wake(self, number: int) -> None:
+        """Something waits to be sent."""
+        ...
+
+    def try_act(self, number: int, act: Act) -> None:
+        """Now or never: typing."""
         ...
