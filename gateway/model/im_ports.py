@@ -233,7 +233,7 @@ class Gate(Protocol):
         ...
 
     def check_reachable(self, user: bytes, other: bytes) -> User:
-        """Own IM is for mutual friends. GatewayError, the same where there is no such user, no friendship, or a block."""
+        """Own IM is for mutual friends. GatewayError, the same for no such user, no friendship, and a block."""
         ...
 
     def own_group(self, user: bytes, group: bytes) -> Group:
