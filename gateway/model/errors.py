@@ -215,6 +215,11 @@ class UnknownCampaign(GatewayError):
     summary = "No such campaign for this app, or its history is past retention."
 
 
+class NotSignedIn(GatewayError):
+    code, name, status, retryable, after_ms = 49, "not_signed_in", 401, False, 0
+    summary = "This device, or this session key, belongs to no user of IM: register and verify an address first."
+
+
 # --- store -----------------------------------------------------------------------------------------------------------
 
 
