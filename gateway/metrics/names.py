@@ -357,6 +357,10 @@ class Metric(Enum):
         "Times a campaign could release none for now: pace, at_once, engine, canary, out, asked, store",
         "reason",
     )
+    IM_ASKED = Spec("heliograph_im_asked_total", "counter", "What users of IM asked for and got", "operation")
+    IM_REFUSED = Spec(
+        "heliograph_im_refused_total", "counter", "What users of IM were refused, with the error's name", "operation"
+    )
 
     @property
     def spec(self) -> Spec:
