@@ -248,6 +248,11 @@ class MappingUnavailable(GatewayError):
     summary = "Whom the id stands for is kept by the HSS, which can not be asked now."
 
 
+class CodeNotSent(GatewayError):
+    code, name, status, retryable, after_ms = 55, "code_not_sent", 503, True, 10_000
+    summary = "The one-time code could not be sent; nothing else is wrong with the address."
+
+
 class ConfigError(GatewayError):
     code, name, status, retryable, after_ms = 60, "config", 500, False, 0
     summary = "The configuration is not valid; the message names the field and the fix."
