@@ -358,6 +358,12 @@ class Metric(Enum):
         "reason",
     )
     IM_ASKED = Spec("heliograph_im_asked_total", "counter", "What users of IM asked for and got", "operation")
+    IM_UNPUSHED = Spec(
+        "heliograph_im_unpushed_total",
+        "counter",
+        "Items that could not be pushed to a device, by error: it finds them in the log",
+        "reason",
+    )
     IM_REFUSED = Spec(
         "heliograph_im_refused_total", "counter", "What users of IM were refused, with the error's name", "operation"
     )

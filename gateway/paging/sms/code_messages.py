@@ -1,5 +1,5 @@
-"""One-time codes by short message (D1), over the links of the pagers; must never hold a number longer than its call, nor
-let one out in an error."""
+"""One-time codes by short message (D1), over the links of the pagers; must never hold a number longer than its call,
+nor let one out in an error."""
 
 from __future__ import annotations
 
