@@ -106,7 +106,7 @@ class Requests:
 
     def ask(self, binding: Binding, op: str, body: bytes) -> Request:
         """UP: an operation of IM; Answered with the packed answer follows."""
-        up = frames.Up(req=0, op=op, body=msgspec.Raw(body))
+        up = frames.Up(req=0, op=op, body=msgspec.Raw(body or b"\x80"))
         return self._request(Request(FrameType.UP, up, binding))
 
     def set_urgency(self, floor: int) -> Request:
