@@ -358,6 +358,30 @@ class Metric(Enum):
         "reason",
     )
 
+    # --- IM aggregation: users and what is theirs
+    IM_CODES = Spec(
+        "heliograph_im_codes_total",
+        "counter",
+        "One-time codes: sent, failed, right, wrong, or the limit that was reached (address, device, total)",
+        "result",
+    )
+    IM_USERS = Spec("heliograph_im_users_total", "counter", "Users: made, signed_in, signed_out, removed", "event")
+    IM_ACCOUNTS = Spec(
+        "heliograph_im_accounts_total", "counter", "Bound accounts: bound, changed, unbound, refused", "event"
+    )
+    IM_FRIENDS = Spec(
+        "heliograph_im_friends_total",
+        "counter",
+        "Friend requests: asked, nobody (absent, hidden, blocked or known alike), accepted, refused, full, limit",
+        "event",
+    )
+    IM_DISCOVERY = Spec(
+        "heliograph_im_discovery_numbers_total",
+        "counter",
+        "Numbers asked for in address books: asked, found, unreadable, limit",
+        "result",
+    )
+
     @property
     def spec(self) -> Spec:
         return self.value
