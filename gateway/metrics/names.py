@@ -145,6 +145,15 @@ class Metric(Enum):
         "counter",
         "Packet counters of cards never given out, for their card had to leave RAM",
     )
+    IM_DUPLICATES = Spec(
+        "heliograph_im_duplicates_total", "counter", "Messages and results that a user's log had already: left out"
+    )
+    IM_LINES_DROPPED = Spec(
+        "heliograph_im_lines_dropped_total", "counter", "Lines for logs of users who are gone", "reason"
+    )
+    IM_LINES_SWEPT = Spec(
+        "heliograph_im_lines_swept_total", "counter", "Lines of logs that went: too old, or too many", "reason"
+    )
     STORE_PENDING = Spec("heliograph_store_pending", "gauge", "Deliveries not settled yet")
     STORE_WRITABLE = Spec("heliograph_store_writable", "gauge", "1 while the store can be written, else 0")
     # --- api
