@@ -1,5 +1,5 @@
-"""Every await towards a network: over by a deadline, and with no more outcomes than a connector may have; must never let
-what a connector says of a stranger into a log."""
+"""Every await towards a network: over by a deadline, and with no more outcomes than a connector may have; must never
+let what a connector says of a stranger into a log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DECLARED = (AuthFailed, CursorForgotten, Rejected, Transient)
 
 @asynccontextmanager
 async def bounded(seconds: float, network: str, on_fault: OnFault) -> AsyncIterator[None]:
-    """Around one await. What is not declared is Transient; so is silence, and then nobody knows what the network has."""
+    """Around one await. What is not declared is Transient; so is silence, and then the network may have it."""
     try:
         async with asyncio.timeout(seconds):
             yield

@@ -19,9 +19,13 @@ class Deliverer:
 
     def deliver(self, user: bytes, items: Sequence[Item], *, account: int = 0, cursor: bytes | None = None) -> Appended:
         """Append, and push what is new to all the user's devices, in one commit. StoreUnavailable, QueueFull."""
-        appended = self._log.append(user, items, account=account, cursor=cursor)
+        appended = self.append(user, items, account=account, cursor=cursor)
         self.push(user, appended.items)
         return appended
+
+    def append(self, user: bytes, items: Sequence[Item], *, account: int = 0, cursor: bytes | None = None) -> Appended:
+        """Alone: whoever calls it pushes in the same turn."""
+        return self._log.append(user, items, account=account, cursor=cursor)
 
     def push(self, user: bytes, items: Sequence[Item]) -> list[int]:
         """What was appended in this turn, to every device; the pushes' sequences, without those that could not be."""

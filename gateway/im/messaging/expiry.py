@@ -1,5 +1,5 @@
-"""What waits for accounts that nobody connects fails when its time is over; holds an account and a time, and nothing of a
-message."""
+"""What waits for accounts that nobody connects fails when its time is over; holds an account and a time, and nothing
+of a message."""
 
 from __future__ import annotations
 

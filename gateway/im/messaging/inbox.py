@@ -74,9 +74,7 @@ class Inbox:
         if len(self._items) > WINDOW:
             cursor = None  # it is behind items that do not fly yet
         try:
-            appended: Appended = self._delivering.deliver(
-                self._user, items, account=self._account, cursor=cursor
-            )
+            appended: Appended = self._delivering.deliver(self._user, items, account=self._account, cursor=cursor)
         except (StoreUnavailable, QueueFull):
             self._again()
             return

@@ -1,5 +1,5 @@
-"""What networks bring, into users' logs (D2, D12, D14): UST says whose it is, files are fetched before the message counts
-as told; must never move an account's cursor past what is not in the log.
+"""What networks bring, into users' logs (D2, D12, D14): UST says whose it is, files are fetched before the message
+counts as told; must never move an account's cursor past what is not in the log.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How what was accepted ends: one RESULT for each, in the user's log and on the devices; must never settle one twice."""
+"""How what was accepted ends: one RESULT for each, in the log and on the devices; must never settle one twice."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What waits for one account, out to its network in order, one at a time (D3, D4, D13, D15); must never let anything that
-was accepted end without a result, nor send twice what a network would show twice.
+"""What waits for one account, out to its network in order, one at a time (D3, D4, D13, D15); must never let anything
+that was accepted end without a result, nor send twice what a network would show twice.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Sending:
         self._clock = clock
         #: accounts whose queue is being sent
         self._draining: set[int] = set()
+        #: account → number of what is being tried, or whose result is being kept
+        self._trying: dict[int, int] = {}
 
     def has_work(self, account: int) -> bool:
         return bool(self._log.outgoing(account))
@@ -52,19 +54,28 @@ class Sending:
     def is_draining(self, account: int) -> bool:
         return account in self._draining
 
-    async def drain(self, account: Account, session: Session, caps: Caps) -> None:
-        """Until nothing waits. AuthFailed, CursorForgotten: the session is over."""
+    def is_trying(self, account: int) -> bool:
+        return account in self._trying
+
+    async def drain(self, account: Account, session: Session, caps: Caps, goes_on: Callable[[], bool]) -> None:
+        """Until nothing waits, or `goes_on` says no. AuthFailed, CursorForgotten: the session is over."""
         backoff = Backoff(self._config.retry_s, self._config.retry_max_s)
         self._draining.add(account.number)
         try:
             while queue := self._log.outgoing(account.number):
                 for outgoing in queue:
-                    await self._finish(account, session, caps, outgoing, backoff)
+                    waiting: Outgoing | None = outgoing
+                    while waiting is not None:
+                        if not goes_on():
+                            return
+                        waiting, pause_s = await self._step(account, session, caps, waiting, backoff)
+                        await asyncio.sleep(pause_s)
         finally:
             self._draining.discard(account.number)
 
     def fail_all(self, account: int) -> None:
-        """The account is unbound: what waits is over."""
+        """The account is unbound: what waits is over, also what is being tried."""
+        self._trying.pop(account, None)
         for outgoing in self._log.outgoing(account):
             if not self._results.fail_now(outgoing, IN_DOUBT if outgoing.is_in_doubt else UNBOUND, "unbound"):
                 return
@@ -80,45 +91,48 @@ class Sending:
             next_ms = min(next_ms or outgoing.expires_ms, outgoing.expires_ms)
         return next_ms
 
-    async def _finish(
+    async def _step(
         self, account: Account, session: Session, caps: Caps, outgoing: Outgoing, backoff: Backoff
-    ) -> None:
-        """Try until it is over."""
+    ) -> tuple[Outgoing | None, float]:
+        """One try, or the end without one. What is still to be sent, and after what pause."""
+        self._trying[account.number] = outgoing.number
+        try:
+            return await self._step_on(account, session, caps, outgoing, backoff)
+        finally:
+            if self._trying.get(account.number) == outgoing.number:
+                del self._trying[account.number]
+
+    async def _step_on(
+        self, account: Account, session: Session, caps: Caps, outgoing: Outgoing, backoff: Backoff
+    ) -> tuple[Outgoing | None, float]:
         # an act that is done twice is done once
         is_idempotent = caps.idempotent or outgoing.act is not None
-        while True:
-            if outgoing.is_in_doubt and not is_idempotent:
-                await self._fail(outgoing, IN_DOUBT, "in_doubt")
-                return
-            if outgoing.expires_ms <= self._clock():
-                await self._fail(outgoing, IN_DOUBT if outgoing.is_in_doubt else EXPIRED, "expired")
-                return
-            outgoing = msgspec.structs.replace(outgoing, tries=outgoing.tries + 1, is_in_doubt=True)
-            if not is_idempotent:
-                await self._keep(outgoing)
-            try:
-                remote_id = await self._try(account, session, outgoing)
-            except Rejected as exc:
-                self._metrics.count(Metric.IM_TRIES, label="rejected")
-                await self._fail(outgoing, str(exc), "failed")
-            except Transient as exc:
-                label = "in_doubt" if exc.is_in_doubt else "transient"
-                self._metrics.count(Metric.IM_TRIES, label=label)
-                if not exc.is_in_doubt:
-                    outgoing = self._clear(outgoing, is_kept=not is_idempotent)
-                elif not is_idempotent:
-                    continue  # and fail
-                await asyncio.sleep(backoff.next_s(exc.retry_after_s))
-                continue
-            except (AuthFailed, CursorForgotten):
-                self._metrics.count(Metric.IM_TRIES, label="auth_failed")
-                self._clear(outgoing, is_kept=not is_idempotent)
-                raise
-            else:
-                self._metrics.count(Metric.IM_TRIES, label="sent")
-                backoff.reset()
-                await self._sent(session, outgoing, remote_id)
-            return
+        if outgoing.is_in_doubt and not is_idempotent:
+            return await self._fail(outgoing, IN_DOUBT, "in_doubt")
+        if outgoing.expires_ms <= self._clock():
+            return await self._fail(outgoing, IN_DOUBT if outgoing.is_in_doubt else EXPIRED, "expired")
+        outgoing = msgspec.structs.replace(outgoing, tries=outgoing.tries + 1, is_in_doubt=True)
+        if not is_idempotent:
+            await self._keep(outgoing)
+        try:
+            remote_id = await self._try(account, session, outgoing)
+        except Rejected as exc:
+            self._metrics.count(Metric.IM_TRIES, label="rejected")
+            return await self._fail(outgoing, str(exc), "failed")
+        except Transient as exc:
+            self._metrics.count(Metric.IM_TRIES, label="in_doubt" if exc.is_in_doubt else "transient")
+            if not exc.is_in_doubt:
+                outgoing = self._clear(outgoing, is_kept=not is_idempotent)
+            elif not is_idempotent:
+                return await self._fail(outgoing, IN_DOUBT, "in_doubt")
+            return outgoing, backoff.next_s(exc.retry_after_s)
+        except (AuthFailed, CursorForgotten):
+            self._metrics.count(Metric.IM_TRIES, label="auth_failed")
+            self._clear(outgoing, is_kept=not is_idempotent)
+            raise
+        self._metrics.count(Metric.IM_TRIES, label="sent")
+        backoff.reset()
+        return await self._sent(session, outgoing, remote_id)
 
     async def _try(self, account: Account, session: Session, outgoing: Outgoing) -> str:
         files = self._files(outgoing)
@@ -141,7 +155,7 @@ class Sending:
             files.append(file)
         return files
 
-    async def _sent(self, session: Session, outgoing: Outgoing, remote_id: str) -> None:
+    async def _sent(self, session: Session, outgoing: Outgoing, remote_id: str) -> tuple[None, float]:
         result = self._results.build(outgoing, SENT, remote_id=remote_id)
         message = None
         if outgoing.envelope is not None:
@@ -154,12 +168,16 @@ class Sending:
                 at_ms=now_ms,
             )
             message = Item(ItemKind.MESSAGE, now_ms, account=outgoing.account, envelope=envelope)
-        await self._results.settle_for_good(outgoing, result, message, "sent")
+        return await self._settle(outgoing, result, message, "sent")
 
-    async def _fail(self, outgoing: Outgoing, reason: str, label: str) -> None:
-        await self._results.settle_for_good(
-            outgoing, self._results.build(outgoing, FAILED, reason=reason), None, label
-        )
+    async def _fail(self, outgoing: Outgoing, reason: str, label: str) -> tuple[None, float]:
+        return await self._settle(outgoing, self._results.build(outgoing, FAILED, reason=reason), None, label)
+
+    async def _settle(self, outgoing: Outgoing, result: Item, message: Item | None, label: str) -> tuple[None, float]:
+        """Unless it was over before the network had its say (`fail_all`)."""
+        if self._trying.get(outgoing.account) == outgoing.number:
+            await self._results.settle_for_good(outgoing, result, message, label)
+        return None, 0.0
 
     async def _keep(self, outgoing: Outgoing) -> None:
         """That a try is under way is durable before it begins: after a kill nobody guesses."""
