@@ -91,7 +91,7 @@ class Asking:
                 self._on_active(caller.user)
             reply: Reply = await operation.run(caller, asked)
         except GatewayError as exc:
-            self._metrics.count(Metric.IM_REFUSED, label=f"{label} {exc.name}")
+            self._metrics.count(Metric.IM_ASKS_REFUSED, label=f"{label} {exc.name}")
             raise
         self._metrics.count(Metric.IM_ASKED, label=label)
         return reply
