@@ -35,6 +35,7 @@ from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.greeting import greet, write_ready_file
+from gateway.im_side import ImSide, build_im_side
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
@@ -136,6 +137,9 @@ class Gateway:
             opaque=self.operator.opaque,
             service_keys=service_keys,
         )
+        self.im: ImSide | None = build_im_side(config, store, metrics, self.edge, acceptor, self.operator.pagers)
+        if self.im is not None:
+            backend.im = self.im.rest
         self.t8_reports = T8Reports(
             backend, Transactions(backend), Addresses(allows_private=config.api.t8_private, clock=unix_ms)
         )
@@ -158,7 +162,7 @@ class Gateway:
             await store.close()
             raise
         try:
-            for name in apps:
+            for name in (*apps, *([config.im.app] if config.im.app else ())):
                 await self._create_app(name)
             self.dispatcher.start()
             if self.cards is not None:
@@ -167,6 +171,8 @@ class Gateway:
             self.scheduler.start()
             if self.cards is not None:
                 await self.cards.resume()
+            if self.im is not None:
+                self.im.start()
             await self.edge.start()
             self.receipts_webhook.start()
             self.t8_reports.start()
@@ -208,6 +214,8 @@ class Gateway:
         self.draining = True
         await self.operator.stop_asking()
         await self.api.stop()
+        if self.im is not None:
+            await self.im.stop()
         drain_s = self.config.edge.drain_s
         cards = [] if self.cards is None else [self.cards.drain(drain_s)]
         await asyncio.gather(self.edge.drain(drain_s), *cards)
@@ -216,6 +224,8 @@ class Gateway:
         """End everything that runs; what is pending stays in the journal."""
         await self.api.stop(timeout_s=1.0)
         await self.operator.stop_asking()
+        if self.im is not None:
+            await self.im.stop()
         if self.cards is not None:
             await self.cards.close()
         await self.receipts_webhook.close()

@@ -1,2 +1,193 @@
 """IM aggregation, put together: users, accounts, connectors, supervision, messages and media (D1 to D16); must know no
-more of the rest of the gateway than it is handed. Built where `im.app` is set."""
+more of the rest of the gateway than it is handed.
+
+Built where `im.app` is set. It is drained before the device door: accounts are left in order, what is on its way to a
+network has its time, and what is cut off then goes on after the next start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from gateway.api.im.ports import ImRest
+from gateway.config.sections import Config
+from gateway.delivery.accept import Acceptor
+from gateway.delivery.item_acks import ItemAcks
+from gateway.delivery.item_pushes import ItemPushes
+from gateway.edge.server import EdgeServer
+from gateway.im.asking import Asking
+from gateway.im.connectors import ConnectorSettings, build_connectors
+from gateway.im.messaging.delivery import Deliverer
+from gateway.im.messaging.expiry import Expiry
+from gateway.im.messaging.incoming import Incoming
+from gateway.im.messaging.outbox import Outbox
+from gateway.im.messaging.own import OwnMessages
+from gateway.im.messaging.presence import Presence
+from gateway.im.messaging.results import Results
+from gateway.im.messaging.sending import Sending
+from gateway.im.operations.address_book import build_address_book_operations
+from gateway.im.operations.history import build_history_operations
+from gateway.im.operations.messages import build_message_operations
+from gateway.im.operations.ust import build_ust_operations
+from gateway.im.supervision.supervisor import Supervisor
+from gateway.im.ust.build import build_ust
+from gateway.im.ust.code_log import LoggedCodes
+from gateway.im.ust.gate import UstGate
+from gateway.im.ust.users import CodeSenders
+from gateway.metrics import Metrics
+from gateway.model.im import Media, MediaFile
+from gateway.model.im_ports import CodeSender, MediaRefused
+from gateway.model.notifier import Notifier
+from gateway.model.registration import build_token
+from gateway.paging import build_code_messages
+from gateway.store import Store
+
+
+def unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class _NoMedia:
+    async def take(self, chunks: AsyncIterator[bytes], *, user: bytes, media: Media) -> Media:  # noqa: ARG002
+        raise MediaRefused("no files here")
+
+    def file(self, user: bytes, ref: str) -> MediaFile | None:  # noqa: ARG002
+        return None
+
+    def share(self, ref: str, user: bytes) -> None:  # noqa: ARG002
+        pass
+
+
+class ImSide:
+    """Control thread only. Raises ConfigError."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        metrics: Metrics,
+        edge: EdgeServer,
+        acceptor: Acceptor,
+        sms_codes: CodeSender | None,
+    ) -> None:
+        im = self._config = config.im
+        users, accounts, log = store.im_users, store.im_accounts, store.im_log
+
+        def tell(token: bytes, item: bytes) -> None:
+            link = edge.attendance.link(token)
+            if link:
+                edge.asks.tell(link, build_token(token), item)
+
+        media = _NoMedia()
+        pushes = ItemPushes(im.app, store.directory, acceptor, metrics, tell, unix_ms)
+        connectors = build_connectors(
+            im.networks,
+            ConnectorSettings(im.private_hosts, im.request_s, im.max_text_bytes, im.media_bytes),
+        )
+        gate = UstGate(users, accounts)
+        deliverer = Deliverer(log, users, pushes)
+        results = Results(log, deliverer, metrics, unix_ms)
+        sending = Sending(log, results, media, im, metrics, unix_ms)
+        expiry = self._expiry = Expiry(log, sending, unix_ms)
+        presence = self._presence = Presence(users, deliverer, unix_ms, im.presence_s)
+        supervisor = self.supervisor = Supervisor(
+            gate=gate,
+            users=users,
+            accounts=accounts,
+            attendance=edge.attendance,
+            connectors=connectors,
+            delivering=deliverer,
+            incoming=Incoming(deliverer, media, im, metrics, unix_ms),
+            sending=sending,
+            expiry=expiry,
+            config=im,
+            metrics=metrics,
+            clock=unix_ms,
+            on_presence=presence.changed,
+        )
+        presence.is_present = supervisor.is_present
+        own = OwnMessages(gate, users, deliverer, media, metrics, unix_ms)
+        self._acks = ItemAcks(im.app, store.receipts, own.on_acked)
+        outbox = Outbox(
+            gate=gate,
+            log=log,
+            own=own,
+            media=media,
+            supervision=supervisor,
+            connectors=connectors,
+            expiry=expiry,
+            config=im,
+            metrics=metrics,
+            clock=unix_ms,
+        )
+
+        def signed_in(token: bytes, _user: bytes) -> None:
+            if edge.attendance.is_connected(token):
+                supervisor.connected(token)
+
+        ust = build_ust(
+            users=users,
+            accounts=accounts,
+            gate=gate,
+            delivering=deliverer,
+            supervision=supervisor,
+            connectors=connectors,
+            senders=CodeSenders(self._phone_codes(sms_codes), self._mail_codes()),
+            settings=im,
+            metrics=metrics,
+            on_signed_in=signed_in,
+            on_signed_out=lambda token, _user: supervisor.disconnected(token),
+        )
+        operations = (
+            *build_ust_operations(ust, im),
+            *build_message_operations(outbox, own),
+            *build_history_operations(log, presence),
+            *build_address_book_operations(gate, supervisor),
+        )
+        self.asking = Asking(operations, users, metrics, unix_ms, on_active=supervisor.active)
+        edge.open_to_users(self.asking, im.app)
+
+        def user_of(authorization: str | None) -> bytes | None:
+            scheme, _, key = (authorization or "").partition(" ")
+            return ust.sessions.user(key.strip(), unix_ms()) if scheme.lower() == "bearer" else None
+
+        self.rest = ImRest(asking=self.asking, user_of=user_of)
+
+    def _phone_codes(self, sms: CodeSender | None) -> CodeSender | None:
+        match self._config.phone_codes:
+            case "sms":
+                return sms
+            case "log":
+                return LoggedCodes()
+        return None
+
+    def _mail_codes(self) -> CodeSender | None:
+        return LoggedCodes() if self._config.mail_codes == "log" else None
+
+    def start(self) -> None:
+        """On the loop, before devices connect."""
+        self._acks.start()
+        self.supervisor.start()
+
+    async def stop(self) -> None:
+        """Bounded by im.close_s."""
+        await self.supervisor.stop()
+        self._presence.close()
+        self._expiry.close()
+        self._acks.close()
+
+
+def build_im_side(
+    config: Config,
+    store: Store,
+    metrics: Metrics,
+    edge: EdgeServer,
+    acceptor: Acceptor,
+    notifiers: Mapping[str, Notifier],
+) -> ImSide | None:
+    """None where `im.app` is empty. Before the pagers start. ConfigError."""
+    if not config.im.app:
+        return None
+    sms_codes = build_code_messages(config, notifiers) if config.im.phone_codes == "sms" else None
+    return ImSide(config, store, metrics, edge, acceptor, sms_codes)

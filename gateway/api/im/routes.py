@@ -4,6 +4,7 @@ GET from the query, all others from the body."""
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from gateway.api.im.ports import ImRest
 from gateway.api.media import JSON, MSGPACK, content_kind, read_body
 from gateway.api.ports import Backend
 from gateway.api.route import ANYBODY, USER, Query, Route
-from gateway.im.operation import Caller, Operation
+from gateway.im.operation import Ask, Caller, Operation
 from gateway.model.errors import (
     AcceptTimeout,
     BadRequest,
@@ -91,7 +92,7 @@ def _build_route(backend: Backend, im: ImRest, operation: Operation) -> Route:
         caller=USER if operation.needs_user else ANYBODY,
         summary=operation.summary,
         group="im",
-        takes=_body_type(operation, in_path) if has_body else None,
+        takes=_body_type(operation.ask, tuple(in_path)) if has_body else None,
         takes_optional=not (fields.required - set(in_path)),
         example={},
         gives=operation.reply,
@@ -133,12 +134,13 @@ def _query(fields: _Fields, name: str) -> Query:
     return Query(name, "", kind=text, required=name in fields.required)
 
 
-def _body_type(operation: Operation, in_path: list[str]) -> type:
+@cache  # one type for operations that take the same
+def _body_type(ask: type[Ask], in_path: tuple[str, ...]) -> type:
     """The ask without what stands in the path, for the description."""
     if not in_path:
-        return operation.ask
+        return ask
     fields: list[Any] = []
-    for field in msgspec.structs.fields(operation.ask):
+    for field in msgspec.structs.fields(ask):
         if field.encode_name in in_path:
             continue
         if field.default is not msgspec.NODEFAULT:
@@ -147,5 +149,5 @@ def _body_type(operation: Operation, in_path: list[str]) -> type:
             fields.append((field.name, field.type, msgspec.field(default_factory=field.default_factory)))
         else:
             fields.append((field.name, field.type))
-    name = f"{operation.ask.__name__}Body"
+    name = f"{ask.__name__}Body"
     return msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
