@@ -55,7 +55,7 @@ class _NoMedia:
     def file(self, user: bytes, ref: str) -> MediaFile | None:  # noqa: ARG002
         return None
 
-    def share(self, ref: str, user: bytes) -> None:  # noqa: ARG002
+    def share(self, ref: str, user: bytes) -> None:
         pass
 
 
