@@ -32,6 +32,10 @@ class Im:
     codes_total_per_hour: int = within(10_000, 1, 10_000_000)
     # a session key of REST holds so long without being used
     session_days: float = within(90.0, 0.001, 3_650)
+    # addresses one user may sign in with
+    addresses_per_user: int = within(8, 1, 1_000)
+    # names one user may try in a day for a mailbox in mail_domain: that a name is taken tells of another
+    mailbox_tries_per_day: int = within(20, 1, 100_000)
     # devices of one user
     devices_per_user: int = within(16, 1, 1_000)
     # accounts one user may bind
@@ -48,6 +52,9 @@ class Im:
     discovery_batch: int = within(2_000, 1, 100_000)
     # numbers one user may ask for in a day
     discovery_per_day: int = within(20_000, 1, 10_000_000)
+    # what asks for others (contacts, friend requests) is answered in steps of this: how long an answer took must not
+    # tell whether somebody is a user; 0: as soon as it can be
+    answer_step_s: float = within(0.05, 0, 10)
     # a user's log goes back so long
     history_days: float = within(30.0, 0.001, 3_650)
     # and so many items; past it the oldest go

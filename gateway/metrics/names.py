@@ -145,6 +145,15 @@ class Metric(Enum):
         "counter",
         "Packet counters of cards never given out, for their card had to leave RAM",
     )
+    IM_DUPLICATES = Spec(
+        "heliograph_im_duplicates_total", "counter", "Messages and results that a user's log had already: left out"
+    )
+    IM_LINES_DROPPED = Spec(
+        "heliograph_im_lines_dropped_total", "counter", "Lines for logs of users who are gone", "reason"
+    )
+    IM_LINES_SWEPT = Spec(
+        "heliograph_im_lines_swept_total", "counter", "Lines of logs that went: too old, or too many", "reason"
+    )
     STORE_PENDING = Spec("heliograph_store_pending", "gauge", "Deliveries not settled yet")
     STORE_WRITABLE = Spec("heliograph_store_writable", "gauge", "1 while the store can be written, else 0")
     # --- api
@@ -405,6 +414,30 @@ class Metric(Enum):
         "counter",
         "What is never kept and could not be told: typing, presence, delivered",
         "what",
+    )
+
+    # --- IM aggregation: users and what is theirs
+    IM_CODES = Spec(
+        "heliograph_im_codes_total",
+        "counter",
+        "One-time codes: sent, failed, right, wrong, or the limit that was reached (address, device, total)",
+        "result",
+    )
+    IM_USERS = Spec("heliograph_im_users_total", "counter", "Users: made, signed_in, signed_out, removed", "event")
+    IM_ACCOUNTS = Spec(
+        "heliograph_im_accounts_total", "counter", "Bound accounts: bound, changed, unbound, refused", "event"
+    )
+    IM_FRIENDS = Spec(
+        "heliograph_im_friends_total",
+        "counter",
+        "Friend requests: asked, nobody (absent, hidden, blocked or known alike), accepted, refused, full, limit",
+        "event",
+    )
+    IM_DISCOVERY = Spec(
+        "heliograph_im_discovery_numbers_total",
+        "counter",
+        "Numbers asked for in address books: asked, found, unreadable, limit",
+        "result",
     )
 
     @property
