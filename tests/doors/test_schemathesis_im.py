@@ -12,7 +12,7 @@ from test_schemathesis import run
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SETTINGS = {
     "im.app": "im",
-    "im.networks": ["xmpp", "irc"],
+    "im.networks": ["matrix", "irc"],
     "im.phone_codes": "log",
     "im.sends_per_minute": 1_000_000,
     "im.connect_s": 1.0,
