@@ -78,10 +78,10 @@ class Reader:
         return Person(user, self._names.get(user, ""), user == self.me)
 
     def note_member(self, event: dict[str, Any]) -> None:
-        """Names, and whether a room is encrypted from now on."""
-        user = get_id(event, "state_key")
-        if event.get("type") == "m.room.member" and user:
-            self._names.put(user, clean(get_text(get_object(event, "content"), "displayname"), MAX_DISPLAY_BYTES))
+        """What somebody is called."""
+        user, content = get_id(event, "state_key"), get_object(event, "content")
+        if event.get("type") == "m.room.member" and user and content.get("membership") in ("join", "invite"):
+            self._names.put(user, clean(get_text(content, "displayname"), MAX_DISPLAY_BYTES))
 
     # --- events ---
 
@@ -123,9 +123,10 @@ class Reader:
                     yield TypingChanged(self.conversation(room), self.person(user), user in now)
 
     def read_presence(self, event: dict[str, Any]) -> PresenceChanged | None:
+        """Of friends: a server tells of everybody in the account's rooms."""
         user, content = get_id(event, "sender"), get_object(event, "content")
         state = content.get("presence")
-        if event.get("type") != "m.presence" or not user or user == self.me:
+        if event.get("type") != "m.presence" or user not in self.direct:
             return None
         if state not in ("online", "unavailable", "offline"):
             return None

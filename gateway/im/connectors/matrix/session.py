@@ -179,10 +179,6 @@ class MatrixSession:
             async for raw in self._missing(news):
                 for event in self._read(news.room, raw):
                     yield event
-        else:
-            for raw in news.state:  # what has happened since, where it is not in the timeline
-                for event in self._read_moves(news.room, raw):
-                    yield event
         for raw in timeline:
             for event in self._read(news.room, raw):
                 yield event
@@ -192,9 +188,8 @@ class MatrixSession:
 
     def _read(self, room: str, raw: dict[str, Any]) -> list[Event]:
         message = self._reader.read_timeline(room, raw)
-        return [*self._read_moves(room, raw), *([] if message is None else [message])]
-
-    def _read_moves(self, room: str, raw: dict[str, Any]) -> list[Event]:
+        if message is not None:
+            return [message]
         moved = self._reader.partner_moved(room, raw)
         if moved is None:
             return []
