@@ -91,7 +91,7 @@ class MatrixPeer:
 
     async def _on_receipt(self, event: ReceiptEvent) -> None:
         for event_id, kinds in event.content.items():
-            if self._other in (kinds.get(ReceiptType.READ) or ()):
+            if self._other in (kinds.get(ReceiptType("m.read")) or ()):
                 self._reads.put_nowait(str(event_id))
 
     # --- says ---
