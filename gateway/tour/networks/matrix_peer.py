@@ -9,16 +9,26 @@ from typing import NamedTuple, Self
 import aiohttp
 from mautrix.client import Client, InternalEventType
 from mautrix.types import (
+    EncryptionAlgorithm,
     EventID,
     EventType,
     ImageInfo,
     LocationMessageEventContent,
     MediaMessageEventContent,
+    Membership,
+    MemberStateEventContent,
     MessageEvent,
     MessageType,
+    PresenceState,
     ReceiptEvent,
     ReceiptType,
+    RedactionEvent,
+    RoomCreatePreset,
+    RoomEncryptionStateEventContent,
     RoomID,
+    StateEvent,
+    TextMessageEventContent,
+    TypingEvent,
     UserID,
 )
 from mautrix.util.logging import TraceLogger
@@ -46,6 +56,9 @@ class MatrixPeer:
         self._other = ""
         self._messages: asyncio.Queue[MessageEvent] = asyncio.Queue()
         self._reads: asyncio.Queue[str] = asyncio.Queue()
+        self._taken_back: asyncio.Queue[str] = asyncio.Queue()
+        self._typing: asyncio.Queue[list[str]] = asyncio.Queue()
+        self._invites: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._last = ""
         self._is_synced = asyncio.Event()
 
@@ -62,6 +75,9 @@ class MatrixPeer:
         self.client.ignore_initial_sync = True
         self.client.add_event_handler(EventType.ROOM_MESSAGE, self._on_message, wait_sync=True)
         self.client.add_event_handler(EventType.RECEIPT, self._on_receipt, wait_sync=True)
+        self.client.add_event_handler(EventType.ROOM_REDACTION, self._on_redaction, wait_sync=True)
+        self.client.add_event_handler(EventType.TYPING, self._on_typing, wait_sync=True)
+        self.client.add_event_handler(EventType.ROOM_MEMBER, self._on_member, wait_sync=True)
         self.client.add_event_handler(InternalEventType.SYNC_SUCCESSFUL, self._on_sync)
         self._syncing = self.client.start(None)
         await asyncio.wait_for(self._is_synced.wait(), PATIENCE_S)
@@ -94,6 +110,20 @@ class MatrixPeer:
             if self._other in (kinds.get(ReceiptType("m.read")) or ()):
                 self._reads.put_nowait(str(event_id))
 
+    async def _on_redaction(self, event: RedactionEvent) -> None:
+        if event.sender == self._other:
+            self._taken_back.put_nowait(str(event.redacts))
+
+    async def _on_typing(self, event: TypingEvent) -> None:
+        self._typing.put_nowait([str(user) for user in event.content.user_ids])
+
+    async def _on_member(self, event: StateEvent) -> None:
+        content = event.content
+        if not isinstance(content, MemberStateEventContent) or event.state_key != self.user:
+            return
+        if content.membership is Membership.INVITE:
+            self._invites.put_nowait((str(event.room_id), str(event.sender)))
+
     # --- says ---
 
     @property
@@ -115,6 +145,42 @@ class MatrixPeer:
         )
         await self.client.send_message(self._room, content)
 
+    async def edit(self, remote_id: str, text: str) -> None:
+        content = TextMessageEventContent(msgtype=MessageType.TEXT, body=text)
+        content.set_edit(EventID(remote_id))
+        await self.client.send_message(self._room, content)
+
+    async def take_back(self, remote_id: str) -> None:
+        await self.client.redact(self._room, EventID(remote_id))
+
+    async def type(self) -> None:
+        await self.client.set_typing(self._room, 20_000)
+
+    async def go_away(self, status: str) -> None:
+        self.client.presence = PresenceState.UNAVAILABLE  # or its next request for news takes it back
+        await self.client.set_presence(PresenceState.UNAVAILABLE, status)
+
+    async def encrypt(self) -> None:
+        """The direct room, from now on."""
+        content = RoomEncryptionStateEventContent(algorithm=EncryptionAlgorithm.MEGOLM_V1)
+        await self.client.send_state_event(self._room, EventType.ROOM_ENCRYPTION, content)
+
+    async def accept(self) -> str:
+        """The next invitation; its room is the conversation from now on."""
+        room, other = await asyncio.wait_for(self._invites.get(), PATIENCE_S)
+        await self.client.join_room_by_id(RoomID(room))
+        self._other = other
+        self.conversation = Conversation(ConversationKind.DM, room)
+        return room
+
+    async def open_room(self, alias: str) -> str:
+        """A public room that is called #alias here; its id."""
+        room = await self.client.create_room(alias_localpart=alias, preset=RoomCreatePreset.PUBLIC)
+        return str(room)
+
+    async def say_in(self, room: str, text: str) -> None:
+        await self.client.send_text(RoomID(room), text)
+
     # --- hears ---
 
     async def hear(self) -> Heard:
@@ -132,3 +198,12 @@ class MatrixPeer:
 
     async def hear_read(self) -> str:
         return await self._reads.get()
+
+    async def hear_taken_back(self) -> str:
+        return await self._taken_back.get()
+
+    async def hear_typing(self) -> list[str]:
+        while True:
+            users = await self._typing.get()
+            if self._other in users:
+                return users

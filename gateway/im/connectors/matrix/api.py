@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
@@ -71,7 +72,12 @@ class Api:
 
     # --- news ---
 
-    async def sync(self, since: str, filtered: object, *, wait_s: float, is_present: bool = True) -> dict[str, Any]:
+    async def sync(
+        self, since: str, filtered: dict[str, Any], *, wait_s: float, is_present: bool = True
+    ) -> dict[str, Any]:
+        if not since:
+            # servers answer the same question with the same answer for minutes: this one is asked for the first time
+            filtered = {**filtered, "room": {**filtered["room"], "not_rooms": [f"!{secrets.token_hex(8)}:invalid"]}}
         query = {"filter": msgspec.json.encode(filtered).decode(), "timeout": str(int(wait_s * 1_000))}
         if since:
             query["since"] = since

@@ -58,7 +58,9 @@ class Deeds:
         txn_id = envelope.txn_id or secrets.token_hex(16)
         if len(txn_id) > MAX_ID_CHARACTERS - 8:
             raise Rejected("txn_id: too long")
-        if not envelope.media:
+        if envelope.kind is Kind.REDACTION and not envelope.replaces:
+            raise Rejected("replaces: what is to be taken back")
+        if not envelope.media and envelope.kind is not Kind.REDACTION:
             build_contents(envelope, [])  # what can not be sent makes no room
         room = await self._room(envelope.conversation.remote_id)
         if envelope.kind is Kind.REDACTION:
