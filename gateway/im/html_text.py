@@ -13,10 +13,9 @@ _SPACE = re.compile(r"[ \t\r\n\f\v\xa0]+")
 _ENDLESS_REFERENCE = re.compile(r"&#x?[0-9A-Fa-f]{9,};?")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _HIDDEN = frozenset(("script", "style", "head", "title", "template", "noscript"))
-_BLOCKS = frozenset(
-    ("address", "article", "aside", "blockquote", "div", "dl", "dt", "dd", "fieldset", "footer", "form")
-    + ("h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "main", "nav", "ol", "p", "pre", "section", "table")
-    + ("tr", "ul", "li", "br")
+_BLOCKS = re.compile(
+    "address|article|aside|blockquote|br|d[dlt]|div|fieldset|footer|form|h[1-6r]|header|li|main|nav|[ou]l|p|pre|section|"
+    "table|tr"
 )
 
 
@@ -45,7 +44,7 @@ def build_text(markup: str) -> str:
         if name in _HIDDEN and not is_end and not found[3].endswith("/"):
             end = lower.find(f"</{name}", at)
             at = len(markup) if end < 0 else end
-        elif name in _BLOCKS:
+        elif _BLOCKS.fullmatch(name):
             pieces.append("\n- " if name == "li" and not is_end else "\n")
         elif name in ("td", "th"):
             pieces.append(" ")

@@ -8,6 +8,7 @@ import os
 import pwd
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Self
 
@@ -24,7 +25,7 @@ NEEDED = {
 DOMAIN = "mail.test"
 PASSWORD = "of-the-mail-server"  # noqa: S105 - of a server that lives for one test
 _DOVECOT = """\
-base_dir = {folder}/run
+base_dir = {open}/run
 log_path = {folder}/dovecot.log
 protocols = imap lmtp
 listen = 127.0.0.1
@@ -33,7 +34,7 @@ ssl_cert = <{folder}/cert.pem
 ssl_key = <{folder}/key.pem
 disable_plaintext_auth = no
 auth_failure_delay = 0
-mail_location = maildir:{folder}/mail/%u
+mail_location = maildir:{open}/mail/%u
 mail_uid = {user}
 mail_gid = {group}
 first_valid_uid = 1
@@ -48,7 +49,7 @@ passdb {{
 }}
 userdb {{
   driver = static
-  args = uid={user} gid={group} home={folder}/mail/%u
+  args = uid={user} gid={group} home={open}/mail/%u
 }}
 service imap-login {{
   inet_listener imap {{
@@ -96,10 +97,10 @@ class MailServer:
         self._folder = folder
         self._relay = relay
         self._people = people
-        self.ports = {
-            name: free_port() for name in ("imap", "imaps", "lmtp", "smtp", "smtps", "submission")
-        }
+        self.ports = {name: free_port() for name in ("imap", "imaps", "lmtp", "smtp", "smtps", "submission")}
         self._programs = Programs(folder)
+        # Dovecot's processes are not root, and a test's folder is closed to others
+        self._open = tempfile.TemporaryDirectory(prefix="heliograph-mail-")
 
     def address(self, person: str) -> str:
         return f"{person}@{DOMAIN}"
@@ -110,21 +111,20 @@ class MailServer:
         return self._folder / "cert.pem"
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._prepare)
         try:
+            await asyncio.to_thread(self._prepare)
             await self.start()
         except BaseException:
-            await self._programs.close()
+            await self.__aexit__()
             raise
         return self
 
     def _prepare(self) -> None:
-        for name in ("run", "mail", "spool"):
-            (self._folder / name).mkdir(parents=True, exist_ok=True)
-        # the folder is somebody else's too: processes of Dovecot are not root
-        folder = self._folder
-        folder.chmod(0o755)
-        (folder / "mail").chmod(0o777)
+        folder, opened = self._folder, Path(self._open.name)
+        for path in (folder / "var-run", folder / "spool", opened / "run", opened / "mail"):
+            path.mkdir(parents=True, exist_ok=True)
+        for path, mode in ((folder / "spool", 0o711), (opened, 0o711), (opened / "mail", 0o777)):
+            path.chmod(mode)
         self._run(
             *(OPENSSL, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
             *("-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=localhost"),
@@ -132,7 +132,7 @@ class MailServer:
         )
         (folder / "key.pem").chmod(0o600)
         nobody = pwd.getpwnam("nobody")
-        values = {**self.ports, "folder": folder, "domain": DOMAIN, "password": PASSWORD}
+        values = {**self.ports, "folder": folder, "open": opened, "domain": DOMAIN, "password": PASSWORD}
         values |= {"user": nobody.pw_uid, "group": nobody.pw_gid}
         (folder / "dovecot.conf").write_text(_DOVECOT.format(**values))
         hashed = self._run(SMTPCTL, "encrypt", PASSWORD).strip()
@@ -158,16 +158,27 @@ class MailServer:
     async def start(self) -> None:
         """Also after `stop`, on the same ports and with its mails."""
         self._programs.start(DOVECOT, "-F", "-c", str(self._folder / "dovecot.conf"))
-        self._programs.start(SMTPD, "-d", "-f", str(self._folder / "smtpd.conf"))
-        for program, names in ((DOVECOT, ("imap", "imaps", "lmtp")), (SMTPD, ("smtp", "smtps", "submission"))):
+        smtpd = self._smtpd()
+        self._programs.start(*smtpd)
+        for program, names in ((DOVECOT, ("imap", "imaps", "lmtp")), (smtpd[0], ("smtp", "smtps", "submission"))):
             for name in names:
                 await self._programs.listens(program, "127.0.0.1", self.ports[name])
+
+    def _smtpd(self) -> list[str]:
+        """Its queue and its socket have names that are compiled in: where this is allowed it gets a view of its own of
+        those folders, so that two of them can run on one machine."""
+        command = [SMTPD, "-d", "-f", str(self._folder / "smtpd.conf")]
+        mount = f"mount --bind {self._folder}/spool /var/spool/smtpd && mount --bind {self._folder}/var-run /var/run/"
+        own_view = ["/usr/bin/unshare", "--mount", "--", "/bin/sh", "-c", f'{mount} && exec "$@"', "sh"]
+        can = subprocess.run([*own_view, "/bin/true"], capture_output=True, timeout=30, check=False).returncode == 0  # noqa: S603
+        return own_view + command if can else command
 
     async def stop(self) -> None:
         await self._programs.close()
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+        await asyncio.to_thread(self._open.cleanup)
 
 
 def is_root() -> bool:

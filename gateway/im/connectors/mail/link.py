@@ -162,7 +162,7 @@ class Link:
             self.break_off()
             raise Transient("the connection to the mail server is lost") from None
         except (IMAPClientError, ValueError, LookupError, TypeError, AttributeError, RecursionError, AssertionError):
-            raise Refused from None
+            raise
         except Exception:
             self.break_off()
             raise Transient("the mail server answers what is no IMAP") from None
