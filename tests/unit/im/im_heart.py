@@ -200,7 +200,9 @@ class MediaInRam:
 class Heart:
     """Everything together; `close` in the end."""
 
-    def __init__(self, network: ScriptedNetwork | None = None, *, most_outgoing: int = 1_000, **settings: object) -> None:
+    def __init__(
+        self, network: ScriptedNetwork | None = None, *, most_outgoing: int = 1_000, **settings: object
+    ) -> None:
         quick: dict[str, object] = {
             "linger_s": 0.05,
             "retry_s": 0.01,
@@ -289,9 +291,7 @@ class Heart:
         return number
 
     def befriend(self, one: bytes, other: bytes) -> None:
-        self.users.put_friends(
-            [Friend(one, other, FriendState.FRIENDS, 0), Friend(other, one, FriendState.FRIENDS, 0)]
-        )
+        self.users.put_friends([Friend(one, other, FriendState.FRIENDS, 0), Friend(other, one, FriendState.FRIENDS, 0)])
 
     def box(self, name: str) -> Box:
         return self.network.box(name)
