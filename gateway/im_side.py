@@ -83,7 +83,20 @@ class ImSide:
         pushes = ItemPushes(im.app, store.directory, acceptor, metrics, tell, unix_ms)
         connectors = build_connectors(
             im.networks,
-            ConnectorSettings(im.private_hosts, im.request_s, im.max_text_bytes, im.media_bytes),
+            ConnectorSettings(
+                private_hosts=im.private_hosts,
+                request_s=im.request_s,
+                text_bytes=im.max_text_bytes,
+                media_bytes=im.media_bytes,
+                events=im.account_events,
+                irc_burst=im.irc_burst,
+                irc_line_s=im.irc_line_s,
+                irc_ping_s=im.irc_ping_s,
+                poll_s=im.social_poll_s,
+                follows=im.social_follows,
+                threads=im.connector_threads,
+                idle_s=im.mail_idle_s,
+            ),
         )
         gate = UstGate(users, accounts)
         deliverer = Deliverer(log, users, pushes)

@@ -91,6 +91,18 @@ class Im:
     outage_s: float = within(60.0, 0, 86_400)
     # one request to a network has to be over by then
     request_s: float = within(30.0, 0.05, 3_600)
+    # events of one account that wait to be logged; past it nothing more is read from its network
+    account_events: int = within(256, 1, 100_000)
+    # IRC: lines sent at once; servers kick who sends faster than they like
+    irc_burst: int = within(5, 1, 1_000)
+    # IRC: and one more line in so long
+    irc_line_s: float = within(2.0, 0, 60)
+    # IRC: a server that was silent so long is asked whether it is there
+    irc_ping_s: float = within(90.0, 0.05, 3_600)
+    # social sites are asked for news so often (D12)
+    social_poll_s: float = within(60.0, 0.05, 86_400)
+    # Bluesky: followed accounts that are read one by one, where the server has no timeline
+    social_follows: int = within(500, 1, 100_000)
     # threads for connectors whose library blocks (mail), for all accounts together
     connector_threads: int = within(16, 1, 1_000)
     # a mailbox that waits for news asks anew after so long; servers hang up after half an hour, some hosts much sooner
