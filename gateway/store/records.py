@@ -22,7 +22,7 @@ from gateway.model.registration import App, Registration
 
 #: version of everything in this module and of the list of databases; raise it with any change that an older program
 #: would misread
-SCHEMA = 4
+SCHEMA = 5
 
 
 class Db(IntEnum):
@@ -71,10 +71,16 @@ class Db(IntEnum):
     DOWNLOADS = 39  # number u64 → state, campaign, digest, Download
     OPEN_DOWNLOADS = 40  # number u64 of one that waits or is under way → digest of its payload
     CAMPAIGNS = 41  # number u64 → Campaign
+    MEDIA = 60  # ref → holders u32 + StoredMedia (im_media.py)
+    MEDIA_FILES = 61  # SHA-256 → media of this file u32, bytes u64
+    MEDIA_HOLDERS = 62  # user + ref → last use in Unix seconds u32, bytes u64
+    MEDIA_ORDER = 63  # "a" + last use u32 + user + ref, "u" + user + last use u32 + ref → nothing: what goes first
+    MEDIA_BYTES = 64  # user → bytes u64
+    UPLOADS = 65  # id → StoredUpload
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
-#: since schemas 2, 3 and 4
+#: since schemas 2, 3, 4 and 5
 NEWER = frozenset(db for db in Db if db >= Db.SETTLED)
 
 PUT, DELETE, DELETE_DUP = 0, 1, 2

@@ -34,6 +34,9 @@ from gateway.store.environment import Environment
 from gateway.store.figures import Figures
 from gateway.store.groups import Groups
 from gateway.store.history import History
+from gateway.store.im_media import MediaRows
+from gateway.store.im_media_files import MediaFiles
+from gateway.store.im_uploads import UploadRows
 from gateway.store.journal import Journal
 from gateway.store.keys import ServerKeys
 from gateway.store.quotas import QuotaCounts
@@ -174,6 +177,9 @@ class Store:
         )
         self.card_campaigns = CampaignStore(environment, self.committer, self.card_downloads, loop)
         self._payloads.of_campaigns = self.card_campaigns.digests
+        self.im_media = MediaRows(environment, self.committer, clock)
+        self.im_media_files = MediaFiles(environment.folder / "media")
+        self.im_uploads = UploadRows(environment, self.committer)
         self.receipts.attach(self.journal, self.schedules, self.deaths, self.card_downloads)
         self.schedules.end_push = self.receipts.end_push
         self.schedules.push_landed = self.receipts.push_landed

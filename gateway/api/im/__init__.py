@@ -1,0 +1,1 @@
+"""The door of IM users over HTTP: uploads, files, signed links."""
