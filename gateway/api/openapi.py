@@ -33,6 +33,7 @@ _GROUPS = {
     "webpush": "Web Push (RFC 8030, 8291, 8292) and UnifiedPush: the URL is the address and the right to use it",
     "t8": "Device triggering (3GPP TS 29.122)",
     "apns": "What libraries for Apple's push service speak",
+    "media": "Pictures, clips and files of IM users: resumable uploads (tus 1.0), signed links",
     "operations": "Health and figures",
 }
 _STATUS = {
@@ -48,9 +49,11 @@ _STATUS = {
     408: "Headers or body came too slowly",
     409: "In conflict with what is there",
     410: "It was there and has ended",
+    412: "Not this version of the protocol",
     413: "Too large",
     415: "Not a content type taken here",
     429: "Too many; come back later",
+    460: "The checksum is another",
     500: "The gateway failed",
     503: "Not now; come back later",
 }

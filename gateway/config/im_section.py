@@ -157,6 +157,10 @@ class Im:
     media_days: float = within(30.0, 0.001, 3_650)
     # an upload has to be over by then
     upload_s: float = within(86_400.0, 1, 2_592_000)
+    # uploads of one user at once
+    uploads_per_user: int = within(8, 1, 1_000)
+    # uploads of all users at once
+    uploads_at_once: int = within(10_000, 1, 1_000_000)
     # types that are taken, by what the bytes are and not by what they are called
     media_types: list[str] = field(
         default_factory=lambda: [
@@ -180,6 +184,14 @@ class Im:
     thumbnail_pixels: int = within(320, 16, 4_096)
     # processes that make thumbnails
     thumbnail_processes: int = within(1, 1, 64)
+    # a picture has to be looked at by then, or it is refused
+    picture_s: float = within(20.0, 0.1, 600)
+    # memory of a process that looks at one, address space
+    picture_memory_bytes: int = within(1_073_741_824, 268_435_456, 68_719_476_736)
+    # frames of a moving picture; all of them together have at most 16 times im.media_pixels
+    picture_frames: int = within(1_000, 1, 100_000)
+    # pictures that wait for a process; past it a picture is refused for now
+    pictures_waiting: int = within(100, 1, 100_000)
     # a signed link is good for so long
     link_s: float = within(86_400.0, 1, 31_536_000)
     # what links begin with, as others reach the provider door: https://push.example; empty: its host and port

@@ -453,6 +453,32 @@ class Metric(Enum):
         "what",
     )
 
+    # --- IM: media
+    IM_MEDIA_TAKEN = Spec("heliograph_im_media_taken_total", "counter", "Files taken into the media store", "type")
+    IM_MEDIA_REFUSED = Spec(
+        "heliograph_im_media_refused_total", "counter", "Files that were not taken, by reason", "reason"
+    )
+    IM_MEDIA_REMOVED = Spec(
+        "heliograph_im_media_removed_total",
+        "counter",
+        "Files that a user no longer has, by reason (age, user_bytes, total_bytes), and files nobody knew (orphan)",
+        "reason",
+    )
+    IM_MEDIA_BYTES = Spec("heliograph_im_media_bytes", "gauge", "Bytes of the media store, in whole blocks")
+    IM_MEDIA_SERVED = Spec(
+        "heliograph_im_media_served_total", "counter", "Media asked for over HTTP, by way and result", "result"
+    )
+    IM_PICTURE_WORKERS_LOST = Spec(
+        "heliograph_im_picture_workers_lost_total",
+        "counter",
+        "Processes that looked at a picture and died or were ended, by reason",
+        "reason",
+    )
+    IM_UPLOADS = Spec("heliograph_im_uploads", "gauge", "Uploads that are not over")
+    IM_UPLOADS_ENDED = Spec(
+        "heliograph_im_uploads_ended_total", "counter", "Uploads that are over, by result", "result"
+    )
+
     @property
     def spec(self) -> Spec:
         return self.value

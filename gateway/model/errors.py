@@ -258,6 +258,19 @@ class ConfigError(GatewayError):
     summary = "The configuration is not valid; the message names the field and the fix."
 
 
+# --- uploads ---------------------------------------------------------------------------------------------------------
+
+
+class ChecksumMismatch(GatewayError):
+    code, name, status, retryable, after_ms = 71, "checksum_mismatch", 460, False, 0
+    summary = "The bytes do not have the checksum that came with them; none of them were taken."
+
+
+class PreconditionFailed(GatewayError):
+    code, name, status, retryable, after_ms = 72, "precondition_failed", 412, False, 0
+    summary = "The version of the upload protocol asked for is not spoken here; Tus-Version names the one that is."
+
+
 def _leaves(cls: type[GatewayError]) -> list[type[GatewayError]]:
     return [cls, *(leaf for sub in cls.__subclasses__() for leaf in _leaves(sub))]
 
