@@ -137,7 +137,9 @@ class Gateway:
             opaque=self.operator.opaque,
             service_keys=service_keys,
         )
-        self.im: ImSide | None = build_im_side(config, store, metrics, self.edge, acceptor, self.operator.pagers)
+        self.im: ImSide | None = build_im_side(
+            config, store, metrics, self.edge, acceptor, self.operator.pagers, self._link_base
+        )
         if self.im is not None:
             backend.im = self.im.rest
         self.t8_reports = T8Reports(
@@ -172,7 +174,7 @@ class Gateway:
             if self.cards is not None:
                 await self.cards.resume()
             if self.im is not None:
-                self.im.start()
+                await self.im.start()
             await self.edge.start()
             self.receipts_webhook.start()
             self.t8_reports.start()
@@ -191,6 +193,13 @@ class Gateway:
     async def _create_app(self, name: str) -> None:
         if self.store.directory.app(name) is None:
             await self.store.directory.put_app(App(name=name, created_at=unix_ms() // 1000))
+
+    def _link_base(self) -> str:
+        """What signed links to media begin with."""
+        api = self.config.api
+        scheme, port = ("http", self.api.port) if self.api.port >= 0 else ("https", self.api.tls_port)
+        host = f"[{api.host}]" if ":" in api.host else api.host
+        return self.config.im.public_url or f"{scheme}://{host}:{port}"
 
     def readiness(self) -> list[str]:
         """Why no push can be taken now; empty = ready."""

@@ -8,9 +8,12 @@ network has its time, and what is cut off then goes on after the next start.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 
+from gateway.api.call import Call
+from gateway.api.im.links import MediaRoutes, media_routes
 from gateway.api.im.ports import ImRest
+from gateway.api.im.uploads import UploadRoutes, upload_routes
 from gateway.config.sections import Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.item_acks import ItemAcks
@@ -18,6 +21,9 @@ from gateway.delivery.item_pushes import ItemPushes
 from gateway.edge.server import EdgeServer
 from gateway.im.asking import Asking
 from gateway.im.connectors import ConnectorSettings, build_connectors
+from gateway.im.media.library import Library
+from gateway.im.media.links import Links
+from gateway.im.media.uploads import Uploads
 from gateway.im.messaging.delivery import Deliverer
 from gateway.im.messaging.expiry import Expiry
 from gateway.im.messaging.incoming import Incoming
@@ -36,8 +42,8 @@ from gateway.im.ust.code_log import LoggedCodes
 from gateway.im.ust.gate import UstGate
 from gateway.im.ust.users import CodeSenders
 from gateway.metrics import Metrics
-from gateway.model.im import Media, MediaFile
-from gateway.model.im_ports import CodeSender, MediaRefused
+from gateway.model.errors import NotSignedIn
+from gateway.model.im_ports import CodeSender
 from gateway.model.notifier import Notifier
 from gateway.model.registration import build_token
 from gateway.paging import build_code_messages
@@ -46,17 +52,6 @@ from gateway.store import Store
 
 def unix_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-class _NoMedia:
-    async def take(self, chunks: AsyncIterator[bytes], *, user: bytes, media: Media) -> Media:  # noqa: ARG002
-        raise MediaRefused("no files here")
-
-    def file(self, user: bytes, ref: str) -> MediaFile | None:  # noqa: ARG002
-        return None
-
-    def share(self, ref: str, user: bytes) -> None:
-        pass
 
 
 class ImSide:
@@ -70,6 +65,7 @@ class ImSide:
         edge: EdgeServer,
         acceptor: Acceptor,
         sms_codes: CodeSender | None,
+        link_base: Callable[[], str],
     ) -> None:
         im = self._config = config.im
         users, accounts, log = store.im_users, store.im_accounts, store.im_log
@@ -79,7 +75,9 @@ class ImSide:
             if link:
                 edge.asks.tell(link, build_token(token), item)
 
-        media = _NoMedia()
+        links = Links(store.keys.push_id_key, link_base, im.link_s, unix_ms)
+        media = self._library = Library(store.im_media, store.im_media_files, links, im, metrics, unix_ms)
+        self._uploads = Uploads(store.im_uploads, media, im, metrics, unix_ms)
         pushes = ItemPushes(im.app, store.directory, acceptor, metrics, tell, unix_ms)
         connectors = build_connectors(
             im.networks,
@@ -165,7 +163,17 @@ class ImSide:
             scheme, _, key = (authorization or "").partition(" ")
             return ust.sessions.user(key.strip(), unix_ms()) if scheme.lower() == "bearer" else None
 
-        self.rest = ImRest(asking=self.asking, user_of=user_of)
+        def authorize(call: Call) -> bytes:
+            user = user_of(call.request.headers.get("authorization"))
+            if user is None:
+                raise NotSignedIn
+            return user
+
+        routes = (
+            *upload_routes(UploadRoutes(self._uploads, authorize, im.media_bytes)),
+            *media_routes(MediaRoutes(media, authorize, metrics)),
+        )
+        self.rest = ImRest(asking=self.asking, user_of=user_of, media=routes)
 
     def _phone_codes(self, sms: CodeSender | None) -> CodeSender | None:
         match self._config.phone_codes:
@@ -178,8 +186,10 @@ class ImSide:
     def _mail_codes(self) -> CodeSender | None:
         return LoggedCodes() if self._config.mail_codes == "log" else None
 
-    def start(self) -> None:
-        """On the loop, before devices connect."""
+    async def start(self) -> None:
+        """Before devices connect. StoreUnavailable, ConfigError."""
+        await self._library.start()
+        await self._uploads.start()
         self._acks.start()
         self.supervisor.start()
 
@@ -189,6 +199,8 @@ class ImSide:
         self._presence.close()
         self._expiry.close()
         self._acks.close()
+        await self._uploads.stop()
+        await self._library.stop()
 
 
 def build_im_side(
@@ -198,9 +210,10 @@ def build_im_side(
     edge: EdgeServer,
     acceptor: Acceptor,
     notifiers: Mapping[str, Notifier],
+    link_base: Callable[[], str],
 ) -> ImSide | None:
     """None where `im.app` is empty. Before the pagers start. ConfigError."""
     if not config.im.app:
         return None
     sms_codes = build_code_messages(config, notifiers) if config.im.phone_codes == "sms" else None
-    return ImSide(config, store, metrics, edge, acceptor, sms_codes)
+    return ImSide(config, store, metrics, edge, acceptor, sms_codes, link_base)

@@ -13,7 +13,7 @@ from gateway.api.im.uploads import Authorize
 from gateway.api.route import ANYBODY, Query, Route
 from gateway.im.media.library import Held, Library
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import NotFound, Unauthorized
+from gateway.model.errors import NotFound, NotSignedIn
 
 #: a user's own device may keep a file so long without asking again, seconds
 _OWN_AGE_S = 86_400
@@ -78,7 +78,7 @@ def media_routes(media: MediaRoutes) -> list[Route]:
             path="/v1/im/media/{ref}",
             handle=media.own,
             summary="A file of a message",
-            errors=(Unauthorized, NotFound),
+            errors=(NotSignedIn, NotFound),
             **common,
         ),
     ]

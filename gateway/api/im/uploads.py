@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from gateway.api.call import Call
 from gateway.api.door import answer_error
-from gateway.api.route import ANYBODY, Query, Route
+from gateway.api.route import USER, Query, Route
 from gateway.im.media import tus
 from gateway.im.media.uploads import Uploads, View
 from gateway.model.errors import (
@@ -21,12 +21,12 @@ from gateway.model.errors import (
     GatewayError,
     Gone,
     NotFound,
+    NotSignedIn,
     PayloadTooLarge,
     PreconditionFailed,
     QueueFull,
     StoreUnavailable,
     TooManyRequests,
-    Unauthorized,
     UnsupportedMedia,
 )
 from gateway.model.im import Media
@@ -36,7 +36,7 @@ _ONE = PATH + "/{id}"
 #: metadata of an upload that say what the file is called
 _NAMES = ("filename", "name")
 
-#: whose session key came; Unauthorized
+#: whose session key came; NotSignedIn
 Authorize = Callable[[Call], bytes]
 _Handler = Callable[[Call], Awaitable[Response]]
 
@@ -197,7 +197,7 @@ async def _pieces(call: Call) -> AsyncIterator[bytes]:
 
 
 def upload_routes(uploads: UploadRoutes) -> list[Route]:
-    common: dict[str, Any] = {"caller": ANYBODY, "group": "media"}
+    common: dict[str, Any] = {"caller": USER, "group": "media"}
     version = Query("Tus-Resumable", tus.VERSION, kind="string", place="header", required=True)
     checksum = Query(
         "Upload-Checksum",
@@ -206,7 +206,7 @@ def upload_routes(uploads: UploadRoutes) -> list[Route]:
         place="header",
     )
     offset = Query("Upload-Offset", "where these bytes begin", place="header", required=True, low=0)
-    here = (PreconditionFailed, Unauthorized, NotFound, Gone)
+    here = (PreconditionFailed, NotSignedIn, NotFound, Gone)
     write = (StoreUnavailable, QueueFull, AcceptTimeout)
     taken = (BadRequest, Conflict, PayloadTooLarge, UnsupportedMedia, ChecksumMismatch)
     return [
@@ -234,7 +234,7 @@ def upload_routes(uploads: UploadRoutes) -> list[Route]:
                 Query("Upload-Metadata", "filename and its value in base64", kind="string", place="header"),
                 checksum,
             ),
-            errors=(PreconditionFailed, Unauthorized, TooManyRequests, *taken, *write),
+            errors=(PreconditionFailed, NotSignedIn, TooManyRequests, *taken, *write),
             **common,
         ),
         Route(
@@ -308,7 +308,7 @@ def upload_routes(uploads: UploadRoutes) -> list[Route]:
                     "thumbnail": "media_00112233445566778899aabbccddeeff",
                 },
             },
-            errors=(Unauthorized, NotFound, Gone, *write),
+            errors=(NotSignedIn, NotFound, Gone, *write),
             **common,
         ),
     ]
