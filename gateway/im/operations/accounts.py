@@ -16,7 +16,7 @@ from gateway.model.im_people import Account, AccountState
 Values = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=8_192)]], Meta(max_length=32)
 ]
-Number = Annotated[int, Meta(ge=1, lt=1 << 63)]
+Number = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 
 
 class FormField(msgspec.Struct, omit_defaults=True):
