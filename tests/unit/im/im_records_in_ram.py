@@ -115,6 +115,11 @@ class UsersInRam(_Records):
         self._sessions.pop(key_hash, None)
         return self._done()
 
+    def remove_sessions(self, user: bytes) -> asyncio.Future[None]:
+        self._write("remove_sessions")
+        self._sessions = {key: value for key, value in self._sessions.items() if value[0] != user}
+        return self._done()
+
     def sign_in(self, token: bytes, user: bytes) -> asyncio.Future[None]:
         self._write("sign_in")
         self._check(user)

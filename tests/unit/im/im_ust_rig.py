@@ -62,6 +62,7 @@ class SeenSupervision:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
         self.states: dict[int, AccountState] = {}
+        self.rosters: dict[int, list[Contact]] = {}
 
     def bound(self, account: Account) -> None:
         self.calls.append(("bound", account.number))
@@ -73,7 +74,8 @@ class SeenSupervision:
         return self.states.get(number, AccountState.IDLE)
 
     async def contacts(self, number: int) -> list[Contact]:
-        raise NotImplementedError
+        self.calls.append(("contacts", number))
+        return list(self.rosters[number])
 
     def wake(self, number: int) -> None:
         raise NotImplementedError
@@ -126,6 +128,7 @@ class UstRig:
             metrics=self.metrics,
             on_signed_in=lambda token, user: self.devices.append(("in", token, user)),
             on_signed_out=lambda token, user: self.devices.append(("out", token, user)),
+            on_removed=lambda user: self.devices.append(("gone", b"", user)),
         )
         self.operations = {one.name: one for one in build_ust_operations(self.ust, settings)}
 

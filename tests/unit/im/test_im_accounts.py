@@ -10,6 +10,7 @@ from im_ust_rig import ANNA, BERT, FormNetwork, UstRig, rig_in_ram
 
 from gateway.im.operations.accounts import Bind
 from gateway.model.errors import BadRequest, Conflict, GatewayError, NotFound
+from gateway.model.im import Contact
 from gateway.model.im_people import AccountState
 
 FORM = {"address": "anna@paper.example", "password": "open sesame"}
@@ -97,6 +98,21 @@ async def test_an_account_of_another_is_one_that_is_not_there(rig: UstRig) -> No
     with pytest.raises(NotFound):
         rig.gate.own_account(bert, "sina")
     assert rig.gate.owner(number).user == anna
+
+
+async def test_contacts_come_in_pages_of_one_question_to_the_network(rig: UstRig) -> None:
+    anna, bert = await rig.sign_up(ANNA), await rig.sign_up(BERT)
+    number = await _bind(rig, anna)
+    rig.supervision.rosters[number] = [Contact(f"{n}@paper.example", f"N{n}") for n in (3, 1, 2)]
+    first = await rig.do("account_contacts", anna, number=number, limit=2)
+    assert first["contacts"][0] == {"remote_id": "1@paper.example", "display": "N1"}
+    second = await rig.do("account_contacts", anna, number=number, limit=2, after=first["next"])
+    assert second == {"contacts": [{"remote_id": "3@paper.example", "display": "N3"}]}
+    assert rig.supervision.calls.count(("contacts", number)) == 1
+    await rig.do("account_contacts", anna, number=number)
+    assert rig.supervision.calls.count(("contacts", number)) == 2
+    with pytest.raises(NotFound):
+        await rig.do("account_contacts", bert, number=number)
 
 
 async def test_accounts_of_a_user_are_bounded() -> None:

@@ -84,7 +84,7 @@ async def test_who_goes_takes_everything_along(rig: UstRig) -> None:
     assert rig.users.find_mailbox("anna") is None
     assert rig.users.signed_in(PHONE) is None
     assert rig.supervision.calls[-1] == ("unbound", account["number"])
-    assert rig.devices[-1] == ("out", PHONE, anna)
+    assert rig.devices[-2:] == [("out", PHONE, anna), ("gone", b"", anna)]
     assert rig.gate.owner(account["number"]) is None
     told = {item.kind: item for item in rig.told(bert)}
     assert (told[ItemKind.CONTACT].state, told[ItemKind.CONTACT].by.remote_id) == ("gone", build_user_id(anna))

@@ -218,7 +218,9 @@ async def test_signing_out_ends_a_device_or_all(rig: UstRig) -> None:
     with pytest.raises(BadRequest) as caught:
         await rig.do("sign_out", anna)
     assert caught.value.field == "key"
+    key = (await rig.do("verify", address=ANNA, code=await rig.code(ANNA)))["key"]
     await rig.do("sign_out", anna, everywhere=True)
+    assert rig.ust.sessions.user(key, rig.now_ms) is None
     assert rig.users.devices(anna) == []
     assert await rig.sign_up(ANNA, PHONE) == anna
 
