@@ -93,6 +93,14 @@ class Im:
     request_s: float = within(30.0, 0.05, 3_600)
     # accounts connected at once on this node; past it the ones whose devices were silent longest are disconnected
     max_sessions: int = within(20_000, 1, 1_000_000)
+    # when the gateway ends, sessions have so long to take leave
+    close_s: float = within(5.0, 0.05, 600)
+    # incoming files that are fetched at once; the others wait
+    fetches_at_once: int = within(16, 1, 10_000)
+    # the files of one incoming message have to be here by then; after that it arrives without them, and says so
+    fetch_s: float = within(120.0, 0.05, 86_400)
+    # friends are told at most once in this time that somebody came or went
+    presence_s: float = within(2.0, 0, 3_600)
     # domain of the mailboxes that users have here; empty: none
     mail_domain: str = ""
     # address the mail listener binds

@@ -367,6 +367,55 @@ class Metric(Enum):
         "reason",
     )
 
+    # --- IM aggregation: who is connected, what goes in and out
+    IM_SESSIONS = Spec("heliograph_im_sessions", "gauge", "Accounts with a session on their network")
+    IM_LINES = Spec("heliograph_im_lines", "gauge", "Accounts that are to be connected, connected or not")
+    IM_CONNECTS_WAITING = Spec(
+        "heliograph_im_connects_waiting", "gauge", "Accounts that wait for their turn to connect"
+    )
+    IM_HOSTS_RESTING = Spec("heliograph_im_hosts_resting", "gauge", "Hosts that only one account at a time tries now")
+    IM_CONNECTS = Spec(
+        "heliograph_im_connects_total",
+        "counter",
+        "Tries to connect an account: connected, auth_failed, transient, rejected, cursor_forgotten",
+        "result",
+    )
+    IM_ENDED = Spec(
+        "heliograph_im_sessions_ended_total",
+        "counter",
+        "Sessions that ended: lost, auth_failed, rejected, cursor_forgotten, closed",
+        "reason",
+    )
+    IM_FAULTS = Spec(
+        "heliograph_im_faults_total", "counter", "What a connector raised and must not, by network", "network"
+    )
+    IM_SHED = Spec("heliograph_im_shed_total", "counter", "Times an account was not kept connected: im.max_sessions")
+    IM_EVENTS = Spec("heliograph_im_events_total", "counter", "What networks brought, by kind", "kind")
+    IM_STORE_WAITS = Spec(
+        "heliograph_im_store_waits_total", "counter", "Times an account waited for the store to write"
+    )
+    IM_FILES = Spec("heliograph_im_files_total", "counter", "Incoming files: taken, refused, unreachable", "result")
+    IM_ACCEPTED = Spec("heliograph_im_accepted_total", "counter", "Messages and acts accepted, by network", "network")
+    IM_REFUSED = Spec("heliograph_im_refused_total", "counter", "Recipients refused at once, by error name", "error")
+    IM_TRIES = Spec(
+        "heliograph_im_tries_total",
+        "counter",
+        "Tries to send: sent, transient, in_doubt, rejected, auth_failed",
+        "result",
+    )
+    IM_RESULTS = Spec(
+        "heliograph_im_results_total",
+        "counter",
+        "Messages and acts that are over: sent, failed, expired, unbound",
+        "result",
+    )
+    IM_DROPPED = Spec(
+        "heliograph_im_dropped_total",
+        "counter",
+        "What is never kept and could not be told: typing, presence, delivered",
+        "what",
+    )
+
     # --- IM aggregation: users and what is theirs
     IM_CODES = Spec(
         "heliograph_im_codes_total",

@@ -150,6 +150,10 @@ class ItemKind(StrEnum):
     GROUP = "group"
     #: the network forgot where we were: before this, something of `account` may be missing
     GAP = "gap"
+    #: told, never kept: `by` is available or away (`state`), with `text` where the network has one
+    PRESENCE = "presence"
+    #: told, never kept: `by` is typing in `conversation`, or has paused (`state`)
+    TYPING = "typing"
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
