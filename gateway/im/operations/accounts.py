@@ -19,7 +19,7 @@ MAX_PAGE = 500
 Values = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=8_192)]], Meta(max_length=32)
 ]
-Number = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+Number = Annotated[int, Meta(ge=1, le=1 << 62)]
 
 
 class FormField(msgspec.Struct, omit_defaults=True):

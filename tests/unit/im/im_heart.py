@@ -215,6 +215,7 @@ class Heart:
             "breaker_s": 0.05,
             "presence_s": 0.02,
             "close_s": 1.0,
+            "store_retry_s": 0.02,
             "sends_per_minute": 1_000_000,
         }
         self.config = Im(app="im", **{**quick, **settings})  # type: ignore[arg-type]
@@ -233,7 +234,7 @@ class Heart:
         self.metrics = Metrics(process=False)
         connectors = {"scripted": self.network}
         self.deliverer = Deliverer(self.log, self.users, self.pushes)
-        results = Results(self.log, self.deliverer, self.metrics, now_ms)
+        results = Results(self.log, self.deliverer, self.metrics, now_ms, self.config.store_retry_s)
         self.sending = Sending(self.log, results, self.media, self.config, self.metrics, now_ms)
         self.expiry = Expiry(self.log, self.sending, now_ms)
         self.presence = Presence(self.users, self.deliverer, now_ms, self.config.presence_s)
