@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import aiosmtplib
 
+from gateway.im.mime import is_address
 from gateway.model.im import AuthFailed, Rejected, Transient
 
 #: bytes a second that a server has to take at least
@@ -40,6 +41,10 @@ async def send_mail(
     sock: socket.socket | None = None,
 ) -> None:
     """Returns when the server has it. AuthFailed, Transient, Rejected, and nothing else. `sock`: connected already."""
+    if not all(is_address(address) for address in (sender, *recipients)):
+        if sock is not None:
+            sock.close()
+        raise Rejected("an address is not one that SMTP can say")
     client = aiosmtplib.SMTP(
         hostname=server.host,
         port=None if sock is not None else server.port,
