@@ -135,6 +135,12 @@ def cut(text: str, limit: int) -> str:
     return text if len(data) <= limit else data[:limit].decode(errors="ignore")
 
 
+def note(text: str, line: str, limit: int) -> str:
+    """A line of ours behind a text, inside the limit."""
+    addition = f"\n[{line}]" if text else f"[{line}]"
+    return cut(text, max(0, limit - len(addition.encode()))) + addition
+
+
 def decode_transfer(data: bytes, encoding: str) -> bytes:
     """Base64 and quoted-printable, with their mistakes; anything else is as it is."""
     if encoding == "quoted-printable":

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import aiosmtplib
 
+from gateway.im.mime import is_address
 from gateway.model.im import AuthFailed, Rejected, Transient
 
 #: bytes a second that a server has to take at least
@@ -40,6 +41,10 @@ async def send_mail(
     sock: socket.socket | None = None,
 ) -> None:
     """Returns when the server has it. AuthFailed, Transient, Rejected, and nothing else. `sock`: connected already."""
+    if not all(is_address(address) for address in (sender, *recipients)):
+        if sock is not None:
+            sock.close()
+        raise Rejected("an address is not one that SMTP can say")
     client = aiosmtplib.SMTP(
         hostname=server.host,
         port=None if sock is not None else server.port,
@@ -50,6 +55,7 @@ async def send_mail(
         local_hostname=sender.rpartition("@")[2],
         timeout=request_s,
     )
+    is_in_doubt = False
     try:
         async with asyncio.timeout(4 * request_s + len(mail) / _SLOWEST):
             await client.connect()
@@ -57,14 +63,15 @@ async def send_mail(
                 await client.ehlo()
             if server.user and client.supports_extension("auth"):
                 await client.login(server.user, server.password)
+            is_in_doubt = True
             await client.sendmail(sender, list(recipients), mail)
     except Exception as exc:
-        raise _classify(exc) from None
+        raise _classify(exc, is_in_doubt=is_in_doubt) from None
     finally:
         client.close()
 
 
-def _classify(exc: Exception) -> Exception:
+def _classify(exc: Exception, *, is_in_doubt: bool) -> Exception:
     if isinstance(exc, aiosmtplib.SMTPAuthenticationError):
         if 500 <= exc.code < 600:
             return AuthFailed("the mail server does not take these credentials")
@@ -83,8 +90,9 @@ def _classify(exc: Exception) -> Exception:
     if isinstance(exc, ValueError) and not isinstance(exc, UnicodeDecodeError):
         return Rejected("an address is not one that SMTP can say")
     if isinstance(exc, TimeoutError):
-        return Transient("the mail server did not answer in time")
-    return Transient("the connection to the mail server was lost, or there is none")
+        return Transient("the mail server did not answer in time", is_in_doubt=is_in_doubt)
+    # it may have gone between the last byte of the mail and the answer
+    return Transient("the connection to the mail server was lost, or there is none", is_in_doubt=is_in_doubt)
 
 
 def _by_code(code: int, what: str) -> Exception:

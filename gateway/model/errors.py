@@ -253,6 +253,11 @@ class CodeNotSent(GatewayError):
     summary = "The one-time code could not be sent; nothing else is wrong with the address."
 
 
+class MailUnavailable(GatewayError):
+    code, name, status, retryable, after_ms = 56, "mail_unavailable", 503, True, 5_000
+    summary = "The mail server that this gateway sends by (im.smtp_host) takes nothing now."
+
+
 class ConfigError(GatewayError):
     code, name, status, retryable, after_ms = 60, "config", 500, False, 0
     summary = "The configuration is not valid; the message names the field and the fix."

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from im.contract import WAIT_S, ConnectorContract, Listener, gather_bytes, outgoing
+from im.contract import ConnectorContract
 from im.servers_needed import needs
 
 from gateway.im.connectors import ConnectorSettings
 from gateway.im.connectors.mail import build
 from gateway.model.im import (
-    AuthFailed,
     Connector,
     Credentials,
-    CursorForgotten,
-    Envelope,
-    Kind,
-    MarkRead,
-    Message,
-    ReadUpTo,
-    Rejected,
-    Transient,
 )
 from gateway.tour.networks.mail_peer import MailPeer
 from gateway.tour.networks.mail_server import PASSWORD, MailServer

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gateway.im.mime import UNKNOWN_SENDER, Head, Leaf, cut, decode_text, find_place
+from gateway.im.mime import UNKNOWN_SENDER, Head, Leaf, decode_text, find_place, note
 from gateway.model.im import Conversation, ConversationKind, Envelope, Kind, Media, Person
 
 NETWORK = "mail"
@@ -75,12 +75,6 @@ def build_envelope(
         at_remote_ms=at_remote_ms,
         at_ms=at_ms,
     )
-
-
-def note(text: str, line: str, limit: int) -> str:
-    """A line of ours behind a text, inside the limit."""
-    addition = f"\n[{line}]" if text else f"[{line}]"
-    return cut(text, max(0, limit - len(addition.encode()))) + addition
 
 
 def placeholder(uidvalidity: int, uid: int, now_ms: int) -> Envelope:

@@ -93,7 +93,10 @@ class Link:
             mailbox.imap_host, mailbox.imap_port, allows_private=allows_private, request_s=self._request_s
         )
 
+        begun: list[bool] = []
+
         def work() -> Client:
+            begun.append(True)
             try:
                 client = _connect(sock, mailbox, context, self._request_s)
             except BaseException:
@@ -108,8 +111,11 @@ class Link:
             self._client = await self._threads.run(work, self._request_s)
         except BaseException as exc:
             self._is_broken = True
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+            if begun:  # the thread closes it, at once
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            else:
+                sock.close()
             if isinstance(exc, Exception):
                 raise _classify_login(exc) from None
             raise
@@ -156,13 +162,13 @@ class Link:
         except asyncio.CancelledError:
             self.break_off()  # a command is under way, and nobody would take its answer
             raise
-        except Transient:
+        except (Transient, Rejected):
             raise
         except (IMAPClientAbortError, OSError):
             self.break_off()
             raise Transient("the connection to the mail server is lost") from None
         except (IMAPClientError, ValueError, LookupError, TypeError, AttributeError, RecursionError, AssertionError):
-            raise
+            raise Refused from None
         except Exception:
             self.break_off()
             raise Transient("the mail server answers what is no IMAP") from None
