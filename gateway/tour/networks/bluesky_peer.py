@@ -38,7 +38,8 @@ async def follow(url: str, handle: str, password: str, did: str) -> None:
     client = AsyncClient(url)
     try:
         await client.login(handle, password, fetch_bsky_profile=False)
-        await client.follow(did)
+        record = models.AppBskyGraphFollow.Record(created_at=client.get_current_time_iso(), subject=did)
+        await client.app.bsky.graph.follow.create(client._session.did, record)
     finally:
         await client.request.close()
 
@@ -74,8 +75,14 @@ class BlueskyPeer:
         reply = models.AppBskyFeedPost.ReplyRef(parent=reference, root=reference)
         await self._client.send_post(text, profile_identify=self.did, reply_to=reply)
 
-    async def say_file(self, data: bytes, mime: str, name: str) -> None:  # noqa: ARG002 - the peers' signature
-        await self._client.send_image("", data, name, profile_identify=self.did)
+    async def say_file(self, data: bytes, mime: str, name: str) -> None:
+        answer = await self._client.invoke_procedure(
+            "com.atproto.repo.uploadBlob", content=data, headers={"Content-Type": mime}
+        )
+        blob = models.ComAtprotoRepoUploadBlob.Response(**answer.content).blob
+        image = models.AppBskyEmbedImages.Image(alt=name, image=blob)
+        embed = models.AppBskyEmbedImages.Main(images=[image])
+        await self._client.send_post("", profile_identify=self.did, embed=embed)
 
     async def say_place(self, latitude: float, longitude: float) -> None:
         await self.say(build_geo(Geo(latitude, longitude)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import httpx
@@ -19,7 +18,7 @@ from gateway.im.connectors import ConnectorSettings
 from gateway.im.connectors.bluesky.failures import classify
 from gateway.im.connectors.bluesky.form import Login
 from gateway.im.connectors.bluesky.posts import Uri, parse_uri
-from gateway.im.connectors.bluesky.transport import PinnedTransport
+from gateway.im.connectors.pinned import PinnedTransport, fetch_file
 from gateway.model.im import Rejected, Transient
 
 #: of one answer in JSON: a page of the largest posts
@@ -127,12 +126,10 @@ class PdsClient:
             raise Transient("the server does not answer as it should")
         return blob
 
-    @asynccontextmanager
-    async def blob(self, did: str, cid: str) -> AsyncIterator[httpx.Response]:
-        """Not read yet. httpx.HTTPError while it is."""
+    def fetch_blob(self, did: str, cid: str) -> AsyncIterator[bytes]:
         url = self._client._build_url("com.atproto.sync.getBlob")
-        async with self._files.stream("GET", url, params={"did": did, "cid": cid}) as response:
-            yield response
+        params = {"did": did, "cid": cid}
+        return fetch_file(self._files, url, params=params, request_s=self._settings.request_s)
 
     # --- how
 

@@ -6,7 +6,7 @@ import time
 
 from atproto_client.exceptions import RateLimitExceededError, RequestErrorBase
 
-from gateway.im.connectors.bluesky.transport import TooLarge
+from gateway.im.connectors.pinned import TooLarge
 from gateway.model.im import AuthFailed, CursorForgotten, Rejected, Transient
 
 _GONE = frozenset({"AccountTakedown", "AccountDeactivated", "AccountSuspended"})

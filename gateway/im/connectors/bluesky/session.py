@@ -12,8 +12,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from gateway.im.connectors import ConnectorSettings
 from gateway.im.connectors.bluesky.client import PdsClient
 from gateway.im.connectors.bluesky.cursor import parse_cursor
@@ -98,17 +96,8 @@ class BlueskySession:
             raise Rejected("this is no file of the network")
         if media.size > self._settings.media_bytes:
             raise Rejected("the file is too large")
-        try:
-            async with asyncio.timeout(self._settings.request_s) as deadline, self._client.blob(*ref) as response:
-                if response.status_code != 200:
-                    raise Rejected("the file is not there") if response.status_code < 500 else Transient("no file now")
-                async for piece in response.aiter_bytes(65_536):
-                    yield piece
-                    deadline.reschedule(asyncio.get_running_loop().time() + self._settings.request_s)
-        except TimeoutError:
-            raise Transient("the server does not answer in time") from None
-        except httpx.HTTPError as exc:
-            raise classify(exc) from None
+        async for piece in self._client.fetch_blob(*ref):
+            yield piece
 
     # --- what the user wants
 

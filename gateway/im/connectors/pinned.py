@@ -3,16 +3,19 @@ that are bounded. Must never log: a URL names people."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 
 from gateway.im.connectors.hosts import resolve
+from gateway.model.im import Rejected, Transient
 
 #: servers one account leads to: where it logs in, and where it is kept
 _MOST_HOSTS = 8
+_PIECE_BYTES = 65_536
 
 for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # each URL at INFO, each header at DEBUG
@@ -84,3 +87,34 @@ class _Bounded(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+async def fetch_file(
+    client: httpx.AsyncClient, url: str, *, request_s: float, params: Mapping[str, str] | None = None
+) -> AsyncIterator[bytes]:
+    """The bytes of a file; each piece has a deadline. Rejected, Transient."""
+    try:
+        async with asyncio.timeout(request_s):
+            response = await client.send(client.build_request("GET", url, params=params), stream=True)
+        try:
+            if response.status_code != 200:
+                is_ours = response.status_code < 500 and response.status_code != 429
+                raise Rejected("the file is not there") if is_ours else Transient("the file is not to be had now")
+            pieces = response.aiter_bytes(_PIECE_BYTES)
+            while True:
+                # not around the yield: who reads may take as long as they want
+                async with asyncio.timeout(request_s):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            await response.aclose()
+    except TimeoutError:
+        raise Transient("the server does not answer in time") from None
+    except TooLarge:
+        raise Rejected("the file is too large") from None
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
+        raise Rejected("this is no file that may be fetched") from None
+    except (httpx.HTTPError, OSError):
+        raise Transient("the server does not answer as it should") from None
