@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -35,7 +36,6 @@ from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.greeting import greet, write_ready_file
-from gateway.im_side import ImSide, build_im_side
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
@@ -44,6 +44,9 @@ from gateway.notifiers import build_notifiers
 from gateway.notifiers.webpush.addresses import Addresses
 from gateway.operator_side import OperatorSide
 from gateway.store import Store
+
+if TYPE_CHECKING:
+    from gateway.im_side import ImSide
 
 _log = structlog.get_logger(__name__)
 
@@ -137,9 +140,7 @@ class Gateway:
             opaque=self.operator.opaque,
             service_keys=service_keys,
         )
-        self.im: ImSide | None = build_im_side(
-            config, store, metrics, self.edge, acceptor, self.operator.pagers, self._link_base
-        )
+        self.im = self._build_im(acceptor)
         if self.im is not None:
             backend.im = self.im.rest
         self.t8_reports = T8Reports(
@@ -193,6 +194,18 @@ class Gateway:
     async def _create_app(self, name: str) -> None:
         if self.store.directory.app(name) is None:
             await self.store.directory.put_app(App(name=name, created_at=unix_ms() // 1000))
+
+    def _build_im(self, acceptor: Acceptor) -> ImSide | None:
+        """None where `im.app` is empty. Imported here alone: its libraries are an extra."""
+        if not self.config.im.app:
+            return None
+        try:
+            from gateway.im_side import build_im_side
+        except ImportError as exc:
+            raise ConfigError(f"IM needs the package {exc.name}: pip install 'heliograph[im]'", field="im.app") from exc
+        return build_im_side(
+            self.config, self.store, self.metrics, self.edge, acceptor, self.operator.pagers, self._link_base
+        )
 
     def _link_base(self) -> str:
         """What signed links to media begin with."""

@@ -1,12 +1,13 @@
 """IM aggregation, put together: users, accounts, connectors, supervision, messages and media (D1 to D16); must know no
 more of the rest of the gateway than it is handed.
 
-Built where `im.app` is set. It is drained before the device door: accounts are left in order, what is on its way to a
+Imported and built where `im.app` is set alone, for its libraries are an extra. It is drained before the device door: accounts are left in order, what is on its way to a
 network has its time, and what is cut off then goes on after the next start.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 
@@ -27,22 +28,24 @@ from gateway.im.media.uploads import Uploads
 from gateway.im.messaging.delivery import Deliverer
 from gateway.im.messaging.expiry import Expiry
 from gateway.im.messaging.incoming import Incoming
+from gateway.im.messaging.mail_intake import MailIntake
+from gateway.im.messaging.mail_listener import MailDoor
 from gateway.im.messaging.outbox import Outbox
 from gateway.im.messaging.own import OwnMessages
 from gateway.im.messaging.presence import Presence
 from gateway.im.messaging.results import Results
 from gateway.im.messaging.sending import Sending
-from gateway.im.operations.address_book import build_address_book_operations
 from gateway.im.operations.history import build_history_operations
 from gateway.im.operations.messages import build_message_operations
 from gateway.im.operations.ust import build_ust_operations
 from gateway.im.supervision.supervisor import Supervisor
 from gateway.im.ust.build import build_ust
+from gateway.im.ust.code_by_mail import CodesByMail
 from gateway.im.ust.code_log import LoggedCodes
 from gateway.im.ust.gate import UstGate
 from gateway.im.ust.users import CodeSenders
 from gateway.metrics import Metrics
-from gateway.model.errors import NotSignedIn
+from gateway.model.errors import ConfigError, NotSignedIn
 from gateway.model.im_ports import CodeSender
 from gateway.model.notifier import Notifier
 from gateway.model.registration import build_token
@@ -68,6 +71,7 @@ class ImSide:
         link_base: Callable[[], str],
     ) -> None:
         im = self._config = config.im
+        self._forgetting: set[asyncio.Task[None]] = set()
         users, accounts, log = store.im_users, store.im_accounts, store.im_log
 
         def tell(token: bytes, item: bytes) -> None:
@@ -118,6 +122,10 @@ class ImSide:
             on_presence=presence.changed,
         )
         presence.is_present = supervisor.is_present
+        self._mail_door: MailDoor | None = None
+        if im.mail_port >= 0:
+            intake = MailIntake(im, users, media, deliverer, metrics, unix_ms)
+            self._mail_door = MailDoor(im, intake, metrics)
         own = OwnMessages(gate, users, deliverer, media, metrics, unix_ms)
         self._acks = ItemAcks(im.app, store.receipts, own.on_acked)
         outbox = Outbox(
@@ -149,12 +157,12 @@ class ImSide:
             metrics=metrics,
             on_signed_in=signed_in,
             on_signed_out=lambda token, _user: supervisor.disconnected(token),
+            on_removed=self._on_removed,
         )
         operations = (
             *build_ust_operations(ust, im),
             *build_message_operations(outbox, own),
             *build_history_operations(log, presence),
-            *build_address_book_operations(gate, supervisor),
         )
         self.asking = Asking(operations, users, metrics, unix_ms, on_active=supervisor.active)
         edge.open_to_users(self.asking, im.app)
@@ -184,7 +192,23 @@ class ImSide:
         return None
 
     def _mail_codes(self) -> CodeSender | None:
-        return LoggedCodes() if self._config.mail_codes == "log" else None
+        match self._config.mail_codes:
+            case "smtp":
+                return CodesByMail(self._config)
+            case "log":
+                return LoggedCodes()
+        return None
+
+    def _on_removed(self, user: bytes) -> None:
+        self.supervisor.gone(user)
+        forgetting = asyncio.get_running_loop().create_task(self._forget_media(user))
+        self._forgetting.add(forgetting)
+        forgetting.add_done_callback(self._forgetting.discard)
+
+    async def _forget_media(self, user: bytes) -> None:
+        """In slices. What a crash leaves goes when nobody has used it for im.media_days."""
+        while self._library.forget(user):
+            await asyncio.sleep(0)
 
     async def start(self) -> None:
         """Before devices connect. StoreUnavailable, ConfigError."""
@@ -192,9 +216,19 @@ class ImSide:
         await self._uploads.start()
         self._acks.start()
         self.supervisor.start()
+        if self._mail_door is not None:
+            try:
+                await self._mail_door.start()
+            except OSError as exc:
+                raise ConfigError(
+                    f"the mail listener can not bind {self._config.mail_host}: {exc.strerror or exc}",
+                    field="im.mail_port",
+                ) from exc
 
     async def stop(self) -> None:
         """Bounded by im.close_s."""
+        if self._mail_door is not None:
+            await self._mail_door.close()
         await self.supervisor.stop()
         self._presence.close()
         self._expiry.close()
@@ -211,9 +245,7 @@ def build_im_side(
     acceptor: Acceptor,
     notifiers: Mapping[str, Notifier],
     link_base: Callable[[], str],
-) -> ImSide | None:
-    """None where `im.app` is empty. Before the pagers start. ConfigError."""
-    if not config.im.app:
-        return None
+) -> ImSide:
+    """Before the pagers start. ConfigError."""
     sms_codes = build_code_messages(config, notifiers) if config.im.phone_codes == "sms" else None
     return ImSide(config, store, metrics, edge, acceptor, sms_codes, link_base)
