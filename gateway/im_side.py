@@ -1,8 +1,9 @@
 """IM aggregation, put together: users, accounts, connectors, supervision, messages and media (D1 to D16); must know no
 more of the rest of the gateway than it is handed.
 
-Imported and built where `im.app` is set alone, for its libraries are an extra. It is drained before the device door: accounts are left in order, what is on its way to a
-network has its time, and what is cut off then goes on after the next start.
+Imported and built where `im.app` is set alone, for its libraries are an extra. It is drained before the device door:
+accounts are left in order, what is on its way to a network has its time, and what is cut off then goes on after the
+next start.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class ImSide:
         )
         gate = UstGate(users, accounts)
         deliverer = Deliverer(log, users, pushes)
-        results = Results(log, deliverer, metrics, unix_ms)
+        results = Results(log, deliverer, metrics, unix_ms, im.store_retry_s)
         sending = Sending(log, results, media, im, metrics, unix_ms)
         expiry = self._expiry = Expiry(log, sending, unix_ms)
         presence = self._presence = Presence(users, deliverer, unix_ms, im.presence_s)
@@ -207,8 +208,8 @@ class ImSide:
 
     async def _forget_media(self, user: bytes) -> None:
         """In slices. What a crash leaves goes when nobody has used it for im.media_days."""
-        while self._library.forget(user):
-            await asyncio.sleep(0)
+        while self._library.forget(user):  # noqa: ASYNC110
+            await asyncio.sleep(0)  # a slice a turn of the loop
 
     async def start(self) -> None:
         """Before devices connect. StoreUnavailable, ConfigError."""
