@@ -39,6 +39,7 @@ Component "upload.{domain}" "http_file_share"
     http_host = "{domain}"
     http_external_url = "http://{domain}:{http_port}/"
 """
+_TLS = 'ssl = {{ certificate = "{certificate}", key = "{key}" }}'
 
 
 def _free_port() -> int:
@@ -85,9 +86,7 @@ class Prosody:
                 authentication="internal_hashed" if self._is_hashed else "internal_plain",
                 is_plain=str(not is_secure).lower(),
                 is_secure=str(is_secure).lower(),
-                certificate=f'ssl = {{ certificate = "{self._certificate}", key = "{self._key}" }}'
-                if is_secure
-                else "",
+                certificate=_TLS.format(certificate=self._certificate, key=self._key) if is_secure else "",
                 tls=', "tls"' if is_secure else "",
                 no_tls="" if is_secure else '"tls"',
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,8 @@ class XmppPeer:
         self.seen.put_nowait((name, str(stanza["from"].bare)))
 
     def _on_message(self, message: Any) -> None:
-        if (message["type"] == "groupchat" and message["mucnick"] == "peer") or message["type"] == "error":
+        is_own = message["type"] == "groupchat" and message["mucnick"] == "peer"
+        if is_own or message["type"] == "error":
             return
         place = message.xml.find(f"{_GEOLOC}geoloc")
         geo = None
@@ -116,8 +118,6 @@ class XmppPeer:
         self._message(text).send()
 
     async def say_file(self, data: bytes, mime: str, name: str) -> None:
-        import io
-
         url = await self._client.plugin["xep_0363"].upload_file(
             name, size=len(data), content_type=mime, input_file=io.BytesIO(data)
         )

@@ -3,6 +3,7 @@ bytes than is allowed."""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -48,7 +49,7 @@ class Files:
 
     async def upload(self, file: MediaFile) -> str:
         """Where others fetch it. Transient, Rejected."""
-        size = Path(file.path).stat().st_size
+        size = await asyncio.to_thread(_size, file.path)
         service, most = await self._find_service()
         if most and size > most:
             raise Rejected(f"media: the account's server takes {most:,} bytes")
@@ -222,6 +223,13 @@ def _check_status(status: int, good: tuple[int, ...]) -> None:
     if status == 429 or status >= 500:
         raise Transient(f"the server of the file answers {status}")
     raise Rejected(f"media: the server of the file answers {status}")
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        raise Rejected("media: the file can not be read any more") from None
 
 
 async def _read(path: str) -> AsyncIterator[bytes]:

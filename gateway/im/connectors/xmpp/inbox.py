@@ -1,5 +1,5 @@
-"""Events that wait for their reader; must never grow without bound, nor drop one: past the first bound the network is not
-read, past the second the session ends."""
+"""Events that wait for their reader; must never grow without bound, nor drop one: past the first bound the network is
+not read, past the second the session ends."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Place(NamedTuple):
 def parse_message(
     xml: Element, reader: Reader, *, now_ms: int, archive_id: str = "", stamp: str = "", is_past: bool = False
 ) -> list[Event]:
-    """`archive_id`, `stamp`: as an archive says. `is_past`: it comes out of one, and what somebody typed then is over."""
+    """`archive_id`, `stamp`: as an archive says. `is_past`: it comes out of one, what somebody typed then is over."""
     place = find_place(xml, reader)
     if place is None or xml.get("type") == "error":
         return []

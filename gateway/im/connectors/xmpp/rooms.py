@@ -1,5 +1,5 @@
-"""Rooms (XEP-0045): entering, leaving, being put out, and bookmarks (XEP-0402) by which they come back; must know nothing
-of what is said there."""
+"""Rooms (XEP-0045): entering, leaving, being put out, and bookmarks (XEP-0402) by which they come back; must know
+nothing of what is said there."""
 
 from __future__ import annotations
 

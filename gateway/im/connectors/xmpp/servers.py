@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiodns
 
@@ -43,6 +43,6 @@ async def _records(name: str) -> list[tuple[str, int]]:
         return []
     finally:
         await resolver.close()
-    records = [record.data for record in answer.answer if hasattr(record.data, "target")]
+    records: list[Any] = [record.data for record in answer.answer if hasattr(record.data, "port")]
     records.sort(key=lambda record: (record.priority, -random.random() * (record.weight + 1)))  # noqa: S311
     return [(record.target.rstrip("."), record.port) for record in records if record.target.rstrip(".")]
