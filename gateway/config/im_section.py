@@ -32,6 +32,8 @@ class Im:
     codes_total_per_hour: int = within(10_000, 1, 10_000_000)
     # a session key of REST holds so long without being used
     session_days: float = within(90.0, 0.001, 3_650)
+    # session keys of REST one user may have; past it the one that would end first ends (counted)
+    session_keys_per_user: int = within(32, 1, 1_000)
     # devices of one user
     devices_per_user: int = within(16, 1, 1_000)
     # accounts one user may bind
