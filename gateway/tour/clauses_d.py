@@ -113,9 +113,8 @@ async def friends(_stage: Stage, _fleet: Fleet) -> str:
             check(False, "one may be one's own friend")
         scene.check_private("Ann hier")
     return (
-        "by service mailbox, refused in silence; by number the other way, and both are friends; absent and there get the same "
-        "answer; not to oneself"
-    )
+        "by service mailbox, refused in silence; by number the other way, and both are friends; "
+        "absent and there get the same answer; not to oneself"
     )
 
 
