@@ -53,6 +53,17 @@ async def test_absent_hidden_blocking_and_gone_are_the_same_in_bytes_and_work() 
     assert tuple(sorted(rig.users.calls.items())) == seen.pop()[1]
 
 
+async def test_a_number_is_looked_up_once_however_often_it_is_asked_for() -> None:
+    rig = rig_in_ram()
+    anna = await rig.sign_up(ANNA)
+    bert = await rig.sign_up(BERT, is_discoverable=True)
+    rig.users.calls.clear()
+    found = await rig.do("find_contacts", anna, numbers=[BERT, CARL, "+49 1511 2345602"] * 100)
+    assert len(found["found"]) == 200
+    assert {one["user"] for one in found["found"]} == {build_user_id(bert)}
+    assert rig.users.calls["find_user"] == 2
+
+
 async def test_only_who_has_a_number_may_ask_for_numbers(rig: UstRig) -> None:
     anna = await rig.sign_up("anna@mail.example")
     with pytest.raises(Forbidden):
