@@ -433,6 +433,12 @@ class Metric(Enum):
         "Friend requests: asked, nobody (absent, hidden, blocked or known alike), accepted, refused, full, limit",
         "event",
     )
+    IM_RATES_FORGOTTEN = Spec(
+        "heliograph_im_rates_forgotten_total",
+        "counter",
+        "Counts of what a user may ask for in a day that began anew because too many were kept, by what is counted",
+        "what",
+    )
     IM_DISCOVERY = Spec(
         "heliograph_im_discovery_numbers_total",
         "counter",

@@ -44,9 +44,9 @@ class Codes:
         self._key = secrets.token_bytes(32)  # of this process: a code does not outlive it
         most = settings.codes_total_per_hour
         # as many addresses as there are codes: no count is ever forgotten
-        self._by_address = Rate(settings.codes_per_hour, HOUR_MS, max_keys=most)
-        self._by_device = Rate(settings.codes_per_hour, HOUR_MS, max_keys=most)
-        self._all = Rate(most, HOUR_MS)
+        self._by_address = Rate("codes", settings.codes_per_hour, HOUR_MS, metrics, max_keys=most)
+        self._by_device = Rate("codes", settings.codes_per_hour, HOUR_MS, metrics, max_keys=most)
+        self._all = Rate("codes", most, HOUR_MS, metrics)
         #: by age; those that are over go when the next one is made
         self._codes: OrderedDict[bytes, _Code] = OrderedDict()
         self._max_codes = most * (math.ceil(settings.code_s / 3_600) + 1)

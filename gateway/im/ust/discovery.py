@@ -45,7 +45,7 @@ class Discovery:
         self._users = users
         self._settings = settings
         self._metrics = metrics
-        self._asked = Rate(settings.discovery_per_day, DAY_MS)
+        self._asked = Rate("numbers", settings.discovery_per_day, DAY_MS, metrics)
         self._key = secrets.token_bytes(32)
         #: nobody's id: looked at where a number is nobody's
         self._nobody = secrets.token_bytes(USER_BYTES)

@@ -9,6 +9,7 @@ import pytest
 from im_ust_rig import ANNA, BERT, CARL, START_MS, UstRig, rig_in_ram
 
 from gateway.im.ust import rates
+from gateway.metrics import Metrics
 from gateway.metrics.names import Metric
 from gateway.model.errors import BadRequest, Forbidden, TooManyRequests
 from gateway.model.im_people import build_user_id
@@ -125,8 +126,9 @@ async def test_a_large_book_leaves_the_loop_to_others() -> None:
 
 
 def test_counts_of_too_many_begin_anew_and_that_is_counted() -> None:
-    rate = rates.Rate(1, DAY_MS, max_keys=2)
+    metrics = Metrics(process=False)
+    rate = rates.Rate("numbers", 1, DAY_MS, metrics, max_keys=2)
     assert [rate.take(key, 0) for key in (b"a", b"b", b"c")] == [0, 0, 0]
-    assert rate.forgotten == 1
+    assert metrics.value(Metric.IM_RATES_FORGOTTEN, "numbers") == 1
     assert rate.take(b"c", 0) == DAY_MS
     assert rate.take(b"a", 0) == 0
