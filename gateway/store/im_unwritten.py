@@ -114,6 +114,10 @@ class Unwritten:
         self._committer.refresh(_rows(values), redo=lambda: over(failed or done), done=lambda: over(done))
         self._put(fresh)
 
+    def keep(self, rows: list[Row]) -> None:
+        """Rows that nobody reads before the next start."""
+        self._committer.keep(rows)
+
     def _put(self, fresh: Mapping[Place, list[bytes | None]]) -> None:
         self._fresh.update(fresh)
         for db, key in fresh:
