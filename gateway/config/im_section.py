@@ -95,6 +95,8 @@ class Im:
     request_s: float = within(30.0, 0.05, 3_600)
     # accounts connected at once on this node; past it the ones whose devices were silent longest are disconnected
     max_sessions: int = within(20_000, 1, 1_000_000)
+    # what the store could not take is tried again after so long
+    store_retry_s: float = within(1.0, 0.001, 3_600)
     # when the gateway ends, sessions have so long to take leave
     close_s: float = within(5.0, 0.05, 600)
     # incoming files that are fetched at once; the others wait

@@ -13,20 +13,33 @@ from gateway.model.im_ports import Appended, Delivering
 
 #: items that wait for a commit; past it the account reads no further
 WINDOW = 64
-#: the store is tried again after so long
-RETRY_S = 1.0
 
 
 class Inbox:
     """Of one session. `on_wait` is called each time the store could not take something."""
 
-    __slots__ = ("_account", "_cursor", "_delivering", "_flying", "_items", "_on_wait", "_retry", "_room", "_user")
+    __slots__ = (
+        "_account",
+        "_cursor",
+        "_delivering",
+        "_flying",
+        "_items",
+        "_on_wait",
+        "_retry",
+        "_retry_s",
+        "_room",
+        "_user",
+    )
 
-    def __init__(self, delivering: Delivering, user: bytes, account: int, on_wait: Callable[[], None]) -> None:
+    def __init__(
+        self, delivering: Delivering, user: bytes, account: int, retry_s: float, on_wait: Callable[[], None]
+    ) -> None:
         self._delivering = delivering
         self._user = user
         self._account = account
         self._on_wait = on_wait
+        #: the store is tried again after so long
+        self._retry_s = retry_s
         #: not in the log, the flying ones first
         self._items: list[Item] = []
         #: behind the last of them; None: as before
@@ -100,7 +113,7 @@ class Inbox:
     def _again(self) -> None:
         self._on_wait()
         if self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._on_retry)
+            self._retry = asyncio.get_running_loop().call_later(self._retry_s, self._on_retry)
 
     def _on_retry(self) -> None:
         self._retry = None

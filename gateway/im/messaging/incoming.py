@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.config.im_section import Im
 from gateway.im.deadline import bounded
-from gateway.im.messaging.inbox import RETRY_S, Inbox
+from gateway.im.messaging.inbox import Inbox
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import GatewayError
 from gateway.model.im import (
@@ -35,8 +35,9 @@ from gateway.model.im import (
 from gateway.model.im_people import Account, Item, ItemKind
 from gateway.model.im_ports import Delivering, MediaRefused, MediaStore
 
-#: times one file is asked for
+#: times one file is asked for, and the pause between
 FETCHES = 3
+PAUSE_S = 1.0
 #: requests that networks repeat at each login, and that are told once
 REQUESTS_REMEMBERED = 50_000
 #: characters of what a network calls itself a text
@@ -64,7 +65,7 @@ class Incoming:
         self._requests: OrderedDict[tuple[int, str], None] = OrderedDict()
 
     def open(self, account: Account) -> Inbox:
-        return Inbox(self._delivering, account.user, account.number, self._on_store_wait)
+        return Inbox(self._delivering, account.user, account.number, self._config.store_retry_s, self._on_store_wait)
 
     async def take(self, account: Account, session: Session, inbox: Inbox, event: Event) -> None:
         """One event; returns when the next may come."""
@@ -184,11 +185,11 @@ class Incoming:
             except GatewayError:
                 # our own store's trouble: nothing is skipped for it
                 self._on_store_wait()
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._config.store_retry_s)
                 until = loop.time() + self._config.fetch_s
             except Transient as exc:
                 tries += 1
-                pause_s = max(exc.retry_after_s, RETRY_S)
+                pause_s = max(exc.retry_after_s, PAUSE_S)
                 if tries >= FETCHES or loop.time() + pause_s >= until:
                     raise
                 await asyncio.sleep(pause_s)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.im.messaging.delivery import Deliverer
-from gateway.im.messaging.inbox import RETRY_S
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import QueueFull, StoreUnavailable
 from gateway.model.im import Conversation
@@ -18,11 +17,15 @@ FAILED = "failed"
 
 
 class Results:
-    def __init__(self, log: LogRecords, deliverer: Deliverer, metrics: Metrics, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, log: LogRecords, deliverer: Deliverer, metrics: Metrics, clock: Callable[[], int], retry_s: float
+    ) -> None:
         self._log = log
         self._deliverer = deliverer
         self._metrics = metrics
         self._clock = clock
+        #: the store is tried again after so long
+        self._retry_s = retry_s
 
     def build(self, outgoing: Outgoing, state: str, *, reason: str = "", remote_id: str = "") -> Item:
         return Item(
@@ -64,7 +67,7 @@ class Results:
                 await asyncio.shield(appended.done)
             except (StoreUnavailable, QueueFull):
                 self._metrics.count(Metric.IM_STORE_WAITS)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry_s)
             else:
                 return
 

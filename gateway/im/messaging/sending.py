@@ -12,7 +12,6 @@ import msgspec
 from gateway.config.im_section import Im
 from gateway.im.backoff import Backoff
 from gateway.im.deadline import bounded
-from gateway.im.messaging.inbox import RETRY_S
 from gateway.im.messaging.results import FAILED, SENT, Results, observe
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import QueueFull, StoreUnavailable
@@ -186,7 +185,7 @@ class Sending:
                 await asyncio.shield(self._log.put_outgoing([outgoing]))
             except (StoreUnavailable, QueueFull):
                 self._metrics.count(Metric.IM_STORE_WAITS)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._config.store_retry_s)
             else:
                 return
 

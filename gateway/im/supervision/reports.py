@@ -11,7 +11,6 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from gateway.im.messaging.inbox import RETRY_S
 from gateway.im.messaging.results import observe
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import GatewayError, QueueFull, StoreUnavailable
@@ -35,12 +34,14 @@ class Reports:
         metrics: Metrics,
         clock: Callable[[], int],
         outage_s: float,
+        store_retry_s: float,
     ) -> None:
         self._delivering = delivering
         self._accounts = accounts
         self._metrics = metrics
         self._clock = clock
         self._outage_s = outage_s
+        self._store_retry_s = store_retry_s
 
     def count(self, metric: Metric, label: str) -> None:
         self._metrics.count(metric, label=label)
@@ -86,7 +87,7 @@ class Reports:
                 await asyncio.shield(appended.done)
             except (StoreUnavailable, QueueFull):
                 self._metrics.count(Metric.IM_STORE_WAITS)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._store_retry_s)
             else:
                 return
 

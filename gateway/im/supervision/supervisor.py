@@ -78,7 +78,7 @@ class Supervisor:
         self.sending = sending
         self.admission = Admission(config.connects_at_once, config.connects_per_s)
         self.breakers = Breakers(config.breaker_failures, config.breaker_s)
-        self.reports = Reports(delivering, accounts, metrics, clock, config.outage_s)
+        self.reports = Reports(delivering, accounts, metrics, clock, config.outage_s, config.store_retry_s)
         self.connect_s = config.connect_s
         self.request_s = config.request_s
         self.retry_s = config.retry_s

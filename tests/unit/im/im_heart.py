@@ -200,7 +200,9 @@ class MediaInRam:
 class Heart:
     """Everything together; `close` in the end."""
 
-    def __init__(self, network: ScriptedNetwork | None = None, *, most_outgoing: int = 1_000, **settings: object) -> None:
+    def __init__(
+        self, network: ScriptedNetwork | None = None, *, most_outgoing: int = 1_000, **settings: object
+    ) -> None:
         quick: dict[str, object] = {
             "linger_s": 0.05,
             "retry_s": 0.01,
@@ -213,6 +215,7 @@ class Heart:
             "breaker_s": 0.05,
             "presence_s": 0.02,
             "close_s": 1.0,
+            "store_retry_s": 0.02,
             "sends_per_minute": 1_000_000,
         }
         self.config = Im(app="im", **{**quick, **settings})  # type: ignore[arg-type]
@@ -231,7 +234,7 @@ class Heart:
         self.metrics = Metrics(process=False)
         connectors = {"scripted": self.network}
         self.deliverer = Deliverer(self.log, self.users, self.pushes)
-        results = Results(self.log, self.deliverer, self.metrics, now_ms)
+        results = Results(self.log, self.deliverer, self.metrics, now_ms, self.config.store_retry_s)
         self.sending = Sending(self.log, results, self.media, self.config, self.metrics, now_ms)
         self.expiry = Expiry(self.log, self.sending, now_ms)
         self.presence = Presence(self.users, self.deliverer, now_ms, self.config.presence_s)
@@ -289,9 +292,7 @@ class Heart:
         return number
 
     def befriend(self, one: bytes, other: bytes) -> None:
-        self.users.put_friends(
-            [Friend(one, other, FriendState.FRIENDS, 0), Friend(other, one, FriendState.FRIENDS, 0)]
-        )
+        self.users.put_friends([Friend(one, other, FriendState.FRIENDS, 0), Friend(other, one, FriendState.FRIENDS, 0)])
 
     def box(self, name: str) -> Box:
         return self.network.box(name)
