@@ -18,7 +18,7 @@ from gateway.im.ust.build import build_ust
 from gateway.im.ust.gate import UstGate
 from gateway.im.ust.users import CodeSenders
 from gateway.model.im import Contact, LoginField
-from gateway.model.im_people import ItemKind, parse_user_id
+from gateway.model.im_people import AccountState, ItemKind, parse_user_id
 
 PHONE, TABLET = b"anna's phone", b"bert's tablet"
 FORM = {"name": "anna", "host": "there", "password": "right"}
@@ -148,9 +148,7 @@ async def test_other_credentials_are_tried_where_the_first_were_wrong(society: S
     (view,) = (await society.do("accounts", anna)).accounts
     assert view.state == "bad_credentials"
     await society.do("change_credentials", anna, account="sina", credentials=FORM)
-    await until(lambda: society.box("anna").sessions)
-    (view,) = (await society.do("accounts", anna)).accounts
-    assert view.state == "connected"
+    await until(lambda: society.supervisor.state(view.number) is AccountState.CONNECTED)
 
 
 async def test_what_waits_has_failed_when_its_account_is_unbound(society: Society) -> None:
