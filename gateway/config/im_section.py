@@ -28,6 +28,8 @@ class Im:
     code_tries: int = within(5, 1, 100)
     # codes for one address in an hour
     codes_per_hour: int = within(5, 1, 10_000)
+    # codes for one address in a day: nobody is flooded, and 6 digits are not guessed
+    codes_per_day: int = within(20, 1, 100_000)
     # codes for all addresses together in an hour; past it nobody gets one (counted): messages cost money
     codes_total_per_hour: int = within(10_000, 1, 10_000_000)
     # a session key of REST holds so long without being used

@@ -495,6 +495,12 @@ class Metric(Enum):
         "Connections refused or cut by the mail listener, by reason",
         "reason",
     )
+    IM_RATES_FORGOTTEN = Spec(
+        "heliograph_im_rates_forgotten_total",
+        "counter",
+        "Counts of what a user may ask for in a day that began anew because too many were kept, by what is counted",
+        "what",
+    )
     IM_MAIL_FILES = Spec(
         "heliograph_im_mail_files_total",
         "counter",
