@@ -36,6 +36,8 @@ class Im:
     addresses_per_user: int = within(8, 1, 1_000)
     # names one user may try in a day for a mailbox in mail_domain: that a name is taken tells of another
     mailbox_tries_per_day: int = within(20, 1, 100_000)
+    # session keys of REST one user may have; past it the one that would end first ends (counted)
+    session_keys_per_user: int = within(32, 1, 1_000)
     # devices of one user
     devices_per_user: int = within(16, 1, 1_000)
     # accounts one user may bind

@@ -151,6 +151,9 @@ class Metric(Enum):
     IM_LINES_DROPPED = Spec(
         "heliograph_im_lines_dropped_total", "counter", "Lines for logs of users who are gone", "reason"
     )
+    IM_SESSION_KEYS_ENDED = Spec(
+        "heliograph_im_session_keys_ended_total", "counter", "REST keys that ended early: their user had too many"
+    )
     IM_LINES_SWEPT = Spec(
         "heliograph_im_lines_swept_total", "counter", "Lines of logs that went: too old, or too many", "reason"
     )

@@ -17,14 +17,21 @@ from gateway.model.errors import ConfigError, StoreUnavailable
 from gateway.store.im_rows import seal, unseal
 from gateway.store.im_unwritten import Unwritten, Values
 from gateway.store.keys import KEY_BYTES, ServerKeys
-from gateway.store.records import Db
+from gateway.store.records import PUT, Db, pack_u32
 
+#: in META: the key of keys.json that wraps new data keys
+IM_KEY_IN_USE = b"im_key"
 #: keys kept ready in RAM, the one used longest ago goes first
 _READY = 4_096
 #: data keys looked at in one call of `sweep`
 _SLICE = 1_000
 #: the number of a user's first data key
 _FIRST = 1
+
+
+def wrapping_key(raw: bytes) -> int:
+    """Number of the key of keys.json that opens the row of a data key."""
+    return raw[0]
 
 
 class UserCipher(NamedTuple):
@@ -40,6 +47,9 @@ class UserKeys:
     """Control thread only."""
 
     def __init__(self, unwritten: Unwritten, keys: ServerKeys) -> None:
+        in_use = pack_u32(keys.im_key_id)
+        if unwritten.get(Db.META, IM_KEY_IN_USE) != in_use:
+            unwritten.keep([(PUT, Db.META, IM_KEY_IN_USE, in_use)])
         self._unwritten = unwritten
         self._keys = keys
         self._wrapping = {key_id: AESGCM(key) for key_id, key in keys.im_keys.items()}
@@ -105,7 +115,7 @@ class UserKeys:
         values: Values = {
             (Db.IM_USER_KEYS, user): self._wrap(user, raw[1], self._unwrap(user, raw))
             for user, raw in rows
-            if raw[0] != self._keys.im_key_id
+            if wrapping_key(raw) != self._keys.im_key_id
         }
         before, self._place = self._place, rows[-1][0] + b"\0" if len(rows) == _SLICE else None
         if values:

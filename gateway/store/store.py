@@ -179,6 +179,7 @@ class Store:
         self._im = ImStores(environment, self.committer, keys, self._sequences, metrics, loop, clock)
         self.im_users, self.im_accounts, self.im_log = self._im.users, self._im.accounts, self._im.log
         self._im.log.hurry = self._hurry
+        self.directory.on_revoked = self._im.users.forget_device
         self.receipts.attach(self.journal, self.schedules, self.deaths, self.card_downloads)
         self.schedules.end_push = self.receipts.end_push
         self.schedules.push_landed = self.receipts.push_landed
