@@ -1,2 +1,2 @@
-"""Servers of the networks of IM aggregation, started on loopback, and other people on them with the networks' own
-client libraries: for the tour and for the tests. Nothing of the gateway needs them."""
+"""Servers of other networks on loopback, and people on them with those networks' own client libraries: for the tour
+and the tests of IM aggregation."""
