@@ -245,11 +245,12 @@ class AuthFailed(Exception):
 
 
 class Transient(Exception):
-    """It may pass."""
+    """It may pass. Of a send: the network has not taken it, unless `is_in_doubt` says that it may have."""
 
-    def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
+    def __init__(self, reason: str, retry_after_s: float = 0.0, *, is_in_doubt: bool = False) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+        self.is_in_doubt = is_in_doubt
 
 
 class Rejected(Exception):

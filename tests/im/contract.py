@@ -288,5 +288,5 @@ class ConnectorContract:
             async with self.open(net) as (session, listener):
                 await net.peer.say("again")
                 assert (await listener.message()).text == "again"
-                assert await session.send(outgoing(net, "and again", f"t6-{number}"))
+                assert await session.send(outgoing(net, "and again", f"t6.{number}"))
                 await asyncio.wait_for(net.peer.hear(), WAIT_S)

@@ -34,8 +34,10 @@ class ConnectorSettings(NamedTuple):
     poll_s: float = 60.0
     #: social sites: followed accounts that are read one by one, where the site has no timeline
     follows: int = 500
-    #: Mastodon: requests at once, of all accounts
+    #: of libraries that block, for all accounts of a network together
     threads: int = 16
+    #: a connection that waits for news asks anew after so long (IMAP IDLE, RFC 2177: less than 29 minutes)
+    idle_s: float = 540.0
 
 
 def build_connectors(networks: Sequence[str], settings: ConnectorSettings) -> dict[str, Connector]:
