@@ -1,5 +1,5 @@
-"""Our own domain behind a real OpenSMTPD, which hands mails on by LMTP (D14); codes (D1) and mails from own mailboxes
-(D15) out through it to people whose mails a real Dovecot keeps."""
+"""Our own domain behind a real OpenSMTPD, which hands mails on by LMTP or SMTP (D14); codes (D1) and mails from own
+mailboxes (D15) out through it to people whose mails a real Dovecot keeps."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ class Setup(NamedTuple):
         return [item.envelope.text for _, item in self.log.items if item.envelope is not None]
 
 
-@pytest.fixture
-async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
-    port = free_port()
-    async with MailServer(tmp_path / "mail", relay=(OWN, port)) as server:
+@pytest.fixture(params=["lmtp", "smtp"])
+async def setup(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Setup]:
+    port, is_lmtp = free_port(), request.param == "lmtp"
+    async with MailServer(tmp_path / "mail", relay=(OWN, port), by_lmtp=is_lmtp) as server:
         log, metrics = Log(), Metrics(process=False)
         settings = Im(
             mail_domain=OWN,
             mail_port=port,
-            mail_lmtp=True,
+            mail_lmtp=is_lmtp,
             smtp_host="127.0.0.1",
             smtp_port=server.ports["smtp"],
             smtp_tls="never",
@@ -93,6 +93,7 @@ async def test_many_mails_through_it_are_there_once(setup: Setup) -> None:
     assert sorted(await setup.delivered(30)) == sorted(f"mail {number}" for number in range(30))
 
 
+@pytest.mark.parametrize("setup", ["smtp"], indirect=True)
 async def test_a_mail_for_nobody_goes_back_to_its_sender(setup: Setup) -> None:
     await asyncio.to_thread(setup.relay, b"From: bob@mail.test\r\n\r\nx\r\n", f"nobody@{OWN}")
     bounce = await setup.peer.hear()

@@ -1,6 +1,7 @@
 """A mail server of other implementations: OpenSMTPD takes mails, Dovecot keeps them and gives them out by IMAP; on free
-ports of loopback, in a folder of its own. Dovecot speaks TLS too; the OpenSMTPD of Debian 12 can not sign with OpenSSL 3
-("EVP lib") and is spoken to in the clear. Both want to be started as root; must never be reachable from elsewhere."""
+ports of loopback, in a folder of its own. Dovecot speaks TLS too; the OpenSMTPD of Debian 12 can not sign with its
+OpenSSL 3 ("EVP lib") and is spoken to in the clear. Both want to be started as root; must never be reachable from
+elsewhere."""
 
 from __future__ import annotations
 
@@ -88,11 +89,13 @@ def free_port() -> int:
 
 
 class MailServer:
-    """As a context manager. `relay`: a domain whose mails go on by LMTP to a port of loopback, (domain, port)."""
+    """As a context manager. `relay`: a domain whose mails go on to a port of loopback, (domain, port), by LMTP or SMTP;
+    by LMTP this server tries a mailbox that is not there again and again for as long as it keeps mails."""
 
-    def __init__(self, folder: Path, *, relay: tuple[str, int] | None = None) -> None:
+    def __init__(self, folder: Path, *, relay: tuple[str, int] | None = None, by_lmtp: bool = True) -> None:
         self._folder = folder
         self._relay = relay
+        self._by_lmtp = by_lmtp
         self.ports = {name: free_port() for name in ("imap", "imaps", "lmtp", "smtp")}
         self._programs = Programs(folder)
         self._smtpd_pid = 0
@@ -136,11 +139,10 @@ class MailServer:
         more = ""
         if self._relay is not None:
             domain, port = self._relay
-            more = (
-                f'table relayed {{ "@{domain}" = "nobody" }}\n'
-                f'action "relay" lmtp "127.0.0.1:{port}" rcpt-to virtual <relayed>\n'
-                f'match from any for domain "{domain}" action "relay"'
-            )
+            by_lmtp = f'table relayed {{ "@{domain}" = "nobody" }}\n'
+            by_lmtp += f'action "relay" lmtp "127.0.0.1:{port}" rcpt-to virtual <relayed>\n'
+            by_smtp = f'action "relay" relay host "smtp+notls://127.0.0.1:{port}"\n'
+            more = f'{by_lmtp if self._by_lmtp else by_smtp}match from any for domain "{domain}" action "relay"'
         config = folder / "smtpd.conf"
         config.write_text(_SMTPD.format(**values, more=more))
         config.chmod(0o600)

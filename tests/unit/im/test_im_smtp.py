@@ -157,8 +157,8 @@ async def test_tls_and_a_password_behind_it(tls: str, tmp_path: Path) -> None:
     async with served(handler, authenticator=_login, auth_require_tls=tls != "tls", **more) as port:
         good = SmtpServer("localhost", port, tls, "u", "right")
         await send_mail(good, "a@x.example", ["b@x.example"], MAIL, request_s=2.0, context=ours)
+        wrong = good._replace(password="w")
         with pytest.raises(AuthFailed):
-            wrong = good._replace(password="w")
             await send_mail(wrong, "a@x.example", ["b@x.example"], MAIL, request_s=2.0, context=ours)
         with pytest.raises(Transient):  # a certificate that nobody vouches for
             await send_mail(good, "a@x.example", ["b@x.example"], MAIL, request_s=2.0)
