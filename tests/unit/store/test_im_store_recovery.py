@@ -26,9 +26,10 @@ from store_rig import (
 )
 
 from gateway.config.im_section import Im
+from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError, StoreUnavailable
 from gateway.model.im_people import Friend, FriendState, Group
-from gateway.store import Store
+from gateway.store import Store, backup_folder
 from gateway.store.environment import Environment
 from gateway.store.keys import KEY_FILE, ServerKeys
 from gateway.store.records import SCHEMA, Db, pack_u32
@@ -70,10 +71,22 @@ async def test_a_copy_has_everything(tmp_path: Path) -> None:
     number = await furnish(store)
     await store.backup(tmp_path / "copy")
     await store.close()
-    copy = await open_store(tmp_path / "copy")
-    check(copy, number)
-    assert copy.im_accounts.reserve() > number
-    await copy.close()
+    backup_folder(config(tmp_path / "store"), tmp_path / "from outside")
+    for folder in ("copy", "from outside"):
+        copy = await open_store(tmp_path / folder)
+        check(copy, number)
+        assert copy.im_accounts.reserve() > number
+        await copy.close()
+
+
+async def test_an_operator_sees_how_much_is_kept(tmp_path: Path) -> None:
+    metrics = Metrics(process=False)
+    store = await open_store(tmp_path, metrics=metrics)
+    await furnish(store)
+    store._on_tick()
+    kept = {what: metrics.value(Metric.IM_KEPT, label=what) for what in ("users", "accounts", "lines", "outgoing")}
+    assert kept == {"users": 2, "accounts": 1, "lines": 2, "outgoing": 1}
+    await store.close()
 
 
 async def test_nothing_of_it_is_readable_on_the_disk(tmp_path: Path) -> None:
