@@ -95,6 +95,10 @@ class Im:
     outage_s: float = within(60.0, 0, 86_400)
     # one request to a network has to be over by then
     request_s: float = within(30.0, 0.05, 3_600)
+    # threads for connectors whose library blocks (mail), for all accounts together
+    connector_threads: int = within(16, 1, 1_000)
+    # a mailbox that waits for news asks anew after so long; servers hang up after half an hour, some hosts much sooner
+    mail_idle_s: float = within(540.0, 1, 1_740)
     # accounts connected at once on this node; past it the ones whose devices were silent longest are disconnected
     max_sessions: int = within(20_000, 1, 1_000_000)
     # what the store could not take is tried again after so long
@@ -119,6 +123,10 @@ class Im:
     mail_bytes: int = within(26_214_400, 1_024, 1_073_741_824)
     # connections of the mail listener at once
     mail_connections: int = within(100, 1, 100_000)
+    # one mail has to have come in by then, and so long a connection may be silent
+    mail_s: float = within(300.0, 0.05, 3_600)
+    # mails that come in at the same time; past it others are told to come again (memory: so many times mail_bytes)
+    mail_at_once: int = within(16, 1, 10_000)
     # server that takes our own mail: codes, and what is sent from mailboxes here
     smtp_host: str = ""
     # its port

@@ -449,6 +449,26 @@ class Metric(Enum):
         "result",
     )
 
+    # --- IM aggregation: mails for the service's own domain
+    IM_MAILS = Spec(
+        "heliograph_im_mails_total",
+        "counter",
+        "Mails at the mail listener, by recipient: taken, or why not (unknown, relay, loop, large, busy, store, fault)",
+        "result",
+    )
+    IM_MAIL_CUT = Spec(
+        "heliograph_im_mail_connections_cut_total",
+        "counter",
+        "Connections refused or cut by the mail listener, by reason",
+        "reason",
+    )
+    IM_MAIL_FILES = Spec(
+        "heliograph_im_mail_files_total",
+        "counter",
+        "Files of mails for the own domain: taken, refused, left_out",
+        "result",
+    )
+
     @property
     def spec(self) -> Spec:
         return self.value

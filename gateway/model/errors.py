@@ -243,6 +243,11 @@ class MappingUnavailable(GatewayError):
     summary = "Whom the id stands for is kept by the HSS, which can not be asked now."
 
 
+class MailUnavailable(GatewayError):
+    code, name, status, retryable, after_ms = 55, "mail_unavailable", 503, True, 5_000
+    summary = "The mail server that this gateway sends by (im.smtp_host) takes nothing now."
+
+
 class ConfigError(GatewayError):
     code, name, status, retryable, after_ms = 60, "config", 500, False, 0
     summary = "The configuration is not valid; the message names the field and the fix."

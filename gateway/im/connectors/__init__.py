@@ -23,6 +23,10 @@ class ConnectorSettings(NamedTuple):
     #: largest text and file that are taken from a network, bytes; a larger text is cut, a larger file is left there
     text_bytes: int = 32_768
     media_bytes: int = 104_857_600
+    #: of libraries that block, for all accounts of a network together
+    threads: int = 16
+    #: a connection that waits for news asks anew after so long (IMAP IDLE, RFC 2177: less than 29 minutes)
+    idle_s: float = 540.0
 
 
 def build_connectors(networks: Sequence[str], settings: ConnectorSettings) -> dict[str, Connector]:
