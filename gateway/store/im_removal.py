@@ -43,12 +43,12 @@ class Removal:
 
     def rest_of(self, user: bytes, values: Values, limit: int) -> bool:
         """Put removals of about so many rows of theirs into `values`; True where there are more."""
-        for key, raw in self._unwritten.range(Db.IM_OWNED, user, limit=limit):
+        for key, raw in self._unwritten.range(Db.IM_OWNED, user, limit=limit + 1):
             if len(values) >= limit:
                 return True
             values[Db.IM_OWNED, key] = None
             self._owned(user, key, raw, values, limit)
-        for key, raw in self._unwritten.range(Db.IM_FRIENDS, user, limit=limit):
+        for key, raw in self._unwritten.range(Db.IM_FRIENDS, user, limit=limit + 1):
             if len(values) >= limit:
                 return True
             values |= self._users.friend_removal(user, self._rows.open_friend(key, raw).other)
@@ -80,9 +80,7 @@ class Removal:
                 values |= self._users.group_change(group, replace(group, members=members, owner=owner))
 
     def sweep(self) -> bool:
-        """A slice of what is left of those who are gone; True where there is more."""
-        if not self._unwritten.writable:
-            return False
+        """A slice of what is left of those who are gone, also of a full store; True where there is more."""
         if self._sweeping:
             return True
         values: Values = {}

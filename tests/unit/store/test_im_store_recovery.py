@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import lmdb
@@ -14,6 +15,7 @@ import pytest
 from im_rig import message, outgoing, put_account, put_users, result, user, user_id
 from store_rig import (
     START_MS,
+    Clock,
     config,
     disk_of,
     fail_commit,
@@ -24,9 +26,10 @@ from store_rig import (
 )
 
 from gateway.config.im_section import Im
+from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError, StoreUnavailable
 from gateway.model.im_people import Friend, FriendState, Group
-from gateway.store import Store
+from gateway.store import Store, backup_folder
 from gateway.store.environment import Environment
 from gateway.store.keys import KEY_FILE, ServerKeys
 from gateway.store.records import SCHEMA, Db, pack_u32
@@ -68,10 +71,22 @@ async def test_a_copy_has_everything(tmp_path: Path) -> None:
     number = await furnish(store)
     await store.backup(tmp_path / "copy")
     await store.close()
-    copy = await open_store(tmp_path / "copy")
-    check(copy, number)
-    assert copy.im_accounts.reserve() > number
-    await copy.close()
+    backup_folder(config(tmp_path / "store"), tmp_path / "from outside")
+    for folder in ("copy", "from outside"):
+        copy = await open_store(tmp_path / folder)
+        check(copy, number)
+        assert copy.im_accounts.reserve() > number
+        await copy.close()
+
+
+async def test_an_operator_sees_how_much_is_kept(tmp_path: Path) -> None:
+    metrics = Metrics(process=False)
+    store = await open_store(tmp_path, metrics=metrics)
+    await furnish(store)
+    store._on_tick()
+    kept = {what: metrics.value(Metric.IM_KEPT, label=what) for what in ("users", "accounts", "lines", "outgoing")}
+    assert kept == {"users": 2, "accounts": 1, "lines": 2, "outgoing": 1}
+    await store.close()
 
 
 async def test_nothing_of_it_is_readable_on_the_disk(tmp_path: Path) -> None:
@@ -210,6 +225,34 @@ async def test_what_a_full_disk_did_not_take_never_was(tmp_path: Path) -> None:
     store = await open_store(tmp_path)
     assert store.im_accounts.cursor(number) == b"since-99"
     assert store.im_log.last(A) == appended.items[0].cursor
+    await store.close()
+
+
+async def test_a_full_map_refuses_lines_and_answers_until_old_ones_make_room(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await open_store(tmp_path, clock, max_bytes=4 << 20, sync=False)
+    number = await furnish(store)
+    (waiting,) = store.im_log.outgoing(number)
+    kept = 10
+    with suppress(StoreUnavailable):
+        while kept < 10_000:
+            await store.im_log.append(A, [message(kept + 1, text="x" * 4_000)]).done
+            kept += 1
+    assert 100 < kept < 2_000
+    assert not store.journal.writable
+    lines = store.im_log.after(A, 0, 10_000)
+    assert lines[-1].envelope is not None
+    assert lines[-1].envelope.remote_id == f"m{kept}"
+    store.sweep()
+    assert not await store.committer.probe()
+    clock.now_ms += 40 * 86_400_000
+    for _ in range(5):
+        store.sweep()
+        await store.committer.probe()
+    assert store.journal.writable
+    assert store.im_log.after(A, 0, 10_000) == []
+    await store.im_log.append(A, [message(n, text="x" * 4_000) for n in range(100)]).done
+    await store.im_log.settle(waiting, result(waiting)).done
     await store.close()
 
 
