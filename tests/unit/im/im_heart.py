@@ -23,7 +23,7 @@ from gateway.im.messaging.sending import Sending
 from gateway.im.supervision.supervisor import Supervisor
 from gateway.metrics import Metrics
 from gateway.model.errors import Forbidden, NotFound, StoreUnavailable
-from gateway.model.im import Media, MediaFile
+from gateway.model.im import Connector, Media, MediaFile
 from gateway.model.im_people import (
     Account,
     Friend,
@@ -220,19 +220,24 @@ class Heart:
         }
         self.config = Im(app="im", **{**quick, **settings})  # type: ignore[arg-type]
         self.network = network or ScriptedNetwork()
-        self.users = IndexedUsers()
-        self.accounts = IndexedAccounts()
-        self.log = FragileLog(self.accounts, most_outgoing)
+        self.connectors: dict[str, Connector] = {"scripted": self.network}
         self.pushes = PushesInRam()
         self.media = MediaInRam()
         self.door = Door()
-        self.gate = GateInRam(self.users, self.accounts)
+        self.keep(most_outgoing)
         self.start()
+
+    def keep(self, most_outgoing: int) -> None:
+        """Records, and the gate that reads them."""
+        self.users = IndexedUsers()
+        self.accounts = IndexedAccounts()
+        self.log = FragileLog(self.accounts, most_outgoing)
+        self.gate = GateInRam(self.users, self.accounts)
 
     def start(self) -> None:
         """Also again, over what the records hold: as after a kill."""
         self.metrics = Metrics(process=False)
-        connectors = {"scripted": self.network}
+        connectors = self.connectors
         self.deliverer = Deliverer(self.log, self.users, self.pushes)
         results = Results(self.log, self.deliverer, self.metrics, now_ms, self.config.store_retry_s)
         self.sending = Sending(self.log, results, self.media, self.config, self.metrics, now_ms)
