@@ -391,3 +391,13 @@ async def test_no_credential_is_in_what_is_logged(build_heart: Build, capsys: ob
     assert "im_connector_fault" in out
     assert "anna@there" not in out
     assert "right" not in out
+
+
+async def test_an_account_of_a_network_that_is_no_longer_served_takes_no_place(build_heart: Build) -> None:
+    heart = build_heart()
+    anna = heart.user("anna")
+    number = heart.bind(anna, "a")
+    heart.supervisor._connectors.clear()  # type: ignore[attr-defined]
+    heart.door.come(b"anna")
+    assert not heart.supervisor._lines
+    assert heart.supervisor.state(number) is AccountState.OUTAGE
