@@ -208,8 +208,8 @@ class Heart:
             "retry_s": 0.01,
             "retry_max_s": 0.05,
             "stable_s": 10.0,
-            "connect_s": 1.0,
-            "request_s": 1.0,
+            "connect_s": 5.0,
+            "request_s": 5.0,
             "connects_per_s": 10_000.0,
             "outage_s": 0.2,
             "breaker_s": 0.05,
@@ -319,7 +319,7 @@ class Heart:
             yield item.outgoing, item.state, item.reason
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
     """Wait for it; AssertionError where it does not come."""
     async with asyncio.timeout(seconds):
         while not condition():
