@@ -28,6 +28,8 @@ class Im:
     code_tries: int = within(5, 1, 100)
     # codes for one address in an hour
     codes_per_hour: int = within(5, 1, 10_000)
+    # codes for one address in a day: nobody is flooded, and 6 digits are not guessed
+    codes_per_day: int = within(20, 1, 100_000)
     # codes for all addresses together in an hour; past it nobody gets one (counted): messages cost money
     codes_total_per_hour: int = within(10_000, 1, 10_000_000)
     # a session key of REST holds so long without being used
@@ -93,6 +95,22 @@ class Im:
     outage_s: float = within(60.0, 0, 86_400)
     # one request to a network has to be over by then
     request_s: float = within(30.0, 0.05, 3_600)
+    # events of one account that wait to be logged; past it nothing more is read from its network
+    account_events: int = within(256, 1, 100_000)
+    # IRC: lines sent at once; servers kick who sends faster than they like
+    irc_burst: int = within(5, 1, 1_000)
+    # IRC: and one more line in so long
+    irc_line_s: float = within(2.0, 0, 60)
+    # IRC: a server that was silent so long is asked whether it is there
+    irc_ping_s: float = within(90.0, 0.05, 3_600)
+    # social sites are asked for news so often (D12)
+    social_poll_s: float = within(60.0, 0.05, 86_400)
+    # Bluesky: followed accounts that are read one by one, where the server has no timeline
+    social_follows: int = within(500, 1, 100_000)
+    # threads for connectors whose library blocks (mail), for all accounts together
+    connector_threads: int = within(16, 1, 1_000)
+    # a mailbox that waits for news asks anew after so long; servers hang up after half an hour, some hosts much sooner
+    mail_idle_s: float = within(540.0, 1, 1_740)
     # accounts connected at once on this node; past it the ones whose devices were silent longest are disconnected
     max_sessions: int = within(20_000, 1, 1_000_000)
     # what the store could not take is tried again after so long
@@ -117,6 +135,10 @@ class Im:
     mail_bytes: int = within(26_214_400, 1_024, 1_073_741_824)
     # connections of the mail listener at once
     mail_connections: int = within(100, 1, 100_000)
+    # one mail has to have come in by then, and so long a connection may be silent
+    mail_s: float = within(300.0, 0.05, 3_600)
+    # mails that come in at the same time; past it others are told to come again (memory: so many times mail_bytes)
+    mail_at_once: int = within(16, 1, 10_000)
     # server that takes our own mail: codes, and what is sent from mailboxes here
     smtp_host: str = ""
     # its port
@@ -141,6 +163,10 @@ class Im:
     media_days: float = within(30.0, 0.001, 3_650)
     # an upload has to be over by then
     upload_s: float = within(86_400.0, 1, 2_592_000)
+    # uploads of one user at once
+    uploads_per_user: int = within(8, 1, 1_000)
+    # uploads of all users at once
+    uploads_at_once: int = within(10_000, 1, 1_000_000)
     # types that are taken, by what the bytes are and not by what they are called
     media_types: list[str] = field(
         default_factory=lambda: [
@@ -164,6 +190,14 @@ class Im:
     thumbnail_pixels: int = within(320, 16, 4_096)
     # processes that make thumbnails
     thumbnail_processes: int = within(1, 1, 64)
+    # a picture has to be looked at by then, or it is refused
+    picture_s: float = within(20.0, 0.1, 600)
+    # memory of a process that looks at one, address space
+    picture_memory_bytes: int = within(1_073_741_824, 268_435_456, 68_719_476_736)
+    # frames of a moving picture; all of them together have at most 16 times im.media_pixels
+    picture_frames: int = within(1_000, 1, 100_000)
+    # pictures that wait for a process; past it a picture is refused for now
+    pictures_waiting: int = within(100, 1, 100_000)
     # a signed link is good for so long
     link_s: float = within(86_400.0, 1, 31_536_000)
     # what links begin with, as others reach the provider door: https://push.example; empty: its host and port

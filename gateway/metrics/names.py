@@ -369,6 +369,43 @@ class Metric(Enum):
         "Times a campaign could release none for now: pace, at_once, engine, canary, out, asked, store",
         "reason",
     )
+    IM_ASKED = Spec("heliograph_im_asked_total", "counter", "What users of IM asked for and got", "operation")
+    IM_UNPUSHED = Spec(
+        "heliograph_im_unpushed_total",
+        "counter",
+        "Items that could not be pushed to a device, by error: it finds them in the log",
+        "reason",
+    )
+    IM_ASKS_REFUSED = Spec(
+        "heliograph_im_asks_refused_total",
+        "counter",
+        "What users of IM were refused, with the error's name",
+        "operation",
+    )
+
+    # --- IM aggregation: users and what is theirs
+    IM_CODES = Spec(
+        "heliograph_im_codes_total",
+        "counter",
+        "One-time codes: sent, failed, right, wrong, or the limit that was reached (address, device, total)",
+        "result",
+    )
+    IM_USERS = Spec("heliograph_im_users_total", "counter", "Users: made, signed_in, signed_out, removed", "event")
+    IM_ACCOUNTS = Spec(
+        "heliograph_im_accounts_total", "counter", "Bound accounts: bound, changed, unbound, refused", "event"
+    )
+    IM_FRIENDS = Spec(
+        "heliograph_im_friends_total",
+        "counter",
+        "Friend requests: asked, nobody (absent, hidden, blocked or known alike), accepted, refused, full, limit",
+        "event",
+    )
+    IM_DISCOVERY = Spec(
+        "heliograph_im_discovery_numbers_total",
+        "counter",
+        "Numbers asked for in address books: asked, found, unreadable, limit",
+        "result",
+    )
 
     # --- IM aggregation: who is connected, what goes in and out
     IM_SESSIONS = Spec("heliograph_im_sessions", "gauge", "Accounts with a session on their network")
@@ -419,27 +456,55 @@ class Metric(Enum):
         "what",
     )
 
-    # --- IM aggregation: users and what is theirs
-    IM_CODES = Spec(
-        "heliograph_im_codes_total",
+    # --- IM: media
+    IM_MEDIA_TAKEN = Spec("heliograph_im_media_taken_total", "counter", "Files taken into the media store", "type")
+    IM_MEDIA_REFUSED = Spec(
+        "heliograph_im_media_refused_total", "counter", "Files that were not taken, by reason", "reason"
+    )
+    IM_MEDIA_REMOVED = Spec(
+        "heliograph_im_media_removed_total",
         "counter",
-        "One-time codes: sent, failed, right, wrong, or the limit that was reached (address, device, total)",
+        "Files that a user no longer has, by reason (age, user_bytes, total_bytes), and files nobody knew (orphan)",
+        "reason",
+    )
+    IM_MEDIA_BYTES = Spec("heliograph_im_media_bytes", "gauge", "Bytes of the media store, in whole blocks")
+    IM_MEDIA_SERVED = Spec(
+        "heliograph_im_media_served_total", "counter", "Media asked for over HTTP, by way and result", "result"
+    )
+    IM_PICTURE_WORKERS_LOST = Spec(
+        "heliograph_im_picture_workers_lost_total",
+        "counter",
+        "Processes that looked at a picture and died or were ended, by reason",
+        "reason",
+    )
+    IM_UPLOADS = Spec("heliograph_im_uploads", "gauge", "Uploads that are not over")
+    IM_UPLOADS_ENDED = Spec(
+        "heliograph_im_uploads_ended_total", "counter", "Uploads that are over, by result", "result"
+    )
+
+    # --- IM aggregation: mails for the service's own domain
+    IM_MAILS = Spec(
+        "heliograph_im_mails_total",
+        "counter",
+        "Mails at the mail listener, by recipient: taken, or why not (unknown, relay, loop, large, busy, store, fault)",
         "result",
     )
-    IM_USERS = Spec("heliograph_im_users_total", "counter", "Users: made, signed_in, signed_out, removed", "event")
-    IM_ACCOUNTS = Spec(
-        "heliograph_im_accounts_total", "counter", "Bound accounts: bound, changed, unbound, refused", "event"
-    )
-    IM_FRIENDS = Spec(
-        "heliograph_im_friends_total",
+    IM_MAIL_CUT = Spec(
+        "heliograph_im_mail_connections_cut_total",
         "counter",
-        "Friend requests: asked, nobody (absent, hidden, blocked or known alike), accepted, refused, full, limit",
-        "event",
+        "Connections refused or cut by the mail listener, by reason",
+        "reason",
     )
-    IM_DISCOVERY = Spec(
-        "heliograph_im_discovery_numbers_total",
+    IM_RATES_FORGOTTEN = Spec(
+        "heliograph_im_rates_forgotten_total",
         "counter",
-        "Numbers asked for in address books: asked, found, unreadable, limit",
+        "Counts of what a user may ask for in a day that began anew because too many were kept, by what is counted",
+        "what",
+    )
+    IM_MAIL_FILES = Spec(
+        "heliograph_im_mail_files_total",
+        "counter",
+        "Files of mails for the own domain: taken, refused, left_out",
         "result",
     )
 

@@ -164,6 +164,12 @@ class UserStore:
     def remove_session(self, key_hash: bytes) -> asyncio.Future[None]:
         return self._unwritten.write(self._session_removal(self._rows.session_key(key_hash)))
 
+    def remove_sessions(self, user: bytes) -> asyncio.Future[None]:
+        values: Values = {}
+        for owned, _ in self._unwritten.range(Db.IM_OWNED, owned_key(user, SESSION)):
+            values |= self._session_removal(parse_owned_key(owned)[1])
+        return self._unwritten.write(values)
+
     # --- devices --------------------------------------------------------------------------------------------
 
     def sign_in(self, token: bytes, user: bytes) -> asyncio.Future[None]:

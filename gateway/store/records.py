@@ -88,10 +88,16 @@ class Db(IntEnum):
     IM_QUEUES = 55  # account u64 → how many wait, u32
     IM_OUTGOING = 56  # account u64 + number u64 → user + Outgoing, sealed under the user's key
     IM_TASKS = 57  # kind + …: what is to be removed, and when
+    MEDIA = 60  # ref → holders u32 + StoredMedia (im_media.py)
+    MEDIA_FILES = 61  # SHA-256 → media of this file u32, bytes u64
+    MEDIA_HOLDERS = 62  # user + ref → last use in Unix seconds u32, bytes u64
+    MEDIA_ORDER = 63  # "a" + last use u32 + user + ref, "u" + user + last use u32 + ref → nothing: what goes first
+    MEDIA_BYTES = 64  # user → bytes u64
+    UPLOADS = 65  # id → StoredUpload
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
-#: since schemas 2 to 5
+#: since schemas 2, 3, 4 and 5
 NEWER = frozenset(db for db in Db if db >= Db.SETTLED)
 
 PUT, DELETE, DELETE_DUP = 0, 1, 2

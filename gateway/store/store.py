@@ -35,7 +35,10 @@ from gateway.store.environment import Environment
 from gateway.store.figures import Figures
 from gateway.store.groups import Groups
 from gateway.store.history import History
+from gateway.store.im_media import MediaRows
+from gateway.store.im_media_files import MediaFiles
 from gateway.store.im_stores import ImStores
+from gateway.store.im_uploads import UploadRows
 from gateway.store.journal import Journal
 from gateway.store.keys import ServerKeys
 from gateway.store.quotas import QuotaCounts
@@ -179,6 +182,9 @@ class Store:
         self._im = ImStores(environment, self.committer, keys, self._sequences, metrics, loop, clock)
         self.im_users, self.im_accounts, self.im_log = self._im.users, self._im.accounts, self._im.log
         self._im.log.hurry = self._hurry
+        self.im_media = MediaRows(environment, self.committer, clock)
+        self.im_media_files = MediaFiles(environment.folder / "media")
+        self.im_uploads = UploadRows(environment, self.committer)
         self.directory.on_revoked = self._im.users.forget_device
         self.receipts.attach(self.journal, self.schedules, self.deaths, self.card_downloads)
         self.schedules.end_push = self.receipts.end_push

@@ -8,15 +8,18 @@ import msgspec
 from msgspec import Meta
 
 from gateway.im.operation import Ask, Caller, Operation, Reply
+from gateway.im.operations.ids import AccountWord, read_account
 from gateway.im.operations.users import Done, NameText, Nothing
+from gateway.im.ust.account_contacts import AccountContacts
 from gateway.im.ust.accounts import BoundAccounts
 from gateway.model.im import Connector
 from gateway.model.im_people import Account, AccountState
 
+MAX_PAGE = 500
+
 Values = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=8_192)]], Meta(max_length=32)
 ]
-Number = Annotated[int, Meta(ge=1, lt=1 << 63)]
 
 
 class FormField(msgspec.Struct, omit_defaults=True):
@@ -59,26 +62,50 @@ class Bind(Ask):
 
 
 class ChangeCredentials(Ask):
-    number: Number
+    account: AccountWord
     #: the whole form
     credentials: Values
 
 
 class RenameAccount(Ask):
-    number: Number
+    account: AccountWord
     name: NameText
 
 
 class Unbind(Ask):
-    number: Number
+    account: AccountWord
+
+
+class ListContacts(Ask):
+    account: AccountWord
+    #: remote id behind which the page begins; empty: at the first, asked of the network anew
+    after: Annotated[str, Meta(max_length=2_048)] = ""
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = MAX_PAGE
+
+
+class ContactView(msgspec.Struct, omit_defaults=True):
+    remote_id: str
+    display: str = ""
+    #: both agreed, where the network knows such a thing
+    is_mutual: bool = True
+
+    def __repr__(self) -> str:
+        return "ContactView(hidden)"
+
+
+class ContactList(Reply):
+    contacts: list[ContactView]
+    #: `after` of the next page; absent: there is none
+    next: str = ""
 
 
 class AccountOperations:
-    def __init__(self, accounts: BoundAccounts) -> None:
+    def __init__(self, accounts: BoundAccounts, contacts: AccountContacts) -> None:
         self._accounts = accounts
+        self._contacts = contacts
 
     def operations(self) -> tuple[Operation, ...]:
-        one = "/v1/im/accounts/{number}"
+        one = "/v1/im/accounts/{account}"
         return (
             Operation(
                 "networks",
@@ -102,6 +129,15 @@ class AccountOperations:
                 "Give other credentials for an account",
             ),
             Operation("rename_account", "PATCH", one, RenameAccount, AccountView, self._rename, "Rename an account"),
+            Operation(
+                "account_contacts",
+                "GET",
+                one + "/contacts",
+                ListContacts,
+                ContactList,
+                self._list_contacts,
+                "Contacts of an account, as its network has them",
+            ),
             Operation("unbind", "DELETE", one, Unbind, Done, self._unbind, "Unbind an account"),
         )
 
@@ -116,15 +152,20 @@ class AccountOperations:
         return _view(account, self._accounts.state(account))
 
     async def _change(self, caller: Caller, ask: ChangeCredentials) -> AccountView:
-        account = await self._accounts.change_credentials(caller.me, ask.number, ask.credentials)
+        account = await self._accounts.change_credentials(caller.me, read_account(ask.account), ask.credentials)
         return _view(account, self._accounts.state(account))
 
     async def _rename(self, caller: Caller, ask: RenameAccount) -> AccountView:
-        account = await self._accounts.rename(caller.me, ask.number, ask.name)
+        account = await self._accounts.rename(caller.me, read_account(ask.account), ask.name)
         return _view(account, self._accounts.state(account))
 
+    async def _list_contacts(self, caller: Caller, ask: ListContacts) -> ContactList:
+        page, has_more = await self._contacts.page(caller.me, read_account(ask.account), ask.after, ask.limit)
+        views = [ContactView(one.remote_id, one.display, one.is_mutual) for one in page]
+        return ContactList(contacts=views, next=views[-1].remote_id if has_more else "")
+
     async def _unbind(self, caller: Caller, ask: Unbind) -> Done:
-        await self._accounts.unbind(caller.me, ask.number)
+        await self._accounts.unbind(caller.me, read_account(ask.account))
         return Done()
 
 

@@ -14,7 +14,7 @@ from gateway.model.im_ports import LogRecords
 
 class HistoryAsk(Ask):
     #: a cursor; what is behind it is answered
-    after: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    after: Annotated[int, Meta(ge=0, le=2**62)] = 0
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
 
 

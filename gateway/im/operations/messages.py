@@ -30,7 +30,7 @@ from gateway.model.im import (
 Remote = Annotated[str, Meta(max_length=2_048)]
 GivenRemote = Annotated[str, Meta(min_length=1, max_length=2_048)]
 #: number, or the user's own name for it; 0: own IM
-AccountWord = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(min_length=1, max_length=200)]
+AccountWord = Annotated[int, Meta(ge=0, le=2**62)] | Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class To(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):

@@ -15,7 +15,7 @@ from gateway.im.ust.build import Ust
 def build_ust_operations(ust: Ust, settings: Im) -> tuple[Operation, ...]:
     return (
         *UserOperations(ust.users, settings).operations(),
-        *AccountOperations(ust.accounts).operations(),
+        *AccountOperations(ust.accounts, ust.contacts).operations(),
         *FriendOperations(ust.friends).operations(),
         *GroupOperations(ust.groups).operations(),
         *ContactOperations(ust.discovery).operations(),

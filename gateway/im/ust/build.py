@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gateway.config.im_section import Im
+from gateway.im.ust.account_contacts import AccountContacts
 from gateway.im.ust.accounts import BoundAccounts
 from gateway.im.ust.discovery import Discovery
 from gateway.im.ust.friends import Friends
@@ -24,6 +25,7 @@ class Ust(NamedTuple):
     friends: Friends
     groups: Groups
     discovery: Discovery
+    contacts: AccountContacts
 
 
 def build_ust(
@@ -39,9 +41,10 @@ def build_ust(
     metrics: Metrics,
     on_signed_in: Callable[[bytes, bytes], None],
     on_signed_out: Callable[[bytes, bytes], None],
+    on_removed: Callable[[bytes], None],
 ) -> Ust:
-    """`on_signed_in` and `on_signed_out` are told of every device (token, user): supervision connects and lingers by
-    them, as by devices that come and go."""
+    """`on_signed_in` and `on_signed_out` are told of every device (token, user), `on_removed` of every user who is
+    gone: supervision connects and lingers by them, as by devices that come and go."""
     sessions = Sessions(users, settings)
     friends = Friends(users, delivering, settings=settings, metrics=metrics)
     groups = Groups(users, delivering, gate, settings=settings)
@@ -59,6 +62,7 @@ def build_ust(
         metrics=metrics,
         on_signed_in=on_signed_in,
         on_signed_out=on_signed_out,
+        on_removed=on_removed,
     )
     discovery = Discovery(users, settings=settings, metrics=metrics)
-    return Ust(sessions, people, bound, friends, groups, discovery)
+    return Ust(sessions, people, bound, friends, groups, discovery, AccountContacts(gate, supervision))

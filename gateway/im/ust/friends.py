@@ -63,8 +63,8 @@ class Friends:
         self._settings = settings
         self._metrics = metrics
         self._domain = parse_domain(settings.mail_domain) or ""
-        self._requests = Rate(settings.requests_per_day, DAY_MS)
-        #: nobody's id: looked at and written to where there is no other, so that it costs the same
+        self._requests = Rate("friend_requests", settings.requests_per_day, DAY_MS, metrics)
+        #: nobody's id: looked at where there is no other, so that it costs the same
         self._nobody = secrets.token_bytes(USER_BYTES)
 
     async def ask(self, me: bytes, whom: str, text: str, now_ms: int) -> None:
@@ -119,11 +119,12 @@ class Friends:
         if step is Step.BEFRIEND:
             return self._befriend(mine, self._user(other), now_ms)
         self._metrics.count(Metric.IM_FRIENDS, label="nobody")
-        # as much is written, and nothing is left of it
-        asked = Friend(me, self._nobody, FriendState.ASKED, now_ms)
-        waits = Friend(self._nobody, me, FriendState.WAITING, now_ms)
-        done = self._users.put_friends([asked, waits])
-        return [done, self._users.remove_friends([(me, self._nobody), (self._nobody, me)])]
+        return self._write_nothing(me, now_ms)
+
+    def _write_nothing(self, me: bytes, now_ms: int) -> list[asyncio.Future[None]]:
+        """As much as a request writes, in one commit that leaves nothing."""
+        row = Friend(me, me, FriendState.ASKED, now_ms)
+        return [self._users.put_friends([row, row]), self._users.remove_friends([(me, me)])]
 
     async def answer(self, me: bytes, other: bytes, *, accept: bool, now_ms: int) -> None:
         mine = self._user(me)
@@ -166,10 +167,13 @@ class Friends:
         await asyncio.gather(*done)
 
     async def block(self, me: bytes, other: bytes, now_ms: int) -> None:
-        """Any id, also nobody's: that a block is taken tells nothing. `remove` ends it."""
+        """Any id, also nobody's (then nothing is kept): that a block is taken tells nothing. `remove` ends it."""
         mine = self._user(me)
         if other == me:
             raise BadRequest("this is you", field="user")
+        if self._users.user(other) is None:
+            await asyncio.gather(*self._write_nothing(me, now_ms))
+            return
         here, there = self._users.friend(me, other), self._users.friend(other, me)
         if here is None and len(self._users.friends(me)) >= self._settings.friends_per_user:
             raise Conflict(f"a list has up to {self._settings.friends_per_user} friends and requests: remove some")

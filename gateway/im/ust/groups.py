@@ -49,21 +49,19 @@ class Groups:
             raise Conflict(f"a user is in up to {self._settings.groups_per_user} groups: leave one first")
         new = self._new_members(me, (me,), others)
         group = Group(secrets.token_bytes(USER_BYTES), name, me, (me, *new), now_ms)
-        await self._change(group, group.members, me, "created", now_ms)
-        return group
+        return await self._change(group, group.members, me, "created", now_ms)
 
     async def add(self, me: bytes, group_id: bytes, others: Sequence[bytes], now_ms: int) -> Group:
         group = self._gate.own_group(me, group_id)
         new = self._new_members(me, group.members, others)
         if new:
             group = replace(group, members=(*group.members, *new))
-            await self._change(group, group.members, me, "added", now_ms)
+            group = await self._change(group, group.members, me, "added", now_ms)
         return group
 
     async def rename(self, me: bytes, group_id: bytes, name: str, now_ms: int) -> Group:
         group = replace(self._owned(me, group_id), name=check_name(name))
-        await self._change(group, group.members, me, "renamed", now_ms)
-        return group
+        return await self._change(group, group.members, me, "renamed", now_ms)
 
     async def remove(self, me: bytes, group_id: bytes, other: bytes, now_ms: int) -> Group:
         """One of the members goes, as the owner says."""
@@ -74,8 +72,7 @@ class Groups:
             raise NotFound("nobody of this id is in the group", field="user")
         told = group.members
         group = replace(group, members=tuple(one for one in group.members if one != other))
-        await self._change(group, told, me, "removed", now_ms)
-        return group
+        return await self._change(group, told, me, "removed", now_ms)
 
     async def leave(self, me: bytes, group_id: bytes, now_ms: int) -> None:
         await self._leave(me, self._gate.own_group(me, group_id), now_ms)
@@ -88,11 +85,8 @@ class Groups:
                 await self._leave(me, now, now_ms)
 
     async def _leave(self, me: bytes, group: Group, now_ms: int) -> None:
-        told = group.members
-        members = tuple(one for one in told if one != me)
-        # the one who is in it for longest is the owner then; without members it is gone
-        owner = members[0] if members and group.owner == me else group.owner
-        await self._change(replace(group, members=members, owner=owner), told, me, "left", now_ms)
+        members = tuple(one for one in group.members if one != me)
+        await self._change(replace(group, members=members), group.members, me, "left", now_ms)
 
     def _owned(self, me: bytes, group_id: bytes) -> Group:
         group = self._gate.own_group(me, group_id)
@@ -118,7 +112,14 @@ class Groups:
                 raise Conflict("one of them is in too many groups", field="members")
         return new
 
-    async def _change(self, group: Group, told: Sequence[bytes], by: bytes, state: str, now_ms: int) -> None:
+    async def _change(self, group: Group, told: Sequence[bytes], by: bytes, state: str, now_ms: int) -> Group:
+        # who is gone for good is told nothing, and is no member of what is kept
+        there = {user for user in told if self._users.user(user) is not None}
+        told = [user for user in told if user in there]
+        members = tuple(user for user in group.members if user in there)
+        # the one who is in it for longest comes after an owner who went; without members it is gone
+        owner = group.owner if group.owner in members or not members else members[0]
+        group = replace(group, members=members, owner=owner)
         done = [self._users.put_group(group)]
         conversation = Conversation(ConversationKind.ROOM, build_group_id(group.group))
         person = Person(build_user_id(by), self.name_of(by))
@@ -127,3 +128,4 @@ class Groups:
             done += [self._delivering.deliver(user, [item]).done for user in told[at : at + _SLICE]]
             await asyncio.gather(*done)
             done = []
+        return group

@@ -51,7 +51,8 @@ class SignedIn(NamedTuple):
 
 
 class Users:
-    """Loop thread only. `on_signed_in` and `on_signed_out` are told of every device (token, user)."""
+    """Loop thread only. `on_signed_in` and `on_signed_out` are told of every device (token, user),
+    `on_removed` of every user who is gone."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Users:
         metrics: Metrics,
         on_signed_in: Callable[[bytes, bytes], None],
         on_signed_out: Callable[[bytes, bytes], None],
+        on_removed: Callable[[bytes], None],
     ) -> None:
         self._records = records
         self._senders = senders
@@ -77,8 +79,9 @@ class Users:
         self._metrics = metrics
         self._on_signed_in = on_signed_in
         self._on_signed_out = on_signed_out
+        self._on_removed = on_removed
         self._codes = Codes(settings, metrics)
-        self._mailbox_tries = Rate(settings.mailbox_tries_per_day, DAY_MS)
+        self._mailbox_tries = Rate("mailboxes", settings.mailbox_tries_per_day, DAY_MS, metrics)
         self._domain = addresses.parse_domain(settings.mail_domain) or ""
 
     # --- codes
@@ -91,7 +94,8 @@ class Users:
         self, address: str, code: str, token: bytes | None, now_ms: int, *, name: str = "", alone: bool = False
     ) -> SignedIn:
         """The user whose address this is, made where there is none. `token`: this device is theirs from now on, else
-        there is a key for REST. `alone`: their other devices are signed out."""
+        there is a key for REST. `alone`: their other devices are signed out,
+        and their keys end."""
         address = self._parse(address)
         name = check_name(name, may_be_empty=True)
         self._codes.check(SIGN_IN, address, token, code, now_ms)
@@ -106,6 +110,7 @@ class Users:
             done.append(self._records.put_user(User(user, now_ms, name, (address,))))
         if alone:
             done += [self._sign_out(device, user) for device in others]
+            done.append(self._records.remove_sessions(user))
         key = ""
         before = None
         if token is not None:
@@ -209,15 +214,18 @@ class Users:
     # --- the end
 
     async def sign_out(self, me: bytes, token: bytes | None, *, key: str, everywhere: bool) -> None:
-        """This device, this key, all devices: one of them at least."""
-        done = [self._sign_out(device, me) for device in self._records.devices(me)] if everywhere else []
-        if key:
+        """This device, this key, or all devices and keys: one of them at least."""
+        done: list[asyncio.Future[None]] = []
+        if everywhere:
+            done = [self._sign_out(device, me) for device in self._records.devices(me)]
+            done.append(self._records.remove_sessions(me))
+        elif key:
             ended = self._sessions.end(key)
             if ended is not None:
                 done.append(ended)
-        elif token is not None and not everywhere:
+        elif token is not None:
             done.append(self._sign_out(token, me))
-        elif not everywhere:
+        else:
             raise BadRequest("give the key that is to end, or everywhere", field="key")
         await asyncio.gather(*done)
 
@@ -235,7 +243,9 @@ class Users:
         for token in self._records.devices(me):
             self._on_signed_out(token, me)
         self._accounts.cut_all(me)  # also what was bound since: from here to remove_user nothing else runs
-        await self._records.remove_user(me)
+        done = self._records.remove_user(me)
+        self._on_removed(me)
+        await done
         self._metrics.count(Metric.IM_USERS, label="removed")
 
     # --- parts

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from gateway.model.errors import QueueFull, StoreUnavailable
+from gateway.model.errors import NotFound, QueueFull, StoreUnavailable
 from gateway.model.im_people import Account, Friend, Group, Item, ItemKind, Outgoing, User
 from gateway.model.im_ports import AddressTaken, Appended
 
@@ -62,6 +62,11 @@ class UsersInRam(_Records):
         self._friends: dict[tuple[bytes, bytes], Friend] = {}
         self._groups: dict[bytes, Group] = {}
 
+    def _check(self, *users: bytes) -> None:
+        """As the store does: nothing is written of somebody who is not there."""
+        if any(user not in self._users for user in users):
+            raise NotFound("no such user")
+
     def put_user(self, user: User) -> asyncio.Future[None]:
         self._write("put_user")
         for other in self._users.values():
@@ -96,6 +101,7 @@ class UsersInRam(_Records):
 
     def put_session(self, key_hash: bytes, user: bytes, until_ms: int) -> asyncio.Future[None]:
         self._write("put_session")
+        self._check(user)
         self._sessions[key_hash] = (user, until_ms)
         return self._done()
 
@@ -109,8 +115,14 @@ class UsersInRam(_Records):
         self._sessions.pop(key_hash, None)
         return self._done()
 
+    def remove_sessions(self, user: bytes) -> asyncio.Future[None]:
+        self._write("remove_sessions")
+        self._sessions = {key: value for key, value in self._sessions.items() if value[0] != user}
+        return self._done()
+
     def sign_in(self, token: bytes, user: bytes) -> asyncio.Future[None]:
         self._write("sign_in")
+        self._check(user)
         self._tokens[token] = user
         return self._done()
 
@@ -129,6 +141,7 @@ class UsersInRam(_Records):
 
     def put_friends(self, friends: Sequence[Friend]) -> asyncio.Future[None]:
         self._write("put_friends")
+        self._check(*(one for friend in friends for one in (friend.user, friend.other)))
         self._friends.update({(friend.user, friend.other): friend for friend in friends})
         return self._done()
 
@@ -148,6 +161,7 @@ class UsersInRam(_Records):
 
     def put_group(self, group: Group) -> asyncio.Future[None]:
         self._write("put_group")
+        self._check(*group.members)
         if group.members:
             self._groups[group.group] = group
         else:
