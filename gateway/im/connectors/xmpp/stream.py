@@ -213,7 +213,8 @@ class Stream(ClientXMPP):
 
     def pause(self) -> None:
         if self.transport is not None:
-            self.transport.pause_reading()
+            with contextlib.suppress(RuntimeError):
+                self.transport.pause_reading()
 
     def resume(self) -> None:
         if self.transport is not None:
@@ -298,6 +299,9 @@ class Stream(ClientXMPP):
         # RFC 6120 §8.1.2.1: our own account or its server answer with or without a name
         bare, _ = split_jid(sender)
         return bare in ("", self.default_domain.lower(), self.requested_jid.bare.lower())
+
+    def eof_received(self) -> None:
+        """The transport closes by itself then."""
 
     def connection_lost(self, exception: BaseException | None) -> None:
         if not self._is_bound:
