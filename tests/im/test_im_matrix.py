@@ -283,10 +283,11 @@ async def test_befriending_invites_and_is_told_when_they_come(net: MatrixNetwork
         assert (came.remote_id, came.contact.is_mutual) == (other.user, True)
         await other.say("hello")
         heard = await listener.message()
-        assert (heard.conversation.kind, heard.conversation.remote_id) == (ConversationKind.DM, room)
-        # a person's name leads to the room with them
-        to = Conversation(ConversationKind.DM, other.user)
-        await session.send(msgspec.structs.replace(outgoing(net, "to you", "b1"), conversation=to))
+        assert (heard.conversation.kind, heard.conversation.remote_id) == (ConversationKind.DM, other.user)
+        await session.send(msgspec.structs.replace(outgoing(net, "to you", "b1"), conversation=other.conversation))
+        assert (await asyncio.wait_for(other.hear(), WAIT_S)).text == "it is me"
+        assert (await asyncio.wait_for(other.hear(), WAIT_S)).text == "to you"
+        assert other.room == room
         with pytest.raises(Rejected):
             await session.act(Befriend(net.user))
         with pytest.raises(Rejected):
@@ -362,7 +363,7 @@ async def test_typing_goes_both_ways_and_presence_is_told(net: MatrixNetwork) ->
 
 async def test_what_we_say_elsewhere_comes_too(net: MatrixNetwork) -> None:
     async with Person(net) as elsewhere, opened(net) as (_, listener):
-        path = f"/rooms/{net.peer.conversation.remote_id}/send/m.room.message/x1"
+        path = f"/rooms/{net.peer.room}/send/m.room.message/x1"
         await elsewhere.put(path, json={"msgtype": "m.text", "body": "from my desk"})
         event = await next_of(listener, Message)
         assert event.envelope.sender.is_self

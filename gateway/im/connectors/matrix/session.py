@@ -230,7 +230,7 @@ class MatrixSession:
 
     async def contacts(self) -> AsyncIterator[Contact]:
         self._reader.take_direct(await self._api.direct())
-        pairs = [(user, rooms[-1]) for user, rooms in self._reader.direct.items()]
+        pairs = [(user, rooms[0]) for user in self._reader.direct if (rooms := self._reader.rooms_with(user))]
         async for contact in self._describe(pairs):
             yield contact
 
