@@ -255,9 +255,27 @@ async def test_a_friend_request_is_accepted(net: MatrixNetwork, is_there: bool) 
         async with opened(net, cursor) as (session, listener):
             if not is_there:
                 await session.act(Answer(other.user, accept=True))
+                assert (await next_of(listener, ContactChanged)).remote_id == other.user
             await other.say("friends now")
             heard = await listener.message()
             assert (heard.text, heard.conversation) == ("friends now", other.conversation)
+
+
+async def test_a_friend_who_was_accepted_elsewhere_meanwhile_is_told(net: MatrixNetwork) -> None:
+    async with new_peer(net) as other:
+        async with opened(net) as (_, listener):
+            await net.peer.say("before")
+            await listener.message()
+            cursor = listener.cursor
+        room = await other.meet(net.user)
+        async with Person(net) as elsewhere:
+            assert (await elsewhere.post(f"/join/{room}", json={})).is_success
+            direct = {net.peer.user: [net.peer.room], other.user: [room]}
+            assert (await elsewhere.put(f"/user/{net.user}/account_data/m.direct", json=direct)).is_success
+        async with opened(net, cursor) as (_, listener):
+            changed = await next_of(listener, ContactChanged)
+            assert changed.contact is not None
+            assert (changed.remote_id, changed.contact.is_mutual) == (other.user, True)
 
 
 async def test_a_friend_request_is_refused_once(net: MatrixNetwork) -> None:
@@ -292,6 +310,43 @@ async def test_befriending_invites_and_is_told_when_they_come(net: MatrixNetwork
             await session.act(Befriend(net.user))
         with pytest.raises(Rejected):
             await session.act(Befriend("anna"))
+
+
+async def test_a_friend_with_two_rooms_is_answered_where_they_spoke(net: MatrixNetwork) -> None:
+    first = net.peer.room
+    async with opened(net) as (session, listener):
+        second = await net.peer.meet(net.user)
+        await next_of(listener, FriendRequest)
+        await session.act(Answer(net.peer.user, accept=True))
+        await net.peer.say("in the second")
+        newer = await listener.message()
+        net.peer.room = first
+        await net.peer.say("in the first")
+        older = await listener.message()
+        assert newer.conversation == older.conversation == net.peer.conversation
+        await session.send(outgoing(net, "where you are", "w1"))
+        assert (await asyncio.wait_for(net.peer.hear(), WAIT_S)).room == first
+        await session.send(outgoing(net, "to that", "w2", reply_to=newer.remote_id))
+        assert (await asyncio.wait_for(net.peer.hear(), WAIT_S)).room == second
+
+
+@pytest.mark.parametrize("is_seen", [True, False], ids=["seen", "while away"])
+async def test_a_friend_who_left_is_asked_again_and_not_written_to_an_empty_room(
+    net: MatrixNetwork, is_seen: bool
+) -> None:
+    async with opened(net) as (session, listener):
+        if is_seen:
+            await net.peer.leave()
+            gone = await next_of(listener, ContactChanged)
+            assert gone.contact is not None
+            assert not gone.contact.is_mutual
+            await session.send(outgoing(net, "are you there", "g1"))
+    if not is_seen:
+        await net.peer.leave()
+        async with opened(net) as (session, _):
+            await session.send(outgoing(net, "are you there", "g1"))
+    left = net.peer.room
+    assert await net.peer.accept() != left
 
 
 async def test_a_room_is_entered_without_its_history_and_left(net: MatrixNetwork) -> None:

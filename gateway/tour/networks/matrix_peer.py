@@ -43,6 +43,7 @@ class Heard(NamedTuple):
     file: bytes
     geo: tuple[float, float] | None
     remote_id: str
+    room: str
 
 
 class MatrixPeer:
@@ -175,6 +176,9 @@ class MatrixPeer:
         self.room = room
         return room
 
+    async def leave(self) -> None:
+        await self.client.leave_room(self._room)
+
     async def open_room(self, alias: str) -> str:
         """A public room that is called #alias here; its id."""
         room = await self.client.create_room(alias_localpart=alias, preset=RoomCreatePreset.PUBLIC)
@@ -193,7 +197,7 @@ class MatrixPeer:
         if isinstance(content, LocationMessageEventContent):
             latitude, longitude = content.geo_uri.removeprefix("geo:").partition(";")[0].split(",")[:2]
             geo = (float(latitude), float(longitude))
-        return Heard(content.body, data, geo, str(event.event_id))
+        return Heard(content.body, data, geo, str(event.event_id), str(event.room_id))
 
     async def read_all(self) -> None:
         await self.client.send_receipt(self._room, EventID(self._last))
