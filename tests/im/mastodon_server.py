@@ -1,5 +1,5 @@
-"""A Mastodon server of our own for tests: strict. A request that the documentation of Mastodon's API (docs.joinmastodon.org)
-does not describe, an unknown parameter, a parameter out of its bounds, is written down as a fault and refused."""
+"""A Mastodon server of our own for tests: strict. A request that the documentation of Mastodon's API
+(docs.joinmastodon.org) does not describe, an unknown parameter, one out of its bounds, is a fault and refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import html
 import itertools
 import re
 import socket
+import urllib.parse
 from datetime import UTC, datetime
+from email.parser import BytesParser
 from typing import Any
 
 import uvicorn
@@ -152,7 +154,7 @@ class MastodonServer:
         return JSONResponse([self.accounts[name] for name in followed[at : at + 1]], headers=headers)
 
     async def _follow(self, request: Request, me: str) -> Response:
-        form = await request.form()
+        form = await _parse_form(request)
         if set(form) - {"reblogs", "notify", "languages"}:
             raise self._fault("follow")
         other = self._account(request.path_params["id"])
@@ -199,7 +201,7 @@ class MastodonServer:
         self.notes.append((whose, note if status is None else {**note, "status": status}))
 
     async def _post(self, request: Request, me: str) -> Response:
-        form = await request.form()
+        form = await _parse_form(request)
         given = {name.removesuffix("[]") for name in form}
         if given - _STATUS_FIELDS:
             raise self._fault(f"statuses: {given - _STATUS_FIELDS}")
@@ -207,7 +209,7 @@ class MastodonServer:
         if key and (me, key) in self.keys:
             return JSONResponse(self.keys[me, key])
         text = str(form.get("status", ""))
-        media = [str(one) for name, one in form.multi_items() if name == "media_ids[]"]
+        media = form.get("media_ids[]", "").split()
         if not text and not media:
             raise Refused(422, "Validation failed: Text can't be blank")
         if len(text) > 500:
@@ -242,13 +244,14 @@ class MastodonServer:
     # --- files
 
     async def _upload(self, request: Request, me: str) -> Response:
-        form = await request.form()
+        form = await _parse_form(request)
         file = form.get("file")
-        if file is None or isinstance(file, str) or set(form) - {"file", "thumbnail", "description", "focus"}:
+        if not isinstance(file, tuple) or set(form) - {"file", "thumbnail", "description", "focus"}:
             raise self._fault("media")
+        mime, data = file
         id = str(next(self._ids))
-        name = f"{id}.{(file.content_type or '').partition('/')[2]}"
-        self.files[name] = file.content_type or "", await file.read()
+        name = f"{id}.{mime.partition('/')[2]}"
+        self.files[name] = mime, data
         # in work still: the url comes with the second look
         self.media[id] = {"id": id, "type": "image", "url": None, "meta": {"original": {"width": 1, "height": 1}}}
         return JSONResponse(self.media[id], 202)
@@ -264,6 +267,22 @@ class MastodonServer:
     async def _file(self, request: Request) -> Response:
         mime, data = self.files[request.path_params["name"]]
         return Response(data, media_type=mime)
+
+
+async def _parse_form(request: Request) -> dict[str, Any]:
+    """Texts, files as (type, bytes), and a list as words."""
+    kind, body = request.headers.get("Content-Type", ""), await request.body()
+    form: dict[str, Any] = {}
+    if kind.startswith("multipart/form-data"):
+        message = BytesParser().parsebytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + body)
+        for part in message.get_payload():
+            name = part.get_param("name", header="content-disposition")
+            data = part.get_payload(decode=True)
+            form[name] = data.decode() if part.get_filename() is None else (part.get_content_type(), data)
+        return form
+    for name, value in urllib.parse.parse_qsl(body.decode(), keep_blank_values=True):
+        form[name] = f"{form[name]} {value}" if name in form and name.endswith("[]") else value
+    return form
 
 
 def _now() -> str:

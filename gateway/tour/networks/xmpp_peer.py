@@ -72,7 +72,7 @@ class XmppPeer:
         client.send_presence()
         await client.get_roster()
         if self._room:
-            await client.plugin["xep_0045"].join_muc_wait(self._room, "peer", maxhistory="0")
+            await client.plugin["xep_0045"].join_muc_wait(self._room, "peer", maxstanzas=0)
 
     async def close(self) -> None:
         if self._client is not None:

@@ -82,6 +82,12 @@ def classify(failure: Exception, reset_at_s: object = None) -> AuthFailed | Tran
     return Transient("the server has trouble of its own")
 
 
+def check_object(answer: object) -> Mapping[str, Any]:
+    if not isinstance(answer, Mapping):
+        raise Transient("the server does not answer as it should")
+    return answer
+
+
 def check_list(answer: object) -> list[Mapping[str, Any]]:
     if not isinstance(answer, list):
         raise Transient("the server does not answer as it should")

@@ -7,17 +7,18 @@ import asyncio
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import msgspec
+from mastodon import Mastodon
 
 from gateway.im.connectors import ConnectorSettings
 from gateway.im.connectors.hosts import resolve
-from gateway.im.connectors.mastodon.client import MastodonClient, check_list
+from gateway.im.connectors.mastodon.client import MastodonClient, check_list, check_object
 from gateway.im.connectors.mastodon.form import parse_login
 from gateway.im.connectors.mastodon.statuses import (
     MEDIA_TYPES,
@@ -88,7 +89,7 @@ class MastodonSession:
         self.me = Person("", is_self=True)
 
     async def start(self, cursor: Cursor | None) -> None:
-        account = await self._client.run(lambda api: api.account_verify_credentials())
+        account = await self._ask(lambda api: api.account_verify_credentials())
         self._me_id, acct = parse_id(account.get("id")), parse_acct(account)
         if not self._me_id or not acct:
             raise Transient("the server does not answer as it should")
@@ -170,6 +171,9 @@ class MastodonSession:
     async def _notes(self, **where: Any) -> list[Mapping[str, Any]]:
         return check_list(await self._client.run(lambda api: api.notifications(types=_NOTES, **where)))
 
+    async def _ask(self, request: Callable[[Mastodon], object]) -> Mapping[str, Any]:
+        return check_object(await self._client.run(request))
+
     async def contacts(self) -> AsyncIterator[Contact]:
         page = await self._client.run(lambda api: api.account_following(self._me_id, limit=80))
         for _ in range(_MOST_CONTACT_PAGES):
@@ -190,7 +194,7 @@ class MastodonSession:
         shown = [file for file in files if file.media.mime.startswith(MEDIA_TYPES)][:MOST_MEDIA]
         draft = build_draft(envelope, [file for file in files if file not in shown], bool(shown))
         media = [await self._upload(file) for file in shown]
-        status = await self._client.run(
+        status = await self._ask(
             lambda api: api.status_post(
                 draft.text,
                 in_reply_to_id=draft.reply_to,
@@ -209,13 +213,21 @@ class MastodonSession:
         return remote_id
 
     async def _upload(self, file: MediaFile) -> str:
-        media = await self._client.run(lambda api: api.media_post(file.path, mime_type=file.media.mime))
+        def upload(api: Mastodon) -> object:
+            try:
+                opened = open(file.path, "rb")  # noqa: SIM115 - an error of it is not one of the network
+            except OSError:
+                raise Rejected("the file is not there any more") from None
+            with opened:
+                return api.media_post(opened, mime_type=file.media.mime)
+
+        media = await self._ask(upload)
         remote_id = parse_id(media.get("id"))
         try:
             async with asyncio.timeout(self._settings.request_s):
                 while not media.get("url"):
                     await asyncio.sleep(_PROCESSING_S)
-                    media = await self._client.run(lambda api: api.media(remote_id))
+                    media = await self._ask(lambda api: api.media(remote_id))
         except TimeoutError:
             raise Transient("the server is not ready with the file") from None
         return remote_id
@@ -226,7 +238,7 @@ class MastodonSession:
         acct = act.remote_id.removeprefix("@")
         if not is_acct(acct):
             raise Rejected("remote_id: user, or user@server")
-        account = await self._client.run(lambda api: api.account_lookup(acct))
+        account = await self._ask(lambda api: api.account_lookup(acct))
         number = parse_id(account.get("id"))
         if not number:
             raise Transient("the server does not answer as it should")

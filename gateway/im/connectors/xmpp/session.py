@@ -91,13 +91,17 @@ class XmppSession:
 
     async def begin(self, last: str | None, rooms: dict[str, str] | None) -> None:
         """Go on after `last`, in `rooms`; None: with what comes from now on, in the rooms that are bookmarked."""
-        await self._ask_quietly(element(f"{words.CARBONS}enable"))
+        await asyncio.gather(
+            self._ask_quietly("set", element(f"{words.CARBONS}enable")),
+            # RFC 6121 §2.1.6: who has not asked for the roster is not told of its changes
+            self._ask_quietly("get", element(f"{words.ROSTER}query")),
+        )
         await self._catchup.start(last)
-        marked = dict.fromkeys(await self._rooms.bookmarked(), "") if rooms is None else {}
+        marked = await self._rooms.bookmarked() if rooms is None else []
         self._stream.write(build_presence())
         # what came before the server had this stands in the archive alone: it is looked at once more
         self._catchup.own.is_live = not self._catchup.own.is_kept
-        self._entering = asyncio.create_task(self._enter_rooms(rooms or {}, list(marked)))
+        self._entering = asyncio.create_task(self._enter_rooms(rooms or {}, marked))
         self._inbox.put(Moved(self._catchup.cursor()))
 
     async def _enter_rooms(self, rooms: dict[str, str], marked: Sequence[str]) -> None:
@@ -110,10 +114,10 @@ class XmppSession:
         self._inbox.put(Moved(self._catchup.cursor()))
         self._inbox.wake()
 
-    async def _ask_quietly(self, question: Element) -> None:
+    async def _ask_quietly(self, kind: str, question: Element) -> None:
         """What a server may not know."""
         try:
-            await self._stream.ask(question, kind="set")
+            await self._stream.ask(question, kind=kind)
         except StanzaError:
             return
 

@@ -236,7 +236,7 @@ class Stream(ClientXMPP):
                 if self.xml_depth == 0:
                     self.xml_root = xml
                     self._header = b""
-                    self.start_stream_handler(xml)
+                    self.start_stream_handler(xml)  # type: ignore[no-untyped-call]
                 self.xml_depth += 1
                 if self.xml_depth > DEPTH:
                     self.fail(Transient("the server sent what is nested too deep"))
@@ -282,7 +282,10 @@ class Stream(ClientXMPP):
         return bare in ("", self.default_domain.lower(), self.requested_jid.bare.lower())
 
     def connection_lost(self, exception: BaseException | None) -> None:
+        was_starting_tls = self._current_connection_attempt is not None
         super().connection_lost(exception)
+        if was_starting_tls:
+            self._on_bad_certificate(exception)
         self.fail(Transient("the connection is lost"))
         self._over.set()
 
