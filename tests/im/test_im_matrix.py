@@ -288,6 +288,14 @@ async def test_a_friend_request_is_refused_once(net: MatrixNetwork) -> None:
             await session.act(Answer(other.user, accept=True))
 
 
+async def test_who_writes_to_somebody_that_asks_has_answered(net: MatrixNetwork) -> None:
+    async with new_peer(net) as other, opened(net) as (session, _):
+        room = await other.meet(net.user)
+        await session.send(msgspec.structs.replace(outgoing(net, "yes", "y1"), conversation=other.conversation))
+        heard = await asyncio.wait_for(other.hear(), WAIT_S)
+        assert (heard.text, heard.room) == ("yes", room)
+
+
 async def test_befriending_invites_and_is_told_when_they_come(net: MatrixNetwork) -> None:
     async with new_peer(net) as other, opened(net) as (session, listener):
         await session.act(Befriend(other.user, "it is me"))

@@ -124,14 +124,20 @@ class Deeds:
 
     async def _befriend(self, act: Befriend) -> None:
         self._check_user(act.remote_id)
-        if await self._find_room(act.remote_id):
-            return  # there is one already, or this is a second try
-        if await self._invites_of(act.remote_id, directly=True):
-            await self._answer(Answer(act.remote_id, accept=True))
-            return
+        if await self._find_room(act.remote_id) or await self._meet(act.remote_id):
+            return  # there is one already, or this is a second try, or they asked before
         room = await self._make_dm(act.remote_id)
         if act.text:
             await self._api.send(room, "m.room.message", secrets.token_hex(16), {"msgtype": "m.text", "body": act.text})
+
+    async def _meet(self, user: str) -> str:
+        """Accept their open invitation to a direct room; empty where there is none."""
+        invites = await self._invites_of(user, directly=True)
+        for invite in invites:
+            await self._api.join(invite.room)
+            await self._note_direct(user, invite.room)
+            self.invites.pop(invite.room, None)
+        return invites[-1].room if invites else ""
 
     async def _answer(self, act: Answer) -> None:
         """To all that this person invites us to, or to one room."""
@@ -177,7 +183,8 @@ class Deeds:
         room = self._reader.room_of(event)
         if room and self._reader.partner(room) == remote_id:
             return room
-        return await self._find_room(remote_id) or await self._make_dm(remote_id)
+        # who writes to somebody that asks to be a friend has answered
+        return await self._find_room(remote_id) or await self._meet(remote_id) or await self._make_dm(remote_id)
 
     async def _find_room(self, user: str) -> str:
         """One in which they still are, or are asked to come: what is said to nobody is lost."""
