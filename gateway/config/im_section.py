@@ -28,6 +28,8 @@ class Im:
     code_tries: int = within(5, 1, 100)
     # codes for one address in an hour
     codes_per_hour: int = within(5, 1, 10_000)
+    # codes for one address in a day: nobody is flooded, and 6 digits are not guessed
+    codes_per_day: int = within(20, 1, 100_000)
     # codes for all addresses together in an hour; past it nobody gets one (counted): messages cost money
     codes_total_per_hour: int = within(10_000, 1, 10_000_000)
     # a session key of REST holds so long without being used
@@ -36,6 +38,8 @@ class Im:
     addresses_per_user: int = within(8, 1, 1_000)
     # names one user may try in a day for a mailbox in mail_domain: that a name is taken tells of another
     mailbox_tries_per_day: int = within(20, 1, 100_000)
+    # session keys of REST one user may have; past it the one that would end first ends (counted)
+    session_keys_per_user: int = within(32, 1, 1_000)
     # devices of one user
     devices_per_user: int = within(16, 1, 1_000)
     # accounts one user may bind

@@ -151,6 +151,9 @@ class Metric(Enum):
     IM_LINES_DROPPED = Spec(
         "heliograph_im_lines_dropped_total", "counter", "Lines for logs of users who are gone", "reason"
     )
+    IM_SESSION_KEYS_ENDED = Spec(
+        "heliograph_im_session_keys_ended_total", "counter", "REST keys that ended early: their user had too many"
+    )
     IM_LINES_SWEPT = Spec(
         "heliograph_im_lines_swept_total", "counter", "Lines of logs that went: too old, or too many", "reason"
     )
@@ -491,6 +494,12 @@ class Metric(Enum):
         "counter",
         "Connections refused or cut by the mail listener, by reason",
         "reason",
+    )
+    IM_RATES_FORGOTTEN = Spec(
+        "heliograph_im_rates_forgotten_total",
+        "counter",
+        "Counts of what a user may ask for in a day that began anew because too many were kept, by what is counted",
+        "what",
     )
     IM_MAIL_FILES = Spec(
         "heliograph_im_mail_files_total",

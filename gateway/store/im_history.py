@@ -45,9 +45,7 @@ class LogHistory:
         self._max_items = im.history_items
 
     def sweep(self) -> bool:
-        """A slice; True where there is more."""
-        if not self._unwritten.writable:
-            return False
+        """A slice, also of a full store; True where there is more."""
         if self._sweeping:
             return True
         before_s = self._clock() // 1_000 - self._history_s

@@ -26,8 +26,10 @@ TOUCH_S = 3_600
 #: what was used in this time does not go to make room
 KEEP_S = 3_600
 #: holds dropped in one call, and rows looked at for them
-SLICE = 1_000
+SLICE = 250
 _LOOK = 10 * SLICE
+#: slices dropped to make room for one file
+_ROUNDS = 400
 
 _FILE = struct.Struct(">IQ")  # refs, bytes
 _HOLD = struct.Struct(">IQ")  # last use in Unix seconds, bytes
@@ -145,24 +147,27 @@ class MediaRows:
         if change.rows():
             self._try(change)
 
-    def make_room(self, user: bytes, size: int, *, user_bytes: int, total_bytes: int) -> tuple[int, int]:
-        """Drop what was used longest ago until `size` more bytes fit both bounds; how many of the user's went, and how
-        many of anybody's. It may not have been enough: look at the figures afterwards. StoreUnavailable, QueueFull."""
-        before_s = self._now_s - KEEP_S
-        change = _Change(self._overlay)
+    async def make_room(self, user: bytes, *, user_bytes: int, total_bytes: int) -> tuple[int, int]:
+        """Drop what was used longest ago until the user's bytes and those of all are within these; how many of the
+        user's went, and how many of anybody's. It may not have been enough: look at the figures afterwards.
+        StoreUnavailable, QueueFull."""
         own = everybodys = 0
-        if self.user_bytes(user) + size > user_bytes:
-            for _, ref in self._oldest(b"u" + user, before_s):
-                if unpack_u64(change.get(Db.MEDIA_BYTES, user) or bytes(8)) + size <= user_bytes:
-                    break
-                own += self._drop(change, user, ref)
-        if self.total_bytes + change.bytes + size > total_bytes:
-            for holder, ref in self._oldest(b"a", before_s):
-                if self.total_bytes + change.bytes + size <= total_bytes:
-                    break
-                everybodys += self._drop(change, holder, ref)
-        if change.rows():
-            self._write(change)
+        for _ in range(_ROUNDS):
+            change = _Change(self._overlay)
+            before_s = self._now_s - KEEP_S
+            if self.user_bytes(user) > user_bytes:
+                for _, ref in self._oldest(b"u" + user, before_s):
+                    if unpack_u64(change.get(Db.MEDIA_BYTES, user) or bytes(8)) <= user_bytes:
+                        break
+                    own += self._drop(change, user, ref)
+            if self.total_bytes + change.bytes > total_bytes:
+                for holder, ref in self._oldest(b"a", before_s):
+                    if self.total_bytes + change.bytes <= total_bytes:
+                        break
+                    everybodys += self._drop(change, holder, ref)
+            if not change.rows():
+                break
+            await self._write(change)
         return own, everybodys
 
     def sweep(self, before_s: int) -> int:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from gateway.store.im_accounts import AccountStore
 from gateway.store.im_rows import (
     ACCOUNT,
+    ADMIRER,
     DEVICE,
     GONE_ACCOUNT,
     GONE_USER,
@@ -42,17 +43,15 @@ class Removal:
 
     def rest_of(self, user: bytes, values: Values, limit: int) -> bool:
         """Put removals of about so many rows of theirs into `values`; True where there are more."""
-        for key, raw in self._unwritten.range(Db.IM_OWNED, user, limit=limit):
+        for key, raw in self._unwritten.range(Db.IM_OWNED, user, limit=limit + 1):
             if len(values) >= limit:
                 return True
             values[Db.IM_OWNED, key] = None
             self._owned(user, key, raw, values, limit)
-        for key, raw in self._unwritten.range(Db.IM_FRIENDS, user, limit=limit):
+        for key, raw in self._unwritten.range(Db.IM_FRIENDS, user, limit=limit + 1):
             if len(values) >= limit:
                 return True
-            other = self._rows.open_friend(key, raw).other
-            values[Db.IM_FRIENDS, key] = None
-            values[Db.IM_FRIENDS, self._rows.friend_key(other, user)] = None
+            values |= self._users.friend_removal(user, self._rows.open_friend(key, raw).other)
         for db in (Db.IM_LOG, Db.IM_SEEN):
             left = limit - len(values)
             rows = self._unwritten.range(db, user, limit=max(left, 0) + 1)
@@ -69,6 +68,8 @@ class Removal:
             values[Db.IM_SESSIONS, place] = None  # the task of its end finds nothing
         elif kind == DEVICE:
             values[Db.IM_DEVICES, place] = None
+        elif kind == ADMIRER:
+            values |= self._users.friend_removal(self._rows.open_id(Db.IM_OWNED, key, raw), user)
         elif kind == ACCOUNT:
             self._accounts.removal(user, parse_number(place), values, max(limit - len(values), 1))
         elif kind == GROUP:
@@ -79,9 +80,7 @@ class Removal:
                 values |= self._users.group_change(group, replace(group, members=members, owner=owner))
 
     def sweep(self) -> bool:
-        """A slice of what is left of those who are gone; True where there is more."""
-        if not self._unwritten.writable:
-            return False
+        """A slice of what is left of those who are gone, also of a full store; True where there is more."""
         if self._sweeping:
             return True
         values: Values = {}

@@ -25,6 +25,8 @@ _HASH_BYTES = 16
 _NONCE_BYTES = 12
 #: kinds of what a user has, behind the user in OWNED
 SESSION, DEVICE, GROUP, ACCOUNT = b"s", b"d", b"g", b"a"
+#: somebody who has a Friend row about the user
+ADMIRER = b"f"
 #: kinds of TASKS. Ends of: a part of a log, a dedupe hash whose line has gone before it, a session
 OLD_LINES, OLD_SEEN, OLD_SESSION = b"l", b"d", b"s"
 #: a log is too long; an account's queue and a user are gone, and what was theirs is still to be removed
@@ -89,6 +91,10 @@ class ImRows:
 
     def friend_key(self, user: bytes, other: bytes) -> bytes:
         return user + self._hash(b"friend", user, other)
+
+    def admirer_key(self, user: bytes, other: bytes) -> bytes:
+        """At `other`: that `user` has a Friend row about them."""
+        return owned_key(other, ADMIRER, self._hash(b"admirer", other, user))
 
     def membership_key(self, user: bytes, group: bytes) -> bytes:
         return owned_key(user, GROUP, self._hash(b"group", user, group))

@@ -39,7 +39,7 @@ class ImStores:
         self._unwritten = Unwritten(environment, committer)
         self._user_keys = UserKeys(self._unwritten, keys)
         self._epoch = Epoch(environment, committer)
-        self.users = UserStore(self._unwritten, rows, self._user_keys, clock)
+        self.users = UserStore(self._unwritten, rows, self._user_keys, metrics, clock)
         self.accounts = AccountStore(environment, self._unwritten, self._user_keys, sequences)
         self.log = LogStore(
             self._unwritten, rows, self._user_keys, self.accounts, sequences, self._epoch, metrics, loop, clock
@@ -52,6 +52,7 @@ class ImStores:
         self._user_keys.check()
 
     def configure(self, im: Im) -> None:
+        self.users.configure(im)
         self.log.configure(im)
         self._history.configure(im)
 

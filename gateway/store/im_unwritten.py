@@ -104,14 +104,21 @@ class Unwritten:
         return written
 
     def sweep(self, values: Values, done: Call, failed: Call | None = None) -> None:
-        """What can be found again: `done` is called where it is written, `failed` (or `done`) where it is not."""
+        """What can be found again: `done` is called where it is written, `failed` (or `done`) where it is not.
+
+        While nothing can be written it is kept and goes first when something can: a full map has a reserve for what
+        makes room. Nothing else is under way then, so that what was read for it holds.
+        """
         fresh = _listed(values)
 
         def over(call: Call) -> None:
             self._settle(fresh)
             call()
 
-        self._committer.refresh(_rows(values), redo=lambda: over(failed or done), done=lambda: over(done))
+        if self._committer.writable:
+            self._committer.refresh(_rows(values), redo=lambda: over(failed or done), done=lambda: over(done))
+        else:
+            self._committer.keep(_rows(values), done=lambda: over(done))
         self._put(fresh)
 
     def keep(self, rows: list[Row]) -> None:

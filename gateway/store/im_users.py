@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from gateway.config.im_section import Im
+from gateway.metrics import Metric, Metrics
 from gateway.model.errors import NotFound
 from gateway.model.im_people import Friend, Group, User
 from gateway.model.im_ports import AddressTaken
@@ -39,13 +41,20 @@ class UserStore:
     """Control thread only; model.im_ports.UserRecords. `rest_of` gathers removals of what else a user has, so many, and
     says whether there is more (im_removal.py)."""
 
-    def __init__(self, unwritten: Unwritten, rows: ImRows, keys: UserKeys, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, unwritten: Unwritten, rows: ImRows, keys: UserKeys, metrics: Metrics, clock: Callable[[], int]
+    ) -> None:
         self._unwritten = unwritten
         self._rows = rows
         self._keys = keys
+        self._metrics = metrics
         self._clock = clock
         self.rest_of: Callable[[bytes, Values, int], bool] = lambda _user, _values, _limit: False
         self._sweeping = False
+        self.configure(Im())
+
+    def configure(self, im: Im) -> None:
+        self._max_sessions = im.session_keys_per_user
 
     def _check(self, *users: bytes) -> None:
         for user in users:
@@ -108,13 +117,30 @@ class UserStore:
     # --- sessions of REST -----------------------------------------------------------------------------------
 
     def put_session(self, key_hash: bytes, user: bytes, until_ms: int) -> asyncio.Future[None]:
+        """New, or with another end. Past the bound the one of the user's that ends first makes room."""
         self._check(user)
         key = self._rows.session_key(key_hash)
         values = self._session_removal(key)
+        ended = [] if values else self._too_many(user)
+        for old in ended:
+            values |= self._session_removal(old)
         values[Db.IM_SESSIONS, key] = self._rows.seal_session(key, until_ms, user)
         values[Db.IM_OWNED, owned_key(user, SESSION, key)] = b""
         values[Db.IM_TASKS, _session_end(key, until_ms)] = b""
-        return self._unwritten.write(values)
+        written = self._unwritten.write(values)
+        if ended:
+            self._metrics.count(Metric.IM_SESSION_KEYS_ENDED, len(ended))
+        return written
+
+    def _too_many(self, user: bytes) -> list[bytes]:
+        """Sessions of theirs that make room for one more."""
+        keys = [parse_owned_key(key)[1] for key, _ in self._unwritten.range(Db.IM_OWNED, owned_key(user, SESSION))]
+        over = len(keys) + 1 - self._max_sessions
+        return sorted(keys, key=self._end_of)[:over] if over > 0 else []
+
+    def _end_of(self, key: bytes) -> int:
+        raw = self._unwritten.get(Db.IM_SESSIONS, key)
+        return 0 if raw is None else self._rows.open_session(key, raw)[0]
 
     def _session_removal(self, key: bytes) -> Values:
         raw = self._unwritten.get(Db.IM_SESSIONS, key)
@@ -163,6 +189,12 @@ class UserStore:
     def sign_out(self, token: bytes) -> asyncio.Future[None]:
         return self._unwritten.write(self._device_removal(token))
 
+    def forget_device(self, token: bytes) -> None:
+        """Its registration is revoked, in this turn of the loop."""
+        values = self._device_removal(token)
+        if values:
+            self._unwritten.sweep(values, _nothing)
+
     def signed_in(self, token: bytes) -> bytes | None:
         raw = self._unwritten.get(Db.IM_DEVICES, token)
         if raw is None:
@@ -183,10 +215,22 @@ class UserStore:
             self._check(friend.user, friend.other)
             key = self._rows.friend_key(friend.user, friend.other)
             values[Db.IM_FRIENDS, key] = self._rows.seal_friend(key, friend)
+            back = self._rows.admirer_key(friend.user, friend.other)
+            if not self._unwritten.is_there(Db.IM_OWNED, back):
+                values[Db.IM_OWNED, back] = self._rows.seal_id(Db.IM_OWNED, back, friend.user)
         return self._unwritten.write(values)
 
     def remove_friends(self, pairs: Sequence[tuple[bytes, bytes]]) -> asyncio.Future[None]:
-        return self._unwritten.write({(Db.IM_FRIENDS, self._rows.friend_key(*pair)): None for pair in pairs})
+        values: Values = {}
+        for pair in pairs:
+            values |= self.friend_removal(*pair)
+        return self._unwritten.write(values)
+
+    def friend_removal(self, user: bytes, other: bytes) -> Values:
+        return {
+            (Db.IM_FRIENDS, self._rows.friend_key(user, other)): None,
+            (Db.IM_OWNED, self._rows.admirer_key(user, other)): None,
+        }
 
     def friend(self, user: bytes, other: bytes) -> Friend | None:
         key = self._rows.friend_key(user, other)
@@ -255,6 +299,10 @@ class UserStore:
 
     def _swept(self) -> None:
         self._sweeping = False
+
+
+def _nothing() -> None:
+    """The revocation itself has a future."""
 
 
 def _session_end(key: bytes, until_ms: int) -> bytes:

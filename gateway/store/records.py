@@ -77,7 +77,7 @@ class Db(IntEnum):
     IM_ADDRESSES = 44  # keyed hash of an address or a mailbox → user, sealed
     IM_SESSIONS = 45  # keyed hash of a REST key's hash → Unix ms of its end and user, sealed
     IM_DEVICES = 46  # token of a registration → user, sealed
-    IM_OWNED = 47  # user + kind + place: sessions, devices, groups and accounts of a user
+    IM_OWNED = 47  # user + kind + place: what a user has, and what leads to them
     IM_FRIENDS = 48  # user + keyed hash of the other → Friend, sealed
     IM_GROUPS = 49  # group → Group, sealed
     IM_ACCOUNTS = 50  # number u64 → user + Account, sealed under the user's key

@@ -185,6 +185,7 @@ class Store:
         self.im_media = MediaRows(environment, self.committer, clock)
         self.im_media_files = MediaFiles(environment.folder / "media")
         self.im_uploads = UploadRows(environment, self.committer)
+        self.directory.on_revoked = self._im.users.forget_device
         self.receipts.attach(self.journal, self.schedules, self.deaths, self.card_downloads)
         self.schedules.end_push = self.receipts.end_push
         self.schedules.push_landed = self.receipts.push_landed

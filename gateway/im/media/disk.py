@@ -38,6 +38,7 @@ class Disk:
         self._in_order = ThreadPoolExecutor(1, thread_name_prefix="heliograph-media-names")
         #: digests whose file is getting its name, or has it and no row yet
         self._placing: dict[bytes, int] = {}
+        self._is_closed = False
 
     async def run(self, work: Callable[[], _T]) -> _T:
         """In a thread; OSError becomes StoreUnavailable (a disk that is full or read-only), FileNotFoundError stays."""
@@ -91,14 +92,16 @@ class Disk:
 
     def remove_file(self, digest: bytes) -> None:
         """Of a digest that has no row. What fails is found at the next start."""
-        if digest not in self._placing:
+        if digest not in self._placing and not self._is_closed:
             self._in_order.submit(_quietly, partial(self.files.remove, self.files.path(digest)))
 
     def remove(self, *paths: Path) -> None:
-        self._threads.submit(_quietly, partial(self.files.remove, *paths))
+        if not self._is_closed:
+            self._threads.submit(_quietly, partial(self.files.remove, *paths))
 
     async def close(self) -> None:
-        """What was asked for is done when it returns."""
+        """What was asked for is done when it returns; what is asked for later waits for the next start."""
+        self._is_closed = True
         for threads in (self._threads, self._in_order):
             await asyncio.to_thread(threads.shutdown)
 

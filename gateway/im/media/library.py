@@ -109,7 +109,7 @@ class Library:
             raise self._refused("empty", "it is empty")
         mime = await self._type(part)
         reserved = size + (self._config.thumbnail_pixels**2 if mime in PICTURES else 0)
-        self._reserve(user, reserved)
+        await self._reserve(user, reserved)
         try:
             if mime in PICTURES:
                 return await self._take_picture(part, mime, user=user, name=name)
@@ -182,29 +182,28 @@ class Library:
 
     # --- bounds -----------------------------------------------------------------------------------------------
 
-    def _reserve(self, user: bytes, size: int) -> None:
+    async def _reserve(self, user: bytes, size: int) -> None:
         """Room for a file that comes, made where there is none. MediaRefused; StoreUnavailable, QueueFull."""
         config = self._config
-        own = self._coming.get(user, 0) + size
-        everybodys = self._coming_total + size
         if size > config.media_user_bytes:
             raise self._refused("user_bytes", "it is larger than what one user may keep (im.media_user_bytes)")
-        # what others have on the way is set aside from both bounds
-        dropped, dropped_of_all = self._rows.make_room(
-            user,
-            0,
-            user_bytes=max(0, config.media_user_bytes - own),
-            total_bytes=max(0, config.media_total_bytes - everybodys),
-        )
-        self._metrics.count(Metric.IM_MEDIA_REMOVED, dropped, label="user_bytes")
-        self._metrics.count(Metric.IM_MEDIA_REMOVED, dropped_of_all, label="total_bytes")
-        if self._rows.user_bytes(user) + own > config.media_user_bytes:
-            raise self._refused("user_bytes", "the user keeps too much, and all of it was used lately")
-        if self._rows.total_bytes + everybodys > config.media_total_bytes:
-            self._metrics.count(Metric.IM_MEDIA_REFUSED, label="total_bytes")
-            raise QueueFull("all room for media is taken by what was used lately (im.media_total_bytes)")
-        self._coming[user] = own
-        self._coming_total = everybodys
+        # at once, so that those who come together do not take the same room
+        self._coming[user] = self._coming.get(user, 0) + size
+        self._coming_total += size
+        try:
+            for_user = config.media_user_bytes - self._coming[user]
+            for_all = config.media_total_bytes - self._coming_total
+            dropped, dropped_of_all = await self._rows.make_room(user, user_bytes=for_user, total_bytes=for_all)
+            self._metrics.count(Metric.IM_MEDIA_REMOVED, dropped, label="user_bytes")
+            self._metrics.count(Metric.IM_MEDIA_REMOVED, dropped_of_all, label="total_bytes")
+            if self._rows.user_bytes(user) > for_user:
+                raise self._refused("user_bytes", "the user keeps too much, and all of it was used lately")
+            if self._rows.total_bytes > for_all:
+                self._metrics.count(Metric.IM_MEDIA_REFUSED, label="total_bytes")
+                raise QueueFull("all room for media is taken by what was used lately (im.media_total_bytes)")
+        except BaseException:
+            self._release(user, size)
+            raise
 
     def _release(self, user: bytes, size: int) -> None:
         self._coming_total -= size

@@ -88,6 +88,8 @@ def build_orientation(orientation: int) -> bytes:
 _SOI, _EOI, _SOS, _TEM, _COM = 0xD8, 0xD9, 0xDA, 0x01, 0xFE
 _APP0, _APP1, _APP2, _APP14, _APP15 = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
 _STARTS_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+#: of JFIF's segment where it has no small picture in it: that could show what was cut away
+_JFIF_BYTES = 14
 #: a marker in coded data: neither a stuffed byte nor a restart
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
@@ -143,7 +145,7 @@ def _is_kept(marker: int, body: memoryview) -> bool:
     if _APP0 <= marker <= _APP15:
         start = bytes(body[:12])
         return (
-            (marker == _APP0 and start.startswith(b"JFIF\0"))
+            (marker == _APP0 and start.startswith(b"JFIF\0") and len(body) == _JFIF_BYTES)
             or (marker == _APP2 and start == b"ICC_PROFILE\0")
             or (marker == _APP14 and start.startswith(b"Adobe"))
         )

@@ -17,7 +17,7 @@ import structlog
 from gateway.config.im_section import Im
 from gateway.im.media.pictures import Job, Looked
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import QueueFull
+from gateway.model.errors import QueueFull, StoreUnavailable
 from gateway.model.im_ports import MediaRefused
 
 log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class PicturePool:
         self._is_closed = False
 
     async def look(self, source: str, clean: str, small: str, mime: str) -> Looked:
-        """MediaRefused; QueueFull where too many wait, or no process can be started."""
+        """MediaRefused; StoreUnavailable; QueueFull where too many wait, or no process can be started."""
         config = self._config
         if self._waiting >= config.pictures_waiting or self._is_closed:
             raise QueueFull("too many pictures wait to be looked at (im.pictures_waiting)")
@@ -97,6 +97,8 @@ class PicturePool:
                 looked = await self._look(job)
         finally:
             self._waiting -= 1
+        if looked.is_disk_full:
+            raise StoreUnavailable("media can not be written now (disk full or read-only)")
         if looked.refused:
             raise MediaRefused(looked.refused)
         return looked

@@ -1,10 +1,11 @@
 """A process of its own that looks at pictures of strangers: strips them, tries whether they can be decoded, makes small
-ones. Bounded in memory, processor time, file size and open files; it may die of a picture, and only that picture is
+ones. Bounded in memory, processor time and open files; it may die of a picture, and only that picture is
 lost. Must never be imported by the gateway: it is run.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import resource
@@ -79,10 +80,13 @@ def _shrink(job: Job, looked: Looked, *, is_small: bool) -> None:
         more: dict[str, Any] = {}
         if isinstance(profile, bytes) and len(profile) <= _PROFILE_BYTES and image.mode in ("RGB", "RGBA", "P"):
             more["icc_profile"] = profile
+        out = io.BytesIO()
         if has_alpha:
-            small.save(job.small, "PNG", **more)
+            small.save(out, "PNG", **more)
         else:
-            small.save(job.small, "JPEG", quality=_QUALITY, **more)
+            small.save(out, "JPEG", quality=_QUALITY, **more)
+        with open(job.small, "xb") as file:
+            file.write(out.getbuffer())
         looked.small_mime = "image/png" if has_alpha else "image/jpeg"
         looked.small_width, looked.small_height = small.size
 
@@ -118,6 +122,8 @@ def main() -> None:
             looked = look(job)
         except MemoryError:
             looked = Looked(refused="it takes too much memory")
+        except OSError:
+            looked = Looked(is_disk_full=True)
         sys.stdout.buffer.write(msgspec.json.encode(looked) + b"\n")
         sys.stdout.buffer.flush()
 

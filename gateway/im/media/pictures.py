@@ -25,6 +25,8 @@ class Looked(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What was found, or why it is not taken."""
 
     refused: str = ""
+    #: the disk did not take what was to be kept
+    is_disk_full: bool = False
     width: int = 0
     height: int = 0
     #: empty: the picture is small enough itself

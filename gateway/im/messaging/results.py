@@ -50,10 +50,10 @@ class Results:
         self._metrics.count(Metric.IM_RESULTS, label=label)
         return appended
 
-    def fail_now(self, outgoing: Outgoing, reason: str, label: str) -> bool:
+    def settle_now(self, outgoing: Outgoing, result: Item, message: Item | None, label: str) -> bool:
         """Where nobody can wait; False: the store takes nothing now."""
         try:
-            appended = self.settle(outgoing, self.build(outgoing, FAILED, reason=reason), None, label)
+            appended = self.settle(outgoing, result, message, label)
         except (StoreUnavailable, QueueFull):
             return False
         appended.done.add_done_callback(observe)

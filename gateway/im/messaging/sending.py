@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,6 +23,14 @@ from gateway.model.im_ports import LogRecords, MediaStore
 IN_DOUBT = "the connection was lost while it was being sent: it may have arrived"
 EXPIRED = "it could not be sent in time"
 UNBOUND = "the account was unbound before it could be sent"
+
+
+class _Ending(NamedTuple):
+    result: Item
+    #: as it was sent
+    message: Item | None
+    #: of the metric
+    label: str
 
 
 class Sending:
@@ -46,6 +55,8 @@ class Sending:
         self._draining: set[int] = set()
         #: account → number of what is being tried, or whose result is being kept
         self._trying: dict[int, int] = {}
+        #: number → how it ended, where the store has not taken that yet: at most one for each account
+        self._known: dict[int, _Ending] = {}
 
     def has_work(self, account: int) -> bool:
         return bool(self._log.outgoing(account))
@@ -74,21 +85,31 @@ class Sending:
 
     def fail_all(self, account: int) -> None:
         """The account is unbound: what waits is over, also what is being tried."""
-        self._trying.pop(account, None)
+        tried = self._trying.pop(account, 0)
         for outgoing in self._log.outgoing(account):
-            if not self._results.fail_now(outgoing, IN_DOUBT if outgoing.is_in_doubt else UNBOUND, "unbound"):
+            reason = IN_DOUBT if outgoing.number == tried else UNBOUND
+            if not self._end_now(outgoing, reason, "unbound"):
                 return
 
     def expire(self, account: int) -> int:
         """Nobody sends for it now: what is past its time has failed. When the next will be, Unix ms; 0: none waits."""
         next_ms = 0
         for outgoing in self._log.outgoing(account):
-            if outgoing.expires_ms <= self._clock():
-                reason = IN_DOUBT if outgoing.is_in_doubt else EXPIRED
-                if self._results.fail_now(outgoing, reason, "expired"):
-                    continue
+            if outgoing.expires_ms <= self._clock() and self._end_now(outgoing, EXPIRED, "expired"):
+                continue
             next_ms = min(next_ms or outgoing.expires_ms, outgoing.expires_ms)
         return next_ms
+
+    def _end_now(self, outgoing: Outgoing, reason: str, label: str) -> bool:
+        """By what is known of it, or as failed; False: the store takes nothing now."""
+        known = self._known.get(outgoing.number)
+        if known is None:
+            reason = IN_DOUBT if outgoing.is_in_doubt else reason
+            known = _Ending(self._results.build(outgoing, FAILED, reason=reason), None, label)
+        if not self._results.settle_now(outgoing, *known):
+            return False
+        self._known.pop(outgoing.number, None)
+        return True
 
     async def _step(
         self, account: Account, session: Session, caps: Caps, outgoing: Outgoing, backoff: Backoff
@@ -104,6 +125,9 @@ class Sending:
     async def _step_on(
         self, account: Account, session: Session, caps: Caps, outgoing: Outgoing, backoff: Backoff
     ) -> tuple[Outgoing | None, float]:
+        known = self._known.get(outgoing.number)
+        if known is not None:
+            return await self._settle(outgoing, *known)
         # an act that is done twice is done once
         is_idempotent = caps.idempotent or outgoing.act is not None
         if outgoing.is_in_doubt and not is_idempotent:
@@ -175,7 +199,10 @@ class Sending:
     async def _settle(self, outgoing: Outgoing, result: Item, message: Item | None, label: str) -> tuple[None, float]:
         """Unless it was over before the network had its say (`fail_all`)."""
         if self._trying.get(outgoing.account) == outgoing.number:
+            # also where the session ends while the store takes nothing: the network is not asked again
+            self._known[outgoing.number] = _Ending(result, message, label)
             await self._results.settle_for_good(outgoing, result, message, label)
+            self._known.pop(outgoing.number, None)
         return None, 0.0
 
     async def _keep(self, outgoing: Outgoing) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.im.operation import Ask, Caller, Operation, Reply
+from gateway.im.operations.ids import AccountWord, read_account
 from gateway.im.operations.users import Done, NameText, Nothing
 from gateway.im.ust.account_contacts import AccountContacts
 from gateway.im.ust.accounts import BoundAccounts
@@ -19,7 +20,6 @@ MAX_PAGE = 500
 Values = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=8_192)]], Meta(max_length=32)
 ]
-Number = Annotated[int, Meta(ge=1, le=1 << 62)]
 
 
 class FormField(msgspec.Struct, omit_defaults=True):
@@ -62,22 +62,22 @@ class Bind(Ask):
 
 
 class ChangeCredentials(Ask):
-    number: Number
+    account: AccountWord
     #: the whole form
     credentials: Values
 
 
 class RenameAccount(Ask):
-    number: Number
+    account: AccountWord
     name: NameText
 
 
 class Unbind(Ask):
-    number: Number
+    account: AccountWord
 
 
 class ListContacts(Ask):
-    number: Number
+    account: AccountWord
     #: remote id behind which the page begins; empty: at the first, asked of the network anew
     after: Annotated[str, Meta(max_length=2_048)] = ""
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = MAX_PAGE
@@ -105,7 +105,7 @@ class AccountOperations:
         self._contacts = contacts
 
     def operations(self) -> tuple[Operation, ...]:
-        one = "/v1/im/accounts/{number}"
+        one = "/v1/im/accounts/{account}"
         return (
             Operation(
                 "networks",
@@ -152,20 +152,20 @@ class AccountOperations:
         return _view(account, self._accounts.state(account))
 
     async def _change(self, caller: Caller, ask: ChangeCredentials) -> AccountView:
-        account = await self._accounts.change_credentials(caller.me, ask.number, ask.credentials)
+        account = await self._accounts.change_credentials(caller.me, read_account(ask.account), ask.credentials)
         return _view(account, self._accounts.state(account))
 
     async def _rename(self, caller: Caller, ask: RenameAccount) -> AccountView:
-        account = await self._accounts.rename(caller.me, ask.number, ask.name)
+        account = await self._accounts.rename(caller.me, read_account(ask.account), ask.name)
         return _view(account, self._accounts.state(account))
 
     async def _list_contacts(self, caller: Caller, ask: ListContacts) -> ContactList:
-        page, has_more = await self._contacts.page(caller.me, ask.number, ask.after, ask.limit)
+        page, has_more = await self._contacts.page(caller.me, read_account(ask.account), ask.after, ask.limit)
         views = [ContactView(one.remote_id, one.display, one.is_mutual) for one in page]
         return ContactList(contacts=views, next=views[-1].remote_id if has_more else "")
 
     async def _unbind(self, caller: Caller, ask: Unbind) -> Done:
-        await self._accounts.unbind(caller.me, ask.number)
+        await self._accounts.unbind(caller.me, read_account(ask.account))
         return Done()
 
 

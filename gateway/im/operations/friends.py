@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.im.operation import Ask, Caller, Operation, Reply
-from gateway.im.operations.user_ids import IdText, read_user_id
+from gateway.im.operations.ids import IdText, read_user_id
 from gateway.im.operations.users import AddressText, Done
 from gateway.im.ust.friends import Friends
 from gateway.model.im_people import FriendState, build_user_id

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.im.operation import Ask, Caller, Operation, Reply
-from gateway.im.operations.user_ids import IdText, read_group_id, read_user_id
+from gateway.im.operations.ids import IdText, read_group_id, read_user_id
 from gateway.im.operations.users import Done, NameText
 from gateway.im.ust.groups import Groups
 from gateway.model.im_people import Group, build_group_id, build_user_id

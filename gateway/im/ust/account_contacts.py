@@ -28,9 +28,9 @@ class AccountContacts:
         self._supervision = supervision
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
 
-    async def page(self, me: bytes, number: int, after: str, limit: int) -> tuple[list[Contact], bool]:
+    async def page(self, me: bytes, word: int | str, after: str, limit: int) -> tuple[list[Contact], bool]:
         """Those behind `after` by their remote ids, and whether there are more. GatewayError."""
-        self._gate.own_account(me, number)
+        number = self._gate.own_account(me, word).number
         contacts = await self._contacts(number, is_first=not after)
         rest = [contact for contact in contacts if contact.remote_id > after]
         has_more = len(rest) > limit

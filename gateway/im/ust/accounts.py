@@ -73,26 +73,26 @@ class BoundAccounts:
         self._tell_bound(account, "bound")
         return account
 
-    async def change_credentials(self, me: bytes, number: int, values: Mapping[str, str]) -> Account:
+    async def change_credentials(self, me: bytes, word: int | str, values: Mapping[str, str]) -> Account:
         """The whole form again: nothing of the old one stays."""
-        account = self._gate.own_account(me, number)
+        account = self._gate.own_account(me, word)
         connector = self._connectors.get(account.network)
         if connector is None:
-            raise BadRequest("this network is no longer here: unbind the account", field="number")
-        sealed = self._records.seal(me, number, account.network, self._fill(connector, values))
+            raise BadRequest("this network is no longer here: unbind the account", field="account")
+        sealed = self._records.seal(me, account.number, account.network, self._fill(connector, values))
         account = replace(account, sealed=sealed, state=AccountState.IDLE)
         await self._put(account)
         self._tell_bound(account, "changed")
         return account
 
-    async def rename(self, me: bytes, number: int, name: str) -> Account:
-        account = self._gate.own_account(me, number)
-        account = replace(account, name=self._check_name(name, self._records.accounts(me), number))
+    async def rename(self, me: bytes, word: int | str, name: str) -> Account:
+        account = self._gate.own_account(me, word)
+        account = replace(account, name=self._check_name(name, self._records.accounts(me), account.number))
         await self._put(account)
         return account
 
-    async def unbind(self, me: bytes, number: int) -> None:
-        account = self._gate.own_account(me, number)
+    async def unbind(self, me: bytes, word: int | str) -> None:
+        account = self._gate.own_account(me, word)
         self._supervision.unbound(account.number)
         await self._records.remove_account(account.number)
         self._metrics.count(Metric.IM_ACCOUNTS, label="unbound")

@@ -2,10 +2,10 @@
 
 Nothing here knows whether an address is a user's: a code for one that is costs the same as for one that is not. A code
 holds for whoever asked for it: the same device, or REST; so nobody can use up the tries of another's code from
-elsewhere. What guessing brings: codes_per_hour times code_tries guesses an hour at one in a million each.
+elsewhere. What guessing brings: codes_per_day times code_tries guesses a day at one in a million each.
 
-What it can not prevent: somebody who asks for codes for another's address all the time leaves them none in that hour;
-and a number that the telephone company gave to somebody else lets that person in.
+What it can not prevent: somebody who asks for codes for another's address all the time leaves them none for that hour
+or day; and a number that the telephone company gave to somebody else lets that person in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from gateway.config.im_section import Im
-from gateway.im.ust.rates import HOUR_MS, Rate
+from gateway.im.ust.rates import DAY_MS, HOUR_MS, Rate
 from gateway.metrics.names import Metric
 from gateway.metrics.sink import Metrics
 from gateway.model.errors import BadRequest, TooManyRequests
@@ -44,9 +44,10 @@ class Codes:
         self._key = secrets.token_bytes(32)  # of this process: a code does not outlive it
         most = settings.codes_total_per_hour
         # as many addresses as there are codes: no count is ever forgotten
-        self._by_address = Rate(settings.codes_per_hour, HOUR_MS, max_keys=most)
-        self._by_device = Rate(settings.codes_per_hour, HOUR_MS, max_keys=most)
-        self._all = Rate(most, HOUR_MS)
+        self._by_address = Rate("codes", settings.codes_per_hour, HOUR_MS, metrics, max_keys=most)
+        self._by_day = Rate("codes", settings.codes_per_day, DAY_MS, metrics, max_keys=24 * most)
+        self._by_device = Rate("codes", settings.codes_per_hour, HOUR_MS, metrics, max_keys=most)
+        self._all = Rate("codes", most, HOUR_MS, metrics)
         #: by age; those that are over go when the next one is made
         self._codes: OrderedDict[bytes, _Code] = OrderedDict()
         self._max_codes = most * (math.ceil(settings.code_s / 3_600) + 1)
@@ -56,6 +57,7 @@ class Codes:
         named = self._hash(b"address", address.encode())
         for rate, key, limit in (
             (self._by_address, named, "address"),
+            (self._by_day, named, "address"),
             (self._by_device, token or b"", "device"),
             (self._all, _ALL, "total"),
         ):
@@ -63,6 +65,7 @@ class Codes:
                 self._metrics.count(Metric.IM_CODES, label=limit)
                 raise TooManyRequests("too many codes were asked for", after_ms=rate.after_ms(now_ms))
         self._by_address.take(named, now_ms)
+        self._by_day.take(named, now_ms)
         self._all.take(_ALL, now_ms)
         if token is not None:
             self._by_device.take(token, now_ms)

@@ -45,7 +45,7 @@ class Discovery:
         self._users = users
         self._settings = settings
         self._metrics = metrics
-        self._asked = Rate(settings.discovery_per_day, DAY_MS)
+        self._asked = Rate("numbers", settings.discovery_per_day, DAY_MS, metrics)
         self._key = secrets.token_bytes(32)
         #: nobody's id: looked at where a number is nobody's
         self._nobody = secrets.token_bytes(USER_BYTES)
@@ -58,12 +58,22 @@ class Discovery:
         if len(numbers) > self._settings.discovery_batch:
             raise BadRequest(f"up to {self._settings.discovery_batch} numbers at once", field="numbers")
         self._count(me, len(numbers), now_ms)
+        answers: dict[str, bytes | None] = {}
         found: list[Found] = []
         unreadable: list[int] = []
         async with even_pace(self._settings.answer_step_s):
             for at in range(0, len(numbers), _SLICE):
                 for place, number in enumerate(numbers[at : at + _SLICE], at):
-                    self._look_up(me, place, number, region, found, unreadable)
+                    address = _read(number, region)
+                    if address is None:
+                        unreadable.append(place)
+                        continue
+                    # once, however often it is there: many times one number would take measurably longer
+                    if address not in answers:
+                        answers[address] = self._look_up(me, address)
+                    user = answers[address]
+                    if user is not None:
+                        found.append(Found(place, user))
                 await asyncio.sleep(0)
         self._metrics.count(Metric.IM_DISCOVERY, len(found), "found")
         self._metrics.count(Metric.IM_DISCOVERY, len(unreadable), "unreadable")
@@ -84,17 +94,16 @@ class Discovery:
             self._asked.take(key, now_ms, count)
         self._metrics.count(Metric.IM_DISCOVERY, count, "asked")
 
-    def _look_up(
-        self, me: bytes, place: int, number: str, region: str, found: list[Found], unreadable: list[int]
-    ) -> None:
-        try:
-            address = parse_number(number, region)
-        except BadRequest:
-            unreadable.append(place)
-            return
+    def _look_up(self, me: bytes, address: str) -> bytes | None:
         at = self._users.find_user(address)
         other = at if at is not None else self._nobody
         user, theirs = self._users.user(other), self._users.friend(other, me)
         is_blocked = theirs is not None and theirs.state is FriendState.BLOCKED
-        if user is not None and user.is_discoverable and not is_blocked and other != me:
-            found.append(Found(place, other))
+        return other if user is not None and user.is_discoverable and not is_blocked and other != me else None
+
+
+def _read(number: str, region: str) -> str | None:
+    try:
+        return parse_number(number, region)
+    except BadRequest:
+        return None

@@ -63,7 +63,7 @@ class Friends:
         self._settings = settings
         self._metrics = metrics
         self._domain = parse_domain(settings.mail_domain) or ""
-        self._requests = Rate(settings.requests_per_day, DAY_MS)
+        self._requests = Rate("friend_requests", settings.requests_per_day, DAY_MS, metrics)
         #: nobody's id: looked at where there is no other, so that it costs the same
         self._nobody = secrets.token_bytes(USER_BYTES)
 

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from gateway.metrics.names import Metric
+from gateway.metrics.sink import Metrics
+
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 #: counts kept of one window (about 150 bytes each); past it the one that was used least recently begins anew
+#: (counted)
 MAX_KEYS = 200_000
 
 
 class Rate:
     """Loop thread only."""
 
-    def __init__(self, most: int, window_ms: int, *, max_keys: int = MAX_KEYS) -> None:
+    def __init__(self, what: str, most: int, window_ms: int, metrics: Metrics, *, max_keys: int = MAX_KEYS) -> None:
+        self._what = what
+        self._metrics = metrics
         self._most = most
         self._window_ms = window_ms
         self._max_keys = max_keys
         self._window = -1
         self._used: OrderedDict[bytes, int] = OrderedDict()
-        #: counts that began anew because there were too many
-        self.forgotten = 0
 
     def room(self, key: bytes, now_ms: int) -> int:
         self._turn(now_ms)
@@ -37,7 +41,7 @@ class Rate:
         self._used.move_to_end(key)
         if len(self._used) > self._max_keys:
             self._used.popitem(last=False)
-            self.forgotten += 1
+            self._metrics.count(Metric.IM_RATES_FORGOTTEN, label=self._what)
         return 0
 
     def after_ms(self, now_ms: int) -> int:

@@ -81,7 +81,7 @@ class Users:
         self._on_signed_out = on_signed_out
         self._on_removed = on_removed
         self._codes = Codes(settings, metrics)
-        self._mailbox_tries = Rate(settings.mailbox_tries_per_day, DAY_MS)
+        self._mailbox_tries = Rate("mailboxes", settings.mailbox_tries_per_day, DAY_MS, metrics)
         self._domain = addresses.parse_domain(settings.mail_domain) or ""
 
     # --- codes

@@ -1,9 +1,12 @@
 """A mail server of other implementations: OpenSMTPD takes mails, Dovecot keeps them and gives them out by IMAP; on free
-ports of loopback, in a folder of its own. Both want to be started as root; must never be reachable from elsewhere."""
+ports of loopback, in a folder of its own. Dovecot speaks TLS too; the OpenSMTPD of Debian 12 can not sign with its
+OpenSSL 3 ("EVP lib") and is spoken to in the clear. Both want to be started as root; must never be reachable from
+elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
+import imaplib
 import os
 import pwd
 import socket
@@ -70,14 +73,9 @@ protocol imap {{
 }}
 """
 _SMTPD = """\
-pki server cert "{folder}/cert.pem"
-pki server key "{folder}/key.pem"
 table vusers {{ "@{domain}" = "nobody" }}
-table passwords {{ {passwords} }}
 queue ttl 1h
 listen on 127.0.0.1 port {smtp} hostname {domain}
-listen on 127.0.0.1 port {smtps} smtps pki server auth <passwords> hostname {domain}
-listen on 127.0.0.1 port {submission} tls-require pki server auth <passwords> hostname {domain}
 action "local" lmtp "127.0.0.1:{lmtp}" rcpt-to virtual <vusers>
 {more}
 match from any for domain "{domain}" action "local"
@@ -91,14 +89,17 @@ def free_port() -> int:
 
 
 class MailServer:
-    """As a context manager. `relay`: a domain whose mails go on by LMTP to a port of loopback, (domain, port)."""
+    """As a context manager. `relay`: a domain whose mails go on to a port of loopback, (domain, port), by LMTP or SMTP;
+    by LMTP this server tries a mailbox that is not there again and again for as long as it keeps mails."""
 
-    def __init__(self, folder: Path, *, relay: tuple[str, int] | None = None, people: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, *, relay: tuple[str, int] | None = None, by_lmtp: bool = True) -> None:
         self._folder = folder
         self._relay = relay
-        self._people = people
-        self.ports = {name: free_port() for name in ("imap", "imaps", "lmtp", "smtp", "smtps", "submission")}
+        self._by_lmtp = by_lmtp
+        self.ports = {name: free_port() for name in ("imap", "imaps", "lmtp", "smtp")}
         self._programs = Programs(folder)
+        self._smtpd_pid = 0
+        self._has_own_view = False
         # Dovecot's processes are not root, and a test's folder is closed to others
         self._open = tempfile.TemporaryDirectory(prefix="heliograph-mail-")
 
@@ -126,7 +127,7 @@ class MailServer:
         for path, mode in ((folder / "spool", 0o711), (opened, 0o711), (opened / "mail", 0o777)):
             path.chmod(mode)
         self._run(
-            *(OPENSSL, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *(OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
             *("-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=localhost"),
             *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
         )
@@ -135,18 +136,15 @@ class MailServer:
         values = {**self.ports, "folder": folder, "open": opened, "domain": DOMAIN, "password": PASSWORD}
         values |= {"user": nobody.pw_uid, "group": nobody.pw_gid}
         (folder / "dovecot.conf").write_text(_DOVECOT.format(**values))
-        hashed = self._run(SMTPCTL, "encrypt", PASSWORD).strip()
-        passwords = ", ".join(f'"{self.address(person)}" = "{hashed}"' for person in self._people or ("nobody",))
         more = ""
         if self._relay is not None:
             domain, port = self._relay
-            more = (
-                f'table relayed {{ "@{domain}" = "nobody" }}\n'
-                f'action "relay" lmtp "127.0.0.1:{port}" rcpt-to virtual <relayed>\n'
-                f'match from any for domain "{domain}" action "relay"'
-            )
+            by_lmtp = f'table relayed {{ "@{domain}" = "nobody" }}\n'
+            by_lmtp += f'action "relay" lmtp "127.0.0.1:{port}" rcpt-to virtual <relayed>\n'
+            by_smtp = f'action "relay" relay host "smtp+notls://127.0.0.1:{port}"\n'
+            more = f'{by_lmtp if self._by_lmtp else by_smtp}match from any for domain "{domain}" action "relay"'
         config = folder / "smtpd.conf"
-        config.write_text(_SMTPD.format(**values, passwords=passwords, more=more))
+        config.write_text(_SMTPD.format(**values, more=more))
         config.chmod(0o600)
 
     def _run(self, *arguments: str) -> str:
@@ -159,8 +157,8 @@ class MailServer:
         """Also after `stop`, on the same ports and with its mails."""
         self._programs.start(DOVECOT, "-F", "-c", str(self._folder / "dovecot.conf"))
         smtpd = self._smtpd()
-        self._programs.start(*smtpd)
-        for program, names in ((DOVECOT, ("imap", "imaps", "lmtp")), (smtpd[0], ("smtp", "smtps", "submission"))):
+        self._smtpd_pid = self._programs.start(*smtpd)
+        for program, names in ((DOVECOT, ("imap", "imaps", "lmtp")), (smtpd[0], ("smtp",))):
             for name in names:
                 await self._programs.listens(program, "127.0.0.1", self.ports[name])
 
@@ -171,10 +169,34 @@ class MailServer:
         mount = f"mount --bind {self._folder}/spool /var/spool/smtpd && mount --bind {self._folder}/var-run /var/run/"
         own_view = ["/usr/bin/unshare", "--mount", "--", "/bin/sh", "-c", f'{mount} && exec "$@"', "sh"]
         can = subprocess.run([*own_view, "/bin/true"], capture_output=True, timeout=30, check=False).returncode == 0  # noqa: S603
+        self._has_own_view = can
         return own_view + command if can else command
+
+    def flush(self) -> None:
+        """Try again now what waits in the queue."""
+        view = ["/usr/bin/nsenter", "--mount", f"--target={self._smtpd_pid}", "--"] if self._has_own_view else []
+        self._run(*view, SMTPCTL, "schedule", "all")
 
     async def stop(self) -> None:
         await self._programs.close()
+
+    async def put(self, person: str, mail: bytes) -> None:
+        """Any bytes into an inbox, as Dovecot's own delivery would."""
+        await asyncio.to_thread(self._append, person, [mail])
+
+    async def fill(self, person: str, count: int) -> None:
+        """So many small mails, one after the other."""
+        mails = [
+            b"From: <old@mail.test>\nMessage-ID: <old%d@mail.test>\nSubject: old\n\nold %d\n" % (number, number)
+            for number in range(count)
+        ]
+        await asyncio.to_thread(self._append, person, mails)
+
+    def _append(self, person: str, mails: list[bytes]) -> None:
+        with imaplib.IMAP4("127.0.0.1", self.ports["imap"], timeout=30) as imap:
+            imap.login(self.address(person), PASSWORD)
+            for mail in mails:
+                imap.append("INBOX", "", "", mail)
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()

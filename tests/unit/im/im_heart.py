@@ -273,7 +273,7 @@ class Heart:
         await self.supervisor.stop()
         self.presence.close()
 
-    # --- people --------------------------------------------------------------------------------------------------------
+    # --- people ------------------------------------------------------------
 
     def user(self, name: str) -> bytes:
         """With one device, whose token is the name."""
@@ -301,7 +301,7 @@ class Heart:
         verdicts = await self.outbox.send(user, [Recipient(account, "friend@there")], Draft(text), key)
         return verdicts[0]
 
-    # --- what became of it ---------------------------------------------------------------------------------------------
+    # --- what became of it ------------------------------------------------------------
 
     def items(self, user: bytes, kind: ItemKind) -> list[Item]:
         return [item for item in self.log.items[user] if item.kind is kind]

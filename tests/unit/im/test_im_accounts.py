@@ -50,7 +50,7 @@ async def test_other_credentials_end_a_bad_state(rig: UstRig) -> None:
     await rig.accounts.put_account(msgspec.structs.replace(account, state=AccountState.BAD_CREDENTIALS))
     assert (await rig.do("accounts", anna))["accounts"][0]["state"] == "bad_credentials"
     form = {**FORM, "password": "another", "server": "elsewhere"}
-    changed = await rig.do("change_credentials", anna, number=number, credentials=form)
+    changed = await rig.do("change_credentials", anna, account=number, credentials=form)
     assert changed["state"] == "idle"
     assert rig.accounts.unseal(rig.accounts.account(number)) == form
     assert rig.supervision.calls == [("bound", number)] * 2
@@ -64,8 +64,8 @@ async def test_names_are_unique_among_a_users_own(rig: UstRig) -> None:
         await _bind(rig, anna, "SINA")
     other = await _bind(rig, anna, "other")
     with pytest.raises(Conflict):
-        await rig.do("rename_account", anna, number=other, name="Sina")
-    assert (await rig.do("rename_account", anna, number=number, name="Sina"))["name"] == "Sina"
+        await rig.do("rename_account", anna, account=other, name="Sina")
+    assert (await rig.do("rename_account", anna, account=number, name="Sina"))["name"] == "Sina"
     for name in ("", "42", "own", "to: x", "a,b", "a\nb"):
         with pytest.raises(BadRequest):
             await _bind(rig, anna, name)
@@ -74,7 +74,7 @@ async def test_names_are_unique_among_a_users_own(rig: UstRig) -> None:
 async def test_unbound_means_gone(rig: UstRig) -> None:
     anna = await rig.sign_up(ANNA)
     number = await _bind(rig, anna)
-    await rig.do("unbind", anna, number=number)
+    await rig.do("unbind", anna, account="Sina")
     assert rig.supervision.calls[-1] == ("unbound", number)
     assert rig.gate.owner(number) is None
     assert (await rig.do("accounts", anna))["accounts"] == []
@@ -90,9 +90,9 @@ async def test_an_account_of_another_is_one_that_is_not_there(rig: UstRig) -> No
         ("change_credentials", {"credentials": FORM}),
     ):
         told = []
-        for asked in (number, number + 1, 1 << 62):
+        for asked in (number, str(number), "sina", "x", number + 1, 1 << 62):
             with pytest.raises(NotFound) as caught:
-                await rig.do(name, bert, number=asked, **fields)
+                await rig.do(name, bert, account=asked, **fields)
             told.append((caught.value.message, caught.value.field))
         assert len(set(told)) == 1
     with pytest.raises(NotFound):
@@ -104,15 +104,15 @@ async def test_contacts_come_in_pages_of_one_question_to_the_network(rig: UstRig
     anna, bert = await rig.sign_up(ANNA), await rig.sign_up(BERT)
     number = await _bind(rig, anna)
     rig.supervision.rosters[number] = [Contact(f"{n}@paper.example", f"N{n}") for n in (3, 1, 2)]
-    first = await rig.do("account_contacts", anna, number=number, limit=2)
+    first = await rig.do("account_contacts", anna, account=number, limit=2)
     assert first["contacts"][0] == {"remote_id": "1@paper.example", "display": "N1"}
-    second = await rig.do("account_contacts", anna, number=number, limit=2, after=first["next"])
+    second = await rig.do("account_contacts", anna, account=number, limit=2, after=first["next"])
     assert second == {"contacts": [{"remote_id": "3@paper.example", "display": "N3"}]}
     assert rig.supervision.calls.count(("contacts", number)) == 1
-    await rig.do("account_contacts", anna, number=number)
+    await rig.do("account_contacts", anna, account=number)
     assert rig.supervision.calls.count(("contacts", number)) == 2
     with pytest.raises(NotFound):
-        await rig.do("account_contacts", bert, number=number)
+        await rig.do("account_contacts", bert, account=number)
 
 
 async def test_accounts_of_a_user_are_bounded() -> None:

@@ -9,6 +9,7 @@ import pytest
 from im_ust_rig import ANNA, BERT, CARL, START_MS, UstRig, rig_in_ram
 
 from gateway.im.ust import rates
+from gateway.metrics import Metrics
 from gateway.metrics.names import Metric
 from gateway.model.errors import BadRequest, Forbidden, TooManyRequests
 from gateway.model.im_people import build_user_id
@@ -51,6 +52,17 @@ async def test_absent_hidden_blocking_and_gone_are_the_same_in_bytes_and_work() 
     rig.users.calls.clear()
     assert (await rig.do("find_contacts", anna, numbers=["+4915112345605"]))["found"][0]["user"] == build_user_id(dora)
     assert tuple(sorted(rig.users.calls.items())) == seen.pop()[1]
+
+
+async def test_a_number_is_looked_up_once_however_often_it_is_asked_for() -> None:
+    rig = rig_in_ram()
+    anna = await rig.sign_up(ANNA)
+    bert = await rig.sign_up(BERT, is_discoverable=True)
+    rig.users.calls.clear()
+    found = await rig.do("find_contacts", anna, numbers=[BERT, CARL, "+49 1511 2345602"] * 100)
+    assert len(found["found"]) == 200
+    assert {one["user"] for one in found["found"]} == {build_user_id(bert)}
+    assert rig.users.calls["find_user"] == 2
 
 
 async def test_only_who_has_a_number_may_ask_for_numbers(rig: UstRig) -> None:
@@ -114,8 +126,9 @@ async def test_a_large_book_leaves_the_loop_to_others() -> None:
 
 
 def test_counts_of_too_many_begin_anew_and_that_is_counted() -> None:
-    rate = rates.Rate(1, DAY_MS, max_keys=2)
+    metrics = Metrics(process=False)
+    rate = rates.Rate("numbers", 1, DAY_MS, metrics, max_keys=2)
     assert [rate.take(key, 0) for key in (b"a", b"b", b"c")] == [0, 0, 0]
-    assert rate.forgotten == 1
+    assert metrics.value(Metric.IM_RATES_FORGOTTEN, "numbers") == 1
     assert rate.take(b"c", 0) == DAY_MS
     assert rate.take(b"a", 0) == 0

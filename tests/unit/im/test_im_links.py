@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_rig import BASE, BEN, Clock, eventually, media_rig, picture
+from media_rig import BASE, BEN, Clock, door_routes, eventually, media_rig, picture
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway.api.im.served import Unsatisfiable, build_disposition, parse_range
+from gateway.api.openapi import build_document
 from gateway.im.media.links import Links
 from gateway.metrics import Metric
 
@@ -113,6 +116,14 @@ async def test_a_file_somebody_took_away_is_not_found(tmp_path: Path) -> None:
         assert (await client.get(f"/v1/im/media/{media.ref}")).status_code == 404
         assert rig.counted(Metric.IM_MEDIA_SERVED, "user lost") == 1
         await eventually(lambda: rig.parts() == [])
+
+
+async def test_the_description_of_these_routes_is_valid(tmp_path: Path) -> None:
+    async with media_rig(tmp_path) as rig:
+        routes = door_routes(rig.library, rig.uploads, rig.config, rig.metrics)
+        document = msgspec.to_builtins(build_document(routes))
+        OpenAPIV31SpecValidator(document).validate()
+        assert set(document["paths"]["/v1/im/uploads/{id}"]) == {"head", "patch", "delete", "post", "get"}
 
 
 KEY = b"k" * 32

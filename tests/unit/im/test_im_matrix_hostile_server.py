@@ -27,6 +27,7 @@ from gateway.model.im import (
     MarkRead,
     Media,
     Message,
+    Moved,
     Person,
     Rejected,
     Transient,
@@ -250,6 +251,29 @@ async def test_a_file_that_stops_coming_is_transient() -> None:
         with pytest.raises(Transient, match="in time"):
             async for _ in session.fetch(Media("mxc://x/y")):
                 pass
+
+
+async def test_what_is_under_way_when_a_session_ends_is_transient() -> None:
+    def answer(path: str) -> bytes:
+        # the head of an answer that never comes
+        is_late = "/send/" in path or ("/sync" in path and "since=s1" in path)
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n" if is_late else answer_honestly(path)
+
+    text = Envelope(
+        network="matrix", conversation=Conversation(ConversationKind.ROOM, ROOM), sender=Person(""), text="x"
+    )
+    async with served(answer) as (_, port):
+        async with build(SETTINGS._replace(request_s=20.0)).open(credentials(port), b"s0") as session:
+            events = session.events()
+            waiting = [asyncio.create_task(session.send(text))]
+            first = await anext(events)
+            assert first == Moved(b"s1")
+            waiting.append(asyncio.create_task(anext(events)))  # type: ignore[arg-type]
+            await asyncio.sleep(0.1)
+        ends = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+        assert [type(end) for end in ends] == [Transient, Transient]
+        with pytest.raises(Transient):
+            await session.send(text)
 
 
 async def test_ids_stay_in_their_place_in_a_path() -> None:

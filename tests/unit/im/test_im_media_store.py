@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -348,6 +349,39 @@ async def test_rows_that_can_not_be_written_take_their_file_back(tmp_path: Path)
         assert await rig.store.committer.probe()
         assert (await rig.take(b"after")).size == 5
         assert rig.library.file(ANN, kept.ref) is not None
+
+
+async def test_a_process_that_finds_the_disk_full_does_not_blame_the_picture(tmp_path: Path) -> None:
+    async with media_rig(tmp_path) as rig:
+        await rig.take(picture("PNG"))
+        worker = next(iter(rig.library._pool._all)).process.pid
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))
+        with pytest.raises(StoreUnavailable):
+            await rig.take(picture("PNG", 500, 500))
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert (await rig.take(picture("PNG", 500, 500))).width == 500
+
+
+async def test_what_goes_while_everything_ends_goes_at_the_next_start(tmp_path: Path) -> None:
+    clock = Clock()
+    async with media_rig(tmp_path, clock, media_days=1) as rig:
+        await rig.take(b"some text")
+        clock.now_ms += 2 * DAY_MS
+        assert rig.library.sweep() == 1
+    async with media_rig(tmp_path, clock) as rig:
+        await eventually(lambda: rig.stored() == [])
+
+
+async def test_room_is_made_for_a_large_file_out_of_many_small_ones(tmp_path: Path) -> None:
+    clock = Clock()
+    async with media_rig(tmp_path, clock, media_total_bytes=400 * 4096, media_bytes=300 * 4096) as rig:
+        for number in range(40):
+            await asyncio.gather(*(rig.take(b"text %d %d" % (number, n), user=BEN) for n in range(10)))
+        assert rig.store.im_media.total_bytes == 400 * 4096
+        clock.now_ms += 2 * HOUR_MS
+        await rig.take(b"x" * 299 * 4096)
+        assert rig.store.im_media.total_bytes == 400 * 4096
+        assert rig.counted(Metric.IM_MEDIA_REMOVED, "total_bytes") == 299
 
 
 async def test_a_type_that_can_not_be_told_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -169,6 +169,19 @@ async def test_codes_are_bounded_by_address_by_device_and_in_all() -> None:
         await rig.code(ANNA)
 
 
+async def test_codes_of_a_day_for_one_address_are_bounded() -> None:
+    rig = rig_in_ram(codes_per_hour=2, codes_per_day=5)
+    rig.now_ms = START_MS - START_MS % DAY_MS
+    for code in range(5):
+        rig.now_ms += HOUR_MS
+        assert len(await rig.code(ANNA)) == 6, code
+    rig.now_ms += HOUR_MS
+    with pytest.raises(TooManyRequests) as caught:
+        await rig.code(ANNA)
+    assert caught.value.after_ms == 18 * HOUR_MS
+    await rig.code(BERT)
+
+
 async def test_two_who_verify_at_once_are_one_user_and_one_of_them_is_in(rig: UstRig) -> None:
     code = await rig.code(ANNA)
     results = await asyncio.gather(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email import message_from_bytes
@@ -29,6 +30,7 @@ from gateway.model.im import (
     Rejected,
     Transient,
 )
+from gateway.notifiers.local_tls import Authority
 
 MAIL = b"Subject: x\r\n\r\nhello\r\n"
 
@@ -63,7 +65,7 @@ def _login(_server: Any, _session: Any, _envelope: Any, _mechanism: str, data: L
 
 
 @asynccontextmanager
-async def served(handler: Answers, **more: Any) -> AsyncIterator[int]:
+async def served(handler: Answers, *, listen_ssl: ssl.SSLContext | None = None, **more: Any) -> AsyncIterator[int]:
     loop = asyncio.get_running_loop()
     links: list[SMTP] = []
 
@@ -71,7 +73,7 @@ async def served(handler: Answers, **more: Any) -> AsyncIterator[int]:
         links.append(SMTP(handler, hostname="mx.test", loop=loop, **more))
         return links[-1]
 
-    server = await loop.create_server(make, "127.0.0.1", 0)
+    server = await loop.create_server(make, "127.0.0.1", 0, ssl=listen_ssl)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -142,6 +144,25 @@ async def test_credentials() -> None:
         with pytest.raises(AuthFailed):
             await send(port, user="u", password="wrong")
     assert [mail[:2] for mail in handler.mails] == [("a@x.example", ["b@x.example"])]
+
+
+@pytest.mark.parametrize("tls", ["tls", "starttls"])
+async def test_tls_and_a_password_behind_it(tls: str, tmp_path: Path) -> None:
+    authority = Authority()
+    files = authority.issue("localhost").write(tmp_path)
+    ours, theirs = authority.client_context(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.load_cert_chain(files.cert, files.key)
+    handler = Answers()
+    more: dict[str, Any] = {"listen_ssl": theirs} if tls == "tls" else {"tls_context": theirs, "require_starttls": True}
+    async with served(handler, authenticator=_login, auth_require_tls=tls != "tls", **more) as port:
+        good = SmtpServer("localhost", port, tls, "u", "right")
+        await send_mail(good, "a@x.example", ["b@x.example"], MAIL, request_s=2.0, context=ours)
+        wrong = good._replace(password="w")
+        with pytest.raises(AuthFailed):
+            await send_mail(wrong, "a@x.example", ["b@x.example"], MAIL, request_s=2.0, context=ours)
+        with pytest.raises(Transient):  # a certificate that nobody vouches for
+            await send_mail(good, "a@x.example", ["b@x.example"], MAIL, request_s=2.0)
+    assert len(handler.mails) == 1
 
 
 @pytest.mark.parametrize("evil", ["b@x.example>\r\nRCPT TO:<v@x.example", "b@x\nDATA"])

@@ -7,14 +7,13 @@ import base64
 import errno
 import hashlib
 import os
-import subprocess
-import sys
+import resource
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from media_process import Door, door_process
 from media_rig import ANN, BEN, Clock, Rig, eventually, media_rig, picture, pieces
 from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
@@ -351,42 +350,6 @@ async def test_an_upload_that_is_written_to_can_not_be_ended(tmp_path: Path) -> 
 # --- a server of its own, and a client that is not ours -----------------------------------------------------------
 
 
-class Door:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.process: subprocess.Popen[str]
-        self.url = ""
-        self.start()
-
-    def start(self) -> None:
-        here = Path(__file__).parent
-        command = [sys.executable, str(here / "media_server.py"), str(self._folder)]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, cwd=here.parents[2], stderr=subprocess.DEVNULL
-        )
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.strip().isdecimal():
-                self.url = f"http://127.0.0.1:{line.strip()}"
-                return
-        raise AssertionError("the server did not start")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-@contextmanager
-def door_process(folder: Path) -> Iterator[Door]:
-    door = Door(folder)
-    try:
-        yield door
-    finally:
-        door.kill()
-
-
 def client_of(door: Door) -> TusClient:
     return TusClient(door.url + UPLOADS, headers={"Authorization": f"Bearer {ANN.hex()}"})
 
@@ -445,6 +408,26 @@ def test_a_kill_in_the_middle_of_a_piece_loses_nothing_that_was_answered(tmp_pat
         assert offset == 500_000 if is_checked else 500_000 <= offset <= 2_000_000
         rest = data[offset:]
         last = httpx.patch(door.url + place, headers={**headers, **at(offset), **checksum(rest)}, content=rest)
+        assert last.status_code == 204
+        media = show(door, door.url + place)["media"]
+        assert isinstance(media, dict)
+        assert media["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_a_disk_that_takes_no_more_is_said_and_the_upload_goes_on_later(tmp_path: Path) -> None:
+    """The kernel refuses: no file of that process may grow beyond 2 MiB for a while."""
+    data = b"".join(b"%07d\n" % number for number in range(500_000))
+    headers = {"authorization": f"Bearer {ANN.hex()}", "tus-resumable": "1.0.0"}
+    with door_process(tmp_path / "store") as door:
+        length = {"upload-length": str(len(data))}
+        place = httpx.post(door.url + UPLOADS, headers={**headers, **length}).headers["location"]
+        resource.prlimit(door.process.pid, resource.RLIMIT_FSIZE, (2 << 20, resource.RLIM_INFINITY))
+        full = httpx.patch(door.url + place, headers={**headers, **at(0)}, content=data)
+        assert (full.status_code, full.json()["error"]["name"]) == (503, "store_unavailable")
+        offset = int(httpx.head(door.url + place, headers=headers).headers["upload-offset"])
+        assert 0 < offset <= 2 << 20
+        resource.prlimit(door.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        last = httpx.patch(door.url + place, headers={**headers, **at(offset)}, content=data[offset:])
         assert last.status_code == 204
         media = show(door, door.url + place)["media"]
         assert isinstance(media, dict)

@@ -62,7 +62,7 @@ async def test_no_ask_makes_an_operation_fail_otherwise_than_by_an_error_of_ours
         "group": ["group_" + "0" * 32, "x"],
         "members": [["user_" + "0" * 32], ["\ud800"]],
         "to": ["user_" + "0" * 32, "user_", "\ud800", "@here.example"],
-        "number": [1],
+        "account": [1, "1", "\ud800"],
         "network": ["\ud800", "paper"],
         "credentials": [{"\ud800": "\ud800"}, {}],
         "accept": [True],

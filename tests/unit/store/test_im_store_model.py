@@ -25,6 +25,8 @@ from gateway.model.errors import QueueFull
 from gateway.model.im_people import Account, Friend, FriendState, Group, Item, Outgoing
 from gateway.model.im_ports import AddressTaken
 from gateway.store import Store
+from gateway.store.im_rows import parse_count, parse_log_head
+from gateway.store.records import Db
 
 SETTINGS = Im(history_days=1, history_items=6, outgoing_per_account=3)
 JUMP_MS = 43_200_000
@@ -99,6 +101,7 @@ class StoreBesidePlain(RuleBasedStateMachine):
         self.clock = Clock()
         self.plain = Plain()
         self.next_user = 1
+        self.fresh = 1_000
         #: highest cursor that was ever seen of each log
         self.given: dict[bytes, int] = {}
 
@@ -302,8 +305,15 @@ class StoreBesidePlain(RuleBasedStateMachine):
     def later(self, jumps: int) -> None:
         self.clock.now_ms += jumps * JUMP_MS
 
-    @rule()
-    def sweep(self) -> None:
+    @rule(pick=PICK, is_busy=st.booleans())
+    def sweep(self, pick: int, is_busy: bool) -> None:
+        if is_busy and self.plain.users:  # a line comes while a slice is on its way to the disk
+            self.store._im.sweep()
+            self.fresh += 1
+            whose, item = self.whose(pick), message(self.fresh)
+            self.appended(
+                whose, self.store.im_log.append(whose, [item]).items, self.plain.append(whose, [item], self.clock())
+            )
         self.runner.run(self._sweep())
         self.plain.sweep(self.clock())
         self.durable = copy.deepcopy(self.plain)
@@ -313,6 +323,16 @@ class StoreBesidePlain(RuleBasedStateMachine):
         while self.store._im.sweep():
             await self.store.committer.flush()
         await self.store.committer.flush()
+        self.counts_are_right()
+
+    def counts_are_right(self) -> None:
+        environment = self.store._environment
+        for whose, raw in list(environment.scan(Db.IM_LOGS)):
+            assert parse_log_head(raw).lines == sum(key.startswith(whose) for key, _ in environment.scan(Db.IM_LOG))
+        for account, raw in list(environment.scan(Db.IM_QUEUES)):
+            rows = sum(key.startswith(account) for key, _ in environment.scan(Db.IM_OUTGOING))
+            assert parse_count(raw) == rows > 0
+        assert environment.entries(Db.IM_OUTGOING) == sum(len(queue) for queue in self.plain.waiting.values())
 
     # --- what is said ---------------------------------------------------------------------------------------
 

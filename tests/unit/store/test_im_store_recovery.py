@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import lmdb
@@ -14,6 +15,7 @@ import pytest
 from im_rig import message, outgoing, put_account, put_users, result, user, user_id
 from store_rig import (
     START_MS,
+    Clock,
     config,
     disk_of,
     fail_commit,
@@ -210,6 +212,34 @@ async def test_what_a_full_disk_did_not_take_never_was(tmp_path: Path) -> None:
     store = await open_store(tmp_path)
     assert store.im_accounts.cursor(number) == b"since-99"
     assert store.im_log.last(A) == appended.items[0].cursor
+    await store.close()
+
+
+async def test_a_full_map_refuses_lines_and_answers_until_old_ones_make_room(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await open_store(tmp_path, clock, max_bytes=4 << 20, sync=False)
+    number = await furnish(store)
+    (waiting,) = store.im_log.outgoing(number)
+    kept = 10
+    with suppress(StoreUnavailable):
+        while kept < 10_000:
+            await store.im_log.append(A, [message(kept + 1, text="x" * 4_000)]).done
+            kept += 1
+    assert 100 < kept < 2_000
+    assert not store.journal.writable
+    lines = store.im_log.after(A, 0, 10_000)
+    assert lines[-1].envelope is not None
+    assert lines[-1].envelope.remote_id == f"m{kept}"
+    store.sweep()
+    assert not await store.committer.probe()
+    clock.now_ms += 40 * 86_400_000
+    for _ in range(5):
+        store.sweep()
+        await store.committer.probe()
+    assert store.journal.writable
+    assert store.im_log.after(A, 0, 10_000) == []
+    await store.im_log.append(A, [message(n, text="x" * 4_000) for n in range(100)]).done
+    await store.im_log.settle(waiting, result(waiting)).done
     await store.close()
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from im_rig import put_account, put_users, user, user_id
 from msgspec.structs import replace
-from store_rig import START_MS, Clock, open_store
+from store_rig import START_MS, Clock, disk_of, fail_commit, open_store, register, with_app
 
-from gateway.model.errors import NotFound
+from gateway.config.im_section import Im
+from gateway.metrics import Metric, Metrics
+from gateway.model.errors import NotFound, StoreUnavailable
 from gateway.model.im_people import Friend, FriendState, Group
 from gateway.model.im_ports import AddressTaken
 from gateway.store.records import Db
@@ -63,6 +65,43 @@ async def test_a_session_ends_and_is_swept_and_may_be_renewed(tmp_path: Path) ->
     await store.im_users.remove_session(b"k" * 32)
     assert store.im_users.session(b"k" * 32) is None
     assert [store._environment.entries(db) for db in (Db.IM_SESSIONS, Db.IM_OWNED, Db.IM_TASKS)] == [0, 0, 0]
+    await store.close()
+
+
+async def test_a_user_has_so_many_sessions(tmp_path: Path) -> None:
+    metrics = Metrics(process=False)
+    store = await open_store(tmp_path, metrics=metrics)
+    store.configure_im(Im(session_keys_per_user=3))
+    await put_users(store, 1, 2)
+    await store.im_users.put_session(b"other", B, START_MS + 1)
+    for n in (5, 1, 4, 9, 3):
+        store.im_users.put_session(bytes([n]), A, START_MS + n * HOUR_MS)
+    store.im_users.put_session(bytes([9]), A, START_MS + 2 * HOUR_MS)  # the same again
+    assert [n for n in range(10) if store.im_users.session(bytes([n])) == A] == [3, 5, 9]
+    await store.committer.flush()
+    assert store.im_users.session(b"other") == B
+    assert metrics.value(Metric.IM_SESSION_KEYS_ENDED) == 2
+    entries = [store._environment.entries(db) for db in (Db.IM_SESSIONS, Db.IM_OWNED, Db.IM_TASKS)]
+    assert entries == [4, 4, 4]
+    await store.close()
+
+
+async def test_a_registration_that_is_revoked_is_nobodys_device(tmp_path: Path) -> None:
+    store = await with_app(await open_store(tmp_path))
+    await put_users(store, 1)
+    numbers = [register(store, name) for name in ("phone", "tablet")]
+    tokens = [store.directory.registration(number).token for number in numbers]  # type: ignore[union-attr]
+    for token in tokens:
+        await store.im_users.sign_in(token, A)
+    await store.directory.revoke(numbers[0])
+    assert (store.im_users.devices(A), store.im_users.signed_in(tokens[0])) == ([tokens[1]], None)
+    disk = disk_of(store)
+    revoked = store.directory.revoke(numbers[1])
+    assert store.im_users.devices(A) == []
+    await fail_commit(store, disk)
+    with pytest.raises(StoreUnavailable):
+        await revoked
+    assert store.im_users.devices(A) == [tokens[1]]
     await store.close()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
@@ -162,22 +163,25 @@ class Api:
             raise Transient("the server's answer is not what was asked for")
         return address
 
-    async def download(self, media: Media, most_bytes: int) -> AsyncIterator[bytes]:
+    async def download(self, media: Media, most_bytes: int) -> AsyncGenerator[bytes, None]:
         found = parse_mxc(media.ref)
         if found is None:
             raise Rejected("no media of this network")
         place = f"{_q(found[0])}/{_q(found[1])}"
         try:
-            async for piece in self._wire.download(f"/_matrix/client/v1/media/download/{place}", most_bytes):
-                yield piece
+            async with aclosing(
+                self._wire.download(f"/_matrix/client/v1/media/download/{place}", most_bytes)
+            ) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
         except Refusal as exc:
             if exc.code != "M_UNRECOGNIZED":
                 raise
-        else:
-            return
         # servers before 1.11
-        async for piece in self._wire.download(f"/_matrix/media/v3/download/{place}", most_bytes):
-            yield piece
+        async with aclosing(self._wire.download(f"/_matrix/media/v3/download/{place}", most_bytes)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 def _event_id(answer: dict[str, Any]) -> str:

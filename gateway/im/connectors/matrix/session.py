@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from gateway.im.connectors import ConnectorSettings
@@ -224,8 +224,9 @@ class MatrixSession:
         await self._deeds.act(act)
 
     async def fetch(self, media: Media) -> AsyncIterator[bytes]:
-        async for piece in self._api.download(media, self._settings.media_bytes):
-            yield piece
+        async with aclosing(self._api.download(media, self._settings.media_bytes)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def contacts(self) -> AsyncIterator[Contact]:
         self._reader.take_direct(await self._api.direct())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -22,8 +22,10 @@ from gateway.model.im import Rejected, Transient
 MAX_ANSWER_BYTES = 8 * 1_048_576
 #: of an answer that is no success
 MAX_REFUSAL_BYTES = 16_384
-#: one that waits for news, the others share the rest
-MAX_CONNECTIONS = 4
+#: one that waits for news, and files that somebody takes slowly; past it a request waits its time
+MAX_CONNECTIONS = 8
+#: of a connection that nobody uses: servers cut them after a minute or so
+KEEP_S = 30.0
 #: addresses of a host that are tried
 MAX_ADDRESSES = 4
 #: what a file moves at least, or it is given up
@@ -39,7 +41,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
     """Connects to what a host's name led to when it was looked up and allowed; TLS and Host keep the name."""
 
     def __init__(self, context: ssl.SSLContext, *, allows_private: bool, allows_plain: bool, keeps: int) -> None:
-        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=keeps, keepalive_expiry=120.0)
+        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=keeps, keepalive_expiry=KEEP_S)
         self._inner = httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits)
         self._allows_private = allows_private
         self._allows_plain = allows_plain
@@ -140,7 +142,7 @@ class Wire:
         ):
             return _parse(await _read(response, MAX_REFUSAL_BYTES))
 
-    async def download(self, path: str, most_bytes: int) -> AsyncIterator[bytes]:
+    async def download(self, path: str, most_bytes: int) -> AsyncGenerator[bytes, None]:
         """In pieces. Rejected past `most_bytes`; each piece has the time of a request, and all together what the
         slowest line may take. What the reader does in between counts for nothing."""
         left_s = self._request_s + most_bytes / SLOWEST_BYTES_PER_S
@@ -198,6 +200,8 @@ class Wire:
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
         """Whatever the network does is Transient, without its words."""
+        if self._client.is_closed:
+            raise Transient("the session is over")
         try:
             yield
         except TimeoutError:
