@@ -220,6 +220,7 @@ def test_a_cursor_of_somebody_else_is_forgotten(cursor: bytes) -> None:
         ({"password": ""}, "password"),
         ({"password": "x" * 401}, "password"),
         ({"server": "a/b"}, "server"),
+        ({"server": "http://pds.example"}, "tls"),
         ({"server": "a:70000"}, "server"),
         ({"tls": "no"}, "tls"),
     ],
@@ -227,3 +228,11 @@ def test_a_cursor_of_somebody_else_is_forgotten(cursor: bytes) -> None:
 def test_a_wrong_form_is_rejected_by_its_field(values: dict[str, str], field: str) -> None:
     with pytest.raises(Rejected, match=f"^{field}: "):
         parse_login(Credentials({"handle": "me.test", "password": "secret", **values}))
+
+
+def test_a_server_may_be_named_as_in_a_browser() -> None:
+    values = {"handle": "@me.test", "password": "secret", "server": "https://PDS.example:8443/"}
+    login = parse_login(Credentials(values))
+    assert (login.server, login.url, login.handle) == ("pds.example:8443", "https://pds.example:8443", "me.test")
+    plain = parse_login(Credentials({**values, "server": "http://localhost:2583", "tls": "never"}))
+    assert plain.url == "http://localhost:2583"
