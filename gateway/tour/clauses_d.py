@@ -101,6 +101,7 @@ async def friends(_stage: Stage, _fleet: Fleet) -> str:
         await bob.im.ask("answer_friend", user=ann.user, accept=False)
         check(not await _may_write(ann, bob), "who was refused may write")
         check(not ann.of(ItemKind.FRIEND_ANSWER), "who was refused was told")
+        await ann.im.ask("change_profile", is_discoverable=True)
         await bob.im.ask("ask_friend", to=ann.number)
         # Ann still asks: now both have
         await scene.until(lambda: ann.of(ItemKind.FRIEND_ANSWER), "that both asked")
@@ -108,7 +109,7 @@ async def friends(_stage: Stage, _fleet: Fleet) -> str:
         try:
             await ann.im.ask("ask_friend", to=ann.number)
         except GatewayError as exc:
-            check(exc.field == "to", f"a request to oneself: {exc.message}")
+            check(exc.name == "bad_request", f"a request to oneself: {exc.message}")
         else:
             check(False, "one may be one's own friend")
         scene.check_private("Ann hier")

@@ -183,7 +183,7 @@ async def im_scene(*networks: str, settings: Sequence[str] = ()) -> AsyncIterato
         smsc = LocalSmsc()
         port = await smsc.start()
         stack.push_async_callback(smsc.close)
-        stage = Stage(*SETTINGS, f"im.networks=[{', '.join(there)}]", *settings)
+        stage = Stage(*SETTINGS, f"im.networks={','.join(there)}", *settings)
         secret = stage.add_secret("smsc-password", smsc.password)
         stage.add_settings(
             f"paging.smscs=smpp://{smsc.system_id}@127.0.0.1:{port}", f"paging.smsc_password_file={secret}"

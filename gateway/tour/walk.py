@@ -15,6 +15,7 @@ from gateway.tour import (
     clauses_campaign,
     clauses_card_osmo,
     clauses_d,
+    clauses_d_networks,
     clauses_doors,
     clauses_downloads,
     clauses_e,
@@ -42,6 +43,7 @@ _PARTS = (
     clauses_ip,
     clauses_service,
     clauses_d,
+    clauses_d_networks,
     clauses_e,
     clauses_card_osmo,
     clauses_downloads,
@@ -62,7 +64,7 @@ def _place(clause: str) -> tuple[str, int, str]:
 CLAUSES: dict[str, tuple[str, Clause]] = {clause: part.CLAUSES[clause] for part in _PARTS for clause in part.CLAUSES}
 CLAUSES = {clause: CLAUSES[clause] for clause in sorted(CLAUSES, key=_place)}
 #: clauses without a row of their own, and the row in which they are shown
-SHOWN_BY = clauses_c.SHOWN_BY
+SHOWN_BY = {**clauses_c.SHOWN_BY, **clauses_d_networks.SHOWN_BY}
 
 
 class Row(NamedTuple):
