@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,16 +29,30 @@ from gateway.tour.networks.pds import Pds
 pytestmark = [pytest.mark.slow, needs("node", "pds/ready", packages="nodejs npm")]
 
 PASSWORD = "a-password-of-ours"
+_numbers = itertools.count(1)
 
 
 class BlueskyNetwork:
-    def __init__(self, server: Pds, peer: BlueskyPeer, ours: str) -> None:
-        self.server, self.peer, self.ours = server, peer, ours
-        self.contact = peer.did
+    """`number`: accounts are of one test, the server is of all."""
+
+    def __init__(self, server: Pds, number: int) -> None:
+        self.server, self.number = server, number
+        self.handle, self.theirs, self.third = (f"{name}{number}.test" for name in ("ours", "peer", "third"))
         self.connector: Connector = build(ConnectorSettings(private_hosts=True, request_s=10.0, poll_s=0.2))
-        self.form = {"server": f"localhost:{server.port}", "tls": "never", "handle": "ours.test"}
+        self.form = {"server": f"localhost:{server.port}", "tls": "never", "handle": self.handle}
         self.credentials = Credentials({**self.form, "password": PASSWORD})
         self.wrong = Credentials({**self.form, "password": "not-this-one"})
+
+    async def begin(self) -> None:
+        self.ours = await create_account(self.server.url, self.handle, PASSWORD)
+        theirs = self.contact = await create_account(self.server.url, self.theirs, PASSWORD)
+        await follow(self.server.url, self.handle, PASSWORD, theirs)
+        self.peer = await self.join(self.theirs)
+
+    async def join(self, handle: str) -> BlueskyPeer:
+        peer = BlueskyPeer(self.server.url, handle, PASSWORD, self.ours)
+        await peer.connect()
+        return peer
 
     async def stop_server(self) -> None:
         await self.server.stop()
@@ -46,20 +61,23 @@ class BlueskyNetwork:
         await self.server.start()
 
 
-@pytest.fixture
-async def net(tmp_path: Path) -> AsyncIterator[BlueskyNetwork]:
-    server = Pds(tmp_path)
-    await server.start()
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pds]:
+    """Slow to start, and it is bound to no loop."""
+    made = Pds(tmp_path_factory.mktemp("pds"))
     try:
-        ours = await create_account(server.url, "ours.test", PASSWORD)
-        theirs = await create_account(server.url, "peer.test", PASSWORD)
-        await follow(server.url, "ours.test", PASSWORD, theirs)
-        peer = BlueskyPeer(server.url, "peer.test", PASSWORD, ours)
-        await peer.connect()
-        yield BlueskyNetwork(server, peer, ours)
-        await peer.close()
+        asyncio.run(made.start())
+        yield made
     finally:
-        await server.close()
+        asyncio.run(made.close())
+
+
+@pytest.fixture
+async def net(server: Pds) -> AsyncIterator[BlueskyNetwork]:
+    made = BlueskyNetwork(server, next(_numbers))
+    await made.begin()
+    yield made
+    await made.peer.close()
 
 
 class TestBluesky(ConnectorContract):
@@ -79,8 +97,7 @@ async def test_an_answer_names_what_it_answers_both_ways(net: BlueskyNetwork) ->
 
 
 async def test_what_we_post_elsewhere_comes_and_what_we_post_here_does_not(net: BlueskyNetwork) -> None:
-    elsewhere = BlueskyPeer(net.server.url, "ours.test", PASSWORD, net.ours)
-    await elsewhere.connect()
+    elsewhere = await net.join(net.handle)
     async with net.connector.open(net.credentials, None) as session:
         listener = Listener(session)
         await session.send(outgoing(net, "from here", "e1"))
@@ -92,18 +109,17 @@ async def test_what_we_post_elsewhere_comes_and_what_we_post_here_does_not(net: 
 
 
 async def test_who_is_followed_from_here_is_heard_from_then_on(net: BlueskyNetwork) -> None:
-    did = await create_account(net.server.url, "third.test", PASSWORD)
-    third = BlueskyPeer(net.server.url, "third.test", PASSWORD, net.ours)
-    await third.connect()
+    did = await create_account(net.server.url, net.third, PASSWORD)
+    third = await net.join(net.third)
     await third.say("long ago")
     async with net.connector.open(net.credentials, None) as session:
         listener = Listener(session)
-        await session.act(Befriend("third.test"))
+        await session.act(Befriend(net.third))
         while not isinstance(event := await listener.next(), ContactChanged):
             pass
         assert event.remote_id == did
         assert event.contact is not None
-        assert event.contact.display == "third.test"
+        assert event.contact.display == net.third
         await third.say("just now")
         assert (await listener.message()).text == "just now"
     await third.close()

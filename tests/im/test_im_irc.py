@@ -174,8 +174,12 @@ async def test_a_server_that_dies_while_we_say_something(net: IrcNetwork) -> Non
         sending = asyncio.create_task(session.send(outgoing(net, "word " * 700, "k1")))
         await asyncio.wait_for(net.peer.hear(), WAIT_S)
         await net.stop_server()
-        with pytest.raises(Transient):
+        with pytest.raises(Transient) as caught:
             await sending
+        assert caught.value.is_in_doubt
+        with pytest.raises(Transient) as caught:
+            await session.send(outgoing(net, "too late", "k2"))
+        assert not caught.value.is_in_doubt
     await net.start_server()
 
 

@@ -166,7 +166,7 @@ class Sending:
                 await session.act(outgoing.act)
                 return ""
             assert outgoing.envelope is not None
-            envelope = msgspec.structs.replace(outgoing.envelope, sender=session.me)
+            envelope = msgspec.structs.replace(outgoing.envelope, sender=session.me, at_ms=outgoing.created_ms)
             return await session.send(envelope, files)
 
     def _files(self, outgoing: Outgoing) -> list[MediaFile]:

@@ -9,7 +9,7 @@ import httpx
 from atproto_client import AsyncClient, models
 
 from gateway.im.geo import build_geo, find_geo
-from gateway.model.im import Conversation, ConversationKind, Geo
+from gateway.model.im import Conversation, ConversationKind, Geo, Rejected
 
 _AGAIN_S = 0.1
 
@@ -112,7 +112,7 @@ class BlueskyPeer:
         return Heard(post.text, record.uri, file, place, post.reply.parent.uri if post.reply else "")
 
     async def read_all(self) -> None:
-        raise NotImplementedError("Bluesky has no read marks")
+        raise Rejected("Bluesky has no read marks")
 
     async def hear_read(self) -> str:
-        raise NotImplementedError("Bluesky has no read marks")
+        raise Rejected("Bluesky has no read marks")

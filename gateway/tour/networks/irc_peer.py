@@ -9,7 +9,7 @@ from irc.client import Event, ServerNotConnectedError
 from irc.client_aio import AioReactor
 
 from gateway.im.geo import build_geo, find_geo
-from gateway.model.im import Conversation, ConversationKind, Geo
+from gateway.model.im import Conversation, ConversationKind, Geo, Rejected
 
 PATIENCE_S = 20.0
 
@@ -80,8 +80,8 @@ class IrcPeer:
     async def say_raw(self, line: str) -> None:
         self._connection.send_raw(line)
 
-    async def say_file(self, data: bytes, mime: str, name: str) -> None:
-        raise NotImplementedError("IRC has no files")
+    async def say_file(self, data: bytes, mime: str, name: str) -> None:  # noqa: ARG002 - the peers' signature
+        raise Rejected("IRC has no files")
 
     async def say_place(self, latitude: float, longitude: float) -> None:
         await self.say(build_geo(Geo(latitude, longitude)))
@@ -90,7 +90,7 @@ class IrcPeer:
         return await self._heard.get()
 
     async def read_all(self) -> None:
-        raise NotImplementedError("IRC has no read marks")
+        raise Rejected("IRC has no read marks")
 
     async def hear_read(self) -> str:
-        raise NotImplementedError("IRC has no read marks")
+        raise Rejected("IRC has no read marks")

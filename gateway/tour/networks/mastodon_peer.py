@@ -10,7 +10,7 @@ from mastodon import Mastodon
 
 from gateway.im.connectors.mastodon.text import parse_html, strip_mentions
 from gateway.im.geo import build_geo, find_geo
-from gateway.model.im import Conversation, ConversationKind, Geo
+from gateway.model.im import Conversation, ConversationKind, Geo, Rejected
 
 _AGAIN_S = 0.1
 
@@ -74,10 +74,10 @@ class MastodonPeer:
         return Heard(text, str(status.id), file, place, str(status.in_reply_to_id or ""))
 
     async def read_all(self) -> None:
-        raise NotImplementedError("Mastodon has no read marks")
+        raise Rejected("Mastodon has no read marks")
 
     async def hear_read(self) -> str:
-        raise NotImplementedError("Mastodon has no read marks")
+        raise Rejected("Mastodon has no read marks")
 
 
 def _download(url: str) -> bytes:

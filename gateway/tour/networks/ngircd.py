@@ -50,7 +50,11 @@ class Ngircd:
         config = _CONFIG.format(port=self.port, password=password, folder=self._folder, room=ROOM)
         (self._folder / "ngircd.conf").write_text(config)
         self._programs.start(PROGRAM, "-n", "-f", str(self._folder / "ngircd.conf"))
-        await self._programs.listens("ngircd", "127.0.0.1", self.port)
+        try:
+            await self._programs.listens("ngircd", "127.0.0.1", self.port)
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         await self._programs.close()

@@ -49,12 +49,16 @@ class Pds:
     async def start(self) -> None:
         """The directory is started once: it forgets all when it ends."""
         node = shutil.which("node") or "node"
-        if not self._has_plc:
-            self._has_plc = True
-            self._plc.start(node, str(_SCRIPT), "plc", **self._environment)
-            await self._plc.listens(node, "localhost", self._plc_port)
-        self._pds.start(node, str(_SCRIPT), "pds", **self._environment)
-        await self._pds.listens(node, "localhost", self.port)
+        try:
+            if not self._has_plc:
+                self._has_plc = True
+                self._plc.start(node, str(_SCRIPT), "plc", **self._environment)
+                await self._plc.listens(node, "localhost", self._plc_port)
+            self._pds.start(node, str(_SCRIPT), "pds", **self._environment)
+            await self._pds.listens(node, "localhost", self.port)
+        except BaseException:
+            await self.close()
+            raise
 
     async def stop(self) -> None:
         """The server alone, as if its machine had gone."""

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.im.connectors.bluesky.cursor import build_cursor, parse_cursor
+from gateway.im.connectors.bluesky.cursor import Shown, build_cursor, build_shown, parse_cursor
 from gateway.im.connectors.bluesky.form import parse_login
 from gateway.im.connectors.bluesky.posts import (
     HOME,
     build_post,
     build_text,
+    parse_feed_item,
     parse_post,
     parse_ref,
     parse_uri,
@@ -100,6 +101,44 @@ def test_whatever_a_record_holds_is_a_post_or_none(value: dict[str, object], nam
         assert got.at_remote_ms >= 0
 
 
+VIEW = {
+    "uri": URI,
+    "author": {"did": DID, "handle": "you.test", "displayName": "You"},
+    "record": {"text": "x", "createdAt": "2026-01-02T03:04:05Z"},
+    "indexedAt": "2026-01-02T03:04:06Z",
+}
+
+
+def test_items_of_a_timeline_and_what_is_passed_on() -> None:
+    plain = parse_feed_item({"post": VIEW}, me="", text_bytes=99, now_ms=7)
+    assert plain is not None
+    assert (plain.envelope.sender.display, plain.at_ms) == ("You", 1_767_323_046_000)
+    by = {"did": "did:plc:third", "handle": "third.test"}
+    repost = {"by": by, "uri": "at://did:plc:third/app.bsky.feed.repost/3l2", "indexedAt": "2026-01-02T03:04:07Z"}
+    passed_on = parse_feed_item({"post": VIEW, "reason": repost}, me="", text_bytes=99, now_ms=7)
+    assert passed_on is not None
+    assert (passed_on.envelope.text, passed_on.envelope.sender.display) == ("RT @you.test: x", "third.test")
+    assert passed_on.envelope.remote_id == repost["uri"]
+    assert parse_feed_item({"post": VIEW, "reason": {"$type": "pin"}}, me="", text_bytes=99, now_ms=7) is None
+
+
+def test_pictures_of_other_servers_come_from_the_picture_server() -> None:
+    image = {"image": {"ref": {"$link": CID}, "mimeType": "image/png", "size": 9}}
+    record = {**VIEW["record"], "embed": {"images": [image]}}  # type: ignore[dict-item]
+    view = {**VIEW, "record": record, "embed": {"images": [{"fullsize": "https://pictures.example/1"}]}}
+    item = parse_feed_item({"post": view}, me="", text_bytes=99, now_ms=7)
+    assert item is not None
+    assert item.envelope.media == (Media("https://pictures.example/1", "image/jpeg", -1),)
+
+
+@given(st.dictionaries(st.sampled_from([*VIEW, "embed"]), JSON), JSON)
+def test_whatever_a_timeline_holds(odd: dict[str, object], reason: object) -> None:
+    item = parse_feed_item({"post": {**VIEW, **odd}, "reason": reason}, me="", text_bytes=30, now_ms=7)
+    if item is not None:
+        assert len(item.envelope.text.encode()) <= 30
+    parse_feed_item(reason, me="", text_bytes=30, now_ms=7)
+
+
 @given(JSON)
 def test_whatever_is_no_record(record: object) -> None:
     assert parse_post(record, me="", names={}, text_bytes=10, now_ms=1) is None
@@ -164,6 +203,7 @@ def test_a_transaction_has_one_key(at_ms: int, txn_id: str) -> None:
 def test_cursors() -> None:
     seen = {DID: "3l2aaaaaaaa2b", "did:web:example.org": ""}
     assert parse_cursor(build_cursor(seen)) == seen
+    assert parse_cursor(build_shown(7, ["ab"])) == Shown(2, 7, ["ab"])
 
 
 @given(st.binary(max_size=60))
@@ -180,6 +220,7 @@ def test_a_cursor_of_somebody_else_is_forgotten(cursor: bytes) -> None:
         ({"password": ""}, "password"),
         ({"password": "x" * 401}, "password"),
         ({"server": "a/b"}, "server"),
+        ({"server": "http://pds.example"}, "tls"),
         ({"server": "a:70000"}, "server"),
         ({"tls": "no"}, "tls"),
     ],
@@ -187,3 +228,11 @@ def test_a_cursor_of_somebody_else_is_forgotten(cursor: bytes) -> None:
 def test_a_wrong_form_is_rejected_by_its_field(values: dict[str, str], field: str) -> None:
     with pytest.raises(Rejected, match=f"^{field}: "):
         parse_login(Credentials({"handle": "me.test", "password": "secret", **values}))
+
+
+def test_a_server_may_be_named_as_in_a_browser() -> None:
+    values = {"handle": "@me.test", "password": "secret", "server": "https://PDS.example:8443/"}
+    login = parse_login(Credentials(values))
+    assert (login.server, login.url, login.handle) == ("pds.example:8443", "https://pds.example:8443", "me.test")
+    plain = parse_login(Credentials({**values, "server": "http://localhost:2583", "tls": "never"}))
+    assert plain.url == "http://localhost:2583"

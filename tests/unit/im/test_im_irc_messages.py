@@ -103,7 +103,7 @@ def test_files_and_places_are_words() -> None:
         ("a\nQUIT", "x", "conversation"),
         ("you", "", "text"),
         ("you", "\n" * 9, "text"),
-        ("you", "x\n" * 17, "text"),
+        ("you", "x\n" * 13, "text"),
         ("y" * 200, "x" * 5_000, "text"),
     ],
 )

@@ -117,7 +117,34 @@ class PdsClient:
             raise Transient("the server does not answer as it should")
         return str(uri)
 
+    # --- what a PDS asks its AppView for
+
+    async def has_timeline(self) -> bool:
+        """A network of one's own may have none. Transient where the server is busy."""
+        try:
+            await self.get_timeline("", 1)
+        except Rejected:
+            return False
+        except Transient as exc:
+            if exc.retry_after_s:
+                raise
+            return False
+        return True
+
+    async def get_timeline(self, cursor: str, limit: int) -> tuple[list[Any], str]:
+        """One page, the newest first, and where the next begins; empty: nowhere."""
+        params = models.AppBskyFeedGetTimeline.Params(cursor=cursor or None, limit=limit)
+        return _check_page(await self._query("app.bsky.feed.getTimeline", params), "feed")
+
+    async def get_follows(self, cursor: str) -> tuple[list[Any], str]:
+        params = models.AppBskyGraphGetFollows.Params(actor=self.did, cursor=cursor or None, limit=PAGE)
+        return _check_page(await self._query("app.bsky.graph.getFollows", params), "follows")
+
     # --- files
+
+    def fetch_url(self, url: str) -> AsyncIterator[bytes]:
+        """Of the network's picture server."""
+        return fetch_file(self._files, url, request_s=self._settings.request_s)
 
     async def upload(self, data: bytes, mime: str) -> dict[str, Any]:
         answer = await self._post("com.atproto.repo.uploadBlob", data, mime)
@@ -151,7 +178,7 @@ class PdsClient:
             async with asyncio.timeout(self._settings.request_s):
                 return await request()
         except TimeoutError:
-            raise Transient("the server does not answer in time") from None
+            raise Transient("the server does not answer in time", is_in_doubt=True) from None
         except Exception as exc:  # the library lets through whatever a server makes it stumble over
             raise classify(exc, is_login=is_login) from None
 
@@ -160,3 +187,10 @@ def _check_object(answer: object) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise Transient("the server does not answer as it should")
     return answer
+
+
+def _check_page(answer: dict[str, Any], name: str) -> tuple[list[Any], str]:
+    rows, cursor = answer.get(name), answer.get("cursor")
+    if not isinstance(rows, list):
+        raise Transient("the server does not answer as it should")
+    return rows[:PAGE], cursor if isinstance(cursor, str) and len(cursor) <= 1_000 else ""

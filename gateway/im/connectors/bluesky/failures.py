@@ -24,7 +24,7 @@ def classify(failure: BaseException, *, is_login: bool = False) -> AuthFailed | 
         return Rejected("the server's answer is too large")
     response = failure.response if isinstance(failure, RequestErrorBase) else None
     if response is None:
-        return Transient("the server does not answer as it should")
+        return Transient("the server does not answer as it should", is_in_doubt=True)
     status, error = response.status_code, str(getattr(response.content, "error", ""))
     if isinstance(failure, RateLimitExceededError) or status == 429:
         return Transient("the server wants this slower", _find_pause(failure))
@@ -37,7 +37,7 @@ def classify(failure: BaseException, *, is_login: bool = False) -> AuthFailed | 
     if error in _TOKENS or status == 401:
         return Transient("the server has ended the session")
     if status >= 500 or status in (408, 425):
-        return Transient("the server has trouble of its own")
+        return Transient("the server has trouble of its own", is_in_doubt=True)
     return Rejected("the server does not take this")
 
 

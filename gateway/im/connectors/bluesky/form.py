@@ -13,7 +13,8 @@ FORM = (
     LoginField("handle", "Handle, as name.bsky.social"),
     LoginField("password", "App password (Settings, Privacy and security)", is_secret=True),
 )
-_SERVER = re.compile(r"([A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
+#: people paste it out of a browser
+_SERVER = re.compile(r"(?:(https?)://)?([A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?/?")
 _HANDLE = re.compile(r"[A-Za-z0-9:._-]{1,253}")
 _SECRET_BYTES = 400
 
@@ -39,13 +40,16 @@ def parse_login(credentials: Credentials) -> Login:
         if not values[field.name]:
             raise Rejected(f"{field.name}: this field is needed")
     found = _SERVER.fullmatch(values["server"])
-    if found is None or not 0 < int(found[2] or 443) < 65_536:
+    if found is None or not 0 < int(found[3] or 443) < 65_536:
         raise Rejected("server: a name such as bsky.social, with a port behind a colon where it has one of its own")
     if values["tls"] not in ("always", "never"):
         raise Rejected("tls: always or never")
+    if found[1] == "http" and values["tls"] == "always":
+        raise Rejected("tls: this server is named without it")
+    server = found[2].lower() + (f":{found[3]}" if found[3] else "")
     handle = values["handle"].removeprefix("@")
     if _HANDLE.fullmatch(handle) is None:
         raise Rejected("handle: as name.bsky.social")
     if len(values["password"].encode("utf-8", "replace")) > _SECRET_BYTES:
         raise Rejected(f"password: at most {_SECRET_BYTES} bytes")
-    return Login(values["server"].lower(), values["tls"] == "always", handle, values["password"])
+    return Login(server, values["tls"] == "always", handle, values["password"])

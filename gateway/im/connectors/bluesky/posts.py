@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from gateway.im.connectors.bluesky.tid import parse_tid
 from gateway.im.geo import build_geo, find_geo
 from gateway.model.im import Conversation, ConversationKind, Envelope, Kind, Media, MediaFile, Person, Rejected
@@ -71,6 +73,65 @@ def parse_post(record: object, *, me: str, names: Mapping[str, str], text_bytes:
         reply_to="" if parent is None else str(parent),
         at_remote_ms=_parse_time(_get(value, "createdAt")) or (at_micros or 0) // 1_000 or now_ms,
         at_ms=now_ms,
+    )
+
+
+class FeedItem(NamedTuple):
+    envelope: Envelope
+    #: when the network had it: its place in the timeline. Unix ms
+    at_ms: int
+
+
+def parse_feed_item(item: object, *, me: str, text_bytes: int, now_ms: int) -> FeedItem | None:
+    """An item of a timeline (app.bsky.feed.defs#feedViewPost). None where it is none."""
+    post, reason = _get(item, "post"), _get(item, "reason")
+    author = _get(post, "author")
+    did = _get(author, "did")
+    names = {did: _name(author)} if isinstance(did, str) else {}
+    record = {"uri": _get(post, "uri"), "value": _get(post, "record")}
+    envelope = parse_post(record, me=me, names=names, text_bytes=text_bytes, now_ms=now_ms)
+    if envelope is None:
+        return None
+    envelope = msgspec.structs.replace(envelope, media=_find_views(_get(post, "embed"), envelope.media))
+    at_ms = _parse_time(_get(post, "indexedAt")) or envelope.at_remote_ms
+    by = parse_uri(_get(reason, "uri"))
+    if isinstance(reason, dict) and by is None:
+        return None  # pinned, or a repost without a name: nothing new
+    if by is not None:
+        at_ms = _parse_time(_get(reason, "indexedAt")) or at_ms
+        text = f"RT @{_get(author, 'handle')}: {envelope.text}".encode("utf-8", "replace")[:text_bytes]
+        envelope = msgspec.structs.replace(
+            envelope,
+            sender=Person(by.did, _name(_get(reason, "by")), by.did == me),
+            remote_id=str(by),
+            text=text.decode("utf-8", "ignore"),
+            at_remote_ms=at_ms,
+        )
+    return FeedItem(envelope, at_ms)
+
+
+def parse_profile(profile: object) -> tuple[str, str] | None:
+    """DID and name of somebody (app.bsky.actor.defs#profileView)."""
+    uri = parse_uri(f"at://{_get(profile, 'did')}/x/x")
+    return None if uri is None else (uri.did, _name(profile))
+
+
+def _name(profile: object) -> str:
+    for key in ("displayName", "handle"):
+        name = _get(profile, key)
+        if isinstance(name, str) and name:
+            return name[:253]
+    return ""
+
+
+def _find_views(embed: object, media: tuple[Media, ...]) -> tuple[Media, ...]:
+    """Pictures as the network's picture server has them: their repository may be on any server."""
+    images = _get(embed, "images") or _get(_get(embed, "media"), "images")
+    urls = [_get(image, "fullsize") for image in images] if isinstance(images, list) else []
+    if len(urls) != len(media) or not all(isinstance(url, str) and _LINK.fullmatch(url) for url in urls):
+        return media
+    return tuple(
+        msgspec.structs.replace(one, ref=url, mime="image/jpeg", size=-1) for one, url in zip(media, urls, strict=True)
     )
 
 

@@ -1,5 +1,5 @@
 """One Bluesky account that is connected: new posts of those it follows, posts of its own. Asks again and again, as the
-network tells nothing by itself to those without a timeline; must never put a post or a name into a log or an error."""
+network tells nothing by itself; must never put a post or a name into a log or an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.im.connectors import ConnectorSettings
 from gateway.im.connectors.bluesky.client import PdsClient
-from gateway.im.connectors.bluesky.cursor import parse_cursor
+from gateway.im.connectors.bluesky.cursor import Shown, parse_cursor
 from gateway.im.connectors.bluesky.failures import classify
 from gateway.im.connectors.bluesky.following import Following
 from gateway.im.connectors.bluesky.form import parse_login
@@ -30,12 +30,14 @@ from gateway.im.connectors.bluesky.posts import (
     parse_uri,
 )
 from gateway.im.connectors.bluesky.tid import choose_tid, parse_tid
+from gateway.im.connectors.bluesky.timeline import Timeline
 from gateway.model.im import (
     Act,
     AuthFailed,
     Befriend,
     Contact,
     Credentials,
+    CursorForgotten,
     Envelope,
     Event,
     Media,
@@ -50,7 +52,7 @@ _MOST_KEYS = 1_000
 
 
 class BlueskySession:
-    def __init__(self, client: PdsClient, following: Following, settings: ConnectorSettings) -> None:
+    def __init__(self, client: PdsClient, following: Following | Timeline, settings: ConnectorSettings) -> None:
         self._client, self._following, self._settings = client, following, settings
         self._events: asyncio.Queue[Event | None] = asyncio.Queue(settings.events)
         self._keys: OrderedDict[str, str] = OrderedDict()
@@ -91,6 +93,10 @@ class BlueskySession:
             yield contact
 
     async def fetch(self, media: Media) -> AsyncIterator[bytes]:
+        if media.ref.startswith(("https://", "http://")):
+            async for piece in self._client.fetch_url(media.ref):
+                yield piece
+            return
         ref = parse_ref(media.ref)
         if ref is None:
             raise Rejected("this is no file of the network")
@@ -156,17 +162,33 @@ class BlueskySession:
         await self._client.put_record(FOLLOW, rkey, {"$type": FOLLOW, "subject": did, "createdAt": record["createdAt"]})
 
 
+async def _begin(
+    client: PdsClient, at: dict[str, str] | Shown | None, settings: ConnectorSettings
+) -> Following | Timeline:
+    """By the timeline where the server has one, else repository by repository; a cursor is of one of the two."""
+    following: Following | Timeline
+    if await client.has_timeline():
+        if isinstance(at, dict):
+            raise CursorForgotten("the server has a timeline now: it is read from here on")
+        following = Timeline(client, at, text_bytes=settings.text_bytes)
+    else:
+        if isinstance(at, Shown):
+            raise Transient("the timeline is not to be had now")
+        following = Following(client, at, most=settings.follows, text_bytes=settings.text_bytes)
+    await following.begin()
+    return following
+
+
 @asynccontextmanager
 async def open_session(
     credentials: Credentials, cursor: bytes | None, settings: ConnectorSettings, tls: ssl.SSLContext
 ) -> AsyncIterator[BlueskySession]:
     login = parse_login(credentials)
-    seen = parse_cursor(cursor) if cursor else None
+    at = parse_cursor(cursor) if cursor else None
     client = PdsClient(login, settings, tls)
     try:
         await client.log_in()
-        following = Following(client, seen, most=settings.follows, text_bytes=settings.text_bytes)
-        await following.begin()
+        following = await _begin(client, at, settings)
         session = BlueskySession(client, following, settings)
         try:
             yield session

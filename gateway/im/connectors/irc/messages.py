@@ -21,8 +21,8 @@ from gateway.im.connectors.irc.lines import (
 from gateway.im.geo import build_geo, find_geo, parse_geo
 from gateway.model.im import Conversation, ConversationKind, Envelope, Kind, MediaFile, Person, Rejected
 
-#: lines one message may become: more would hold up all that follows
-MOST_LINES = 16
+#: lines one message may become: as servers pace us, more would not be out in the time that a request has
+MOST_LINES = 12
 #: a server puts ":nick!user@host " before it; longest user and host (RFC 2812 §2.3.1, and cloaks)
 _SOURCE_BYTES = 1 + 2 + 11 + 63 + 1
 _ACTION = "/me "

@@ -333,12 +333,14 @@ class IrcSession:
 
     async def _ask(self, lines: Sequence[bytes]) -> list[Line]:
         """Say these lines, one request at a time; what the server answered with a number. Transient."""
+        is_written = False
         async with self._turn:
             try:
                 for line in lines:
                     await self._pace.take()
                     self._check()
                     self._writer.write(line)
+                    is_written = True
                 self._barrier_token = self._ids.next()
                 self._answers = []
                 self._barrier = asyncio.get_running_loop().create_future()
@@ -349,9 +351,11 @@ class IrcSession:
                     await self._barrier
                 return self._answers
             except TimeoutError:
-                raise Transient("the server has not confirmed it") from None
+                raise Transient("the server has not confirmed it", is_in_doubt=True) from None
             except OSError:
-                raise Transient("the connection to the server is lost") from None
+                raise Transient("the connection to the server is lost", is_in_doubt=is_written) from None
+            except Transient as exc:
+                raise Transient(str(exc), exc.retry_after_s, is_in_doubt=is_written) from None
             finally:
                 self._barrier = None
 

@@ -47,7 +47,7 @@ class MastodonClient:
             except TimeoutError:
                 self._http.abort()
                 running.add_done_callback(_forget)
-                raise Transient("the server does not answer in time") from None
+                raise Transient("the server does not answer in time", is_in_doubt=True) from None
             except asyncio.CancelledError:
                 self._http.abort()
                 running.add_done_callback(_forget)
@@ -71,7 +71,7 @@ def classify(failure: Exception, reset_at_s: object = None) -> AuthFailed | Tran
         pause = reset_at_s - time.time() if isinstance(reset_at_s, int | float) else 0.0
         return Transient("the server wants this slower", min(max(pause, 0.0), _LONGEST_S))
     if isinstance(failure, MastodonNetworkError) or not isinstance(failure, MastodonError):
-        return Transient("the server does not answer as it should")
+        return Transient("the server does not answer as it should", is_in_doubt=True)
     status = failure.args[1] if len(failure.args) > 1 and isinstance(failure.args[1], int) else 0
     if status == 401:
         return AuthFailed("the server does not take the token, or has taken it back")
@@ -79,7 +79,7 @@ def classify(failure: Exception, reset_at_s: object = None) -> AuthFailed | Tran
         return Rejected("the token does not allow this, or the account is suspended")
     if 400 <= status < 500 and status not in (408, 425):
         return Rejected("the server does not take this")
-    return Transient("the server has trouble of its own")
+    return Transient("the server has trouble of its own", is_in_doubt=True)
 
 
 def check_object(answer: object) -> Mapping[str, Any]:

@@ -12,7 +12,8 @@ FORM = (
     LoginField("tls", "TLS: always, or never (closed networks only)", is_required=False, default="always"),
     LoginField("token", "Access token (Preferences, Development, New application)", is_secret=True),
 )
-_SERVER = re.compile(r"([A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
+#: people paste it out of a browser
+_SERVER = re.compile(r"(?:(https?)://)?([A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?/?")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,1000}")
 
 
@@ -36,10 +37,13 @@ def parse_login(credentials: Credentials) -> Login:
         if not values[field.name]:
             raise Rejected(f"{field.name}: this field is needed")
     found = _SERVER.fullmatch(values["server"])
-    if found is None or not 0 < int(found[2] or 443) < 65_536:
+    if found is None or not 0 < int(found[3] or 443) < 65_536:
         raise Rejected("server: a name such as mastodon.social, with a port behind a colon where it has one of its own")
     if values["tls"] not in ("always", "never"):
         raise Rejected("tls: always or never")
+    if found[1] == "http" and values["tls"] == "always":
+        raise Rejected("tls: this server is named without it")
+    server = found[2].lower() + (f":{found[3]}" if found[3] else "")
     if _TOKEN.fullmatch(values["token"]) is None:
         raise Rejected("token: letters, digits and ._~+/=-")
-    return Login(values["server"].lower(), values["tls"] == "always", values["token"])
+    return Login(server, values["tls"] == "always", values["token"])

@@ -1,4 +1,5 @@
-"""The HTML of Mastodon's posts as text; whatever the HTML is, it ends, and gives a text no longer than it."""
+"""The HTML of Mastodon's posts as text. Its links say in full where they lead (unlike those of mails): nothing stands
+behind them. Whatever the HTML is, it ends, and gives a text no longer than it."""
 
 from __future__ import annotations
 
