@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, AnyStr
 
 from aiosmtpd.smtp import SMTP
 
@@ -20,6 +20,10 @@ for _name in ("mail.log", "mail.debug"):
 #: unknown recipients on one connection, after which it is cut: nobody reads our users off us quickly
 _UNKNOWN_RECIPIENTS = 10
 _RECIPIENTS = 100
+#: commands of one kind on one connection
+_COMMANDS = 10_000
+#: lines of a mail that are read before others have their turn
+_LINES = 500
 #: of what is too large so many times more is thrown away in wait for its end, then the connection is cut
 _DRAIN_TIMES = 2
 _PIECE = 65_536
@@ -104,6 +108,7 @@ class _Link(SMTP):
             ident="ready",
             timeout=settings.mail_s,
             auth_exclude_mechanism=("LOGIN", "PLAIN"),
+            command_call_limit=_COMMANDS,
             loop=asyncio.get_running_loop(),
         )
         commands = self._smtp_methods
@@ -130,6 +135,11 @@ class _Link(SMTP):
     def cut(self) -> None:
         if isinstance(self.transport, asyncio.Transport):
             self.transport.abort()
+
+    async def push(self, status: AnyStr) -> None:
+        """Many commands may have come at once: after each answer others have their turn."""
+        await super().push(status)
+        await asyncio.sleep(0)
 
     async def handle_exception(self, error: Exception) -> str:  # noqa: ARG002 - what is wrong names a person
         self._metrics.count(Metric.IM_MAIL_CUT, label="fault")
@@ -210,9 +220,12 @@ class _Link(SMTP):
     async def _read_mail(self) -> bytes | None:
         """None: too large. Dots at the beginning of lines are undone (RFC 5321 §4.5.2), and only CR LF ends a line."""
         data = bytearray()
-        total, is_line_start = 0, True
+        total, lines, is_line_start = 0, 0, True
         limit = self._settings.mail_bytes
         while True:
+            lines += 1
+            if lines % _LINES == 0:
+                await asyncio.sleep(0)
             try:
                 line = await self._reader.readuntil(b"\r\n")
             except asyncio.LimitOverrunError as error:

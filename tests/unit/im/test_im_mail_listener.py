@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import smtplib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.message import EmailMessage
@@ -262,6 +263,25 @@ async def test_users_can_not_be_read_off_quickly(door: Door) -> None:
     assert got.count(b"550 5.1.1") == 9
     assert b"421" in got
     assert got.endswith(b"<closed>")
+
+
+async def test_a_flood_of_commands_or_lines_lets_others_have_their_turn(door: Door) -> None:
+    longest, stop = 0.0, asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal longest
+        while not stop.is_set():
+            begun = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - begun)
+
+    watching = asyncio.create_task(watch())
+    await raw(door, b"EHLO x\r\n" + b"NOOP\r\n" * 11_000, quiet_s=1)
+    await raw(door, BEGIN, b"\r\n" * 40_000 + b"\r\n.\r\n", quiet_s=1)
+    stop.set()
+    await watching
+    assert longest < 0.1
+    assert len(door.log.items) == 1
 
 
 async def test_recipients_of_one_mail_are_bounded(door: Door) -> None:
