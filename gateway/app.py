@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -43,6 +44,9 @@ from gateway.notifiers import build_notifiers
 from gateway.notifiers.webpush.addresses import Addresses
 from gateway.operator_side import OperatorSide
 from gateway.store import Store
+
+if TYPE_CHECKING:
+    from gateway.im_side import ImSide
 
 _log = structlog.get_logger(__name__)
 
@@ -136,6 +140,9 @@ class Gateway:
             opaque=self.operator.opaque,
             service_keys=service_keys,
         )
+        self.im = self._build_im(acceptor)
+        if self.im is not None:
+            backend.im = self.im.rest
         self.t8_reports = T8Reports(
             backend, Transactions(backend), Addresses(allows_private=config.api.t8_private, clock=unix_ms)
         )
@@ -158,7 +165,7 @@ class Gateway:
             await store.close()
             raise
         try:
-            for name in apps:
+            for name in (*apps, *([config.im.app] if config.im.app else ())):
                 await self._create_app(name)
             self.dispatcher.start()
             if self.cards is not None:
@@ -167,6 +174,8 @@ class Gateway:
             self.scheduler.start()
             if self.cards is not None:
                 await self.cards.resume()
+            if self.im is not None:
+                await self.im.start()
             await self.edge.start()
             self.receipts_webhook.start()
             self.t8_reports.start()
@@ -185,6 +194,25 @@ class Gateway:
     async def _create_app(self, name: str) -> None:
         if self.store.directory.app(name) is None:
             await self.store.directory.put_app(App(name=name, created_at=unix_ms() // 1000))
+
+    def _build_im(self, acceptor: Acceptor) -> ImSide | None:
+        """None where `im.app` is empty. Imported here alone: its libraries are an extra."""
+        if not self.config.im.app:
+            return None
+        try:
+            from gateway.im_side import build_im_side
+        except ImportError as exc:
+            raise ConfigError(f"IM needs the package {exc.name}: pip install 'heliograph[im]'", field="im.app") from exc
+        return build_im_side(
+            self.config, self.store, self.metrics, self.edge, acceptor, self.operator.pagers, self._link_base
+        )
+
+    def _link_base(self) -> str:
+        """What signed links to media begin with."""
+        api = self.config.api
+        scheme, port = ("http", self.api.port) if self.api.port >= 0 else ("https", self.api.tls_port)
+        host = f"[{api.host}]" if ":" in api.host else api.host
+        return self.config.im.public_url or f"{scheme}://{host}:{port}"
 
     def readiness(self) -> list[str]:
         """Why no push can be taken now; empty = ready."""
@@ -208,6 +236,8 @@ class Gateway:
         self.draining = True
         await self.operator.stop_asking()
         await self.api.stop()
+        if self.im is not None:
+            await self.im.stop()
         drain_s = self.config.edge.drain_s
         cards = [] if self.cards is None else [self.cards.drain(drain_s)]
         await asyncio.gather(self.edge.drain(drain_s), *cards)
@@ -216,6 +246,8 @@ class Gateway:
         """End everything that runs; what is pending stays in the journal."""
         await self.api.stop(timeout_s=1.0)
         await self.operator.stop_asking()
+        if self.im is not None:
+            await self.im.stop()
         if self.cards is not None:
             await self.cards.close()
         await self.receipts_webhook.close()

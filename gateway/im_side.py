@@ -1,2 +1,252 @@
 """IM aggregation, put together: users, accounts, connectors, supervision, messages and media (D1 to D16); must know no
-more of the rest of the gateway than it is handed. Built where `im.app` is set."""
+more of the rest of the gateway than it is handed.
+
+Imported and built where `im.app` is set alone, for its libraries are an extra. It is drained before the device door:
+accounts are left in order, what is on its way to a network has its time, and what is cut off then goes on after the
+next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from gateway.api.call import Call
+from gateway.api.im.links import MediaRoutes, media_routes
+from gateway.api.im.ports import ImRest
+from gateway.api.im.uploads import UploadRoutes, upload_routes
+from gateway.config.sections import Config
+from gateway.delivery.accept import Acceptor
+from gateway.delivery.item_acks import ItemAcks
+from gateway.delivery.item_pushes import ItemPushes
+from gateway.edge.server import EdgeServer
+from gateway.im.asking import Asking
+from gateway.im.connectors import ConnectorSettings, build_connectors
+from gateway.im.media.library import Library
+from gateway.im.media.links import Links
+from gateway.im.media.uploads import Uploads
+from gateway.im.messaging.delivery import Deliverer
+from gateway.im.messaging.expiry import Expiry
+from gateway.im.messaging.incoming import Incoming
+from gateway.im.messaging.mail_intake import MailIntake
+from gateway.im.messaging.mail_listener import MailDoor
+from gateway.im.messaging.outbox import Outbox
+from gateway.im.messaging.own import OwnMessages
+from gateway.im.messaging.presence import Presence
+from gateway.im.messaging.results import Results
+from gateway.im.messaging.sending import Sending
+from gateway.im.operations.history import build_history_operations
+from gateway.im.operations.messages import build_message_operations
+from gateway.im.operations.ust import build_ust_operations
+from gateway.im.supervision.supervisor import Supervisor
+from gateway.im.ust.build import build_ust
+from gateway.im.ust.code_by_mail import CodesByMail
+from gateway.im.ust.code_log import LoggedCodes
+from gateway.im.ust.gate import UstGate
+from gateway.im.ust.users import CodeSenders
+from gateway.metrics import Metrics
+from gateway.model.errors import ConfigError, NotSignedIn
+from gateway.model.im_ports import CodeSender
+from gateway.model.notifier import Notifier
+from gateway.model.registration import build_token
+from gateway.paging import build_code_messages
+from gateway.store import Store
+
+
+def unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class ImSide:
+    """Control thread only. Raises ConfigError."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        metrics: Metrics,
+        edge: EdgeServer,
+        acceptor: Acceptor,
+        sms_codes: CodeSender | None,
+        link_base: Callable[[], str],
+    ) -> None:
+        im = self._config = config.im
+        self._forgetting: set[asyncio.Task[None]] = set()
+        users, accounts, log = store.im_users, store.im_accounts, store.im_log
+
+        def tell(token: bytes, item: bytes) -> None:
+            link = edge.attendance.link(token)
+            if link:
+                edge.asks.tell(link, build_token(token), item)
+
+        links = Links(store.keys.push_id_key, link_base, im.link_s, unix_ms)
+        media = self._library = Library(store.im_media, store.im_media_files, links, im, metrics, unix_ms)
+        self._uploads = Uploads(store.im_uploads, media, im, metrics, unix_ms)
+        pushes = ItemPushes(im.app, store.directory, acceptor, metrics, tell, unix_ms)
+        connectors = build_connectors(
+            im.networks,
+            ConnectorSettings(
+                private_hosts=im.private_hosts,
+                request_s=im.request_s,
+                text_bytes=im.max_text_bytes,
+                media_bytes=im.media_bytes,
+                events=im.account_events,
+                irc_burst=im.irc_burst,
+                irc_line_s=im.irc_line_s,
+                irc_ping_s=im.irc_ping_s,
+                poll_s=im.social_poll_s,
+                follows=im.social_follows,
+                threads=im.connector_threads,
+                idle_s=im.mail_idle_s,
+            ),
+        )
+        gate = UstGate(users, accounts)
+        deliverer = Deliverer(log, users, pushes)
+        results = Results(log, deliverer, metrics, unix_ms, im.store_retry_s)
+        sending = Sending(log, results, media, im, metrics, unix_ms)
+        expiry = self._expiry = Expiry(log, sending, unix_ms)
+        presence = self._presence = Presence(users, deliverer, unix_ms, im.presence_s)
+        supervisor = self.supervisor = Supervisor(
+            gate=gate,
+            users=users,
+            accounts=accounts,
+            attendance=edge.attendance,
+            connectors=connectors,
+            delivering=deliverer,
+            incoming=Incoming(deliverer, media, im, metrics, unix_ms),
+            sending=sending,
+            expiry=expiry,
+            config=im,
+            metrics=metrics,
+            clock=unix_ms,
+            on_presence=presence.changed,
+        )
+        presence.is_present = supervisor.is_present
+        self._mail_door: MailDoor | None = None
+        if im.mail_port >= 0:
+            intake = MailIntake(im, users, media, deliverer, metrics, unix_ms)
+            self._mail_door = MailDoor(im, intake, metrics)
+        own = OwnMessages(gate, users, deliverer, media, metrics, unix_ms)
+        self._acks = ItemAcks(im.app, store.receipts, own.on_acked)
+        outbox = Outbox(
+            gate=gate,
+            log=log,
+            own=own,
+            media=media,
+            supervision=supervisor,
+            connectors=connectors,
+            expiry=expiry,
+            config=im,
+            metrics=metrics,
+            clock=unix_ms,
+        )
+
+        def signed_in(token: bytes, _user: bytes) -> None:
+            if edge.attendance.is_connected(token):
+                supervisor.connected(token)
+
+        ust = build_ust(
+            users=users,
+            accounts=accounts,
+            gate=gate,
+            delivering=deliverer,
+            supervision=supervisor,
+            connectors=connectors,
+            senders=CodeSenders(self._phone_codes(sms_codes), self._mail_codes()),
+            settings=im,
+            metrics=metrics,
+            on_signed_in=signed_in,
+            on_signed_out=lambda token, _user: supervisor.disconnected(token),
+            on_removed=self._on_removed,
+        )
+        operations = (
+            *build_ust_operations(ust, im),
+            *build_message_operations(outbox, own),
+            *build_history_operations(log, presence),
+        )
+        self.asking = Asking(operations, users, metrics, unix_ms, on_active=supervisor.active)
+        edge.open_to_users(self.asking, im.app)
+
+        def user_of(authorization: str | None) -> bytes | None:
+            scheme, _, key = (authorization or "").partition(" ")
+            return ust.sessions.user(key.strip(), unix_ms()) if scheme.lower() == "bearer" else None
+
+        def authorize(call: Call) -> bytes:
+            user = user_of(call.request.headers.get("authorization"))
+            if user is None:
+                raise NotSignedIn
+            return user
+
+        routes = (
+            *upload_routes(UploadRoutes(self._uploads, authorize, im.media_bytes)),
+            *media_routes(MediaRoutes(media, authorize, metrics)),
+        )
+        self.rest = ImRest(asking=self.asking, user_of=user_of, media=routes)
+
+    def _phone_codes(self, sms: CodeSender | None) -> CodeSender | None:
+        match self._config.phone_codes:
+            case "sms":
+                return sms
+            case "log":
+                return LoggedCodes()
+        return None
+
+    def _mail_codes(self) -> CodeSender | None:
+        match self._config.mail_codes:
+            case "smtp":
+                return CodesByMail(self._config)
+            case "log":
+                return LoggedCodes()
+        return None
+
+    def _on_removed(self, user: bytes) -> None:
+        self.supervisor.gone(user)
+        forgetting = asyncio.get_running_loop().create_task(self._forget_media(user))
+        self._forgetting.add(forgetting)
+        forgetting.add_done_callback(self._forgetting.discard)
+
+    async def _forget_media(self, user: bytes) -> None:
+        """In slices. What a crash leaves goes when nobody has used it for im.media_days."""
+        while self._library.forget(user):  # noqa: ASYNC110
+            await asyncio.sleep(0)  # a slice a turn of the loop
+
+    async def start(self) -> None:
+        """Before devices connect. StoreUnavailable, ConfigError."""
+        await self._library.start()
+        await self._uploads.start()
+        self._acks.start()
+        self.supervisor.start()
+        if self._mail_door is not None:
+            try:
+                await self._mail_door.start()
+            except OSError as exc:
+                raise ConfigError(
+                    f"the mail listener can not bind {self._config.mail_host}: {exc.strerror or exc}",
+                    field="im.mail_port",
+                ) from exc
+
+    async def stop(self) -> None:
+        """Bounded by im.close_s."""
+        if self._mail_door is not None:
+            await self._mail_door.close()
+        await self.supervisor.stop()
+        self._presence.close()
+        self._expiry.close()
+        self._acks.close()
+        await self._uploads.stop()
+        await self._library.stop()
+
+
+def build_im_side(
+    config: Config,
+    store: Store,
+    metrics: Metrics,
+    edge: EdgeServer,
+    acceptor: Acceptor,
+    notifiers: Mapping[str, Notifier],
+    link_base: Callable[[], str],
+) -> ImSide:
+    """Before the pagers start. ConfigError."""
+    sms_codes = build_code_messages(config, notifiers) if config.im.phone_codes == "sms" else None
+    return ImSide(config, store, metrics, edge, acceptor, sms_codes, link_base)

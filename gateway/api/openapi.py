@@ -10,7 +10,7 @@ import msgspec
 
 from gateway import __version__
 from gateway.api.media import JSON, MSGPACK, ErrorBody, describe
-from gateway.api.route import ANYBODY, OPERATOR, Query, Route
+from gateway.api.route import ANYBODY, OPERATOR, USER, Query, Route
 from gateway.auth.api_keys import OPERATOR_ONLY
 from gateway.model.errors import Forbidden, GatewayError, Unauthorized
 
@@ -29,9 +29,11 @@ _GROUPS = {
     "cards": "SIM cards and what is known of their terminals",
     "downloads": "What is brought to cards over the air",
     "campaigns": "The same commands for many cards",
+    "im": "For users of IM: the key that verification gave (`usk_…`) says who asks",
     "webpush": "Web Push (RFC 8030, 8291, 8292) and UnifiedPush: the URL is the address and the right to use it",
     "t8": "Device triggering (3GPP TS 29.122)",
     "apns": "What libraries for Apple's push service speak",
+    "media": "Pictures, clips and files of IM users: resumable uploads (tus 1.0), signed links",
     "operations": "Health and figures",
 }
 _STATUS = {
@@ -47,9 +49,11 @@ _STATUS = {
     408: "Headers or body came too slowly",
     409: "In conflict with what is there",
     410: "It was there and has ended",
+    412: "Not this version of the protocol",
     413: "Too large",
     415: "Not a content type taken here",
     429: "Too many; come back later",
+    460: "The checksum is another",
     500: "The gateway failed",
     503: "Not now; come back later",
 }
@@ -82,7 +86,12 @@ def build_document(routes: Iterable[Route]) -> dict[str, Any]:
                     "type": "http",
                     "scheme": "bearer",
                     "description": "A provider key of an app, or the operator's key: `hk_<id>_<secret>`",
-                }
+                },
+                "session": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A user's session key: `usk_<secret>`",
+                },
             },
         },
     }
@@ -97,7 +106,9 @@ def _operation(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
     params += [_parameter(p) for p in route.params]
     if params:
         out["parameters"] = params
-    if route.caller != ANYBODY:
+    if route.caller == USER:
+        out["security"] = [{"session": []}]
+    elif route.caller != ANYBODY:
         out["security"] = [{"key": []}]
     if route.takes is not None:
         body = {"schema": schema_of[repr(route.takes)], "example": route.example}
@@ -142,7 +153,7 @@ def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
     for status, about in route.also:
         out[str(status)] = {**done, "description": about}
     errors: list[type[GatewayError]] = [*route.errors]
-    if route.caller != ANYBODY:
+    if route.caller not in (ANYBODY, USER):
         errors += [Unauthorized, Forbidden]
     for status in sorted({error.status for error in errors}):
         out[str(status)] = _error_response(status, [e for e in errors if e.status == status], schema_of, route)

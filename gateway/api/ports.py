@@ -23,6 +23,7 @@ from gateway.model.registration import App
 
 if TYPE_CHECKING:
     from gateway.api.cards.ports import CardDoor
+    from gateway.api.im.ports import ImRest
 
 
 class Accepting(Protocol):
@@ -174,6 +175,8 @@ class Backend:
     service_keys: ServiceKeys | None = None
     # what is done for cards; None: nothing is
     cards: CardDoor | None = None
+    # IM; None: this door has no such routes
+    im: ImRest | None = None
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)

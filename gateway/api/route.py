@@ -12,8 +12,9 @@ from starlette.responses import Response
 from gateway.api.call import Call
 from gateway.model.errors import GatewayError
 
-#: who may call: the holder of the admin key, of an app's key, of either (Call.provider says which), or anybody
-OPERATOR, PROVIDER, EITHER, ANYBODY = "operator", "provider", "either", ""
+#: who may call: the holder of the admin key, of an app's key, of either (Call.provider says which), a user of IM (whose
+#: key the handler looks at), or anybody
+OPERATOR, PROVIDER, EITHER, USER, ANYBODY = "operator", "provider", "either", "user", ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from gateway.api.cards import campaigns, capability, downloads, registry
 from gateway.api.door import DIALECT, Observer, answer_error, build_endpoint
 from gateway.api.feedback import FeedbackRoutes
 from gateway.api.http_protocol import Limits, bounded
+from gateway.api.im.routes import im_routes
 from gateway.api.negotiation import Negotiator
 from gateway.api.once import Once
 from gateway.api.openapi import build_document, build_document_3_0
@@ -82,6 +83,7 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
         *capability.routes(backend),
         *downloads.routes(backend, once),
         *campaigns.routes(backend, once),
+        *(im_routes(backend, backend.im) if backend.im is not None else ()),
         *webpush_routes(WebPushRoutes(backend, receipts, heartbeat_s)),
         *apns_routes(ApnsRoutes(backend)),
         *(t8_routes(T8Routes(backend)) if backend.opaque is not None else ()),

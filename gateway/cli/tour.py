@@ -39,7 +39,7 @@ def tour(
     clauses: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CLAUSE]…", help="Which: A, B, C, E, F, or single ones as B3; the rows are below. Default: all."
+            metavar="[CLAUSE]…", help="Which: A to F, or single ones as B3; the rows are below. Default: all."
         ),
     ] = None,
     devices: Annotated[int, typer.Option("--devices", min=1, max=10_000, help="Simulated devices.")] = 1000,

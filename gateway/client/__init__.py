@@ -7,6 +7,7 @@ from gateway.client.credentials import Credentials, CredentialStore, FileCredent
 from gateway.client.device import Device
 from gateway.client.errors import DeviceClosed, LinkLost, PushUncertain, RegistrationEnded
 from gateway.client.events import Fetched
+from gateway.client.im import Im
 from gateway.client.page_store import FilePages
 from gateway.client.provider import Provider, PushResult
 from gateway.client.registration import Registration
@@ -31,6 +32,7 @@ __all__ = [
     "Fetched",
     "FileCredentials",
     "FilePages",
+    "Im",
     "Invitation",
     "Item",
     "LinkLost",

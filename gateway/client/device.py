@@ -35,6 +35,7 @@ from gateway.client.events import (
     Paged,
     Request,
     Resumed,
+    Told,
 )
 from gateway.client.futures import resolve
 from gateway.client.heartbeat import AdaptiveHeartbeat
@@ -122,7 +123,7 @@ class Device:
         self._credentials_new = False
         self._registrations: dict[Binding, Registration] = {}
         self._binding: dict[Binding, list[asyncio.Future[None]]] = {}
-        self._answers: dict[Request, asyncio.Future[Fetched | None]] = {}
+        self._answers: dict[Request, asyncio.Future[Fetched | bytes | None]] = {}
         self._full: set[Registration] = set()
         self._workers: set[asyncio.Task[None]] = set()  # callbacks at work
         self._paused = False
@@ -281,7 +282,7 @@ class Device:
         if not registration.active or registration._device is not self:
             raise ended(registration)
         result = await self._answer(self._session.fetch(registration._binding))
-        assert result is not None
+        assert isinstance(result, Fetched)
         return result
 
     async def set_urgency(self, floor: int) -> None:
@@ -466,6 +467,8 @@ class Device:
                 answer = self._answers.pop(request, None)
                 if answer is not None:
                     resolve(answer, result, error=error)
+            case Told(binding, body):
+                self._registrations[binding]._told(body)
             case Online():
                 self._online_at = self._now()
                 self._set_state(DeviceState(Connection.ONLINE))
@@ -503,8 +506,8 @@ class Device:
             self._credentials_new = True
             self._link_event.set()
 
-    async def _answer(self, request: Request) -> Fetched | None:
-        future: asyncio.Future[Fetched | None] = asyncio.get_running_loop().create_future()
+    async def _answer(self, request: Request) -> Fetched | bytes | None:
+        future: asyncio.Future[Fetched | bytes | None] = asyncio.get_running_loop().create_future()
         self._answers[request] = future
         self._go_on()
         try:

@@ -142,7 +142,16 @@ class Arrived:
 class Answered:
     request: Request
     error: GatewayError | None = None
-    result: Fetched | None = None
+    #: of a fetch, or what an UP was answered, packed
+    result: Fetched | bytes | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Told:
+    """DOWN that answers nothing, packed: presence, typing. It is not kept anywhere."""
+
+    binding: Binding
+    body: bytes = field(repr=False)
 
 
 @dataclass(slots=True, frozen=True)
@@ -170,4 +179,4 @@ class Closed:
     jitter_ms: int = 0
 
 
-Event = Online | Issued | Bound | Ended | Resumed | Arrived | Answered | Paged | Complained | Closed
+Event = Online | Issued | Bound | Ended | Resumed | Arrived | Answered | Told | Paged | Complained | Closed

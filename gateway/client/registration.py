@@ -67,6 +67,7 @@ class Registration:
         self._reader: asyncio.Future[None] | None = None  # somebody iterates and waits
         self._closed = False
         self._on_token: Callable[[str], None] | None = None
+        self._on_told: Callable[[bytes], None] | None = None
         self._token_before = ""
 
     def __repr__(self) -> str:
@@ -114,6 +115,20 @@ class Registration:
     async def unregister(self, *, forget: bool = False) -> None:
         """Nothing is delivered here any more, at once. forget: the token is revoked for good; waits for the gateway."""
         await self._device._unregister(self, forget=forget)
+
+    async def ask(self, op: str, body: bytes = b"") -> bytes:
+        """An operation of IM by its name, ask and answer packed as msgpack (docs/im.md); client.im.Im has them by
+        name. Asked again where the link is lost before the answer. GatewayError, as the gateway says it."""
+        self._device._check_running()
+        if not self.active:
+            raise ended(self)
+        answer = await self._device._answer(self._device._session.ask(self._binding, op, body))
+        assert isinstance(answer, bytes)
+        return answer
+
+    def on_told(self, callback: Callable[[bytes], None] | None) -> None:
+        """Called with what the gateway tells and nobody keeps, packed: who is there, who types."""
+        self._on_told = callback
 
     def __aiter__(self) -> Registration:
         return self
@@ -198,6 +213,10 @@ class Registration:
         self._queue.clear()
         self._wake()
         return gone
+
+    def _told(self, body: bytes) -> None:
+        if self._on_told is not None:
+            self._device._tell(self._on_told, body)
 
     def _close(self) -> None:
         """The Device stopped: what is queued was confirmed, so it is still handed out."""

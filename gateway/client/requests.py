@@ -11,9 +11,11 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+import msgspec
+
 from gateway.client.bindings import Bindings
 from gateway.client.content import Counters, Notification, Tip
-from gateway.client.events import Answered, Binding, BindState, Bound, Ended, Event, Request, Resumed
+from gateway.client.events import Answered, Binding, BindState, Bound, Ended, Event, Request, Resumed, Told
 from gateway.client.events import Fetched as FetchResult
 from gateway.client.heartbeat import AdaptiveHeartbeat
 from gateway.client.inbox import Inbox
@@ -101,6 +103,11 @@ class Requests:
     def fetch(self, binding: Binding) -> Request:
         """A4: everything that waits for the token and for its app and version; Answered with Fetched follows."""
         return self._request(Request(FrameType.FETCH, frames.Fetch(req=0, token=binding.token), binding))
+
+    def ask(self, binding: Binding, op: str, body: bytes) -> Request:
+        """UP: an operation of IM; Answered with the packed answer follows."""
+        up = frames.Up(req=0, op=op, body=msgspec.Raw(body or b"\x80"))
+        return self._request(Request(FrameType.UP, up, binding))
 
     def set_urgency(self, floor: int) -> Request:
         """Below this urgency the gateway keeps notifications, now and on later links (RFC 8030 §5.3)."""
@@ -303,6 +310,17 @@ class Requests:
         if done.heartbeat and request.kind is FrameType.STATE and request.body.heartbeat:
             self.heartbeat.on_agreed(done.heartbeat)
         self._answer(request)
+
+    def _handle_down(self, body: bytes) -> None:
+        down = parse_body(body, frames.Down)
+        if not down.req:
+            binding = self.bindings.of_token(down.token)
+            if binding is not None:
+                self._events.append(Told(binding, bytes(down.body)))
+            return
+        request = self._answered(down.req, FrameType.UP)
+        if request is not None:
+            self._events.append(Answered(request, result=bytes(down.body)))
 
     def _answered(self, req: int, *kinds: FrameType) -> Request | None:
         """The request this answers; None where nobody waits any more."""

@@ -286,6 +286,7 @@ _HANDLERS: dict[int, Callable[[Session, bytes], None]] = {
     FrameType.FETCHED: Session._handle_fetched,
     FrameType.RECALL: Session._handle_recall,
     FrameType.PAGE: Session._handle_page,
+    FrameType.DOWN: Session._handle_down,
     FrameType.DONE: Session._handle_done,
     FrameType.ERROR: Session._handle_error,
     FrameType.GOAWAY: Session._handle_goaway,
@@ -299,6 +300,7 @@ _AFTER_LOGIN = frozenset(
         FrameType.RECALL,
         FrameType.DONE,
         FrameType.PAGE,
+        FrameType.DOWN,
     }
 )
 _OURS = frozenset(set(FrameType) - set(_HANDLERS))

@@ -8,7 +8,7 @@ import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from gateway.config import diameter, ims, ota, paging, radius, service, trigger, wap
+from gateway.config import diameter, im, ims, ota, paging, radius, service, trigger, wap
 from gateway.config.sections import Api, Config, Edge, Identity
 from gateway.model.errors import ConfigError
 
@@ -18,8 +18,8 @@ NOTIFY_OVERHEAD_BYTES = 1024
 MAX_NETWORKS = 64
 #: a certificate that ends sooner is worth a word
 WARN_DAYS = 14
-#: modules that know the sections of gateway/config/operator_sections.py and ota_section.py
-_OPERATOR = (paging, wap, trigger, radius, ims, service, diameter, ota)
+#: modules that know the sections of gateway/config/operator_sections.py, ota_section.py and im_section.py
+_SECTIONS = (paging, wap, trigger, radius, ims, service, diameter, ota, im)
 
 
 def conflicts(config: Config) -> list[tuple[str, str]]:
@@ -62,7 +62,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
             found.append((field, "is empty; 127.0.0.1 listens on this machine only, 0.0.0.0 on every address"))
     found += _tls_conflicts(config)
     found += _identity_conflicts(config.identity)
-    for section in _OPERATOR:
+    for section in _SECTIONS:
         found += section.conflicts(config)
     if not config.store.path.strip():
         found.append(("store.path", "is empty; name a folder"))
@@ -225,7 +225,7 @@ def advice(config: Config) -> list[tuple[str, str]]:
         found.append(("api.t8_private", "true: an app's server can make the gateway post to hosts of your network"))
     if config.delivery.webpush_private:
         found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
-    for section in _OPERATOR:
+    for section in _SECTIONS:
         found += section.advice(config, _is_loopback)
     if not config.store.sync:
         found.append(("store.sync", "false: a power loss may lose pushes that were answered with 201"))

@@ -28,10 +28,18 @@ class Im:
     code_tries: int = within(5, 1, 100)
     # codes for one address in an hour
     codes_per_hour: int = within(5, 1, 10_000)
+    # codes for one address in a day: nobody is flooded, and 6 digits are not guessed
+    codes_per_day: int = within(20, 1, 100_000)
     # codes for all addresses together in an hour; past it nobody gets one (counted): messages cost money
     codes_total_per_hour: int = within(10_000, 1, 10_000_000)
     # a session key of REST holds so long without being used
     session_days: float = within(90.0, 0.001, 3_650)
+    # addresses one user may sign in with
+    addresses_per_user: int = within(8, 1, 1_000)
+    # names one user may try in a day for a mailbox in mail_domain: that a name is taken tells of another
+    mailbox_tries_per_day: int = within(20, 1, 100_000)
+    # session keys of REST one user may have; past it the one that would end first ends (counted)
+    session_keys_per_user: int = within(32, 1, 1_000)
     # devices of one user
     devices_per_user: int = within(16, 1, 1_000)
     # accounts one user may bind
@@ -48,6 +56,9 @@ class Im:
     discovery_batch: int = within(2_000, 1, 100_000)
     # numbers one user may ask for in a day
     discovery_per_day: int = within(20_000, 1, 10_000_000)
+    # what asks for others (contacts, friend requests) is answered in steps of this: how long an answer took must not
+    # tell whether somebody is a user; 0: as soon as it can be
+    answer_step_s: float = within(0.05, 0, 10)
     # a user's log goes back so long
     history_days: float = within(30.0, 0.001, 3_650)
     # and so many items; past it the oldest go
@@ -84,12 +95,34 @@ class Im:
     outage_s: float = within(60.0, 0, 86_400)
     # one request to a network has to be over by then
     request_s: float = within(30.0, 0.05, 3_600)
+    # events of one account that wait to be logged; past it nothing more is read from its network
+    account_events: int = within(256, 1, 100_000)
+    # IRC: lines sent at once; servers kick who sends faster than they like
+    irc_burst: int = within(5, 1, 1_000)
+    # IRC: and one more line in so long
+    irc_line_s: float = within(2.0, 0, 60)
+    # IRC: a server that was silent so long is asked whether it is there
+    irc_ping_s: float = within(90.0, 0.05, 3_600)
+    # social sites are asked for news so often (D12)
+    social_poll_s: float = within(60.0, 0.05, 86_400)
+    # Bluesky: followed accounts that are read one by one, where the server has no timeline
+    social_follows: int = within(500, 1, 100_000)
     # threads for connectors whose library blocks (mail), for all accounts together
     connector_threads: int = within(16, 1, 1_000)
     # a mailbox that waits for news asks anew after so long; servers hang up after half an hour, some hosts much sooner
     mail_idle_s: float = within(540.0, 1, 1_740)
     # accounts connected at once on this node; past it the ones whose devices were silent longest are disconnected
     max_sessions: int = within(20_000, 1, 1_000_000)
+    # what the store could not take is tried again after so long
+    store_retry_s: float = within(1.0, 0.001, 3_600)
+    # when the gateway ends, sessions have so long to take leave
+    close_s: float = within(5.0, 0.05, 600)
+    # incoming files that are fetched at once; the others wait
+    fetches_at_once: int = within(16, 1, 10_000)
+    # the files of one incoming message have to be here by then; after that it arrives without them, and says so
+    fetch_s: float = within(120.0, 0.05, 86_400)
+    # friends are told at most once in this time that somebody came or went
+    presence_s: float = within(2.0, 0, 3_600)
     # domain of the mailboxes that users have here; empty: none
     mail_domain: str = ""
     # address the mail listener binds
@@ -130,6 +163,10 @@ class Im:
     media_days: float = within(30.0, 0.001, 3_650)
     # an upload has to be over by then
     upload_s: float = within(86_400.0, 1, 2_592_000)
+    # uploads of one user at once
+    uploads_per_user: int = within(8, 1, 1_000)
+    # uploads of all users at once
+    uploads_at_once: int = within(10_000, 1, 1_000_000)
     # types that are taken, by what the bytes are and not by what they are called
     media_types: list[str] = field(
         default_factory=lambda: [
@@ -153,6 +190,14 @@ class Im:
     thumbnail_pixels: int = within(320, 16, 4_096)
     # processes that make thumbnails
     thumbnail_processes: int = within(1, 1, 64)
+    # a picture has to be looked at by then, or it is refused
+    picture_s: float = within(20.0, 0.1, 600)
+    # memory of a process that looks at one, address space
+    picture_memory_bytes: int = within(1_073_741_824, 268_435_456, 68_719_476_736)
+    # frames of a moving picture; all of them together have at most 16 times im.media_pixels
+    picture_frames: int = within(1_000, 1, 100_000)
+    # pictures that wait for a process; past it a picture is refused for now
+    pictures_waiting: int = within(100, 1, 100_000)
     # a signed link is good for so long
     link_s: float = within(86_400.0, 1, 31_536_000)
     # what links begin with, as others reach the provider door: https://push.example; empty: its host and port

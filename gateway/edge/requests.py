@@ -25,6 +25,7 @@ from gateway.model.frames import (
     State,
     Token,
     Unregister,
+    Up,
     build_frame,
     parse_body,
 )
@@ -94,6 +95,7 @@ class DeviceRequests:
             FrameType.FETCH: self._on_fetch,
             FrameType.STATE: self._on_state,
             FrameType.PAGED: self._on_paged,
+            FrameType.UP: self._on_up,
         }
 
     def handle(self, link: int, device: int, kind: int, body: bytes) -> None:
@@ -287,6 +289,15 @@ class DeviceRequests:
             self._edge.set_floor(link, ask.urgency)
             # What was below the old floor may go now.
             self._edge.hold(link)
+
+    # --- UP (D)
+
+    def _on_up(self, link: int, _session: Session, body: bytes) -> None:
+        ask = parse_body(body, Up)
+        number = self._own(ask.token, link)
+        token = parse_token(ask.token)
+        assert token is not None
+        self._edge.asks.take(link, ask, token, self._directory.group_app(self._registry.group(number)))
 
     # --- PAGED (C13)
 

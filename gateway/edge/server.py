@@ -18,6 +18,8 @@ from gateway._native.batches import Batches
 from gateway._native.intake import Router
 from gateway.auth.service_keys import ServiceKeys
 from gateway.config.sections import Config
+from gateway.edge.asks import Asks
+from gateway.edge.attendance import LinkAttendance
 from gateway.edge.certificates import Certificates
 from gateway.edge.flapping import FlappingGuard
 from gateway.edge.login import DeviceLogin, Session, agree_heartbeat, parse_hello, silence_ms
@@ -27,7 +29,7 @@ from gateway.edge.requests import DeviceRequests, req_of
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import Draining, Flapping, GatewayError, Overloaded, Takeover, Unauthorized
 from gateway.model.frames import PROTOCOL_VERSION, FrameType, Hello, ProviderWelcome, build_frame
-from gateway.model.ports import Ack, EdgeEvents, ProviderDoor
+from gateway.model.ports import Ack, EdgeEvents, ImDoor, ProviderDoor
 from gateway.model.registration import Registration
 from gateway.store.directory import Directory
 
@@ -82,8 +84,14 @@ class EdgeServer:
         self.plane = Plane(config.edge, metrics, self._on_batch, batches, self._on_runs)
         self.certificates = Certificates(config.edge, metrics, self.plane.use_tls)
         self.router = Router(self.plane.reactors, self._held, self._floors)
+        self.asks = Asks(self)
         self._requests = DeviceRequests(self, directory, config.edge, clock, service_keys)
         self.pages = LinkPages(self.send, self._registry.link)
+
+        def app_of(number: int) -> str:
+            return directory.group_app(self._registry.group(number))
+
+        self.attendance = LinkAttendance(directory, app_of, self._registry.link)
 
     # --- life
 
@@ -94,6 +102,11 @@ class EdgeServer:
     def open_to_providers(self, door: ProviderDoor) -> None:
         """From now on providers may open streams."""
         self._providers = door
+
+    def open_to_users(self, door: ImDoor, app: str) -> None:
+        """From now on registrations of this app may ask as users of IM."""
+        self.asks.door = door
+        self.asks.app = self.attendance.app = app
 
     @property
     def events(self) -> EdgeEvents:
@@ -132,6 +145,7 @@ class EdgeServer:
             self._housekeeping = None
         await self.certificates.close()
         await self._requests.close()
+        await self.asks.close()
         await self.plane.stop()
 
     async def _keep_house(self) -> None:
@@ -211,6 +225,7 @@ class EdgeServer:
 
     def unbind(self, link: int, number: int) -> None:
         """Nothing more for this registration on this link; what is unacked comes back as lost."""
+        self.attendance.left((number,))
         self._registry.unbind(number)
         self.pages.leave((number,))
         self.plane.insist(self.plane.of(link).unbind, link, number)
@@ -222,6 +237,7 @@ class EdgeServer:
         self._registry.bind(number, device)
         self.forget(link)
         if moved:
+            self.attendance.came(number)
             self.events.on_ready([number])
         else:
             self.hold(link)  # something of it may be in flight: only the reactor knows
@@ -366,7 +382,9 @@ class EdgeServer:
         if not self.plane.sent(welcomed):
             return  # the reactor ends the link at its login deadline
         self._metrics.count(Metric.LOGINS, label="ok")
-        self.pages.leave(self._registry.bound(session.key))
+        before = self._registry.bound(session.key)
+        self.pages.leave(before)
+        self.attendance.left(before)
         previous = self._registry.login(session.key, link)
         if previous and previous != link:
             self._floors.pop(previous, None)
@@ -413,9 +431,9 @@ class EdgeServer:
         self.pages.on_down(link)
         key = device or (session.key if session else 0)
         if key:
-            if self._registry.device_link(key) == link:
-                self.pages.leave(self._registry.bound(key))
-            self._registry.logout(key, link)
+            bound = self._registry.logout(key, link)
+            self.pages.leave(bound)
+            self.attendance.left(bound)
 
     # --- model.ports.Edge
 

@@ -12,9 +12,15 @@ import msgspec
 class Ask(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """Base of what is asked; each field is bounded by its annotation."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(hidden)"
+
 
 class Reply(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Base of what is answered."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(hidden)"
 
 
 class Caller(NamedTuple):

@@ -145,6 +145,18 @@ class Metric(Enum):
         "counter",
         "Packet counters of cards never given out, for their card had to leave RAM",
     )
+    IM_DUPLICATES = Spec(
+        "heliograph_im_duplicates_total", "counter", "Messages and results that a user's log had already: left out"
+    )
+    IM_LINES_DROPPED = Spec(
+        "heliograph_im_lines_dropped_total", "counter", "Lines for logs of users who are gone", "reason"
+    )
+    IM_SESSION_KEYS_ENDED = Spec(
+        "heliograph_im_session_keys_ended_total", "counter", "REST keys that ended early: their user had too many"
+    )
+    IM_LINES_SWEPT = Spec(
+        "heliograph_im_lines_swept_total", "counter", "Lines of logs that went: too old, or too many", "reason"
+    )
     STORE_PENDING = Spec("heliograph_store_pending", "gauge", "Deliveries not settled yet")
     STORE_WRITABLE = Spec("heliograph_store_writable", "gauge", "1 while the store can be written, else 0")
     # --- api
@@ -357,6 +369,118 @@ class Metric(Enum):
         "Times a campaign could release none for now: pace, at_once, engine, canary, out, asked, store",
         "reason",
     )
+    IM_ASKED = Spec("heliograph_im_asked_total", "counter", "What users of IM asked for and got", "operation")
+    IM_UNPUSHED = Spec(
+        "heliograph_im_unpushed_total",
+        "counter",
+        "Items that could not be pushed to a device, by error: it finds them in the log",
+        "reason",
+    )
+    IM_ASKS_REFUSED = Spec(
+        "heliograph_im_asks_refused_total",
+        "counter",
+        "What users of IM were refused, with the error's name",
+        "operation",
+    )
+
+    # --- IM aggregation: users and what is theirs
+    IM_CODES = Spec(
+        "heliograph_im_codes_total",
+        "counter",
+        "One-time codes: sent, failed, right, wrong, or the limit that was reached (address, device, total)",
+        "result",
+    )
+    IM_USERS = Spec("heliograph_im_users_total", "counter", "Users: made, signed_in, signed_out, removed", "event")
+    IM_ACCOUNTS = Spec(
+        "heliograph_im_accounts_total", "counter", "Bound accounts: bound, changed, unbound, refused", "event"
+    )
+    IM_FRIENDS = Spec(
+        "heliograph_im_friends_total",
+        "counter",
+        "Friend requests: asked, nobody (absent, hidden, blocked or known alike), accepted, refused, full, limit",
+        "event",
+    )
+    IM_DISCOVERY = Spec(
+        "heliograph_im_discovery_numbers_total",
+        "counter",
+        "Numbers asked for in address books: asked, found, unreadable, limit",
+        "result",
+    )
+
+    # --- IM aggregation: who is connected, what goes in and out
+    IM_SESSIONS = Spec("heliograph_im_sessions", "gauge", "Accounts with a session on their network")
+    IM_LINES = Spec("heliograph_im_lines", "gauge", "Accounts that are to be connected, connected or not")
+    IM_CONNECTS_WAITING = Spec(
+        "heliograph_im_connects_waiting", "gauge", "Accounts that wait for their turn to connect"
+    )
+    IM_HOSTS_RESTING = Spec("heliograph_im_hosts_resting", "gauge", "Hosts that only one account at a time tries now")
+    IM_CONNECTS = Spec(
+        "heliograph_im_connects_total",
+        "counter",
+        "Tries to connect an account: connected, auth_failed, transient, rejected, cursor_forgotten",
+        "result",
+    )
+    IM_ENDED = Spec(
+        "heliograph_im_sessions_ended_total",
+        "counter",
+        "Sessions that ended: lost, auth_failed, rejected, cursor_forgotten, closed",
+        "reason",
+    )
+    IM_FAULTS = Spec(
+        "heliograph_im_faults_total", "counter", "What a connector raised and must not, by network", "network"
+    )
+    IM_SHED = Spec("heliograph_im_shed_total", "counter", "Times an account was not kept connected: im.max_sessions")
+    IM_EVENTS = Spec("heliograph_im_events_total", "counter", "What networks brought, by kind", "kind")
+    IM_STORE_WAITS = Spec(
+        "heliograph_im_store_waits_total", "counter", "Times an account waited for the store to write"
+    )
+    IM_FILES = Spec("heliograph_im_files_total", "counter", "Incoming files: taken, refused, unreachable", "result")
+    IM_ACCEPTED = Spec("heliograph_im_accepted_total", "counter", "Messages and acts accepted, by network", "network")
+    IM_REFUSED = Spec("heliograph_im_refused_total", "counter", "Recipients refused at once, by error name", "error")
+    IM_TRIES = Spec(
+        "heliograph_im_tries_total",
+        "counter",
+        "Tries to send: sent, transient, in_doubt, rejected, auth_failed",
+        "result",
+    )
+    IM_RESULTS = Spec(
+        "heliograph_im_results_total",
+        "counter",
+        "Messages and acts that are over: sent, failed, expired, unbound",
+        "result",
+    )
+    IM_DROPPED = Spec(
+        "heliograph_im_dropped_total",
+        "counter",
+        "What is never kept and could not be told: typing, presence, delivered",
+        "what",
+    )
+
+    # --- IM: media
+    IM_MEDIA_TAKEN = Spec("heliograph_im_media_taken_total", "counter", "Files taken into the media store", "type")
+    IM_MEDIA_REFUSED = Spec(
+        "heliograph_im_media_refused_total", "counter", "Files that were not taken, by reason", "reason"
+    )
+    IM_MEDIA_REMOVED = Spec(
+        "heliograph_im_media_removed_total",
+        "counter",
+        "Files that a user no longer has, by reason (age, user_bytes, total_bytes), and files nobody knew (orphan)",
+        "reason",
+    )
+    IM_MEDIA_BYTES = Spec("heliograph_im_media_bytes", "gauge", "Bytes of the media store, in whole blocks")
+    IM_MEDIA_SERVED = Spec(
+        "heliograph_im_media_served_total", "counter", "Media asked for over HTTP, by way and result", "result"
+    )
+    IM_PICTURE_WORKERS_LOST = Spec(
+        "heliograph_im_picture_workers_lost_total",
+        "counter",
+        "Processes that looked at a picture and died or were ended, by reason",
+        "reason",
+    )
+    IM_UPLOADS = Spec("heliograph_im_uploads", "gauge", "Uploads that are not over")
+    IM_UPLOADS_ENDED = Spec(
+        "heliograph_im_uploads_ended_total", "counter", "Uploads that are over, by result", "result"
+    )
 
     # --- IM aggregation: mails for the service's own domain
     IM_MAILS = Spec(
@@ -370,6 +494,12 @@ class Metric(Enum):
         "counter",
         "Connections refused or cut by the mail listener, by reason",
         "reason",
+    )
+    IM_RATES_FORGOTTEN = Spec(
+        "heliograph_im_rates_forgotten_total",
+        "counter",
+        "Counts of what a user may ask for in a day that began anew because too many were kept, by what is counted",
+        "what",
     )
     IM_MAIL_FILES = Spec(
         "heliograph_im_mail_files_total",

@@ -215,6 +215,11 @@ class UnknownCampaign(GatewayError):
     summary = "No such campaign for this app, or its history is past retention."
 
 
+class NotSignedIn(GatewayError):
+    code, name, status, retryable, after_ms = 49, "not_signed_in", 401, False, 0
+    summary = "This device, or this session key, belongs to no user of IM: register and verify an address first."
+
+
 # --- store -----------------------------------------------------------------------------------------------------------
 
 
@@ -243,14 +248,32 @@ class MappingUnavailable(GatewayError):
     summary = "Whom the id stands for is kept by the HSS, which can not be asked now."
 
 
+class CodeNotSent(GatewayError):
+    code, name, status, retryable, after_ms = 55, "code_not_sent", 503, True, 10_000
+    summary = "The one-time code could not be sent; nothing else is wrong with the address."
+
+
 class MailUnavailable(GatewayError):
-    code, name, status, retryable, after_ms = 55, "mail_unavailable", 503, True, 5_000
+    code, name, status, retryable, after_ms = 56, "mail_unavailable", 503, True, 5_000
     summary = "The mail server that this gateway sends by (im.smtp_host) takes nothing now."
 
 
 class ConfigError(GatewayError):
     code, name, status, retryable, after_ms = 60, "config", 500, False, 0
     summary = "The configuration is not valid; the message names the field and the fix."
+
+
+# --- uploads ---------------------------------------------------------------------------------------------------------
+
+
+class ChecksumMismatch(GatewayError):
+    code, name, status, retryable, after_ms = 71, "checksum_mismatch", 460, False, 0
+    summary = "The bytes do not have the checksum that came with them; none of them were taken."
+
+
+class PreconditionFailed(GatewayError):
+    code, name, status, retryable, after_ms = 72, "precondition_failed", 412, False, 0
+    summary = "The version of the upload protocol asked for is not spoken here; Tus-Version names the one that is."
 
 
 def _leaves(cls: type[GatewayError]) -> list[type[GatewayError]]:

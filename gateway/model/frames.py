@@ -56,6 +56,7 @@ PageBytes = Annotated[bytes, Meta(max_length=1_024)]
 Server = Annotated[str, Meta(max_length=256)]
 Servers = Annotated[list[Server], Meta(max_length=8)]
 Cursor = Annotated[int, Meta(ge=0)]
+Op = Annotated[str, Meta(min_length=1, max_length=32, pattern="^[a-z_]+$")]
 Ids = Annotated[list[Id], Meta(max_length=MAX_IDS)]
 
 
@@ -78,13 +79,15 @@ class FrameType(IntEnum):
     ERROR = 0x10  # gateway → device
     GOAWAY = 0x11  # gateway → device, then the gateway closes
     PAGE = 0x21  # gateway → device
+    UP = 0x22  # device → gateway, a request of IM
+    DOWN = 0x23  # gateway → device, answers UP, or tells something that is not kept
     PAGED = 0x24  # device → gateway, answers PAGE
     PUSH = 0x30  # provider → gateway
     PUSHED = 0x31  # gateway → provider, answers PUSH
     RECEIPTS = 0x32  # provider → gateway
     RECEIPT = 0x33  # gateway → provider
     RECEIVED = 0x34  # provider → gateway
-    # Reserved for later capabilities: LOCATE 0x20, UP 0x22, DOWN 0x23; 0x35-0x3F for the provider stream.
+    # Reserved for later capabilities: LOCATE 0x20; 0x35-0x3F for the provider stream.
 
 
 class Urgency(IntEnum):
@@ -185,6 +188,24 @@ class Paged(_Body, kw_only=True):
     """The device has started what the page is for."""
 
     req: Req
+
+
+class Up(_Body, kw_only=True):
+    """What the user of a registration asks for (docs/im.md)."""
+
+    req: Req
+    token: TokenText = ""
+    #: which operation
+    op: Op
+    #: a map, as the operation takes it; absent: an empty one
+    body: msgspec.Raw = _NO_DATA
+
+
+class Down(_Body, kw_only=True):
+    #: the UP it answers; 0: nobody asked, and nothing of it is kept
+    req: int = 0
+    token: str = ""
+    body: msgspec.Raw = _NO_DATA
 
 
 class Unregister(_Body, kw_only=True):

@@ -14,6 +14,7 @@ from gateway.model.im import Act, Conversation, Envelope, Person
 
 USER_BYTES = 16
 _USER_PREFIX = "user_"
+_GROUP_PREFIX = "group_"
 
 
 def build_user_id(user: bytes) -> str:
@@ -23,7 +24,21 @@ def build_user_id(user: bytes) -> str:
 
 def parse_user_id(text: str) -> bytes | None:
     """None where it is none."""
-    digits = text.removeprefix(_USER_PREFIX)
+    return _parse_id(text, _USER_PREFIX)
+
+
+def build_group_id(group: bytes) -> str:
+    """As it is shown, and as own IM names the room: `group_` and 32 hex digits."""
+    return _GROUP_PREFIX + group.hex()
+
+
+def parse_group_id(text: str) -> bytes | None:
+    """None where it is none."""
+    return _parse_id(text, _GROUP_PREFIX)
+
+
+def _parse_id(text: str, prefix: str) -> bytes | None:
+    digits = text.removeprefix(prefix)
     if digits == text or len(digits) != 2 * USER_BYTES or digits != digits.lower() or not digits.isalnum():
         return None
     try:
@@ -135,6 +150,10 @@ class ItemKind(StrEnum):
     GROUP = "group"
     #: the network forgot where we were: before this, something of `account` may be missing
     GAP = "gap"
+    #: told, never kept: `by` is available or away (`state`), with `text` where the network has one
+    PRESENCE = "presence"
+    #: told, never kept: `by` is typing in `conversation`, or has paused (`state`)
+    TYPING = "typing"
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -49,6 +49,10 @@ class UserRecords(Protocol):
 
     def remove_session(self, key_hash: bytes) -> asyncio.Future[None]: ...
 
+    def remove_sessions(self, user: bytes) -> asyncio.Future[None]:
+        """All keys of a user."""
+        ...
+
     def sign_in(self, token: bytes, user: bytes) -> asyncio.Future[None]:
         """This registration is a device of this user from now on, and of nobody else."""
         ...

@@ -221,6 +221,14 @@ class ProviderDoor(Protocol):
     def on_down(self, link: int) -> None: ...
 
 
+class ImDoor(Protocol):
+    """Who answers what users ask for from their devices; the edge only carries it."""
+
+    async def ask(self, token: bytes, op: str, body: bytes) -> bytes:
+        """The answer, packed. GatewayError."""
+        ...
+
+
 class ProviderLinks(Protocol):
     """The edge's side of it."""
 

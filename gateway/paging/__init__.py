@@ -20,6 +20,7 @@ from gateway.paging.service.client import ServiceNotifier, build_service
 from gateway.paging.sms.bearer import build_bearer
 from gateway.paging.sms.card_messages import SmsCardMessages
 from gateway.paging.sms.client import SmsNotifier, build_sms
+from gateway.paging.sms.code_messages import SmsCodes
 from gateway.paging.sms.register import build_register
 from gateway.paging.trigger.client import build_trigger
 from gateway.paging.waiting import Waiting
@@ -58,6 +59,12 @@ def build_card_messages(config: Config, notifiers: Mapping[str, Notifier], metri
     no SMSC. Before the pagers start. ConfigError."""
     bearer = next((each.bearer for each in notifiers.values() if isinstance(each, SmsNotifier)), None)
     return None if bearer is None else SmsCardMessages(config, bearer, metrics)
+
+
+def build_code_messages(config: Config, notifiers: Mapping[str, Notifier]) -> SmsCodes | None:
+    """One-time codes by short message; None where the configuration names no SMSC. ConfigError."""
+    bearer = next((each.bearer for each in notifiers.values() if isinstance(each, SmsNotifier)), None)
+    return None if bearer is None else SmsCodes(config, bearer)
 
 
 def start_pagers(notifiers: Mapping[str, Notifier]) -> None:

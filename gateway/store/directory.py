@@ -98,6 +98,8 @@ class Directory:
         self.deaths: Deaths | None = None
         #: see the port
         self.seen_ago_s: Callable[[int], int] = lambda _: 0
+        #: called with the token in the turn in which it is revoked: what leads to it goes with the same commit
+        self.on_revoked: Callable[[bytes], None] = lambda _: None
         self._broadcasts: Broadcasts | None = None
         self._presence: Presence | None = None
         self._apps: dict[str, App] = {}
@@ -477,6 +479,7 @@ class Directory:
         self._tokens.tombstones[first] = registration.generation + 1
         if self._broadcasts is not None:
             self._broadcasts.forget(number)
+        self.on_revoked(registration.token)
         return written
 
     def address_gone(self, number: int, channel: str, address: str) -> None:

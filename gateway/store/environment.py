@@ -115,7 +115,9 @@ class Environment:
             mode=0o600,
         )
         self._check_schema()
-        self._dbs = [self._open_db(db, create=not readonly) for db in Db]
+        self._dbs = [None] * (max(Db) + 1)
+        for db in Db:
+            self._dbs[db] = self._open_db(db, create=not readonly)
         # An older store is read as it is; from now on the older program would misread it.
         if not readonly and self.get(Db.META, SCHEMA_KEY) != pack_u32(SCHEMA):
             with self._env.begin(write=True) as txn:

@@ -10,9 +10,10 @@ from gateway.config.sections import Store as StoreConfig
 from gateway.model.errors import ConfigError
 from gateway.model.registration import build_token
 from gateway.store.environment import Environment
+from gateway.store.im_keys import IM_KEY_IN_USE, wrapping_key
 from gateway.store.keys import ServerKeys
 from gateway.store.postings import Postings
-from gateway.store.records import Db, pack_u32, parse_registration
+from gateway.store.records import Db, pack_u32, parse_registration, unpack_u32
 
 #: registrations of one device that are shown
 MAX_SHOWN = 1_000
@@ -66,5 +67,19 @@ def registrations_of(config: StoreConfig, device: str) -> list[RegistrationFacts
                 )
             )
         return found
+    finally:
+        environment.close()
+
+
+def needs_im_key(folder: Path, key_id: int) -> bool:
+    """Whether a data key of an IM user is wrapped with it, or the last start of a gateway took it for new ones."""
+    if not (folder / "data.mdb").exists():
+        return False
+    environment = Environment.open(StoreConfig(path=str(folder)), readonly=True)
+    try:
+        in_use = environment.get(Db.META, IM_KEY_IN_USE)
+        if in_use is not None and unpack_u32(in_use) == key_id:
+            return True
+        return any(wrapping_key(raw) == key_id for _, raw in environment.scan(Db.IM_USER_KEYS))
     finally:
         environment.close()

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ KEY_FILE = "keys.json"
 KEY_BYTES = 32
 #: a device secret names its key in one byte
 KEY_IDS = 256
-_FORMAT = 1
+#: 1: without keys of IM. An older program would write the file without them, so it has to refuse it
+_FORMAT, _FORMAT_BEFORE_IM = 2, 1
 _NAMES = ("token_key", "push_id_key", "hash_key")
 _FIELD = "store.path"
 
@@ -36,6 +38,8 @@ class ServerKeys:
         hash_key: bytes,
         device_keys: dict[int, bytes],
         device_key_id: int,
+        im_keys: dict[int, bytes] | None = None,
+        im_key_id: int = 0,
     ) -> None:
         self.path = path
         #: makes message tokens from triples (A1)
@@ -47,6 +51,9 @@ class ServerKeys:
         #: device secrets are made with the current one and verified with the one they name
         self.device_keys = device_keys
         self.device_key_id = device_key_id
+        #: wrap the data keys of IM users; the current one wraps new ones, 0: there is none yet
+        self.im_keys = im_keys or {}
+        self.im_key_id = im_key_id
 
     @classmethod
     def load(cls, folder: Path, *, may_create: bool) -> ServerKeys:
@@ -84,20 +91,33 @@ class ServerKeys:
             hash_key=secrets.token_bytes(KEY_BYTES),
             device_keys={1: secrets.token_bytes(KEY_BYTES)},
             device_key_id=1,
+            im_keys={1: secrets.token_bytes(KEY_BYTES)},
+            im_key_id=1,
         )
         keys._save()
         return keys
 
     @classmethod
     def _parse(cls, path: Path, record: dict[str, Any]) -> ServerKeys:
-        if record["format"] != _FORMAT:
+        if record["format"] not in (_FORMAT, _FORMAT_BEFORE_IM):
             raise ConfigError(f"{KEY_FILE} was written by a newer version; start that version", field=_FIELD)
         named = {name: _parse_key(record[name]) for name in _NAMES}
         device_keys = {int(key_id): _parse_key(text) for key_id, text in record["device_keys"].items()}
         current = record["device_key_id"]
         if not isinstance(current, int) or current not in device_keys:
             raise ValueError
-        return cls(path, **named, device_keys=device_keys, device_key_id=current)
+        im_keys = {int(key_id): _parse_key(text) for key_id, text in record.get("im_keys", {}).items()}
+        im_current = record.get("im_key_id", 0)
+        if not isinstance(im_current, int) or (im_current != 0 and im_current not in im_keys):
+            raise ValueError
+        return cls(
+            path,
+            **named,
+            device_keys=device_keys,
+            device_key_id=current,
+            im_keys=im_keys,
+            im_key_id=im_current,
+        )
 
     def rotate_device_key(self) -> int:
         """New device secrets use a new key from now on; those made with older ones stay valid until dropped."""
@@ -105,7 +125,7 @@ class ServerKeys:
         key_id = next((key_id for key_id in free if key_id not in self.device_keys), -1)
         if key_id < 0:
             raise ConfigError("all device key ids are in use; drop old ones first", field="device_key_id")
-        self._replace({**self.device_keys, key_id: secrets.token_bytes(KEY_BYTES)}, key_id)
+        self._replace(device_keys={**self.device_keys, key_id: secrets.token_bytes(KEY_BYTES)}, device_key_id=key_id)
         return key_id
 
     def drop_device_key(self, key_id: int) -> None:
@@ -114,15 +134,39 @@ class ServerKeys:
             raise ConfigError("the current device key can not be dropped; rotate first", field="device_key_id")
         if key_id not in self.device_keys:
             raise ConfigError("there is no device key with this id", field="device_key_id")
-        self._replace({k: v for k, v in self.device_keys.items() if k != key_id}, self.device_key_id)
+        self._replace(device_keys={k: v for k, v in self.device_keys.items() if k != key_id})
 
-    def _replace(self, device_keys: dict[int, bytes], device_key_id: int) -> None:
-        before = self.device_keys, self.device_key_id
-        self.device_keys, self.device_key_id = device_keys, device_key_id
+    def rotate_im_key(self) -> int:
+        """Data keys of IM users are wrapped with a new key from now on; the gateway wraps the others again when it
+        runs. Numbers go from 1 to 255."""
+        free = ((self.im_key_id + step - 1) % (KEY_IDS - 1) + 1 for step in range(1, KEY_IDS))
+        key_id = next((key_id for key_id in free if key_id not in self.im_keys), 0)
+        if key_id == 0:
+            raise ConfigError("all IM key ids are in use; drop old ones first", field="im_key_id")
+        self._replace(im_keys={**self.im_keys, key_id: secrets.token_bytes(KEY_BYTES)}, im_key_id=key_id)
+        return key_id
+
+    def make_first_im_key(self) -> None:
+        """In a file from before IM; where it can not be written there are no IM users."""
+        with suppress(ConfigError):
+            self.rotate_im_key()
+
+    def drop_im_key(self, key_id: int) -> None:
+        """Whoever calls this knows that nothing is wrapped with it any more. ConfigError for the current key or an
+        unknown id."""
+        if key_id == self.im_key_id:
+            raise ConfigError("the current IM key can not be dropped; rotate first", field="im_key_id")
+        if key_id not in self.im_keys:
+            raise ConfigError("there is no IM key with this id", field="im_key_id")
+        self._replace(im_keys={k: v for k, v in self.im_keys.items() if k != key_id})
+
+    def _replace(self, **changed: Any) -> None:
+        before = {name: getattr(self, name) for name in changed}
+        self.__dict__.update(changed)
         try:
             self._save()
         except ConfigError:
-            self.device_keys, self.device_key_id = before
+            self.__dict__.update(before)
             raise
 
     def _save(self) -> None:
@@ -130,6 +174,8 @@ class ServerKeys:
         record.update({name: _build_key(getattr(self, name)) for name in _NAMES})
         record["device_keys"] = {str(key_id): _build_key(key) for key_id, key in self.device_keys.items()}
         record["device_key_id"] = self.device_key_id
+        record["im_keys"] = {str(key_id): _build_key(key) for key_id, key in self.im_keys.items()}
+        record["im_key_id"] = self.im_key_id
         write_secret_file(self.path, json.dumps(record, indent=1).encode() + b"\n")
 
 

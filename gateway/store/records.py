@@ -22,7 +22,7 @@ from gateway.model.registration import App, Registration
 
 #: version of everything in this module and of the list of databases; raise it with any change that an older program
 #: would misread
-SCHEMA = 4
+SCHEMA = 5
 
 
 class Db(IntEnum):
@@ -71,10 +71,33 @@ class Db(IntEnum):
     DOWNLOADS = 39  # number u64 → state, campaign, digest, Download
     OPEN_DOWNLOADS = 40  # number u64 of one that waits or is under way → digest of its payload
     CAMPAIGNS = 41  # number u64 → Campaign
+    # IM (im_rows.py); 60 and above are media's
+    IM_USERS = 42  # user → its record, sealed
+    IM_USER_KEYS = 43  # user → its data key, wrapped (im_keys.py)
+    IM_ADDRESSES = 44  # keyed hash of an address or a mailbox → user, sealed
+    IM_SESSIONS = 45  # keyed hash of a REST key's hash → Unix ms of its end and user, sealed
+    IM_DEVICES = 46  # token of a registration → user, sealed
+    IM_OWNED = 47  # user + kind + place: what a user has, and what leads to them
+    IM_FRIENDS = 48  # user + keyed hash of the other → Friend, sealed
+    IM_GROUPS = 49  # group → Group, sealed
+    IM_ACCOUNTS = 50  # number u64 → user + Account, sealed under the user's key
+    IM_CURSORS = 51  # account u64 → where its network goes on, sealed under the user's key
+    IM_LOGS = 52  # user → lines of its log, the last cursor ever given
+    IM_LOG = 53  # user + cursor u64 → when, dedupe hash + Item, sealed under the user's key
+    IM_SEEN = 54  # user + dedupe hash → cursor u64
+    IM_QUEUES = 55  # account u64 → how many wait, u32
+    IM_OUTGOING = 56  # account u64 + number u64 → user + Outgoing, sealed under the user's key
+    IM_TASKS = 57  # kind + …: what is to be removed, and when
+    MEDIA = 60  # ref → holders u32 + StoredMedia (im_media.py)
+    MEDIA_FILES = 61  # SHA-256 → media of this file u32, bytes u64
+    MEDIA_HOLDERS = 62  # user + ref → last use in Unix seconds u32, bytes u64
+    MEDIA_ORDER = 63  # "a" + last use u32 + user + ref, "u" + user + last use u32 + ref → nothing: what goes first
+    MEDIA_BYTES = 64  # user → bytes u64
+    UPLOADS = 65  # id → StoredUpload
 
 
 DUPSORT = frozenset({Db.ALIASES, Db.TAGS, Db.DEVICES})
-#: since schemas 2, 3 and 4
+#: since schemas 2, 3, 4 and 5
 NEWER = frozenset(db for db in Db if db >= Db.SETTLED)
 
 PUT, DELETE, DELETE_DUP = 0, 1, 2

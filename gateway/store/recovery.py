@@ -52,7 +52,17 @@ CHUNK = 512
 
 
 #: databases whose keys begin with a sequence
-_NUMBERED = (Db.JOURNAL, Db.BROADCASTS, Db.OUTCOMES, Db.PUSHES, Db.SCHEDULED, Db.RELEASED, Db.DOWNLOADS, Db.CAMPAIGNS)
+_NUMBERED = (
+    Db.JOURNAL,
+    Db.BROADCASTS,
+    Db.OUTCOMES,
+    Db.PUSHES,
+    Db.SCHEDULED,
+    Db.RELEASED,
+    Db.DOWNLOADS,
+    Db.CAMPAIGNS,
+    Db.IM_ACCOUNTS,
+)
 
 
 class Marks(NamedTuple):

@@ -16,6 +16,7 @@ import structlog
 
 from gateway._native.pending import Pending
 from gateway._native.registry import Registry
+from gateway.config.im_section import Im
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError, StoreUnavailable
@@ -34,6 +35,10 @@ from gateway.store.environment import Environment
 from gateway.store.figures import Figures
 from gateway.store.groups import Groups
 from gateway.store.history import History
+from gateway.store.im_media import MediaRows
+from gateway.store.im_media_files import MediaFiles
+from gateway.store.im_stores import ImStores
+from gateway.store.im_uploads import UploadRows
 from gateway.store.journal import Journal
 from gateway.store.keys import ServerKeys
 from gateway.store.quotas import QuotaCounts
@@ -174,6 +179,13 @@ class Store:
         )
         self.card_campaigns = CampaignStore(environment, self.committer, self.card_downloads, loop)
         self._payloads.of_campaigns = self.card_campaigns.digests
+        self._im = ImStores(environment, self.committer, keys, self._sequences, metrics, loop, clock)
+        self.im_users, self.im_accounts, self.im_log = self._im.users, self._im.accounts, self._im.log
+        self._im.log.hurry = self._hurry
+        self.im_media = MediaRows(environment, self.committer, clock)
+        self.im_media_files = MediaFiles(environment.folder / "media")
+        self.im_uploads = UploadRows(environment, self.committer)
+        self.directory.on_revoked = self._im.users.forget_device
         self.receipts.attach(self.journal, self.schedules, self.deaths, self.card_downloads)
         self.schedules.end_push = self.receipts.end_push
         self.schedules.push_landed = self.receipts.push_landed
@@ -209,9 +221,11 @@ class Store:
         loop = loop or asyncio.get_running_loop()
         environment = Environment.open(config)
         try:
-            needed = (Db.REGISTRATIONS, Db.SUBSCRIBERS, Db.CARDS, Db.CARD_COUNTERS)
+            needed = (Db.REGISTRATIONS, Db.SUBSCRIBERS, Db.CARDS, Db.CARD_COUNTERS, Db.IM_USER_KEYS)
             fresh = not environment.readonly and not any(environment.entries(db) for db in needed)
             keys = ServerKeys.load(Path(config.path), may_create=fresh)
+            if not keys.im_keys and not environment.readonly and not environment.entries(Db.IM_USER_KEYS):
+                keys.make_first_im_key()
             self = cls(environment, keys, config, metrics, loop, clock, probe_s, tick_s)
         except BaseException:
             environment.close()
@@ -238,6 +252,7 @@ class Store:
             self._seen.load()
             self.schedules.load()
             self.deaths.load(self.directory.app_numbers())
+            self._im.check()
         except (ValueError, IndexError, struct.error, msgspec.DecodeError) as exc:
             # which of two rows is right is not for a program to guess
             message = f"the folder holds a damaged store ({exc}); restore a backup"
@@ -282,6 +297,10 @@ class Store:
         else:
             self._sweep_at_s = self._loop.time() + SWEEP_S
 
+    def _hurry(self) -> None:
+        """There is something to sweep that should not wait: the next tick begins."""
+        self._sweep_at_s = 0.0
+
     def write_behind(self) -> None:
         """Histories and figures that changed go with the next commit; a tick does it by itself."""
         self._history.write_behind()
@@ -295,7 +314,12 @@ class Store:
         if self.committer.writable:
             more = self.card_campaigns.sweep(self._clock() - self._history_ms) or more
             more = self._payloads.sweep(self._clock()) or more
+        more = self._im.sweep() or more
         return self.directory.dead.sweep(self._clock()) or more
+
+    def configure_im(self, im: Im) -> None:
+        """Its bounds; before the first line of a log is written."""
+        self._im.configure(im)
 
     # --- copies and end -------------------------------------------------------------------------------------
 
@@ -325,6 +349,7 @@ class Store:
         self._history.write_behind()
         if self.committer.writable:
             self._sequences.stop()
+            self._im.stop()
             self.directory.stop()
             self._seen.stop()
             self.quotas.write()

@@ -284,9 +284,9 @@ class ConnectorContract:
                     await session.act(MarkRead(net.peer.conversation, "1"))
 
     async def test_it_disconnects_and_connects_again(self, net: Network) -> None:
-        for _ in range(3):
+        for number in range(3):
             async with self.open(net) as (session, listener):
                 await net.peer.say("again")
                 assert (await listener.message()).text == "again"
-                assert await session.send(outgoing(net, "and again", "t6"))
+                assert await session.send(outgoing(net, "and again", f"t6.{number}"))
                 await asyncio.wait_for(net.peer.hear(), WAIT_S)

@@ -23,6 +23,17 @@ class ConnectorSettings(NamedTuple):
     #: largest text and file that are taken from a network, bytes; a larger text is cut, a larger file is left there
     text_bytes: int = 32_768
     media_bytes: int = 104_857_600
+    #: events of one account that wait to be read; past it nothing more is read from its network
+    events: int = 256
+    #: IRC: lines at once, and one more in so many seconds, as servers expect it
+    irc_burst: int = 5
+    irc_line_s: float = 2.0
+    #: IRC: a server that was silent so long is asked whether it is there
+    irc_ping_s: float = 90.0
+    #: social sites: they are asked for new items so often
+    poll_s: float = 60.0
+    #: social sites: followed accounts that are read one by one, where the site has no timeline
+    follows: int = 500
     #: of libraries that block, for all accounts of a network together
     threads: int = 16
     #: a connection that waits for news asks anew after so long (IMAP IDLE, RFC 2177: less than 29 minutes)

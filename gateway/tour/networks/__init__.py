@@ -1,2 +1,2 @@
-"""Networks of IM aggregation as Debian, PyPI and npm have them, started on loopback, and other people on them: for the
-tour and for the tests. Nothing of the gateway needs them."""
+"""Servers of other networks on loopback, and people on them with those networks' own client libraries: for the tour
+and the tests of IM aggregation."""

@@ -62,3 +62,13 @@ def _decline(*_args: object, abort: bool = False, **_kwargs: object) -> bool:
 
     assert abort
     raise Abort
+
+
+def test_keys_of_im_are_rotated_by_themselves(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keys", "rotate", "--of", "im", "--store", str(store)]) == 0
+    assert listed(store, capsys) == [(1, True)]
+    assert run(["keys", "list", "--of", "im", "--store", str(store), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"id": 1, "current": False}, {"id": 2, "current": True}]
+    assert run(["keys", "drop", "2", "--of", "im", "--store", str(store)]) == 2
+    assert run(["keys", "drop", "1", "--of", "im", "--store", str(store)]) == 0
+    assert list(ServerKeys.load(store, may_create=False).im_keys) == [2]

@@ -96,3 +96,35 @@ async def test_a_store_with_registrations_does_not_start_without_its_keys(tmp_pa
     assert not (tmp_path / KEY_FILE).exists()
     os.rename(tmp_path / "aside", tmp_path / KEY_FILE)
     await (await open_store(tmp_path)).close()
+
+
+def test_keys_of_im_are_made_for_a_file_from_before(tmp_path: Path) -> None:
+    path = tmp_path / KEY_FILE
+    keys = ServerKeys.load(tmp_path, may_create=True)
+    assert list(keys.im_keys) == [keys.im_key_id] == [1]
+    record = json.loads(path.read_bytes())
+    before = {name: value for name, value in record.items() if not name.startswith("im_")} | {"format": 1}
+    path.write_text(json.dumps(before))
+    older = ServerKeys.load(tmp_path, may_create=False)
+    assert (older.im_keys, older.im_key_id, older.token_key) == ({}, 0, keys.token_key)
+    older.make_first_im_key()
+    again = ServerKeys.load(tmp_path, may_create=False)
+    assert (again.im_keys, again.im_key_id) == (older.im_keys, 1)
+    for changes in ({"im_key_id": 9}, {"im_key_id": None}, {"im_keys": {"1": "short"}}):
+        path.write_bytes(damage(record, **changes))
+        with pytest.raises(ConfigError):
+            ServerKeys.load(tmp_path, may_create=False)
+
+
+def test_im_key_ids_are_from_1_to_255(tmp_path: Path) -> None:
+    keys = ServerKeys.load(tmp_path, may_create=True)
+    for _ in range(KEY_IDS + 5):
+        old = keys.im_key_id
+        assert 1 <= keys.rotate_im_key() < KEY_IDS
+        keys.drop_im_key(old)
+    keys.im_keys = {key_id: bytes(32) for key_id in range(1, KEY_IDS)}
+    with pytest.raises(ConfigError):
+        keys.rotate_im_key()
+    for key_id in (keys.im_key_id, 300):
+        with pytest.raises(ConfigError):
+            keys.drop_im_key(key_id)

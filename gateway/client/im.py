@@ -1,0 +1,119 @@
+"""IM over a device's connection (D): `Im` asks by name, and reads the items that come.
+
+Sign in once, and the device stays signed in. Whatever must not be lost comes as a push; `catch_up` is for who was away
+longer than pushes are kept."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.client.content import Notification
+from gateway.client.registration import Registration
+from gateway.model.im_people import Item
+
+_pack = msgspec.msgpack.Encoder().encode
+_parse_item = msgspec.msgpack.Decoder(Item).decode
+#: items asked for at once
+PAGE = 100
+
+
+class Im:
+    """Of one registration of the gateway's IM app.
+
+    Every method is one operation of docs/im.md; its answer is a plain dict. Errors are GatewayErrors, as the gateway
+    says them: `exc.name`, `exc.field`, `exc.message`.
+    """
+
+    def __init__(self, registration: Registration) -> None:
+        self.registration = registration
+        #: of the newest item that `items` gave; keep it over a restart, and give it to `catch_up`
+        self.cursor = 0
+
+    async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Any operation by its name; fields that are None are left out."""
+        given = {name: value for name, value in fields.items() if value is not None}
+        answer: dict[str, Any] = msgspec.msgpack.decode(await self.registration.ask(op, _pack(given)))
+        return answer
+
+    # --- who I am (D1)
+
+    async def register(self, address: str) -> dict[str, Any]:
+        """Have a one-time code sent to a number (with its country code) or a mailbox."""
+        return await self.ask("register", address=address)
+
+    async def verify(self, address: str, code: str, name: str = "") -> dict[str, Any]:
+        """This device belongs to the address's user from now on."""
+        return await self.ask("verify", address=address, code=code, name=name or None)
+
+    async def bind(self, network: str, name: str, credentials: Mapping[str, str]) -> dict[str, Any]:
+        """An account on another network; `name` is your own word for it, "to: name" posts there (D13)."""
+        return await self.ask("bind", network=network, name=name, credentials=dict(credentials))
+
+    async def accounts(self) -> list[dict[str, Any]]:
+        accounts: list[dict[str, Any]] = (await self.ask("accounts"))["accounts"]
+        return accounts
+
+    # --- messages
+
+    async def send(
+        self, to: Iterable[Mapping[str, Any]] | Mapping[str, Any], text: str = "", **more: Any
+    ) -> list[dict[str, Any]]:
+        """`to`: one or many of {"account", "conversation", "kind"}, {"user"}, {"group"}, {"site"}; a verdict for each.
+        `more`: subject, media, geo, reply_to, replaces. Asked again after a cut it is still sent once."""
+        recipients = [dict(to)] if isinstance(to, Mapping) else [dict(one) for one in to]
+        more.setdefault("idempotency_key", secrets.token_urlsafe(12))
+        answer = await self.ask("send", to=recipients, text=text or None, **more)
+        results: list[dict[str, Any]] = answer["results"]
+        return results
+
+    async def mark_read(self, account: int | str, conversation: str, remote_id: str, kind: str = "dm") -> None:
+        """D10."""
+        await self.ask("mark_read", account=account, conversation=conversation, remote_id=remote_id, kind=kind)
+
+    async def typing(self, account: int | str, conversation: str, *, is_typing: bool = True, kind: str = "dm") -> None:
+        await self.ask("typing", account=account, conversation=conversation, is_typing=is_typing, kind=kind)
+
+    # --- what comes
+
+    async def items(self) -> AsyncIterator[Item]:
+        """What is pushed, in order, read from the log where a push had no room for all of it. The registration must be
+        without callbacks."""
+        async for pushed in self.registration:
+            values = (
+                pushed.data.get("im") if isinstance(pushed, Notification) and isinstance(pushed.data, dict) else None
+            )
+            if not isinstance(values, dict):
+                continue
+            if values.get("cut"):
+                found = await self.ask("history", after=values["cursor"] - 1, limit=1)
+                values = found["items"][0] if found["items"] else None
+                if values is None:
+                    continue  # older than the log goes back
+            item = msgspec.convert(values, Item)
+            self.cursor = max(self.cursor, item.cursor)
+            yield item
+
+    async def catch_up(self, after: int | None = None) -> AsyncIterator[Item]:
+        """What is in the log behind a cursor, oldest first."""
+        cursor = self.cursor if after is None else after
+        while True:
+            page = await self.ask("history", after=cursor, limit=PAGE)
+            for values in page["items"]:
+                item = msgspec.convert(values, Item)
+                cursor = item.cursor
+                self.cursor = max(self.cursor, cursor)
+                yield item
+            if not page["more"]:
+                return
+
+    def on_told(self, callback: Callable[[Item], None] | None) -> None:
+        """Who is there, who types: told while it is so, and never kept."""
+        if callback is None:
+            self.registration.on_told(None)
+        else:
+            heard = callback
+            self.registration.on_told(lambda body: heard(_parse_item(body)))

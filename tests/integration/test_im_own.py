@@ -1,0 +1,198 @@
+"""Users of the gateway among themselves, over device links and REST, with no network bound: signing in, friends,
+messages, groups, receipts, presence, and what a device finds when it was away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from open_house import House, until
+
+from gateway.client import Device, Im
+from gateway.model.errors import GatewayError, NotSignedIn
+from gateway.model.im_people import Item, ItemKind
+
+Open = Callable[..., Any]
+SETTINGS = {
+    "im.app": "im",
+    "im.networks": [],
+    "im.phone_codes": "log",
+    "im.mail_codes": "log",
+    "im.linger_s": 0.0,
+    "im.presence_s": 0.05,
+}
+
+
+class Person:
+    """A user with one device."""
+
+    def __init__(self, house: House, address: str) -> None:
+        self.house = house
+        self.address = address
+        self.items: list[Item] = []
+        self.told: list[Item] = []
+        self.user = ""
+        self._stack = AsyncExitStack()
+
+    async def come(self) -> None:
+        self.device = await self._stack.enter_async_context(Device("127.0.0.1", self.house.gateway.edge.port))
+        self.im = Im(await self.device.register("im", "1.0"))
+        self.im.on_told(self.told.append)
+        reading = asyncio.create_task(self._read())
+        self._stack.callback(reading.cancel)
+
+    async def _read(self) -> None:
+        async for item in self.im.items():
+            self.items.append(item)
+
+    async def sign_in(self, name: str) -> None:
+        with structlog.testing.capture_logs() as logs:
+            await self.im.register(self.address)
+            await until(lambda: any(line["event"] == "im.code" for line in logs))
+        code = next(line["code"] for line in logs if line["event"] == "im.code")
+        verified = await self.im.verify(self.address, code, name)
+        self.user = verified["user"]
+
+    def of(self, kind: ItemKind) -> list[Item]:
+        return [item for item in self.items if item.kind is kind]
+
+    async def leave(self) -> None:
+        await self._stack.aclose()
+
+
+@pytest.fixture
+async def house(open_house: Open) -> House:
+    opened: House = await open_house(SETTINGS)
+    return opened
+
+
+@pytest.fixture
+async def people(house: House) -> AsyncIterator[tuple[Person, Person]]:
+    """Two users who are friends."""
+    ann, bob = Person(house, "+491511234567"), Person(house, "bob@mail.example")
+    for person, name in ((ann, "Ann"), (bob, "Bob")):
+        await person.come()
+        await person.sign_in(name)
+    await ann.im.ask("ask_friend", to=bob.user)
+    await until(lambda: bob.of(ItemKind.FRIEND_REQUEST))
+    await bob.im.ask("answer_friend", user=ann.user, accept=True)
+    await until(lambda: ann.of(ItemKind.FRIEND_ANSWER))
+    yield ann, bob
+    for person in (ann, bob):
+        await person.leave()
+
+
+async def test_a_message_arrives_is_delivered_and_is_read(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    (verdict,) = await ann.im.send({"user": bob.user}, "Bist du da? 👋")
+    assert verdict["state"] == "sent"
+    await until(lambda: bob.of(ItemKind.MESSAGE))
+    (heard,) = bob.of(ItemKind.MESSAGE)
+    assert heard.envelope is not None
+    assert heard.envelope.text == "Bist du da? 👋"
+    assert heard.envelope.network == "own"
+    assert heard.envelope.sender.display == "Ann"
+    assert heard.envelope.conversation.remote_id == ann.user
+    await until(lambda: ann.of(ItemKind.DELIVERED))
+    await bob.im.mark_read(0, ann.user, heard.envelope.remote_id)
+    await until(lambda: [item for item in ann.of(ItemKind.READ) if item.by and item.by.remote_id == bob.user])
+
+
+async def test_presence_and_typing_are_told_and_kept_nowhere(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    await ann.im.typing(0, bob.user)
+    await until(lambda: [item for item in bob.told if item.state == "typing"])
+    assert bob.user in (await ann.im.ask("presence"))["available"]
+    await bob.leave()
+    await until(lambda: any(item.state == "away" for item in ann.told))
+    assert not [item async for item in ann.im.catch_up(0) if item.state in ("typing", "away")]
+
+
+async def test_who_was_away_gets_it_once_it_is_back_in_order(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    store = bob.device._credentials
+    await bob.leave()
+    for number in range(20):
+        await ann.im.send({"user": bob.user}, f"message {number}")
+    assert store is not None
+    back = Device("127.0.0.1", bob.house.gateway.edge.port)
+    await back._store.save(store)
+    async with back:
+        im = Im(await back.register("im", "1.0"))
+        texts: list[str] = []
+        async for item in im.items():
+            if item.kind is ItemKind.MESSAGE and item.envelope is not None:
+                texts.append(item.envelope.text)
+            if len(texts) == 20:
+                break
+    assert texts == [f"message {number}" for number in range(20)]
+
+
+async def test_a_group_hears_what_one_of_it_says(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    group = (await ann.im.ask("create_group", name="Fahrt", members=[bob.user]))["group"]
+    await until(lambda: bob.of(ItemKind.GROUP))
+    await bob.im.send({"group": group}, "wann?")
+    await until(lambda: ann.of(ItemKind.MESSAGE))
+    envelope = ann.of(ItemKind.MESSAGE)[0].envelope
+    assert envelope is not None
+    assert (envelope.conversation.kind, envelope.conversation.remote_id) == ("room", group)
+
+
+async def test_a_long_message_is_read_from_the_log(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    text = "ü" * 8_000
+    await ann.im.send({"user": bob.user}, text)
+    await until(lambda: bob.of(ItemKind.MESSAGE))
+    envelope = bob.of(ItemKind.MESSAGE)[0].envelope
+    assert envelope is not None
+    assert envelope.text == text
+
+
+async def test_nobody_may_ask_before_signing_in(house: House) -> None:
+    person = Person(house, "+491511234568")
+    await person.come()
+    with pytest.raises(NotSignedIn):
+        await person.im.accounts()
+    with pytest.raises(GatewayError):
+        await person.im.verify(person.address, "000000")
+    await person.leave()
+
+
+async def test_the_same_over_rest(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{ann.house.gateway.api.port}") as http:
+        with structlog.testing.capture_logs() as logs:
+            sent = await http.post("/v1/im/register", json={"address": ann.address})
+            assert sent.status_code == 200, sent.text
+            await until(lambda: any(line["event"] == "im.code" for line in logs))
+        code = next(line["code"] for line in logs if line["event"] == "im.code")
+        verified = await http.post("/v1/im/verify", json={"address": ann.address, "code": code})
+        assert verified.status_code == 200, verified.text
+        key = {"authorization": f"Bearer {verified.json()['key']}"}
+        me = (await http.get("/v1/im/me", headers=key)).json()
+        assert me["user"] == ann.user
+        body = {"to": [{"user": bob.user}], "text": "von hier"}
+        sent = await http.post("/v1/im/messages", json=body, headers=key)
+        assert sent.json()["results"][0]["state"] == "sent"
+        page = (await http.get("/v1/im/history", params={"after": 0, "limit": 500}, headers=key)).json()
+        assert "von hier" in [item["envelope"]["text"] for item in page["items"] if "envelope" in item]
+        assert (await http.get("/v1/im/me")).status_code == 401
+        assert (await http.get("/v1/im/history?limit=x", headers=key)).status_code == 400
+        wrong = await http.post("/v1/im/messages", json={"to": [], "txet": "x"}, headers=key)
+        assert wrong.status_code == 400
+    await until(lambda: bob.of(ItemKind.MESSAGE))
+
+
+async def test_everything_is_there_after_a_restart(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    await ann.im.send({"user": bob.user}, "behalte das")
+    await until(lambda: bob.of(ItemKind.MESSAGE))
+    await ann.house.restart()
+    items = [item async for item in bob.im.catch_up(0)]
+    assert [item.envelope.text for item in items if item.envelope is not None] == ["behalte das"]
