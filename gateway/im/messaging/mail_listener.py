@@ -11,7 +11,9 @@ from aiosmtpd.smtp import SMTP
 
 from gateway.config.im_section import Im
 from gateway.im.messaging.mail_intake import MailIntake
+from gateway.im.mime import is_address
 from gateway.metrics import Metric, Metrics
+from gateway.model.errors import ConfigError
 
 # they log every command, address and peer
 for _name in ("mail.log", "mail.debug"):
@@ -43,6 +45,9 @@ class MailDoor:
         self.receiving = 0
 
     async def start(self) -> None:
+        """ConfigError; OSError where the port can not be had."""
+        if not is_address(f"a@{self._settings.mail_domain}"):
+            raise ConfigError("name the domain whose mails are taken here", field="im.mail_domain")
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._greet, self._settings.mail_host, self._settings.mail_port)
 

@@ -21,7 +21,7 @@ from gateway.config.im_section import Im
 from gateway.im.messaging.mail_intake import MailIntake
 from gateway.im.messaging.mail_listener import MailDoor
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import QueueFull, StoreUnavailable
+from gateway.model.errors import ConfigError, QueueFull, StoreUnavailable
 from gateway.model.im import Kind
 
 NOW_MS = 1_795_760_000_000
@@ -340,6 +340,12 @@ async def test_a_close_lets_what_is_being_kept_be_kept() -> None:
         await closing
         assert (await sending).endswith(b"<closed>")
         assert door.texts == ["hello"]
+
+
+async def test_a_door_needs_a_domain() -> None:
+    with pytest.raises(ConfigError, match="domain"):
+        async with opened(mail_domain=""):
+            pass
 
 
 async def test_nothing_of_a_mail_is_logged(door: Door, caplog: pytest.LogCaptureFixture) -> None:
