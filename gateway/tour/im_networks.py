@@ -116,7 +116,7 @@ async def mail(folder: Path) -> AsyncIterator[Net]:
     from gateway.tour.networks.mail_peer import MailPeer
     from gateway.tour.networks.mail_server import PASSWORD, MailServer
 
-    async with MailServer(folder, people=("ann", "bob")) as server:
+    async with MailServer(folder) as server:
         form = {
             "address": server.address("ann"),
             "password": PASSWORD,
