@@ -13,6 +13,7 @@ from im.servers_needed import needs
 
 from gateway.im.connectors import ConnectorSettings
 from gateway.im.connectors.bluesky import build
+from gateway.im.connectors.bluesky.form import parse_login
 from gateway.model.im import (
     Befriend,
     Connector,
@@ -141,16 +142,33 @@ async def test_a_cursor_that_is_none_is_forgotten(net: BlueskyNetwork) -> None:
             pass
 
 
-async def test_too_many_logins_say_when_to_come_back(tmp_path: Path) -> None:
+async def test_tokens_that_a_server_no_longer_takes_are_no_hindrance(net: BlueskyNetwork) -> None:
+    login = parse_login(net.credentials)
+    async with net.connector.open(net.credentials, None):
+        pass
+    tokens = net.connector._tokens  # type: ignore[attr-defined]
+    handle, did, access, refresh, endpoint = tokens.take(login).split(":::")
+    assert PASSWORD not in repr(tokens)
+    head, body, seal = access.split(".")
+    tokens.keep(login, ":::".join((handle, did, f"{head}.{body}.{seal[::-1]}", refresh, endpoint)))
+    async with net.connector.open(net.credentials, None) as session:
+        assert await session.send(outgoing(net, "back by password", "b1"))
+
+
+async def test_who_comes_back_needs_no_login_and_too_many_logins_say_when(tmp_path: Path) -> None:
     server = Pds(tmp_path, has_rate_limits=True)
     await server.start()
     try:
         await create_account(server.url, "ours.test", PASSWORD)
-        connector = build(ConnectorSettings(private_hosts=True, request_s=10.0))
+        settings = ConnectorSettings(private_hosts=True, request_s=10.0)
+        connector = build(settings)
         form = {"server": f"localhost:{server.port}", "tls": "never", "handle": "ours.test", "password": PASSWORD}
+        for _ in range(40):  # 30 logins in 5 minutes are allowed: who was here before comes back without one
+            async with connector.open(Credentials(form), None):
+                pass
         with pytest.raises(Transient) as caught:  # noqa: PT012 - one of them
-            for _ in range(40):  # 30 in 5 minutes are allowed
-                async with connector.open(Credentials(form), None):
+            for _ in range(40):
+                async with build(settings).open(Credentials(form), None):
                     pass
         assert 0 < caught.value.retry_after_s <= 300
     finally:

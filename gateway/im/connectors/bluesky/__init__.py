@@ -10,6 +10,7 @@ from gateway.im.connectors import ConnectorSettings
 from gateway.im.connectors.bluesky.form import FORM, parse_login
 from gateway.im.connectors.bluesky.posts import TEXT_BYTES
 from gateway.im.connectors.bluesky.session import BlueskySession, open_session
+from gateway.im.connectors.bluesky.tokens import Tokens
 from gateway.model.im import Caps, Connector, Credentials, LoginField
 
 
@@ -31,12 +32,13 @@ class Bluesky:
     def __init__(self, settings: ConnectorSettings) -> None:
         self._settings = settings
         self._tls = ssl.create_default_context()
+        self._tokens = Tokens()
 
     def host(self, credentials: Credentials) -> str:
         return parse_login(credentials).server
 
     def open(self, credentials: Credentials, cursor: bytes | None) -> AbstractAsyncContextManager[BlueskySession]:
-        return open_session(credentials, cursor, self._settings, self._tls)
+        return open_session(credentials, cursor, self._settings, self._tls, self._tokens)
 
 
 def build(settings: ConnectorSettings) -> Connector:

@@ -18,8 +18,9 @@ from gateway.im.connectors import ConnectorSettings
 from gateway.im.connectors.bluesky.failures import classify
 from gateway.im.connectors.bluesky.form import Login
 from gateway.im.connectors.bluesky.posts import Uri, parse_uri
+from gateway.im.connectors.bluesky.tokens import Tokens
 from gateway.im.connectors.pinned import PinnedTransport, fetch_file
-from gateway.model.im import Rejected, Transient
+from gateway.model.im import AuthFailed, Rejected, Transient
 
 #: of one answer in JSON: a page of the largest posts
 _ANSWER_BYTES = 8_388_608
@@ -28,8 +29,9 @@ T = TypeVar("T")
 
 
 class PdsClient:
-    def __init__(self, login: Login, settings: ConnectorSettings, tls: ssl.SSLContext) -> None:
-        self._login, self._settings = login, settings
+    def __init__(self, login: Login, settings: ConnectorSettings, tls: ssl.SSLContext, tokens: Tokens) -> None:
+        self._login, self._settings, self._tokens = login, settings, tokens
+        self._has_session = False
 
         def transport(most_bytes: int) -> PinnedTransport:
             return PinnedTransport(
@@ -43,19 +45,45 @@ class PdsClient:
         self.did, self.handle = "", ""
 
     async def close(self) -> None:
+        if self._has_session:
+            self._tokens.keep(self._login, self._client.export_session_string())
         await self._request.close()
         await self._files.aclose()
 
     async def log_in(self) -> None:
-        async def run() -> None:
-            await self._client.login(self._login.handle, self._login.password, fetch_bsky_profile=False)
-
-        await self._run(run, is_login=True)
+        if not await self._come_back():
+            await self._run(self._log_in, is_login=True)
+        self._has_session = True
         session = self._client._session
         uri = None if session is None else parse_uri(f"at://{session.did}/x/x")
         if session is None or uri is None:
             raise Transient("the server does not answer as it should")
         self.did, self.handle = uri.did, session.handle[:253]
+
+    async def _log_in(self) -> None:
+        await self._client.login(self._login.handle, self._login.password, fetch_bsky_profile=False)
+
+    async def _come_back(self) -> bool:
+        """With the tokens of last time, where the server still takes them."""
+        kept = self._tokens.take(self._login)
+        if not kept:
+            return False
+
+        async def run() -> None:
+            await self._client.login(session_string=kept, fetch_bsky_profile=False)
+            await self._client.com.atproto.server.get_session()
+
+        try:
+            await self._run(run)
+        except (AuthFailed, Rejected):
+            return False
+        except Transient as exc:
+            if exc.retry_after_s:
+                self._tokens.keep(self._login, kept)
+            if exc.is_in_doubt or exc.retry_after_s:
+                raise  # it says nothing of the tokens, but the next time the password is asked for
+            return False
+        return True
 
     # --- records
 

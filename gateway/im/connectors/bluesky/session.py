@@ -31,6 +31,7 @@ from gateway.im.connectors.bluesky.posts import (
 )
 from gateway.im.connectors.bluesky.tid import choose_tid, parse_tid
 from gateway.im.connectors.bluesky.timeline import Timeline
+from gateway.im.connectors.bluesky.tokens import Tokens
 from gateway.model.im import (
     Act,
     AuthFailed,
@@ -181,11 +182,11 @@ async def _begin(
 
 @asynccontextmanager
 async def open_session(
-    credentials: Credentials, cursor: bytes | None, settings: ConnectorSettings, tls: ssl.SSLContext
+    credentials: Credentials, cursor: bytes | None, settings: ConnectorSettings, tls: ssl.SSLContext, tokens: Tokens
 ) -> AsyncIterator[BlueskySession]:
     login = parse_login(credentials)
     at = parse_cursor(cursor) if cursor else None
-    client = PdsClient(login, settings, tls)
+    client = PdsClient(login, settings, tls, tokens)
     try:
         await client.log_in()
         following = await _begin(client, at, settings)
