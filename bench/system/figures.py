@@ -126,7 +126,11 @@ FIGURES = (
         "D1",
         "memory of an idle XMPP account",
         "im_accounts",
-        (Target("value", AT_MOST, 65_536, "bytes"), Target("ratio", AT_MOST, 0.25)),
+        (
+            Target("value", AT_MOST, 65_536, "bytes"),
+            Target("ratio", AT_MOST, 0.25),
+            Target("gateway_bytes", AT_MOST, 65_536),
+        ),
     ),
     Figure(
         "D2",

@@ -1,6 +1,6 @@
 """D1: memory of an idle XMPP account through our connector, before a real server (prosody); the floor is a client of
 the same library with its defaults, in the same run. Without TLS: what OpenSSL holds for a connection is nobody's
-choice.
+choice. Then the same accounts in a whole gateway, with their supervision and their users' devices on line.
 
 Each side is a process of its own, which connects ten accounts first, so that what all share is there.
 """
@@ -14,8 +14,10 @@ import tempfile
 from pathlib import Path
 
 from bench.system.figures import Measured, Run
+from bench.system.im_gateway import ImGateway
 from bench.system.stage import BenchFailed, Process, open_files
-from gateway.tour.networks.prosody import NEEDED, Prosody
+from bench.system.swarm_client import Swarm
+from gateway.tour.networks.prosody import DOMAIN, NEEDED, Prosody
 from gateway.tour.operator.programs import missing
 
 FULL, QUICK = 1_000, 200
@@ -25,6 +27,7 @@ BARE = 100
 FIRST = 10
 PASSWORD = "of-the-bench"  # a server that lives as long as the run
 ANSWER_S = 600.0
+STILL_S, SETTLE_S = 60.0, 3.0
 
 
 async def take(run: Run) -> Measured:
@@ -43,6 +46,8 @@ async def take(run: Run) -> Measured:
             ours = await _ask(folder, "connector", n, server)
             run.say(f"{BARE:,} accounts of the library's own client")
             bare = await _ask(folder, "bare", BARE, server)
+            run.say(f"{n:,} accounts in a gateway")
+            gateway_bytes = await _in_gateway(n, server)
         finally:
             await server.stop()
     value, floor = ours["bytes"] / n, bare["bytes"] / BARE
@@ -53,9 +58,28 @@ async def take(run: Run) -> Measured:
         n,
         floor=floor,
         ratio=value / floor,
-        note=f"a login takes {cpu_ms:.1f} ms of CPU, the floor's {bare['cpu_s'] * 1_000 / BARE:.1f} ms",
-        more={"login_cpu_ms": cpu_ms},
+        note=f"a login takes {cpu_ms:.1f} ms of CPU, the floor's {bare['cpu_s'] * 1_000 / BARE:.1f} ms; in the gateway "
+        f"{gateway_bytes:,.0f} bytes, supervision and a device included",
+        more={"login_cpu_ms": cpu_ms, "gateway_bytes": gateway_bytes},
     )
+
+
+async def _in_gateway(n: int, server: Prosody) -> float:
+    """Bytes an account."""
+    form = {"jid": f"user{{number}}@{DOMAIN}", "host": "127.0.0.1", "port": str(server.port), "tls": "never"}
+    async with (
+        ImGateway("im.connects_per_s=1000", network="xmpp") as gateway,
+        Swarm(port=gateway.port, devices=n) as swarm,
+    ):
+        await swarm.connect(n)
+        await swarm.do("drop", count=n)
+        await gateway.settle(password=PASSWORD, **form)
+        before = await gateway.ask("begin")
+        await swarm.reconnect(n)
+        await gateway.wait_until_connected(n, STILL_S)
+        await asyncio.sleep(SETTLE_S)
+        after = await gateway.ask("end")
+    return float(after["bytes"] - before["bytes"]) / n
 
 
 async def _ask(folder: Path, side: str, count: int, server: Prosody) -> dict[str, float]:

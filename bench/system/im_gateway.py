@@ -1,6 +1,6 @@
-"""A gateway with IM in a process of its own, for D2 and D3: `python -m bench.system.im_gateway STORE SETTING…`.
+"""A gateway with IM in a process of its own, for D1 to D3: `python -m bench.system.im_gateway STORE SETTING…`.
 
-It is the whole gateway with its doors, store and IRC connector; what stands beside it in the process makes users and
+It is the whole gateway with its doors, store and connectors; what stands beside it in the process makes users and
 accounts for the devices that registered, without codes, reads how late the loop is, and pushes by token (the floor).
 """
 
@@ -19,34 +19,50 @@ import uvloop
 from bench.system.asked_process import AskedProcess, answer_asked
 from bench.system.im_network import FILLING, stamp
 from bench.system.pacing import LagProbe, pace
-from bench.system.stage import APP, SETTINGS, private_bytes
+from bench.system.stage import APP, SETTINGS, BenchFailed, private_bytes
 from gateway.app import Gateway
 from gateway.cli.options import read_config
 from gateway.config.logging import setup_logging
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.request import PushRequest, TargetRequest
-from gateway.metrics import Metric
 from gateway.model.errors import GatewayError
 from gateway.model.im_people import Account, AccountState, User
 from gateway.model.registration import build_token
 
 #: rows in one commit
 AT_ONCE = 500
+LOOK_S = 0.1
 
 
 class ImGateway(AskedProcess):
     module = "bench.system.im_gateway"
 
-    def __init__(self, *settings: str) -> None:
+    def __init__(self, *settings: str, network: str = "irc") -> None:
         super().__init__("the gateway", [])
-        own = (f"im.app={APP}", "im.networks=irc", "im.private_hosts=true", *settings)
+        self._network = network
+        own = (f"im.app={APP}", f"im.networks={network}", "im.private_hosts=true", *settings)
         self._words = [str(self._folder / "store"), *SETTINGS, *own]
+
+    async def settle(self, **form: str) -> None:
+        """Each registered device is a user's from now on, who has bound an account; "{number}" in a field: the
+        number of the device. They are away meanwhile."""
+        await self.ask("settle", network=self._network, form=form)
+
+    async def wait_until_connected(self, n: int, still_s: float) -> None:
+        """BenchFailed where no more come for so long."""
+        connected, moved = -1, time.monotonic()
+        while connected < n:
+            now, seen = time.monotonic(), (await self.ask("look"))["connected"]
+            if seen > connected:
+                connected, moved = seen, now
+            elif now - moved > still_s:
+                raise BenchFailed(f"{connected:,} of {n:,} accounts are connected, and no more come")
+            await asyncio.sleep(LOOK_S)
 
 
 class Bench:
     def __init__(self, gateway: Gateway) -> None:
         assert gateway.im is not None
-        self._gateway = gateway
         self._supervisor = gateway.im.supervisor
         self._store = gateway.store
         self._lag = LagProbe()
@@ -61,8 +77,7 @@ class Bench:
             metrics=gateway.metrics,
         )
 
-    async def settle(self, port: int) -> dict[str, Any]:
-        """Each registration's device is a user's from now on, who has bound an account. Devices are away."""
+    async def settle(self, network: str, form: dict[str, str]) -> dict[str, Any]:
         users, accounts = self._store.im_users, self._store.im_accounts
         done: list[asyncio.Future[None]] = []
         for token in self._registered():
@@ -70,9 +85,9 @@ class Bench:
             now_ms = time.time_ns() // 1_000_000
             done += [users.put_user(User(user, now_ms, "Somebody")), users.sign_in(token, user)]
             number = accounts.reserve()
-            form = {"server": "127.0.0.1", "port": str(port), "tls": "never", "nick": f"u{number}"}
-            sealed = accounts.seal(user, number, "irc", form)
-            done.append(accounts.put_account(Account(number, user, "irc", "irc", sealed, now_ms)))
+            filled = {name: value.format(number=len(self._accounts)) for name, value in form.items()}
+            sealed = accounts.seal(user, number, network, filled)
+            done.append(accounts.put_account(Account(number, user, network, network, sealed, now_ms)))
             self._accounts.append(number)
             self._tokens.append(token)
             if len(done) >= AT_ONCE:
@@ -104,12 +119,7 @@ class Bench:
 
     async def look(self) -> dict[str, Any]:
         state = self._supervisor.state
-        metrics = self._gateway.metrics
-        return {
-            "connected": sum(state(number) is AccountState.CONNECTED for number in self._accounts),
-            "messages": metrics.value(Metric.IM_EVENTS, "message"),
-            "waiting": metrics.value(Metric.IM_CONNECTS_WAITING),
-        }
+        return {"connected": sum(state(number) is AccountState.CONNECTED for number in self._accounts)}
 
     async def push(self, count: int, rate: float) -> dict[str, Any]:
         """Plain pushes, to each device in turn, durable before they leave as those of IM are."""

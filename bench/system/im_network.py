@@ -27,6 +27,11 @@ class IrcNetwork(AskedProcess):
     def __init__(self, login_ms: int) -> None:
         super().__init__("the IRC server", [str(login_ms)])
 
+    @property
+    def form(self) -> dict[str, str]:
+        """An account here, as the gateway's users fill it in."""
+        return {"server": "127.0.0.1", "port": str(self.port), "tls": "never", "nick": "u{number}"}
+
 
 def stamp() -> str:
     return f"t{time.monotonic_ns():016x}"
@@ -44,7 +49,7 @@ class Client(asyncio.Protocol):
         self._transport = cast("asyncio.WriteTransport", transport)
         self._server.came()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._server.left(self, was_in=self._is_in)
