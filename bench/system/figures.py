@@ -130,6 +130,7 @@ FIGURES = (
             Target("value", AT_MOST, 65_536, "bytes"),
             Target("ratio", AT_MOST, 0.25),
             Target("gateway_bytes", AT_MOST, 65_536),
+            Target("tls_bytes", AT_MOST, 65_536),
         ),
     ),
     Figure(
@@ -138,7 +139,8 @@ FIGURES = (
         "im_storm",
         (
             Target("ratio", AT_MOST, 1.1),
-            Target("most_in_1s_ratio", AT_MOST, 1.1),
+            # 0.05 s may be caught up with, and a late turn lets what was begun in turn come to the server together
+            Target("most_in_1s_ratio", AT_MOST, 1.25),
             Target("most_at_once", AT_MOST, 32),
             Target("lag_p99_ms", AT_MOST, 50),
             Target("account_bytes", AT_MOST, 65_536),

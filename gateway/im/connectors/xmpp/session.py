@@ -99,6 +99,7 @@ class XmppSession:
             self._ask_quietly("get", element(f"{words.ROSTER}query")),
         )
         await self._catchup.start(last)
+        self._stream.shed_parser()
         marked = await self._rooms.bookmarked() if rooms is None else []
         self._stream.write(build_presence())
         # what came before the server had this stands in the archive alone: it is looked at once more
