@@ -93,11 +93,11 @@ class Sending:
         self._known.pop(account, None)
 
     def expire(self, account: int) -> int:
-        """Nobody sends for it now: what is past its time has failed. When the next will be, Unix ms; 0: none waits."""
+        """Nobody sends for it now: what is past its time has failed. When to look again, Unix ms; 0: none waits."""
         next_ms = 0
         for outgoing in self._log.outgoing(account):
-            if outgoing.expires_ms <= self._clock() and self._end_now(outgoing, EXPIRED, "expired"):
-                continue
+            if outgoing.expires_ms <= self._clock():
+                self._end_now(outgoing, EXPIRED, "expired")  # whose commit may fail: it is looked at once more
             next_ms = min(next_ms or outgoing.expires_ms, outgoing.expires_ms)
         return next_ms
 
