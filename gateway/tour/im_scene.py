@@ -171,7 +171,7 @@ class Scene:
 async def im_scene(
     *networks: str, settings: Sequence[str] = (), of_nets: Callable[[Sequence[Net]], Sequence[str]] = lambda _: ()
 ) -> AsyncIterator[Scene]:
-    """With those of the networks whose servers are installed; `of_nets`: settings that name them. Skipped where networks
+    """With those of the networks whose servers are installed; `of_nets`: settings naming them. Skipped where networks
     are asked for and none is."""
     missing = missing_of()
     there = [name for name in networks if name not in missing]
