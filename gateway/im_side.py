@@ -12,6 +12,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+import structlog
+
 from gateway.api.call import Call
 from gateway.api.im.links import MediaRoutes, media_routes
 from gateway.api.im.ports import ImRest
@@ -46,12 +48,14 @@ from gateway.im.ust.code_log import LoggedCodes
 from gateway.im.ust.gate import UstGate
 from gateway.im.ust.users import CodeSenders
 from gateway.metrics import Metrics
-from gateway.model.errors import ConfigError, NotSignedIn
+from gateway.model.errors import ConfigError, NotSignedIn, QueueFull, StoreUnavailable
 from gateway.model.im_ports import CodeSender
 from gateway.model.notifier import Notifier
 from gateway.model.registration import build_token
 from gateway.paging import build_code_messages
 from gateway.store import Store
+
+_log = structlog.get_logger(__name__)
 
 
 def unix_ms() -> int:
@@ -73,6 +77,7 @@ class ImSide:
     ) -> None:
         im = self._config = config.im
         self._forgetting: set[asyncio.Task[None]] = set()
+        store.configure_im(im)
         users, accounts, log = store.im_users, store.im_accounts, store.im_log
 
         def tell(token: bytes, item: bytes) -> None:
@@ -208,8 +213,12 @@ class ImSide:
 
     async def _forget_media(self, user: bytes) -> None:
         """In slices. What a crash leaves goes when nobody has used it for im.media_days."""
-        while self._library.forget(user):  # noqa: ASYNC110
-            await asyncio.sleep(0)  # a slice a turn of the loop
+        try:
+            self._uploads.forget(user)
+            while self._library.forget(user):  # noqa: ASYNC110
+                await asyncio.sleep(0)  # a slice a turn of the loop
+        except (StoreUnavailable, QueueFull):
+            _log.warning("im_media_left", why="the store took nothing; they go when nobody has used them for long")
 
     async def start(self) -> None:
         """Before devices connect. StoreUnavailable, ConfigError."""

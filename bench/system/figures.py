@@ -122,6 +122,12 @@ FIGURES = (
         "card_campaign",
         (Target("value", AT_MOST, 900, "s"), Target("incomplete", AT_MOST, 0), Target("wrong", AT_MOST, 0)),
     ),
+    Figure(
+        "D1",
+        "memory of an idle XMPP account",
+        "im_accounts",
+        (Target("value", AT_MOST, 65_536, "bytes"), Target("ratio", AT_MOST, 0.25)),
+    ),
 )
 BY_ID = {figure.id: figure for figure in FIGURES}
 
@@ -135,7 +141,7 @@ def select(names: Sequence[str]) -> list[Figure]:
     wanted = {name.upper() for name in names}
     unknown = sorted(wanted - set(BY_ID))
     if unknown:
-        raise UnknownFigure(f"there is no figure {unknown[0]!r}; there are P1 … P14 and O1 … O3")
+        raise UnknownFigure(f"there is no figure {unknown[0]!r}; there are P1 … P14, O1 … O3 and D1")
     return [figure for figure in FIGURES if not wanted or figure.id in wanted]
 
 

@@ -145,6 +145,7 @@ class Metric(Enum):
         "counter",
         "Packet counters of cards never given out, for their card had to leave RAM",
     )
+    IM_KEPT = Spec("heliograph_im_kept", "gauge", "Rows of IM in the store, by what they are", "what")
     IM_DUPLICATES = Spec(
         "heliograph_im_duplicates_total", "counter", "Messages and results that a user's log had already: left out"
     )

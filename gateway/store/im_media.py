@@ -25,9 +25,9 @@ BLOCK_BYTES = 4_096
 TOUCH_S = 3_600
 #: what was used in this time does not go to make room
 KEEP_S = 3_600
-#: holds dropped in one call, and rows looked at for them
+#: holds dropped in one call, and rows looked at for them: those whose end is on its way to disk are passed over
 SLICE = 250
-_LOOK = 10 * SLICE
+_LOOK = 20_000
 #: slices dropped to make room for one file
 _ROUNDS = 400
 
@@ -260,7 +260,7 @@ class MediaRows:
             used_s, rest = unpack_u32(rest), rest[4:]
             if used_s >= before_s:
                 break
-            if self._overlay.get(Db.MEDIA_ORDER, key) is not None:
+            if not self._overlay.is_removed(Db.MEDIA_ORDER, key):
                 found.append((user or rest[:USER_BYTES], rest[-REF_BYTES:]))
         return found
 

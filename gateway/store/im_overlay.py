@@ -27,6 +27,11 @@ class Overlay:
         waiting = self._rows.get((db, key))
         return self._environment.get(db, key) if waiting is None else waiting[1]
 
+    def is_removed(self, db: Db, key: bytes) -> bool:
+        """Of a row that is on disk: its end is on its way."""
+        waiting = self._rows.get((db, key))
+        return waiting is not None and waiting[1] is None
+
     def write(
         self,
         rows: Sequence[Row],

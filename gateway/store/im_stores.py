@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.config.im_section import Im
-from gateway.metrics import Metrics
+from gateway.metrics import Metric, Metrics
 from gateway.store.commit import Committer
 from gateway.store.environment import Environment
 from gateway.store.im_accounts import AccountStore
@@ -19,7 +19,17 @@ from gateway.store.im_rows import ImRows
 from gateway.store.im_unwritten import Unwritten
 from gateway.store.im_users import UserStore
 from gateway.store.keys import ServerKeys
+from gateway.store.records import Db
 from gateway.store.sequences import Sequences
+
+_KEPT = {
+    "users": Db.IM_USERS,
+    "accounts": Db.IM_ACCOUNTS,
+    "lines": Db.IM_LOG,
+    "outgoing": Db.IM_OUTGOING,
+    "session_keys": Db.IM_SESSIONS,
+    "devices": Db.IM_DEVICES,
+}
 
 
 class ImStores:
@@ -35,6 +45,8 @@ class ImStores:
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], int],
     ) -> None:
+        self._environment = environment
+        self._metrics = metrics
         rows = ImRows(keys.token_key)
         self._unwritten = Unwritten(environment, committer)
         self._user_keys = UserKeys(self._unwritten, keys)
@@ -62,6 +74,10 @@ class ImStores:
         more = self._history.sweep() or more
         more = self.users.sweep() or more
         return self._user_keys.sweep() or more
+
+    def measure(self) -> None:
+        for what, db in _KEPT.items():
+            self._metrics.set(Metric.IM_KEPT, self._environment.entries(db), label=what)
 
     def stop(self) -> None:
         """Nothing is appended after this."""

@@ -283,6 +283,7 @@ class Store:
         self.write_behind()
         self._seen.tick()
         self.quotas.write()
+        self._im.measure()
         if self._sweep_timer is None and self._loop.time() >= self._sweep_at_s:
             self._on_sweep()
         self._metrics.set(Metric.STORE_PENDING, len(self._pending))

@@ -148,7 +148,7 @@ async def _upload(http: httpx.AsyncClient, header: dict[str, str], data: bytes, 
     at = int((await http.head(place, headers=tus)).headers["upload-offset"])
     last = await http.patch(place, headers={**tus, **kind, "upload-offset": str(at)}, content=data[at:])
     check(last.status_code in (200, 204), f"the rest was refused: {last.status_code} {last.text}")
-    return str(last.headers["media-ref"])
+    return str(last.headers["upload-media"])
 
 
 async def media(_stage: Stage, _fleet: Fleet) -> str:
@@ -298,7 +298,13 @@ async def away(_stage: Stage, _fleet: Fleet) -> str:
                 await net.peer.say(f"away {number}")
         check(float(await sessions()) == 0, "an account was connected while its device was away")
         await ann.come()
-        await scene.until(lambda: len(ann.messages()) == 10 * len(scene.nets), "what was said meanwhile", 40.0)
+        for net in scene.nets:
+            account = accounts[net.name]
+            await scene.until(
+                lambda account=account: len(ann.messages(account)) == 10,  # type: ignore[misc]
+                f"what was said meanwhile on {net.name}",
+                40.0,
+            )
         for net in scene.nets:
             texts = [item.envelope.text.strip() for item in ann.messages(accounts[net.name]) if item.envelope]
             check(texts == [f"away {number}" for number in range(10)], f"{net.name}: {texts}")

@@ -144,7 +144,12 @@ async def bluesky(folder: Path) -> AsyncIterator[Net]:
         await follow(server.url, "ann.test", "ann-pw", theirs)
         peer = BlueskyPeer(server.url, "bob.test", "bob-pw", ours)
         await peer.connect()
-        form = {"handle": "ann.test", "password": "ann-pw", "server": server.url, "tls": "never"}
+        form = {
+            "handle": "ann.test",
+            "password": "ann-pw",
+            "server": server.url.removeprefix("http://"),
+            "tls": "never",
+        }
         yield Net("bluesky", "a Bluesky PDS", form, {**form, "password": "wrong"}, peer, True)
         await peer.close()
     finally:

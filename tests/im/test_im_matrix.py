@@ -255,9 +255,27 @@ async def test_a_friend_request_is_accepted(net: MatrixNetwork, is_there: bool) 
         async with opened(net, cursor) as (session, listener):
             if not is_there:
                 await session.act(Answer(other.user, accept=True))
+                assert (await next_of(listener, ContactChanged)).remote_id == other.user
             await other.say("friends now")
             heard = await listener.message()
             assert (heard.text, heard.conversation) == ("friends now", other.conversation)
+
+
+async def test_a_friend_who_was_accepted_elsewhere_meanwhile_is_told(net: MatrixNetwork) -> None:
+    async with new_peer(net) as other:
+        async with opened(net) as (_, listener):
+            await net.peer.say("before")
+            await listener.message()
+            cursor = listener.cursor
+        room = await other.meet(net.user)
+        async with Person(net) as elsewhere:
+            assert (await elsewhere.post(f"/join/{room}", json={})).is_success
+            direct = {net.peer.user: [net.peer.room], other.user: [room]}
+            assert (await elsewhere.put(f"/user/{net.user}/account_data/m.direct", json=direct)).is_success
+        async with opened(net, cursor) as (_, listener):
+            changed = await next_of(listener, ContactChanged)
+            assert changed.contact is not None
+            assert (changed.remote_id, changed.contact.is_mutual) == (other.user, True)
 
 
 async def test_a_friend_request_is_refused_once(net: MatrixNetwork) -> None:
@@ -268,6 +286,14 @@ async def test_a_friend_request_is_refused_once(net: MatrixNetwork) -> None:
         assert other.user not in [contact.remote_id async for contact in session.contacts()]
         with pytest.raises(Rejected):
             await session.act(Answer(other.user, accept=True))
+
+
+async def test_who_writes_to_somebody_that_asks_has_answered(net: MatrixNetwork) -> None:
+    async with new_peer(net) as other, opened(net) as (session, _):
+        room = await other.meet(net.user)
+        await session.send(msgspec.structs.replace(outgoing(net, "yes", "y1"), conversation=other.conversation))
+        heard = await asyncio.wait_for(other.hear(), WAIT_S)
+        assert (heard.text, heard.room) == ("yes", room)
 
 
 async def test_befriending_invites_and_is_told_when_they_come(net: MatrixNetwork) -> None:
@@ -283,14 +309,52 @@ async def test_befriending_invites_and_is_told_when_they_come(net: MatrixNetwork
         assert (came.remote_id, came.contact.is_mutual) == (other.user, True)
         await other.say("hello")
         heard = await listener.message()
-        assert (heard.conversation.kind, heard.conversation.remote_id) == (ConversationKind.DM, room)
-        # a person's name leads to the room with them
-        to = Conversation(ConversationKind.DM, other.user)
-        await session.send(msgspec.structs.replace(outgoing(net, "to you", "b1"), conversation=to))
+        assert (heard.conversation.kind, heard.conversation.remote_id) == (ConversationKind.DM, other.user)
+        await session.send(msgspec.structs.replace(outgoing(net, "to you", "b1"), conversation=other.conversation))
+        assert (await asyncio.wait_for(other.hear(), WAIT_S)).text == "it is me"
+        assert (await asyncio.wait_for(other.hear(), WAIT_S)).text == "to you"
+        assert other.room == room
         with pytest.raises(Rejected):
             await session.act(Befriend(net.user))
         with pytest.raises(Rejected):
             await session.act(Befriend("anna"))
+
+
+async def test_a_friend_with_two_rooms_is_answered_where_they_spoke(net: MatrixNetwork) -> None:
+    first = net.peer.room
+    async with opened(net) as (session, listener):
+        second = await net.peer.meet(net.user)
+        await next_of(listener, FriendRequest)
+        await session.act(Answer(net.peer.user, accept=True))
+        await net.peer.say("in the second")
+        newer = await listener.message()
+        net.peer.room = first
+        await net.peer.say("in the first")
+        older = await listener.message()
+        assert newer.conversation == older.conversation == net.peer.conversation
+        await session.send(outgoing(net, "where you are", "w1"))
+        assert (await asyncio.wait_for(net.peer.hear(), WAIT_S)).room == first
+        await session.send(outgoing(net, "to that", "w2", reply_to=newer.remote_id))
+        assert (await asyncio.wait_for(net.peer.hear(), WAIT_S)).room == second
+
+
+@pytest.mark.parametrize("is_seen", [True, False], ids=["seen", "while away"])
+async def test_a_friend_who_left_is_asked_again_and_not_written_to_an_empty_room(
+    net: MatrixNetwork, is_seen: bool
+) -> None:
+    async with opened(net) as (session, listener):
+        if is_seen:
+            await net.peer.leave()
+            gone = await next_of(listener, ContactChanged)
+            assert gone.contact is not None
+            assert not gone.contact.is_mutual
+            await session.send(outgoing(net, "are you there", "g1"))
+    if not is_seen:
+        await net.peer.leave()
+        async with opened(net) as (session, _):
+            await session.send(outgoing(net, "are you there", "g1"))
+    left = net.peer.room
+    assert await net.peer.accept() != left
 
 
 async def test_a_room_is_entered_without_its_history_and_left(net: MatrixNetwork) -> None:
@@ -362,7 +426,7 @@ async def test_typing_goes_both_ways_and_presence_is_told(net: MatrixNetwork) ->
 
 async def test_what_we_say_elsewhere_comes_too(net: MatrixNetwork) -> None:
     async with Person(net) as elsewhere, opened(net) as (_, listener):
-        path = f"/rooms/{net.peer.conversation.remote_id}/send/m.room.message/x1"
+        path = f"/rooms/{net.peer.room}/send/m.room.message/x1"
         await elsewhere.put(path, json={"msgtype": "m.text", "body": "from my desk"})
         event = await next_of(listener, Message)
         assert event.envelope.sender.is_self

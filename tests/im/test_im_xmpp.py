@@ -167,6 +167,26 @@ class TestXmpp(ConnectorContract):
             await session.send(outgoing(net, "the end", "other"))
         assert [(await net.peer.hear()).text for _ in range(2)] == ["once", "the end"]
 
+    async def test_a_server_killed_in_the_middle_gets_each_message_once(self, net: Net) -> None:
+        results: list[str | BaseException] = []
+        envelopes = [outgoing(net, f"number {number}", f"k{number}") for number in range(40)]
+        async with self.open(net) as (session, _):
+            sends = [asyncio.create_task(session.send(envelope)) for envelope in envelopes]
+            await sends[5]
+            await net.server.kill()
+            results = await asyncio.gather(*sends, return_exceptions=True)
+            assert all(isinstance(result, str | Transient) for result in results)
+        await net.peer.close()
+        await net.start_server()
+        async with self.open(net) as (session, _):
+            for envelope in envelopes:
+                await session.send(envelope)
+            await session.send(outgoing(net, "the end", "k-end"))
+        heard: list[str] = []
+        while "the end" not in heard:
+            heard.append((await net.peer.hear()).text)
+        assert len(heard) == len(set(heard))
+
     async def test_an_archive_that_forgot_is_said(self, net: Net) -> None:
         with pytest.raises(CursorForgotten):
             async with self.open(net, b'["gone-from-there",{}]'):

@@ -24,6 +24,7 @@ from gateway.im.media.names import clean_name
 from gateway.im.media.picture_pool import PicturePool
 from gateway.im.media.ports import Files, Rows
 from gateway.im.media.sniffing import HEAD_BYTES, KNOWN, PICTURES, TEXT, is_text, sniff
+from gateway.im.media.video_metadata import VIDEOS, hide_descriptions
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError, QueueFull, StoreUnavailable
 from gateway.model.im import Media, MediaFile
@@ -99,11 +100,13 @@ class Library:
             if await self.disk.receive(chunks, part, most) > most:
                 raise self._refused("bytes", f"it is larger than {most} bytes (im.media_bytes)")
             return await self.take_part(part, user=user, name=media.name)
+        except FileNotFoundError:
+            raise StoreUnavailable("a file that was being taken is gone from the disk") from None
         finally:
             self.disk.remove(part)
 
     async def take_part(self, part: Path, *, user: bytes, name: str) -> Media:
-        """The same for a file that is here; it is used up where it is taken, else it stays as it was."""
+        """The same for a file that is here: it is used up, or stays where it is not taken. FileNotFoundError too."""
         size = await self.disk.run(partial(self.disk.files.size, part))
         if size <= 0:
             raise self._refused("empty", "it is empty")
@@ -113,6 +116,8 @@ class Library:
         try:
             if mime in PICTURES:
                 return await self._take_picture(part, mime, user=user, name=name)
+            if mime in VIDEOS:
+                await self.disk.run(partial(hide_descriptions, part))
             return await self._keep(user, [(part, StoredMedia(b"", size, mime, clean_name(name, mime)))])
         except MediaRefused:
             self._metrics.count(Metric.IM_MEDIA_REFUSED, label="picture")

@@ -190,6 +190,12 @@ class Uploads:
         await self._rows.remove(upload.stored.upload)
         self._end(upload, "terminated")
 
+    def forget(self, user: bytes) -> None:
+        """The user is gone: their uploads end. What is being written to, or can not be removed now, expires."""
+        for upload in list(self._of_user.get(user, {}).values()):
+            if not upload.is_busy:
+                self._forget(upload)
+
     # --- bounds ---------------------------------------------------------------------------------------------------
 
     def _check_bounds(self, user: bytes, length: int) -> None:
@@ -312,13 +318,12 @@ class Uploads:
         for upload in over[: max(0, len(over) - _OVER * self._config.uploads_per_user)]:
             self._forget(upload)
 
-    def _forget(self, upload: _Upload) -> bool:
+    def _forget(self, upload: _Upload) -> None:
         try:
             self._rows.remove(upload.stored.upload)
         except (StoreUnavailable, QueueFull):
-            return False
+            return  # the next sweep tries again
         self._end(upload, "" if upload.stored.is_over else "expired")
-        return True
 
     def _end(self, upload: _Upload, how: str) -> None:
         self._leave(upload)

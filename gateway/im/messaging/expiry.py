@@ -29,10 +29,10 @@ class Expiry:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
+        """Whatever waits is looked at soon, a slice at a time."""
+        now_ms = self._clock()
         for account in self._log.waiting_accounts():
-            waiting = self._log.outgoing(account)
-            if waiting:
-                self.note(account, min(outgoing.expires_ms for outgoing in waiting))
+            self.note(account, now_ms)
 
     def note(self, account: int, expires_ms: int) -> None:
         if self._due.get(account, expires_ms + 1) <= expires_ms:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, AnyStr
 
 from aiosmtpd.smtp import SMTP
 
 from gateway.config.im_section import Im
 from gateway.im.messaging.mail_intake import MailIntake
+from gateway.im.mime import is_address
 from gateway.metrics import Metric, Metrics
+from gateway.model.errors import ConfigError
 
 # they log every command, address and peer
 for _name in ("mail.log", "mail.debug"):
@@ -20,6 +22,10 @@ for _name in ("mail.log", "mail.debug"):
 #: unknown recipients on one connection, after which it is cut: nobody reads our users off us quickly
 _UNKNOWN_RECIPIENTS = 10
 _RECIPIENTS = 100
+#: commands of one kind on one connection
+_COMMANDS = 10_000
+#: lines of a mail that are read before others have their turn
+_LINES = 500
 #: of what is too large so many times more is thrown away in wait for its end, then the connection is cut
 _DRAIN_TIMES = 2
 _PIECE = 65_536
@@ -39,6 +45,9 @@ class MailDoor:
         self.receiving = 0
 
     async def start(self) -> None:
+        """ConfigError; OSError where the port can not be had."""
+        if not is_address(f"a@{self._settings.mail_domain}"):
+            raise ConfigError("name the domain whose mails are taken here", field="im.mail_domain")
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._greet, self._settings.mail_host, self._settings.mail_port)
 
@@ -104,6 +113,7 @@ class _Link(SMTP):
             ident="ready",
             timeout=settings.mail_s,
             auth_exclude_mechanism=("LOGIN", "PLAIN"),
+            command_call_limit=_COMMANDS,
             loop=asyncio.get_running_loop(),
         )
         commands = self._smtp_methods
@@ -130,6 +140,11 @@ class _Link(SMTP):
     def cut(self) -> None:
         if isinstance(self.transport, asyncio.Transport):
             self.transport.abort()
+
+    async def push(self, status: AnyStr) -> None:
+        """Many commands may have come at once: after each answer others have their turn."""
+        await super().push(status)
+        await asyncio.sleep(0)
 
     async def handle_exception(self, error: Exception) -> str:  # noqa: ARG002 - what is wrong names a person
         self._metrics.count(Metric.IM_MAIL_CUT, label="fault")
@@ -210,9 +225,12 @@ class _Link(SMTP):
     async def _read_mail(self) -> bytes | None:
         """None: too large. Dots at the beginning of lines are undone (RFC 5321 §4.5.2), and only CR LF ends a line."""
         data = bytearray()
-        total, is_line_start = 0, True
+        total, lines, is_line_start = 0, 0, True
         limit = self._settings.mail_bytes
         while True:
+            lines += 1
+            if lines % _LINES == 0:
+                await asyncio.sleep(0)
             try:
                 line = await self._reader.readuntil(b"\r\n")
             except asyncio.LimitOverrunError as error:

@@ -38,6 +38,9 @@ from gateway.model.im import (
 from gateway.model.im_people import Account, AccountState, Outgoing
 from gateway.model.im_ports import Gate, LogRecords, MediaStore, Supervision
 
+#: what one posts to without naming another feed: one's own, as connectors of sites call it
+HOME_FEED = "home"
+
 ACCEPTED = "accepted"
 SENT = "sent"
 REFUSED = "refused"
@@ -148,8 +151,9 @@ class Outbox:
         kind = ConversationKind.FEED if recipient.site else recipient.kind
         if draft.replaces and not self._caps(account).edits:
             raise InvalidField(f"{account.network} can not change what was sent", field="replaces")
+        conversation = recipient.conversation or (HOME_FEED if kind is ConversationKind.FEED else "")
         envelope = draft.address(
-            Conversation(kind, recipient.conversation), account.network, media, Person("", is_self=True), txn_id
+            Conversation(kind, conversation), account.network, media, Person("", is_self=True), txn_id
         )
         return msgspec.structs.replace(self._build(account), envelope=envelope)
 

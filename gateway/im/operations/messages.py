@@ -43,12 +43,18 @@ class To(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     group: Annotated[str, Meta(max_length=64)] = ""
     site: Annotated[str, Meta(max_length=200)] = ""
 
+    def __repr__(self) -> str:
+        return "To(hidden)"
+
 
 class Place(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     latitude: float
     longitude: float
     accuracy_m: float | None = None
     altitude_m: float | None = None
+
+    def __repr__(self) -> str:
+        return "Place(hidden)"
 
 
 class SendAsk(Ask):
@@ -74,6 +80,9 @@ class Taken(Struct, omit_defaults=True, kw_only=True):
     field: str = ""
     reason: str = ""
     retry_after_ms: int = 0
+
+    def __repr__(self) -> str:
+        return f"Taken({self.state})"
 
 
 class SendReply(Reply):

@@ -207,7 +207,7 @@ class Line:
         try:
             await self._attend(session)
         except BaseException as exc:
-            board.reports.count(Metric.IM_ENDED, _ENDINGS.get(type(exc), "closed"))
+            board.reports.count(Metric.IM_ENDED, "lost" if isinstance(exc, Transient) else _word(exc))
             raise
         finally:
             if asyncio.get_running_loop().time() - since >= board.stable_s:
@@ -235,13 +235,17 @@ class Line:
     def _count_connect(self, host: str, exc: BaseException, *, is_probe: bool) -> None:
         board = self._board
         if isinstance(exc, Transient):
-            board.breakers.failed(host, is_probe=is_probe)
+            if exc.retry_after_s > 0 and not is_probe:
+                # the host is there and asks this account for a pause: that is not the others' trouble
+                board.breakers.abandoned(host, is_probe=False)
+            else:
+                board.breakers.failed(host, is_probe=is_probe)
         elif isinstance(exc, DECLARED):
             board.breakers.succeeded(host)  # it answered
         else:
             board.breakers.abandoned(host, is_probe=is_probe)
             return
-        board.reports.count(Metric.IM_CONNECTS, _WORDS[type(exc)])
+        board.reports.count(Metric.IM_CONNECTS, _word(exc))
 
     # --- a session ---------------------------------------------------------------------------------------------------
 
@@ -320,10 +324,16 @@ class Line:
             self.task.cancel()
 
 
+def _word(exc: BaseException) -> str:
+    for kind, word in _WORDS.items():
+        if isinstance(exc, kind):
+            return word
+    return "closed"
+
+
 _WORDS: dict[type[BaseException], str] = {
     AuthFailed: "auth_failed",
     Rejected: "rejected",
     Transient: "transient",
     CursorForgotten: "cursor_forgotten",
 }
-_ENDINGS = {**_WORDS, Transient: "lost"}

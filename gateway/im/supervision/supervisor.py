@@ -235,7 +235,7 @@ class Supervisor:
 
     def _start_lines(self, present: _Present, *, may_shed: bool = True) -> None:
         for account in self.accounts.accounts(present.user):
-            if account.state is AccountState.BAD_CREDENTIALS:
+            if account.state is AccountState.BAD_CREDENTIALS or account.network not in self._connectors:
                 continue
             line = self._lines.get(account.number)
             if line is not None:
@@ -363,6 +363,8 @@ class Supervisor:
         account = self.accounts.account(number)
         if account is not None and account.state is AccountState.BAD_CREDENTIALS:
             return AccountState.BAD_CREDENTIALS
+        if account is not None and account.network not in self._connectors:
+            return AccountState.OUTAGE  # the network is not served here any more (im.networks)
         return AccountState.IDLE
 
     def wake(self, number: int) -> None:

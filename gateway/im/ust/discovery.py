@@ -13,7 +13,6 @@ Counts are in RAM: a restart gives everybody a new day.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from typing import NamedTuple
 from gateway.config.im_section import Im
 from gateway.im.ust.addresses import is_number, is_region, parse_number
 from gateway.im.ust.even_pace import even_pace
-from gateway.im.ust.rates import DAY_MS, Rate
+from gateway.im.ust.rates import PersonRate
 from gateway.metrics.names import Metric
 from gateway.metrics.sink import Metrics
 from gateway.model.errors import BadRequest, Forbidden, NotFound, TooManyRequests
@@ -45,8 +44,7 @@ class Discovery:
         self._users = users
         self._settings = settings
         self._metrics = metrics
-        self._asked = Rate("numbers", settings.discovery_per_day, DAY_MS, metrics)
-        self._key = secrets.token_bytes(32)
+        self._asked = PersonRate("numbers", settings.discovery_per_day, metrics)
         #: nobody's id: looked at where a number is nobody's
         self._nobody = secrets.token_bytes(USER_BYTES)
 
@@ -86,12 +84,10 @@ class Discovery:
             raise NotFound("this user is no longer there")
         if not any(map(is_number, user.addresses)):
             raise Forbidden("only who has a number of their own may ask whose numbers these are: add one")
-        keys = [me, *(hmac.digest(self._key, address.encode(), "sha256") for address in user.addresses)]
-        if min(self._asked.room(key, now_ms) for key in keys) < count:
+        after_ms = self._asked.take(user, now_ms, count)
+        if after_ms:
             self._metrics.count(Metric.IM_DISCOVERY, count, "limit")
-            raise TooManyRequests("too many numbers were asked for today", after_ms=self._asked.after_ms(now_ms))
-        for key in keys:
-            self._asked.take(key, now_ms, count)
+            raise TooManyRequests("too many numbers were asked for today", after_ms=after_ms)
         self._metrics.count(Metric.IM_DISCOVERY, count, "asked")
 
     def _look_up(self, me: bytes, address: str) -> bytes | None:

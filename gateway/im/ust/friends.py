@@ -15,7 +15,7 @@ from enum import Enum, auto
 from gateway.config.im_section import Im
 from gateway.im.ust.addresses import parse_address, parse_domain
 from gateway.im.ust.even_pace import even_pace
-from gateway.im.ust.rates import DAY_MS, Rate
+from gateway.im.ust.rates import PersonRate
 from gateway.metrics.names import Metric
 from gateway.metrics.sink import Metrics
 from gateway.model.errors import BadRequest, Conflict, NotFound, TooManyRequests
@@ -63,7 +63,7 @@ class Friends:
         self._settings = settings
         self._metrics = metrics
         self._domain = parse_domain(settings.mail_domain) or ""
-        self._requests = Rate("friend_requests", settings.requests_per_day, DAY_MS, metrics)
+        self._requests = PersonRate("friend_requests", settings.requests_per_day, metrics)
         #: nobody's id: looked at where there is no other, so that it costs the same
         self._nobody = secrets.token_bytes(USER_BYTES)
 
@@ -75,7 +75,7 @@ class Friends:
             raise BadRequest("expected a number with its country code, a mailbox, or a user id", field="to")
         if wanted in (me, *mine.addresses, f"{mine.mailbox}@{self._domain}"):
             raise BadRequest("this is you", field="to")
-        after_ms = self._requests.take(me, now_ms)
+        after_ms = self._requests.take(mine, now_ms)
         if after_ms:
             self._metrics.count(Metric.IM_FRIENDS, label="limit")
             raise TooManyRequests("too many friend requests", after_ms=after_ms)

@@ -5,10 +5,13 @@ Counts live in RAM and begin anew after a restart. Must never keep an address: k
 
 from __future__ import annotations
 
+import hmac
+import secrets
 from collections import OrderedDict
 
 from gateway.metrics.names import Metric
 from gateway.metrics.sink import Metrics
+from gateway.model.im_people import User
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
@@ -52,3 +55,21 @@ class Rate:
         if window > self._window:  # a clock that was set back does not give anybody a second window
             self._window = window
             self._used.clear()
+
+
+class PersonRate:
+    """By user and by each of their addresses: who is removed and comes again goes on where they were. Loop thread
+    only."""
+
+    def __init__(self, what: str, most: int, metrics: Metrics) -> None:
+        self._rate = Rate(what, most, DAY_MS, metrics)
+        self._key = secrets.token_bytes(32)
+
+    def take(self, user: User, now_ms: int, count: int = 1) -> int:
+        """0: counted. Else nothing is, and this is how many ms it takes until tomorrow."""
+        keys = [user.user, *(hmac.digest(self._key, address.encode(), "sha256") for address in user.addresses)]
+        if min(self._rate.room(key, now_ms) for key in keys) < count:
+            return self._rate.after_ms(now_ms)
+        for key in keys:
+            self._rate.take(key, now_ms, count)
+        return 0

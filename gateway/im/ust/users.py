@@ -51,8 +51,8 @@ class SignedIn(NamedTuple):
 
 
 class Users:
-    """Loop thread only. `on_signed_in` and `on_signed_out` are told of every device (token, user),
-    `on_removed` of every user who is gone."""
+    """Loop thread only. `on_signed_in` and `on_signed_out` are told of every device (token, user), `on_removed` of
+    every user who is gone."""
 
     def __init__(
         self,
@@ -94,8 +94,8 @@ class Users:
         self, address: str, code: str, token: bytes | None, now_ms: int, *, name: str = "", alone: bool = False
     ) -> SignedIn:
         """The user whose address this is, made where there is none. `token`: this device is theirs from now on, else
-        there is a key for REST. `alone`: their other devices are signed out,
-        and their keys end."""
+        there is a key for REST. `alone`: their other devices are signed out, and
+        their keys end."""
         address = self._parse(address)
         name = check_name(name, may_be_empty=True)
         self._codes.check(SIGN_IN, address, token, code, now_ms)

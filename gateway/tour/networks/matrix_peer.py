@@ -43,6 +43,7 @@ class Heard(NamedTuple):
     file: bytes
     geo: tuple[float, float] | None
     remote_id: str
+    room: str
 
 
 class MatrixPeer:
@@ -52,7 +53,9 @@ class MatrixPeer:
         self.user = user
         self._url = url
         self._password = password
-        self.conversation = Conversation(ConversationKind.DM, "")
+        #: as our account has it: named by the person
+        self.conversation = Conversation(ConversationKind.DM, user)
+        self.room = ""
         self._other = ""
         self._messages: asyncio.Queue[MessageEvent] = asyncio.Queue()
         self._reads: asyncio.Queue[str] = asyncio.Queue()
@@ -94,8 +97,8 @@ class MatrixPeer:
         """Make the direct room and invite the other; its id."""
         self._other = other
         room = await self.client.create_room(invitees=[UserID(other)], is_direct=True)
-        self.conversation = Conversation(ConversationKind.DM, str(room))
-        return str(room)
+        self.room = str(room)
+        return self.room
 
     async def _on_sync(self, _data: object) -> None:
         self._is_synced.set()
@@ -128,7 +131,7 @@ class MatrixPeer:
 
     @property
     def _room(self) -> RoomID:
-        return RoomID(self.conversation.remote_id)
+        return RoomID(self.room)
 
     async def say(self, text: str) -> None:
         await self.client.send_text(self._room, text)
@@ -166,12 +169,15 @@ class MatrixPeer:
         await self.client.send_state_event(self._room, EventType.ROOM_ENCRYPTION, content)
 
     async def accept(self) -> str:
-        """The next invitation; its room is the conversation from now on."""
+        """The next invitation; its room is the one where this person talks from now on."""
         room, other = await asyncio.wait_for(self._invites.get(), PATIENCE_S)
         await self.client.join_room_by_id(RoomID(room))
         self._other = other
-        self.conversation = Conversation(ConversationKind.DM, room)
+        self.room = room
         return room
+
+    async def leave(self) -> None:
+        await self.client.leave_room(self._room)
 
     async def open_room(self, alias: str) -> str:
         """A public room that is called #alias here; its id."""
@@ -191,7 +197,7 @@ class MatrixPeer:
         if isinstance(content, LocationMessageEventContent):
             latitude, longitude = content.geo_uri.removeprefix("geo:").partition(";")[0].split(",")[:2]
             geo = (float(latitude), float(longitude))
-        return Heard(content.body, data, geo, str(event.event_id))
+        return Heard(content.body, data, geo, str(event.event_id), str(event.room_id))
 
     async def read_all(self) -> None:
         await self.client.send_receipt(self._room, EventID(self._last))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -67,6 +69,7 @@ class Prosody:
         # SCRAM needs no plain passwords: those are kept as the files below write them, and hashed at the first login
         self._is_hashed = is_hashed
         self._programs = Programs(folder)
+        self._pid = 0
         self.port, self.direct_port, self.http_port = _free_port(), _free_port(), _free_port()
 
     def address(self, local_part: str) -> str:
@@ -97,7 +100,7 @@ class Prosody:
             for mine, theirs in ((one, other), (other, one)):
                 item = f'["{self.address(theirs)}"] = {{ subscription = "both"; groups = {{}}; }};'
                 self._keep("roster", mine, f"return {{ [false] = {{ version = 1; }}; {item} }};")
-        self._programs.start("prosody", "-F", "--config", str(self._folder / "prosody.cfg.lua"))
+        self._pid = self._programs.start("prosody", "-F", "--config", str(self._folder / "prosody.cfg.lua"))
         for port in (self.port, self.http_port):
             await self._programs.listens("prosody", "127.0.0.1", port)
 
@@ -106,6 +109,11 @@ class Prosody:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+
+    async def kill(self) -> None:
+        """As a crash would end it."""
+        os.kill(self._pid, signal.SIGKILL)
+        await self.stop()
 
     async def stop(self) -> None:
         await self._programs.close()

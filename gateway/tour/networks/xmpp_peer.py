@@ -59,7 +59,6 @@ class XmppPeer:
         started = asyncio.Event()
         client.add_event_handler("session_start", lambda _: started.set())
         client.add_event_handler("message", self._on_message)
-        client.add_event_handler("groupchat_message", self._on_message)
         client.add_event_handler("marker_displayed", lambda message: self._marks.put_nowait(message["displayed"]["id"]))
         for event in ("presence_subscribe", "presence_subscribed", "presence_unsubscribed", "chatstate_composing"):
             client.add_event_handler(event, lambda stanza, name=event: self._note(name, stanza))

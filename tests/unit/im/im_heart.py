@@ -23,7 +23,7 @@ from gateway.im.messaging.sending import Sending
 from gateway.im.supervision.supervisor import Supervisor
 from gateway.metrics import Metrics
 from gateway.model.errors import Forbidden, NotFound, StoreUnavailable
-from gateway.model.im import Media, MediaFile
+from gateway.model.im import Connector, Media, MediaFile
 from gateway.model.im_people import (
     Account,
     Friend,
@@ -208,8 +208,8 @@ class Heart:
             "retry_s": 0.01,
             "retry_max_s": 0.05,
             "stable_s": 10.0,
-            "connect_s": 1.0,
-            "request_s": 1.0,
+            "connect_s": 5.0,
+            "request_s": 5.0,
             "connects_per_s": 10_000.0,
             "outage_s": 0.2,
             "breaker_s": 0.05,
@@ -220,19 +220,24 @@ class Heart:
         }
         self.config = Im(app="im", **{**quick, **settings})  # type: ignore[arg-type]
         self.network = network or ScriptedNetwork()
-        self.users = IndexedUsers()
-        self.accounts = IndexedAccounts()
-        self.log = FragileLog(self.accounts, most_outgoing)
+        self.connectors: dict[str, Connector] = {"scripted": self.network}
         self.pushes = PushesInRam()
         self.media = MediaInRam()
         self.door = Door()
-        self.gate = GateInRam(self.users, self.accounts)
+        self.keep(most_outgoing)
         self.start()
+
+    def keep(self, most_outgoing: int) -> None:
+        """Records, and the gate that reads them."""
+        self.users = IndexedUsers()
+        self.accounts = IndexedAccounts()
+        self.log = FragileLog(self.accounts, most_outgoing)
+        self.gate = GateInRam(self.users, self.accounts)
 
     def start(self) -> None:
         """Also again, over what the records hold: as after a kill."""
         self.metrics = Metrics(process=False)
-        connectors = {"scripted": self.network}
+        connectors = self.connectors
         self.deliverer = Deliverer(self.log, self.users, self.pushes)
         results = Results(self.log, self.deliverer, self.metrics, now_ms, self.config.store_retry_s)
         self.sending = Sending(self.log, results, self.media, self.config, self.metrics, now_ms)
@@ -314,7 +319,7 @@ class Heart:
             yield item.outgoing, item.state, item.reason
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
     """Wait for it; AssertionError where it does not come."""
     async with asyncio.timeout(seconds):
         while not condition():

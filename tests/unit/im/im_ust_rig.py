@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
-from im_records_in_ram import AccountsInRam, LogInRam, UsersInRam
+from unit.im.im_records_in_ram import AccountsInRam, LogInRam, UsersInRam
 
 from gateway.config.im_section import Im
 from gateway.config.sections import Store as StoreConfig
@@ -20,7 +20,7 @@ from gateway.im.ust.users import CodeSenders
 from gateway.metrics import Metrics
 from gateway.model.im import Act, Caps, Contact, Credentials, LoginField, Rejected
 from gateway.model.im_people import Account, AccountState, Item, parse_user_id
-from gateway.model.im_ports import Appended, LogRecords
+from gateway.model.im_ports import Appended, CodeSender, LogRecords
 from gateway.store import Store
 
 START_MS = 1_800_000_000_000
@@ -112,6 +112,7 @@ class UstRig:
         self.users, self.accounts, self.log, self.settings = users, accounts, log, settings
         self.metrics = Metrics(process=False)
         self.phone, self.mail = Senders(), Senders()
+        self._mail: CodeSender = self.mail
         self.delivering = LoggedDelivering(log)
         self.supervision = SeenSupervision()
         self.devices: list[tuple[str, bytes, bytes]] = []
@@ -123,7 +124,7 @@ class UstRig:
             delivering=self.delivering,
             supervision=self.supervision,
             connectors={"paper": FormNetwork()},
-            senders=CodeSenders(self.phone, self.mail),
+            senders=CodeSenders(self.phone, self),
             settings=settings,
             metrics=self.metrics,
             on_signed_in=lambda token, user: self.devices.append(("in", token, user)),
@@ -139,6 +140,14 @@ class UstRig:
         reply = await operation.run(Caller(me, token, self.now_ms), ask)
         assert isinstance(reply, operation.reply)
         return msgspec.json.decode(msgspec.json.encode(reply))
+
+    async def send(self, address: str, code: str) -> None:
+        """A CodeSender: of mail, whichever it is now."""
+        await self._mail.send(address, code)
+
+    def bring_mail(self, sender: CodeSender) -> None:
+        """By another way from now on."""
+        self._mail = sender
 
     async def code(self, address: str, token: bytes | None = None) -> str:
         await self.do("register", token=token, address=address)
@@ -174,8 +183,8 @@ def rig_in_ram(**changes: Any) -> UstRig:
 
 
 @asynccontextmanager
-async def rig_over_store(folder: Path) -> AsyncIterator[UstRig]:
+async def rig_over_store(folder: Path, **changes: Any) -> AsyncIterator[UstRig]:
     config = StoreConfig(path=str(folder), max_bytes=1 << 26, commit_ms=0.2)
     store = await Store.open(config, Metrics(process=False), clock=lambda: START_MS)
-    yield UstRig(store.im_users, store.im_accounts, store.im_log, settings())
+    yield UstRig(store.im_users, store.im_accounts, store.im_log, settings(**changes))
     await store.close()

@@ -26,6 +26,7 @@ from gateway.model.im import (
     Media,
     Message,
     Person,
+    ReadUpTo,
     Rejected,
     Session,
     Transient,
@@ -33,7 +34,7 @@ from gateway.model.im import (
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 Talk = Callable[[Reader, Writer], Awaitable[None]]
-LIMIT_S = 0.6
+LIMIT_S = 0.5
 NOTHING = b"* SEARCH\r\nTAG OK done\r\n"
 
 
@@ -92,6 +93,9 @@ class Imap:
                 if answer is None:
                     return
                 writer.write(answer.replace(b"TAG", tag))
+                if word == "IDLE" and answer.startswith(b"+"):
+                    await reader.readline()
+                    writer.write(tag + b" OK done\r\n")
             elif word == "AUTHENTICATE":
                 writer.write(b"+ \r\n")
                 await reader.readline()
@@ -339,6 +343,64 @@ async def test_waiting_for_news_holds_no_thread_and_a_request_calls_it_off() -> 
 
 async def _next(opened: Session) -> object:
     return await anext(opened.events().__aiter__())
+
+
+async def test_waiting_begins_anew_before_a_server_hangs_up() -> None:
+    imap = Imap(SEARCH=NOTHING)
+    async with server(imap) as port, connector(idle_s=0.1).open(form(port), None) as opened:
+        waiting = asyncio.create_task(_next(opened))
+        await asyncio.sleep(0.6)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert 3 <= sum(b"IDLE" in line for line in imap.seen) <= 7
+
+
+async def test_a_server_without_idle_is_asked_now_and_then() -> None:
+    imap = Imap(SEARCH=NOTHING, CAPABILITY=b"* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\nTAG OK done\r\n")
+    async with server(imap) as port, connector(request_s=0.2).open(form(port), None) as opened:
+        waiting = asyncio.create_task(_next(opened))
+        await asyncio.sleep(0.7)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert not any(b"IDLE" in line for line in imap.seen)
+    assert sum(b"NOOP" in line for line in imap.seen) >= 2
+
+
+async def test_news_behind_the_answer_to_idle_is_not_overslept() -> None:
+    """In one piece with it: no selector tells of what is read already."""
+    done = b"+ idling\r\n* 1 FETCH (FLAGS (\\Seen))\r\n"
+    row = b"* 1 FETCH (UID 8 BODY[HEADER.FIELDS (MESSAGE-ID FROM)] {32}\r\nFrom: b@x.y\r\nMessage-ID: <m@y>\r\n)\r\n"
+    imap = Imap(SEARCH=NOTHING, IDLE=done, FETCH=row + b"TAG OK done\r\n")
+    async with server(imap) as port, connector().open(form(port), None) as opened:
+        event = await asyncio.wait_for(_next(opened), 3)
+    assert isinstance(event, ReadUpTo)
+    assert (event.conversation.remote_id, event.remote_id) == ("b@x.y", "m@y")
+
+
+async def test_a_login_without_sasl_says_what_was_typed_and_no_more() -> None:
+    imap = Imap(CAPABILITY=b"* CAPABILITY IMAP4rev1\r\nTAG OK done\r\n")
+    async with server(imap) as port:
+        await _open(connector(), form(port, user='a" x\\', password='p"w\\ (x'))
+    (line,) = [line for line in imap.seen if b"LOGIN" in line]
+    assert line.endswith(b'LOGIN "a\\" x\\\\" "p\\"w\\\\ (x"\r\n')
+
+
+async def test_a_peer_that_is_no_address_is_no_command() -> None:
+    imap = Imap(SEARCH=b"* SEARCH 8\r\nTAG OK done\r\n")
+    async with server(imap) as port, connector().open(form(port), None) as opened:
+        await opened.act(MarkRead(Conversation(ConversationKind.DM, 'x"\r\nA LOGOUT\r\n'), "m@y"))
+    assert not any(b"LOGOUT" in line for line in imap.seen)
+    assert any(b"STORE 8" in line for line in imap.seen)
+
+
+async def test_a_login_that_is_cancelled_leaves_no_connection() -> None:
+    async with server(silent) as port:
+        for wait_s in (0.0, 0.01, 0.1):
+            task = asyncio.create_task(_open(connector(), form(port)))
+            await asyncio.sleep(wait_s)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
 
 
 async def test_a_cancelled_request_leaves_nothing_half_said() -> None:

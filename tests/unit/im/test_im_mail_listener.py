@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import smtplib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.message import EmailMessage
@@ -20,7 +21,7 @@ from gateway.config.im_section import Im
 from gateway.im.messaging.mail_intake import MailIntake
 from gateway.im.messaging.mail_listener import MailDoor
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import QueueFull, StoreUnavailable
+from gateway.model.errors import ConfigError, QueueFull, StoreUnavailable
 from gateway.model.im import Kind
 
 NOW_MS = 1_795_760_000_000
@@ -264,6 +265,25 @@ async def test_users_can_not_be_read_off_quickly(door: Door) -> None:
     assert got.endswith(b"<closed>")
 
 
+async def test_a_flood_of_commands_or_lines_lets_others_have_their_turn(door: Door) -> None:
+    longest, stop = 0.0, asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal longest
+        while not stop.is_set():
+            begun = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - begun)
+
+    watching = asyncio.create_task(watch())
+    await raw(door, b"EHLO x\r\n" + b"NOOP\r\n" * 11_000, quiet_s=1)
+    await raw(door, BEGIN, b"\r\n" * 40_000 + b"\r\n.\r\n", quiet_s=1)
+    stop.set()
+    await watching
+    assert longest < 0.1
+    assert len(door.log.items) == 1
+
+
 async def test_recipients_of_one_mail_are_bounded(door: Door) -> None:
     asked = b"RCPT TO:<alice@own.example>\r\n" * 101
     got = await raw(door, b"EHLO x\r\nMAIL FROM:<>\r\n", asked)
@@ -320,6 +340,12 @@ async def test_a_close_lets_what_is_being_kept_be_kept() -> None:
         await closing
         assert (await sending).endswith(b"<closed>")
         assert door.texts == ["hello"]
+
+
+async def test_a_door_needs_a_domain() -> None:
+    with pytest.raises(ConfigError, match="domain"):
+        async with opened(mail_domain=""):
+            pass
 
 
 async def test_nothing_of_a_mail_is_logged(door: Door, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from gateway.im.connectors.matrix.answer import is_membership, parse_answer
 from gateway.im.connectors.matrix.direct import parse_direct, with_room
 from gateway.im.connectors.matrix.reader import MAX_KNOWN, MAX_TYPING, Reader
 from gateway.im.connectors.matrix.session import _since_we_came
-from gateway.model.im import ConversationKind, Event, Person, PresenceChanged, ReadUpTo, TypingChanged
+from gateway.model.im import Conversation, ConversationKind, Event, Person, PresenceChanged, ReadUpTo, TypingChanged
 
 ME, ANNA, BERT = "@me:x", "@anna:x", "@bert:x"
 ROOM = "!room:x"
@@ -40,10 +40,30 @@ def member(user: str, membership: str, before: str = "", **content: Any) -> dict
 
 def test_a_direct_room_is_a_dm_and_another_is_not() -> None:
     reader = build_reader()
-    assert reader.conversation(ROOM).kind is ConversationKind.DM
-    assert reader.conversation("!other:x").kind is ConversationKind.ROOM
+    assert reader.conversation(ROOM) == Conversation(ConversationKind.DM, ANNA)
+    assert reader.conversation("!other:x") == Conversation(ConversationKind.ROOM, "!other:x")
     reader.expect_direct("!other:x", BERT)
-    assert reader.conversation("!other:x").kind is ConversationKind.DM
+    assert reader.conversation("!other:x") == Conversation(ConversationKind.DM, BERT)
+
+
+def test_what_is_direct_with_several_is_a_room() -> None:
+    """Or what is for one would go to all of them."""
+    reader = build_reader()
+    reader.take_direct({ANNA: [ROOM, "!three:x"], BERT: ["!three:x"]})
+    assert reader.conversation("!three:x").kind is ConversationKind.ROOM
+    assert (reader.rooms_with(ANNA), reader.rooms_with(BERT)) == ([ROOM], [])
+
+
+def test_a_conversation_goes_on_where_something_was_said_last() -> None:
+    reader = build_reader()
+    reader.take_direct({ANNA: [ROOM, "!newer:x"]})
+    said = {"type": "m.room.message", "sender": ANNA, "content": {"msgtype": "m.text", "body": "x"}}
+    reader.read_timeline("!newer:x", said | {"event_id": "$1"})
+    reader.read_timeline(ROOM, said | {"event_id": "$2"})
+    assert reader.places[ANNA] == ROOM
+    assert (reader.room_of("$1"), reader.room_of("$2"), reader.room_of("$3")) == ("!newer:x", ROOM, "")
+    reader.partner_moved(ROOM, member(ANNA, "leave", before="join"))
+    assert ANNA not in reader.places
 
 
 def test_who_is_new_and_who_is_gone() -> None:

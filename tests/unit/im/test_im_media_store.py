@@ -18,6 +18,7 @@ from PIL import Image
 from gateway.metrics import Metric
 from gateway.model.errors import ConfigError, QueueFull, StoreUnavailable
 from gateway.model.im import Media
+from gateway.model.im_media import StoredMedia
 from gateway.model.im_ports import MediaRefused
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
@@ -382,6 +383,20 @@ async def test_room_is_made_for_a_large_file_out_of_many_small_ones(tmp_path: Pa
         await rig.take(b"x" * 299 * 4096)
         assert rig.store.im_media.total_bytes == 400 * 4096
         assert rig.counted(Metric.IM_MEDIA_REMOVED, "total_bytes") == 299
+
+
+async def test_a_user_who_is_gone_loses_everything_in_slices(tmp_path: Path) -> None:
+    async with media_rig(tmp_path) as rig:
+        rows = rig.store.im_media
+        for number in range(3_000):
+            rows.add(ANN, [(number.to_bytes(16, "big"), StoredMedia(number.to_bytes(32, "big"), 1, "text/plain"))])
+        await rig.store.committer.flush()
+        slices = 0
+        while rig.library.forget(ANN):  # not one of them is on disk yet
+            slices += 1
+        assert slices == 12
+        await rig.store.committer.flush()
+        assert rows.user_bytes(ANN) == rows.total_bytes == 0
 
 
 async def test_a_type_that_can_not_be_told_is_refused_at_the_start(tmp_path: Path) -> None:

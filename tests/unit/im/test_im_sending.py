@@ -95,7 +95,7 @@ async def test_what_the_network_does_not_take_has_failed_with_its_reason(build_h
 
 
 async def test_a_send_that_hangs_is_in_doubt_and_is_not_sent_twice(build_heart: Build) -> None:
-    heart = build_heart(request_s=0.05)
+    heart = build_heart(request_s=0.3)
     anna, number = await connected(heart)
     heart.box("anna's").after_send.append(hang)
     await heart.send(anna, number, "once")
@@ -107,7 +107,7 @@ async def test_a_send_that_hangs_is_in_doubt_and_is_not_sent_twice(build_heart: 
 
 
 async def test_where_the_network_knows_a_second_try_it_is_made(build_heart: Build) -> None:
-    heart = build_heart(IdempotentNetwork(), request_s=0.05)
+    heart = build_heart(IdempotentNetwork(), request_s=0.3)
     anna, number = await connected(heart)
     heart.box("anna's").after_send.extend([hang, raising(OSError("gone"))])
     await heart.send(anna, number, "once")
@@ -188,7 +188,7 @@ async def test_with_nobody_there_it_waits_and_then_it_has_failed(build_heart: Bu
     heart.expiry._due.clear()
     heart.expiry._heap.clear()
     heart.expiry.start()  # as after a restart
-    await until(lambda: heart.items(anna, ItemKind.RESULT), 3)
+    await until(lambda: heart.items(anna, ItemKind.RESULT), 10)
     assert [(state, reason) for _, state, reason in heart.results(anna)] == [("failed", "it could not be sent in time")]
     assert heart.log.outgoing(number) == []
 
@@ -364,7 +364,7 @@ async def test_a_file_that_has_gone_meanwhile_fails_its_message(build_heart: Bui
 
 
 async def test_acts_have_results_too(build_heart: Build) -> None:
-    heart = build_heart(request_s=0.05)
+    heart = build_heart(request_s=0.3)
     anna, number = await connected(heart)
     acts = [MarkRead(CHAT, "r1"), Befriend("friend@there"), JoinRoom("room")]
     heart.box("anna's").before_send.append(hang)  # done again: an act that is done twice is done once
@@ -405,3 +405,19 @@ async def test_taking_leave_waits_for_what_is_on_its_way(build_heart: Build) -> 
     heart.door.come(b"anna")
     await until(lambda: len(heart.items(anna, ItemKind.RESULT)) == 2)
     assert [text for _, text in heart.box("anna's").sent] == ["one", "two"]
+
+
+async def test_an_expiry_whose_commit_fails_is_looked_at_again(
+    build_heart: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.im.messaging.expiry.AGAIN_MS", 50)
+    heart = build_heart(outgoing_s=1.0, linger_s=0.0)
+    anna = heart.user("anna")
+    number = heart.bind(anna, "a")
+    heart.network.down.add("there")
+    await heart.send(anna, number, "never")
+    heart.log.failing = 2
+    await until(lambda: heart.items(anna, ItemKind.RESULT), 10)
+    assert heart.log.failing == 0
+    assert heart.log.outgoing(number) == []
+    await until(lambda: not heart.expiry._due, 10)

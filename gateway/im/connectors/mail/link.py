@@ -95,20 +95,20 @@ class Link:
 
         begun: list[bool] = []
 
-        def work() -> Client:
+        def work() -> None:
             begun.append(True)
             try:
                 client = _connect(sock, mailbox, context, self._request_s)
             except BaseException:
                 sock.close()
                 raise
+            self._client = client  # `close` has to find it, whoever waits for it or not
             if self._is_broken:  # nobody waits for it any more
                 client.wire.shutdown()
                 raise IMAPClientAbortError("given up")
-            return client
 
         try:
-            self._client = await self._threads.run(work, self._request_s)
+            await self._threads.run(work, self._request_s)
         except BaseException as exc:
             self._is_broken = True
             if begun:  # the thread closes it, at once

@@ -24,7 +24,7 @@ from gateway.im.connectors.mail.link import Link, Refused, Threads, open_socket
 from gateway.im.connectors.mail.pieces import Decoder
 from gateway.im.connectors.mail.structure import parse_structure
 from gateway.im.connectors.mail.wire import ANSWER_BYTES, Client
-from gateway.im.mime import HEAD_BYTES, RAW_TIMES, Leaf, choose, parse_head, split_parts
+from gateway.im.mime import HEAD_BYTES, RAW_TIMES, Leaf, choose, is_address, parse_head, split_parts
 from gateway.im.mime_build import build_mail, check_outgoing
 from gateway.im.smtp import send_mail
 from gateway.model.im import (
@@ -95,6 +95,8 @@ class MailSession:
         return b"%d.%d" % (self._uidvalidity, self._next)
 
     async def events(self) -> AsyncIterator[Event]:
+        # who goes before anything has come has a place to go on at
+        yield Moved(self._cursor())
         while True:
             async with self._link.turn():
                 found = await self._find()
@@ -311,7 +313,7 @@ class MailSession:
             raise Rejected("remote_id: no such mail")
         # up to it, as a conversation is read
         peer = act.conversation.remote_id
-        before = client.search(["UID", f"1:{max(named)}", "UNSEEN", "FROM", peer]) if peer.isascii() else []
+        before = client.search(["UID", f"1:{max(named)}", "UNSEEN", "FROM", peer]) if is_address(peer) else []
         client.add_flags(sorted({*named, *sorted(before)[-_MARKS:]}), [_SEEN], silent=True)
 
     async def fetch(self, media: Media) -> AsyncIterator[bytes]:

@@ -117,6 +117,14 @@ class Api:
             raise
         return True
 
+    async def is_member(self, room: str, user: str) -> bool:
+        """There, or invited."""
+        try:
+            member = await self._wire.call("GET", f"{_V3}/rooms/{_q(room)}/state/m.room.member/{_q(user)}")
+        except Refusal:
+            return False
+        return member.get("membership") in ("join", "invite")
+
     async def mark_read(self, room: str, event: str) -> None:
         body = {"m.read": event, "m.fully_read": event}
         await self._wire.call("POST", f"{_V3}/rooms/{_q(room)}/read_markers", body=body)
@@ -187,5 +195,5 @@ class Api:
 def _event_id(answer: dict[str, Any]) -> str:
     event = answer.get("event_id")
     if not isinstance(event, str) or not 0 < len(event) <= MAX_ID_CHARACTERS:
-        raise Transient("the server's answer is not what was asked for")
+        raise Transient("the server's answer is not what was asked for", is_in_doubt=True)
     return event

@@ -13,7 +13,7 @@ from gateway.im.connectors import ConnectorSettings
 from gateway.im.connectors.matrix.answer import Invite, parse_answer
 from gateway.im.connectors.matrix.api import Api
 from gateway.im.connectors.matrix.content import MAX_ID_CHARACTERS, build_contents
-from gateway.im.connectors.matrix.direct import parse_direct, with_room
+from gateway.im.connectors.matrix.direct import with_room
 from gateway.im.connectors.matrix.reader import Known, Reader
 from gateway.im.connectors.matrix.wire import PIECE_BYTES, AnswerTooLarge
 from gateway.model.im import (
@@ -31,6 +31,8 @@ from gateway.model.im import (
     Typing,
 )
 
+#: direct rooms with one person in which they are looked for
+MAX_ROOMS_TRIED = 8
 _NOTHING: dict[str, list[str]] = {"types": []}
 #: all that an account is invited to, and as little else as there can be
 INVITES_FILTER = {
@@ -62,16 +64,23 @@ class Deeds:
             raise Rejected("replaces: what is to be taken back")
         if not envelope.media and envelope.kind is not Kind.REDACTION:
             build_contents(envelope, [])  # what can not be sent makes no room
-        room = await self._room(envelope.conversation.remote_id)
-        if envelope.kind is Kind.REDACTION:
-            return await self._api.redact(room, envelope.replaces, txn_id)
-        if await self._is_encrypted(room):
-            raise Rejected("this room is encrypted, and encryption is not spoken here")
-        addresses = [await self._upload(file) for file in files]
-        remote_id = ""
-        for number, content in enumerate(build_contents(envelope, addresses)):
-            part_id = f"{txn_id}.{number}" if number else txn_id
-            remote_id = await self._api.send(room, "m.room.message", part_id, content)
+        is_out = False
+        try:
+            room = await self._room(envelope.conversation.remote_id, envelope.replaces or envelope.reply_to)
+            if envelope.kind is Kind.REDACTION:
+                is_out = True
+                return await self._api.redact(room, envelope.replaces, txn_id)
+            if await self._is_encrypted(room):
+                raise Rejected("this room is encrypted, and encryption is not spoken here")
+            addresses = [await self._upload(file) for file in files]
+            remote_id = ""
+            for number, content in enumerate(build_contents(envelope, addresses)):
+                part_id = f"{txn_id}.{number}" if number else txn_id
+                is_out = True
+                remote_id = await self._api.send(room, "m.room.message", part_id, content)
+        except Transient as exc:
+            exc.is_in_doubt = exc.is_in_doubt and is_out
+            raise
         return remote_id
 
     async def _is_encrypted(self, room: str) -> bool:
@@ -95,7 +104,8 @@ class Deeds:
     async def act(self, act: Act) -> None:
         match act:
             case MarkRead():
-                await self._api.mark_read(await self._room(act.conversation.remote_id), act.remote_id)
+                room = await self._room(act.conversation.remote_id, act.remote_id)
+                await self._api.mark_read(room, act.remote_id)
             case Typing():
                 room = await self._room(act.conversation.remote_id)
                 await self._api.set_typing(room, is_typing=act.is_typing)
@@ -108,20 +118,26 @@ class Deeds:
                     raise Rejected("remote_id: expected a room, !… or #…")
                 await self._api.join(act.remote_id)
             case LeaveRoom():
-                await self._api.leave(act.remote_id)
+                await self._api.leave(await self._room(act.remote_id))
             case _:
                 raise Rejected("Matrix knows no such thing")
 
     async def _befriend(self, act: Befriend) -> None:
         self._check_user(act.remote_id)
-        if await self._find_room(act.remote_id):
-            return  # there is one already, or this is a second try
-        if await self._invites_of(act.remote_id, directly=True):
-            await self._answer(Answer(act.remote_id, accept=True))
-            return
+        if await self._find_room(act.remote_id) or await self._meet(act.remote_id):
+            return  # there is one already, or this is a second try, or they asked before
         room = await self._make_dm(act.remote_id)
         if act.text:
             await self._api.send(room, "m.room.message", secrets.token_hex(16), {"msgtype": "m.text", "body": act.text})
+
+    async def _meet(self, user: str) -> str:
+        """Accept their open invitation to a direct room; empty where there is none."""
+        invites = await self._invites_of(user, directly=True)
+        for invite in invites:
+            await self._api.join(invite.room)
+            await self._note_direct(user, invite.room)
+            self.invites.pop(invite.room, None)
+        return invites[-1].room if invites else ""
 
     async def _answer(self, act: Answer) -> None:
         """To all that this person invites us to, or to one room."""
@@ -159,16 +175,27 @@ class Deeds:
 
     # --- direct rooms ---
 
-    async def _room(self, remote_id: str) -> str:
-        """Of a conversation: a room, or the one with a person, made where there is none."""
+    async def _room(self, remote_id: str, event: str = "") -> str:
+        """Of a conversation: a room, or the one with a person, made where there is none. `event`: that it is about."""
         if not remote_id.startswith("@"):
             return remote_id
         self._check_user(remote_id)
-        return await self._find_room(remote_id) or await self._make_dm(remote_id)
+        room = self._reader.room_of(event)
+        if room and self._reader.partner(room) == remote_id:
+            return room
+        # who writes to somebody that asks to be a friend has answered
+        return await self._find_room(remote_id) or await self._meet(remote_id) or await self._make_dm(remote_id)
 
     async def _find_room(self, user: str) -> str:
-        rooms = self._reader.direct.get(user) or parse_direct(await self._api.direct()).get(user)
-        return rooms[-1] if rooms else ""
+        """One in which they still are, or are asked to come: what is said to nobody is lost."""
+        room = str(self._reader.places.get(user, ""))
+        if room:
+            return room
+        for room in self._reader.rooms_with(user)[:MAX_ROOMS_TRIED]:
+            if await self._api.is_member(room, user):
+                self._reader.places.put(user, room)
+                return room
+        return ""
 
     async def _make_dm(self, user: str) -> str:
         room = await self._api.create_dm(user)
@@ -177,6 +204,7 @@ class Deeds:
 
     async def _note_direct(self, user: str, room: str) -> None:
         self._reader.expect_direct(room, user)
+        self._reader.places.put(user, room)
         async with self._direct_turn:
             content = await self._api.direct()
             await self._api.put_direct(with_room(content, user, room))

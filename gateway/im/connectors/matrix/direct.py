@@ -18,6 +18,15 @@ def parse_direct(content: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     return direct
 
 
+def find_partners(direct: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    """Room → the one person in it; what is called direct with several is a room like others."""
+    users: dict[str, list[str]] = {}
+    for user, rooms in direct.items():
+        for room in rooms:
+            users.setdefault(room, []).append(user)
+    return {room: found[0] for room, found in users.items() if len(found) == 1}
+
+
 def with_room(content: dict[str, Any], user: str, room: str) -> dict[str, Any]:
     """Content with the room as the user's newest; all else as it was, also what is not understood."""
     rooms = content.get(user)

@@ -1,5 +1,8 @@
-"""What came from /sync, as events of the gateway; sans I/O; knows the account's direct rooms and, bounded, names of
-people; must never raise for what a stranger sent."""
+"""What came from /sync, as events of the gateway; sans I/O; must never raise for what a stranger sent.
+
+A direct conversation is named by the person, as contacts are, and not by the room: people have several rooms with each
+other, and make new ones. Where something was said last is where it goes on.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 from gateway.im.connectors.matrix.answer import Invite, is_membership
 from gateway.im.connectors.matrix.content import cut, get_id, get_object, get_text, parse_event
-from gateway.im.connectors.matrix.direct import parse_direct
+from gateway.im.connectors.matrix.direct import find_partners, parse_direct
 from gateway.model.im import (
     Conversation,
     ConversationKind,
@@ -54,14 +57,18 @@ class Reader:
         self._typing = Known()
         #: room → is it?
         self.encrypted = Known()
+        #: user → direct room in which they are, as far as that was seen
+        self.places = Known()
+        #: event → direct room, for what is answered or marked
+        self._event_rooms = Known()
 
     # --- who and where ---
 
     def take_direct(self, content: dict[str, Any]) -> tuple[list[tuple[str, str]], list[str]]:
         """(user, newest room) of those who are new, and those who are gone."""
         before, self.direct = self.direct, parse_direct(content)
-        self._partners = {room: user for user, rooms in self.direct.items() for room in rooms}
-        new = [(user, rooms[-1]) for user, rooms in self.direct.items() if user not in before]
+        self._partners = find_partners(self.direct)
+        new = [(user, rooms[-1]) for user, rooms in self.direct.items() if user not in before and self.rooms_with(user)]
         return new, [user for user in before if user not in self.direct]
 
     def expect_direct(self, room: str, user: str) -> None:
@@ -71,8 +78,17 @@ class Reader:
         """Of a direct room; empty: it is another."""
         return self._partners.get(room) or str(self._new_partners.get(room, ""))
 
+    def rooms_with(self, user: str) -> list[str]:
+        """Direct rooms with this person alone, the newest first."""
+        return [room for room in reversed(self.direct.get(user, ())) if self._partners.get(room) == user]
+
+    def room_of(self, event: str) -> str:
+        """The direct room of an event that came not long ago; empty: not known."""
+        return str(self._event_rooms.get(event, ""))
+
     def conversation(self, room: str) -> Conversation:
-        return Conversation(ConversationKind.DM if self.partner(room) else ConversationKind.ROOM, room)
+        partner = self.partner(room)
+        return Conversation(ConversationKind.DM, partner) if partner else Conversation(ConversationKind.ROOM, room)
 
     def person(self, user: str) -> Person:
         return Person(user, self._names.get(user, ""), user == self.me)
@@ -93,14 +109,24 @@ class Reader:
         if not sender:
             return None
         envelope = parse_event(event, self.conversation(room), self.person(sender), text_bytes=self._text_bytes)
-        return None if envelope is None else Message(envelope)
+        if envelope is None:
+            return None
+        partner = self.partner(room)
+        if partner:
+            self._event_rooms.put(envelope.remote_id, room)
+        if partner == sender:
+            self.places.put(partner, room)
+        return Message(envelope)
 
     def partner_moved(self, room: str, event: dict[str, Any]) -> tuple[str, bool] | None:
         """The partner of a direct room has come (True) or gone."""
         partner = self.partner(room)
         if partner and is_membership(event, partner, "join"):
+            self.places.put(partner, room)
             return partner, True
         if partner and (is_membership(event, partner, "leave") or is_membership(event, partner, "ban")):
+            if self.places.get(partner) == room:
+                del self.places[partner]
             return partner, False
         return None
 

@@ -56,7 +56,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> AuthFailed
     if status == 429 or code == "M_LIMIT_EXCEEDED":
         return Transient("the server asks to go slower", _retry_after_s(headers, answer))
     if status >= 500 or status == 408:
-        return Transient("the server is in trouble", _retry_after_s(headers, answer))
+        return Transient("the server is in trouble", _retry_after_s(headers, answer), is_in_doubt=True)
     if 300 <= status < 400 or status < 200:
         return Transient("the server sends its callers elsewhere")
     known = code if code in _REJECTED else ""

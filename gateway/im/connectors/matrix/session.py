@@ -17,7 +17,7 @@ from gateway.im.connectors.matrix.answer import News, RoomNews, get_token, is_me
 from gateway.im.connectors.matrix.api import Api
 from gateway.im.connectors.matrix.content import MESSAGE_TYPES, get_id, get_object, get_objects
 from gateway.im.connectors.matrix.deeds import Deeds
-from gateway.im.connectors.matrix.reader import Reader
+from gateway.im.connectors.matrix.reader import Known, Reader
 from gateway.im.connectors.matrix.refusals import Refusal
 from gateway.im.connectors.matrix.wire import AnswerTooLarge
 from gateway.model.im import (
@@ -86,6 +86,8 @@ class MatrixSession:
         self._since = ""
         #: the first answer, which opening asked for
         self._first: News | None = None
+        #: new contacts that were told of
+        self._told = Known()
         self._timeline_events = TIMELINE_EVENTS
         #: loop's time; a first Moved goes out at once
         self._told_s = float("-inf")
@@ -154,9 +156,10 @@ class MatrixSession:
     async def _unfold(self, news: News) -> AsyncIterator[Event]:
         if news.direct is not None:
             new, gone = self._reader.take_direct(news.direct)
-            async for contact in self._describe(new):
-                yield ContactChanged(contact.remote_id, contact)
+            async for changed in self._tell_contacts(new):
+                yield changed
             for user in gone:
+                self._told.pop(user, None)
                 yield ContactChanged(user, None)
         for invite in news.invites:
             self._deeds.invites.put(invite.room, invite)
@@ -173,6 +176,10 @@ class MatrixSession:
     async def _unfold_room(self, news: RoomNews) -> AsyncIterator[Event]:
         for raw in news.state:
             self._reader.note_member(raw)
+        partner = self._reader.partner(news.room)
+        if partner and any(is_membership(raw, self.me.remote_id, "join") for raw in news.timeline):
+            async for changed in self._tell_contacts([(partner, news.room)]):
+                yield changed
         timeline = _since_we_came(news.timeline, self.me.remote_id)
         # where our own coming is in it, what is before is not ours
         if news.is_limited and len(timeline) == len(news.timeline) and self._since:
@@ -185,6 +192,12 @@ class MatrixSession:
         for raw in news.ephemeral:
             for event in self._reader.read_ephemeral(news.room, raw):
                 yield event
+
+    async def _tell_contacts(self, pairs: list[tuple[str, str]]) -> AsyncIterator[Event]:
+        """Each once, whether the room or the list of direct rooms tells of it first."""
+        async for contact in self._describe([(user, room) for user, room in pairs if user not in self._told]):
+            self._told.put(contact.remote_id, True)
+            yield ContactChanged(contact.remote_id, contact)
 
     def _read(self, room: str, raw: dict[str, Any]) -> list[Event]:
         message = self._reader.read_timeline(room, raw)
@@ -230,7 +243,7 @@ class MatrixSession:
 
     async def contacts(self) -> AsyncIterator[Contact]:
         self._reader.take_direct(await self._api.direct())
-        pairs = [(user, rooms[-1]) for user, rooms in self._reader.direct.items()]
+        pairs = [(user, rooms[0]) for user in self._reader.direct if (rooms := self._reader.rooms_with(user))]
         async for contact in self._describe(pairs):
             yield contact
 

@@ -205,20 +205,22 @@ class Wire:
         try:
             yield
         except TimeoutError:
-            raise Transient("the server did not answer in time") from None
+            raise Transient("the server did not answer in time", is_in_doubt=True) from None
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            raise Transient("the server can not be reached") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError):
-            raise Transient("the connection to the server failed") from None
+            raise Transient("the connection to the server failed", is_in_doubt=True) from None
         except (UnicodeError, ValueError):  # headers that are none
-            raise Transient("the server's answer is not what was asked for") from None
+            raise Transient("the server's answer is not what was asked for", is_in_doubt=True) from None
 
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
         answer = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError, ValueError):
-        raise Transient("the server's answer is no JSON") from None
+        raise Transient("the server's answer is no JSON", is_in_doubt=True) from None
     if not isinstance(answer, dict):
-        raise Transient("the server's answer is not what was asked for")
+        raise Transient("the server's answer is not what was asked for", is_in_doubt=True)
     return answer
 
 

@@ -45,6 +45,8 @@ class XmppConnector:
     def __init__(self, settings: ConnectorSettings) -> None:
         self._settings = settings
         self._context = ssl.create_default_context()
+        # an account connects once: what would shorten a second handshake is held for nothing
+        self._context.options |= ssl.OP_NO_TICKET
 
     def host(self, credentials: Credentials) -> str:
         login = parse_login(credentials)

@@ -161,6 +161,9 @@ class _Request:
                 continue
             except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError):
                 break
+            except BaseException:
+                await self._client.aclose()
+                raise
         await self._client.aclose()
         raise Transient("the server of the file does not answer")
 

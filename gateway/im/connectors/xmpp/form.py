@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from slixmpp.jid import JID, InvalidJID
+from slixmpp.util.sasl.client import saslprep
 
 from gateway.model.im import Credentials, LoginField, Rejected
 
@@ -43,9 +44,19 @@ def parse_login(credentials: Credentials) -> Login:
         raise Rejected("jid: this is no address; it looks like juliet@example.org") from None
     if not jid.user or not jid.domain:
         raise Rejected("jid: this is no address; it looks like juliet@example.org")
+    try:
+        jid.domain.encode("idna")
+        saslprep(jid.user)
+    except UnicodeError:
+        raise Rejected("jid: this is no address; it looks like juliet@example.org") from None
     password = values.get("password", "")
-    if not password or "\x00" in password or len(password) > 1024:
-        raise Rejected("password: 1 to 1,024 characters are expected")
+    try:
+        saslprep(password)
+        is_good = 0 < len(password.encode()) <= 1024
+    except UnicodeError:
+        is_good = False
+    if not is_good:
+        raise Rejected("password: 1 to 1,024 bytes are expected, without control characters")
     host = values.get("host", "").strip()
     if len(host) > 253:
         raise Rejected("host: this is no name of a server")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 from slixmpp.jid import JID, InvalidJID
 
@@ -11,7 +12,7 @@ from gateway.im.connectors.xmpp import words
 from gateway.im.connectors.xmpp.incoming import OWN_ID, message_id
 from gateway.im.connectors.xmpp.words import CLIENT, Element, element
 from gateway.im.geo import build_geo
-from gateway.model.im import Conversation, ConversationKind, Envelope, Geo, Kind, Rejected
+from gateway.model.im import Conversation, ConversationKind, Envelope, Geo, Kind, MediaFile, Rejected
 
 #: servers take stanzas of 10,000 bytes at least (RFC 6120 §13.12); those in use take this and more
 TEXT_BYTES = 60_000
@@ -38,6 +39,12 @@ def build_message_id(me: str, txn_id: str, part: int = 0) -> str:
     """The same for each try."""
     made = hashlib.sha256(f"{me}\0{txn_id}".encode(errors="replace")).hexdigest()[:32]
     return f"{OWN_ID}{made}-{part}" if part else OWN_ID + made
+
+
+def parts_of(envelope: Envelope, files: Sequence[MediaFile]) -> int:
+    """Messages that it takes, if it is one that can be sent."""
+    is_said = bool(envelope.text) or envelope.geo is not None or envelope.kind is Kind.REDACTION
+    return len(files) + is_said
 
 
 def build_messages(envelope: Envelope, me: str, links: list[str]) -> list[Element]:

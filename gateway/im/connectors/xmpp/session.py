@@ -26,6 +26,7 @@ from gateway.im.connectors.xmpp.outgoing import (
     check_jid,
     clean,
     kind_of,
+    parts_of,
 )
 from gateway.im.connectors.xmpp.rooms import Rooms
 from gateway.im.connectors.xmpp.stream import Stream
@@ -37,6 +38,7 @@ from gateway.model.im import (
     Contact,
     ContactChanged,
     Conversation,
+    CursorForgotten,
     Envelope,
     Event,
     FriendRequest,
@@ -145,7 +147,10 @@ class XmppSession:
             elif self._stream.failure is not None:
                 raise self._stream.failure
             elif (archive := self._catchup.unread()) is not None:
-                await self._catchup.read_page(archive)
+                try:
+                    await self._catchup.read_page(archive)
+                except CursorForgotten:
+                    raise Transient("the archive lost what it had a moment ago") from None
             else:
                 await self._inbox.wait()
 
@@ -243,10 +248,12 @@ class XmppSession:
 
     async def send(self, envelope: Envelope, files: Sequence[MediaFile] = ()) -> str:
         conversation = envelope.conversation
-        name = build_message_id(self.me.remote_id, envelope.txn_id)
-        known = await self._find_sent(conversation, name)
-        if known is not None and len(files) <= 1:
-            return known
+        await self._find_sent(conversation)
+        names = [
+            build_message_id(self.me.remote_id, envelope.txn_id, part) for part in range(parts_of(envelope, files))
+        ]
+        if names and all(name in self._sent for name in names):
+            return self._sent[names[0]]
         links = [await self._files.upload(file) for file in files]
         remote_ids = []
         for message in build_messages(envelope, self.me.remote_id, links):
@@ -288,8 +295,8 @@ class XmppSession:
         except StanzaError:
             return  # an answer is an answer
 
-    async def _find_sent(self, conversation: Conversation, name: str) -> str | None:
-        """Where an earlier try, of this session or one before, came through: the first send of a session into a
+    async def _find_sent(self, conversation: Conversation) -> None:
+        """Learn where an earlier try, of this session or one before, came through: the first send of a session into a
         conversation looks at what stands there last."""
         place = conversation.remote_id
         if place not in self._looked and self._catchup.own.is_kept:
@@ -301,7 +308,6 @@ class XmppSession:
             if len(self._looked) >= LOOKED:
                 self._looked.clear()
             self._looked.add(place)
-        return self._sent.get(name)
 
     def _note_sent(self, name: str, remote_id: str) -> None:
         self._sent[name] = remote_id

@@ -35,6 +35,12 @@ UNSENT_BYTES = 1_048_576
 SCRAM_ROUNDS = 200_000
 KEEPALIVE_S = 240.0
 _UNUSED = {"feature_bind", "feature_session", "feature_rosterver", "feature_preapproval", "feature_limits"}
+#: of the stream, after the login
+_KEPT = {
+    *("_loop", "parser", "transport", "xml_depth", "xml_root", "default_domain", "requested_jid", "stream_footer"),
+    *("_run_out_filters", "_request_s", "_on_stanza", "_pending", "_numbers", "_unread_bytes", "_header", "_features"),
+    *("_negotiated", "_keepalive", "_is_bound", "failure", "_over", "on_failure"),
+}
 #: SASL failures (RFC 6120 §6.5) that are about who logs in
 _WRONG = {"not-authorized", "account-disabled", "credentials-expired", "invalid-authzid", "malformed-request", ""}
 
@@ -119,8 +125,22 @@ class Stream(ClientXMPP):
             if session is not None and session.find(f"{OLD_SESSION}optional") is None:
                 await self.ask(element(f"{OLD_SESSION}session"), kind="set")
         self._is_bound = True
+        await self._shed()
         self._keep_alive()
         return jid
+
+    async def _shed(self) -> None:
+        """What the library keeps for its login, some 20 KB an account, goes with it."""
+        await self._end_queue()
+        self.__dict__ = {name: value for name, value in self.__dict__.items() if name in _KEPT}
+        self._features = None
+
+    async def _end_queue(self) -> None:
+        """The library's task that writes what it sends itself: nothing, after the login."""
+        queue, self._run_out_filters = self._run_out_filters, None
+        if queue is not None:
+            queue.cancel()
+            await asyncio.gather(queue, return_exceptions=True)
 
     def _keep_alive(self) -> None:
         if self.failure is None and self.transport is not None:
@@ -136,9 +156,7 @@ class Stream(ClientXMPP):
                 async with asyncio.timeout(1.0):
                     await self._over.wait()
         self.fail(Transient("the session is closed"))
-        if self._run_out_filters is not None:
-            self._run_out_filters.cancel()
-            await asyncio.gather(self._run_out_filters, return_exceptions=True)
+        await self._end_queue()
 
     def fail(self, failure: Exception) -> None:
         """It is over: the first reason counts."""
@@ -195,7 +213,8 @@ class Stream(ClientXMPP):
 
     def pause(self) -> None:
         if self.transport is not None:
-            self.transport.pause_reading()
+            with contextlib.suppress(RuntimeError):
+                self.transport.pause_reading()
 
     def resume(self) -> None:
         if self.transport is not None:
@@ -281,11 +300,16 @@ class Stream(ClientXMPP):
         bare, _ = split_jid(sender)
         return bare in ("", self.default_domain.lower(), self.requested_jid.bare.lower())
 
+    def eof_received(self) -> None:
+        """The transport closes by itself then."""
+
     def connection_lost(self, exception: BaseException | None) -> None:
-        was_starting_tls = self._current_connection_attempt is not None
-        super().connection_lost(exception)
-        if was_starting_tls:
-            self._on_bad_certificate(exception)
+        if not self._is_bound:
+            was_starting_tls = self._current_connection_attempt is not None
+            super().connection_lost(exception)
+            if was_starting_tls:
+                self._on_bad_certificate(exception)
+        self.parser = self.transport = None
         self.fail(Transient("the connection is lost"))
         self._over.set()
 
