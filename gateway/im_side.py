@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.api.call import Call
 from gateway.api.im.links import MediaRoutes, media_routes
@@ -33,8 +34,10 @@ from gateway.im.messaging.expiry import Expiry
 from gateway.im.messaging.incoming import Incoming
 from gateway.im.messaging.mail_intake import MailIntake
 from gateway.im.messaging.mail_listener import MailDoor
+from gateway.im.messaging.mailbox_network import FIELD, NETWORK, MailboxNetwork
 from gateway.im.messaging.outbox import Outbox
 from gateway.im.messaging.own import OwnMessages
+from gateway.im.messaging.own_mailbox import OwnMailbox
 from gateway.im.messaging.presence import Presence
 from gateway.im.messaging.results import Results
 from gateway.im.messaging.sending import Sending
@@ -49,7 +52,8 @@ from gateway.im.ust.gate import UstGate
 from gateway.im.ust.users import CodeSenders
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, NotSignedIn, QueueFull, StoreUnavailable
-from gateway.model.im_ports import CodeSender
+from gateway.model.im_people import Account, User
+from gateway.model.im_ports import AddressTaken, CodeSender
 from gateway.model.notifier import Notifier
 from gateway.model.registration import build_token
 from gateway.paging import build_code_messages
@@ -76,6 +80,7 @@ class ImSide:
         link_base: Callable[[], str],
     ) -> None:
         im = self._config = config.im
+        self._accounts = store.im_accounts
         self._forgetting: set[asyncio.Task[None]] = set()
         store.configure_im(im)
         users, accounts, log = store.im_users, store.im_accounts, store.im_log
@@ -106,6 +111,9 @@ class ImSide:
                 idle_s=im.mail_idle_s,
             ),
         )
+        bindable = dict(connectors)
+        if im.mail_domain and im.smtp_host:
+            connectors[NETWORK] = MailboxNetwork(OwnMailbox(im))
         gate = UstGate(users, accounts)
         deliverer = Deliverer(log, users, pushes)
         results = Results(log, deliverer, metrics, unix_ms, im.store_retry_s)
@@ -130,7 +138,7 @@ class ImSide:
         presence.is_present = supervisor.is_present
         self._mail_door: MailDoor | None = None
         if im.mail_port >= 0:
-            intake = MailIntake(im, users, media, deliverer, metrics, unix_ms)
+            intake = MailIntake(im, users, media, deliverer, metrics, unix_ms, self._mailbox_account)
             self._mail_door = MailDoor(im, intake, metrics)
         own = OwnMessages(gate, users, deliverer, media, metrics, unix_ms)
         self._acks = ItemAcks(im.app, store.receipts, own.on_acked)
@@ -157,13 +165,14 @@ class ImSide:
             gate=gate,
             delivering=deliverer,
             supervision=supervisor,
-            connectors=connectors,
+            connectors=bindable,
             senders=CodeSenders(self._phone_codes(sms_codes), self._mail_codes()),
             settings=im,
             metrics=metrics,
             on_signed_in=signed_in,
             on_signed_out=lambda token, _user: supervisor.disconnected(token),
             on_removed=self._on_removed,
+            on_mailbox=self._on_mailbox if NETWORK in connectors else None,
         )
         operations = (
             *build_ust_operations(ust, im),
@@ -204,6 +213,21 @@ class ImSide:
             case "log":
                 return LoggedCodes()
         return None
+
+    async def _on_mailbox(self, user: User, now_ms: int) -> None:
+        """The account that the mailbox is written from, in the commit in which it is chosen."""
+        number = self._accounts.reserve()
+        sealed = self._accounts.seal(user.user, number, NETWORK, {FIELD: user.mailbox})
+        account = Account(number, user.user, NETWORK, NETWORK, sealed, now_ms)
+        try:
+            done = self._accounts.put_account(account)
+        except AddressTaken:  # the user has another account of this name
+            done = self._accounts.put_account(replace(account, name=f"{NETWORK} {number}"))
+        self.supervisor.bound(account)
+        await done
+
+    def _mailbox_account(self, user: bytes) -> int:
+        return next((one.number for one in self._accounts.accounts(user) if one.network == NETWORK), 0)
 
     def _on_removed(self, user: bytes) -> None:
         self.supervisor.gone(user)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -68,6 +68,7 @@ class Users:
         on_signed_in: Callable[[bytes, bytes], None],
         on_signed_out: Callable[[bytes, bytes], None],
         on_removed: Callable[[bytes], None],
+        on_mailbox: Callable[[User, int], Awaitable[None]] | None = None,
     ) -> None:
         self._records = records
         self._senders = senders
@@ -80,6 +81,8 @@ class Users:
         self._on_signed_in = on_signed_in
         self._on_signed_out = on_signed_out
         self._on_removed = on_removed
+        #: a user has a mailbox from now on; called in the turn in which that is written
+        self._on_mailbox = on_mailbox
         self._codes = Codes(settings, metrics)
         self._mailbox_tries = Rate("mailboxes", settings.mailbox_tries_per_day, DAY_MS, metrics)
         self._domain = addresses.parse_domain(settings.mail_domain) or ""
@@ -182,7 +185,7 @@ class Users:
         self, me: bytes, now_ms: int, *, name: str | None, is_discoverable: bool | None, mailbox: str | None
     ) -> User:
         """None: as it is. A mailbox is chosen once: mail to it would reach whoever took its name next."""
-        user = self.user(me)
+        before = user = self.user(me)
         if name is not None:
             user = replace(user, name=check_name(name, may_be_empty=True))
         if is_discoverable is not None:
@@ -195,7 +198,10 @@ class Users:
             done = None
         if done is None:
             raise Conflict("this name is taken: choose another", field="mailbox")
-        await done
+        if user.mailbox != before.mailbox and self._on_mailbox is not None:
+            await asyncio.gather(done, self._on_mailbox(user, now_ms))
+        else:
+            await done
         return user
 
     def _with_mailbox(self, user: User, mailbox: str, now_ms: int) -> User:

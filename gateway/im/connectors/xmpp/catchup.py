@@ -37,9 +37,8 @@ class Catchup:
         self.waiting_rooms: dict[str, str] = {}
 
     def cursor(self) -> bytes:
-        return build_cursor(
-            self.own.last, self.waiting_rooms | {room: archive.last for room, archive in self.rooms.items()}
-        )
+        rooms = {room: one.last for room, one in self.rooms.items() if one.last or not one.is_held}
+        return build_cursor(self.own.last, self.waiting_rooms | rooms)
 
     async def start(self, last: str | None) -> None:
         """Of the own archive, the first page. `last`: where to go on; None: with what comes from now on.
