@@ -10,27 +10,27 @@ import msgspec
 INTRO = """\
 # Operations of IM
 
-What users ask for ([im.md](im.md)). A device asks by the name, in a frame UP ([frames.md](frames.md#up-0x22-device--gateway)) or with
-`Im.ask(name, field=…)` of the SDK; a client of REST by method and path, with its session key as `Authorization: Bearer usk_…`. Both run
-the same. In REST a field in {braces} stands in the path, those of GET and DELETE in the query, all others in the body (JSON, or
-msgpack by its Content-Type). A field with a question mark may be left out. `/openapi.json` has the types and bounds of each.
+What users ask for ([im.md](im.md)). A device asks by the name, in a frame UP ([frames.md](frames.md#up-0x22-device--gateway))
+or with `Im.ask(name, field=…)` of the SDK; a client of REST by method and path, with its session key as
+`Authorization: Bearer usk_…`. Both run the same. In REST a field in {braces} stands in the path, those of GET and DELETE in
+the query, all others in the body (JSON, or msgpack by its Content-Type). A field with a question mark may be left out.
+`/openapi.json` has the types and bounds of each.
 
 This page is made by `make docs`.
 
 | name | REST | takes | answers | what it does |
 |---|---|---|---|---|
 """
+FREE = "\nWhoever is not a user yet can ask for: "
 FILES = """
 ## Files
 
-Over REST alone, tus 1.0.0 for uploads ([im-media.md](im-media.md)). Each needs the session key, but for `/m/…`, whose link is the key,
-and OPTIONS.
+Over REST alone, tus 1.0.0 for uploads ([im-media.md](im-media.md)). Each needs the session key, but for `/m/…`, whose link
+is the key, and OPTIONS.
 
 | REST | what it does |
 |---|---|
 """
-OPEN = """
-Whoever is not a user yet can ask for: """
 
 
 def build_page() -> str:
@@ -56,7 +56,7 @@ def build_page() -> str:
     routes = (*upload_routes(UploadRoutes(none, none, 0)), *media_routes(MediaRoutes(none, none, none)))
     files = [f"| {route.method} `{route.path}` | {route.summary} |" for route in routes]
     free = ", ".join(f"`{one.name}`" for one in operations if not one.needs_user)
-    return INTRO + "\n".join(rows) + "\n" + OPEN + free + ".\n" + FILES + "\n".join(files) + "\n"
+    return INTRO + "\n".join(rows) + "\n" + FREE + free + ".\n" + FILES + "\n".join(files) + "\n"
 
 
 def _fields(struct: type[msgspec.Struct]) -> str:
