@@ -126,8 +126,6 @@ class MastodonSession:
 
     async def _ask_again(self) -> None:
         try:
-            # who goes before anything has come has a place to go on at
-            await self._events.put(Moved(self._at()))
             while True:
                 await self._round()
                 await asyncio.sleep(self._settings.poll_s)
