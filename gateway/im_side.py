@@ -198,6 +198,11 @@ class ImSide:
         )
         self.rest = ImRest(asking=self.asking, user_of=user_of, media=routes)
 
+    @property
+    def mail_port(self) -> int:
+        """Of the mail listener; -1: there is none."""
+        return -1 if self._mail_door is None else self._mail_door.port
+
     def _phone_codes(self, sms: CodeSender | None) -> CodeSender | None:
         match self._config.phone_codes:
             case "sms":
