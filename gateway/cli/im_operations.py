@@ -10,11 +10,11 @@ import msgspec
 INTRO = """\
 # Operations of IM
 
-What users ask for ([im.md](im.md)). A device asks by the name, in a frame UP ([frames.md](frames.md#up-0x22-device--gateway))
-or with `Im.ask(name, field=…)` of the SDK; a client of REST by method and path, with its session key as
-`Authorization: Bearer usk_…`. Both run the same. In REST a field in {braces} stands in the path, those of GET and DELETE in
-the query, all others in the body (JSON, or msgpack by its Content-Type). A field with a question mark may be left out.
-`/openapi.json` has the types and bounds of each.
+What users ask for ([im.md](im.md)). A device asks by the name, in a frame UP
+([frames.md](frames.md#up-0x22-device--gateway)) or with `Im.ask(name, field=…)` of the SDK; a client of REST by
+method and path, with its session key as `Authorization: Bearer usk_…`. Both run the same. In REST a field in {braces}
+stands in the path, those of GET and DELETE in the query, all others in the body (JSON, or msgpack by its
+Content-Type). A field with a question mark may be left out. `/openapi.json` has the types and bounds of each.
 
 This page is made by `make docs`.
 
@@ -25,8 +25,8 @@ FREE = "\nWhoever is not a user yet can ask for: "
 FILES = """
 ## Files
 
-Over REST alone, tus 1.0.0 for uploads ([im-media.md](im-media.md)). Each needs the session key, but for `/m/…`, whose link
-is the key, and OPTIONS.
+Over REST alone, tus 1.0.0 for uploads ([im-media.md](im-media.md)). Each needs the session key, but for `/m/…`, whose
+link is the key, and OPTIONS.
 
 | REST | what it does |
 |---|---|
