@@ -196,3 +196,14 @@ async def test_everything_is_there_after_a_restart(people: tuple[Person, Person]
     await ann.house.restart()
     items = [item async for item in bob.im.catch_up(0)]
     assert [item.envelope.text for item in items if item.envelope is not None] == ["behalte das"]
+
+
+async def test_who_is_nobody_yet_may_not_try_for_ever(open_house: Open) -> None:
+    house: House = await open_house(SETTINGS | {"im.strangers_per_hour": 3})
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.gateway.api.port}") as http:
+        tries = [
+            await http.post("/v1/im/verify", json={"address": "+491511234567", "code": "123456"}) for _ in range(5)
+        ]
+    assert [answer.status_code for answer in tries[3:]] == [429, 429]
+    assert int(tries[3].headers["retry-after"]) > 0
+    assert 429 not in [answer.status_code for answer in tries[:3]]
