@@ -207,3 +207,33 @@ async def test_who_is_nobody_yet_may_not_try_for_ever(open_house: Open) -> None:
     assert [answer.status_code for answer in tries[3:]] == [429, 429]
     assert int(tries[3].headers["retry-after"]) > 0
     assert 429 not in [answer.status_code for answer in tries[:3]]
+
+
+async def test_both_devices_of_a_user_hear_everything_and_what_the_other_said(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    second = Person(ann.house, ann.address)
+    await second.come()
+    await second.sign_in("Ann")
+    assert second.user == ann.user
+    await bob.im.send({"user": ann.user}, "an beide")
+    await ann.im.send({"user": bob.user}, "von der ersten")
+    await until(lambda: len(second.of(ItemKind.MESSAGE)) == 2 and len(ann.of(ItemKind.MESSAGE)) == 2)
+    said = [(item.envelope.text, item.envelope.sender.is_self) for item in second.of(ItemKind.MESSAGE) if item.envelope]
+    assert sorted(said) == [("an beide", False), ("von der ersten", True)]
+    await second.im.ask("sign_out")
+    await bob.im.send({"user": ann.user}, "nur noch an die erste")
+    await until(lambda: len(ann.of(ItemKind.MESSAGE)) == 3)
+    assert len(second.of(ItemKind.MESSAGE)) == 2
+    await second.leave()
+
+
+async def test_another_user_on_the_same_device_gets_nothing_of_the_first(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    cid = Person(ann.house, "cid@mail.example")
+    cid.device, cid.im = ann.device, ann.im
+    await cid.sign_in("Cid")
+    assert cid.user != ann.user
+    await bob.im.send({"user": ann.user}, "nur für Ann")
+    await until(lambda: bob.of(ItemKind.MESSAGE))
+    assert ann.of(ItemKind.MESSAGE) == []
+    assert [item async for item in cid.im.catch_up(0)] == []
