@@ -238,7 +238,10 @@ class ImSide:
         return None
 
     async def _on_mailbox(self, user: User, now_ms: int) -> None:
-        """The account that the mailbox is written from, in the commit in which it is chosen."""
+        """The account that the mailbox is written from, in the commit in which it is chosen; again where it was unbound,
+        or could not be there before."""
+        if self._mailbox_account(user.user):
+            return
         number = self._accounts.reserve()
         sealed = self._accounts.seal(user.user, number, NETWORK, {FIELD: user.mailbox})
         account = Account(number, user.user, NETWORK, NETWORK, sealed, now_ms)

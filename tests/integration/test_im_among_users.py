@@ -6,14 +6,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import structlog
 from open_house import House, until
+from PIL import Image
 
-from gateway.client import Device, Im
+from gateway.client import Device, Im, ImMedia
 from gateway.model.errors import GatewayError, NotSignedIn
 from gateway.model.im_people import Item, ItemKind
 
@@ -237,3 +239,31 @@ async def test_another_user_on_the_same_device_gets_nothing_of_the_first(people:
     await until(lambda: bob.of(ItemKind.MESSAGE))
     assert ann.of(ItemKind.MESSAGE) == []
     assert [item async for item in cid.im.catch_up(0)] == []
+
+
+async def test_a_device_brings_a_picture_and_the_friend_fetches_it(
+    people: tuple[Person, Person], tmp_path: Path
+) -> None:
+    ann, bob = people
+    file = tmp_path / "gradient.png"
+    Image.linear_gradient("L").resize((1_500, 1_200)).convert("RGB").save(file, "PNG", compress_level=0)
+    url = f"http://127.0.0.1:{ann.house.gateway.api.port}"
+    async with ImMedia(url, await ann.im.session_key()) as media:
+        ref = await media.upload(file)
+    (verdict,) = await ann.im.send({"user": bob.user}, "sieh", media=[ref])
+    assert verdict["state"] == "sent"
+    await until(lambda: bob.of(ItemKind.MESSAGE))
+    envelope = bob.of(ItemKind.MESSAGE)[0].envelope
+    assert envelope is not None
+    (picture,) = envelope.media
+    assert (picture.mime, picture.width, picture.height, picture.name) == ("image/png", 1_500, 1_200, "gradient.png")
+    async with ImMedia(url, await bob.im.session_key()) as media:
+        assert b"".join([piece async for piece in media.fetch(picture.ref)]) == file.read_bytes()
+        assert b"".join([piece async for piece in media.fetch(picture.thumbnail)])[:4] != b""
+
+
+async def test_a_log_that_goes_back_no_further_or_is_another_says_so(people: tuple[Person, Person]) -> None:
+    ann, _ = people
+    items = [item async for item in ann.im.catch_up(1 << 40)]
+    assert items[0].kind is ItemKind.GAP
+    assert [item.kind for item in items[1:]] == [item.kind async for item in ann.im.catch_up(0)]
