@@ -238,8 +238,8 @@ class ImSide:
         return None
 
     async def _on_mailbox(self, user: User, now_ms: int) -> None:
-        """The account that the mailbox is written from, in the commit in which it is chosen; again where it was unbound,
-        or could not be there before."""
+        """The account that the mailbox is written from, in the commit in which it is chosen; again where it was
+        unbound, or could not be there before."""
         if self._mailbox_account(user.user):
             return
         number = self._accounts.reserve()
