@@ -159,6 +159,12 @@ class ImSide:
             if edge.attendance.is_connected(token):
                 supervisor.connected(token)
 
+        def signed_out(token: bytes, _user: bytes) -> None:
+            supervisor.disconnected(token)
+            number = store.directory.locate(token).number
+            if number >= 0:
+                edge.events.recall_all(number)
+
         ust = build_ust(
             users=users,
             accounts=accounts,
@@ -170,7 +176,7 @@ class ImSide:
             settings=im,
             metrics=metrics,
             on_signed_in=signed_in,
-            on_signed_out=lambda token, _user: supervisor.disconnected(token),
+            on_signed_out=signed_out,
             on_removed=self._on_removed,
             on_mailbox=self._on_mailbox if NETWORK in connectors else None,
         )
