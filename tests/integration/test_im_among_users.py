@@ -189,6 +189,15 @@ async def test_the_same_over_rest(people: tuple[Person, Person]) -> None:
     await until(lambda: bob.of(ItemKind.MESSAGE))
 
 
+async def test_who_was_away_long_reads_long_messages_too(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    wanted = [f"{number} " + "ü" * 5_000 for number in range(20)]
+    for text in wanted:
+        await ann.im.send({"user": bob.user}, text)
+    items = [item async for item in bob.im.catch_up(0)]
+    assert [item.envelope.text for item in items if item.envelope is not None] == wanted
+
+
 async def _sign_out_everywhere(http: httpx.AsyncClient, person: Person, how: str) -> None:
     with structlog.testing.capture_logs() as logs:
         await http.post("/v1/im/register", json={"address": person.address})
