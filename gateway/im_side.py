@@ -140,7 +140,7 @@ class ImSide:
         if im.mail_port >= 0:
             intake = MailIntake(im, users, media, deliverer, metrics, unix_ms, self._mailbox_account)
             self._mail_door = MailDoor(im, intake, metrics)
-        own = OwnMessages(gate, users, deliverer, media, metrics, unix_ms)
+        own = OwnMessages(gate, users, deliverer, media, metrics, unix_ms, im.sends_per_minute)
         self._acks = ItemAcks(im.app, store.receipts, own.on_acked)
         outbox = Outbox(
             gate=gate,
