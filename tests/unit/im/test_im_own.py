@@ -70,6 +70,16 @@ async def test_the_same_key_after_a_restart_is_the_same_message(build_heart: Bui
     assert heart.texts(bert) == heart.texts(anna) == ["hello"]
 
 
+async def test_another_message_with_an_old_key_is_not_lost(build_heart: Build) -> None:
+    heart = build_heart()
+    anna, bert = friends(heart)
+    await say(heart, anna, bert, "hello", "key")
+    await heart.close()
+    heart.start()
+    assert (await say(heart, anna, bert, "something else", "key")).state == "sent"
+    assert heart.texts(bert) == ["hello", "something else"]
+
+
 async def test_the_sender_learns_once_that_it_is_on_a_device(build_heart: Build) -> None:
     heart = build_heart()
     anna, bert = friends(heart)
