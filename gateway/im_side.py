@@ -144,7 +144,7 @@ class ImSide:
         if im.mail_port >= 0:
             intake = MailIntake(im, users, media, deliverer, metrics, unix_ms, self._mailbox_account)
             self._mail_door = MailDoor(im, intake, metrics)
-        own = OwnMessages(gate, users, deliverer, media, metrics, unix_ms)
+        own = OwnMessages(gate, users, deliverer, media, metrics, unix_ms, im.sends_per_minute)
         self._acks = ItemAcks(im.app, store.receipts, own.on_acked)
         outbox = Outbox(
             gate=gate,
@@ -163,6 +163,12 @@ class ImSide:
             if edge.attendance.is_connected(token):
                 supervisor.connected(token)
 
+        def signed_out(token: bytes, _user: bytes) -> None:
+            supervisor.disconnected(token)
+            number = store.directory.locate(token).number
+            if number >= 0:
+                edge.events.recall_all(number)
+
         ust = build_ust(
             users=users,
             accounts=accounts,
@@ -174,7 +180,7 @@ class ImSide:
             settings=im,
             metrics=metrics,
             on_signed_in=signed_in,
-            on_signed_out=lambda token, _user: supervisor.disconnected(token),
+            on_signed_out=signed_out,
             on_removed=self._on_removed,
             on_mailbox=self._on_mailbox if NETWORK in connectors else None,
         )

@@ -191,6 +191,55 @@ async def test_the_same_over_rest(people: tuple[Person, Person]) -> None:
     await until(lambda: bob.of(ItemKind.MESSAGE))
 
 
+async def test_who_was_away_long_reads_long_messages_too(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    wanted = [f"{number} " + "ü" * 5_000 for number in range(20)]
+    for text in wanted:
+        await ann.im.send({"user": bob.user}, text)
+    items = [item async for item in bob.im.catch_up(0)]
+    assert [item.envelope.text for item in items if item.envelope is not None] == wanted
+
+
+async def _sign_out_everywhere(http: httpx.AsyncClient, person: Person, how: str) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await http.post("/v1/im/register", json={"address": person.address})
+        await until(lambda: any(line["event"] == "im.code" for line in logs))
+    code = next(line["code"] for line in logs if line["event"] == "im.code")
+    verified = await http.post("/v1/im/verify", json={"address": person.address, "code": code})
+    key = {"authorization": f"Bearer {verified.json()['key']}"}
+    if how == "removed":
+        answer = await http.delete("/v1/im/me", headers=key)
+    else:
+        answer = await http.post("/v1/im/sign_out", json={"everywhere": True}, headers=key)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("how", ["signed out", "removed"])
+async def test_nothing_waits_on_a_device_for_a_user_who_left_it(people: tuple[Person, Person], how: str) -> None:
+    ann, bob = people
+    store = bob.device._credentials
+    assert store is not None
+    await bob.leave()
+    await ann.im.send({"user": bob.user}, "for Bob alone")
+    house = bob.house
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.gateway.api.port}") as http:
+        await _sign_out_everywhere(http, bob, how)
+    await house.restart()
+    cleo = Person(house, "cleo@mail.example")
+    cleo.device = Device("127.0.0.1", house.gateway.edge.port)
+    await cleo.device._store.save(store)
+    async with cleo.device:
+        cleo.im = Im(await cleo.device.register("im", "1.0"))
+        reading = asyncio.create_task(cleo._read())
+        await cleo.sign_in("Cleo")
+        await cleo.im.ask("ask_friend", to=ann.user)
+        await ann.im.ask("answer_friend", user=cleo.user, accept=True)
+        await ann.im.send({"user": cleo.user}, "for Cleo")
+        await until(lambda: cleo.of(ItemKind.MESSAGE))
+        reading.cancel()
+    assert [item.envelope.text for item in cleo.of(ItemKind.MESSAGE) if item.envelope] == ["for Cleo"]
+
+
 async def test_everything_is_there_after_a_restart(people: tuple[Person, Person]) -> None:
     ann, bob = people
     await ann.im.send({"user": bob.user}, "behalte das")

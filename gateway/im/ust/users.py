@@ -52,7 +52,7 @@ class SignedIn(NamedTuple):
 
 class Users:
     """Loop thread only. `on_signed_in` and `on_signed_out` are told of every device (token, user), `on_removed` of
-    every user who is gone."""
+    every user who is gone: the latter two in the turn in which it is written."""
 
     def __init__(
         self,
@@ -115,10 +115,12 @@ class Users:
             done += [self._sign_out(device, user) for device in others]
             done.append(self._records.remove_sessions(user))
         key = ""
-        before = None
         if token is not None:
             before = self._records.signed_in(token)
             done.append(self._records.sign_in(token, user))
+            if before not in (None, user):
+                # in this turn: nothing of theirs may reach the device once it is another's (A5)
+                self._on_signed_out(token, before)
         else:
             key, kept = self._sessions.make(user, now_ms)
             done.append(kept)
@@ -128,8 +130,6 @@ class Users:
         if found is None:
             self._metrics.count(Metric.IM_USERS, label="made")
         if token is not None:
-            if before not in (None, user):
-                self._on_signed_out(token, before)
             self._on_signed_in(token, user)
         return SignedIn(user, found is None, key)
 
