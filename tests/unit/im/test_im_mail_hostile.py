@@ -4,6 +4,7 @@ the words of a connector, in time, and no thread stays behind."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import threading
@@ -25,6 +26,7 @@ from gateway.model.im import (
     MarkRead,
     Media,
     Message,
+    Moved,
     Person,
     ReadUpTo,
     Rejected,
@@ -254,7 +256,7 @@ async def test_a_mail_that_can_not_be_read_is_said_and_the_next_one_is_not_held_
     async with asyncio.timeout(8):
         try:
             async with session(FETCH=answer) as opened:
-                event = await anext(opened.events().__aiter__())
+                event = await _next(opened)
         except Transient:
             return
     assert event.cursor == b"7.9"  # type: ignore[union-attr]
@@ -342,7 +344,10 @@ async def test_waiting_for_news_holds_no_thread_and_a_request_calls_it_off() -> 
 
 
 async def _next(opened: Session) -> object:
-    return await anext(opened.events().__aiter__())
+    """Behind the word of where to go on, which comes at once."""
+    events = opened.events().__aiter__()
+    assert isinstance(await anext(events), Moved)
+    return await anext(events)
 
 
 async def test_waiting_begins_anew_before_a_server_hangs_up() -> None:
@@ -419,6 +424,23 @@ async def test_nothing_of_it_is_logged(caplog: pytest.LogCaptureFixture) -> None
             await opened.act(MarkRead(Conversation(ConversationKind.DM, "secret@x.example"), ""))
         await anext(opened.events().__aiter__())
     assert not any(word in record.getMessage() for record in caplog.records for word in ("secret", "me@", "pw", "UID"))
+
+
+async def test_what_fails_when_nobody_waits_any_more_is_not_logged() -> None:
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+
+    async def give_up(port: int) -> None:
+        opening = asyncio.create_task(_open(connector(request_s=5.0), form(port)))
+        await asyncio.sleep(0.2)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+
+    async with server(dripping) as port:
+        await give_up(port)
+        await asyncio.sleep(0.1)
+    gc.collect()
+    assert told == []
 
 
 async def test_private_hosts_are_not_reached() -> None:

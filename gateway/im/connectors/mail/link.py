@@ -47,8 +47,13 @@ class Threads:
         except TimeoutError:
             raise Transient("too many slow mail servers at once") from None
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        future.add_done_callback(lambda _: self._free.release())
+        future.add_done_callback(self._on_done)
         return await asyncio.shield(future)
+
+    def _on_done(self, future: asyncio.Future[Any]) -> None:
+        self._free.release()
+        if not future.cancelled():
+            future.exception()  # where nobody waits any more the loop would log it, and with it a server's words
 
 
 async def open_socket(host: str, port: int, *, allows_private: bool, request_s: float) -> socket.socket:
