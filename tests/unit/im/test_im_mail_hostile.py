@@ -4,6 +4,7 @@ the words of a connector, in time, and no thread stays behind."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import random
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.im.connectors import ConnectorSettings
-from gateway.im.connectors.mail import build
+from gateway.im.connectors.mail import build, link
 from gateway.model.im import (
     AuthFailed,
     Connector,
@@ -317,6 +318,44 @@ async def test_accounts_of_a_hung_server_do_not_hold_up_others() -> None:
                 continue
         assert asyncio.get_running_loop().time() - begun < 4.5
         assert all(isinstance(done, Transient) for done in await asyncio.gather(*stuck, return_exceptions=True))
+
+
+class SlowImap(Imap):
+    """Takes its time for each search."""
+
+    async def __call__(self, reader: Reader, writer: Writer) -> None:
+        write = writer.write
+
+        def write_late(data: bytes) -> None:
+            if data.startswith(b"* SEARCH"):
+                asyncio.get_running_loop().call_later(0.8, write, data)
+            else:
+                write(data)
+
+        writer.write = write_late  # type: ignore[method-assign]
+        await super().__call__(reader, writer)
+
+
+async def test_servers_that_are_slow_on_purpose_leave_others_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "_HEAVY_S", 0.3)
+    shared = connector(threads=4, request_s=5.0)
+    async with server(SlowImap(SEARCH=NOTHING, IDLE=b"TAG BAD no\r\n")) as slow, server(Imap()) as good:
+        tasks = [asyncio.create_task(_search_for_ever(shared, form(slow))) for _ in range(12)]
+        await asyncio.sleep(3)  # each was slow once
+        begun = asyncio.get_running_loop().time()
+        for _ in range(5):
+            await _open(shared, form(good))
+        assert asyncio.get_running_loop().time() - begun < 0.7
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _search_for_ever(opened: Connector, credentials: Credentials) -> None:
+    async with opened.open(credentials, None) as slow:
+        while True:
+            with contextlib.suppress(Rejected):
+                await slow.act(MarkRead(Conversation(ConversationKind.DM, "b@x.example"), "x@y"))
 
 
 async def _open(opened: Connector, credentials: Credentials) -> None:
