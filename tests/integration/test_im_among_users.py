@@ -316,3 +316,17 @@ async def test_a_log_that_goes_back_no_further_or_is_another_says_so(people: tup
     items = [item async for item in ann.im.catch_up(1 << 40)]
     assert items[0].kind is ItemKind.GAP
     assert [item.kind for item in items[1:]] == [item.kind async for item in ann.im.catch_up(0)]
+
+
+async def test_only_what_one_has_sent_oneself_can_be_changed(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    (verdict,) = await ann.im.send({"user": bob.user}, "um acht")
+    (changed,) = await ann.im.send({"user": bob.user}, "um neun", replaces=verdict["remote_id"])
+    assert changed["state"] == "sent"
+    for other in ("m_nothing", verdict["remote_id"]):
+        (forged,) = await bob.im.send({"user": ann.user}, "nie", replaces=other)
+        assert (forged["state"], forged["field"]) == ("refused", "replaces")
+    await until(lambda: len(bob.of(ItemKind.MESSAGE)) == 2)
+    envelope = bob.of(ItemKind.MESSAGE)[1].envelope
+    assert envelope is not None
+    assert (envelope.kind, envelope.replaces) == ("edit", verdict["remote_id"])
