@@ -9,10 +9,14 @@ next start.
 from __future__ import annotations
 
 import asyncio
+import hmac
+import secrets
 import time
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.api.call import Call
 from gateway.api.im.links import MediaRoutes, media_routes
@@ -33,8 +37,10 @@ from gateway.im.messaging.expiry import Expiry
 from gateway.im.messaging.incoming import Incoming
 from gateway.im.messaging.mail_intake import MailIntake
 from gateway.im.messaging.mail_listener import MailDoor
+from gateway.im.messaging.mailbox_network import FIELD, NETWORK, MailboxNetwork
 from gateway.im.messaging.outbox import Outbox
 from gateway.im.messaging.own import OwnMessages
+from gateway.im.messaging.own_mailbox import OwnMailbox
 from gateway.im.messaging.presence import Presence
 from gateway.im.messaging.results import Results
 from gateway.im.messaging.sending import Sending
@@ -46,10 +52,12 @@ from gateway.im.ust.build import build_ust
 from gateway.im.ust.code_by_mail import CodesByMail
 from gateway.im.ust.code_log import LoggedCodes
 from gateway.im.ust.gate import UstGate
+from gateway.im.ust.rates import HOUR_MS, Rate
 from gateway.im.ust.users import CodeSenders
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, NotSignedIn, QueueFull, StoreUnavailable
-from gateway.model.im_ports import CodeSender
+from gateway.model.im_people import Account, User
+from gateway.model.im_ports import AddressTaken, CodeSender
 from gateway.model.notifier import Notifier
 from gateway.model.registration import build_token
 from gateway.paging import build_code_messages
@@ -76,6 +84,7 @@ class ImSide:
         link_base: Callable[[], str],
     ) -> None:
         im = self._config = config.im
+        self._accounts = store.im_accounts
         self._forgetting: set[asyncio.Task[None]] = set()
         store.configure_im(im)
         users, accounts, log = store.im_users, store.im_accounts, store.im_log
@@ -106,6 +115,9 @@ class ImSide:
                 idle_s=im.mail_idle_s,
             ),
         )
+        bindable = dict(connectors)
+        if im.mail_domain and im.smtp_host:
+            connectors[NETWORK] = MailboxNetwork(OwnMailbox(im))
         gate = UstGate(users, accounts)
         deliverer = Deliverer(log, users, pushes)
         results = Results(log, deliverer, metrics, unix_ms, im.store_retry_s)
@@ -130,9 +142,9 @@ class ImSide:
         presence.is_present = supervisor.is_present
         self._mail_door: MailDoor | None = None
         if im.mail_port >= 0:
-            intake = MailIntake(im, users, media, deliverer, metrics, unix_ms)
+            intake = MailIntake(im, users, media, deliverer, metrics, unix_ms, self._mailbox_account)
             self._mail_door = MailDoor(im, intake, metrics)
-        own = OwnMessages(gate, users, deliverer, media, metrics, unix_ms)
+        own = OwnMessages(gate, users, deliverer, media, metrics, unix_ms, im.sends_per_minute)
         self._acks = ItemAcks(im.app, store.receipts, own.on_acked)
         outbox = Outbox(
             gate=gate,
@@ -151,19 +163,26 @@ class ImSide:
             if edge.attendance.is_connected(token):
                 supervisor.connected(token)
 
+        def signed_out(token: bytes, _user: bytes) -> None:
+            supervisor.disconnected(token)
+            number = store.directory.locate(token).number
+            if number >= 0:
+                edge.events.recall_all(number)
+
         ust = build_ust(
             users=users,
             accounts=accounts,
             gate=gate,
             delivering=deliverer,
             supervision=supervisor,
-            connectors=connectors,
+            connectors=bindable,
             senders=CodeSenders(self._phone_codes(sms_codes), self._mail_codes()),
             settings=im,
             metrics=metrics,
             on_signed_in=signed_in,
-            on_signed_out=lambda token, _user: supervisor.disconnected(token),
+            on_signed_out=signed_out,
             on_removed=self._on_removed,
+            on_mailbox=self._on_mailbox if NETWORK in connectors else None,
         )
         operations = (
             *build_ust_operations(ust, im),
@@ -187,7 +206,26 @@ class ImSide:
             *upload_routes(UploadRoutes(self._uploads, authorize, im.media_bytes)),
             *media_routes(MediaRoutes(media, authorize, metrics)),
         )
-        self.rest = ImRest(asking=self.asking, user_of=user_of, media=routes)
+        rate = Rate("strangers", im.strangers_per_hour, HOUR_MS, metrics)
+        salt = secrets.token_bytes(16)
+
+        def stranger(host: str) -> int:
+            if not im.strangers_per_hour:
+                return 0
+            try:
+                address = ip_address(host.partition("%")[0])
+            except ValueError:
+                return 0  # a socket without one: on this machine
+            # a host has a whole /64 to itself
+            whole = address.packed if address.version == 4 else address.packed[:8]
+            return rate.take(hmac.digest(salt, whole, "sha256")[:16], unix_ms())
+
+        self.rest = ImRest(asking=self.asking, user_of=user_of, stranger=stranger, media=routes)
+
+    @property
+    def mail_port(self) -> int:
+        """Of the mail listener; -1: there is none."""
+        return -1 if self._mail_door is None else self._mail_door.port
 
     def _phone_codes(self, sms: CodeSender | None) -> CodeSender | None:
         match self._config.phone_codes:
@@ -204,6 +242,24 @@ class ImSide:
             case "log":
                 return LoggedCodes()
         return None
+
+    async def _on_mailbox(self, user: User, now_ms: int) -> None:
+        """The account that the mailbox is written from, in the commit in which it is chosen; again where it was
+        unbound, or could not be there before."""
+        if self._mailbox_account(user.user):
+            return
+        number = self._accounts.reserve()
+        sealed = self._accounts.seal(user.user, number, NETWORK, {FIELD: user.mailbox})
+        account = Account(number, user.user, NETWORK, NETWORK, sealed, now_ms)
+        try:
+            done = self._accounts.put_account(account)
+        except AddressTaken:  # the user has another account of this name
+            done = self._accounts.put_account(replace(account, name=f"{NETWORK} {number}"))
+        self.supervisor.bound(account)
+        await done
+
+    def _mailbox_account(self, user: bytes) -> int:
+        return next((one.number for one in self._accounts.accounts(user) if one.network == NETWORK), 0)
 
     def _on_removed(self, user: bytes) -> None:
         self.supervisor.gone(user)

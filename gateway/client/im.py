@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.client.content import Notification
 from gateway.client.registration import Registration
-from gateway.model.im_people import Item
+from gateway.model.im_people import Item, ItemKind
 
 _pack = msgspec.msgpack.Encoder().encode
 _parse_item = msgspec.msgpack.Decoder(Item).decode
@@ -48,6 +48,10 @@ class Im:
     async def verify(self, address: str, code: str, name: str = "") -> dict[str, Any]:
         """This device belongs to the address's user from now on."""
         return await self.ask("verify", address=address, code=code, name=name or None)
+
+    async def session_key(self) -> str:
+        """For REST, and for ImMedia: shown this once."""
+        return str((await self.ask("session_key"))["key"])
 
     async def bind(self, network: str, name: str, credentials: Mapping[str, str]) -> dict[str, Any]:
         """An account on another network; `name` is your own word for it, "to: name" posts there (D13)."""
@@ -98,10 +102,17 @@ class Im:
             yield item
 
     async def catch_up(self, after: int | None = None) -> AsyncIterator[Item]:
-        """What is in the log behind a cursor, oldest first."""
+        """What is in the log behind a cursor, oldest first. A GAP of account 0 stands where the log goes back no
+        further, or knows nothing of the cursor: it was restored from a backup."""
         cursor = self.cursor if after is None else after
         while True:
             page = await self.ask("history", after=cursor, limit=PAGE)
+            if page["last"] < cursor:
+                self.cursor = cursor = 0
+                yield Item(ItemKind.GAP, 0)
+                continue
+            if cursor and page["first"] > cursor + 1:
+                yield Item(ItemKind.GAP, 0)
             for values in page["items"]:
                 item = msgspec.convert(values, Item)
                 cursor = item.cursor

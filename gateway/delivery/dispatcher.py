@@ -303,6 +303,12 @@ class Dispatcher:
         for seq in self._journal.pending_of(registration):
             self._executor.apply(seq, Event.REVOKE)
 
+    def recall_all(self, registration: int) -> None:
+        """Whom it was for has left this device: what is pending for it is taken back, also what was sent and is not
+        acked. In this turn, so that it is in one commit with what the caller writes."""
+        for seq in self._journal.pending_of(registration):
+            self._executor.apply(seq, Event.RECALL)
+
     async def recall(self, app: str, seq: int) -> int:
         """Take a push back for good: durable when it returns how many deliveries were still pending. UnknownPush where
         nothing of it is live. StoreUnavailable: it holds as long as this process, and for good once the store can be

@@ -203,6 +203,10 @@ class EdgeEvents(Protocol):
         """The device gave its token up for good: what is pending for it ends."""
         ...
 
+    def recall_all(self, registration: int) -> None:
+        """Whom it was for has left this device: what is pending for it is taken back."""
+        ...
+
 
 class ProviderDoor(Protocol):
     """Who speaks with providers over their streams; the edge only carries the frames."""

@@ -8,6 +8,7 @@ import io
 import math
 import struct
 import wave
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -228,15 +229,16 @@ async def mailbox(_stage: Stage, _fleet: Fleet) -> str:
     """D14, D15: new mail of bound mailboxes and of the user's own in the service's domain is pushed; mail is sent."""
     import asyncio
     import smtplib
-    import socket
     from email.message import EmailMessage
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    settings = ("im.mail_domain=im.test", f"im.mail_port={port}")
-    async with im_scene("mail", settings=settings) as scene:
-        net = scene.nets[0]
+    settings = ("im.mail_domain=im.test", "im.mail_port=0")
+
+    def sends_by(nets: Sequence[Net]) -> Sequence[str]:
+        smtp = nets[0].credentials["smtp_port"]
+        return ("im.smtp_host=127.0.0.1", f"im.smtp_port={smtp}", "im.smtp_tls=never", "im.smtp_from=codes@im.test")
+
+    async with im_scene("mail", settings=settings, of_nets=sends_by) as scene:
+        net, port = scene.nets[0], scene.stage.im_mail_port
         ann = await scene.person("Ann", "+491511234567")
         account = await ann.bind(net)
         await net.peer.say("per Brief")
@@ -263,16 +265,21 @@ async def mailbox(_stage: Stage, _fleet: Fleet) -> str:
 
         codes = await asyncio.to_thread(deliver)
         check(all(550 <= code < 560 for code in codes), f"unknown mailbox and foreign domain: {codes}")
-        await scene.until(lambda: ann.messages(0), "the mail of the own mailbox")
-        own = ann.messages(0)
+        mailbox = next(one["number"] for one in await ann.im.accounts() if one["network"] == "mailbox")
+        await scene.until(lambda: ann.messages(mailbox), "the mail of the own mailbox")
+        own = ann.messages(mailbox)
         envelope = own[0].envelope
         assert envelope is not None
         check((len(own), envelope.subject) == (1, "Rechnung"), f"{len(own)} mails came")
         check(envelope.media and envelope.media[0].mime == "image/png", "its picture did not come")
+        (verdict,) = await ann.im.send({**_to(net, account), "account": "mailbox"}, "von hier", subject="Eigene")
+        check((await ann.result(verdict["number"])).state == "sent", "the mail from the own mailbox was not sent")
+        check("von hier" in (await net.peer.hear()).text, "another mail arrived")
         scene.check_private("Rechnung", "per Brief", "shop@other.test")
         return (
-            "Dovecot and OpenSMTPD: a mail came by IDLE, one was sent; mail to ann@im.test came as it arrived, once, "
-            "with its picture; an unknown mailbox and a foreign domain are refused at RCPT"
+            "Dovecot and OpenSMTPD: a mail came by IDLE, one was sent; mail to ann@im.test came as it arrived, "
+            "once, with its picture, and one went out from there; an unknown mailbox and a foreign domain are "
+            "refused at RCPT"
         )
 
 

@@ -168,8 +168,11 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def im_scene(*networks: str, settings: Sequence[str] = ()) -> AsyncIterator[Scene]:
-    """With those of the networks whose servers are installed. Skipped where networks are asked for and none is."""
+async def im_scene(
+    *networks: str, settings: Sequence[str] = (), of_nets: Callable[[Sequence[Net]], Sequence[str]] = lambda _: ()
+) -> AsyncIterator[Scene]:
+    """With those of the networks whose servers are installed; `of_nets`: settings naming them. Skipped where networks
+    are asked for and none is."""
     missing = missing_of()
     there = [name for name in networks if name not in missing]
     if networks and not there:
@@ -183,7 +186,7 @@ async def im_scene(*networks: str, settings: Sequence[str] = ()) -> AsyncIterato
         smsc = LocalSmsc()
         port = await smsc.start()
         stack.push_async_callback(smsc.close)
-        stage = Stage(*SETTINGS, f"im.networks={','.join(there)}", *settings)
+        stage = Stage(*SETTINGS, f"im.networks={','.join(there)}", *settings, *of_nets(nets))
         secret = stage.add_secret("smsc-password", smsc.password)
         stage.add_settings(
             f"paging.smscs=smpp://{smsc.system_id}@127.0.0.1:{port}", f"paging.smsc_password_file={secret}"

@@ -33,7 +33,7 @@ class AppView:
                 Route("/xrpc/app.bsky.graph.getFollows", self._follows),
             ]
         )
-        config = uvicorn.Config(app, "127.0.0.1", self.port, log_config=None, lifespan="off")
+        config = uvicorn.Config(app, "127.0.0.1", self.port, log_config=None, access_log=False, lifespan="off")
         config.timeout_graceful_shutdown = 1
         self._server = uvicorn.Server(config)
         self._task: asyncio.Task[None] | None = None

@@ -214,6 +214,16 @@ class ConnectorContract:
             got.append((await listener.message()).text)
         assert got == [f"away {number}" for number in range(25)] + ["after"]
 
+    async def test_a_first_session_in_which_nothing_comes_tells_where_to_go_on(self, net: Network) -> None:
+        if not net.connector.caps.resumes:
+            return
+        async with self.open(net) as (_, listener):
+            while listener.cursor is None:
+                await listener.next()
+        await net.peer.say("while you were away")
+        async with self.open(net, listener.cursor) as (_, listener):
+            assert (await listener.message()).text == "while you were away"
+
     async def test_a_killed_server_is_transient_and_nothing_is_lost(self, net: Network) -> None:
         async with self.open(net) as (session, listener):
             await net.peer.say("first")

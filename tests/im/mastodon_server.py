@@ -77,7 +77,7 @@ class MastodonServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        config = uvicorn.Config(self._app, "127.0.0.1", self.port, log_config=None, lifespan="off")
+        config = uvicorn.Config(self._app, "127.0.0.1", self.port, log_config=None, access_log=False, lifespan="off")
         config.timeout_graceful_shutdown = 1
         self._server = uvicorn.Server(config)
         self._task = asyncio.create_task(self._server._serve())

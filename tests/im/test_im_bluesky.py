@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -134,6 +135,16 @@ async def test_what_a_post_can_not_be_is_rejected(net: BlueskyNetwork) -> None:
         with pytest.raises(Rejected):
             await session.act(Befriend("nobody.test"))
         assert await session.send(outgoing(net, "👩‍👩‍👧‍👦" * 100, "r"))
+
+
+async def test_nothing_of_it_is_in_a_log(net: BlueskyNetwork, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with net.connector.open(net.credentials, None) as session:
+        await session.send(outgoing(net, "a secret of ours", "q1"))
+        with pytest.raises(Rejected):
+            await session.act(Befriend("nobody.test"))
+    logged = " ".join(record.getMessage() for record in caplog.records)
+    assert not [word for word in ("secret", "nobody", PASSWORD, net.ours, "/xrpc/") if word in logged]
 
 
 async def test_a_cursor_that_is_none_is_forgotten(net: BlueskyNetwork) -> None:

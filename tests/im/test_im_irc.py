@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from im.contract import WAIT_S, ConnectorContract, Listener, outgoing
 from im.servers_needed import needs
 
@@ -191,3 +195,52 @@ async def test_what_nobody_reads_stays_at_the_server(net: IrcNetwork) -> None:
         listener = Listener(session)
         got = [(await listener.message()).text for _ in range(40)]
     assert got == [f"number {number}" for number in range(40)]
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, secret = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate, secret
+
+
+async def test_tls_is_for_the_name_that_was_typed_and_nothing_is_said_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = make_certificate(tmp_path)
+    server = Ngircd(tmp_path, PASSWORD, (certificate, key))
+    await server.start()
+    try:
+        settings = ConnectorSettings(private_hosts=True, request_s=2.0)
+        form = {"server": "localhost", "port": str(server.tls_port), "nick": "Ours", "server_password": PASSWORD}
+        stranger = build(settings)
+        with pytest.raises(Transient, match="trusted"):
+            async with stranger.open(Credentials(form), None):
+                pass
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        friend = build(settings)
+        async with friend.open(Credentials(form), None) as session:
+            assert session.me.remote_id == "ours"
+        # another name than the certificate's
+        with pytest.raises(Transient, match="trusted"):
+            async with friend.open(Credentials({**form, "server": "127.0.0.1"}), None):
+                pass
+        # the port that speaks no TLS
+        with pytest.raises(Transient, match=r"trusted|connection|answer"):
+            async with friend.open(Credentials({**form, "port": str(server.port)}), None):
+                pass
+    finally:
+        await server.stop()

@@ -4,6 +4,8 @@ server: none can be had here."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -95,8 +97,8 @@ async def test_who_wants_to_follow_is_answered(net: MastodonNetwork) -> None:
     async with net.connector.open(net.credentials, None) as session:
         listener = Listener(session)
         net.server.ask("third", "ours")
-        request = await listener.next()
-        assert isinstance(request, FriendRequest)
+        while not isinstance(request := await listener.next(), FriendRequest):
+            pass
         await session.act(Answer(request.by.remote_id, accept=True))
         assert ("third", "ours") in net.server.follows
         with pytest.raises(Rejected):
@@ -164,10 +166,31 @@ async def test_what_is_too_long_is_rejected_and_the_session_goes_on(net: Mastodo
         assert (await asyncio.wait_for(net.peer.hear(), WAIT_S)).text == "short"
 
 
+async def test_nothing_of_it_is_in_a_log(net: MastodonNetwork, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with net.connector.open(net.credentials, None) as session:
+        listener = Listener(session)
+        await net.peer.say("a secret of ours")
+        await listener.message()
+        await session.send(outgoing(net, "an answer to it", "q1"))
+        with pytest.raises(Rejected):
+            await session.act(Befriend("nobody"))
+    logged = " ".join(record.getMessage() for record in caplog.records if not record.name.startswith("uvicorn"))
+    assert not [word for word in ("secret", "answer", "nobody", "token-of-ours", "/api/v1") if word in logged]
+
+
 async def test_a_server_that_says_nothing_is_transient_in_time() -> None:
+    gone: list[asyncio.Future[None]] = []
+
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
+        gone.append(asyncio.get_running_loop().create_future())
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            gone[0].set_result(None)
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -177,5 +200,6 @@ async def test_a_server_that_says_nothing_is_transient_in_time() -> None:
         with pytest.raises(Transient):
             async with connector.open(credentials, None):
                 pass
+    await asyncio.wait_for(gone[0], WAIT_S)
     server.close()
     await server.wait_closed()

@@ -53,6 +53,7 @@ class MailIntake:
         delivering: Delivering,
         metrics: Metrics,
         clock_ms: Callable[[], int],
+        account_of: Callable[[bytes], int] = lambda _user: 0,
     ) -> None:
         self._settings = settings
         self._domain = settings.mail_domain.lower()
@@ -61,6 +62,8 @@ class MailIntake:
         self._delivering = delivering
         self._metrics = metrics
         self._clock_ms = clock_ms
+        #: the account that the user answers from; 0: there is none
+        self._account_of = account_of
 
     def check_recipient(self, address: str) -> str:
         """Why not, as SMTP says it; empty: welcome."""
@@ -133,8 +136,9 @@ class MailIntake:
         if refused:
             text = note(text, f"{refused} files or parts of this mail were not taken", self._settings.max_text_bytes)
         envelope = self._envelope(sender, parsed, text, files)
-        item = Item(ItemKind.MESSAGE, self._clock_ms(), envelope=envelope)
-        await self._delivering.deliver(user, [item]).done
+        account = self._account_of(user)
+        item = Item(ItemKind.MESSAGE, self._clock_ms(), account=account, envelope=envelope)
+        await self._delivering.deliver(user, [item], account=account).done
         self._metrics.count(Metric.IM_MAILS, label="taken")
         return "250 2.0.0 OK"
 

@@ -91,7 +91,9 @@ class Outbox:
             raise InvalidField(f"1 to {self._config.recipients} recipients (im.recipients)", field="to")
         draft.check(self._config.max_text_bytes)
         digest = sha256(msgspec.msgpack.encode([list(to), draft])).digest() if key else b""
-        return await self._once.run(user, key, digest, lambda: self._send(user, to, draft, key))
+        # what was sent with this key is known as long as its lines are; another message with it must not pass for it
+        seed = f"{key}/{digest.hex()}" if key else ""
+        return await self._once.run(user, key, digest, lambda: self._send(user, to, draft, seed))
 
     async def _send(self, user: bytes, to: Sequence[Recipient], draft: Draft, key: str) -> list[Verdict]:
         media = self._media_of(user, draft)

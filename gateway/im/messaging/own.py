@@ -15,9 +15,10 @@ import msgspec
 
 from gateway.im.messaging.delivery import Deliverer
 from gateway.im.messaging.draft import Draft
+from gateway.im.messaging.pace import Pace
 from gateway.im.messaging.results import observe
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import GatewayError, InvalidField
+from gateway.model.errors import GatewayError, InvalidField, TooManyRequests
 from gateway.model.im import OWN, Conversation, ConversationKind, Media, Person
 from gateway.model.im_people import Item, ItemKind, build_user_id, parse_group_id, parse_user_id
 from gateway.model.im_ports import Gate, MediaStore, UserRecords
@@ -52,6 +53,7 @@ class OwnMessages:
         media: MediaStore,
         metrics: Metrics,
         clock: Callable[[], int],
+        per_minute: int,
     ) -> None:
         self._gate = gate
         self._users = users
@@ -60,6 +62,8 @@ class OwnMessages:
         self._metrics = metrics
         self._clock = clock
         self._pushed: OrderedDict[int, _Pushed] = OrderedDict()
+        # a log holds so many items: without a bound, marks of a friend would drive out what was written
+        self._marks, self._signs = Pace(per_minute), Pace(per_minute)
 
     # --- messages -------------------------------------------------------------------------------------------------
 
@@ -67,6 +71,8 @@ class OwnMessages:
         """`seed`: makes the same id again, empty for none. GatewayError where `me` may not, or nothing can be kept."""
         now_ms = self._clock()
         receivers = self._receivers(me, to)
+        if draft.replaces and not self._deliverer.has_sent(me, to, draft.replaces):
+            raise InvalidField("you have sent no such message in this conversation", field="replaces")
         remote_id = _build_remote_id(now_ms, me, to, seed)
         envelope = msgspec.structs.replace(
             draft.address(to, OWN, media, self._person(me), ""), remote_id=remote_id, at_remote_ms=now_ms, at_ms=now_ms
@@ -89,8 +95,10 @@ class OwnMessages:
     def mark_read(self, me: bytes, conversation: Conversation, remote_id: str) -> list[asyncio.Future[None]]:
         """The others learn it (D10), and one's own other devices."""
         now_ms = self._clock()
+        receivers = self._receivers(me, conversation)
+        _pay(self._marks, me, now_ms, "read marks")
         done = []
-        for receiver in self._receivers(me, conversation):
+        for receiver in receivers:
             item = Item(
                 ItemKind.READ,
                 now_ms,
@@ -112,7 +120,9 @@ class OwnMessages:
     def typing(self, me: bytes, conversation: Conversation, *, is_typing: bool) -> None:
         now_ms = self._clock()
         state = "typing" if is_typing else "paused"
-        for receiver in self._receivers(me, conversation):
+        receivers = self._receivers(me, conversation)
+        _pay(self._signs, me, now_ms, "signs of typing")
+        for receiver in receivers:
             seen = _seen_by(me, conversation)
             item = Item(ItemKind.TYPING, now_ms, conversation=seen, by=self._person(me), state=state)
             self._deliverer.tell(receiver, item)
@@ -162,6 +172,12 @@ class OwnMessages:
     def _person(self, user: bytes, *, is_self: bool = False) -> Person:
         row = self._users.user(user)
         return Person(build_user_id(user), "" if row is None else row.name, is_self)
+
+
+def _pay(pace: Pace, me: bytes, now_ms: int, what: str) -> None:
+    after_ms = pace.take(me, now_ms, 1)
+    if after_ms:
+        raise TooManyRequests(f"too many {what} in a minute (im.sends_per_minute)", after_ms=after_ms)
 
 
 def _seen_by(me: bytes, to: Conversation) -> Conversation:

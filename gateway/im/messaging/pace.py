@@ -1,4 +1,5 @@
-"""How many messages each user may send in a minute; must never grow with the number of users there are."""
+"""How many messages each user may send in a minute, or other things that others are told; must never grow with the
+number of users there are."""
 
 from __future__ import annotations
 
@@ -17,9 +18,13 @@ class Pace:
         self._most = most
         #: user → when the bucket will be full, Unix ms
         self._full_at: OrderedDict[bytes, float] = OrderedDict()
+        self._newest_ms = 0
 
     def take(self, user: bytes, now_ms: int, count: int) -> int:
         """0: counted. Else nothing is, and this is how many ms it takes until there is room."""
+        if now_ms < self._newest_ms - _MINUTE_MS:
+            self._full_at.clear()  # the clock was set back: buckets of a time to come would not fill until then
+        self._newest_ms = now_ms
         full_at = max(self._full_at.get(user, 0.0), float(now_ms))
         after = full_at + count * _MINUTE_MS / self._per_minute
         # more at once than a minute has passes where the bucket is full: it is for im.recipients to forbid it

@@ -55,7 +55,7 @@ class Sending:
         self._draining: set[int] = set()
         #: account → number of what is being tried, or whose result is being kept
         self._trying: dict[int, int] = {}
-        #: number → how it ended, where the store has not taken that yet: at most one for each account
+        #: account → how its message ended, where the store has not taken that yet
         self._known: dict[int, _Ending] = {}
 
     def has_work(self, account: int) -> bool:
@@ -89,27 +89,33 @@ class Sending:
         for outgoing in self._log.outgoing(account):
             reason = IN_DOUBT if outgoing.number == tried else UNBOUND
             if not self._end_now(outgoing, reason, "unbound"):
-                return
+                break
+        self._known.pop(account, None)
 
     def expire(self, account: int) -> int:
-        """Nobody sends for it now: what is past its time has failed. When the next will be, Unix ms; 0: none waits."""
+        """Nobody sends for it now: what is past its time has failed. When to look again, Unix ms; 0: none waits."""
         next_ms = 0
         for outgoing in self._log.outgoing(account):
-            if outgoing.expires_ms <= self._clock() and self._end_now(outgoing, EXPIRED, "expired"):
-                continue
+            if outgoing.expires_ms <= self._clock():
+                self._end_now(outgoing, EXPIRED, "expired")  # whose commit may fail: it is looked at once more
             next_ms = min(next_ms or outgoing.expires_ms, outgoing.expires_ms)
         return next_ms
 
     def _end_now(self, outgoing: Outgoing, reason: str, label: str) -> bool:
         """By what is known of it, or as failed; False: the store takes nothing now."""
-        known = self._known.get(outgoing.number)
+        known = self._known_of(outgoing)
         if known is None:
             reason = IN_DOUBT if outgoing.is_in_doubt else reason
             known = _Ending(self._results.build(outgoing, FAILED, reason=reason), None, label)
         if not self._results.settle_now(outgoing, *known):
             return False
-        self._known.pop(outgoing.number, None)
+        if self._known_of(outgoing) is not None:
+            del self._known[outgoing.account]
         return True
+
+    def _known_of(self, outgoing: Outgoing) -> _Ending | None:
+        known = self._known.get(outgoing.account)
+        return known if known is not None and known.result.outgoing == outgoing.number else None
 
     async def _step(
         self, account: Account, session: Session, caps: Caps, outgoing: Outgoing, backoff: Backoff
@@ -125,7 +131,7 @@ class Sending:
     async def _step_on(
         self, account: Account, session: Session, caps: Caps, outgoing: Outgoing, backoff: Backoff
     ) -> tuple[Outgoing | None, float]:
-        known = self._known.get(outgoing.number)
+        known = self._known_of(outgoing)
         if known is not None:
             return await self._settle(outgoing, *known)
         # an act that is done twice is done once
@@ -200,9 +206,9 @@ class Sending:
         """Unless it was over before the network had its say (`fail_all`)."""
         if self._trying.get(outgoing.account) == outgoing.number:
             # also where the session ends while the store takes nothing: the network is not asked again
-            self._known[outgoing.number] = _Ending(result, message, label)
+            self._known[outgoing.account] = _Ending(result, message, label)
             await self._results.settle_for_good(outgoing, result, message, label)
-            self._known.pop(outgoing.number, None)
+            self._known.pop(outgoing.account, None)
         return None, 0.0
 
     async def _keep(self, outgoing: Outgoing) -> None:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from gateway.im.operation import Ask, Caller, Operation, Reply
 from gateway.im.operations.ids import AccountWord, read_account
+from gateway.im.operations.pages import fit
 from gateway.im.operations.users import Done, NameText, Nothing
 from gateway.im.ust.account_contacts import AccountContacts
 from gateway.im.ust.accounts import BoundAccounts
@@ -161,8 +162,9 @@ class AccountOperations:
 
     async def _list_contacts(self, caller: Caller, ask: ListContacts) -> ContactList:
         page, has_more = await self._contacts.page(caller.me, read_account(ask.account), ask.after, ask.limit)
-        views = [ContactView(one.remote_id, one.display, one.is_mutual) for one in page]
-        return ContactList(contacts=views, next=views[-1].remote_id if has_more else "")
+        rows = [ContactView(one.remote_id, one.display, one.is_mutual) for one in page]
+        views, more = fit(rows, ask.limit)
+        return ContactList(contacts=views, next=views[-1].remote_id if more or has_more else "")
 
     async def _unbind(self, caller: Caller, ask: Unbind) -> Done:
         await self._accounts.unbind(caller.me, read_account(ask.account))

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from gateway.im.operation import Ask, Caller, Operation, Reply
 from gateway.im.operations.ids import IdText, read_user_id
+from gateway.im.operations.pages import fit
 from gateway.im.operations.users import AddressText, Done
 from gateway.im.ust.friends import Friends
 from gateway.model.im_people import FriendState, build_user_id
@@ -80,8 +81,9 @@ class FriendOperations:
     async def _list(self, caller: Caller, ask: ListFriends) -> FriendList:
         after = read_user_id(ask.after, "after") if ask.after else b""
         page = self._friends.friends(caller.me, after, ask.limit)
-        views = [FriendView(build_user_id(row.other), row.state, row.since_ms, name) for row, name in page]
-        return FriendList(friends=views, next=views[-1].user if len(views) == ask.limit else "")
+        rows = [FriendView(build_user_id(row.other), row.state, row.since_ms, name) for row, name in page]
+        views, more = fit(rows, ask.limit)
+        return FriendList(friends=views, next=views[-1].user if more or len(views) == ask.limit else "")
 
     async def _ask(self, caller: Caller, ask: AskFriend) -> Done:
         await self._friends.ask(caller.me, ask.to, ask.text, caller.now_ms)

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from gateway.im.operation import Ask, Caller, Operation, Reply
 from gateway.im.operations.ids import IdText, read_group_id, read_user_id
+from gateway.im.operations.pages import fit
 from gateway.im.operations.users import Done, NameText
 from gateway.im.ust.groups import Groups
 from gateway.model.im_people import Group, build_group_id, build_user_id
@@ -102,11 +103,12 @@ class GroupOperations:
     async def _list(self, caller: Caller, ask: ListGroups) -> GroupList:
         after = read_group_id(ask.after, "after") if ask.after else b""
         page = self._groups.groups(caller.me, after, ask.limit)
-        heads = [
+        rows = [
             GroupHead(build_group_id(one.group), one.name, build_user_id(one.owner), len(one.members), one.created_ms)
             for one in page
         ]
-        return GroupList(groups=heads, next=heads[-1].group if len(heads) == ask.limit else "")
+        heads, more = fit(rows, ask.limit)
+        return GroupList(groups=heads, next=heads[-1].group if more or len(heads) == ask.limit else "")
 
     async def _one(self, caller: Caller, ask: OneGroup) -> GroupView:
         return self._view(self._groups.group(caller.me, read_group_id(ask.group)))

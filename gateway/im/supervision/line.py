@@ -157,8 +157,10 @@ class Line:
                 board.reports.bad_credentials(self, "the network does not take the password or the key")
                 return
             except Rejected as exc:
-                board.reports.bad_credentials(self, str(exc))
-                return
+                # what was right once is not the user's to mend: a name that is not looked up today, a nick in use
+                if board.accounts.cursor(account.number) is None:
+                    board.reports.bad_credentials(self, str(exc))
+                    return
             except CursorForgotten:
                 await board.reports.gap(self)
             except Transient as exc:

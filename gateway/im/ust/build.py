@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from gateway.config.im_section import Im
@@ -15,6 +15,7 @@ from gateway.im.ust.sessions import Sessions
 from gateway.im.ust.users import CodeSenders, Users
 from gateway.metrics.sink import Metrics
 from gateway.model.im import Connector
+from gateway.model.im_people import User
 from gateway.model.im_ports import AccountRecords, Delivering, Gate, Supervision, UserRecords
 
 
@@ -42,9 +43,11 @@ def build_ust(
     on_signed_in: Callable[[bytes, bytes], None],
     on_signed_out: Callable[[bytes, bytes], None],
     on_removed: Callable[[bytes], None],
+    on_mailbox: Callable[[User, int], Awaitable[None]] | None = None,
 ) -> Ust:
     """`on_signed_in` and `on_signed_out` are told of every device (token, user), `on_removed` of every user who is
-    gone: supervision connects and lingers by them, as by devices that come and go."""
+    gone: supervision connects and lingers by them, as by devices that come and go. `on_mailbox`: a user has one from
+    this turn on; what it writes is in the same commit."""
     sessions = Sessions(users, settings)
     friends = Friends(users, delivering, settings=settings, metrics=metrics)
     groups = Groups(users, delivering, gate, settings=settings)
@@ -63,6 +66,7 @@ def build_ust(
         on_signed_in=on_signed_in,
         on_signed_out=on_signed_out,
         on_removed=on_removed,
+        on_mailbox=on_mailbox,
     )
     discovery = Discovery(users, settings=settings, metrics=metrics)
     return Ust(sessions, people, bound, friends, groups, discovery, AccountContacts(gate, supervision))

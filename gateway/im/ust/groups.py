@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from gateway.config.im_section import Im
+from gateway.im.messaging.pace import Pace
 from gateway.im.ust.names import check_name
-from gateway.model.errors import Conflict, Forbidden, GatewayError, NotFound
+from gateway.model.errors import Conflict, Forbidden, GatewayError, NotFound, TooManyRequests
 from gateway.model.im import Conversation, ConversationKind, Person
 from gateway.model.im_people import USER_BYTES, Group, Item, ItemKind, build_group_id, build_user_id
 from gateway.model.im_ports import Delivering, Gate, UserRecords
@@ -29,6 +30,8 @@ class Groups:
         self._delivering = delivering
         self._gate = gate
         self._settings = settings
+        # every member's log has every change: without a bound it would hold little else
+        self._pace = Pace(settings.sends_per_minute)
 
     def groups(self, me: bytes, after: bytes, limit: int) -> list[Group]:
         """A page by id."""
@@ -48,6 +51,7 @@ class Groups:
         if len(self._users.groups(me)) >= self._settings.groups_per_user:
             raise Conflict(f"a user is in up to {self._settings.groups_per_user} groups: leave one first")
         new = self._new_members(me, (me,), others)
+        self._pay(me, now_ms)
         group = Group(secrets.token_bytes(USER_BYTES), name, me, (me, *new), now_ms)
         return await self._change(group, group.members, me, "created", now_ms)
 
@@ -55,12 +59,14 @@ class Groups:
         group = self._gate.own_group(me, group_id)
         new = self._new_members(me, group.members, others)
         if new:
+            self._pay(me, now_ms)
             group = replace(group, members=(*group.members, *new))
             group = await self._change(group, group.members, me, "added", now_ms)
         return group
 
     async def rename(self, me: bytes, group_id: bytes, name: str, now_ms: int) -> Group:
         group = replace(self._owned(me, group_id), name=check_name(name))
+        self._pay(me, now_ms)
         return await self._change(group, group.members, me, "renamed", now_ms)
 
     async def remove(self, me: bytes, group_id: bytes, other: bytes, now_ms: int) -> Group:
@@ -87,6 +93,11 @@ class Groups:
     async def _leave(self, me: bytes, group: Group, now_ms: int) -> None:
         members = tuple(one for one in group.members if one != me)
         await self._change(replace(group, members=members), group.members, me, "left", now_ms)
+
+    def _pay(self, me: bytes, now_ms: int) -> None:
+        after_ms = self._pace.take(me, now_ms, 1)
+        if after_ms:
+            raise TooManyRequests("too many changes of groups in a minute (im.sends_per_minute)", after_ms=after_ms)
 
     def _owned(self, me: bytes, group_id: bytes) -> Group:
         group = self._gate.own_group(me, group_id)

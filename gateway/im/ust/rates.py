@@ -52,9 +52,12 @@ class Rate:
 
     def _turn(self, now_ms: int) -> None:
         window = now_ms // self._window_ms
-        if window > self._window:  # a clock that was set back does not give anybody a second window
+        if window > self._window:
             self._window = window
             self._used.clear()
+        elif window < self._window - 1:  # a clock that ran far ahead: nobody waits until that time has come
+            self._window = window
+        # one that was set back a little does not give anybody a second window
 
 
 class PersonRate:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -52,7 +52,7 @@ class SignedIn(NamedTuple):
 
 class Users:
     """Loop thread only. `on_signed_in` and `on_signed_out` are told of every device (token, user), `on_removed` of
-    every user who is gone."""
+    every user who is gone: the latter two in the turn in which it is written."""
 
     def __init__(
         self,
@@ -68,6 +68,7 @@ class Users:
         on_signed_in: Callable[[bytes, bytes], None],
         on_signed_out: Callable[[bytes, bytes], None],
         on_removed: Callable[[bytes], None],
+        on_mailbox: Callable[[User, int], Awaitable[None]] | None = None,
     ) -> None:
         self._records = records
         self._senders = senders
@@ -80,6 +81,8 @@ class Users:
         self._on_signed_in = on_signed_in
         self._on_signed_out = on_signed_out
         self._on_removed = on_removed
+        #: a user has a mailbox from now on; called in the turn in which that is written
+        self._on_mailbox = on_mailbox
         self._codes = Codes(settings, metrics)
         self._mailbox_tries = Rate("mailboxes", settings.mailbox_tries_per_day, DAY_MS, metrics)
         self._domain = addresses.parse_domain(settings.mail_domain) or ""
@@ -112,10 +115,12 @@ class Users:
             done += [self._sign_out(device, user) for device in others]
             done.append(self._records.remove_sessions(user))
         key = ""
-        before = None
         if token is not None:
             before = self._records.signed_in(token)
             done.append(self._records.sign_in(token, user))
+            if before not in (None, user):
+                # in this turn: nothing of theirs may reach the device once it is another's (A5)
+                self._on_signed_out(token, before)
         else:
             key, kept = self._sessions.make(user, now_ms)
             done.append(kept)
@@ -125,8 +130,6 @@ class Users:
         if found is None:
             self._metrics.count(Metric.IM_USERS, label="made")
         if token is not None:
-            if before not in (None, user):
-                self._on_signed_out(token, before)
             self._on_signed_in(token, user)
         return SignedIn(user, found is None, key)
 
@@ -166,6 +169,12 @@ class Users:
         await self._records.put_user(user)
         return user
 
+    async def session_key(self, me: bytes, now_ms: int) -> str:
+        """A new one, for who is signed in already. Past im.session_keys_per_user the one that would end first ends."""
+        key, kept = self._sessions.make(me, now_ms)
+        await kept
+        return key
+
     # --- profile
 
     def user(self, me: bytes) -> User:
@@ -195,7 +204,10 @@ class Users:
             done = None
         if done is None:
             raise Conflict("this name is taken: choose another", field="mailbox")
-        await done
+        if mailbox is not None and self._on_mailbox is not None:
+            await asyncio.gather(done, self._on_mailbox(user, now_ms))
+        else:
+            await done
         return user
 
     def _with_mailbox(self, user: User, mailbox: str, now_ms: int) -> User:

@@ -259,7 +259,15 @@ class Heart:
             on_presence=self.presence.changed,
         )
         self.presence.is_present = self.supervisor.is_present
-        self.own = OwnMessages(self.gate, self.users, self.deliverer, self.media, self.metrics, now_ms)
+        self.own = OwnMessages(
+            self.gate,
+            self.users,
+            self.deliverer,
+            self.media,
+            self.metrics,
+            now_ms,
+            self.config.sends_per_minute,
+        )
         self.outbox = Outbox(
             gate=self.gate,
             log=self.log,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from im_ust_rig import ANNA, BERT, CARL, UstRig, rig_in_ram
 
-from gateway.model.errors import BadRequest, Conflict, Forbidden, NotFound
+from gateway.model.errors import BadRequest, Conflict, Forbidden, NotFound, TooManyRequests
 from gateway.model.im import ConversationKind
 from gateway.model.im_people import ItemKind, build_group_id, build_user_id, parse_group_id
 
@@ -50,6 +50,20 @@ async def test_a_group_grows_by_friends_of_its_members(rig: UstRig) -> None:
     # who is in it already is no news
     await rig.do("add_members", anna, group=group["group"], members=_ids(bert))
     assert rig.told(carl) == []
+
+
+async def test_a_group_that_is_renamed_without_end_fills_no_log() -> None:
+    rig = rig_in_ram(sends_per_minute=3)
+    anna, bert, _ = await _friends(rig)
+    group = (await rig.do("create_group", anna, name="garden", members=_ids(bert)))["group"]
+    for name in ("yard", "park"):
+        await rig.do("rename_group", anna, group=group, name=name)
+    with pytest.raises(TooManyRequests):
+        await rig.do("rename_group", anna, group=group, name="field")
+    with pytest.raises(TooManyRequests):
+        await rig.do("create_group", anna, name="other", members=_ids(bert))
+    assert len(rig.told(bert)) == 3
+    await rig.do("leave_group", anna, group=group)
 
 
 async def test_the_owner_alone_renames_and_removes(rig: UstRig) -> None:

@@ -13,8 +13,9 @@ from gateway.im.operation import Caller, Operation
 from gateway.im.operations.history import build_history_operations
 from gateway.im.operations.messages import build_message_operations
 from gateway.model.errors import GatewayError, InvalidField
+from gateway.model.frames import FRAME_BYTES
 from gateway.model.im import Befriend
-from gateway.model.im_people import ItemKind, build_user_id
+from gateway.model.im_people import Item, ItemKind, build_user_id
 
 Build = Callable[..., Heart]
 
@@ -136,3 +137,22 @@ async def test_nothing_that_was_asked_is_shown_by_a_repr(build_heart: Build) -> 
     )
     assert "hush" not in repr(ask)
     assert "hush" not in repr(ask.to)
+
+
+async def test_a_page_of_long_items_fits_a_frame_and_the_next_goes_on(build_heart: Build) -> None:
+    heart = build_heart()
+    anna = heart.user("anna")
+    texts = ["x" * 30_000, "y" * 200_000, *("z" * 900 for _ in range(200))]
+    heart.log.append(anna, [Item(ItemKind.CONTACT, 0, text=text) for text in texts])
+    door, found, sizes = Door(heart, anna), [], []
+    page = await door.ask("history", limit=500)
+    while True:
+        sizes.append(len(msgspec.msgpack.encode(page)))
+        found += page["items"]
+        if not page["more"]:
+            break
+        page = await door.ask("history", after=found[-1]["cursor"], limit=500)
+    assert [item["text"] for item in found] == texts
+    # one that is larger than a frame comes alone: it is for REST
+    assert sorted(sizes)[-2] < FRAME_BYTES < sorted(sizes)[-1]
+    assert len(sizes) < 8

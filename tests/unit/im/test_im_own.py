@@ -11,7 +11,7 @@ from im_heart import Heart, until
 from gateway.im.messaging.draft import Draft, Recipient
 from gateway.im.messaging.outbox import Verdict
 from gateway.metrics import Metric
-from gateway.model.errors import GatewayError
+from gateway.model.errors import GatewayError, TooManyRequests
 from gateway.model.im import Conversation, ConversationKind
 from gateway.model.im_people import Group, ItemKind, build_group_id, build_user_id
 
@@ -70,6 +70,16 @@ async def test_the_same_key_after_a_restart_is_the_same_message(build_heart: Bui
     assert heart.texts(bert) == heart.texts(anna) == ["hello"]
 
 
+async def test_another_message_with_an_old_key_is_not_lost(build_heart: Build) -> None:
+    heart = build_heart()
+    anna, bert = friends(heart)
+    await say(heart, anna, bert, "hello", "key")
+    await heart.close()
+    heart.start()
+    assert (await say(heart, anna, bert, "something else", "key")).state == "sent"
+    assert heart.texts(bert) == ["hello", "something else"]
+
+
 async def test_the_sender_learns_once_that_it_is_on_a_device(build_heart: Build) -> None:
     heart = build_heart()
     anna, bert = friends(heart)
@@ -96,6 +106,20 @@ async def test_the_sender_learns_that_it_is_read(build_heart: Build) -> None:
     (own,) = heart.items(bert, ItemKind.READ)
     assert own.by is not None
     assert own.by.is_self
+
+
+async def test_marks_and_signs_of_a_friend_do_not_fill_a_log(build_heart: Build) -> None:
+    heart = build_heart(sends_per_minute=3)
+    anna, bert = friends(heart)
+    for number in range(3):
+        heart.own.mark_read(anna, dm(bert), str(number))
+        heart.own.typing(anna, dm(bert), is_typing=True)
+    with pytest.raises(TooManyRequests):
+        heart.own.mark_read(anna, dm(bert), "more")
+    with pytest.raises(TooManyRequests):
+        heart.own.typing(anna, dm(bert), is_typing=True)
+    assert len(heart.items(bert, ItemKind.READ)) == 3
+    assert (await say(heart, anna, bert, "still heard")).state == "sent"
 
 
 async def test_a_group_hears_what_a_member_says_and_nobody_else_may(build_heart: Build) -> None:

@@ -17,6 +17,8 @@ from gateway.im.messaging.pace import Pace
 from gateway.im.messaging.tip import TEXT, TITLE, build_tip
 from gateway.im.operations.messages import SendAsk
 from gateway.im.supervision.admission import Admission
+from gateway.im.ust.rates import Rate
+from gateway.metrics import Metrics
 from gateway.model.errors import Conflict, InvalidField
 from gateway.model.im import Conversation, ConversationKind, Envelope, Kind, Person
 from gateway.model.im_people import Item, ItemKind
@@ -184,3 +186,14 @@ def test_a_recipient_and_a_draft_are_good_or_name_their_field(recipient: Recipie
         return
     assert sum([recipient.account is not None, bool(recipient.user), bool(recipient.group), bool(recipient.site)]) == 1
     assert len(draft.text.encode()) <= 256
+
+
+def test_a_clock_that_ran_ahead_locks_nobody_out() -> None:
+    pace = Pace(2)
+    assert [pace.take(b"anna", 10**12, 1) for _ in range(2)] == [0, 0]
+    assert pace.take(b"anna", 0, 1) == 0
+    rate = Rate("numbers", 1, 1_000, Metrics())
+    assert rate.take(b"anna", 10**12) == 0
+    assert rate.take(b"anna", 0) > 0
+    assert rate.after_ms(0) <= 1_000
+    assert rate.take(b"anna", 1_000) == 0

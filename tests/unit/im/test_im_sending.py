@@ -405,3 +405,19 @@ async def test_taking_leave_waits_for_what_is_on_its_way(build_heart: Build) -> 
     heart.door.come(b"anna")
     await until(lambda: len(heart.items(anna, ItemKind.RESULT)) == 2)
     assert [text for _, text in heart.box("anna's").sent] == ["one", "two"]
+
+
+async def test_an_expiry_whose_commit_fails_is_looked_at_again(
+    build_heart: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.im.messaging.expiry.AGAIN_MS", 50)
+    heart = build_heart(outgoing_s=1.0, linger_s=0.0)
+    anna = heart.user("anna")
+    number = heart.bind(anna, "a")
+    heart.network.down.add("there")
+    await heart.send(anna, number, "never")
+    heart.log.failing = 2
+    await until(lambda: heart.items(anna, ItemKind.RESULT), 10)
+    assert heart.log.failing == 0
+    assert heart.log.outgoing(number) == []
+    await until(lambda: not heart.expiry._due, 10)

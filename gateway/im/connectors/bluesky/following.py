@@ -40,6 +40,9 @@ class Following:
         self._follows = await self._list_follows()
         await self._note_new(self._follows)
 
+    def cursor(self) -> bytes:
+        return build_cursor(self._seen)
+
     async def contacts(self) -> AsyncIterator[Contact]:
         for did in await self._list_follows():
             yield Contact(did, await self._name(did), is_mutual=False)

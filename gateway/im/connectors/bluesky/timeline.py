@@ -50,6 +50,9 @@ class Timeline:
             raise CursorForgotten("more has come since than the timeline is read back for")
         self._waiting = waiting
 
+    def cursor(self) -> bytes:
+        return self._at()
+
     async def contacts(self) -> AsyncIterator[Contact]:
         after = ""
         for _ in range(_MOST_CONTACT_PAGES):

@@ -95,6 +95,8 @@ class MailSession:
         return b"%d.%d" % (self._uidvalidity, self._next)
 
     async def events(self) -> AsyncIterator[Event]:
+        # who goes before anything has come has a place to go on at
+        yield Moved(self._cursor())
         while True:
             async with self._link.turn():
                 found = await self._find()

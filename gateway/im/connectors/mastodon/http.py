@@ -4,6 +4,7 @@ answers that are bounded in bytes and in time, and a way to end a request that h
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -20,6 +21,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 #: of one answer in JSON
 _ANSWER_BYTES = 8_388_608
 _PIECE_BYTES = 65_536
+
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # each path at DEBUG, odd headers at WARNING
 
 
 class _Places:

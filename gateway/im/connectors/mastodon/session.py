@@ -98,6 +98,8 @@ class MastodonSession:
         if cursor is None:
             notes = await self._notes(limit=1)
             self._cursor = Cursor(_newest(newest), _newest(notes))
+            # who goes away before anything came comes back to here
+            self._events.put_nowait(Moved(self._at()))
         else:
             self._cursor = cursor
             # a server keeps some hundred posts: where it goes back no longer to ours, some are lost

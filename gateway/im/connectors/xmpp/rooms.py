@@ -76,7 +76,11 @@ class Rooms:
                     raise exc.as_failure() from None
         self._catchup.waiting_rooms.pop(room, None)
         if last is None:
-            await self._catchup.begin_at_end(archive)
+            try:
+                await self._catchup.begin_at_end(archive)
+            except Transient as exc:
+                self._stream.fail(exc)  # nobody would know where to go on
+                raise
         archive.is_held = False
 
     async def _enter(self, room: str, nick: str, archive: Archive) -> str:
