@@ -39,16 +39,20 @@ class LagProbe:
         due = loop.time() + TICK_S
         while True:
             await asyncio.sleep(max(0.0, due - loop.time()))
-            now = loop.time()
-            while due <= now:
-                self._late.append(now - due)
-                due += TICK_S
+            due = self.note(due, loop.time())
+
+    def note(self, due: float, now: float) -> float:
+        """The next tick that is due."""
+        while due <= now:
+            self._late.append(now - due)
+            due += TICK_S
+        return due
 
     async def stop(self) -> dict[str, float]:
         """p50, p99 and the most, ms."""
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         late = sorted(self._late) or [0.0]
         return {
             "p50_ms": late[len(late) // 2] * 1e3,
