@@ -51,6 +51,8 @@ HOME_FEED = "home"
 
 #: so many bytes in logs of a group's members count as one message; and what stands around a text there, about
 _UNIT_BYTES, _AROUND_BYTES = 65_536, 256
+#: copies of messages among our users that are written in one turn of the loop, about
+_COPIES = 512
 
 ACCEPTED = "accepted"
 SENT = "sent"
@@ -113,7 +115,11 @@ class Outbox:
         verdicts: list[Verdict] = []
         waits: list[list[asyncio.Future[None]]] = []
         new: dict[int, Outgoing] = {}
+        copies = 0
         for index, recipient in enumerate(to):
+            if copies >= _COPIES:
+                copies = 0
+                await asyncio.sleep(0)
             try:
                 recipient.check(f"to[{index}]")
                 if recipient.user or recipient.group:
@@ -122,6 +128,7 @@ class Outbox:
                     )
                     verdicts.append(Verdict(SENT, remote_id=sent.remote_id))
                     waits.append(sent.done)
+                    copies += len(sent.done)
                     continue
                 outgoing = self._address(user, recipient, draft, media, _txn_id(user, key, index))
                 known = self._find(outgoing) if key else None

@@ -137,6 +137,25 @@ async def test_long_messages_to_a_large_group_count_as_what_they_fill(build_hear
         heart.own.mark_read(users[0], Conversation(ConversationKind.ROOM, build_group_id(group.group)), "x" * 2_000)
 
 
+async def test_one_message_to_many_groups_leaves_others_their_turns(build_heart: Build) -> None:
+    heart = build_heart()
+    users = [heart.user(f"user {number}") for number in range(50)]
+    group = Group(b"g" * 16, "us", users[0], tuple(users), 0)
+    heart.users.put_group(group)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(others())
+    await heart.outbox.send(users[0], [Recipient(group=build_group_id(group.group))] * 60, Draft("hello"))
+    beside.cancel()
+    assert turns >= 50 * 60 // 550
+
+
 async def test_a_group_hears_what_a_member_says_and_nobody_else_may(build_heart: Build) -> None:
     heart = build_heart()
     users = [heart.user(name) for name in ("anna", "bert", "cleo")]
