@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.client.content import Notification
 from gateway.client.registration import Registration
+from gateway.model.errors import NotSignedIn
 from gateway.model.im_people import Item, ItemKind
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -46,8 +47,21 @@ class Im:
         return await self.ask("register", address=address)
 
     async def verify(self, address: str, code: str, name: str = "") -> dict[str, Any]:
-        """This device belongs to the address's user from now on."""
-        return await self.ask("verify", address=address, code=code, name=name or None)
+        """This device belongs to the address's user from now on. Where it was another's, what came for that one and
+        was not read is dropped, and `cursor` begins anew: `catch_up` has whatever came for the new one meanwhile."""
+        before = await self._whose()
+        answer = await self.ask("verify", address=address, code=code, name=name or None)
+        if before and answer["user"] != before:
+            self.registration.drop()  # A5
+            self.cursor = 0
+        return answer
+
+    async def _whose(self) -> str:
+        """Whose device this is; empty: nobody's."""
+        try:
+            return str((await self.ask("profile"))["user"])
+        except NotSignedIn:
+            return ""
 
     async def session_key(self) -> str:
         """For REST, and for ImMedia: shown this once."""

@@ -104,6 +104,11 @@ class Registration:
         """Items waiting for the app."""
         return len(self._queue)
 
+    def drop(self) -> None:
+        """What came and was not read is not handed out: it was for somebody else."""
+        self._device.counters.discarded += self._discard()
+        self._device._room(self)
+
     def set_foreground(self, foreground: bool) -> None:
         """B6: background → tips; foreground → messages, first those that came meanwhile."""
         self._device._set_foreground(self._binding, foreground)

@@ -74,7 +74,8 @@ class Im:
     outgoing_per_account: int = within(1_000, 1, 1_000_000)
     # a message is tried for so long, then it has failed
     outgoing_s: float = within(86_400.0, 1, 2_592_000)
-    # messages a user may send in a minute; among our users as many read marks, signs of typing and changes of groups
+    # messages a user may send in a minute, a long one to a large group counting as several; and among our users as many
+    # read marks, signs of typing and changes of groups
     sends_per_minute: int = within(120, 1, 1_000_000)
     # after a user's last device has gone, accounts stay connected so long
     linger_s: float = within(45.0, 0, 86_400)

@@ -240,6 +240,29 @@ async def test_nothing_waits_on_a_device_for_a_user_who_left_it(people: tuple[Pe
     assert [item.envelope.text for item in cleo.of(ItemKind.MESSAGE) if item.envelope] == ["for Cleo"]
 
 
+async def test_who_signs_in_on_a_device_of_somebody_else_finds_nothing_of_theirs(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    store = bob.device._credentials
+    assert store is not None
+    await bob.leave()
+    for number in range(5):
+        await ann.im.send({"user": bob.user}, f"for Bob alone {number}")
+    cleo = Person(bob.house, "cleo@mail.example")
+    cleo.device = Device("127.0.0.1", bob.house.gateway.edge.port)
+    await cleo.device._store.save(store)
+    async with cleo.device:
+        # it is on line, what was for Bob comes, and nobody reads it
+        cleo.im = Im(await cleo.device.register("im", "1.0"))
+        await until(lambda: cleo.im.registration.queued > 4)
+        cleo.im.cursor = 99
+        await cleo.sign_in("Cleo")
+        reading = asyncio.create_task(cleo._read())
+        assert [item async for item in cleo.im.catch_up()] == []
+        await asyncio.sleep(0.05)
+        reading.cancel()
+    assert cleo.items == []
+
+
 async def test_everything_is_there_after_a_restart(people: tuple[Person, Person]) -> None:
     ann, bob = people
     await ann.im.send({"user": bob.user}, "behalte das")

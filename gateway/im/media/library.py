@@ -139,7 +139,7 @@ class Library:
         clean, small = self.disk.files.new_part(), self.disk.files.new_part()
         try:
             try:
-                looked = await self._pool.look(str(part), str(clean), str(small), mime)
+                looked = await self._pool.look(str(part), str(clean), str(small), mime, user=user)
             except QueueFull:
                 self._metrics.count(Metric.IM_MEDIA_REFUSED, label="busy")
                 raise

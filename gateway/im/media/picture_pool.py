@@ -2,7 +2,7 @@
 picture in this process.
 
 A process that dies, or takes too long and is ended, costs its picture: that is refused, and the next gets a new
-process.
+process. Of one user's pictures one at a time is looked at: however many they bring, others wait for one of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 import structlog
@@ -64,6 +66,16 @@ class _Worker:
         await self.process.wait()
 
 
+class _Turn:
+    """Of one user: who of their pictures is looked at, and how many are here."""
+
+    __slots__ = ("count", "lock")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.count = 0
+
+
 class PicturePool:
     """Control thread only."""
 
@@ -74,10 +86,27 @@ class PicturePool:
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
         self._waiting = 0
+        self._turns: dict[bytes, _Turn] = {}
         self._is_closed = False
 
-    async def look(self, source: str, clean: str, small: str, mime: str) -> Looked:
+    async def look(self, source: str, clean: str, small: str, mime: str, *, user: bytes) -> Looked:
         """MediaRefused; StoreUnavailable; QueueFull where too many wait, or no process can be started."""
+        async with self._turn(user):
+            return await self._look_in_turn(source, clean, small, mime)
+
+    @asynccontextmanager
+    async def _turn(self, user: bytes) -> AsyncIterator[None]:
+        turn = self._turns.setdefault(user, _Turn())
+        turn.count += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.count -= 1
+            if not turn.count:
+                del self._turns[user]
+
+    async def _look_in_turn(self, source: str, clean: str, small: str, mime: str) -> Looked:
         config = self._config
         if self._waiting >= config.pictures_waiting or self._is_closed:
             raise QueueFull("too many pictures wait to be looked at (im.pictures_waiting)")

@@ -51,6 +51,11 @@ class Draft(NamedTuple):
             if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
                 raise InvalidField("half a character (a surrogate) is none", field=field)
 
+    def size(self) -> int:
+        """Of its texts, bytes of UTF-8."""
+        texts = (self.text, self.subject, self.reply_to, self.replaces)
+        return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
     def kind(self, conversation: Conversation, network: str) -> Kind:
         if self.replaces:
             return Kind.EDIT if self.text or self.media else Kind.REDACTION

@@ -25,6 +25,8 @@ from gateway.model.im_ports import Gate, MediaStore, UserRecords
 
 #: pushes whose acks are reported to senders; past it the oldest is no longer (counted)
 MOST_PUSHES = 200_000
+#: characters of an id that is made here
+_MOST_ID = 32
 
 
 class Sent(NamedTuple):
@@ -96,6 +98,8 @@ class OwnMessages:
         """The others learn it (D10), and one's own other devices."""
         now_ms = self._clock()
         receivers = self._receivers(me, conversation)
+        if len(remote_id) > _MOST_ID:
+            raise InvalidField("this is no message of ours", field="remote_id")
         _pay(self._marks, me, now_ms, "read marks")
         done = []
         for receiver in receivers:

@@ -1,8 +1,9 @@
 """One-time codes (D1): made, counted, checked once; must never keep a code, or an address, as it is.
 
 Nothing here knows whether an address is a user's: a code for one that is costs the same as for one that is not. A code
-holds for whoever asked for it: the same device, or REST; so nobody can use up the tries of another's code from
-elsewhere. What guessing brings: codes_per_day times code_tries guesses a day at one in a million each.
+holds for whoever asked for it: the same device, or REST; so nobody can use up the tries of a device's code from
+elsewhere. Over REST all who ask are one: there somebody else's tries end a code, and their asking replaces it. What
+guessing brings: codes_per_day times code_tries guesses a day at one in a million each.
 
 What it can not prevent: somebody who asks for codes for another's address all the time leaves them none for that hour
 or day; and a number that the telephone company gave to somebody else lets that person in.

@@ -172,10 +172,21 @@ async def test_a_process_may_not_take_more_memory_than_it_is_given(tmp_path: Pat
 async def test_too_many_pictures_are_refused_for_now(tmp_path: Path) -> None:
     async with media_rig(tmp_path, pictures_waiting=1) as rig:
         results = await asyncio.gather(
-            *(rig.take(picture("PNG", 400 + n, 400)) for n in range(4)), return_exceptions=True
+            *(rig.take(picture("PNG", 400 + n, 400), user=bytes([n]) * 16) for n in range(4)), return_exceptions=True
         )
         assert sum(isinstance(result, QueueFull) for result in results) == 3
         await eventually(lambda: rig.parts() == [])
+
+
+async def test_many_pictures_of_one_user_do_not_hold_up_anothers(tmp_path: Path) -> None:
+    async with media_rig(tmp_path, pictures_waiting=2) as rig:
+        await rig.take(picture("PNG"))  # the process is there
+        many = [asyncio.ensure_future(rig.take(picture("PNG", 2_000 + n, 2_000))) for n in range(6)]
+        await eventually(lambda: rig.library._pool._waiting > 0)
+        await rig.take(picture("PNG", 500, 300), user=BEN)
+        assert sum(one.done() for one in many) <= 3
+        await asyncio.gather(*many)
+        assert not rig.library._pool._turns
 
 
 async def test_a_polyglot_is_kept_as_the_picture_it_is(tmp_path: Path) -> None:

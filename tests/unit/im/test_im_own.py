@@ -11,7 +11,7 @@ from im_heart import Heart, until
 from gateway.im.messaging.draft import Draft, Recipient
 from gateway.im.messaging.outbox import Verdict
 from gateway.metrics import Metric
-from gateway.model.errors import GatewayError, TooManyRequests
+from gateway.model.errors import GatewayError, InvalidField, TooManyRequests
 from gateway.model.im import Conversation, ConversationKind
 from gateway.model.im_people import Group, ItemKind, build_group_id, build_user_id
 
@@ -120,6 +120,40 @@ async def test_marks_and_signs_of_a_friend_do_not_fill_a_log(build_heart: Build)
         heart.own.typing(anna, dm(bert), is_typing=True)
     assert len(heart.items(bert, ItemKind.READ)) == 3
     assert (await say(heart, anna, bert, "still heard")).state == "sent"
+
+
+async def test_long_messages_to_a_large_group_count_as_what_they_fill(build_heart: Build) -> None:
+    heart = build_heart(sends_per_minute=20)
+    users = [heart.user(f"user {number}") for number in range(50)]
+    group = Group(b"g" * 16, "us", users[0], tuple(users), 0)
+    heart.users.put_group(group)
+    to = [Recipient(group=build_group_id(group.group))]
+    for _ in range(10):
+        await heart.outbox.send(users[0], to, Draft("short"))
+    await heart.outbox.send(users[1], to, Draft("x" * 30_000))
+    with pytest.raises(TooManyRequests):
+        await heart.outbox.send(users[1], to, Draft("x" * 30_000))
+    with pytest.raises(InvalidField):
+        heart.own.mark_read(users[0], Conversation(ConversationKind.ROOM, build_group_id(group.group)), "x" * 2_000)
+
+
+async def test_one_message_to_many_groups_leaves_others_their_turns(build_heart: Build) -> None:
+    heart = build_heart()
+    users = [heart.user(f"user {number}") for number in range(50)]
+    group = Group(b"g" * 16, "us", users[0], tuple(users), 0)
+    heart.users.put_group(group)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(others())
+    await heart.outbox.send(users[0], [Recipient(group=build_group_id(group.group))] * 60, Draft("hello"))
+    beside.cancel()
+    assert turns >= 50 * 60 // 550
 
 
 async def test_a_group_hears_what_a_member_says_and_nobody_else_may(build_heart: Build) -> None:
