@@ -38,8 +38,8 @@ class Refused(Exception):
 
 
 class Threads:
-    """Who finds none free in time gets Transient; nobody queues for ever. Those who keep one busy all the time share half
-    of them: servers that are slow on purpose leave the others theirs."""
+    """Who finds none free in time gets Transient; nobody queues for ever. Those who keep one busy all the time share
+    half of them: servers that are slow on purpose leave the others theirs."""
 
     def __init__(self, count: int) -> None:
         self._free = asyncio.Semaphore(count)
