@@ -181,7 +181,7 @@ class Line:
             raise Transient("the network is not served here (im.networks)")
         credentials = Credentials(board.accounts.unseal(account))
         try:
-            host = connector.host(credentials)
+            host = f"{account.network} {connector.host(credentials)}"
         except DECLARED:
             raise
         except Exception as exc:

@@ -313,7 +313,7 @@ async def test_the_probe_that_leaves_gives_its_turn_to_another(build_heart: Buil
     heart.bind(heart.user("b"), "b", host="down")
     heart.network.down.add("down")
     heart.door.come(b"a")
-    await until(lambda: heart.supervisor.breakers.is_open("down"))
+    await until(lambda: heart.supervisor.breakers.is_open("scripted down"))
     heart.door.come(b"b")
     await asyncio.sleep(0.01)
     heart.network.down.clear()

@@ -105,11 +105,14 @@ class Catchup:
         if is_all and not archive.has_more:
             archive.is_live = True
 
-    async def sent_since(self, archive_jid: str, with_jid: str, since_ms: int) -> list[tuple[str, str]]:
-        """Of what we said in a conversation the ids, our own and the archive's, the oldest first; back to this time and
-        PAGES_BACK pages at most; none where there is no archive."""
+    async def sent_since(
+        self, archive_jid: str, with_jid: str, since_ms: int, patience_s: float
+    ) -> list[tuple[str, str]]:
+        """Of what we said in a conversation the ids, our own and the archive's, the oldest first; back to this time,
+        but PAGES_BACK pages at most, and none is asked for past the patience; none where there is no archive."""
         found: list[list[tuple[str, str]]] = []
         before = ""
+        until = time.monotonic() + patience_s
         for _ in range(PAGES_BACK):
             ours: list[tuple[str, str]] = []
             try:
@@ -117,7 +120,7 @@ class Catchup:
             except StanzaError:
                 break
             found.append(ours)
-            if first in ("", before) or first_ms < since_ms:
+            if first in ("", before) or first_ms < since_ms or time.monotonic() > until:
                 break
             before = first
         return [one for page in reversed(found) for one in page]

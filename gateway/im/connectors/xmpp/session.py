@@ -60,7 +60,7 @@ SENT = 256
 #: conversations whose archive was looked into for such
 LOOKED = 256
 #: a server's clock may differ from ours by so much
-CLOCK_MS = 300_000
+CLOCK_MS = 60_000
 #: resources of contacts that are told apart; past it the last presence counts
 RESOURCES = 4_096
 
@@ -310,7 +310,8 @@ class XmppSession:
             is_room = kind_of(conversation) == "groupchat"
             field = check_jid(place, "conversation", may_name_resource=not is_room)
             where = (field, "") if is_room else ("", field)
-            for name, archive_id in await self._catchup.sent_since(*where, since_ms - CLOCK_MS):
+            patience_s = self._request_s / 3  # the message itself has to go in the same time
+            for name, archive_id in await self._catchup.sent_since(*where, since_ms - CLOCK_MS, patience_s):
                 self._note_sent(name, archive_id if is_room else name)
             if len(self._looked) >= LOOKED:
                 self._looked.clear()
