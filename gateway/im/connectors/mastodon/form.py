@@ -5,26 +5,22 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from gateway.im.connectors.site_server import TLS, parse_server, read_values
 from gateway.model.im import Credentials, LoginField, Rejected
 
 FORM = (
     LoginField("server", "Server, as mastodon.social"),
-    LoginField("tls", "TLS: always, or never (closed networks only)", is_required=False, default="always"),
+    TLS,
     LoginField("token", "Access token (Preferences, Development, New application)", is_secret=True),
 )
-#: people paste it out of a browser
-_SERVER = re.compile(r"(?:(https?)://)?([A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?/?")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,1000}")
 
 
 class Login(NamedTuple):
     server: str
     has_tls: bool
+    url: str
     token: str
-
-    @property
-    def url(self) -> str:
-        return f"{'https' if self.has_tls else 'http'}://{self.server}"
 
     def __repr__(self) -> str:
         return "Login(hidden)"
@@ -32,18 +28,8 @@ class Login(NamedTuple):
 
 def parse_login(credentials: Credentials) -> Login:
     """Rejected, naming the field."""
-    values = {field.name: credentials.values.get(field.name, "").strip() or field.default for field in FORM}
-    for field in FORM:
-        if not values[field.name]:
-            raise Rejected(f"{field.name}: this field is needed")
-    found = _SERVER.fullmatch(values["server"])
-    if found is None or not 0 < int(found[3] or 443) < 65_536:
-        raise Rejected("server: a name such as mastodon.social, with a port behind a colon where it has one of its own")
-    if values["tls"] not in ("always", "never"):
-        raise Rejected("tls: always or never")
-    if found[1] == "http" and values["tls"] == "always":
-        raise Rejected("tls: this server is named without it")
-    server = found[2].lower() + (f":{found[3]}" if found[3] else "")
+    values = read_values(credentials, FORM)
+    server = parse_server(values, "mastodon.social")
     if _TOKEN.fullmatch(values["token"]) is None:
         raise Rejected("token: letters, digits and ._~+/=-")
-    return Login(server, values["tls"] == "always", values["token"])
+    return Login(server.name, server.has_tls, server.url, values["token"])
