@@ -297,6 +297,7 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
             device_tls_port=gateway.edge.tls_port,
             api_port=gateway.api.port,
             ota_port=-1 if gateway.cards is None else gateway.cards.port,
+            im_mail_port=-1 if gateway.im is None else gateway.im.mail_port,
             links=gateway.edge.plane.links(),
         )
         await stop.wait()

@@ -25,6 +25,7 @@ def write_ready_file(path: Path, gateway: Gateway) -> None:
         "api_port": gateway.api.port,
         "api_tls_port": gateway.api.tls_port,
         "ota_port": -1 if gateway.cards is None else gateway.cards.port,
+        "im_mail_port": -1 if gateway.im is None else gateway.im.mail_port,
     }
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(msgspec.json.encode(ready))
@@ -70,6 +71,15 @@ def _cards(gateway: Gateway) -> str:
     return f"cards:      {ota.host}:{port} (UDP){more}\n"
 
 
+def _im(gateway: Gateway) -> str:
+    """What users may bind, and where their mail comes in."""
+    if gateway.im is None:
+        return ""
+    im, port = gateway.config.im, gateway.im.mail_port
+    mail = f"; mail for {im.mail_domain} on {im.mail_host}:{port}" if port >= 0 else ""
+    return f"im:         app {im.app}, networks: {', '.join(im.networks) or 'none'}{mail}\n"
+
+
 def greet(gateway: Gateway) -> None:
     url = _api_url(gateway)
     secure = (
@@ -80,7 +90,7 @@ def greet(gateway: Gateway) -> None:
     print(
         f"devices:    {_doors(gateway)}\n"
         f"providers:  {url}  (try it: {url}/docs)\n"
-        f"{secure}{_cards(gateway)}"
+        f"{secure}{_cards(gateway)}{_im(gateway)}"
         f"store:      {gateway.store.path}\n"
         f"admin key:  {gateway.admin_key_file}\n"
         f"{_next_steps(gateway)}",

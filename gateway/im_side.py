@@ -9,8 +9,11 @@ next start.
 from __future__ import annotations
 
 import asyncio
+import hmac
+import secrets
 import time
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 
 import structlog
 from msgspec.structs import replace
@@ -49,6 +52,7 @@ from gateway.im.ust.build import build_ust
 from gateway.im.ust.code_by_mail import CodesByMail
 from gateway.im.ust.code_log import LoggedCodes
 from gateway.im.ust.gate import UstGate
+from gateway.im.ust.rates import HOUR_MS, Rate
 from gateway.im.ust.users import CodeSenders
 from gateway.metrics import Metrics
 from gateway.model.errors import ConfigError, NotSignedIn, QueueFull, StoreUnavailable
@@ -202,7 +206,26 @@ class ImSide:
             *upload_routes(UploadRoutes(self._uploads, authorize, im.media_bytes)),
             *media_routes(MediaRoutes(media, authorize, metrics)),
         )
-        self.rest = ImRest(asking=self.asking, user_of=user_of, media=routes)
+        rate = Rate("strangers", im.strangers_per_hour, HOUR_MS, metrics)
+        salt = secrets.token_bytes(16)
+
+        def stranger(host: str) -> int:
+            if not im.strangers_per_hour:
+                return 0
+            try:
+                address = ip_address(host.partition("%")[0])
+            except ValueError:
+                return 0  # a socket without one: on this machine
+            # a host has a whole /64 to itself
+            whole = address.packed if address.version == 4 else address.packed[:8]
+            return rate.take(hmac.digest(salt, whole, "sha256")[:16], unix_ms())
+
+        self.rest = ImRest(asking=self.asking, user_of=user_of, stranger=stranger, media=routes)
+
+    @property
+    def mail_port(self) -> int:
+        """Of the mail listener; -1: there is none."""
+        return -1 if self._mail_door is None else self._mail_door.port
 
     def _phone_codes(self, sms: CodeSender | None) -> CodeSender | None:
         match self._config.phone_codes:
@@ -221,7 +244,10 @@ class ImSide:
         return None
 
     async def _on_mailbox(self, user: User, now_ms: int) -> None:
-        """The account that the mailbox is written from, in the commit in which it is chosen."""
+        """The account that the mailbox is written from, in the commit in which it is chosen; again where it was
+        unbound, or could not be there before."""
+        if self._mailbox_account(user.user):
+            return
         number = self._accounts.reserve()
         sealed = self._accounts.seal(user.user, number, NETWORK, {FIELD: user.mailbox})
         account = Account(number, user.user, NETWORK, NETWORK, sealed, now_ms)

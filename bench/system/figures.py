@@ -126,7 +126,31 @@ FIGURES = (
         "D1",
         "memory of an idle XMPP account",
         "im_accounts",
-        (Target("value", AT_MOST, 65_536, "bytes"), Target("ratio", AT_MOST, 0.25)),
+        (
+            Target("value", AT_MOST, 65_536, "bytes"),
+            Target("ratio", AT_MOST, 0.25),
+            Target("gateway_bytes", AT_MOST, 65_536),
+            Target("tls_bytes", AT_MOST, 65_536),
+        ),
+    ),
+    Figure(
+        "D2",
+        "all accounts connect at the set pace",
+        "im_storm",
+        (
+            Target("ratio", AT_MOST, 1.1),
+            # 0.05 s may be caught up with, and a late turn lets what was begun in turn come to the server together
+            Target("most_in_1s_ratio", AT_MOST, 1.25),
+            Target("most_at_once", AT_MOST, 32),
+            Target("lag_p99_ms", AT_MOST, 50),
+            Target("account_bytes", AT_MOST, 65_536),
+        ),
+    ),
+    Figure(
+        "D3",
+        "messages of a network ÷ plain pushes",
+        "im_messages",
+        (Target("ratio", AT_LEAST, 0.33), Target("cpu_ratio", AT_LEAST, 0.33), Target("lost", AT_MOST, 0)),
     ),
 )
 BY_ID = {figure.id: figure for figure in FIGURES}
@@ -141,7 +165,7 @@ def select(names: Sequence[str]) -> list[Figure]:
     wanted = {name.upper() for name in names}
     unknown = sorted(wanted - set(BY_ID))
     if unknown:
-        raise UnknownFigure(f"there is no figure {unknown[0]!r}; there are P1 … P14, O1 … O3 and D1")
+        raise UnknownFigure(f"there is no figure {unknown[0]!r}; there are P1 … P14, O1 … O3 and D1 … D3")
     return [figure for figure in FIGURES if not wanted or figure.id in wanted]
 
 

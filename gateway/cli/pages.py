@@ -15,11 +15,16 @@ command = typer.Typer(add_completion=False)
 
 def generated() -> dict[str, Callable[[], str]]:
     """File name in docs/ → what builds it."""
-    from gateway.cli import errors
+    from gateway.cli import errors, im_operations
     from gateway.config import settings
     from gateway.metrics import sink
 
-    return {"config.md": settings.build_page, "errors.md": errors.build_page, "metrics.md": sink.build_page}
+    return {
+        "config.md": settings.build_page,
+        "errors.md": errors.build_page,
+        "im-operations.md": im_operations.build_page,
+        "metrics.md": sink.build_page,
+    }
 
 
 @command.command()
@@ -27,7 +32,7 @@ def docs(
     folder: Annotated[Path, typer.Argument(help="Where the pages are.")] = Path("docs"),
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 where a page is not current.")] = False,
 ) -> None:
-    """Write config.md, errors.md and metrics.md again from the code they describe."""
+    """Write config.md, errors.md, im-operations.md and metrics.md again from the code they describe."""
     stale = []
     for name, build in generated().items():
         page, text = folder / name, build()

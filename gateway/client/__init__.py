@@ -8,6 +8,7 @@ from gateway.client.device import Device
 from gateway.client.errors import DeviceClosed, LinkLost, PushUncertain, RegistrationEnded
 from gateway.client.events import Fetched
 from gateway.client.im import Im
+from gateway.client.im_media import ImMedia
 from gateway.client.page_store import FilePages
 from gateway.client.provider import Provider, PushResult
 from gateway.client.registration import Registration
@@ -33,6 +34,7 @@ __all__ = [
     "FileCredentials",
     "FilePages",
     "Im",
+    "ImMedia",
     "Invitation",
     "Item",
     "LinkLost",

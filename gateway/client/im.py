@@ -15,13 +15,13 @@ import msgspec
 from gateway.client.content import Notification
 from gateway.client.registration import Registration
 from gateway.model.errors import GatewayError, NotSignedIn
-from gateway.model.im_people import Item
+from gateway.model.im_people import Item, ItemKind
 
 _pack = msgspec.msgpack.Encoder().encode
 _parse_item = msgspec.msgpack.Decoder(Item).decode
 #: items asked for at once
 PAGE = 100
-#: cursors that are remembered
+#: items that are remembered
 GIVEN = 10_000
 
 
@@ -38,8 +38,9 @@ class Im:
         self.cursor = 0
         #: up to here `items` has given all there is; 0: it has given none
         self._whole = 0
-        #: cursors that `items` gave lately: one that was read from the log may still come as a push
-        self._given: OrderedDict[int, None] = OrderedDict()
+        #: (cursor, at_ms) of what `items` gave lately: what was read from the log may still come as a push, and after a
+        #: backup was restored cursors are given again
+        self._given: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Any operation by its name; fields that are None are left out."""
@@ -70,6 +71,10 @@ class Im:
             return str((await self.ask("profile"))["user"])
         except NotSignedIn:
             return ""
+
+    async def session_key(self) -> str:
+        """For REST, and for ImMedia: shown this once."""
+        return str((await self.ask("session_key"))["key"])
 
     async def bind(self, network: str, name: str, credentials: Mapping[str, str]) -> dict[str, Any]:
         """An account on another network; `name` is your own word for it, "to: name" posts there (D13)."""
@@ -117,7 +122,7 @@ class Im:
                         yield self._give(item, is_whole=True)
                 except (GatewayError, ConnectionError):
                     is_whole = False  # with the next one
-            if values["cursor"] in self._given:
+            if (values["cursor"], values["at_ms"]) in self._given:
                 continue
             if values.get("cut"):
                 found = await self.ask("history", after=values["cursor"] - 1, limit=1)
@@ -130,7 +135,7 @@ class Im:
         self.cursor = max(self.cursor, item.cursor)
         if is_whole:
             self._whole = max(self._whole, item.cursor)
-        self._given[item.cursor] = None
+        self._given[item.cursor, item.at_ms] = None
         if len(self._given) > GIVEN:
             self._given.popitem(last=False)
         return item
@@ -145,14 +150,21 @@ class Im:
                 after = values["cursor"]
                 if after >= until:
                     return
-                if after not in self._given:
+                if (after, values["at_ms"]) not in self._given:
                     yield msgspec.convert(values, Item)
 
     async def catch_up(self, after: int | None = None) -> AsyncIterator[Item]:
-        """What is in the log behind a cursor, oldest first."""
+        """What is in the log behind a cursor, oldest first. A GAP of account 0 stands where the log goes back no
+        further, or knows nothing of the cursor: it was restored from a backup."""
         cursor = self.cursor if after is None else after
         while True:
             page = await self.ask("history", after=cursor, limit=PAGE)
+            if page["last"] < cursor:
+                self.cursor = self._whole = cursor = 0
+                yield Item(ItemKind.GAP, 0)
+                continue
+            if cursor and page["first"] > cursor + 1:
+                yield Item(ItemKind.GAP, 0)
             for values in page["items"]:
                 item = msgspec.convert(values, Item)
                 cursor = item.cursor

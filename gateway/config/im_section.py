@@ -32,6 +32,9 @@ class Im:
     codes_per_day: int = within(20, 1, 100_000)
     # codes for all addresses together in an hour; past it nobody gets one (counted): messages cost money
     codes_total_per_hour: int = within(10_000, 1, 10_000_000)
+    # register and verify over REST without a session, of one client address (IPv6: of its /64) in an hour; 0: no bound,
+    # where a proxy in front has one: all who come through it have its address
+    strangers_per_hour: int = within(60, 0, 10_000_000)
     # a session key of REST holds so long without being used
     session_days: float = within(90.0, 0.001, 3_650)
     # addresses one user may sign in with

@@ -331,7 +331,8 @@ class Connector(Protocol):
     form: ClassVar[tuple[LoginField, ...]]
 
     def host(self, credentials: Credentials) -> str:
-        """Whose trouble an outage is: accounts of one host share a circuit breaker. Rejected where the form is wrong,
+        """Whose trouble an outage is: accounts of one host share a circuit breaker. The server and the way to it, with
+        its port and TLS: a wrong form of one user must not count against the others. Rejected where the form is wrong,
         naming the field."""
         ...
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from gateway.model.im import Act, Contact, Media, MediaFile
+from gateway.model.im import Act, Contact, Conversation, Envelope, Media, MediaFile
 from gateway.model.im_people import Account, AccountState, Friend, Group, Item, Outgoing, User
 
 # --- the store (gateway/store/im*.py) -----------------------------------------------------------------------------
@@ -129,6 +129,10 @@ class LogRecords(Protocol):
         ...
 
     def after(self, user: bytes, cursor: int, limit: int) -> list[Item]: ...
+
+    def message(self, user: bytes, account: int, conversation: Conversation, remote_id: str) -> Envelope | None:
+        """A message of the log; None where it is not there (any more)."""
+        ...
 
     def first(self, user: bytes) -> int:
         """The oldest cursor that is kept; 0: none."""

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from gateway.config.im_section import Im
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import NotFound, QueueFull
-from gateway.model.im_people import Item, Outgoing
+from gateway.model.im import Conversation, Envelope, Person
+from gateway.model.im_people import Item, ItemKind, Outgoing
 from gateway.model.im_ports import Appended
 from gateway.store.im_accounts import AccountStore
 from gateway.store.im_epoch import Epoch
@@ -43,7 +44,7 @@ from gateway.store.im_rows import (
     task_key,
 )
 from gateway.store.im_unwritten import Unwritten, Values
-from gateway.store.records import Db, pack_u32, pack_u64
+from gateway.store.records import Db, pack_u32, pack_u64, unpack_u64
 from gateway.store.sequences import Sequences
 
 #: a part of a log that is removed at once when it is old: of what is kept altogether, and at most
@@ -158,6 +159,14 @@ class LogStore:
             return []
         rows = self._unwritten.range(Db.IM_LOG, user, log_key(user, max(cursor, 0) + 1), limit)
         return [parse_line(cipher.aead, key, raw) for key, raw in rows]
+
+    def message(self, user: bytes, account: int, conversation: Conversation, remote_id: str) -> Envelope | None:
+        wanted = Envelope("", conversation, Person(""), remote_id=remote_id)
+        key = self._rows.seen_key(user, Item(ItemKind.MESSAGE, 0, envelope=wanted), account)
+        place = None if key is None else self._unwritten.get(Db.IM_SEEN, key)
+        items = [] if not place else self.after(user, unpack_u64(place) - 1, 1)
+        found = items[0].envelope if items else None
+        return found if found is not None and found.key == wanted.key else None
 
     def first(self, user: bytes) -> int:
         if not self._keys.is_there(user):

@@ -229,20 +229,16 @@ async def mailbox(_stage: Stage, _fleet: Fleet) -> str:
     """D14, D15: new mail of bound mailboxes and of the user's own in the service's domain is pushed; mail is sent."""
     import asyncio
     import smtplib
-    import socket
     from email.message import EmailMessage
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    settings = ("im.mail_domain=im.test", f"im.mail_port={port}")
+    settings = ("im.mail_domain=im.test", "im.mail_port=0")
 
     def sends_by(nets: Sequence[Net]) -> Sequence[str]:
         smtp = nets[0].credentials["smtp_port"]
         return ("im.smtp_host=127.0.0.1", f"im.smtp_port={smtp}", "im.smtp_tls=never", "im.smtp_from=codes@im.test")
 
     async with im_scene("mail", settings=settings, of_nets=sends_by) as scene:
-        net = scene.nets[0]
+        net, port = scene.nets[0], scene.stage.im_mail_port
         ann = await scene.person("Ann", "+491511234567")
         account = await ann.bind(net)
         await net.peer.say("per Brief")

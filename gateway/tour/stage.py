@@ -130,6 +130,8 @@ class Stage:
         self.api_port = 0
         #: of the server of cards; -1: there is none
         self.ota_port = -1
+        #: of the mail listener; -1: there is none
+        self.im_mail_port = -1
         self.pid = 0
         self._process: asyncio.subprocess.Process | None = None
         self._http: httpx.AsyncClient | None = None
@@ -193,6 +195,7 @@ class Stage:
         about = json.loads(ready.read_bytes())
         self.pid, self.device_port, self.api_port = about["pid"], about["device_port"], about["api_port"]
         self.ota_port = about["ota_port"]
+        self.im_mail_port = about["im_mail_port"]
 
     async def stop_gateway(self, how: signal.Signals) -> int:
         """Signal it and wait for its end; returns the exit code."""

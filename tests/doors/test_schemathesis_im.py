@@ -15,6 +15,7 @@ SETTINGS = {
     "im.networks": ["matrix", "irc"],
     "im.phone_codes": "log",
     "im.sends_per_minute": 1_000_000,
+    "im.strangers_per_hour": 0,
     "im.connect_s": 1.0,
 }
 

@@ -4,6 +4,7 @@ server: none can be had here."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -179,9 +180,17 @@ async def test_nothing_of_it_is_in_a_log(net: MastodonNetwork, caplog: pytest.Lo
 
 
 async def test_a_server_that_says_nothing_is_transient_in_time() -> None:
+    gone: list[asyncio.Future[None]] = []
+
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
+        gone.append(asyncio.get_running_loop().create_future())
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            gone[0].set_result(None)
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -191,5 +200,6 @@ async def test_a_server_that_says_nothing_is_transient_in_time() -> None:
         with pytest.raises(Transient):
             async with connector.open(credentials, None):
                 pass
+    await asyncio.wait_for(gone[0], WAIT_S)
     server.close()
     await server.wait_closed()

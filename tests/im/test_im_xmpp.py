@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from gateway.im.connectors import ConnectorSettings
 from gateway.im.connectors.xmpp import build
+from gateway.im.connectors.xmpp.archive import PAGE
 from gateway.model.im import (
     Answer,
     AuthFailed,
@@ -164,6 +166,17 @@ class TestXmpp(ConnectorContract):
             first = await session.send(outgoing(net, "once", "in doubt"))
         async with self.open(net) as (session, _):
             assert await session.send(outgoing(net, "once", "in doubt")) == first
+            await session.send(outgoing(net, "the end", "other"))
+        assert [(await net.peer.hear()).text for _ in range(2)] == ["once", "the end"]
+
+    async def test_a_second_try_is_not_shown_twice_however_much_was_said_since(self, net: Net) -> None:
+        envelope = msgspec.structs.replace(outgoing(net, "once", "in doubt"), at_ms=time.time_ns() // 1_000_000)
+        async with self.open(net) as (session, _):
+            first = await session.send(envelope)
+        for number in range(4 * PAGE):
+            await net.peer.say(f"meanwhile {number}")
+        async with self.open(net) as (session, _):
+            assert await session.send(envelope) == first
             await session.send(outgoing(net, "the end", "other"))
         assert [(await net.peer.hear()).text for _ in range(2)] == ["once", "the end"]
 

@@ -6,14 +6,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import structlog
 from open_house import House, until
+from PIL import Image
 
-from gateway.client import Device, Im
+from gateway.client import Device, Im, ImMedia
 from gateway.model.errors import GatewayError, NotSignedIn
 from gateway.model.im_people import Item, ItemKind
 
@@ -298,3 +300,86 @@ async def test_everything_is_there_after_a_restart(people: tuple[Person, Person]
     await ann.house.restart()
     items = [item async for item in bob.im.catch_up(0)]
     assert [item.envelope.text for item in items if item.envelope is not None] == ["behalte das"]
+
+
+async def test_who_is_nobody_yet_may_not_try_for_ever(open_house: Open) -> None:
+    house: House = await open_house(SETTINGS | {"im.strangers_per_hour": 3})
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.gateway.api.port}") as http:
+        tries = [
+            await http.post("/v1/im/verify", json={"address": "+491511234567", "code": "123456"}) for _ in range(5)
+        ]
+    assert [answer.status_code for answer in tries[3:]] == [429, 429]
+    assert int(tries[3].headers["retry-after"]) > 0
+    assert 429 not in [answer.status_code for answer in tries[:3]]
+
+
+async def test_both_devices_of_a_user_hear_everything_and_what_the_other_said(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    second = Person(ann.house, ann.address)
+    await second.come()
+    await second.sign_in("Ann")
+    assert second.user == ann.user
+    await bob.im.send({"user": ann.user}, "an beide")
+    await ann.im.send({"user": bob.user}, "von der ersten")
+    await until(lambda: len(second.of(ItemKind.MESSAGE)) == 2 and len(ann.of(ItemKind.MESSAGE)) == 2)
+    said = [(item.envelope.text, item.envelope.sender.is_self) for item in second.of(ItemKind.MESSAGE) if item.envelope]
+    assert sorted(said) == [("an beide", False), ("von der ersten", True)]
+    await second.im.ask("sign_out")
+    await bob.im.send({"user": ann.user}, "nur noch an die erste")
+    await until(lambda: len(ann.of(ItemKind.MESSAGE)) == 3)
+    assert len(second.of(ItemKind.MESSAGE)) == 2
+    await second.leave()
+
+
+async def test_another_user_on_the_same_device_gets_nothing_of_the_first(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    cid = Person(ann.house, "cid@mail.example")
+    cid.device, cid.im = ann.device, ann.im
+    await cid.sign_in("Cid")
+    assert cid.user != ann.user
+    await bob.im.send({"user": ann.user}, "nur für Ann")
+    await until(lambda: bob.of(ItemKind.MESSAGE))
+    assert ann.of(ItemKind.MESSAGE) == []
+    assert [item async for item in cid.im.catch_up(0)] == []
+
+
+async def test_a_device_brings_a_picture_and_the_friend_fetches_it(
+    people: tuple[Person, Person], tmp_path: Path
+) -> None:
+    ann, bob = people
+    file = tmp_path / "gradient.png"
+    Image.linear_gradient("L").resize((1_500, 1_200)).convert("RGB").save(file, "PNG", compress_level=0)
+    url = f"http://127.0.0.1:{ann.house.gateway.api.port}"
+    async with ImMedia(url, await ann.im.session_key()) as media:
+        ref = await media.upload(file)
+    (verdict,) = await ann.im.send({"user": bob.user}, "sieh", media=[ref])
+    assert verdict["state"] == "sent"
+    await until(lambda: bob.of(ItemKind.MESSAGE))
+    envelope = bob.of(ItemKind.MESSAGE)[0].envelope
+    assert envelope is not None
+    (picture,) = envelope.media
+    assert (picture.mime, picture.width, picture.height, picture.name) == ("image/png", 1_500, 1_200, "gradient.png")
+    async with ImMedia(url, await bob.im.session_key()) as media:
+        assert b"".join([piece async for piece in media.fetch(picture.ref)]) == file.read_bytes()
+        assert b"".join([piece async for piece in media.fetch(picture.thumbnail)])[:4] != b""
+
+
+async def test_a_log_that_goes_back_no_further_or_is_another_says_so(people: tuple[Person, Person]) -> None:
+    ann, _ = people
+    items = [item async for item in ann.im.catch_up(1 << 40)]
+    assert items[0].kind is ItemKind.GAP
+    assert [item.kind for item in items[1:]] == [item.kind async for item in ann.im.catch_up(0)]
+
+
+async def test_only_what_one_has_sent_oneself_can_be_changed(people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    (verdict,) = await ann.im.send({"user": bob.user}, "um acht")
+    (changed,) = await ann.im.send({"user": bob.user}, "um neun", replaces=verdict["remote_id"])
+    assert changed["state"] == "sent"
+    for other in ("m_nothing", verdict["remote_id"]):
+        (forged,) = await bob.im.send({"user": ann.user}, "nie", replaces=other)
+        assert (forged["state"], forged["field"]) == ("refused", "replaces")
+    await until(lambda: len(bob.of(ItemKind.MESSAGE)) == 2)
+    envelope = bob.of(ItemKind.MESSAGE)[1].envelope
+    assert envelope is not None
+    assert (envelope.kind, envelope.replaces) == ("edit", verdict["remote_id"])

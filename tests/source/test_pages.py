@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.pages import generated
+from gateway.config.im import NETWORKS
+from gateway.config.im_section import Im
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.metrics import Metric, Metrics
@@ -26,6 +28,7 @@ CLAUSES = [
     "C10",
     "C13",
     "C14",
+    *(f"D{n}" for n in range(1, 17)),
     *(f"E{n}" for n in range(1, 9)),
     "F",
 ]
@@ -41,6 +44,10 @@ PAGE_NAMES = [
     "frames",
     "glossary",
     "identity",
+    "im",
+    "im-media",
+    "im-networks",
+    "im-operations",
     "ims",
     "ip",
     "load",
@@ -141,3 +148,15 @@ def test_every_make_target_named_in_a_page_is_there() -> None:
         if name.endswith(".md"):
             named |= set(re.findall(r"`make ([a-z-]+)`", (ROOT / name).read_text()))
     assert named - targets == set()
+
+
+def test_the_page_of_im_names_every_setting_that_bounds_a_user() -> None:
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("im.md", "im-media.md"))
+    bounds = [name for name in Im.__dataclass_fields__ if name.endswith(("_per_user", "_per_minute", "_per_day"))]
+    assert [name for name in bounds if f"im.{name}" not in pages] == []
+
+
+def test_the_page_of_networks_has_a_part_for_each() -> None:
+    page = (ROOT / "docs" / "im-networks.md").read_text()
+    parts = {part.lower() for part in re.findall(r"^## (\w+)$", page, re.MULTILINE)}
+    assert set(NETWORKS) - parts == set()

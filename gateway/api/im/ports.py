@@ -14,5 +14,7 @@ class ImRest:
     asking: Asking
     # whose session key this is, by an Authorization header; None: nobody's
     user_of: Callable[[str | None], bytes | None]
+    # one more question of a client without a session: 0, or how many ms it has to wait
+    stranger: Callable[[str], int]
     # uploads, media and links: routes of their own
     media: Sequence[Route] = ()

@@ -74,6 +74,8 @@ def _build_route(backend: Backend, im: ImRest, operation: Operation) -> Route:
         user = im.user_of(call.request.headers.get("authorization"))
         if operation.needs_user and user is None:
             raise NotSignedIn("no session key, or one that is not valid: Authorization: Bearer usk_…")
+        if user is None and has_body:
+            _admit(im, call)
         values = await _read_values(call, has_body=has_body)
         if not has_body:
             values = {name: fields.parse(name, text) for name, text in call.request.query_params.items()}
@@ -107,6 +109,14 @@ def _build_route(backend: Backend, im: ImRest, operation: Operation) -> Route:
             *((NotSignedIn,) if operation.needs_user else ()),
         ),
     )
+
+
+def _admit(im: ImRest, call: Call) -> None:
+    """Who is nobody yet may not ask for codes, or try some, as often as they like."""
+    client = call.request.client
+    after_ms = im.stranger(client.host if client is not None else "")
+    if after_ms:
+        raise TooManyRequests("too much was asked from this address without a session", after_ms=after_ms)
 
 
 async def _read_values(call: Call, *, has_body: bool) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.im.messaging.tip import build_tip
+from gateway.model.im import Conversation
 from gateway.model.im_people import Item
 from gateway.model.im_ports import Appended, LogRecords, Pushes, UserRecords
 
@@ -26,6 +27,11 @@ class Deliverer:
     def append(self, user: bytes, items: Sequence[Item], *, account: int = 0, cursor: bytes | None = None) -> Appended:
         """Alone: whoever calls it pushes in the same turn."""
         return self._log.append(user, items, account=account, cursor=cursor)
+
+    def has_sent(self, user: bytes, conversation: Conversation, remote_id: str) -> bool:
+        """In own IM, as far back as the user's log goes."""
+        found = self._log.message(user, 0, conversation, remote_id)
+        return found is not None and found.sender.is_self
 
     def push(self, user: bytes, items: Sequence[Item]) -> list[int]:
         """What was appended in this turn, to every device; the pushes' sequences, without those that could not be."""

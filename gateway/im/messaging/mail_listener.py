@@ -29,6 +29,10 @@ _LINES = 500
 #: of what is too large so many times more is thrown away in wait for its end, then the connection is cut
 _DRAIN_TIMES = 2
 _PIECE = 65_536
+#: where there is no room for another, who had so long and did not get on goes
+_PATIENCE_S = 10.0
+#: a mail that comes in slower, bytes a second, does not get on
+_SLOW_BYTES_PER_S = 4_096
 
 
 class MailDoor:
@@ -39,10 +43,10 @@ class MailDoor:
         self._intake = intake
         self._metrics = metrics
         self._server: asyncio.Server | None = None
-        self._links: set[_Link] = set()
+        self._links: dict[_Link, None] = {}
         self._taking: set[asyncio.Task[list[str]]] = set()
-        #: mails that come in now
-        self.receiving = 0
+        #: those whose mail comes in now, the one that began first first
+        self._receiving: dict[_Link, None] = {}
 
     async def start(self) -> None:
         """ConfigError; OSError where the port can not be had."""
@@ -75,16 +79,44 @@ class MailDoor:
         return await asyncio.shield(task)
 
     def _greet(self) -> asyncio.Protocol:
-        if len(self._links) >= self._settings.mail_connections:
+        if len(self._links) >= self._settings.mail_connections and not self._part_with_idle():
             self._metrics.count(Metric.IM_MAIL_CUT, label="too_many")
             return _TooMany()
         return _Link(self, self._settings, self._intake, self._metrics)
 
     def opened(self, link: _Link) -> None:
-        self._links.add(link)
+        self._links[link] = None
 
     def closed(self, link: _Link) -> None:
-        self._links.discard(link)
+        self._links.pop(link, None)
+        self._receiving.pop(link, None)
+
+    def _part_with_idle(self) -> bool:
+        """Nobody keeps others out by being there: the one who brought no mail for longest goes."""
+        patience_at = asyncio.get_running_loop().time() - _PATIENCE_S
+        idle = (link for link in self._links if link not in self._receiving and link.since <= patience_at)
+        return self._part_with(min(idle, key=lambda link: link.since, default=None), "idle")
+
+    def begin_mail(self, link: _Link) -> bool:
+        """False: too many mails come in. Nobody keeps others' out by sending slowly: the slowest goes."""
+        if len(self._receiving) >= self._settings.mail_at_once:
+            now = asyncio.get_running_loop().time()
+            slow = (one for one in self._receiving if one.is_slow(now))
+            if not self._part_with(min(slow, key=lambda one: one.pace(now), default=None), "slow"):
+                return False
+        self._receiving[link] = None
+        return True
+
+    def end_mail(self, link: _Link) -> None:
+        self._receiving.pop(link, None)
+
+    def _part_with(self, link: _Link | None, why: str) -> bool:
+        if link is None:
+            return False
+        self._metrics.count(Metric.IM_MAIL_CUT, label=why)
+        self.closed(link)
+        link.cut()
+        return True
 
 
 class _TooMany(asyncio.Protocol):
@@ -106,6 +138,10 @@ class _Link(SMTP):
         self._intake = intake
         self._metrics = metrics
         self._unknown = 0
+        #: connected, or the last mail was over, by the loop's clock
+        self.since = asyncio.get_running_loop().time()
+        #: of the mail that comes in: when it began, bytes so far, and whether all of it is here
+        self._began, self._came, self._is_whole = 0.0, 0, False
         super().__init__(
             self,
             data_size_limit=settings.mail_bytes,
@@ -136,6 +172,13 @@ class _Link(SMTP):
     @property
     def task(self) -> asyncio.Task[None] | None:
         return self._handler_coroutine
+
+    def pace(self, now: float) -> float:
+        """Of the mail that comes in, bytes a second."""
+        return self._came / max(now - self._began, 1.0)
+
+    def is_slow(self, now: float) -> bool:
+        return not self._is_whole and now - self._began >= _PATIENCE_S and self.pace(now) < _SLOW_BYTES_PER_S
 
     def cut(self) -> None:
         if isinstance(self.transport, asyncio.Transport):
@@ -186,15 +229,17 @@ class _Link(SMTP):
             await self.push("503 5.5.1 need RCPT command")
         elif arg:
             await self.push("501 5.5.4 Syntax: DATA")
-        elif self._door.receiving >= self._settings.mail_at_once:
+        elif not self._door.begin_mail(self):
             self._metrics.count(Metric.IM_MAILS, label="busy")
             await self.push("451 4.3.2 too many mails at once, come back later")
         else:
-            self._door.receiving += 1
+            loop = asyncio.get_running_loop()
+            self._began, self._came, self._is_whole = loop.time(), 0, False
             try:
                 answers = await self._receive(recipients)
             finally:
-                self._door.receiving -= 1
+                self._door.end_mail(self)
+                self.since = loop.time()
             self._set_post_data_state()  # type: ignore[no-untyped-call]
             for answer in answers:
                 await self.push(answer)
@@ -212,6 +257,7 @@ class _Link(SMTP):
         if mail is None:
             self._metrics.count(Metric.IM_MAILS, len(recipients), label="large")
             return self._answers(["552 5.3.4 this mail is too large"] * len(recipients))
+        self._is_whole = True
         self._reset_timeout()
         return self._answers(await self._door.take(sender, recipients, mail))
 
@@ -241,6 +287,7 @@ class _Link(SMTP):
                 line = line[1:]
             is_line_start = line.endswith(b"\r\n")
             total += len(line)
+            self._came = total
             if total <= limit:
                 data += line
             else:

@@ -73,6 +73,8 @@ class OwnMessages:
         """`seed`: makes the same id again, empty for none. GatewayError where `me` may not, or nothing can be kept."""
         now_ms = self._clock()
         receivers = self._receivers(me, to)
+        if draft.replaces and not self._deliverer.has_sent(me, to, draft.replaces):
+            raise InvalidField("you have sent no such message in this conversation", field="replaces")
         remote_id = _build_remote_id(now_ms, me, to, seed)
         envelope = msgspec.structs.replace(
             draft.address(to, OWN, media, self._person(me), ""), remote_id=remote_id, at_remote_ms=now_ms, at_ms=now_ms

@@ -52,6 +52,11 @@ class Verified(Reply):
     key: str = ""
 
 
+class SessionKey(Reply):
+    #: for REST, shown this once
+    key: str
+
+
 class SignOut(Ask):
     #: a session key that is to end; over a device connection without it: this device
     key: Annotated[str, Meta(max_length=64)] = ""
@@ -110,6 +115,15 @@ class UserOperations:
                 "Sign in with the code: this device, or with a session key",
                 needs_user=False,
             ),
+            Operation(
+                "session_key",
+                "POST",
+                "/v1/im/session_keys",
+                Nothing,
+                SessionKey,
+                self._session_key,
+                "A session key for REST: what a device needs to bring and fetch files",
+            ),
             Operation("sign_out", "POST", "/v1/im/sign_out", SignOut, Done, self._sign_out, "Sign out"),
             Operation("profile", "GET", "/v1/im/me", Nothing, Profile, self._profile, "Who I am"),
             Operation(
@@ -162,6 +176,9 @@ class UserOperations:
             ask.address, ask.code, caller.token, caller.now_ms, name=ask.name, alone=ask.sign_out_others
         )
         return Verified(user=build_user_id(signed_in.user), is_new=signed_in.is_new, key=signed_in.key)
+
+    async def _session_key(self, caller: Caller, _: Nothing) -> SessionKey:
+        return SessionKey(key=await self._users.session_key(caller.me, caller.now_ms))
 
     async def _sign_out(self, caller: Caller, ask: SignOut) -> Done:
         await self._users.sign_out(caller.me, caller.token, key=ask.key, everywhere=ask.everywhere)

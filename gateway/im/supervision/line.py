@@ -157,8 +157,10 @@ class Line:
                 board.reports.bad_credentials(self, "the network does not take the password or the key")
                 return
             except Rejected as exc:
-                board.reports.bad_credentials(self, str(exc))
-                return
+                # what was right once is not the user's to mend: a name that is not looked up today, a nick in use
+                if board.accounts.cursor(account.number) is None:
+                    board.reports.bad_credentials(self, str(exc))
+                    return
             except CursorForgotten:
                 await board.reports.gap(self)
             except Transient as exc:
@@ -179,7 +181,7 @@ class Line:
             raise Transient("the network is not served here (im.networks)")
         credentials = Credentials(board.accounts.unseal(account))
         try:
-            host = connector.host(credentials)
+            host = f"{account.network} {connector.host(credentials)}"
         except DECLARED:
             raise
         except Exception as exc:

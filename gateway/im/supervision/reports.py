@@ -69,11 +69,6 @@ class Reports:
         line.state = AccountState.BAD_CREDENTIALS
         self._keep_bad(line.account, reason)
 
-    def idle(self, line: Reported) -> None:
-        """Disconnected, since nobody is there."""
-        self.forget(line)
-        line.state = AccountState.IDLE
-
     def shed(self, account: Account) -> None:
         self._metrics.count(Metric.IM_SHED)
         self._delivering.tell(account.user, self._item(account, AccountState.IDLE, "too many are connected here"))

@@ -169,6 +169,12 @@ class Users:
         await self._records.put_user(user)
         return user
 
+    async def session_key(self, me: bytes, now_ms: int) -> str:
+        """A new one, for who is signed in already. Past im.session_keys_per_user the one that would end first ends."""
+        key, kept = self._sessions.make(me, now_ms)
+        await kept
+        return key
+
     # --- profile
 
     def user(self, me: bytes) -> User:
@@ -185,7 +191,7 @@ class Users:
         self, me: bytes, now_ms: int, *, name: str | None, is_discoverable: bool | None, mailbox: str | None
     ) -> User:
         """None: as it is. A mailbox is chosen once: mail to it would reach whoever took its name next."""
-        before = user = self.user(me)
+        user = self.user(me)
         if name is not None:
             user = replace(user, name=check_name(name, may_be_empty=True))
         if is_discoverable is not None:
@@ -198,7 +204,7 @@ class Users:
             done = None
         if done is None:
             raise Conflict("this name is taken: choose another", field="mailbox")
-        if user.mailbox != before.mailbox and self._on_mailbox is not None:
+        if mailbox is not None and self._on_mailbox is not None:
             await asyncio.gather(done, self._on_mailbox(user, now_ms))
         else:
             await done

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from gateway.model.errors import NotFound, QueueFull, StoreUnavailable
+from gateway.model.im import Conversation, Envelope
 from gateway.model.im_people import Account, Friend, Group, Item, ItemKind, Outgoing, User
 from gateway.model.im_ports import AddressTaken, Appended
 
@@ -261,6 +262,13 @@ class LogInRam(_Records):
 
     def after(self, user: bytes, cursor: int, limit: int) -> list[Item]:
         return [item for item in self.items[user] if item.cursor > cursor][:limit]
+
+    def message(self, user: bytes, account: int, conversation: Conversation, remote_id: str) -> Envelope | None:
+        for item in self.items[user]:
+            envelope = item.envelope
+            if envelope is not None and item.account == account and envelope.remote_id == remote_id:
+                return envelope if envelope.conversation.remote_id == conversation.remote_id else None
+        return None
 
     def first(self, user: bytes) -> int:
         return 1 if self.items[user] else 0

@@ -4,6 +4,8 @@ the words of a connector, in time, and no thread stays behind."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import random
 import threading
@@ -13,7 +15,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.im.connectors import ConnectorSettings
-from gateway.im.connectors.mail import build
+from gateway.im.connectors.mail import build, link
 from gateway.model.im import (
     AuthFailed,
     Connector,
@@ -25,6 +27,7 @@ from gateway.model.im import (
     MarkRead,
     Media,
     Message,
+    Moved,
     Person,
     ReadUpTo,
     Rejected,
@@ -254,7 +257,7 @@ async def test_a_mail_that_can_not_be_read_is_said_and_the_next_one_is_not_held_
     async with asyncio.timeout(8):
         try:
             async with session(FETCH=answer) as opened:
-                event = await anext(opened.events().__aiter__())
+                event = await _next(opened)
         except Transient:
             return
     assert event.cursor == b"7.9"  # type: ignore[union-attr]
@@ -317,6 +320,44 @@ async def test_accounts_of_a_hung_server_do_not_hold_up_others() -> None:
         assert all(isinstance(done, Transient) for done in await asyncio.gather(*stuck, return_exceptions=True))
 
 
+class SlowImap(Imap):
+    """Takes its time for each search."""
+
+    async def __call__(self, reader: Reader, writer: Writer) -> None:
+        write = writer.write
+
+        def write_late(data: bytes) -> None:
+            if data.startswith(b"* SEARCH"):
+                asyncio.get_running_loop().call_later(0.8, write, data)
+            else:
+                write(data)
+
+        writer.write = write_late  # type: ignore[method-assign]
+        await super().__call__(reader, writer)
+
+
+async def test_servers_that_are_slow_on_purpose_leave_others_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "_HEAVY_S", 0.3)
+    shared = connector(threads=4, request_s=5.0)
+    async with server(SlowImap(SEARCH=NOTHING, IDLE=b"TAG BAD no\r\n")) as slow, server(Imap()) as good:
+        tasks = [asyncio.create_task(_search_for_ever(shared, form(slow))) for _ in range(12)]
+        await asyncio.sleep(3)  # each was slow once
+        # one of them in its way would cost request_s
+        async with asyncio.timeout(4):
+            for _ in range(5):
+                await _open(shared, form(good))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _search_for_ever(opened: Connector, credentials: Credentials) -> None:
+    async with opened.open(credentials, None) as slow:
+        while True:
+            with contextlib.suppress(Rejected):
+                await slow.act(MarkRead(Conversation(ConversationKind.DM, "b@x.example"), "x@y"))
+
+
 async def _open(opened: Connector, credentials: Credentials) -> None:
     async with opened.open(credentials, None):
         pass
@@ -342,7 +383,10 @@ async def test_waiting_for_news_holds_no_thread_and_a_request_calls_it_off() -> 
 
 
 async def _next(opened: Session) -> object:
-    return await anext(opened.events().__aiter__())
+    """Behind the word of where to go on, which comes at once."""
+    events = opened.events().__aiter__()
+    assert isinstance(await anext(events), Moved)
+    return await anext(events)
 
 
 async def test_waiting_begins_anew_before_a_server_hangs_up() -> None:
@@ -419,6 +463,23 @@ async def test_nothing_of_it_is_logged(caplog: pytest.LogCaptureFixture) -> None
             await opened.act(MarkRead(Conversation(ConversationKind.DM, "secret@x.example"), ""))
         await anext(opened.events().__aiter__())
     assert not any(word in record.getMessage() for record in caplog.records for word in ("secret", "me@", "pw", "UID"))
+
+
+async def test_what_fails_when_nobody_waits_any_more_is_not_logged() -> None:
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+
+    async def give_up(port: int) -> None:
+        opening = asyncio.create_task(_open(connector(request_s=5.0), form(port)))
+        await asyncio.sleep(0.2)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+
+    async with server(dripping) as port:
+        await give_up(port)
+        await asyncio.sleep(0.1)
+    gc.collect()
+    assert told == []
 
 
 async def test_private_hosts_are_not_reached() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from im_mail_doubles import ALICE, BOB, Log, People, Shelf
 
 from gateway.config.im_section import Im
+from gateway.im.messaging import mail_listener
 from gateway.im.messaging.mail_intake import MailIntake
 from gateway.im.messaging.mail_listener import MailDoor
 from gateway.metrics import Metric, Metrics
@@ -255,6 +256,23 @@ async def test_mails_at_once_are_bounded() -> None:
         await asyncio.sleep(0.1)
         await door.send(MAIL)
         assert door.count(Metric.IM_MAILS, "busy") == 1
+
+
+async def test_nobody_keeps_others_out_by_being_there_or_by_sending_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail_listener, "_PATIENCE_S", 0.2)
+    async with opened(mail_connections=3, mail_at_once=2) as door:
+        there = [await asyncio.open_connection("127.0.0.1", door.door.port) for _ in range(2)]
+        there[0][1].write(BEGIN + b"a byte now and then")
+        there[1][1].write(BEGIN + b"another")
+        silent = await asyncio.open_connection("127.0.0.1", door.door.port)
+        await asyncio.sleep(0.4)
+        await door.send(MAIL)
+        await door.send(MAIL.replace(b"<1@", b"<2@"))
+        assert len(door.texts) == 2
+        assert (await asyncio.wait_for(silent[0].read(), 2)).startswith(b"220")
+        assert door.count(Metric.IM_MAIL_CUT, "idle") == door.count(Metric.IM_MAIL_CUT, "slow") == 1
+        for _, writer in (*there, silent):
+            writer.close()
 
 
 async def test_users_can_not_be_read_off_quickly(door: Door) -> None:

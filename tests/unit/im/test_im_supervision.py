@@ -185,6 +185,17 @@ async def test_a_form_that_is_rejected_is_told_with_its_reason(build_heart: Buil
     assert heart.items(anna, ItemKind.ACCOUNT)[0].reason == "host: there is no server of this name"
 
 
+async def test_what_was_right_once_is_tried_again(build_heart: Build) -> None:
+    heart = build_heart(retry_s=0.05, retry_max_s=0.05)
+    anna = heart.user("anna")
+    number = heart.bind(anna, "a")
+    heart.accounts.cursors[number] = b"12"
+    heart.box("a").before_open.append(raising(Rejected("host: there is no server of this name")))
+    heart.door.come(b"anna")
+    await until(lambda: heart.supervisor.state(number) is AccountState.CONNECTED)
+    assert not heart.items(anna, ItemKind.ACCOUNT)
+
+
 async def test_an_outage_is_told_after_a_while_and_so_is_its_end(build_heart: Build) -> None:
     heart = build_heart(outage_s=0.8)
     anna = heart.user("anna")
@@ -302,7 +313,7 @@ async def test_the_probe_that_leaves_gives_its_turn_to_another(build_heart: Buil
     heart.bind(heart.user("b"), "b", host="down")
     heart.network.down.add("down")
     heart.door.come(b"a")
-    await until(lambda: heart.supervisor.breakers.is_open("down"))
+    await until(lambda: heart.supervisor.breakers.is_open("scripted down"))
     heart.door.come(b"b")
     await asyncio.sleep(0.01)
     heart.network.down.clear()

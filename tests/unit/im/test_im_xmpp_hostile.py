@@ -232,6 +232,29 @@ async def test_what_only_the_accounts_own_server_may_say_is_not_taken_from_other
                     return
 
 
+@pytest.mark.parametrize("more", ["", " note='a > b'"])
+async def test_a_parser_that_is_renewed_loses_nothing_and_knows_the_prefixes_of_the_stream(more: str) -> None:
+    header = HEADER.replace("id='1'", "id='1' xmlns:own='urn:own'" + more)
+    features = iter((offer("PLAIN"), BIND))
+    server = Server(**{"<stream:stream": lambda _: (header + next(features)).encode()})
+    one = "<message from='bob@y.example' id='message-{}'><body note='>'>text {}</body><own:mark/></message>"
+    texts: list[str] = []
+    async with opened(server) as session:
+        for number in range(50):
+            text = one.format(f"{number:07}", number)
+            cut = number % len(text)
+            server.say(text[:cut])
+            await asyncio.sleep(0.001)  # two reads, most often
+            server.say(text[cut:])
+        async with asyncio.timeout(10):
+            async for event in session.events():
+                if isinstance(event, Message):
+                    texts.append(event.envelope.text)
+                if len(texts) == 50:
+                    break
+    assert texts == [f"text {number}" for number in range(50)]
+
+
 async def test_a_server_that_answers_nothing_is_given_up() -> None:
     with pytest.raises(Transient):
         async with opened(Server(iq=b""), request_s=0.3):

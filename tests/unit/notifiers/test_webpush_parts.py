@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.notifiers.webpush.addresses import MAX_WAITING, Addresses, is_public
+from gateway.model.public_addresses import is_public
+from gateway.notifiers.webpush.addresses import MAX_WAITING, Addresses
 from gateway.notifiers.webpush.client import build_topic
 from gateway.notifiers.webpush.encryption import MAX_BODY_BYTES, MAX_PLAIN_BYTES, encrypt
 from gateway.notifiers.webpush.local import decrypt

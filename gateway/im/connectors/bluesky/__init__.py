@@ -35,7 +35,7 @@ class Bluesky:
         self._tokens = Tokens()
 
     def host(self, credentials: Credentials) -> str:
-        return parse_login(credentials).server
+        return parse_login(credentials).url
 
     def open(self, credentials: Credentials, cursor: bytes | None) -> AbstractAsyncContextManager[BlueskySession]:
         return open_session(credentials, cursor, self._settings, self._tls, self._tokens)

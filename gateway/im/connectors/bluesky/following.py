@@ -29,8 +29,6 @@ class Following:
         self._names: dict[str, str] = {}
         self._follows: list[str] | None = None
         self._own: OrderedDict[str, None] = OrderedDict()
-        #: where to go on, as it was said last; who goes before anything has come was told so
-        self._told = b""
 
     def forget_own(self, uri: str) -> None:
         """We have just posted this: it is not news."""
@@ -42,12 +40,16 @@ class Following:
         self._follows = await self._list_follows()
         await self._note_new(self._follows)
 
+    def cursor(self) -> bytes:
+        return build_cursor(self._seen)
+
     async def contacts(self) -> AsyncIterator[Contact]:
         for did in await self._list_follows():
             yield Contact(did, await self._name(did), is_mutual=False)
 
     async def round(self) -> AsyncIterator[Event]:
         """What is new; the cursor is in the last of it."""
+        before = build_cursor(self._seen)
         follows = await self._list_follows()
         known = set(self._follows or ())
         held: Message | None = None
@@ -66,9 +68,8 @@ class Following:
         cursor = build_cursor(self._seen)
         if held is not None:
             yield held._replace(cursor=cursor)
-        elif cursor != self._told:
+        elif cursor != before:
             yield Moved(cursor)
-        self._told = cursor
 
     def _read(self, follows: list[str]) -> list[str]:
         return [self._client.did, *follows[: self._most]]

@@ -43,6 +43,7 @@ from gateway.model.im import (
     Event,
     Media,
     MediaFile,
+    Moved,
     Person,
     Rejected,
     Transient,
@@ -60,6 +61,10 @@ class BlueskySession:
         self._failure: AuthFailed | Transient | Rejected | None = None
         self._task = asyncio.create_task(self._ask_again())
         self.me = Person(client.did, client.handle, is_self=True)
+
+    def tell(self, event: Event) -> None:
+        """Before anything else."""
+        self._events.put_nowait(event)
 
     async def close(self) -> None:
         self._task.cancel()
@@ -191,6 +196,9 @@ async def open_session(
         await client.log_in()
         following = await _begin(client, at, settings)
         session = BlueskySession(client, following, settings)
+        if at is None:
+            # who goes away before anything came comes back to here
+            session.tell(Moved(following.cursor()))
         try:
             yield session
         finally:

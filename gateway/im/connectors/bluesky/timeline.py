@@ -32,8 +32,6 @@ class Timeline:
         self._since_ms = 0 if shown is None else shown.since_ms
         self._shown = OrderedDict.fromkeys([] if shown is None else shown.items[-_MOST_SHOWN:])
         self._waiting: list[FeedItem] = []
-        #: where to go on, as it was said last; who goes before anything has come was told so
-        self._told = b""
 
     def forget_own(self, uri: str) -> None:
         """We are about to post this: it is not news."""
@@ -52,6 +50,9 @@ class Timeline:
             raise CursorForgotten("more has come since than the timeline is read back for")
         self._waiting = waiting
 
+    def cursor(self) -> bytes:
+        return self._at()
+
     async def contacts(self) -> AsyncIterator[Contact]:
         after = ""
         for _ in range(_MOST_CONTACT_PAGES):
@@ -67,6 +68,7 @@ class Timeline:
         """What is new, the oldest first; the cursor is in the last of it."""
         waiting: list[FeedItem] | None
         waiting, self._waiting = self._waiting, []
+        before = self._at()
         if not waiting:
             waiting = await self._find_new()
             if waiting is None:
@@ -77,9 +79,8 @@ class Timeline:
             yield Message(item.envelope)
         if waiting:
             yield Message(waiting[-1].envelope, cursor)
-        elif cursor != self._told:
+        elif cursor != before:
             yield Moved(cursor)
-        self._told = cursor
 
     async def _find_new(self) -> list[FeedItem] | None:
         """The oldest first; None where there is more behind the last page that is read."""

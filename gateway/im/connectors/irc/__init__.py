@@ -24,7 +24,8 @@ class Irc:
         self._tls = ssl.create_default_context()
 
     def host(self, credentials: Credentials) -> str:
-        return parse_login(credentials).server.lower()
+        login = parse_login(credentials)
+        return f"{login.server.lower()}:{login.port} {login.tls}"
 
     def open(self, credentials: Credentials, cursor: bytes | None) -> AbstractAsyncContextManager[IrcSession]:
         """The cursor says which rooms were joined and left since the account was bound, and nothing of messages."""

@@ -4,6 +4,7 @@ anything but LineError, whatever a server sends, and never builds a line that a 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,10 +13,11 @@ LINE_BYTES = 512
 #: tags that a server may put before it, with "@" and space (IRCv3 message-tags)
 TAGS_BYTES = 8_191
 _MOST_PARAMETERS = 64
+_ASCII = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _CASEMAPPINGS = {
-    "ascii": {},
-    "rfc1459": {ord("["): "{", ord("]"): "}", ord("\\"): "|", ord("~"): "^"},
-    "strict-rfc1459": {ord("["): "{", ord("]"): "}", ord("\\"): "|"},
+    "ascii": _ASCII,
+    "rfc1459": _ASCII | str.maketrans("[]\\~", "{}|^"),
+    "strict-rfc1459": _ASCII | str.maketrans("[]\\", "{}|"),
 }
 _TAG_ESCAPES = {":": ";", "s": " ", "\\": "\\", "r": "\r", "n": "\n"}
 #: bold, colours, italics, … of chat clients
@@ -153,8 +155,7 @@ def strip_formats(text: str) -> str:
 
 def fold(name: str, casemapping: str = "rfc1459") -> str:
     """A nick or channel as it is compared (RFC 2812 §2.2; ISUPPORT CASEMAPPING)."""
-    lower = "".join(char.lower() if char.isascii() else char for char in name)
-    return lower.translate(_CASEMAPPINGS.get(casemapping, {}))
+    return name.translate(_CASEMAPPINGS.get(casemapping, _ASCII))
 
 
 # --- CTCP: queries inside messages ----------------------------------------------------------------------------------

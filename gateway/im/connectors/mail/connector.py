@@ -31,7 +31,8 @@ class MailConnector:
         self._context = ssl.create_default_context()
 
     def host(self, credentials: Credentials) -> str:
-        return parse_form(credentials).imap_host
+        mailbox = parse_form(credentials)
+        return f"{mailbox.imap_host}:{mailbox.imap_port} {mailbox.imap_tls}"
 
     @asynccontextmanager
     async def open(self, credentials: Credentials, cursor: bytes | None) -> AsyncIterator[Session]:

@@ -8,8 +8,10 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from imapclient.exceptions import (  # type: ignore[import-untyped]
@@ -26,6 +28,9 @@ from gateway.model.im import AuthFailed, Rejected, Transient
 T = TypeVar("T")
 #: RFC 5530: a login that failed for another reason than its credentials
 _NOT_NOW = ("[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[SERVERBUG]", "[OVERQUOTA]")
+#: a connection that held a thread for longer than this and for more than that part of its time keeps it busy
+_HEAVY_S = 3.0
+_HEAVY_PART = 0.25
 
 
 class Refused(Exception):
@@ -33,22 +38,42 @@ class Refused(Exception):
 
 
 class Threads:
-    """Who finds none free in time gets Transient; nobody queues for ever."""
+    """Who finds none free in time gets Transient; nobody queues for ever. Those who keep one busy all the time share
+    half of them: servers that are slow on purpose leave the others theirs."""
 
     def __init__(self, count: int) -> None:
         self._free = asyncio.Semaphore(count)
+        self._for_heavy = asyncio.Semaphore(max(1, count // 2))
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="im-mail")
 
-    async def run(self, work: Callable[[], T], patience_s: float) -> T:
+    async def run(self, work: Callable[[], T], patience_s: float, *, is_heavy: bool = False) -> T:
         """`work` has a deadline of its own: a cancelled wait does not end it."""
+        places = [self._for_heavy, self._free] if is_heavy else [self._free]
+        taken: list[asyncio.Semaphore] = []
         try:
             async with asyncio.timeout(patience_s):
-                await self._free.acquire()
-        except TimeoutError:
-            raise Transient("too many slow mail servers at once") from None
+                for place in places:
+                    await place.acquire()
+                    taken.append(place)
+        except BaseException as exc:
+            _release(taken)
+            if isinstance(exc, TimeoutError):
+                raise Transient("too many slow mail servers at once") from None
+            raise
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        future.add_done_callback(lambda _: self._free.release())
+        future.add_done_callback(partial(_on_done, taken))
         return await asyncio.shield(future)
+
+
+def _on_done(taken: list[asyncio.Semaphore], future: asyncio.Future[Any]) -> None:
+    _release(taken)
+    if not future.cancelled():
+        future.exception()  # where nobody waits any more the loop would log it, and with it a server's words
+
+
+def _release(taken: list[asyncio.Semaphore]) -> None:
+    for place in taken:
+        place.release()
 
 
 async def open_socket(host: str, port: int, *, allows_private: bool, request_s: float) -> socket.socket:
@@ -87,6 +112,9 @@ class Link:
         self._is_idling = False
         self._is_broken = False
         self._busy = threading.Lock()
+        self._since = time.monotonic()
+        #: seconds for which it held a thread
+        self._held_s = 0.0
 
     async def open(self, mailbox: Mailbox, context: ssl.SSLContext | None, *, allows_private: bool) -> None:
         sock = await open_socket(
@@ -154,11 +182,15 @@ class Link:
 
         def job() -> T:
             with self._busy:
-                client.wire.begin(self._request_s, budget)
-                return work(client)
+                begun = time.monotonic()
+                try:
+                    client.wire.begin(self._request_s, budget)
+                    return work(client)
+                finally:
+                    self._held_s += time.monotonic() - begun
 
         try:
-            return await self._threads.run(job, self._request_s)
+            return await self._threads.run(job, self._request_s, is_heavy=self._is_heavy)
         except asyncio.CancelledError:
             self.break_off()  # a command is under way, and nobody would take its answer
             raise
@@ -172,6 +204,10 @@ class Link:
         except Exception:
             self.break_off()
             raise Transient("the mail server answers what is no IMAP") from None
+
+    @property
+    def _is_heavy(self) -> bool:
+        return self._held_s > max(_HEAVY_S, _HEAVY_PART * (time.monotonic() - self._since))
 
     async def idle(self, longest_s: float) -> list[Any]:
         """What the server tells meanwhile. Returns when it tells something, when somebody wants a turn, or after the

@@ -29,7 +29,7 @@ class Mastodon:
         self._threads = ThreadPoolExecutor(settings.threads, "im-mastodon")
 
     def host(self, credentials: Credentials) -> str:
-        return parse_login(credentials).server
+        return parse_login(credentials).url
 
     def open(self, credentials: Credentials, cursor: bytes | None) -> AbstractAsyncContextManager[MastodonSession]:
         return open_session(credentials, cursor, self._settings, self._tls, self._threads)

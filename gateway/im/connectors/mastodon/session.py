@@ -98,6 +98,8 @@ class MastodonSession:
         if cursor is None:
             notes = await self._notes(limit=1)
             self._cursor = Cursor(_newest(newest), _newest(notes))
+            # who goes away before anything came comes back to here
+            self._events.put_nowait(Moved(self._at()))
         else:
             self._cursor = cursor
             # a server keeps some hundred posts: where it goes back no longer to ours, some are lost
@@ -124,8 +126,6 @@ class MastodonSession:
 
     async def _ask_again(self) -> None:
         try:
-            # who goes before anything has come has a place to go on at
-            await self._events.put(Moved(self._at()))
             while True:
                 await self._round()
                 await asyncio.sleep(self._settings.poll_s)

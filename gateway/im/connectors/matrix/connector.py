@@ -59,7 +59,8 @@ class MatrixConnector:
         self._tokens: OrderedDict[bytes, str] = OrderedDict()
 
     def host(self, credentials: Credentials) -> str:
-        return parse_form(credentials).host
+        login = parse_form(credentials)
+        return login.base.lower() or login.host
 
     @asynccontextmanager
     async def open(self, credentials: Credentials, cursor: bytes | None) -> AsyncIterator[Session]:

@@ -54,12 +54,12 @@ def parse_cursor(cursor: bytes) -> tuple[str, dict[str, str]]:
 
 
 def build_query(
-    query_id: str, *, after: str = "", is_last: bool = False, with_jid: str = "", most: int = PAGE
+    query_id: str, *, after: str = "", before: str = "", is_last: bool = False, with_jid: str = "", most: int = PAGE
 ) -> Element:
-    """`after` a message, or the last ones; all of the archive, or one conversation."""
+    """`after` a message, or the last ones (`before` a message); all of the archive, or one conversation."""
     pages = element(f"{words.PAGE}set", "", element(f"{words.PAGE}max", str(most)))
     if is_last:
-        pages.append(element(f"{words.PAGE}before"))
+        pages.append(element(f"{words.PAGE}before", before))
     elif after:
         pages.append(element(f"{words.PAGE}after", after))
     query = element(f"{words.MAM}query", queryid=query_id)

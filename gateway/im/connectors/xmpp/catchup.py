@@ -13,13 +13,15 @@ from itertools import count
 from gateway.im.connectors.xmpp import words
 from gateway.im.connectors.xmpp.archive import PAGE, Archive, build_cursor, build_query, parse_end
 from gateway.im.connectors.xmpp.errors import StanzaError
-from gateway.im.connectors.xmpp.incoming import Reader, is_own, parse_message
+from gateway.im.connectors.xmpp.incoming import OWN_ID, Reader, is_own, parse_message, parse_stamp
 from gateway.im.connectors.xmpp.stream import Stream
 from gateway.im.connectors.xmpp.words import CLIENT, Element, split_jid
 from gateway.model.im import CursorForgotten, Event, Message, Moved, ReadUpTo, Transient
 
 #: what one page may bring at most, whatever was asked for
 PAGE_MOST = 4 * PAGE
+#: pages of a conversation that are looked through for what we said in it
+PAGES_BACK = 40
 
 _Collect = Callable[[str, Element, str], None]
 
@@ -103,16 +105,41 @@ class Catchup:
         if is_all and not archive.has_more:
             archive.is_live = True
 
-    async def recent(self, archive_jid: str, with_jid: str) -> list[tuple[str, Element]]:
-        """The last messages of a conversation, with their ids in the archive; none where there is no archive."""
-        found: list[tuple[str, Element]] = []
-        try:
-            await self._query(
-                archive_jid, lambda name, message, _: found.append((name, message)), is_last=True, with_jid=with_jid
-            )
-        except StanzaError:
-            return []
-        return found
+    async def sent_since(
+        self, archive_jid: str, with_jid: str, since_ms: int, patience_s: float
+    ) -> list[tuple[str, str]]:
+        """Of what we said in a conversation the ids, our own and the archive's, the oldest first; back to this time,
+        but PAGES_BACK pages at most, and none is asked for past the patience; none where there is no archive."""
+        found: list[list[tuple[str, str]]] = []
+        before = ""
+        until = time.monotonic() + patience_s
+        for _ in range(PAGES_BACK):
+            ours: list[tuple[str, str]] = []
+            try:
+                first, first_ms = await self._said_before(before, archive_jid, with_jid, ours)
+            except StanzaError:
+                break
+            found.append(ours)
+            if first in ("", before) or first_ms < since_ms or time.monotonic() > until:
+                break
+            before = first
+        return [one for page in reversed(found) for one in page]
+
+    async def _said_before(
+        self, before: str, archive_jid: str, with_jid: str, ours: list[tuple[str, str]]
+    ) -> tuple[str, int]:
+        """A page; the archive's id of its first message and when that was said. Empty: there is no more."""
+        first: tuple[str, int] | None = None
+
+        def collect(archive_id: str, message: Element, stamp: str) -> None:
+            nonlocal first
+            first = first or (archive_id, parse_stamp(stamp))
+            name = message.get("id", "")
+            if name.startswith(OWN_ID) and len(name) <= 128 and is_own(message, self._reader):
+                ours.append((name, archive_id))
+
+        answer = await self._query(archive_jid, collect, is_last=True, before=before, with_jid=with_jid)
+        return first if first is not None and not parse_end(answer)[0] else ("", 0)
 
     async def _query(
         self,
@@ -120,6 +147,7 @@ class Catchup:
         collect: _Collect,
         *,
         after: str = "",
+        before: str = "",
         is_last: bool = False,
         with_jid: str = "",
         most: int = PAGE,
@@ -137,7 +165,7 @@ class Catchup:
 
         self._asked[name] = (jid, bounded)
         try:
-            query = build_query(name, after=after, is_last=is_last, with_jid=with_jid, most=most)
+            query = build_query(name, after=after, before=before, is_last=is_last, with_jid=with_jid, most=most)
             return await self._stream.ask(query, kind="set", to=jid)
         finally:
             del self._asked[name]

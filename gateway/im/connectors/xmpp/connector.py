@@ -50,7 +50,7 @@ class XmppConnector:
 
     def host(self, credentials: Credentials) -> str:
         login = parse_login(credentials)
-        return login.host or login.domain
+        return f"{login.domain} {login.host}:{login.port} {login.tls}"
 
     @asynccontextmanager
     async def open(self, credentials: Credentials, cursor: bytes | None) -> AsyncIterator[Session]:

@@ -65,7 +65,7 @@ def parse_message(
     if marked is not None and _attribute(marked, "id"):
         return [ReadUpTo(place.conversation, place.sender, _attribute(marked, "id"))]
     stamp = stamp or next((delay.get("stamp", "") for delay in xml.findall(f"{words.DELAY}delay")), "")
-    at_ms = min(_parse_stamp(stamp) or now_ms, now_ms)
+    at_ms = min(parse_stamp(stamp) or now_ms, now_ms)
     archive_id = archive_id or find_archive_id(xml, reader)
     envelope = _build_envelope(xml, place, archive_id, at_ms, reader.text_bytes)
     if envelope is not None:
@@ -228,7 +228,7 @@ def _whole_geo(text: str) -> Geo | None:
         return None
 
 
-def _parse_stamp(stamp: str) -> int:
+def parse_stamp(stamp: str) -> int:
     """XEP-0082; 0 where it is none."""
     try:
         at = datetime.fromisoformat(stamp[:40])

@@ -59,6 +59,8 @@ from gateway.model.im import (
 SENT = 256
 #: conversations whose archive was looked into for such
 LOOKED = 256
+#: a server's clock may differ from ours by so much
+CLOCK_MS = 60_000
 #: resources of contacts that are told apart; past it the last presence counts
 RESOURCES = 4_096
 
@@ -99,6 +101,7 @@ class XmppSession:
             self._ask_quietly("get", element(f"{words.ROSTER}query")),
         )
         await self._catchup.start(last)
+        self._stream.shed_parser()
         marked = await self._rooms.bookmarked() if rooms is None else []
         self._stream.write(build_presence())
         # what came before the server had this stands in the archive alone: it is looked at once more
@@ -248,7 +251,7 @@ class XmppSession:
 
     async def send(self, envelope: Envelope, files: Sequence[MediaFile] = ()) -> str:
         conversation = envelope.conversation
-        await self._find_sent(conversation)
+        await self._find_sent(conversation, envelope.at_ms)
         names = [
             build_message_id(self.me.remote_id, envelope.txn_id, part) for part in range(parts_of(envelope, files))
         ]
@@ -258,7 +261,11 @@ class XmppSession:
         remote_ids = []
         for message in build_messages(envelope, self.me.remote_id, links):
             known = self._sent.get(message.get("id", ""))
-            remote_ids.append(known if known is not None else await self._send_one(conversation, message))
+            try:
+                remote_ids.append(known if known is not None else await self._send_one(conversation, message))
+            except Transient:
+                self._looked.discard(conversation.remote_id)  # a second try looks whether it came through after all
+                raise
         return remote_ids[0]
 
     async def _send_one(self, conversation: Conversation, message: Element) -> str:
@@ -295,16 +302,17 @@ class XmppSession:
         except StanzaError:
             return  # an answer is an answer
 
-    async def _find_sent(self, conversation: Conversation) -> None:
+    async def _find_sent(self, conversation: Conversation, since_ms: int) -> None:
         """Learn where an earlier try, of this session or one before, came through: the first send of a session into a
-        conversation looks at what stands there last."""
+        conversation, and one behind a failure, looks at what stands there since the message was written."""
         place = conversation.remote_id
         if place not in self._looked and self._catchup.own.is_kept:
             is_room = kind_of(conversation) == "groupchat"
             field = check_jid(place, "conversation", may_name_resource=not is_room)
-            for archive_id, message in await self._catchup.recent(field if is_room else "", "" if is_room else field):
-                if is_own(message, self._reader):
-                    self._note_sent(message.get("id", ""), archive_id if is_room else message.get("id", ""))
+            where = (field, "") if is_room else ("", field)
+            patience_s = self._request_s / 3  # the message itself has to go in the same time
+            for name, archive_id in await self._catchup.sent_since(*where, since_ms - CLOCK_MS, patience_s):
+                self._note_sent(name, archive_id if is_room else name)
             if len(self._looked) >= LOOKED:
                 self._looked.clear()
             self._looked.add(place)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -39,8 +40,13 @@ _UNUSED = {"feature_bind", "feature_session", "feature_rosterver", "feature_prea
 _KEPT = {
     *("_loop", "parser", "transport", "xml_depth", "xml_root", "default_domain", "requested_jid", "stream_footer"),
     *("_run_out_filters", "_request_s", "_on_stanza", "_pending", "_numbers", "_unread_bytes", "_header", "_features"),
-    *("_negotiated", "_keepalive", "_is_bound", "failure", "_over", "on_failure"),
+    *("_negotiated", "_keepalive", "_is_bound", "failure", "_over", "on_failure", "_opening"),
+    "_is_parser_worn",
 }
+#: an end tag, which can not be part of anything else: no attribute has a "<" in it (XML 1.0 §3.1)
+_ENDED = re.compile(rb"</[^<>]*>\s*\Z")
+#: bytes that are looked at for it
+LONGEST_TAG = 256
 #: SASL failures (RFC 6120 §6.5) that are about who logs in
 _WRONG = {"not-authorized", "account-disabled", "credentials-expired", "invalid-authzid", "malformed-request", ""}
 
@@ -56,6 +62,12 @@ def _derive(self: Any, text: bytes, salt: bytes, iterations: int) -> bytes:
 
 
 sasl_mechanisms.SCRAM.Hi = _derive  # type: ignore[method-assign, assignment]
+
+
+def _find_opening(header: bytes) -> bytes:
+    """The tag that opened the stream, in what came first; empty where it is written in another way than is usual."""
+    found = re.search(rb"<stream:stream\s[^<>]*>", header)
+    return b"" if found is None else found[0]
 
 
 class Stream(ClientXMPP):
@@ -75,6 +87,9 @@ class Stream(ClientXMPP):
         self._numbers = count(1)
         self._unread_bytes = 0
         self._header = b""
+        #: of the stream, as the server wrote it
+        self._opening = b""
+        self._is_parser_worn = False
         self._features: Element | None = None
         self._sasl_condition = ""
         self._negotiated: asyncio.Future[None] = self.loop.create_future()
@@ -254,7 +269,7 @@ class Stream(ClientXMPP):
             if event == "start":
                 if self.xml_depth == 0:
                     self.xml_root = xml
-                    self._header = b""
+                    self._opening, self._header = _find_opening(self._header), b""
                     self.start_stream_handler(xml)  # type: ignore[no-untyped-call]
                 self.xml_depth += 1
                 if self.xml_depth > DEPTH:
@@ -272,6 +287,25 @@ class Stream(ClientXMPP):
                 return
         if self._unread_bytes > STANZA_BYTES:
             self.fail(Transient("the server sent more than a stanza may have"))
+        elif self._is_parser_worn and self.xml_depth == 1 and _ENDED.search(data, len(data) - LONGEST_TAG):
+            self._renew_parser()
+
+    def shed_parser(self) -> None:
+        """A parser keeps each name it ever read, and those of the login do not come again: the next stanza that ends
+        is its last."""
+        self._is_parser_worn = True
+
+    def _renew_parser(self) -> None:
+        """Nothing is half read: what came last ended a stanza."""
+        self._is_parser_worn = False
+        parser: Any = ElementTree.XMLPullParser(("start", "end"))
+        try:
+            parser.feed(self._opening)
+            opened: list[Any] = list(parser.read_events())
+        except ElementTree.ParseError:
+            return
+        if len(opened) == 1:
+            self.parser, self.xml_root = parser, opened[0][1]
 
     def init_parser(self) -> None:
         super().init_parser()

@@ -1,0 +1,30 @@
+"""Which addresses are of the public Internet, however they are written or wrapped; must never call one public that a
+network of its own may lead to."""
+
+from __future__ import annotations
+
+import ipaddress
+
+#: IPv6 with an IPv4 address inside that a translator of the network connects to (RFC 6052 §2.1, RFC 8215)
+_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+#: for documentation (RFC 9637) and relays long gone (RFC 7526), which this Python may still call global
+_NOT_GLOBAL = (ipaddress.ip_network("3fff::/20"), ipaddress.ip_network("192.88.99.0/24"))
+
+
+def is_public(text: str) -> bool:
+    """Is it an address of the public Internet, however it is written or wrapped?"""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        if any(address in network for network in _NAT64):
+            return is_public(str(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)))
+        for inner in (address.ipv4_mapped, address.sixtofour):
+            if inner is not None:
+                return is_public(str(inner))
+        if address.teredo is not None or address.is_site_local:
+            return False
+    if any(address in network for network in _NOT_GLOBAL if network.version == address.version):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved and not address.is_unspecified
