@@ -1,11 +1,12 @@
 """IM over a device's connection (D): `Im` asks by name, and reads the items that come.
 
 Sign in once, and the device stays signed in. Whatever must not be lost comes as a push; `catch_up` is for who was away
-longer than pushes are kept."""
+longer than pushes are kept, or to whom more came than is kept for one device."""
 
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,13 +14,15 @@ import msgspec
 
 from gateway.client.content import Notification
 from gateway.client.registration import Registration
-from gateway.model.errors import NotSignedIn
+from gateway.model.errors import GatewayError, NotSignedIn
 from gateway.model.im_people import Item, ItemKind
 
 _pack = msgspec.msgpack.Encoder().encode
 _parse_item = msgspec.msgpack.Decoder(Item).decode
 #: items asked for at once
 PAGE = 100
+#: items that are remembered
+GIVEN = 10_000
 
 
 class Im:
@@ -33,6 +36,11 @@ class Im:
         self.registration = registration
         #: of the newest item that `items` gave; keep it over a restart, and give it to `catch_up`
         self.cursor = 0
+        #: up to here `items` has given all there is; 0: it has given none
+        self._whole = 0
+        #: (cursor, at_ms) of what `items` gave lately: what was read from the log may still come as a push, and after a
+        #: backup was restored cursors are given again
+        self._given: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Any operation by its name; fields that are None are left out."""
@@ -53,7 +61,8 @@ class Im:
         answer = await self.ask("verify", address=address, code=code, name=name or None)
         if before and answer["user"] != before:
             self.registration.drop()  # A5
-            self.cursor = 0
+            self.cursor = self._whole = 0
+            self._given.clear()
         return answer
 
     async def _whose(self) -> str:
@@ -98,22 +107,51 @@ class Im:
     # --- what comes
 
     async def items(self) -> AsyncIterator[Item]:
-        """What is pushed, in order, read from the log where a push had no room for all of it. The registration must be
-        without callbacks."""
+        """What is pushed, in order; read from the log where a push had no room for all of it, or where more came than
+        are kept for a device that is away. The registration must be without callbacks."""
         async for pushed in self.registration:
             values = (
                 pushed.data.get("im") if isinstance(pushed, Notification) and isinstance(pushed.data, dict) else None
             )
             if not isinstance(values, dict):
                 continue
+            is_whole = True
+            if self._whole and values["cursor"] > self._whole + 1:
+                try:
+                    async for item in self._read_between(values["cursor"]):
+                        yield self._give(item, is_whole=True)
+                except (GatewayError, ConnectionError):
+                    is_whole = False  # with the next one
+            if (values["cursor"], values["at_ms"]) in self._given:
+                continue
             if values.get("cut"):
                 found = await self.ask("history", after=values["cursor"] - 1, limit=1)
                 values = found["items"][0] if found["items"] else None
                 if values is None:
                     continue  # older than the log goes back
-            item = msgspec.convert(values, Item)
-            self.cursor = max(self.cursor, item.cursor)
-            yield item
+            yield self._give(msgspec.convert(values, Item), is_whole=is_whole)
+
+    def _give(self, item: Item, *, is_whole: bool) -> Item:
+        self.cursor = max(self.cursor, item.cursor)
+        if is_whole:
+            self._whole = max(self._whole, item.cursor)
+        self._given[item.cursor, item.at_ms] = None
+        if len(self._given) > GIVEN:
+            self._given.popitem(last=False)
+        return item
+
+    async def _read_between(self, until: int) -> AsyncIterator[Item]:
+        """Behind `_whole` and before that cursor, without what was given already."""
+        after, more = self._whole, True
+        while more and after + 1 < until:
+            page = await self.ask("history", after=after, limit=PAGE)
+            more = page["more"]
+            for values in page["items"]:
+                after = values["cursor"]
+                if after >= until:
+                    return
+                if (after, values["at_ms"]) not in self._given:
+                    yield msgspec.convert(values, Item)
 
     async def catch_up(self, after: int | None = None) -> AsyncIterator[Item]:
         """What is in the log behind a cursor, oldest first. A GAP of account 0 stands where the log goes back no
@@ -122,7 +160,7 @@ class Im:
         while True:
             page = await self.ask("history", after=cursor, limit=PAGE)
             if page["last"] < cursor:
-                self.cursor = cursor = 0
+                self.cursor = self._whole = cursor = 0
                 yield Item(ItemKind.GAP, 0)
                 continue
             if cursor and page["first"] > cursor + 1:

@@ -135,6 +135,36 @@ async def test_who_was_away_gets_it_once_it_is_back_in_order(people: tuple[Perso
     assert texts == [f"message {number}" for number in range(20)]
 
 
+async def test_more_than_are_kept_for_a_device_come_from_the_log(open_house: Open) -> None:
+    house: House = await open_house({**SETTINGS, "store.max_pending_per_registration": 5})
+    ann, bob = Person(house, "+491511234567"), Person(house, "bob@mail.example")
+    for person in (ann, bob):
+        await person.come()
+        await person.sign_in("")
+    await ann.im.ask("ask_friend", to=bob.user)
+    await until(lambda: bob.of(ItemKind.FRIEND_REQUEST))
+    await bob.im.ask("answer_friend", user=ann.user, accept=True)
+    store = bob.device._credentials
+    assert store is not None
+    await bob.leave()
+    for number in range(12):
+        await ann.im.send({"user": bob.user}, f"message {number}")
+    bob.items.clear()
+    bob.device = Device("127.0.0.1", house.gateway.edge.port)
+    await bob.device._store.save(store)
+    async with bob.device:
+        bob.im = Im(await bob.device.register("im", "1.0"))
+        reading = asyncio.create_task(bob._read())
+        await until(lambda: len(bob.items) == 5)
+        await ann.im.send({"user": bob.user}, "message 12")
+        await until(lambda: len(bob.items) == 13)
+        await ann.im.send({"user": bob.user}, "message 13")
+        await until(lambda: len(bob.items) == 14)
+        reading.cancel()
+    assert [item.envelope.text for item in bob.items if item.envelope] == [f"message {n}" for n in range(14)]
+    await ann.leave()
+
+
 async def test_a_group_hears_what_one_of_it_says(people: tuple[Person, Person]) -> None:
     ann, bob = people
     group = (await ann.im.ask("create_group", name="Fahrt", members=[bob.user]))["group"]
