@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, AnyStr
+from typing import Any, AnyStr, cast
 
 from aiosmtpd.smtp import SMTP
 
@@ -121,9 +121,9 @@ class MailDoor:
 
 class _TooMany(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(b"421 4.7.0 too many connections, come back later\r\n")
-        transport.close()
+        stream = cast(asyncio.Transport, transport)  # uvloop's are none of its class
+        stream.write(b"421 4.7.0 too many connections, come back later\r\n")
+        stream.close()
 
 
 class _Link(SMTP):
@@ -181,8 +181,8 @@ class _Link(SMTP):
         return not self._is_whole and now - self._began >= _PATIENCE_S and self.pace(now) < _SLOW_BYTES_PER_S
 
     def cut(self) -> None:
-        if isinstance(self.transport, asyncio.Transport):
-            self.transport.abort()
+        if self.transport is not None:
+            cast(asyncio.Transport, self.transport).abort()
 
     async def push(self, status: AnyStr) -> None:
         """Many commands may have come at once: after each answer others have their turn."""

@@ -12,6 +12,7 @@ from email.message import EmailMessage
 from typing import Any, NamedTuple
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, given
 from hypothesis import settings as with_settings
 from hypothesis import strategies as st
@@ -244,6 +245,25 @@ async def test_connections_are_bounded() -> None:
         await asyncio.sleep(0.1)
         assert (await raw(door)).startswith(b"220")
         assert door.count(Metric.IM_MAIL_CUT, "too_many") == 1
+
+
+def test_on_the_loop_of_the_gateway_too_many_are_sent_away_and_a_close_cuts_who_is_there() -> None:
+    told: list[str] = []
+
+    async def scene() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+        async with opened(mail_connections=1, mail_s=60.0) as door:
+            reader, writer = await asyncio.open_connection("127.0.0.1", door.door.port)
+            assert (await reader.readline()).startswith(b"220")
+            got = await raw(door)
+            assert got.startswith(b"421")
+            assert got.endswith(b"<closed>")
+            async with asyncio.timeout(2):
+                await door.door.close()
+            writer.close()
+
+    uvloop.run(scene())
+    assert told == []
 
 
 async def test_mails_at_once_are_bounded() -> None:
