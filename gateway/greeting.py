@@ -39,7 +39,8 @@ def _next_steps(gateway: Gateway) -> str:
     command = started_as if by_path else "heliograph"
     where = f" --url {_api_url(gateway)}"
     url = "" if gateway.api.port == Api().port else where
-    apps = gateway.store.directory.app_names()
+    # nobody is to have a key of the app of IM (docs/im.md)
+    apps = [name for name in gateway.store.directory.app_names() if name != gateway.config.im.app]
     make_key = f"apps key {apps[0]}" if apps else "apps create shop"
     return (
         f"next:       {command} {make_key} --store {gateway.store.path}{url}   # prints an API key, once\n"

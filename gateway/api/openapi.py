@@ -111,7 +111,9 @@ def _operation(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
     elif route.caller != ANYBODY:
         out["security"] = [{"key": []}]
     if route.takes is not None:
-        body = {"schema": schema_of[repr(route.takes)], "example": route.example}
+        body = {"schema": schema_of[repr(route.takes)]}
+        if route.example is not None:
+            body["example"] = route.example
         kinds = (JSON, MSGPACK, *route.takes_also)
         out["requestBody"] = {"required": not route.takes_optional, "content": dict.fromkeys(kinds, body)}
     elif route.takes_media:

@@ -100,4 +100,12 @@ def advice(config: Config, _is_loopback: Callable[[str], bool]) -> list[tuple[st
             found.append((f"im.{name}", "log: whoever reads the log can sign in as anybody; to try it out only"))
     if im.app and im.private_hosts:
         found.append(("im.private_hosts", "users can reach servers in this machine's own network through the gateway"))
+    if not im.app and im != Im():
+        found.append(("im.app", "empty: there is no IM, and the other settings of im do nothing"))
+    if im.app and im.phone_codes == im.mail_codes == "none":
+        found.append(("im.phone_codes", "none, and im.mail_codes too: nobody can sign in"))
+    if im.app and im.mail_domain and im.mail_port < 0:
+        found.append(("im.mail_port", "off, and im.mail_domain is set: no mail comes in for users' mailboxes"))
+    if im.app and not im.public_url:
+        found.append(("im.public_url", "empty: links to files name api.host, which others may not reach"))
     return found

@@ -96,7 +96,6 @@ def _build_route(backend: Backend, im: ImRest, operation: Operation) -> Route:
         group="im",
         takes=_body_type(operation.ask, tuple(in_path)) if has_body else None,
         takes_optional=not (fields.required - set(in_path)),
-        example={},
         gives=operation.reply,
         params=query,
         errors=(

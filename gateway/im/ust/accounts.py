@@ -131,7 +131,9 @@ class BoundAccounts:
     def _fill(self, connector: Connector, values: Mapping[str, str]) -> dict[str, str]:
         """By the form's names, with its defaults. BadRequest, naming the field."""
         names = {field.name for field in connector.form}
-        problem = ("there is a field that this network's form has not", "") if set(values) - names else None
+        takes = ", ".join(field.name for field in connector.form)
+        unknown = f"there is a field that this network's form has not; it has: {takes}"
+        problem = (unknown, "") if set(values) - names else None
         filled = {}
         for field in connector.form:
             value = values.get(field.name, "") or field.default

@@ -53,9 +53,14 @@ def is_number(address: str) -> bool:
     return address.startswith("+")
 
 
-def parse_address(text: str, field: str = "address") -> str:
-    """A number or a mailbox, normal. BadRequest."""
-    return parse_mailbox(text, field) if "@" in text else parse_number(text, field=field)
+def parse_address(text: str, field: str = "address", also: str = "") -> str:
+    """A number or a mailbox, normal. BadRequest, which says what may stand there `also`."""
+    if "@" in text:
+        return parse_mailbox(text, field)
+    number = _normal_number(text, "")
+    if number is None:
+        raise BadRequest(f"expected a number with its country code, as in +4930123456, or a mailbox{also}", field=field)
+    return number
 
 
 def parse_number(text: str, region: str = "", field: str = "number") -> str:

@@ -70,9 +70,9 @@ class Friends:
     async def ask(self, me: bytes, whom: str, text: str, now_ms: int) -> None:
         """`whom`: a number, a mailbox, a user id. Nothing is answered but errors of the asker's own."""
         mine = self._user(me)
-        wanted = parse_user_id(whom) if whom.startswith("user_") else parse_address(whom, "to")
+        wanted = parse_user_id(whom) if whom.startswith("user_") else parse_address(whom, "to", ", or a user id")
         if wanted is None:
-            raise BadRequest("expected a number with its country code, a mailbox, or a user id", field="to")
+            raise BadRequest("not the id of a user: user_ and 32 hex digits", field="to")
         if wanted in (me, *mine.addresses, f"{mine.mailbox}@{self._domain}"):
             raise BadRequest("this is you", field="to")
         after_ms = self._requests.take(mine, now_ms)

@@ -57,3 +57,15 @@ def test_a_password_file_is_read(tmp_path: Path) -> None:
 def test_codes_in_the_log_and_servers_in_the_own_network_are_worth_a_word() -> None:
     found = dict(advice(config_of(app="im", phone_codes="log", mail_codes="log", private_hosts=True)))
     assert {"im.phone_codes", "im.mail_codes", "im.private_hosts"} <= set(found)
+
+
+def test_what_keeps_users_out_is_worth_a_word() -> None:
+    assert "im.app" not in dict(advice(Config()))
+    assert "im.app" in dict(advice(config_of(phone_codes="log")))
+    assert {"im.phone_codes", "im.mail_port", "im.public_url"} <= set(
+        dict(advice(config_of(app="im", mail_domain="im.example")))
+    )
+    found = dict(
+        advice(config_of(app="im", mail_codes="smtp", mail_domain="im.example", mail_port=0, public_url="https://a.b"))
+    )
+    assert not {"im.phone_codes", "im.mail_port", "im.public_url"} & set(found)
