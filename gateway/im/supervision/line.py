@@ -79,6 +79,7 @@ class Line:
         "account",
         "is_stopping",
         "outage_timer",
+        "reason",
         "state",
         "task",
     )
@@ -88,6 +89,7 @@ class Line:
         self.state = AccountState.CONNECTING
         #: of gateway.im.supervision.reports
         self.outage_timer: asyncio.TimerHandle | None = None
+        self.reason = ""
         self._board = board
         self._backoff = Backoff(board.retry_s, board.retry_max_s)
         self._session: Session | None = None
@@ -161,10 +163,12 @@ class Line:
                 if board.accounts.cursor(account.number) is None:
                     board.reports.bad_credentials(self, str(exc))
                     return
+                self.reason = str(exc)
             except CursorForgotten:
                 await board.reports.gap(self)
             except Transient as exc:
                 at_least_s = exc.retry_after_s
+                self.reason = str(exc)
             except GatewayError as exc:
                 # ours: the store takes nothing, the key is another's
                 _log.warning("im_line_failed", network=account.network, error=exc.name)

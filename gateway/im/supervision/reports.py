@@ -24,6 +24,8 @@ class Reported(Protocol):
     account: Account
     state: AccountState
     outage_timer: asyncio.TimerHandle | None
+    #: why it is not connected, in a connector's words
+    reason: str
 
 
 class Reports:
@@ -94,7 +96,7 @@ class Reports:
     def _on_outage(self, line: Reported) -> None:
         line.outage_timer = None
         line.state = AccountState.OUTAGE
-        self._deliver(line.account, self._item(line.account, AccountState.OUTAGE))
+        self._deliver(line.account, self._item(line.account, AccountState.OUTAGE, line.reason))
 
     def _keep_bad(self, account: Account, reason: str) -> None:
         now = self._accounts.account(account.number)

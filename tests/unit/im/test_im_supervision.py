@@ -206,6 +206,7 @@ async def test_an_outage_is_told_after_a_while_and_so_is_its_end(build_heart: Bu
     assert not heart.items(anna, ItemKind.ACCOUNT)
     await until(lambda: heart.items(anna, ItemKind.ACCOUNT))
     assert heart.supervisor.state(number) is AccountState.OUTAGE
+    assert heart.items(anna, ItemKind.ACCOUNT)[0].reason
     heart.network.down.clear()
     await until(lambda: heart.supervisor.state(number) is AccountState.CONNECTED)
     assert [item.state for item in heart.items(anna, ItemKind.ACCOUNT)] == ["outage", "connected"]
