@@ -64,8 +64,10 @@ class Im:
     answer_step_s: float = within(0.05, 0, 10)
     # a user's log goes back so long
     history_days: float = within(30.0, 0.001, 3_650)
-    # and so many items; past it the oldest go
+    # and so many items; past it the oldest go, and what comes again of what is gone is shown again
     history_items: int = within(100_000, 100, 100_000_000)
+    # and so many bytes, sealed
+    history_bytes: int = within(67_108_864, 65_536, 1_099_511_627_776)
     # largest text, bytes of UTF-8
     max_text_bytes: int = within(32_768, 256, 1_048_576)
     # most recipients of one message (D4)

@@ -81,7 +81,7 @@ class LogStore:
         self.configure(Im())
 
     def configure(self, im: Im) -> None:
-        self._max_items = im.history_items
+        self._max_items, self._max_bytes = im.history_items, im.history_bytes
         self._max_outgoing = im.outgoing_per_account
         self.part_s = min(_PART_MAX_S, max(1, int(im.history_days * 86_400 / _PARTS)))
 
@@ -110,6 +110,7 @@ class LogStore:
         head = self._head(user)
         now_s = self._clock() // 1_000
         last, new, is_long = max(head.last, self._epoch.first() - 1), list[Item](), False
+        size = head.size
         for item in items:
             seen = self._rows.seen_key(user, item, item.account or account)
             if seen is not None:
@@ -120,7 +121,8 @@ class LogStore:
             kept = replace(item, cursor=last)
             key = log_key(user, last)
             line = LineHead(now_s, b"" if seen is None else seen[len(user) :])
-            values[Db.IM_LOG, key] = build_line(cipher.aead, key, line, kept)
+            raw = values[Db.IM_LOG, key] = build_line(cipher.aead, key, line, kept)
+            size += len(key) + len(raw)
             new.append(kept)
         if new:
             part_s = head.part_s
@@ -128,8 +130,8 @@ class LogStore:
                 part_s = now_s
                 values[Db.IM_TASKS, task_key(OLD_LINES, now_s, user)] = b""
             lines = head.lines + len(new)
-            values[Db.IM_LOGS, user] = build_log_head(LogHead(lines, last, part_s))
-            if lines > self._max_items:
+            values[Db.IM_LOGS, user] = build_log_head(LogHead(lines, last, part_s, size))
+            if lines > self._max_items or size > self._max_bytes:
                 values[Db.IM_TASKS, LONG_LOG + user] = b""
                 is_long = True
         if not values:

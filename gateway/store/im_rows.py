@@ -28,12 +28,12 @@ SESSION, DEVICE, GROUP, ACCOUNT = b"s", b"d", b"g", b"a"
 #: somebody who has a Friend row about the user
 ADMIRER = b"f"
 #: kinds of TASKS. Ends of: a part of a log, a dedupe hash whose line has gone before it, a session
-OLD_LINES, OLD_SEEN, OLD_SESSION = b"l", b"d", b"s"
+OLD_LINES, OLD_SESSION = b"l", b"s"
 #: a log is too long; an account's queue and a user are gone, and what was theirs is still to be removed
 LONG_LOG, GONE_ACCOUNT, GONE_USER = b"t", b"a", b"u"
 
 _SESSION = struct.Struct(f">Q{USER_BYTES}s")
-_HEAD = struct.Struct(">QQI")
+_HEAD = struct.Struct(">QQIQ")
 _LINE = struct.Struct(f">I{_HASH_BYTES}s")
 _NO_HASH = bytes(_HASH_BYTES)
 
@@ -247,6 +247,8 @@ class LogHead(NamedTuple):
     last: int = 0
     #: when the newest part of the log begins that has a task of its own, Unix seconds
     part_s: int = 0
+    #: of its lines, with their keys, bytes
+    size: int = 0
 
 
 def build_log_head(head: LogHead) -> bytes:

@@ -12,6 +12,7 @@ from store_rig import START_MS, Clock, open_store
 from gateway.config.im_section import Im
 from gateway.model.errors import NotFound, QueueFull
 from gateway.model.im_people import Item, ItemKind
+from gateway.store.im_rows import parse_log_head
 from gateway.store.records import Db
 
 A, B = user_id(1), user_id(2)
@@ -100,6 +101,24 @@ async def test_too_many_that_wait_are_refused_together(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_log_has_a_most_in_bytes_too_whoever_fills_it(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await open_store(tmp_path, clock)
+    store.configure_im(Im(history_bytes=65_536))
+    await put_users(store, 1)
+    for number in range(40):
+        await store.im_log.append(A, [message(number, text="x" * 10_000)]).done
+    while store.sweep():
+        await store.committer.flush()
+    await store.committer.flush()
+    kept = store.im_log.after(A, 0, 100)
+    assert [item.cursor for item in kept] == [35, 36, 37, 38, 39, 40]
+    rows = list(store._environment.scan(Db.IM_LOG))
+    assert sum(len(key) + len(line) for key, line in rows) == parse_log_head(store._environment.get(Db.IM_LOGS, A)).size
+    assert store._environment.entries(Db.IM_SEEN) == 6
+    await store.close()
+
+
 async def test_the_oldest_lines_go_and_cursors_go_on(tmp_path: Path) -> None:
     clock = Clock()
     store = await open_store(tmp_path, clock)
@@ -112,14 +131,15 @@ async def test_the_oldest_lines_go_and_cursors_go_on(tmp_path: Path) -> None:
         await store.committer.flush()
     await store.committer.flush()
     assert (store.im_log.first(A), store.im_log.last(A)) == (151, 250)
-    assert store.im_log.append(A, [message(0)]).items == []  # as long as history_days says
+    assert store.im_log.append(A, [message(200)]).items == []  # it is there
+    assert [item.cursor for item in store.im_log.append(A, [message(0)]).items] == [251]  # long gone
     clock.now_ms += 3 * 86_400_000
     while store.sweep():
         await store.committer.flush()
     await store.committer.flush()
-    assert (store.im_log.first(A), store.im_log.last(A)) == (0, 250)
+    assert (store.im_log.first(A), store.im_log.last(A)) == (0, 251)
     assert [store._environment.entries(db) for db in (Db.IM_LOG, Db.IM_SEEN, Db.IM_TASKS)] == [0, 0, 0]
     await store.close()
     store = await open_store(tmp_path, clock)
-    assert [item.cursor for item in store.im_log.append(A, [message(0)]).items] == [251]
+    assert [item.cursor for item in store.im_log.append(A, [message(0)]).items] == [252]
     await store.close()

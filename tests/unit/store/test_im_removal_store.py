@@ -156,8 +156,8 @@ async def test_a_long_log_is_cut_soon(tmp_path: Path) -> None:
     assert [item.cursor for item in store.im_log.after(A, 0, 1_000)] == list(range(2_501, 2_601))
     assert metrics.value(Metric.IM_LINES_SWEPT, label="too_many") == 2_500
     again = store.im_log.append(A, [message(n) for n in range(0, 2_600, 100)])
-    assert again.items == []
-    assert metrics.value(Metric.IM_DUPLICATES) == 26
+    assert len(again.items) == 25  # all but the one that is there
+    assert metrics.value(Metric.IM_DUPLICATES) == 1
     await store.close()
 
 

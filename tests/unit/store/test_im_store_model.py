@@ -53,11 +53,15 @@ class Plain:
     def address(self, text: str) -> bytes | None:
         return next((which for which, each in self.users.items() if text in each.addresses), None)
 
+    @staticmethod
+    def key(item: Item) -> tuple[Any, ...]:
+        return (item.account, *item.envelope.key) if item.envelope is not None else (item.outgoing,)
+
     def append(self, whose: bytes, items: list[Item], now_ms: int) -> int:
         """How many are new."""
         new = 0
         for item in items:
-            key = (item.account, *item.envelope.key) if item.envelope is not None else (item.outgoing,)
+            key = self.key(item)
             if key not in self.seen.setdefault(whose, {}):
                 self.seen[whose][key] = now_ms
                 new += 1
@@ -68,7 +72,8 @@ class Plain:
             young = [line for line in log if line[0] > now_ms - OLD * JUMP_MS]
             self.logs[whose] = young[-SETTINGS.history_items :]
         for whose, seen in self.seen.items():
-            self.seen[whose] = {key: at for key, at in seen.items() if at > now_ms - OLD * JUMP_MS}
+            kept = {self.key(item) for _, item in self.logs.get(whose, [])}
+            self.seen[whose] = {key: at for key, at in seen.items() if key in kept}
 
     def remove(self, whose: bytes) -> None:
         del self.users[whose]
