@@ -14,6 +14,7 @@ from gateway.config.problems import collect, described
 from gateway.config.secret_files import read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
+from gateway.model.im_media import KNOWN
 
 NETWORKS = ("xmpp", "matrix", "irc", "mail", "bluesky", "mastodon")
 PHONE_CODES = ("none", "sms", "log")
@@ -44,6 +45,14 @@ def _check_networks(im: Im) -> None:
             raise ConfigError(f"{name!r} is no network; known: {', '.join(NETWORKS)}", field="im.networks")
     if len(set(im.networks)) < len(im.networks):
         raise ConfigError("names a network twice", field="im.networks")
+
+
+def _check_media_types(im: Im) -> None:
+    if unknown := set(im.media_types) - KNOWN:
+        raise ConfigError(
+            f"{min(unknown)!r} can not be told from its bytes; known: {', '.join(sorted(KNOWN))}",
+            field="im.media_types",
+        )
 
 
 def _check_names(im: Im) -> None:
@@ -80,6 +89,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     checks: tuple[Callable[[], object], ...] = (
         partial(_check_networks, im),
         partial(_check_names, im),
+        partial(_check_media_types, im),
         partial(_one_of, im, "phone_codes", PHONE_CODES),
         partial(_one_of, im, "mail_codes", MAIL_CODES),
         partial(_one_of, im, "smtp_tls", TLS),

@@ -8,6 +8,31 @@ REF_BYTES = 16
 DIGEST_BYTES = 32
 _PREFIX = "media_"
 _UPLOAD_PREFIX = "upload_"
+#: ends of names, the usual one first
+EXTENSIONS: dict[str, tuple[str, ...]] = {
+    "image/jpeg": ("jpg", "jpeg"),
+    "image/png": ("png", "apng"),
+    "image/gif": ("gif",),
+    "image/webp": ("webp",),
+    "image/heic": ("heic",),
+    "image/avif": ("avif",),
+    "audio/mpeg": ("mp3",),
+    "audio/ogg": ("ogg", "oga", "opus"),
+    "audio/mp4": ("m4a",),
+    "audio/wav": ("wav",),
+    "audio/flac": ("flac",),
+    "audio/aac": ("aac",),
+    "video/mp4": ("mp4", "m4v"),
+    "video/webm": ("webm",),
+    "video/ogg": ("ogv",),
+    "video/quicktime": ("mov",),
+    "video/x-matroska": ("mkv",),
+    "application/pdf": ("pdf",),
+    "application/zip": ("zip",),
+    "text/plain": ("txt",),
+}
+#: types that can be told from bytes (gateway/im/media/sniffing.py): what may stand in im.media_types
+KNOWN = frozenset(EXTENSIONS)
 
 
 def build_ref(ref: bytes) -> str:

@@ -23,12 +23,12 @@ from gateway.im.media.links import Links
 from gateway.im.media.names import clean_name
 from gateway.im.media.picture_pool import PicturePool
 from gateway.im.media.ports import Files, Rows
-from gateway.im.media.sniffing import HEAD_BYTES, KNOWN, PICTURES, TEXT, is_text, sniff
+from gateway.im.media.sniffing import HEAD_BYTES, PICTURES, TEXT, is_text, sniff
 from gateway.im.media.video_metadata import VIDEOS, hide_descriptions
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError, QueueFull, StoreUnavailable
 from gateway.model.im import Media, MediaFile
-from gateway.model.im_media import REF_BYTES, StoredMedia, build_ref, parse_ref
+from gateway.model.im_media import KNOWN, REF_BYTES, StoredMedia, build_ref, parse_ref
 from gateway.model.im_ports import MediaRefused
 
 log = structlog.get_logger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from gateway.im.media.sniffing import EXTENSIONS
+from gateway.model.im_media import EXTENSIONS
 
 #: bytes of UTF-8
 NAME_BYTES = 120

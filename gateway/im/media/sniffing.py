@@ -15,32 +15,6 @@ HEAD_BYTES = 4_096
 TEXT = "text/plain"
 PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
-#: ends of names, the usual one first
-EXTENSIONS: dict[str, tuple[str, ...]] = {
-    "image/jpeg": ("jpg", "jpeg"),
-    "image/png": ("png", "apng"),
-    "image/gif": ("gif",),
-    "image/webp": ("webp",),
-    "image/heic": ("heic",),
-    "image/avif": ("avif",),
-    "audio/mpeg": ("mp3",),
-    "audio/ogg": ("ogg", "oga", "opus"),
-    "audio/mp4": ("m4a",),
-    "audio/wav": ("wav",),
-    "audio/flac": ("flac",),
-    "audio/aac": ("aac",),
-    "video/mp4": ("mp4", "m4v"),
-    "video/webm": ("webm",),
-    "video/ogg": ("ogv",),
-    "video/quicktime": ("mov",),
-    "video/x-matroska": ("mkv",),
-    "application/pdf": ("pdf",),
-    "application/zip": ("zip",),
-    TEXT: ("txt",),
-}
-#: what is known here and may be put into im.media_types
-KNOWN = frozenset(EXTENSIONS)
-
 _STARTS = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),

@@ -168,7 +168,10 @@ class Outbox:
     def _address(
         self, user: bytes, recipient: Recipient, draft: Draft, media: tuple[Media, ...], txn_id: str
     ) -> Outgoing:
-        account = self._account(user, recipient.site or recipient.account or 0)
+        try:
+            account = self._account(user, recipient.site or recipient.account or 0)
+        except NotFound:
+            raise NotFound("you have no such account", field="site" if recipient.site else "account") from None
         kind = ConversationKind.FEED if recipient.site else recipient.kind
         if draft.replaces and not self._caps(account).edits:
             raise InvalidField(f"{account.network} can not change what was sent", field="replaces")

@@ -41,6 +41,7 @@ def test_the_defaults_are_right_with_an_app_and_without() -> None:
         ({"public_url": "https://push.example/x"}, "im.public_url"),
         ({"retry_s": 10.0, "retry_max_s": 5.0}, "im.retry_s"),
         ({"media_bytes": 1 << 40}, "im.media_bytes"),
+        ({"media_types": ["image/png", "image/tiff"]}, "im.media_types"),
         ({"app": "im", "phone_codes": "sms"}, "paging.smscs"),
     ],
 )

@@ -17,8 +17,9 @@ from PIL import Image
 from gateway.im.media import tus
 from gateway.im.media.names import NAME_BYTES, clean_name
 from gateway.im.media.picture_metadata import Malformed, build_orientation, parse_orientation, strip
-from gateway.im.media.sniffing import EXTENSIONS, KNOWN, PICTURES, is_text, sniff
+from gateway.im.media.sniffing import PICTURES, is_text, sniff
 from gateway.model.errors import BadRequest
+from gateway.model.im_media import EXTENSIONS, KNOWN
 
 MP3 = (b"\xff\xfb\x90\x00" + bytes(413)) * 2
 SAMPLES = {
