@@ -91,6 +91,8 @@ class Account(msgspec.Struct, array_like=True, frozen=True):
     created_ms: int
     #: last state that lasts: BAD_CREDENTIALS survives a restart, the others do not
     state: AccountState = AccountState.IDLE
+    #: of BAD_CREDENTIALS, in a connector's words
+    reason: str = ""
 
     def __repr__(self) -> str:
         return f"Account({self.number}, {self.network})"

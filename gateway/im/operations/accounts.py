@@ -48,6 +48,8 @@ class AccountView(Reply):
     name: str
     state: AccountState
     created_ms: int
+    #: of bad_credentials: what is wrong
+    reason: str = ""
 
 
 class Accounts(Reply):
@@ -178,6 +180,7 @@ def _view(account: Account, state: AccountState) -> AccountView:
         name=account.name,
         state=state,
         created_ms=account.created_ms,
+        reason=account.reason if state is AccountState.BAD_CREDENTIALS else "",
     )
 
 

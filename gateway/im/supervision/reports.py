@@ -104,7 +104,7 @@ class Reports:
             return  # unbound, or bound anew meanwhile
         try:
             self._accounts.put_account(
-                msgspec.structs.replace(now, state=AccountState.BAD_CREDENTIALS)
+                msgspec.structs.replace(now, state=AccountState.BAD_CREDENTIALS, reason=reason)
             ).add_done_callback(observe)
         except GatewayError as exc:
             # after a restart it is tried once more, and found out again

@@ -80,7 +80,7 @@ class BoundAccounts:
         if connector is None:
             raise BadRequest("this network is no longer here: unbind the account", field="account")
         sealed = self._records.seal(me, account.number, account.network, self._fill(connector, values))
-        account = replace(account, sealed=sealed, state=AccountState.IDLE)
+        account = replace(account, sealed=sealed, state=AccountState.IDLE, reason="")
         await self._put(account)
         self._tell_bound(account, "changed")
         return account

@@ -183,6 +183,7 @@ async def test_a_form_that_is_rejected_is_told_with_its_reason(build_heart: Buil
     heart.door.come(b"anna")
     await until(lambda: heart.items(anna, ItemKind.ACCOUNT))
     assert heart.items(anna, ItemKind.ACCOUNT)[0].reason == "host: there is no server of this name"
+    assert [account.reason for account in heart.accounts.accounts(anna)] == ["host: there is no server of this name"]
 
 
 async def test_what_was_right_once_is_tried_again(build_heart: Build) -> None:
