@@ -22,6 +22,6 @@ def build_ndjson(_: Any, value: Any) -> bytes:
     return b"\n".join(msgspec.json.encode(item) for item in items)
 
 
-@schemathesis.serializer("application/octet-stream")
+@schemathesis.serializer("application/octet-stream", "application/offset+octet-stream")
 def build_bytes(_: Any, value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
