@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 REF_BYTES = 16
-DIGEST_BYTES = 32
 _PREFIX = "media_"
 _UPLOAD_PREFIX = "upload_"
 #: ends of names, the usual one first

@@ -20,7 +20,6 @@ from gateway.tour.operator.programs import Programs
 
 #: its Python, in the folder where .ci/im puts what comes from PyPI
 PYTHON = "synapse/bin/python"
-SERVER_NAME = "localhost"
 PATIENCE_S = 60.0
 #: it is ended as trouble ends it, without a goodbye
 END_S = 0.05

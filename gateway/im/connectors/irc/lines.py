@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 #: with its CR LF, and without tags (RFC 2812 §2.3)
@@ -171,7 +171,3 @@ def parse_ctcp(text: str) -> tuple[str, str] | None:
 
 def build_ctcp(command: str, argument: str = "") -> str:
     return f"\x01{command} {argument}\x01" if argument else f"\x01{command}\x01"
-
-
-def build_lines(command: str, target: str, pieces: Sequence[str]) -> list[bytes]:
-    return [build_line(command, target, piece) for piece in pieces]

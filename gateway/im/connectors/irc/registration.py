@@ -34,7 +34,6 @@ class Registration:
     login: Login
     nick: str = ""
     is_done: bool = False
-    has_tags: bool = False
     _offered: set[str] = field(default_factory=set)
     _tries: int = 0
     _is_in_account: bool = False
@@ -92,7 +91,6 @@ class Registration:
             return [build_line("CAP", "REQ", " ".join(wanted))] if wanted else [build_line("CAP", "END")]
         if verb == "ACK":
             taken = {word.lstrip("-~=") for word in line.parameter(-1).split()}
-            self.has_tags = "message-tags" in taken
             return [build_line("AUTHENTICATE", "PLAIN")] if "sasl" in taken else [build_line("CAP", "END")]
         if verb == "NAK":
             return [build_line("CAP", "END")]
