@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.config.bounds import within
+from gateway.config.cluster_section import Cluster
 from gateway.config.im_section import Im
 from gateway.config.operator_sections import Diameter, Ims, Ip, Paging, Radius, Service, Trigger, Wap
 from gateway.config.ota_section import Ota
@@ -322,6 +323,7 @@ class Config:
     diameter: Diameter = field(default_factory=Diameter)
     ota: Ota = field(default_factory=Ota)
     im: Im = field(default_factory=Im)
+    cluster: Cluster = field(default_factory=Cluster)
     api: Api = field(default_factory=Api)
     identity: Identity = field(default_factory=Identity)
     log: Log = field(default_factory=Log)

@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from gateway.config import im_section, operator_sections, ota_section, sections
+from gateway.config import cluster_section, im_section, operator_sections, ota_section, sections
 from gateway.config.sections import Config
 
 ENV_PREFIX = "HELIOGRAPH_"
@@ -112,7 +112,7 @@ def _setting(section: str, f: Field[Any], hint: Any, meaning: str) -> Setting:
 def _comments() -> dict[tuple[str, str], str]:
     """(class, field) → the comment lines right above the field, joined."""
     found: dict[tuple[str, str], str] = {}
-    for module in (sections, operator_sections, ota_section, im_section):
+    for module in (sections, operator_sections, ota_section, im_section, cluster_section):
         found |= _comments_of(inspect.getsource(module))
     return found
 

@@ -258,6 +258,21 @@ class MailUnavailable(GatewayError):
     summary = "The mail server that this gateway sends by (im.smtp_host) takes nothing now."
 
 
+class NodeUnreachable(GatewayError):
+    code, name, status, retryable, after_ms = 57, "node_unreachable", 503, True, 2_000
+    summary = "The node of the fleet that has to answer this can not be reached now, or is being replaced."
+
+
+class LogUnavailable(GatewayError):
+    code, name, status, retryable, after_ms = 58, "log_unavailable", 503, True, 2_000
+    summary = "The fleet's journal can not be written now (NATS unreachable or full); nothing was accepted."
+
+
+class LogFenced(GatewayError):
+    code, name, status, retryable, after_ms = 59, "log_fenced", 503, True, 1_000
+    summary = "Another node has taken over this part of the fleet; ask again."
+
+
 class ConfigError(GatewayError):
     code, name, status, retryable, after_ms = 60, "config", 500, False, 0
     summary = "The configuration is not valid; the message names the field and the fix."

