@@ -50,10 +50,10 @@ class Ground(Protocol):
 class Loopback:
     """All at one address."""
 
-    def host(self, name: str) -> str:
+    def host(self, name: str) -> str:  # noqa: ARG002 - of all
         return HOST
 
-    def command(self, name: str) -> Sequence[str]:
+    def command(self, name: str) -> Sequence[str]:  # noqa: ARG002 - of all
         return ()
 
 
@@ -128,14 +128,14 @@ class GatewayNode:
         self.started_at = time.monotonic()
         self.start_s = 0.0
         self.is_paused = False
-        self._ready_file.unlink(missing_ok=True)  # noqa: ASYNC240 - a small file of our own
+        self._ready_file.unlink(missing_ok=True)
         command = [*_tied(), *self._command, sys.executable, "-m", "gateway.cli", "serve"]
         command += ["--store", str(self.store), "--port", str(self.device_port), "--api-port", str(self.api_port)]
         command += ["--ready-file", str(self._ready_file)]
         own = [f"edge.host={self.host}", f"api.host={self.host}"]
         for setting in (*SETTINGS, *own, *self.settings, *settings):
             command += ["--set", setting]
-        with self.log_file.open("ab") as log:  # noqa: ASYNC230 - opened, not written
+        with self.log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -148,7 +148,7 @@ class GatewayNode:
     async def until_serving(self, timeout_s: float = START_S) -> None:
         """Both doors are open. NotStarted."""
         end = time.monotonic() + timeout_s
-        while not self._ready_file.exists():  # noqa: ASYNC240
+        while not self._ready_file.exists():
             if not self.is_running or time.monotonic() > end:
                 raise NotStarted(f"{self.name} did not start:\n{self.last_words()}")
             await asyncio.sleep(0.02)

@@ -1,8 +1,8 @@
 """What a fleet was seen to do, in the order seen: pushes asked for and answered, frames and messages of devices, acks,
 receipts, faults; append-only, with monotonic times. Must judge nothing: that is fleet_checks.
 
-A registration is named `device/app/account`; a token never stands here, nor a secret. A push is known by its `op`, which
-is its title too, so a device's message tells which push it is of.
+A registration is named `device/app/account`; a token never stands here, nor a secret. A push is known by its `op`,
+which is its title too, so a device's message tells which push it is of.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Looked(Event, tag="looked"):
     node: str
     status: int
     state: str = ""
-    deliveries: list[tuple[int, str]] = []
+    deliveries: list[tuple[str, str]] = []  # registration, state
 
 
 class Fault(Event, tag="fault"):
@@ -179,7 +179,7 @@ class History:
 
     @classmethod
     def read(cls, file: Path) -> History:
-        """Of an earlier run; msgspec.DecodeError where a line is no event. A last line that is not whole is left out."""
+        """Of an earlier run; msgspec.DecodeError where a line is no event. A last line that is cut is left out."""
         self = cls()
         whole, _, _ = file.read_text().rpartition("\n")
         self.events = [_decode(line) for line in whole.splitlines() if line]

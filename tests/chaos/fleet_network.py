@@ -1,5 +1,5 @@
-"""A network of its own for each process of a fleet: namespaces on a bridge, whose cables are pulled and whose neighbours
-are made deaf to each other; must leave nothing behind, whatever happens.
+"""A network of its own for each process of a fleet: namespaces on a bridge, whose cables are pulled and whose
+neighbours are made deaf to each other; must leave nothing behind, whatever happens.
 
 Two hosts are cut by a wrong hardware address in the other's neighbour table: what is sent leaves, and nobody takes it,
 as on a network that drops. A blackhole route would tell the sender, which a network does not.

@@ -80,7 +80,7 @@ async def test_a_cut_ends_who_is_there_and_takes_nobody(proxy: FaultProxy) -> No
     await proxy.set(Mode.CUT)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await caller.reader.readexactly(1)
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionError):
         await Caller.call(proxy)
     await proxy.set(Mode.PASS)
     again = await Caller.call(proxy)
