@@ -19,7 +19,7 @@ from chaos_disks import CAN_MOUNT, SmallDisk, mounted
 from fault_proxy import FaultProxy
 from fleet_checks import Broken, Story, check, figures, lost
 from fleet_crowd import FleetCrowd
-from fleet_faults import Planned, Ruins, plan, possible, strike
+from fleet_faults import CAN_SKEW, Planned, Ruins, plan, possible, strike
 from fleet_history import Fault, History, Settled, Stopped
 from fleet_network import CAN_MAKE_NETWORKS, Network
 from fleet_provider import FleetProvider
@@ -187,7 +187,7 @@ class FleetRun:
             said.append("networks of their own (needs root)")
         if not ruins.disks:
             said.append("full disks (needs root, and leave to mount)")
-        if not any(kind.needs == "faketime" for kind in possible(ruins)):
+        if not CAN_SKEW:
             said.append("wrong clocks (apt install faketime)")
         return said
 
