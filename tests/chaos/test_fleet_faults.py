@@ -1,7 +1,8 @@
 """A fleet of three gateways on three NATS servers while they are killed, paused, cut off, filled up and set wrong in a
 random order, under load; then everything is healed, and what was seen is judged by the rules of fleet_checks.
 
-The order comes from a seed, printed; HELIOGRAPH_CHAOS_SEED repeats one, HELIOGRAPH_CHAOS_FAULTS says how many there are.
+The order comes from a seed, printed; HELIOGRAPH_CHAOS_SEED repeats one, HELIOGRAPH_CHAOS_FAULTS says how many
+there are.
 """
 
 from __future__ import annotations
