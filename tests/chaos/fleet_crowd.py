@@ -41,27 +41,32 @@ class Temper(StrEnum):
 class _Heard(Device):
     """A Device that knows all nodes, and whose frames are overheard."""
 
-    def __init__(self, owner: FleetDevice) -> None:
+    def __init__(self, owner: FleetDevice, nodes: Sequence[GatewayNode]) -> None:
         self._owner = owner
-        host, port = owner.choose().devices
+        self._names = {node.devices: node.name for node in nodes}
+        host, port = nodes[0].devices
         super().__init__(
             host,
             port,
+            nodes=[f"{node.host}:{node.device_port}" for node in nodes[1:]],
             store=owner.credentials,
             label=f"device-{owner.number}",
             heartbeat=2,
             heartbeat_max=3,
             dedupe=1_000_000,
             sleep=owner.wait,
+            random=owner.random,
         )
-        self._node = ""
         self._number = 0
         self._came = FrameReader(_MOST_FRAME_BYTES)
         self._left = FrameReader(_MOST_FRAME_BYTES)
 
+    def roam(self, place: int) -> None:
+        """The next link is to another node, as after another network: the SDK stays where it is well otherwise."""
+        self._addresses._at = place % len(self._names)
+        self.cut()
+
     async def _one_link(self) -> Closed:
-        node = self._owner.choose()
-        self._node, self._address = node.name, node.devices
         try:
             async with asyncio.timeout(_PATIENCE_S) as patience:
                 watch = asyncio.create_task(self._end_the_wait(patience))
@@ -78,7 +83,9 @@ class _Heard(Device):
         patience.reschedule(None)
 
     def on_connected(self, link: Link) -> None:
-        self._number = self._owner.link_up(self._node)
+        assert link._transport is not None
+        peer = link._transport.get_extra_info("peername") or ("", 0)
+        self._number = self._owner.link_up(self._names.get(tuple(peer[:2]), ""))
         self._came, self._left = FrameReader(_MOST_FRAME_BYTES), FrameReader(_MOST_FRAME_BYTES)
         write = link.write
 
@@ -133,8 +140,7 @@ class FleetDevice:
         #: name → token
         self.tokens: dict[str, str] = {}
         self.registrations: list[Registration] = []
-        self.node: GatewayNode | None = None
-        self.device: Device | None = None
+        self.device: _Heard | None = None
         self._nodes = list(nodes)
         self._history = history
         self._rng = rng
@@ -144,11 +150,8 @@ class FleetDevice:
 
     # --- what its Device asks
 
-    def choose(self) -> GatewayNode:
-        """Any node but the one that failed just now."""
-        others = [node for node in self._nodes if node is not self.node] or self._nodes
-        self.node = self._rng.choice(others)
-        return self.node
+    def random(self) -> float:
+        return self._rng.random()
 
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(min(seconds, self._rng.uniform(0.05, _LONGEST_WAIT_S)))
@@ -189,7 +192,7 @@ class FleetDevice:
 
     async def start(self) -> None:
         """Registered: returns when it has its tokens."""
-        self.device = _Heard(self)
+        self.device = _Heard(self, self._nodes)
         self.device.start()
         for name in self.names:
             _, app, account = name.split("/")
@@ -233,7 +236,7 @@ class FleetDevice:
 
     def _cut(self) -> None:
         if self.device is not None:
-            self.device.cut()
+            self.device.roam(self._rng.randrange(1_000))
 
     async def _sleep(self) -> None:
         """Away for a while."""

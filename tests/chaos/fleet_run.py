@@ -251,9 +251,11 @@ class FleetRun:
         while time.monotonic() < end:
             with contextlib.suppress(LinkLost, GatewayError):
                 await crowd.fetch()
+            with contextlib.suppress(httpx.HTTPError):
+                await provider.follow_to_the_end(quiet_s=0.5)
             if not any(lost(Story(self.history))):
                 break
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.5)
         self._seconds["until all came"] = time.monotonic() - began
         with contextlib.suppress(httpx.HTTPError):
             await provider.follow_to_the_end()
