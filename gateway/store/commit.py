@@ -43,7 +43,7 @@ Call = Callable[[], None]
 
 
 class _Entry:
-    __slots__ = ("done", "future", "kept", "rows", "size", "undo")
+    __slots__ = ("done", "future", "joined", "kept", "rows", "size", "undo")
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class _Entry:
         self.kept = kept
         self.done = done
         self.undo = undo
+        self.joined = False  # in one transaction with the entry before it, however large that is
 
 
 class Committer:
@@ -145,6 +146,16 @@ class Committer:
         """Rows that can be made again; `redo` is called where their commit failed."""
         self._submit(_Entry(rows, None, False, done, redo))
 
+    def join(self, rows: Collection[Row], *, redo: Call | None = None, done: Call | None = None) -> None:
+        """The same, in one transaction with what was submitted last, which must be of this turn of the loop."""
+        entry = _Entry(rows, None, False, done, redo)
+        entry.joined = bool(self._waiting)
+        self._submit(entry)
+
+    def local(self, rows: Collection[Row], *, done: Call | None = None) -> None:
+        """Rows of this folder alone, that another place has too; never refused."""
+        self.keep(rows, done=done)
+
     def add_source(self, drain: Call) -> None:
         """`drain` is called just before each cut and may `refresh` what changed since the last."""
         self._sources.append(drain)
@@ -206,7 +217,7 @@ class Committer:
         """The next batch: whole entries, up to commit_rows rows, at least one entry."""
         rows = count = 0
         for entry in self._waiting:
-            if count and rows + entry.size > self._commit_rows:
+            if count and not entry.joined and rows + entry.size > self._commit_rows:
                 break
             rows += entry.size
             count += 1

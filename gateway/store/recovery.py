@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from gateway._native.pending import Pending
 from gateway._native.registry import Registry
+from gateway.model.cluster import SEQ_SHIFT
 from gateway.model.outcome import State
 from gateway.store.batches import Batches
 from gateway.store.broadcasts import Broadcasts
@@ -91,15 +92,28 @@ def read_marks(environment: Environment) -> Marks:
         key = environment.last_key(db)
         return 0 if key is None else int.from_bytes(key[:size], "big") + 1
 
+    # A fleet's broadcasts, and pushes that other stores kept, are numbered in fields of their own.
+    field = mark(MARK_KEY) >> SEQ_SHIFT
+
     receipts = mark(CURSOR_KEY)
     for key, _ in environment.scan(Db.APPS):
         for last in _last_receipts(environment, unpack_u32(key)):
             receipts = max(receipts, last)
     return Marks(
-        sequence=max(mark(MARK_KEY), *(above(db, 8) for db in _NUMBERED)),
+        sequence=max(mark(MARK_KEY), *(_last_of_field(environment, db, field) + 1 for db in _NUMBERED)),
         registration=max(mark(NUMBERS_KEY), above(Db.REGISTRATIONS, 4)),
         receipts=receipts,
     )
+
+
+def _last_of_field(environment: Environment, db: Db, field: int) -> int:
+    """The last sequence of this store's own, else -1."""
+    if not environment.entries(db):
+        return -1
+    with environment.begin() as txn, txn.cursor(environment.db(db)) as cursor:
+        there = cursor.prev() if cursor.set_range(pack_u64(field + 1 << SEQ_SHIFT)) else cursor.last()
+        seq = unpack_u64(bytes(cursor.key())) if there else -1
+        return seq if seq >> SEQ_SHIFT == field else -1
 
 
 def _last_receipts(environment: Environment, app_number: int) -> list[int]:
