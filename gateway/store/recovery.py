@@ -72,6 +72,8 @@ class Marks(NamedTuple):
     sequence: int
     registration: int
     receipts: int
+    receipts_told: int  # as watermark, at most
+    deaths_told: int
 
 
 class Counts(NamedTuple):
@@ -83,37 +85,35 @@ class Counts(NamedTuple):
     orphans: int
 
 
-def read_marks(environment: Environment) -> Marks:
+#: what was told as watermark, at most (feed_numbers.py)
+RECEIPTS_TOLD_KEY = b"receipts_told"
+DEATHS_TOLD_KEY = b"deaths_told"
+
+
+def read_marks(environment: Environment, first: int = 1) -> Marks:
+    """`first`: the lowest sequence there may be; in a partition others' numbers lie above its own."""
+
     def mark(key: bytes) -> int:
         raw = environment.get(Db.META, key)
         return 0 if raw is None else unpack_u64(raw)
 
-    def above(db: Db, size: int) -> int:
-        key = environment.last_key(db)
-        return 0 if key is None else int.from_bytes(key[:size], "big") + 1
+    def above(db: Db, size: int, below: bytes = b"") -> int:
+        last = next(iter(environment.scan_back(db, below, limit=1)), None)
+        return 0 if last is None else int.from_bytes(last[0][:size], "big") + 1
 
-    # A fleet's broadcasts, and pushes that other stores kept, are numbered in fields of their own.
-    field = mark(MARK_KEY) >> SEQ_SHIFT
+    others = pack_u64((first >> SEQ_SHIFT) + 1 << SEQ_SHIFT)
 
     receipts = mark(CURSOR_KEY)
     for key, _ in environment.scan(Db.APPS):
         for last in _last_receipts(environment, unpack_u32(key)):
             receipts = max(receipts, last)
     return Marks(
-        sequence=max(mark(MARK_KEY), *(_last_of_field(environment, db, field) + 1 for db in _NUMBERED)),
+        sequence=max(mark(MARK_KEY), *(above(db, 8, others) for db in _NUMBERED)),
         registration=max(mark(NUMBERS_KEY), above(Db.REGISTRATIONS, 4)),
         receipts=receipts,
+        receipts_told=mark(RECEIPTS_TOLD_KEY),
+        deaths_told=mark(DEATHS_TOLD_KEY),
     )
-
-
-def _last_of_field(environment: Environment, db: Db, field: int) -> int:
-    """The last sequence of this store's own, else -1."""
-    if not environment.entries(db):
-        return -1
-    with environment.begin() as txn, txn.cursor(environment.db(db)) as cursor:
-        there = cursor.prev() if cursor.set_range(pack_u64(field + 1 << SEQ_SHIFT)) else cursor.last()
-        seq = unpack_u64(bytes(cursor.key())) if there else -1
-        return seq if seq >> SEQ_SHIFT == field else -1
 
 
 def _last_receipts(environment: Environment, app_number: int) -> list[int]:
