@@ -1,5 +1,5 @@
-"""Where a push to many goes in a fleet (model.reach.Reach), for the core of an app's home partition; must never end what
-it keeps before all partitions have it.
+"""Where a push to many goes in a fleet (model.reach.Reach), for the core of an app's home partition; must never end
+what it keeps before all partitions have it.
 
 Everything that can be lost on the way is tried again: the push is kept until it is confirmed, and to ask twice is
 harmless (core_pushes).
