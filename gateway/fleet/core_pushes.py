@@ -15,7 +15,7 @@ from typing import Protocol
 from gateway.delivery.audience import Audience, choose, find_audience, kind_of
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.model.cluster import partition_of_seq
-from gateway.model.errors import QueueFull, UnknownPush
+from gateway.model.errors import NodeUnreachable, QueueFull, UnknownPush
 from gateway.model.notification import Notification
 from gateway.model.outcome import State
 from gateway.model.ports import Directory, Journal
@@ -75,7 +75,12 @@ class CorePushes:
                 raise QueueFull("too many large audiences are being sent to; try again soon")
             take = self._takes[kept.seq] = asyncio.get_running_loop().create_task(self._take(kept))
             take.add_done_callback(lambda _: self._takes.pop(kept.seq, None))
-        return await asyncio.shield(take)
+        try:
+            return await asyncio.shield(take)
+        except asyncio.CancelledError:
+            if take.cancelled():  # the core is another node's
+                raise NodeUnreachable from None
+            raise
 
     async def _take(self, kept: Notification) -> int:
         if self._is_settled(kept):
