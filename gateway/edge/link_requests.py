@@ -105,7 +105,7 @@ class LinkRequests:
             FrameType.REGISTER: self.on_register,
             FrameType.UNREGISTER: self.on_unregister,
             FrameType.FETCH: self.on_fetch,
-            FrameType.STATE: self._on_state,
+            FrameType.STATE: self.on_state,
             FrameType.PAGED: self._on_paged,
             FrameType.UP: self._on_up,
         }
@@ -227,7 +227,7 @@ class LinkRequests:
 
     # --- STATE (A6)
 
-    def _on_state(self, link: int, _session: Session, body: bytes) -> None:
+    def on_state(self, link: int, session: Session, body: bytes) -> None:  # noqa: ARG002 - the shape of a handler
         ask = parse_body(body, State)
         done = Done(req=ask.req)
         if ask.heartbeat:
