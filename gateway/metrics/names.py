@@ -205,6 +205,41 @@ class Metric(Enum):
     API_REPLAYS = Spec("heliograph_api_replays_total", "counter", "Pushes answered again for their idempotency key")
     PROVIDER_STREAMS = Spec("heliograph_provider_streams", "gauge", "Open provider streams")
     PROVIDER_BATCHES = Spec("heliograph_provider_batches_total", "counter", "Batches taken from provider streams")
+    # --- cluster: the engine between nodes, what they say to each other, whose the partitions are
+    CLUSTER_UP = Spec("heliograph_cluster_up", "gauge", "1 while this node reaches NATS")
+    CLUSTER_LOST = Spec("heliograph_cluster_lost_total", "counter", "Times the connection to NATS was lost")
+    BUS_MESSAGES = Spec("heliograph_bus_messages_total", "counter", "Messages between nodes: in and out", "direction")
+    BUS_DROPPED = Spec(
+        "heliograph_bus_dropped_total",
+        "counter",
+        "What nodes had for each other and was not carried: outbox (full), down, gone, malformed, unknown, busy, late",
+        "reason",
+    )
+    BUS_GAPS = Spec("heliograph_bus_gaps_total", "counter", "Times something that another node sent was missing")
+    BUS_ASKS_FAILED = Spec(
+        "heliograph_bus_asks_failed_total",
+        "counter",
+        "Questions to other nodes without an answer: down, full, outbox, timeout, gone",
+        "reason",
+    )
+    BUS_TELLS_FAILED = Spec(
+        "heliograph_bus_tells_failed_total", "counter", "What nodes told and could not be done, by error name", "error"
+    )
+    MEMBERS = Spec("heliograph_members", "gauge", "Live nodes of the fleet, as this one sees it")
+    PARTITIONS_OWNED = Spec("heliograph_partitions_owned", "gauge", "Partitions of this node")
+    PARTITIONS_UNOWNED = Spec("heliograph_partitions_unowned", "gauge", "Partitions that nobody serves now")
+    PARTITION_MOVES = Spec(
+        "heliograph_partition_moves_total",
+        "counter",
+        "Partitions of this node: adopted, failed (to adopt), released, lost",
+        "move",
+    )
+    LEASES_LAPSED = Spec(
+        "heliograph_leases_lapsed_total", "counter", "Times this node could not renew its lease and gave up everything"
+    )
+    BEATS_MISSED = Spec(
+        "heliograph_beats_missed_total", "counter", "Times this node's lease could not be renewed at once"
+    )
     # --- notifiers
     NOTIFIER_OK = Spec("heliograph_notifier_ok_total", "counter", "Notifications a notifier took", "notifier")
     NOTIFIER_RETRY = Spec("heliograph_notifier_retry_total", "counter", "Notifier failures for now", "notifier")
