@@ -202,17 +202,12 @@ class FarEdge:
             self.hold(registration, link)
 
     def hold(self, number: int, link: int) -> None:
-        """Nothing new goes to this link until its node says what is in flight and how much room there is."""
-        if self.keep_back(number, link):
-            self.tell(node_of_link(link), Do.HOLD, 0, 0, 0, attachment_of_link(link), self._held_devices[link])
-
-    def keep_back(self, number: int, link: int) -> bool:
-        """The same, where the node knows already. False: it was so before."""
-        if link in self._held:
-            return False
-        self._held.add(link)
-        self._held_devices[link] = self.registry.device(number)
-        return True
+        """Nothing new goes to this link until its node says what is in flight and how much room there is. The command
+        follows all that was sent there, so what the node says then knows of it."""
+        if link not in self._held:
+            self._held.add(link)
+            device = self._held_devices[link] = self.registry.device(number)
+            self.tell(node_of_link(link), Do.HOLD, 0, 0, 0, attachment_of_link(link), device)
 
     def fanout(self, groups: Sequence[int], frame: bytes, seq: int, ack_ms: int, urgency: int) -> None:
         self._fan(groups, frame, seq, max(1, ack_ms), urgency)

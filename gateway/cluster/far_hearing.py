@@ -130,7 +130,7 @@ class FarHearing:
             self._metrics.count(Metric.FAR_DROPPED, label="stale")
             return
         if record.flag and bound:
-            self._edge.keep_back(record.number, link)  # its node holds it already
+            self._edge.hold(record.number, link)
         self._edge.events.on_lost(record.seq, record.number, spilled=bool(record.flag and bound))
 
     def _on_ready(self, node: int, record: Record) -> None:
@@ -164,6 +164,7 @@ class FarHearing:
         link = self._link(node, record)
         if link:
             self._edge.set_floor(link, record.flag & _FLOOR)
+            self._edge.hold(record.number, link)  # what was below the old one may go now
 
     def _on_synced(self, node: int, record: Record) -> None:
         self._edge.synced(node, record.a)

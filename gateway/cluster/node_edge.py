@@ -27,9 +27,11 @@ from gateway.cluster.far_wire import (
     parse_head,
     parse_records,
 )
+from gateway.cluster.holds import Holds
 from gateway.cluster.node_events import NodeAttendance, NodeEvents
 from gateway.cluster.node_homes import NodeHomes
 from gateway.cluster.node_requests import NodeRequests
+from gateway.cluster.node_server import NodeServer
 from gateway.config.sections import Config
 from gateway.delivery.backlog import Backlog
 from gateway.edge.login import DeviceLogin, Session
@@ -81,7 +83,7 @@ class NodeEdge:
                 config.cluster.ask_timeout_s,
             )
 
-        self.edge = EdgeServer(
+        self.edge = NodeServer(
             config,
             login,
             self.homes,
@@ -93,6 +95,7 @@ class NodeEdge:
         )
         self.edge.attach(self.events)
         self.events.edge = self.edge
+        self.events.holds = Holds(self.edge.ask_reactor)
         self._backlog = Backlog()
         #: partition → the telling of all devices under way
         self._telling: dict[int, object] = {}
@@ -206,10 +209,10 @@ class NodeEdge:
             frame = build_frame(FrameType.RECALL, [record.seq])
             self.edge.plane.insist(self.edge.plane.of(link).cancel, link, record.seq, record.local, frame)
 
-    def _do_hold(self, partition: int, record: Record) -> None:  # noqa: ARG002 - one shape for all
+    def _do_hold(self, partition: int, record: Record) -> None:
         link = self.homes.registry.device_link(record.seq)
         if link and attachment_of(link) == record.attachment:
-            self.edge.hold(link)
+            self.events.holds.ask(link, partition)
 
     def _do_unbind(self, partition: int, record: Record) -> None:
         link = self._link(partition, record)
@@ -228,7 +231,7 @@ class NodeEdge:
             group = self.homes.set_group(record.local, partition, cohort.app, cohort.cohort)
             self.edge.plane.insist(self.edge.plane.of(link).bind, link, group, record.local)
 
-    def _do_takeover(self, partition: int, record: Record) -> None:  # noqa: ARG002
+    def _do_takeover(self, partition: int, record: Record) -> None:  # noqa: ARG002 - one shape for all
         link = self.homes.registry.device_link(record.seq)
         if link and attachment_of(link) == record.attachment:
             self.edge.close(link, build_goaway(Overloaded if record.flag else Takeover))

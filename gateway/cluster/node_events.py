@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from gateway.cluster.far_door import TOLD
 from gateway.cluster.far_hearing import AGAIN
 from gateway.cluster.far_wire import Tellings, Told, attachment_of, build_record, pack_numbers
+from gateway.cluster.holds import Holds
 from gateway.cluster.node_homes import NodeHomes
 from gateway.edge.attendance import LinkAttendance
 from gateway.edge.server import EdgeServer
@@ -39,7 +40,7 @@ class NodeEvents:
         self._flushing: asyncio.Handle | None = None
         #: set before use
         self.edge: EdgeServer
-        #: does a partition's owner take part: is it told of this node's devices already?
+        self.holds: Holds
         self.is_closed = False
 
     def tell(
@@ -113,7 +114,11 @@ class NodeEvents:
 
     def left(self, local: int) -> None:
         self._of(local, Told.LEFT)
+        link = self._homes.links[local]
+        device = self._homes.registry.device(local)
         self._homes.release(local)
+        if not device or not self._homes.registry.bound(device):
+            self.holds.forget(link)
 
     def floor(self, link: int, device: int, floor: int) -> None:
         told = set()
@@ -186,19 +191,21 @@ class NodeEvents:
             self.tell(homes.partition_of_group(group), Told.FANNED, number=homes.owner_groups[group], seq=seq, a=links)
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
-        room = self.edge.ready_room
-        if not room and not in_flight:
+        link = self.edge.ready_link
+        if not link:
             return  # one that was bound just now: its owner is told so
-        parts = self._by_partition(registrations)
-        share = max(1, room // max(1, len(parts))) if room else 0
+        asked = self.holds.take(link)
+        parts = [part for part in self._by_partition(registrations) if part[0] in asked]
+        share = max(1, self.edge.ready_room // max(1, len(parts)))
         for partition, locals_ in parts:
             numbers = [self._homes.numbers[local] for local in locals_]
             seqs = [seq for seq in in_flight if partition_of_seq(seq) in (-1, partition)]
             payload = pack_numbers(numbers, seqs)
             self._of(locals_[0], Told.READY, a=share, b=len(numbers), payload=payload)
 
-    def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
-        raise NotImplementedError("a node asks the owner (NodeRequests)")
+    def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:  # noqa: ARG002
+        """NodeRequests asks the owner; nothing waits here."""
+        return 0, False
 
     def revoke(self, registration: int) -> None:
         """The owner did."""

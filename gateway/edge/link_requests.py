@@ -7,6 +7,7 @@ FETCH, and TOKEN.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,7 +78,7 @@ def req_of(body: bytes) -> int:
         return 0
 
 
-class LinkRequests:
+class LinkRequests(ABC):
     """What is answered in the same way wherever a device's registrations are kept."""
 
     def __init__(
@@ -158,14 +159,14 @@ class LinkRequests:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)
 
-    def on_register(self, link: int, session: Session, body: bytes) -> Work | None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_register(self, link: int, session: Session, body: bytes) -> Work | None: ...
 
-    def on_unregister(self, link: int, session: Session, body: bytes) -> Work | None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_unregister(self, link: int, session: Session, body: bytes) -> Work | None: ...
 
-    def on_fetch(self, link: int, session: Session, body: bytes) -> Work | None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_fetch(self, link: int, session: Session, body: bytes) -> Work | None: ...
 
     # --- registrations of the link
 

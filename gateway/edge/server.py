@@ -454,9 +454,13 @@ class EdgeServer:
         return self._floors.get(link, 0)
 
     @property
+    def ready_link(self) -> int:
+        """The link that said it has room, while EdgeEvents.on_ready is told so; else 0."""
+        return self._ready_link
+
+    @property
     def ready_room(self) -> int:
-        """What a link takes that just said so; 0 outside of `on_ready` for it."""
-        return self._ready_room if self._ready_link else 0
+        return self._ready_room
 
     def urgency_floor(self, registration: int) -> int:
         return self._floors.get(self._registry.link(registration), 0) if self._floors else 0
