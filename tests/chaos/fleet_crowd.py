@@ -57,6 +57,8 @@ class _Heard(Device):
             sleep=owner.wait,
             random=owner.random,
         )
+        #: where its link is, or was last
+        self.node_name = ""
         self._number = 0
         self._came = FrameReader(_MOST_FRAME_BYTES)
         self._left = FrameReader(_MOST_FRAME_BYTES)
@@ -85,7 +87,8 @@ class _Heard(Device):
     def on_connected(self, link: Link) -> None:
         assert link._transport is not None
         peer = link._transport.get_extra_info("peername") or ("", 0)
-        self._number = self._owner.link_up(self._names.get(tuple(peer[:2]), ""))
+        self.node_name = self._names.get(tuple(peer[:2]), "")
+        self._number = self._owner.link_up(self.node_name)
         self._came, self._left = FrameReader(_MOST_FRAME_BYTES), FrameReader(_MOST_FRAME_BYTES)
         write = link.write
 
@@ -156,6 +159,11 @@ class FleetDevice:
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(min(seconds, self._rng.uniform(0.05, _LONGEST_WAIT_S)))
         await self._awake.wait()
+
+    @property
+    def node_name(self) -> str:
+        """Where its link is, or was last."""
+        return self.device.node_name if self.device is not None else ""
 
     @property
     def is_bound(self) -> bool:

@@ -5,6 +5,7 @@ then, and follow the receipts; all of it is written into the history.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -163,15 +164,25 @@ class FleetProvider:
         await self._try(self._compose(), self._choose_node())
 
     async def _try(self, row: _Row, node: GatewayNode) -> None:
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            await self._send(row, node)
+
+    async def _send(self, row: _Row, node: GatewayNode) -> httpx.Response:
         self._history.note(Tried(op=row.op, node=node.name))
         try:
             answer = await self._call(node, row.app, "POST", "/v1/push", json=row.request)
             told = answer.json()
         except (httpx.HTTPError, ValueError):
             self._note(row, node, 0, {})
-            return
-        retry_after = "retry-after" in answer.headers
-        self._note(row, node, answer.status_code, told, retry_after=retry_after)
+            raise
+        self._note(row, node, answer.status_code, told, retry_after="retry-after" in answer.headers)
+        return answer
+
+    async def push_as(
+        self, op: str, app: str, request: dict[str, Any], node: GatewayNode, *, key: str = ""
+    ) -> httpx.Response:
+        """One try of a push that was written down; httpx.HTTPError where nothing came of it."""
+        return await self._send(_Row(op, app, request, key), node)
 
     def _note(
         self, row: _Row, node: GatewayNode, status: int, told: dict[str, Any], *, retry_after: bool = False
