@@ -1,5 +1,5 @@
-"""Single moments of a fleet, each by itself: who dies or is cut off when, what devices and providers see of it, and that
-what was answered 201 comes all the same. The random order is test_fleet_faults.
+"""Single moments of a fleet, each by itself: who dies or is cut off when, what devices and providers see of it, and
+that what was answered 201 comes all the same. The random order is test_fleet_faults.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest_asyncio
 from chaos_gateway import Deadline
 from fleet_checks import check, verdict
 from fleet_crowd import FleetCrowd, FleetDevice
-from fleet_history import Asked, Fault, History
+from fleet_history import Asked, Fault, History, Shown
 from fleet_network import CAN_MAKE_NETWORKS, Network
 from fleet_provider import FleetProvider
 from fleet_run import FLEET_SETTINGS, LEASE_S, SETTINGS
@@ -73,7 +74,7 @@ class Scene:
         """Seconds until the apps of all have them."""
         began = time.monotonic()
         async with Deadline(timeout_s, f"{len(ops)} messages"):
-            while set(ops) - {shown.op for shown in self.history.events if type(shown).__name__ == "Shown"}:
+            while set(ops) - {shown.op for shown in self.history.of(Shown)}:
                 await asyncio.sleep(0.02)
         return time.monotonic() - began
 
@@ -219,8 +220,6 @@ async def test_a_node_cut_from_nats_keeps_its_devices_and_takes_nothing(scene: S
 
 
 async def test_a_node_that_lost_its_disk_is_a_node_again(scene: Scene) -> None:
-    import shutil
-
     lost = scene.home.nodes[1]
     async with scene.trouble("disk lost", lost):
         ops = [await scene.accept(lost, device) for device in scene.crowd.devices]
