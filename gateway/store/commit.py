@@ -176,12 +176,13 @@ class Committer:
             raise QueueFull("too many rows wait for the disk; nothing was accepted")
 
     def accept(
-        self, rows: Collection[Row], *, undo: Call | None = None, done: Call | None = None
+        self, rows: Collection[Row], *, undo: Call | None = None, done: Call | None = None, joined: bool = False
     ) -> asyncio.Future[None]:
-        """Rows of a promise. The future resolves when they are durable, or fails with StoreUnavailable after `undo`."""
+        """Rows of a promise. The future resolves when they are durable, or fails with StoreUnavailable after `undo`.
+        `joined`: see `join`."""
         self.admit(len(rows))
         future: asyncio.Future[None] = self._loop.create_future()
-        self._submit(_Entry(rows, future, False, done, undo))
+        self._submit(_Entry(rows, future, False, done, undo), joined=joined)
         return future
 
     def keep(self, rows: Collection[Row], *, done: Call | None = None) -> None:
@@ -202,9 +203,7 @@ class Committer:
 
     def join(self, rows: Collection[Row], *, redo: Call | None = None, done: Call | None = None) -> None:
         """The same, in one transaction with what was submitted last, which must be of this turn of the loop."""
-        entry = _Entry(rows, None, False, done, redo)
-        entry.joined = bool(self._waiting)
-        self._submit(entry)
+        self._submit(_Entry(rows, None, False, done, redo), joined=True)
 
     def add_source(self, drain: Call) -> None:
         """`drain` is called just before each cut and may `refresh` what changed since the last."""
@@ -227,7 +226,8 @@ class Committer:
 
     # --- batches --------------------------------------------------------------------------------------------
 
-    def _submit(self, entry: _Entry) -> None:
+    def _submit(self, entry: _Entry, *, joined: bool = False) -> None:
+        entry.joined = joined and bool(self._waiting)
         if self._end is not None:
             self._give_up([entry])
             return
