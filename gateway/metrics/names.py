@@ -137,6 +137,19 @@ class Metric(Enum):
     BROADCASTS_ADOPTED = Spec(
         "heliograph_broadcasts_adopted_total", "counter", "Broadcasts turned into single deliveries for a fallback"
     )
+    FLEET_BROADCASTS = Spec(
+        "heliograph_fleet_broadcasts_total",
+        "counter",
+        "Messages of the fleet's broadcast stream: told, taken_back, dropped (published twice, or recalled before it "
+        "came), malformed, failed (a partition could not take it in)",
+        "what",
+    )
+    FLEET_SPREADS = Spec(
+        "heliograph_fleet_spreads_total",
+        "counter",
+        "Pushes to many asked of a partition: taken, recalled, refused (tried again), unreachable (tried again)",
+        "result",
+    )
     RECEIPTS_POSTED = Spec("heliograph_receipts_posted_total", "counter", "Receipts taken by a provider's endpoint")
     RECEIPTS_FAILED = Spec(
         "heliograph_receipts_failed_total",
