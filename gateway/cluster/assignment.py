@@ -57,7 +57,7 @@ class Picture(NamedTuple):
     busy: Collection[int]  # adopted or released right now
     orphan_since: Mapping[int, float]  # partitions without a live owner, since when
     unserved_since: Mapping[int, float]  # the same, and those whose owner has not opened them yet
-    paused_until: Mapping[int, float]  # could not be adopted here
+    avoided: Mapping[int, Collection[str]]  # who could not open a partition lately
     now: float
     stagger_s: float  # how long the second in the order waits for the first
     patience_s: float  # what is unserved for longer holds up no hand-over
@@ -79,9 +79,11 @@ def decide(see: Picture, ranks: Ranks) -> Plan:
     releasing = len(set(see.busy) & set(see.owned))
     room = see.handovers - unserved - releasing
     for partition in range(see.partitions):
-        order = ranks.of(partition, see.eligible)
         if partition in see.busy:
             continue
+        order = ranks.of(partition, see.eligible)
+        if avoided := see.avoided.get(partition):
+            order = [name for name in order if name not in avoided]
         if partition in see.owned:
             wanted_by = order[0] if order else see.name
             if wanted_by != see.name and room > 0 and (see.is_draining or wanted_by in see.steady):
@@ -89,12 +91,11 @@ def decide(see: Picture, ranks: Ranks) -> Plan:
                 room -= 1
             continue
         holding = see.holdings.get(partition)
-        is_paused = see.now < see.paused_until.get(partition, 0.0)
         if holding is not None and holding.node == see.me:
-            (plan.disown if is_paused or see.name not in order else plan.adopt).append(partition)
+            (plan.adopt if see.name in order else plan.disown).append(partition)
             continue
         is_orphan = holding is None or holding.node not in see.live
-        if is_orphan and see.name in order and not is_paused:
+        if is_orphan and see.name in order:
             since = see.orphan_since.get(partition, see.now)
             if see.now >= since + order.index(see.name) * see.stagger_s:
                 plan.adopt.append(partition)

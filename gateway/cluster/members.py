@@ -43,9 +43,11 @@ _log = structlog.get_logger(__name__)
 HOLD_S = 12.0
 #: partitions that are opened at a time
 ADOPTIONS = 4
-#: a partition that could not be opened here is left to others for so long, then longer each time
-PAUSE_MIN_S, PAUSE_MAX_S = 2.0, 60.0
+#: a node that could not open a partition is not given it again for so long, then longer each time
+PAUSE_MIN_S, PAUSE_MAX_S = 2.0, 600.0
 _TURN_S = 0.25
+#: part of the lease after which its holder lets go: before the others take
+_EARLY = 0.95
 _DOUBT_S = 0.1
 
 
@@ -92,7 +94,8 @@ class FleetMembers:
         self._following: set[int] = set()
         self._orphan_since: dict[int, float] = {}
         self._unserved_since: dict[int, float] = {}
-        self._pauses: dict[int, tuple[float, float]] = {}  # (until, how long)
+        #: by partition and number of who could not open it: (until, how long)
+        self._failures: dict[tuple[int, int], tuple[float, float]] = {}
         self._adopting = asyncio.Semaphore(ADOPTIONS)
         self._renewed_at = now()
         self._is_lapsed = False
@@ -222,13 +225,15 @@ class FleetMembers:
     def _turn(self) -> None:
         """Now and then."""
         now = self._now()
-        pause = min(self._settings.beat_s / 2, _TURN_S)
-        self._turning = asyncio.get_running_loop().call_later(pause, self._turn)
         self._pulse.turned_at = now
         self._say()
-        silent_s = now - self._renewed_at
-        if not self._is_lapsed and silent_s > self._settings.lease_s and (not self._is_up() or silent_s > self._hold_s):
+        silent_s, lease_s = now - self._renewed_at, _EARLY * self._settings.lease_s
+        if not self._is_lapsed and silent_s >= lease_s and (not self._is_up() or silent_s >= self._hold_s):
             self._lapse()
+        pause = min(self._settings.beat_s / 2, _TURN_S)
+        if silent_s < lease_s:
+            pause = min(pause, lease_s - silent_s + 0.001)
+        self._turning = asyncio.get_running_loop().call_later(pause, self._turn)
         self._look_after_watch(now)
         self._clean_up()
         self._decide()
@@ -267,7 +272,7 @@ class FleetMembers:
 
     def _on_node(self, entry: Entry) -> None:
         if entry.value:
-            came, gone = self._others.take(parse_beat(entry.value), entry.revision)
+            came, gone = self._others.take(parse_beat(entry.value), entry.revision, self._now())
         else:
             came, gone = [], self._others.remove(entry.key.removeprefix(NODE), entry.revision)
         for number in gone:
@@ -286,10 +291,31 @@ class FleetMembers:
         if known is not None and revision <= known[1]:
             return
         self._holdings[partition] = holding, revision
+        self._note_failure(partition, holding, None if known is None else known[0])
         if holding.epoch > self._epochs.get(partition, holding.epoch):
             self._lose(partition)
         self._tell_owner(partition)
         self._decide_soon()
+
+    def _note_failure(self, partition: int, holding: Holding, before: Holding | None) -> None:
+        """Who gives up a partition that was not ready could not open it, and all nodes see that."""
+        if holding.ready:
+            self._failures.pop((partition, holding.node), None)
+        elif before is not None and holding.node == 0 and before.node and not before.ready:
+            key = partition, before.node
+            pause = min(
+                max(2 * self._failures.get(key, (0.0, 0.0))[1], self._settings.lease_s, PAUSE_MIN_S), PAUSE_MAX_S
+            )
+            self._failures[key] = self._now() + pause, pause
+
+    def _avoided(self, now: float, live: dict[int, str]) -> dict[int, list[str]]:
+        avoided: dict[int, list[str]] = {}
+        for (partition, number), (until, _) in list(self._failures.items()):
+            if number not in live:
+                del self._failures[partition, number]
+            elif now < until:
+                avoided.setdefault(partition, []).append(live[number])
+        return avoided
 
     def _tell_owners(self) -> None:
         for partition in self._holdings:
@@ -376,7 +402,7 @@ class FleetMembers:
             busy=self._work.keys(),
             orphan_since=self._orphan_since,
             unserved_since=self._unserved_since,
-            paused_until={partition: until for partition, (until, _) in self._pauses.items()},
+            avoided=self._avoided(now, live),
             now=now,
             stagger_s=settings.lease_s / 2,
             patience_s=10 * settings.lease_s,
@@ -467,13 +493,11 @@ class FleetMembers:
             await self._tenant.adopt(partition, epoch)
         except Exception as exc:
             del self._epochs[partition]
-            self._pause(partition)
             self._metrics.count(Metric.PARTITION_MOVES, label="failed")
             _log.error("partition_not_adopted", partition=partition, epoch=epoch, exc_info=exc)
             await self._give_up(partition, epoch)
             return
         self._owned.add(partition)
-        self._pauses.pop(partition, None)
         try:
             await self._write(partition, Holding(self._number, epoch, ready=True), revision)
         except Changed:
@@ -481,11 +505,6 @@ class FleetMembers:
         else:
             self._metrics.count(Metric.PARTITION_MOVES, label="adopted")
             _log.info("partition_adopted", partition=partition, epoch=epoch)
-
-    def _pause(self, partition: int) -> None:
-        _, last = self._pauses.get(partition, (0.0, 0.0))
-        pause = min(max(2 * last, self._settings.lease_s, PAUSE_MIN_S), PAUSE_MAX_S)
-        self._pauses[partition] = self._now() + pause, pause
 
     async def _release(self, partition: int) -> None:
         epoch = self._epochs[partition]

@@ -21,12 +21,13 @@ KEEP_DEAD_S = 600.0
 class Seen:
     """A node's record."""
 
-    __slots__ = ("beat", "beats", "is_live", "revision", "silence_s")
+    __slots__ = ("beat", "beats", "heard_at", "is_live", "revision", "silence_s")
 
-    def __init__(self, beat: Beat, revision: int) -> None:
+    def __init__(self, beat: Beat, revision: int, now: float) -> None:
         self.beat = beat
         self.revision = revision
         self.beats = 1  # that were heard of without a death between
+        self.heard_at = now  # on this node's clock
         self.silence_s = 0.0
         self.is_live = True
 
@@ -43,7 +44,7 @@ class Others:
         #: when the last own beat that was seen was sent
         self.seen_at: float | None = None
 
-    def take(self, beat: Beat, revision: int) -> tuple[list[Member], list[int]]:
+    def take(self, beat: Beat, revision: int, now: float) -> tuple[list[Member], list[int]]:
         """A record as the watch brought it: (came, gone)."""
         came: list[Member] = []
         gone: list[int] = []
@@ -54,10 +55,10 @@ class Others:
             if seen is not None and seen.is_live:
                 gone.append(seen.beat.number)
                 self._names.pop(seen.beat.number, None)
-            self._seen[beat.name] = Seen(beat, revision)
+            self._seen[beat.name] = Seen(beat, revision, now)
             came.append(beat.member())
         else:
-            seen.beat, seen.revision, seen.silence_s = beat, revision, 0.0
+            seen.beat, seen.revision, seen.silence_s, seen.heard_at = beat, revision, 0.0, now
             seen.beats += 1
             if not seen.is_live:
                 seen.is_live, seen.beats = True, 1
@@ -82,12 +83,12 @@ class Others:
         last, self.seen_at = self.seen_at, at
         if last is None:
             return []
-        passed = min(max(at - last, 0.0), 2 * self._beat_s)
         gone = []
         for seen in self._seen.values():
             if seen.beat.number == self._me.number:
                 continue
-            seen.silence_s += passed
+            passed = at - max(last, seen.heard_at)
+            seen.silence_s += min(max(passed, 0.0), 2 * self._beat_s)
             if seen.is_live and seen.silence_s >= self._lease_s:
                 seen.is_live = False
                 self._names.pop(seen.beat.number, None)
