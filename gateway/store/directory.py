@@ -85,6 +85,7 @@ class Directory:
         *,
         next_number: int = 1,
         dead_retention_s: int = 90 * 86_400,
+        in_fleet: bool = False,
     ) -> None:
         self._environment = environment
         self._committer = committer
@@ -114,7 +115,7 @@ class Directory:
         self._fresh: dict[int, Registration | None] = {}  # not durable yet; None: revoked
         self._cache: OrderedDict[int, Registration] = OrderedDict()
         self._writes: dict[int, asyncio.Future[None]] = {}  # number → its last write under way
-        self._tokens = Tokens(environment, keys.token_key)
+        self._tokens = Tokens(environment, keys.token_key, in_fleet=in_fleet)
         #: set before use: what stands where a token may, and is none
         self.opaque: OpaqueTokens = NO_OPAQUE_TOKENS
         self.dead = DeadTokens(environment, committer, clock, self._names.get, dead_retention_s)
@@ -532,6 +533,8 @@ class Directory:
         self._fresh[number] = registration
         self._cache.pop(number, None)
         self._writes[number] = written
+        if self.deaths is not None:
+            self.deaths.follow(written)
         # not the write's own future: a caller that gives up must not make it look done
         return self._answer(written, None)
 
