@@ -92,7 +92,7 @@ class ProviderDoor:
 
     def _placed(self, route: Route) -> Route:
         place = place_of(route.method, route.path)
-        return route if place is Place.HERE else replace(route, handle=self._handlers.get(place, self._home))
+        return route if place is Place.HERE else replace(route, handle=self._handlers[place])
 
     # --- led to one partition
 

@@ -11,18 +11,25 @@ from collections.abc import Callable, Sequence
 from starlette.applications import Starlette
 
 from gateway.auth.service_keys import PURPOSE, ServiceKeys
-from gateway.config.sections import Config
+from gateway.config.sections import Config, Edge
 from gateway.delivery.push_ids import PushIds
 from gateway.fleet.app_book import AppBook
 from gateway.fleet.app_copies import AppCopies
+from gateway.fleet.batches import FleetBatches
 from gateway.fleet.calls import Calls
 from gateway.fleet.door_backend import build_door_backend
+from gateway.fleet.feed_routes import FeedRoutes
+from gateway.fleet.feeds import Feeds
 from gateway.fleet.owners import Owners
+from gateway.fleet.places import Place
 from gateway.fleet.ports import Core, Cores
-from gateway.fleet.provider_door import ProviderDoor
+from gateway.fleet.provider_door import Handler, ProviderDoor
+from gateway.fleet.pushes import ManyPushes
 from gateway.fleet.quota_home import QuotaHome
+from gateway.fleet.streams import FleetStreams
 from gateway.metrics import Metrics
 from gateway.model.cluster import Bus, Members
+from gateway.model.ports import ProviderLinks
 
 
 class ProviderSide:
@@ -48,12 +55,27 @@ class ProviderSide:
         self.backend = build_door_backend(
             config, metrics, self.book, push_ids, admin_hash, readiness, ServiceKeys(push_ids.derive(PURPOSE))
         )
-        door = ProviderDoor(self.backend, self.calls, members.partitions, {})
+        self.pushes = ManyPushes(owners, config.api.accept_timeout_s)
+        self.feeds = Feeds(owners, self.backend)
+        routes = FeedRoutes(self.backend, self.feeds)
+        others: dict[Place, Handler] = {
+            Place.BATCH: FleetBatches(self.backend, self.pushes, self.quotas).push,
+            Place.RECEIPTS: routes.page,
+            Place.STREAM: routes.stream,
+            Place.DEATHS: routes.deaths,
+            Place.MESSAGE_RECEIPTS: routes.messages,
+        }
+        door = ProviderDoor(self.backend, self.calls, members.partitions, others)
         self.app: Starlette = door.build_app()
 
     def join(self, core: Core) -> None:
         """A core that was built, and is no one's yet."""
         core.backend.admit_elsewhere = self.quotas.require
+        self.feeds.join(core)
+
+    def build_streams(self, links: ProviderLinks, config: Edge) -> FleetStreams:
+        """For the edge of this node; `close` it."""
+        return FleetStreams(self.backend, self.pushes, self.quotas, self.feeds, links, config)
 
     async def adopted(self, core: Core) -> None:
         """It is this node's from now on; it has all apps when this returns."""
@@ -63,4 +85,6 @@ class ProviderSide:
         self.copies.start()
 
     async def close(self) -> None:
+        self.feeds.close()
+        await self.pushes.close()
         await self.copies.close()

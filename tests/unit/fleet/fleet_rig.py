@@ -65,6 +65,7 @@ class Wire:
         self.cut: set[int] = set()
         self.asked: list[tuple[int, int, str]] = []
         self.lose_answers = False
+        self.work: set[asyncio.Future[bytes]] = set()
 
 
 class WireBus:
@@ -98,16 +99,32 @@ class WireBus:
 
         def arrive() -> None:
             try:
-                arrived.set_result(handle(self._number, bytes(body)))
+                answer = handle(self._number, bytes(body))
             except GatewayError as error:
+                if not arrived.done():
+                    arrived.set_exception(error)
+                return
+            if inspect.isawaitable(answer):  # it goes on, whether anybody waits or not
+                work = asyncio.ensure_future(answer)
+                wire.work.add(work)
+                work.add_done_callback(done)
+            elif not arrived.done():
+                arrived.set_result(answer)
+
+        def done(work: asyncio.Future[bytes]) -> None:
+            wire.work.discard(work)
+            error = work.exception()
+            if arrived.done():
+                return
+            if error is not None:
                 arrived.set_exception(error)
+            else:
+                arrived.set_result(work.result())
 
         asyncio.get_running_loop().call_soon(arrive)
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await arrived
-                if inspect.isawaitable(answer):
-                    answer = await answer
         except TimeoutError:
             raise NodeUnreachable from None
         if wire.lose_answers and node != self._number:
