@@ -57,7 +57,7 @@ Groups = list[Collection[Row]]
 
 
 class _Entry:
-    __slots__ = ("done", "future", "kept", "local", "rows", "size", "undo")
+    __slots__ = ("done", "future", "joined", "kept", "local", "rows", "size", "undo")
 
     def __init__(
         self,
@@ -75,6 +75,7 @@ class _Entry:
         self.local = local  # not for the log
         self.done = done
         self.undo = undo
+        self.joined = False  # in one transaction with the entry before it, however large that is
 
 
 class _Job:
@@ -191,6 +192,12 @@ class Committer:
         """Rows that can be made again; `redo` is called where their commit failed."""
         self._submit(_Entry(rows, None, False, done, redo))
 
+    def join(self, rows: Collection[Row], *, redo: Call | None = None, done: Call | None = None) -> None:
+        """The same, in one transaction with what was submitted last, which must be of this turn of the loop."""
+        entry = _Entry(rows, None, False, done, redo)
+        entry.joined = bool(self._waiting)
+        self._submit(entry)
+
     def add_source(self, drain: Call) -> None:
         """`drain` is called just before each cut and may `refresh` what changed since the last."""
         self._sources.append(drain)
@@ -255,7 +262,7 @@ class Committer:
         """The next batch: whole entries, up to commit_rows rows, at least one entry."""
         rows = count = 0
         for entry in self._waiting:
-            if count and rows + entry.size > self._commit_rows:
+            if count and not entry.joined and rows + entry.size > self._commit_rows:
                 break
             rows += entry.size
             count += 1

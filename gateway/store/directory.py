@@ -267,6 +267,10 @@ class Directory:
             self._cache.popitem(last=False)
         return registration
 
+    def device_of(self, number: int) -> str | None:
+        registration = self.registration(number)
+        return None if registration is None else registration.device
+
     def by_alias(self, app: str, alias: str) -> list[int]:
         number = self.app_number(app)
         return self._aliases.of(name_key(number, alias)) if number and alias else []

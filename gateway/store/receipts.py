@@ -221,16 +221,21 @@ class Receipts:
         self._ends[seq] = end
         return (PUT, Db.PUSHES, pack_u64(seq), build_push(end))
 
+    def has_ended(self, seq: int) -> bool:
+        """A multi-target push or a broadcast that is over, as long as its history is kept."""
+        return seq in self._ends or self._environment.get(Db.PUSHES, pack_u64(seq)) is not None
+
     def push_landed(self, seq: int) -> None:
         self._ends.pop(seq, None)
 
     def lookup(self, app: str, seq: int, *, offset: int = 0, limit: int = 100) -> PushRecord | None:
         if self._journal is None or self._schedules is None:
             return None
-        kept = self._schedules.notification(seq)
+        became = self._schedules.became(seq)
+        kept = None if became else self._schedules.notification(seq)
         if kept is not None:
             return PushRecord(kept, [], {}, None, self._schedules.due_ms(seq)) if kept.app == app else None
-        seq = self._schedules.became(seq) or seq
+        seq = became or seq
         state: int | None = None
         notification = self._journal.notification(seq)
         if notification is None:
