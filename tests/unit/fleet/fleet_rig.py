@@ -65,6 +65,9 @@ class Wire:
         self.cut: set[int] = set()
         self.asked: list[tuple[int, int, str]] = []
         self.lose_answers = False
+        #: nothing gets through to other nodes before it is set
+        self.open = asyncio.Event()
+        self.open.set()
         self.work: set[asyncio.Future[bytes]] = set()
 
 
@@ -94,6 +97,8 @@ class WireBus:
         wire.asked.append((self._number, node, kind))
         if node != self._number and not wire.cut.isdisjoint((node, self._number)):
             raise NodeUnreachable
+        if node != self._number:
+            await wire.open.wait()
         handle = wire.buses[node].handlers[kind]
         arrived: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
