@@ -48,6 +48,13 @@ async def test_a_fleet_loses_nothing_whatever_breaks(tmp_path: Path, seed: int) 
     assert result.figures["faults"] == faults
 
 
+async def test_a_fleet_behind_a_bad_network_loses_nothing(tmp_path: Path, seed: int) -> None:
+    """As where there is no root: a proxy that fails between gateways and NATS, all on loopback."""
+    load = Load(devices=30, workers=3)
+    result = await FleetRun(tmp_path, seed, faults=6, lanes=1, load=load, networks=False).run()
+    judge(result, "proxies")
+
+
 async def test_a_gateway_alone_keeps_the_same_rules(tmp_path: Path, seed: int) -> None:
     load = Load(devices=30, workers=3)
     result = await FleetRun(tmp_path, seed, faults=6, lanes=1, load=load, nodes=1, nats=0).run()
