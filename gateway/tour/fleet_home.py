@@ -212,7 +212,6 @@ class GatewayNode:
         except (httpx.HTTPError, ValueError, KeyError):
             return None
 
-
     async def figure(self, http: httpx.AsyncClient, name: str) -> float | None:
         """A gauge or counter without labels; None: no answer, or none of this name."""
         try:
