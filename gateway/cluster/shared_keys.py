@@ -61,7 +61,7 @@ def read_secret(settings: Cluster) -> bytes:
 
 
 async def share_keys(config: Config, leases: Leases) -> FleetKeys:
-    """Written into the node's folder too, where local tools look for them. ConfigError."""
+    """Written into the node's folder too, where local tools look for them. ConfigError; InDoubt: do it again."""
     seal = FleetSeal(read_secret(config.cluster), config.cluster.name)
     folder = Path(config.store.path)
     entry = await leases.get(KEYS)

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ from gateway.auth.service_keys import PURPOSE, ServiceKeys
 from gateway.cluster.adoption import PartitionStores
 from gateway.cluster.beats import ThreadHeart
 from gateway.cluster.broadcast_stream import BroadcastStream
-from gateway.cluster.entrance import Entrance, enter, node_name
+from gateway.cluster.entrance import Entrance, enter, node_name, patiently
 from gateway.cluster.far_door import FarDoor
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.members import FleetMembers
@@ -159,7 +160,7 @@ class FleetNode:
             await check_nats(settings)
             leases = KvLeases(link, settings)
             await leases.open()
-            keys = await share_keys(config, leases)
+            keys = await patiently(partial(share_keys, config, leases))
             entrance = await enter(settings, leases, devices=_advertised(config), api=_api_url(config))
             self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)))
         except BaseException:
