@@ -268,6 +268,7 @@ class FleetNode:
 
     def owner_changed(self, partition: int, owner: Owner) -> None:
         self._devices.owner_changed(partition, owner)
+        self._providers.owners.owner_changed(partition)
 
     def member_came(self, member: Member) -> None:
         self._far_door.member_came(member)

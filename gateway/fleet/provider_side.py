@@ -48,7 +48,7 @@ class ProviderSide:
         readiness: Callable[[], Sequence[str]],
     ) -> None:
         self.book = AppBook()
-        owners = Owners(bus, members, cores, metrics, timeout_s=config.cluster.ask_timeout_s)
+        owners = self.owners = Owners(bus, members, cores, metrics, timeout_s=config.cluster.ask_timeout_s)
         self.quotas = QuotaHome(owners)
         self.copies = AppCopies(owners, self.book, metrics)
         self.calls = Calls(owners, self.copies.hear)
