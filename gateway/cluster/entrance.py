@@ -73,6 +73,21 @@ async def enter(
     return await door.patiently(partial(door.write, beat, revision))
 
 
+async def patiently(work: Callable[[], Awaitable[_T]], now: Callable[[], float] = clock) -> _T:
+    """Again while there is no answer: the servers may be electing a leader. What is done has to look first. ConfigError
+    where it takes too long."""
+    end = now() + PATIENCE_S
+    while True:
+        try:
+            return await work()
+        except InDoubt as exc:
+            if now() > end:
+                raise ConfigError(
+                    f"the fleet's records can not be read or written: {exc.message}", field="cluster.url"
+                ) from None
+        await asyncio.sleep(_AGAIN_S)
+
+
 class _Door:
     def __init__(self, settings: Cluster, leases: Leases, version: int, now: Callable[[], float]) -> None:
         self._settings = settings
@@ -83,17 +98,7 @@ class _Door:
         self._key = f"{NODE}{self.name}"
 
     async def patiently(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Again while there is no answer: the servers may be electing a leader. What is done has to look first."""
-        end = self._now() + PATIENCE_S
-        while True:
-            try:
-                return await work()
-            except InDoubt as exc:
-                if self._now() > end:
-                    raise ConfigError(
-                        f"the fleet's records can not be read or written: {exc.message}", field="cluster.url"
-                    ) from None
-            await asyncio.sleep(_AGAIN_S)
+        return await patiently(work, self._now)
 
     async def agree(self) -> None:
         """On what the fleet is: the first node says it."""
