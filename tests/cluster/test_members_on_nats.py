@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from fleet_in_process import Tenantry, Watcher
 
+from gateway.cli import run
 from gateway.cluster.assignment import rank
 from gateway.cluster.beats import ThreadHeart
 from gateway.cluster.entrance import enter
@@ -175,3 +178,36 @@ async def test_beats_go_on_while_the_control_thread_is_busy(fleet_settings: Call
     assert all(what == "adopt" or what == "release" for node in nodes for what, _ in node.tenant.log)
     await asyncio.gather(*(node.close() for node in nodes))
     assert watcher.violations == []
+
+
+async def test_the_status_of_a_fleet_is_read_from_nats_alone(
+    fleet_settings: Callable[..., Cluster], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    secret = tmp_path / "fleet.secret"
+    secret.write_bytes(b"s" * 40)
+    secret.chmod(0o600)
+    settings = fleet_settings(secret_file=str(secret))
+    names = ("url", "monitors", "name", "lease_s", "beat_s", "secret_file")
+    options = [f"--set=cluster.{name}={getattr(settings, name)}" for name in names]
+    command = ["cluster", "status", "--json", *options]
+    assert await asyncio.to_thread(run, command) == 2  # there is no such fleet
+    watcher = Watcher()
+    nodes = [Node(fleet_settings(node=name), watcher) for name in "ab"]
+    await asyncio.gather(*(node.start() for node in nodes))
+    await until(lambda: all(p in nodes["ab".index(rank(p, "ab")[0])].members.owned() for p in range(16)))
+    await until(lambda: all(nodes[0].members.owner(p).node for p in range(16)))
+    capsys.readouterr()
+    assert await asyncio.to_thread(run, command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(member["name"], member["is_live"]) for member in found["members"]] == [("a", True), ("b", True)]
+    assert {each["partition"]: each["owner"] for each in found["partitions"]} == {
+        p: tenant.name for p, tenant in watcher.has.items()
+    }
+    assert [(stream["name"], stream["in_sync"], stream["replicas"]) for stream in found["streams"]] == [
+        (f"KV_{settings.name}_FLEET", 3, 3)
+    ]
+    assert await asyncio.to_thread(run, ["cluster", "status", *options]) == 0
+    await asyncio.gather(*(node.close() for node in nodes))
+    capsys.readouterr()
+    assert await asyncio.to_thread(run, command) == 1
+    assert "nobody serves" in capsys.readouterr().err
