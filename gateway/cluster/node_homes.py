@@ -12,6 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from gateway._native.far_records import HomeTable
 from gateway._native.registry import Registry
 from gateway.cluster.far_wire import attachment_of
 from gateway.cluster.packed_texts import PackedTexts
@@ -33,8 +34,7 @@ class NodeHomes:
         self.registry = Registry()
         self._groups = Groups(self.registry.population)
         #: by local number
-        self.partitions = array("H")
-        self.numbers = array("I")
+        self.table = HomeTable()
         self.links = array("Q")  # the one it is bound to, or was last
         self.bound_ms = array("Q")
         self._tokens = bytearray()
@@ -45,17 +45,15 @@ class NodeHomes:
         self._grow()  # 0 is no number
 
     def _grow(self) -> int:
-        self.partitions.append(0)
-        self.numbers.append(0)
         self.links.append(0)
         self.bound_ms.append(0)
         self._tokens += bytes(TOKEN_BYTES)
-        return len(self.numbers) - 1
+        return self.table.grow()
 
     @property
     def top(self) -> int:
         """Numbers are below."""
-        return len(self.numbers)
+        return len(self.table)
 
     # --- gateway.edge.ports.Home
 
@@ -83,8 +81,7 @@ class NodeHomes:
         else:
             local = self._grow()
         self.registry.add(local, token, group)
-        self.partitions[local] = partition
-        self.numbers[local] = number
+        self.table.set(local, partition, number)
         self.links[local] = 0
         self._tokens[local * TOKEN_BYTES : (local + 1) * TOKEN_BYTES] = token
         self._devices[local] = device
@@ -99,7 +96,8 @@ class NodeHomes:
 
     def link_of(self, local: int, partition: int, number: int) -> int:
         """The link this registration is bound to; 0 where it is not here."""
-        if local >= len(self.numbers) or self.numbers[local] != number or self.partitions[local] != partition:
+        table = self.table
+        if local >= len(table) or table.number(local) != number or table.partition(local) != partition:
             return 0
         return self.registry.link(local)
 
@@ -111,7 +109,7 @@ class NodeHomes:
         at = 1
         while at < self.top:
             end = min(at + step, self.top)
-            part = [local for local in range(at, end) if self.partitions[local] == partition]
+            part = self.table.of_partition(partition, at, end)
             yield [local for local, link in zip(part, self.registry.links(part), strict=True) if link]
             at = end
 

@@ -154,13 +154,17 @@ async def test_a_notification_that_vanishes_without_a_gap_is_missed_and_sent_aga
     token = await device.join()
     await fleet.connected(token)
     core = fleet.core_of(token)
-    handlers = fleet.nodes[1].node._handlers
-    swallowed: list[Record] = []
-    notify = handlers[Do.NOTIFY]
-    monkeypatch.setitem(handlers, Do.NOTIFY, lambda _, record: swallowed.append(record))
+    tell = core.node.bus.tell
+    swallowed: list[bytes] = []
+
+    def swallow(node: int, kind: str, body: bytes) -> None:
+        if kind == DO and not swallowed:
+            swallowed.append(body)
+        else:
+            tell(node, kind, body)
+
+    monkeypatch.setattr(core.node.bus, "tell", swallow)
     seq = await core.push(token, "gone", ack_ms=20)
-    await until(lambda: swallowed)
-    monkeypatch.setitem(handlers, Do.NOTIFY, notify)
     assert (await device.note(ack=True))["id"] == seq
     await core.reaches(seq, State.ACKED)
     assert fleet.nodes[2].metrics.value(Metric.FAR_LOST, "asked") >= 1
