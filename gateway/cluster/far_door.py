@@ -56,6 +56,9 @@ class FarDoor:
         hearing = FarHearing(edge, batches, self._metrics)
         self._cores[edge.partition] = _Core(edge, hearing, FarAsks(edge, directory))
         edge.start()
+        # Nodes that heard of their new owner before it heard them have told of their devices in vain.
+        for member in self._members.all():
+            edge.ask_again(member.number)
 
     async def close(self, partition: int) -> None:
         core = self._cores.pop(partition, None)

@@ -106,6 +106,24 @@ def fleet_token(token: str) -> bytes:
     return raw
 
 
+async def test_an_owner_that_nodes_know_of_before_it_hears_them_has_their_devices_too(open_fleet: Open) -> None:
+    fleet = await open_fleet(nodes=3, owners=dict.fromkeys(range(4), 2))
+    device = fleet.nodes[1].device()
+    token = await device.join()
+    await fleet.connected(token)
+    partition = fleet.core_of(token).partition
+    await fleet.cores.pop(partition).close()
+    owner = fleet.owners[partition] = fleet.owners[partition]._replace(node=3, epoch=2)
+    for node in fleet.nodes.values():
+        node.view.owners[partition] = owner
+        node.node.owner_changed(partition, owner)
+    await until(lambda: fleet.nodes[3].dropped("stale"))
+    core = await fleet.adopt(partition, 3, 2)
+    await fleet.connected(token, 1)
+    seq = await core.push(token, "found")
+    assert (await device.note(ack=True))["id"] == seq
+
+
 async def test_a_second_link_to_the_same_node_takes_the_place_of_the_first(open_fleet: Open) -> None:
     fleet = await open_fleet(nodes=2)
     device = fleet.nodes[1].device()
