@@ -5,23 +5,35 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cdef enum:
     NODE_SHIFT = 40                 # of a far link (gateway/model/cluster.py)
     LOCALS_MORE = 1024
+    PART_BYTES = 262144             # from here on another part begins
+    KEPT_BYTES = 1048576            # a larger room is given back
 
 
 cdef list take_piles(gw_piles_t *p):
-    """(key, records) of each that has some; they are empty then, and keep a moderate room."""
+    """(key, records) of each that has some, in parts of whole records; they are empty then, and keep a moderate room."""
     cdef list out = []
+    cdef const uint8_t *data
+    cdef gw_far_record_t record
+    cdef size_t at, begin, end
     cdef uint32_t i
     for i in range(p.count):
-        if p.items[i].size:
-            out.append((p.items[i].key, (<const char *>p.items[i].data)[:p.items[i].size]))
+        data = p.items[i].data
+        end = p.items[i].size
+        at = begin = 0
+        while at < end:
+            memcpy(&record, data + at, sizeof(record))
+            at += sizeof(record) + record.size
+            if at - begin >= PART_BYTES or at == end:
+                out.append((p.items[i].key, (<const char *>data + begin)[:at - begin]))
+                begin = at
     for i in range(p.count):
         p.items[i].size = 0
-        if p.items[i].capacity > (1 << 20):
+        if p.items[i].capacity > KEPT_BYTES:
             free(p.items[i].data)
             p.items[i].data = NULL
             p.items[i].capacity = 0

@@ -4,7 +4,8 @@ from typing import final
 @final
 class FarSink:
     """Notifications of batches for links of other nodes, in the order in which they were accepted. Control thread
-    only. `news`: ([(node, packed records)], packed native u64 sequences, u32 registrations, ms to ack)."""
+    only. `news`: ([(node, packed records)], packed native u64 sequences, u32 registrations, ms to ack); what is more
+    than some 100 kB for one node comes in parts."""
     def __init__(self, news: Callable[[list[tuple[int, bytes]], bytes, bytes, int], None]) -> None: ...
     def set_local(self, number: int, local: int) -> None:
         """The registration's number at the node it is bound at."""

@@ -284,8 +284,9 @@ class FarEdge:
         previous = self.registry.device_link(device)
         if previous and previous != link:
             older = max((self._bound_ms[n] for n in self.registry.bound(device)), default=0)
-            if again and at_ms <= older:
-                # Both are told once more, to a new owner say, in any order: the later one holds.
+            if at_ms < older:
+                # Old news: it was on its way for long, or both are told to a new owner. The later link holds. Where
+                # clocks differ that may be the wrong one, so this one may come back.
                 self.tell(node, Do.TAKEOVER, 1, attachment=attachment, seq=device)
                 return
             self.tell(node_of_link(previous), Do.TAKEOVER, again, attachment=attachment_of_link(previous), seq=device)
@@ -300,7 +301,7 @@ class FarEdge:
         self.set_floor(link, floor)
         if moved and not again:
             self.events.on_ready([number])
-        else:
+        elif self._journal.pending_of(number, 1) or self._broadcasts.waiting(number):
             self.hold(number, link)  # something of it may be in flight: only the node knows
 
     def _grow(self, number: int) -> None:

@@ -41,7 +41,7 @@ class NodeHomes:
         self._devices = PackedTexts()
         #: by group of this node: its number at its owner, as that said last
         self.owner_groups = array("I")
-        self._resting: deque[tuple[float, int]] = deque()
+        self._resting: deque[tuple[int, array[int]]] = deque()  # (second, numbers left in it)
         self._grow()  # 0 is no number
 
     def _grow(self) -> int:
@@ -76,10 +76,7 @@ class NodeHomes:
             if self.registry.group(local) != group:
                 self.registry.set_group(local, group)
             return local
-        if self._resting and self._clock() - self._resting[0][0] >= REST_S:
-            local = self._resting.popleft()[1]
-        else:
-            local = self._grow()
+        local = self._rested() or self._grow()
         self.registry.add(local, token, group)
         self.table.set(local, partition, number)
         self.links[local] = 0
@@ -92,7 +89,20 @@ class NodeHomes:
         at = local * TOKEN_BYTES
         if self.registry.remove(local, self._tokens[at : at + TOKEN_BYTES]):
             self._devices.drop(local)
-            self._resting.append((self._clock(), local))
+            second = int(self._clock())
+            if not self._resting or self._resting[-1][0] != second:
+                self._resting.append((second, array("I")))
+            self._resting[-1][1].append(local)
+
+    def _rested(self) -> int:
+        """A number that may be given out again; 0: there is none."""
+        if not self._resting or self._clock() - self._resting[0][0] < REST_S + 1:
+            return 0
+        numbers = self._resting[0][1]
+        local = numbers.pop()
+        if not numbers:
+            self._resting.popleft()
+        return local
 
     def link_of(self, local: int, partition: int, number: int) -> int:
         """The link this registration is bound to; 0 where it is not here."""

@@ -106,6 +106,29 @@ def fleet_token(token: str) -> bytes:
     return raw
 
 
+async def test_news_of_an_older_link_that_were_long_on_their_way_do_not_end_the_newer_one(open_fleet: Open) -> None:
+    fleet = await open_fleet(nodes=3, owners=dict.fromkeys(range(4), 2))
+    old = fleet.nodes[1].device()
+    token = await old.join()
+    await fleet.connected(token, 1)
+    core = fleet.core_of(token)
+    edge = core.edge
+    number = core.store.directory.find(token, "shop")
+    key = fleet.device_key(old.device)
+    then = edge._bound_ms[number]
+    attachment = edge.registry.link(number) & ((1 << 40) - 1)
+    new = fleet.nodes[3].device()
+    new.device, new.secret = old.device, old.secret
+    await new.join()
+    await fleet.connected(token, 3)
+    await old.sent_away(Takeover)
+    edge._bound_ms[number] = then + 5
+    edge.bind(1, attachment, number, 1, key, at_ms=then, floor=0, again=False)
+    await fleet.connected(token, 3)
+    seq = await core.push(token, "still there")
+    assert (await new.note(ack=True))["id"] == seq
+
+
 async def test_an_owner_that_nodes_know_of_before_it_hears_them_has_their_devices_too(open_fleet: Open) -> None:
     fleet = await open_fleet(nodes=3, owners=dict.fromkeys(range(4), 2))
     device = fleet.nodes[1].device()

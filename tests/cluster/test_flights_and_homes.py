@@ -36,7 +36,7 @@ def test_a_number_that_was_left_rests_and_is_then_anothers() -> None:
     assert (table.table.partition(one), table.table.number(one)) == (3, 77)  # reactors may still speak of it
     other = table.take(4, 78, token(2), "device-2", "shop", "1.0")
     assert other != one
-    clock.now += REST_S
+    clock.now += REST_S + 1
     third = table.take(5, 79, token(3), "device-3", "news", "2.0")
     assert third == one
     assert (table.table.partition(third), table.table.number(third), table.device_of(third)) == (5, 79, "device-3")

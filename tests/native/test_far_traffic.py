@@ -6,6 +6,7 @@ import select
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +15,14 @@ from reactor_rig import Rig
 from gateway._native.batches import Batches
 from gateway._native.far_records import FarSink, HomeTable
 from gateway._native.far_traffic import count_records, deliver, hear_acks
+from gateway._native.intake import Batch, Router
 from gateway._native.pending import Pending
 from gateway._native.registry import Registry
 from gateway.cluster.far_wire import HEAD_BYTES, Do, Told, attachment_of, build_head, build_record, parse_records
 from gateway.model.cluster import far_link
-from gateway.model.frames import FrameType, build_varint
+from gateway.model.frames import FrameReader, FrameType, build_varint
+from gateway.model.outcome import State
+from gateway.model.registration import build_token
 
 TOKEN, DEVICE, NODE = bytes(range(16)), 99, 3
 NOW_MS = 1_800_000_000_000
@@ -148,3 +152,56 @@ def test_a_sink_hands_over_what_it_collected_once() -> None:
     assert heard == []
     sink.set_local(5_000, 9)
     assert (sink.local(5_000), sink.local(1), sink.local(1 << 31)) == (9, 0, 0)
+
+
+def test_a_batch_to_other_nodes_is_collected_by_node_with_the_frames_a_link_of_here_gets() -> None:
+    registry, pending = Registry(), Pending(NOW_MS)
+    batches = Batches(pending)
+    tokens = [bytes([i]) * 16 for i in range(3)]
+    for number, token in enumerate(tokens, 1):
+        registry.add(number, token, 0)
+        registry.set_plain(number, True)
+        registry.login(number, far_link(number, 100 + number))
+        registry.bind(number, number)
+    registry.set_group_app(0, 1)
+    heard: list[tuple[list[tuple[int, bytes]], bytes, bytes, int]] = []
+    sink = FarSink(lambda *news: heard.append(news))
+    for number in (1, 2, 3):
+        sink.set_local(number, 10 + number)
+    held = {far_link(3, 103)}
+    pushes = [
+        {"target": {"token": build_token(tokens[i % 3])}, "data": "x" * 3000, "title": str(i)} for i in range(300)
+    ]
+    limits = {"most": 1000, "push_bytes": 60_000, "inline_bytes": 4096, "pending_of_one": 1000}
+    batch = Batch(registry, pending, batches, msgspec.msgpack.encode(pushes), 1, **limits, ttl_s=60, most_ttl_s=90)
+    _, _, odd = batch.accept(1000, NOW_MS, 3_000, 9_000, True, Router([], held, {}, sink))
+    assert odd == [1000 + i for i in range(300) if i % 3 == 2]
+    [(piles, seqs, numbers, ack_ms)] = heard
+    sent = [i for i in range(300) if i % 3 != 2]
+    assert list(memoryview(seqs).cast("Q")) == [1000 + i for i in sent]
+    assert list(memoryview(numbers).cast("I")) == [1 + i % 3 for i in sent]
+    assert ack_ms == 3_000
+    assert len(piles) > 2  # large ones come in parts
+    for node in (1, 2):
+        records = [r for at, part in piles if at == node for r in parse_records(message(part))]
+        assert [(r.seq, r.number, r.local, r.attachment, r.a, r.flag) for r in records] == [
+            (1000 + i, node, 10 + node, 100 + node, 3_000, 0) for i in sent if i % 3 == node - 1
+        ]
+        [(kind, body)] = FrameReader().feed(records[0].payload)
+        assert kind == FrameType.NOTIFY
+        assert msgspec.msgpack.decode(body)["title"] == str(node - 1)
+    assert pending.get(1000) is not None
+    assert pending.get(1000)[2] == State.SENT  # type: ignore[index]
+
+
+def test_a_batch_for_a_node_that_gave_no_number_is_looked_at_one_by_one() -> None:
+    registry, pending = Registry(), Pending(NOW_MS)
+    registry.add(1, TOKEN, 0)
+    registry.login(DEVICE, far_link(2, 5))
+    registry.bind(1, DEVICE)
+    registry.set_group_app(0, 1)
+    limits = {"most": 10, "push_bytes": 60_000, "inline_bytes": 4096, "pending_of_one": 1000}
+    packed = msgspec.msgpack.encode([{"target": {"token": build_token(TOKEN)}}])
+    for first, sink in ((1, None), (2, FarSink(lambda *_: None))):
+        batch = Batch(registry, pending, Batches(pending), packed, 1, **limits, ttl_s=60, most_ttl_s=90)
+        assert batch.accept(first, NOW_MS, 1, 1, True, Router([], set(), {}, sink))[2] == [first]
