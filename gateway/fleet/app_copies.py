@@ -21,6 +21,7 @@ from gateway.fleet.owners import Owners
 from gateway.fleet.ports import Core
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import BadRequest, GatewayError
+from gateway.model.registration import App
 
 log = structlog.get_logger("gateway.fleet")
 
@@ -29,7 +30,7 @@ SOURCE = 0
 PULL_S = 1.0
 #: records in one message
 PAGE = 200
-_PUT, _MARK, _AFTER = "apps.put", "apps.mark", "apps.after"
+_PUT, _MARK, _AFTER, _ENSURE = "apps.put", "apps.mark", "apps.after", "apps.ensure"
 _CHANGING = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 _encode = msgspec.msgpack.Encoder().encode
 _decode_records = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -57,6 +58,7 @@ class AppCopies:
         owners.bus.serve(_PUT, self._on_put)
         owners.serve(_MARK, self._on_mark)
         owners.serve(_AFTER, self._on_after)
+        owners.serve(_ENSURE, self._on_ensure)
 
     def start(self) -> None:
         self._pulling = asyncio.get_running_loop().create_task(self._pull_on(), name="copies of apps")
@@ -109,7 +111,19 @@ class AppCopies:
         names = sorted(name for name in core.apps.app_names() if name > after)[:PAGE]
         return _encode([raw for name in names if (raw := core.apps.export_app(name)) is not None])
 
+    async def _on_ensure(self, core: Core, body: bytes) -> bytes:
+        name = body.decode("utf-8", "replace")
+        if core.apps.app(name) is None:
+            now_s = core.backend.now_ms() // 1000
+            core.backend.keys.update(await core.apps.put_app(App(name=name, created_at=now_s)))
+        await self.spread(core, name)
+        return b""
+
     # --- at every node
+
+    async def ensure(self, name: str) -> None:
+        """There is an app of this name, without a key where it was made now. GatewayError where that is not sure."""
+        await self._owners.ask(SOURCE, _ENSURE, name.encode())
 
     def _on_put(self, sender: int, body: bytes) -> Awaitable[bytes]:  # noqa: ARG002
         return self._put(parse_records(body))

@@ -171,12 +171,11 @@ class ProviderDoor:
             answered = await self._calls.ask(partition, asked)
             view = value_of(answered, PushView)
             # what is no view is an error of the request itself, or a push that this partition does not know
-            return (
-                relayed(call, answered) if view is None or view.target.token else await self._merged_view(call, asked)
-            )
-        view = value_of(
-            await self._calls.ask(partition, packed(asked, "limit=0", path=f"/v1/push/{call.path('id')}")), PushView
-        )
+            if view is None or view.target.token:
+                return relayed(call, answered)
+            return await self._merged_view(call, asked)
+        about = packed(asked, "limit=0", path=f"/v1/push/{call.path('id')}")
+        view = value_of(await self._calls.ask(partition, about), PushView)
         if view is not None and view.target.token:
             return relayed(call, await self._calls.ask(partition, asked))
         return await self._merged_statistics(call, asked)

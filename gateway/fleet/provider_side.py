@@ -55,6 +55,8 @@ class ProviderSide:
         self.backend = build_door_backend(
             config, metrics, self.book, push_ids, admin_hash, readiness, ServiceKeys(push_ids.derive(PURPOSE))
         )
+        # at once: its index looks for an unknown key only now and then
+        self.book.hear = self.backend.keys.update
         self.pushes = ManyPushes(owners, config.api.accept_timeout_s)
         self.feeds = Feeds(owners, self.backend)
         routes = FeedRoutes(self.backend, self.feeds)

@@ -126,7 +126,38 @@ async def test_the_copies_find_out_by_themselves(fleet: Fleet) -> None:
     fleet.wire.cut.clear()
     await until(lambda: side.book.app("shop").ttl_s == 5)
     await until(lambda: fleet.core(2).store.directory.app("shop").ttl_s == 5)  # type: ignore[union-attr]
-    assert side.copies.is_filled.is_set()
+    await asyncio.wait_for(side.copies.is_filled.wait(), 5)
+
+
+async def test_keys_of_apps_made_one_after_the_other_work_at_once_at_every_node(fleet: Fleet) -> None:
+    for at in range(4):
+        key = await fleet.create_app(f"app-{at}")
+        for node in (1, 2):
+            async with fleet.client(node, key) as http:
+                assert (await http.get("/v1/scheduled")).status_code == 200
+
+
+async def test_an_app_that_must_be_there_is_made_once(fleet: Fleet) -> None:
+    await asyncio.gather(*(node.side.copies.ensure("demo") for node in fleet.nodes.values()))
+    await fleet.nodes[2].side.copies.ensure("demo")
+    async with fleet.client(2, fleet.operator_key) as operator:
+        apps = (await operator.get("/v1/apps")).json()["apps"]
+        assert [app["name"] for app in apps] == ["demo"]
+        made = await operator.post("/v1/apps/demo/keys")
+    async with fleet.client(1, made.json()["key"]) as http:
+        assert (await http.get("/v1/scheduled")).status_code == 200
+
+
+async def test_other_doors_say_it_in_their_own_words_where_a_node_is_away(fleet: Fleet) -> None:
+    await fleet.create_app("shop", webpush="open", apns_topic="com.example.shop")
+    token = await fleet.register("shop", 2)
+    fleet.wire.cut.add(2)
+    async with fleet.client(1) as http:
+        apns = await http.post(f"/3/device/{token}", json={"aps": {}}, headers={"apns-topic": "com.example.shop"})
+        assert (apns.status_code, apns.json()) == (503, {"reason": "ServiceUnavailable"})
+        web = await http.post(f"/push/{token}", headers={"ttl": "5"})
+        assert (web.status_code, web.headers["content-type"]) == (503, "application/problem+json")
+        assert int(web.headers["retry-after"]) >= 1
 
 
 async def test_many_apps_are_copied_page_by_page(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
