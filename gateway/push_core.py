@@ -20,6 +20,7 @@ from gateway.config.sections import Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.one_machine import ONE_MACHINE
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
@@ -27,6 +28,7 @@ from gateway.delivery.reports import Reports
 from gateway.delivery.scheduler import Scheduler
 from gateway.metrics import Metrics
 from gateway.model.ports import Edge, Notifier
+from gateway.model.reach import Reach
 from gateway.notifiers.webpush.addresses import Addresses
 from gateway.store import Store
 
@@ -37,7 +39,8 @@ def unix_ms() -> int:
 
 class PushCore:
     """Built whole, then `start`, in the end `stop_delivery` and `close`. `edge`: where its registrations are connected;
-    `admin_hash`: of the operator's key; `readiness`: why no push can be taken in now."""
+    `admin_hash`: of the operator's key; `readiness`: why no push can be taken in now; `reach`: where pushes to many
+    go."""
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class PushCore:
         service_keys: ServiceKeys,
         admin_hash: bytes,
         readiness: Callable[[], Sequence[str]],
+        reach: Reach = ONE_MACHINE,
     ) -> None:
         self.store = store
         directory = store.directory
@@ -73,6 +77,7 @@ class PushCore:
             dispatcher=self.dispatcher,
             config=config,
             metrics=metrics,
+            reach=reach,
         )
         self.scheduler = Scheduler(
             schedules=store.schedules,
@@ -81,6 +86,7 @@ class PushCore:
             backlog=self.dispatcher.backlog,
             metrics=metrics,
             clock=unix_ms,
+            reach=reach,
         )
         self.receipts_webhook = ReceiptsWebhook(
             directory=directory,

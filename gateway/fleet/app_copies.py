@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable
 from urllib.parse import unquote
 
@@ -20,7 +21,7 @@ from gateway.fleet.calls import Answered, Asked
 from gateway.fleet.owners import Owners
 from gateway.fleet.ports import Core
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import BadRequest, GatewayError
+from gateway.model.errors import BadRequest, GatewayError, LogUnavailable, NodeUnreachable, StoreUnavailable
 from gateway.model.registration import App
 
 log = structlog.get_logger("gateway.fleet")
@@ -30,7 +31,7 @@ SOURCE = 0
 PULL_S = 1.0
 #: records in one message
 PAGE = 200
-_PUT, _MARK, _AFTER, _ENSURE = "apps.put", "apps.mark", "apps.after", "apps.ensure"
+_PUT, _MARK, _AFTER, _MAKE = "apps.put", "apps.mark", "apps.after", "apps.make"
 _CHANGING = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 _encode = msgspec.msgpack.Encoder().encode
 _decode_records = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -53,12 +54,14 @@ class AppCopies:
         self._metrics = metrics
         self._pull_s = pull_s
         self._pulling: asyncio.Task[None] | None = None
+        #: being adopted, by partition
+        self._coming: dict[int, Core] = {}
         #: is the book as partition 0 had it, once since the start?
         self.is_filled = asyncio.Event()
         owners.bus.serve(_PUT, self._on_put)
         owners.serve(_MARK, self._on_mark)
         owners.serve(_AFTER, self._on_after)
-        owners.serve(_ENSURE, self._on_ensure)
+        owners.serve(_MAKE, self._on_make)
 
     def start(self) -> None:
         self._pulling = asyncio.get_running_loop().create_task(self._pull_on(), name="copies of apps")
@@ -102,6 +105,17 @@ class AppCopies:
             self._metrics.count(Metric.FLEET_APPS_LATE, late)
             log.warning("a change of an app has not reached all nodes yet", nodes=late)
 
+    async def _on_make(self, core: Core, body: bytes) -> bytes:
+        try:
+            name = body.decode()
+        except UnicodeDecodeError as error:
+            raise BadRequest("this is no name of an app") from error
+        if core.apps.app(name) is None:
+            await core.apps.put_app(App(name=name, created_at=time.time_ns() // 1_000_000_000))
+            core.backend.app_changes += 1
+        await self.spread(core, name)
+        return b""
+
     def _on_mark(self, core: Core, _: bytes) -> bytes:
         apps = [app for name in core.apps.app_names() if (app := core.apps.app(name)) is not None]
         return _encode(mark_of(apps))
@@ -111,19 +125,7 @@ class AppCopies:
         names = sorted(name for name in core.apps.app_names() if name > after)[:PAGE]
         return _encode([raw for name in names if (raw := core.apps.export_app(name)) is not None])
 
-    async def _on_ensure(self, core: Core, body: bytes) -> bytes:
-        name = body.decode("utf-8", "replace")
-        if core.apps.app(name) is None:
-            now_s = core.backend.now_ms() // 1000
-            core.backend.keys.update(await core.apps.put_app(App(name=name, created_at=now_s)))
-        await self.spread(core, name)
-        return b""
-
     # --- at every node
-
-    async def ensure(self, name: str) -> None:
-        """There is an app of this name, without a key where it was made now. GatewayError where that is not sure."""
-        await self._owners.ask(SOURCE, _ENSURE, name.encode())
 
     def _on_put(self, sender: int, body: bytes) -> Awaitable[bytes]:  # noqa: ARG002
         return self._put(parse_records(body))
@@ -137,11 +139,30 @@ class AppCopies:
         returns."""
         for raw in records:
             self._book.put(raw)
-        for core in list(self._owners.cores.values()):
-            await self.catch_up(core)
+        await self._catch_up_all()
+
+    async def _catch_up_all(self) -> None:
+        """Those that are being adopted too. Raises what went wrong with one, when the others have it."""
+        cores = self._owners.cores
+        self._coming = {p: core for p, core in self._coming.items() if cores.get(p) is not core}
+        wrong: GatewayError | None = None
+        for core in (*cores.values(), *self._coming.values()):
+            try:
+                await self.catch_up(core)
+            except GatewayError as error:
+                wrong = wrong or error
+                if self._coming.get(core.partition) is core:  # it came to nothing
+                    del self._coming[core.partition]
+        if wrong is not None:
+            raise wrong
+
+    async def welcome(self, core: Core) -> None:
+        """A partition is being adopted: it has all apps when this returns, and gets what changes before it answers."""
+        self._coming[core.partition] = core
+        await self.catch_up(core)
 
     async def catch_up(self, core: Core) -> None:
-        """Give a core what it lacks; call it when a partition was adopted, before it answers anybody."""
+        """Give a core what it lacks."""
         if core.partition == SOURCE:
             return
         writing = []
@@ -153,6 +174,15 @@ class AppCopies:
             app = await written
             core.backend.keys.update(app)
             core.backend.app_changes += 1
+
+    async def make(self, name: str) -> None:
+        """An app without a key, where it is not there; as soon as partition 0 has an owner."""
+        while True:
+            try:
+                await self._owners.ask(SOURCE, _MAKE, name.encode())
+                return
+            except (NodeUnreachable, StoreUnavailable, LogUnavailable):
+                await asyncio.sleep(self._pull_s)
 
     async def _pull_on(self) -> None:
         while True:
@@ -171,8 +201,7 @@ class AppCopies:
                 for record in records:
                     self._book.put(record)
                 after = max(self._name(record) for record in records)
-        for core in list(self._owners.cores.values()):
-            await self.catch_up(core)
+        await self._catch_up_all()
         self.is_filled.set()
 
     def _name(self, record: bytes) -> str:

@@ -106,6 +106,16 @@ async def test_an_app_is_known_to_a_partition_before_it_answers_anybody(fleet: F
         assert (await http.post("/v1/push", json={"target": {"token": token}})).status_code == 201
 
 
+async def test_a_change_reaches_a_partition_that_is_being_adopted(fleet: Fleet) -> None:
+    await fleet.create_app("shop")
+    core = fleet.nodes[2].cores.pop(2)
+    await fleet.nodes[2].side.adopted(core)  # and the rest of its adoption takes a while
+    async with fleet.client(1, fleet.operator_key) as operator:
+        assert (await operator.patch("/v1/apps/shop", json={"ttl": 8})).status_code == 200
+    assert core.store.directory.app("shop").ttl_s == 8  # type: ignore[union-attr]
+    fleet.nodes[2].cores[2] = core
+
+
 async def test_a_change_of_an_app_is_answered_though_a_node_is_away(fleet: Fleet) -> None:
     await fleet.create_app("shop")
     fleet.wire.cut.add(2)
@@ -138,8 +148,8 @@ async def test_keys_of_apps_made_one_after_the_other_work_at_once_at_every_node(
 
 
 async def test_an_app_that_must_be_there_is_made_once(fleet: Fleet) -> None:
-    await asyncio.gather(*(node.side.copies.ensure("demo") for node in fleet.nodes.values()))
-    await fleet.nodes[2].side.copies.ensure("demo")
+    await asyncio.gather(*(node.side.make_app("demo") for node in fleet.nodes.values()))
+    await fleet.nodes[2].side.make_app("demo")
     async with fleet.client(2, fleet.operator_key) as operator:
         apps = (await operator.get("/v1/apps")).json()["apps"]
         assert [app["name"] for app in apps] == ["demo"]
