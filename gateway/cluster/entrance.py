@@ -5,7 +5,6 @@ number; must never take the name of a node that lives.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -27,6 +26,7 @@ from gateway.cluster.fleet_records import (
     parse_number,
 )
 from gateway.cluster.leases import Changed, Entry, InDoubt, Leases
+from gateway.config.cluster import node_name
 from gateway.config.cluster_section import Cluster
 from gateway.model.cluster import VERSION
 from gateway.model.errors import ConfigError
@@ -66,10 +66,6 @@ class Entrance(NamedTuple):
     @property
     def number(self) -> int:
         return self.beat.number
-
-
-def node_name(settings: Cluster) -> str:
-    return settings.node or socket.gethostname()
 
 
 async def enter(
