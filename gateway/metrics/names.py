@@ -73,6 +73,19 @@ class Metric(Enum):
     PROXY_REFUSED = Spec(
         "heliograph_proxy_refused_total", "counter", "Connections closed for their PROXY header, by reason", "reason"
     )
+    # --- spool: pushes kept on this node while the fleet can not take them
+    SPOOL_WAITING = Spec("heliograph_spool_waiting", "gauge", "Pushes in the spool that wait to be taken in")
+    SPOOL_BYTES = Spec("heliograph_spool_bytes", "gauge", "Bytes of pushes in the spool that wait to be taken in")
+    SPOOLED = Spec("heliograph_spooled_total", "counter", "Pushes offered to the spool, by result", "result")
+    SPOOL_TAKEN = Spec(
+        "heliograph_spool_taken_total", "counter", "Pushes that left the spool, by what became of them", "fate"
+    )
+    SPOOL_RETRIES = Spec(
+        "heliograph_spool_retries_total",
+        "counter",
+        "Times a push could not be taken in from the spool yet",
+        "error",
+    )
     # --- cards: links of the CAT_TP server (read from it when scraped)
     OTA_LINKS = Spec("heliograph_ota_links", "gauge", "CAT_TP links of cards, by state", "state")
     OTA_EXPECTED = Spec("heliograph_ota_expected", "gauge", "Identifications whose SYN would be taken")
