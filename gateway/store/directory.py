@@ -52,6 +52,7 @@ from gateway.store.records import (
     name_key,
     pack_u32,
     pack_u64,
+    parse_app,
     parse_registration,
 )
 from gateway.store.sealing import Sealer
@@ -84,6 +85,7 @@ class Directory:
         *,
         next_number: int = 1,
         dead_retention_s: int = 90 * 86_400,
+        in_fleet: bool = False,
     ) -> None:
         self._environment = environment
         self._committer = committer
@@ -113,7 +115,7 @@ class Directory:
         self._fresh: dict[int, Registration | None] = {}  # not durable yet; None: revoked
         self._cache: OrderedDict[int, Registration] = OrderedDict()
         self._writes: dict[int, asyncio.Future[None]] = {}  # number → its last write under way
-        self._tokens = Tokens(environment, keys.token_key)
+        self._tokens = Tokens(environment, keys.token_key, in_fleet=in_fleet)
         #: set before use: what stands where a token may, and is none
         self.opaque: OpaqueTokens = NO_OPAQUE_TOKENS
         self.dead = DeadTokens(environment, committer, clock, self._names.get, dead_retention_s)
@@ -145,7 +147,8 @@ class Directory:
     def put_app(self, app: App) -> asyncio.Future[App]:
         check_app_name(app.name)
         before = self._apps.get(app.name)
-        number = before.number if before is not None else self._next_app
+        # in a fleet an app comes with the number that the partition of apps has given it
+        number = before.number if before is not None else app.number or self._next_app
         app = replace(app, number=number)
 
         def undo() -> None:
@@ -157,8 +160,7 @@ class Directory:
         written = self._committer.accept(
             [(PUT, Db.APPS, pack_u32(number), build_app(self._sealer.seal(app)))], undo=undo
         )
-        if before is None:
-            self._next_app += 1
+        self._next_app = max(self._next_app, number + 1)
         self._apps[app.name] = app
         self._names[number] = app.name
         return self._answer(written, app)
@@ -168,6 +170,16 @@ class Directory:
         self._apps[app.name] = app
         self._names[app.number] = app.name
         self._next_app = max(self._next_app, app.number + 1)
+
+    def export_app(self, name: str) -> bytes | None:
+        """Its record as it is stored, secrets sealed: for another partition, which has the same keys."""
+        app = self._apps.get(name)
+        return None if app is None else build_app(self._sealer.seal(app))
+
+    def import_app(self, raw: bytes) -> asyncio.Future[App]:
+        """Put a record that another partition exported; the number it comes with holds here too. ValueError where it
+        is none."""
+        return self.put_app(self._sealer.open(parse_app(raw)))
 
     def app_name(self, number: int) -> str | None:
         return self._names.get(number)
@@ -254,6 +266,10 @@ class Directory:
         if len(self._cache) > _CACHED:
             self._cache.popitem(last=False)
         return registration
+
+    def device_of(self, number: int) -> str | None:
+        registration = self.registration(number)
+        return None if registration is None else registration.device
 
     def by_alias(self, app: str, alias: str) -> list[int]:
         number = self.app_number(app)
@@ -521,6 +537,8 @@ class Directory:
         self._fresh[number] = registration
         self._cache.pop(number, None)
         self._writes[number] = written
+        if self.deaths is not None:
+            self.deaths.follow(written)
         # not the write's own future: a caller that gives up must not make it look done
         return self._answer(written, None)
 
