@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from gateway.api.once import hash_body
+from gateway.config.sections import Config
 from gateway.delivery.request import PushRequest
 from gateway.fleet.spool_record import (
     TAGS,
@@ -57,6 +58,11 @@ _MESSAGE_CHARS = 300
 
 #: gives a push to the fleet: its sequence. Raises GatewayError; a retryable one is tried again
 TakeIn = Callable[[Kept], Awaitable[int]]
+
+
+def fates_s(config: Config) -> int:
+    """For how long it is told what became of a push: as long as of other pushes, and an hour at least."""
+    return max(int(config.store.history_days * 86_400), 3_600)
 
 
 class _Waiting(NamedTuple):
@@ -130,12 +136,12 @@ class Spool:
         metrics.add_source(self._figures)
 
     @classmethod
-    def open(
-        cls, folder: Path, metrics: Metrics, clock: Callable[[], int], *, max_bytes: int, ttl_s: int, fates_s: int
-    ) -> Spool:
-        """ConfigError where the folder can not be had."""
-        rows = SpoolRows.open(folder, max_bytes)
-        return cls(rows, metrics, clock, max_bytes=max_bytes, ttl_s=ttl_s, fates_s=fates_s)
+    def open(cls, config: Config, metrics: Metrics, clock: Callable[[], int]) -> Spool:
+        """The one in `cluster.spool`; ConfigError where the folder can not be had."""
+        most = config.cluster.spool_bytes
+        rows = SpoolRows.open(Path(config.cluster.spool), most)
+        ttl_s = config.delivery.ttl_s
+        return cls(rows, metrics, clock, max_bytes=most, ttl_s=ttl_s, fates_s=fates_s(config))
 
     def _recover(self, number: int, raw: bytes) -> None:
         try:
@@ -174,6 +180,8 @@ class Spool:
         return number
 
     async def _keep(self, app: App, key_id: str, request: PushRequest) -> int:
+        if len(request.target.kinds()) != 1:
+            raise BadRequest("name exactly one of token, alias, tag, versions, everyone, where", field="target")
         own = request.idempotency_key
         plain = msgspec.structs.replace(request, idempotency_key="")
         body_hash = hash_body(plain)
@@ -440,12 +448,16 @@ class Spool:
             return None
         return Fate(kept.app, self._clock(), "pushed", seq=seq)
 
-    async def close(self) -> None:
-        """What waits stays on disk."""
+    async def stop(self) -> None:
+        """Take in nothing more; keep what comes still."""
         if self._draining is not None:
             self._draining.cancel()
             await asyncio.gather(self._draining, return_exceptions=True)
             self._draining = None
+
+    async def close(self) -> None:
+        """What waits stays on disk."""
+        await self.stop()
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
         self._thread.shutdown(wait=True)

@@ -16,7 +16,9 @@ from gateway.api.once import Once, Push, as_push, settle
 from gateway.api.ports import Backend
 from gateway.delivery.request import PushRequest
 from gateway.fleet.spool_record import Kept, build_kept, parse_kept, parse_request
+from gateway.model.cluster import home_of, partition_of
 from gateway.model.errors import BadRequest, NodeUnreachable, UnknownApp
+from gateway.model.registration import parse_token
 
 KIND = "spool.take"
 
@@ -62,6 +64,16 @@ async def answer_take(core: IntakeCore, body: bytes) -> bytes:
     push = core.once.start_keyed(app, kept.key, kept.body_hash, begin=begin, find=lambda seq: Push(seq, None))
     await settle(push, backend.config.accept_timeout_s)
     return push.seq.to_bytes(8, "big")
+
+
+def partition_chooser(partitions: int) -> Callable[[str, PushRequest], int]:
+    """Of the token, where it is one; else the app's home: as the door has it."""
+
+    def choose(app: str, request: PushRequest) -> int:
+        token = parse_token(request.target.token) if request.target.token else None
+        return home_of(app, partitions) if token is None else partition_of(token, partitions)
+
+    return choose
 
 
 def take_in_by(ask: Ask, partition_for: Callable[[str, PushRequest], int]) -> Callable[[Kept], Awaitable[int]]:

@@ -83,6 +83,10 @@ class SpoolSide:
         bus.serve(LOOK, self._on_look)
         bus.serve(RECALL, self._on_recall)
 
+    @property
+    def is_there(self) -> bool:
+        return self._spool is not None
+
     # --- POST /v1/push
 
     def push(self, inner: Handler) -> Handler:

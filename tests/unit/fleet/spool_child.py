@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from spool_scene import APP, push
+from spool_scene import APP, open_spool, push
 
 from gateway.fleet.spool import Spool
 from gateway.fleet.spool_record import Kept, parse_request
@@ -48,7 +48,7 @@ async def drain(spool: Spool) -> None:
 
 
 async def main(work: str, folder: str) -> None:
-    spool = Spool.open(Path(folder), Metrics(), now_ms, max_bytes=1 << 26, ttl_s=3_600, fates_s=3_600)
+    spool = open_spool(Path(folder), Metrics(), now_ms)
     print("open", flush=True)
     await (keep(spool) if work == "keep" else drain(spool))
     await spool.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gateway.config.sections import Config
 from gateway.delivery.request import PushRequest, TargetRequest
 from gateway.fleet.spool import Spool
 from gateway.fleet.spool_record import Kept, parse_request
@@ -58,10 +60,19 @@ class Fleet:
         return self.seqs[kept.key]
 
 
+def open_spool(folder: Path, metrics: Metrics, clock: Callable[[], int], *, max_bytes: int = 1 << 26) -> Spool:
+    config = Config()
+    config.cluster.spool = str(folder)
+    config.cluster.spool_bytes = max_bytes
+    config.delivery.ttl_s = 3_600
+    config.store.history_days = FATES_S / 86_400
+    return Spool.open(config, metrics, clock)
+
+
 class Scene:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
-        self.settings = {"max_bytes": 1 << 22, "ttl_s": 3_600, "fates_s": FATES_S} | settings
+        self.settings = {"max_bytes": 1 << 22} | settings
         self.now_ms = NOW_MS
         self.fleet = Fleet()
         self.metrics = Metrics()
@@ -69,7 +80,7 @@ class Scene:
 
     def open(self) -> Spool:
         self.metrics = Metrics()
-        return Spool.open(self.folder, self.metrics, lambda: self.now_ms, **self.settings)
+        return open_spool(self.folder, self.metrics, lambda: self.now_ms, **self.settings)
 
     async def keep(self, title: str = "", token: str = "t", **fields: Any) -> int:
         return await self.spool.keep(APP, "k1", push(title, token, **fields))
