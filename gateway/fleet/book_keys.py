@@ -14,15 +14,10 @@ class BookKeys(ApiKeys):
 
     def __init__(self, book: AppBook, operator_hash: bytes, is_fresh: Callable[[], bool]) -> None:
         super().__init__(book, operator_hash)
-        self._book = book
         self._is_fresh = is_fresh
-        self._scanned = -1  # changes of the book when it was looked through
 
     def authenticate(self, authorization: str | None) -> Principal:
         """NodeUnreachable for a key that is not in the book while it may lack what the fleet has."""
-        if self._scanned != self._book.changes:
-            self._scanned = self._book.changes
-            self._scan()
         try:
             return super().authenticate(authorization)
         except Unauthorized:
