@@ -188,7 +188,9 @@ class Owners:
     def _unreachable(self, why: str, *, certain: bool) -> NodeUnreachable:
         self._metrics.count(Metric.FLEET_UNREACHABLE, label=why)
         if certain:
-            return NodeUnreachable("The part of the fleet that has to answer this changes its node; nothing was done.")
+            error = NodeUnreachable("The part of the fleet that has to answer this changes its node; nothing was done.")
+            error.nothing_done = True
+            return error
         return NodeUnreachable(
             "A node of the fleet gave no answer in time; it may still be done, so repeat a push with the same "
             "idempotency key."

@@ -14,7 +14,7 @@ EXT = ROOT / "ext"
 FLOORS = [
     # know nothing of each other
     {"frame", "wheel", "group", "token_index", "mailbox", "outbox", "proxy", "records", "far_records"},
-    {"link", "registry", "pending", "tls_state", "cattp_plane"},
+    {"farewell", "link", "registry", "pending", "tls_state", "cattp_plane"},
     {"batches", "tls_light", "tls_context", "cattp_links"},
     {"tls", "cattp_sending"},
     {"plane", "cattp_traffic"},
