@@ -114,6 +114,28 @@ async def test_the_buckets_leader_dies_and_nobody_loses_anything(servers: NatsSe
     assert watcher.violations == []
 
 
+async def test_a_server_that_hangs_with_its_connections_open_costs_no_lease(servers: NatsServers) -> None:
+    watcher = Watcher()
+    nodes = [Node(settings_of(servers, name), watcher) for name in "abc"]
+    for node in nodes:
+        node.settings.lease_s, node.settings.beat_s = 3.0, 0.5
+    await asyncio.gather(*(node.open() for node in nodes))
+    await until(lambda: len(watcher.has) == PARTITIONS)
+    await asyncio.sleep(8)
+    moves = watcher.moves
+    info = await nodes[0].link.js.stream_info("KV_heliograph_FLEET")
+    assert info.cluster is not None
+    others = [server for server in servers.servers if server.name != info.cluster.leader]
+    others[0].kill(signal.SIGSTOP)
+    await asyncio.sleep(12)
+    assert watcher.moves == moves
+    assert all(node.metrics.value(Metric.LEASES_LAPSED) == 0 for node in nodes)
+    assert {member.name for node in nodes for member in node.members.all()} == {"a", "b", "c"}
+    others[0].kill(signal.SIGCONT)
+    await asyncio.gather(*(node.close() for node in nodes))
+    assert watcher.violations == []
+
+
 async def test_a_process_that_was_stopped_past_its_lease_owns_nothing_when_it_wakes(servers: NatsServers) -> None:
     watcher = Watcher()
     node = Node(settings_of(servers, "a"), watcher)
