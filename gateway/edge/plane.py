@@ -19,11 +19,13 @@ import structlog
 
 from gateway._native import reactor as native
 from gateway._native.batches import Batches
+from gateway._native.far_records import HomeTable
 from gateway._native.proxy import PROXY_FAILURES, PROXY_KINDS
 from gateway._native.tls import TLS_FAILURES
 from gateway._native.tls_context import TlsContext
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.metrics import Metric, Metrics
+from gateway.model.device_address import DeviceAddress
 from gateway.model.errors import (
     ConfigError,
     Draining,
@@ -61,8 +63,15 @@ Event = tuple[int, int, Any, Any, Any]
 AckEvent = tuple[int, int, int, int, bool, int]
 
 
-def build_goaway(error: type[GatewayError], *, after_ms: int | None = None, jitter_ms: int | None = None) -> bytes:
-    """Farewell for an error; without a jitter given, up to once more the wait, so that a crowd spreads."""
+def build_goaway(
+    error: type[GatewayError],
+    *,
+    after_ms: int | None = None,
+    jitter_ms: int | None = None,
+    to: DeviceAddress | None = None,
+) -> bytes:
+    """Farewell for an error; without a jitter given, up to once more the wait, so that a crowd spreads. `to`: another
+    node that takes the device."""
     wait = error.after_ms if after_ms is None else after_ms
     return build_frame(
         FrameType.GOAWAY,
@@ -72,6 +81,9 @@ def build_goaway(error: type[GatewayError], *, after_ms: int | None = None, jitt
             retry=error.retryable,
             after_ms=wait,
             jitter_ms=wait if jitter_ms is None else jitter_ms,
+            host="" if to is None else to.host,
+            port=0 if to is None else to.port,
+            tls_port=0 if to is None else to.tls_port,
         ),
     )
 
@@ -149,6 +161,7 @@ class Plane:
         on_batch: Callable[[list[AckEvent], list[Event]], None],
         batches: Batches | None = None,
         on_runs: Callable[[list[tuple[int, bytes, int]]], None] = lambda _: None,
+        acks_to: HomeTable | None = None,
     ) -> None:
         self._config = config
         self._metrics = metrics
@@ -156,6 +169,8 @@ class Plane:
         #: what settles the acks of batches before Python sees them
         self._batches = batches
         self._on_runs = on_runs
+        #: what takes all acks instead, and tells of them by itself
+        self._acks_to = acks_to
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
         self._event_fds: list[int] = []
@@ -296,7 +311,7 @@ class Plane:
 
     def _take(self, reactor: native.Reactor) -> None:
         runs: list[tuple[int, bytes, int]] = []
-        acks, others, more = reactor.drain(batches=self._batches, runs=runs)
+        acks, others, more = reactor.drain(batches=self._batches, runs=runs, homes=self._acks_to)
         if runs:
             self._on_runs(runs)
         if acks or others or (self._batches is not None and self._batches.is_changed):
