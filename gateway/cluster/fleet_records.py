@@ -40,6 +40,12 @@ class Beat(msgspec.Struct, array_like=True, frozen=True):
     links: int = 0
     at_ms: int = 0  # the sender's own clock, of use to it alone
 
+    def changed(self, *, draining: bool, links: int) -> Beat:
+        return msgspec.structs.replace(self, draining=draining, links=links)
+
+    def found_at(self, *, devices: str, api: str) -> Beat:
+        return msgspec.structs.replace(self, devices=devices, api=api)
+
     def member(self) -> Member:
         return Member(self.number, self.name, self.devices, self.api, self.version, self.draining, self.links)
 

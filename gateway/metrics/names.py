@@ -22,6 +22,30 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class Metric(Enum):
+    # --- cluster: devices on any node
+    FAR_DROPPED = Spec(
+        "heliograph_far_dropped_total",
+        "counter",
+        "What nodes said to each other about devices and was not heard, by reason: malformed, stale, homeless",
+        "reason",
+    )
+    FAR_LOST = Spec(
+        "heliograph_far_lost_total",
+        "counter",
+        "Notifications on other nodes' links of which nothing was heard in time, by what was done: asked, lost",
+        "fate",
+    )
+    FAR_UNWATCHED = Spec(
+        "heliograph_far_unwatched_total",
+        "counter",
+        "Notifications for other nodes' links that were sent unwatched, for too many were watched",
+    )
+    FAR_ROUNDS = Spec(
+        "heliograph_far_rounds_total",
+        "counter",
+        "Times a node told an owner once more of all devices it has for it, by reason: owner, gap, asked",
+        "reason",
+    )
     # --- edge: links and frames (read from the reactors when scraped)
     LINKS = Spec("heliograph_links", "gauge", "Live device connections")
     LINKS_ACCEPTED = Spec("heliograph_links_accepted_total", "counter", "Device connections accepted")
@@ -555,6 +579,24 @@ class Metric(Enum):
         "counter",
         "Files of mails for the own domain: taken, refused, left_out",
         "result",
+    )
+
+    # --- a fleet: providers at any node
+    FLEET_UNREACHABLE = Spec(
+        "heliograph_fleet_unreachable_total",
+        "counter",
+        "Requests to the owner of a partition that got no answer, by reason (nobody's, refused, no answer)",
+        "reason",
+    )
+    FLEET_APPS_LATE = Spec(
+        "heliograph_fleet_apps_late_total",
+        "counter",
+        "Nodes that could not be told of a change of an app before it was answered; they find out by themselves",
+    )
+    FLEET_FEED_HELD = Spec(
+        "heliograph_fleet_feed_held_total",
+        "counter",
+        "Times a feed was held back because a partition could not be asked; it goes on where it was, without a gap",
     )
 
     @property

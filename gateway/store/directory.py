@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -52,10 +51,11 @@ from gateway.store.records import (
     name_key,
     pack_u32,
     pack_u64,
+    parse_app,
     parse_registration,
 )
 from gateway.store.sealing import Sealer
-from gateway.store.tokens import Tokens
+from gateway.store.tokens import Tokens, device_hash, device_key
 
 NUMBERS_KEY = b"registrations"
 #: registration numbers reserved at once in the store
@@ -146,7 +146,8 @@ class Directory:
     def put_app(self, app: App) -> asyncio.Future[App]:
         check_app_name(app.name)
         before = self._apps.get(app.name)
-        number = before.number if before is not None else self._next_app
+        # in a fleet an app comes with the number that the partition of apps has given it
+        number = before.number if before is not None else app.number or self._next_app
         app = replace(app, number=number)
 
         def undo() -> None:
@@ -158,8 +159,7 @@ class Directory:
         written = self._committer.accept(
             [(PUT, Db.APPS, pack_u32(number), build_app(self._sealer.seal(app)))], undo=undo
         )
-        if before is None:
-            self._next_app += 1
+        self._next_app = max(self._next_app, number + 1)
         self._apps[app.name] = app
         self._names[number] = app.name
         return self._answer(written, app)
@@ -169,6 +169,16 @@ class Directory:
         self._apps[app.name] = app
         self._names[app.number] = app.name
         self._next_app = max(self._next_app, app.number + 1)
+
+    def export_app(self, name: str) -> bytes | None:
+        """Its record as it is stored, secrets sealed: for another partition, which has the same keys."""
+        app = self._apps.get(name)
+        return None if app is None else build_app(self._sealer.seal(app))
+
+    def import_app(self, raw: bytes) -> asyncio.Future[App]:
+        """Put a record that another partition exported; the number it comes with holds here too. ValueError where it
+        is none."""
+        return self.put_app(self._sealer.open(parse_app(raw)))
 
     def app_name(self, number: int) -> str | None:
         return self._names.get(number)
@@ -256,6 +266,10 @@ class Directory:
             self._cache.popitem(last=False)
         return registration
 
+    def device_of(self, number: int) -> str | None:
+        registration = self.registration(number)
+        return None if registration is None else registration.device
+
     def by_alias(self, app: str, alias: str) -> list[int]:
         number = self.app_number(app)
         return self._aliases.of(name_key(number, alias)) if number and alias else []
@@ -266,14 +280,14 @@ class Directory:
 
     def device_key(self, device: str) -> int:
         """64-bit keyed hash of a device id, never 0."""
-        return int.from_bytes(self._device_hash(device), "big") or 1
+        return device_key(self._keys.hash_key, device)
 
     def device_registrations(self, device: str) -> list[int]:
         """All live registrations of a device, ascending."""
         return self._devices.of(self._device_hash(device))
 
     def _device_hash(self, device: str) -> bytes:
-        return hashlib.blake2b(device.encode(), digest_size=8, key=self._keys.hash_key).digest()
+        return device_hash(self._keys.hash_key, device)
 
     # --- registering ----------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from gateway.store.commit import Committer
 from gateway.store.contents import Contents
 from gateway.store.deaths import Deaths
 from gateway.store.directory import Directory
-from gateway.store.environment import Environment
+from gateway.store.environment import VIEW_ROOM, Environment
 from gateway.store.feed_numbers import FeedNumbers
 from gateway.store.figures import Figures
 from gateway.store.groups import Groups
@@ -93,6 +93,7 @@ class Store:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._sweep_at_s = 0.0
         self._closed = False
+        self._copies: set[asyncio.Future[None]] = set()  # under way
         first = FIRST if partition is None else first_seq(partition.number)
         marks = read_marks(environment, first)
         self.keys = keys
@@ -251,7 +252,7 @@ class Store:
         loop = loop or asyncio.get_running_loop()
         if partition is not None:  # what a power cut takes is had again from the log
             config = dataclasses.replace(config, sync=False)
-        environment = Environment.open(config)
+        environment = Environment.open(config, room=1 if partition is None else VIEW_ROOM)
         try:
             needed = (Db.REGISTRATIONS, Db.SUBSCRIBERS, Db.CARDS, Db.CARD_COUNTERS, Db.IM_USER_KEYS)
             fresh = not environment.readonly and not any(environment.entries(db) for db in needed)
@@ -366,11 +367,20 @@ class Store:
         it can not be made."""
         if self.committer.writable:
             await self.committer.flush()
+        await self.copy(destination)
+
+    async def copy(self, destination: Path) -> None:
+        """The same of what is in the folder by now, without waiting for what is not."""
         self._environment.begin_copy()
-        try:
-            await self._loop.run_in_executor(None, self._environment.copy_to, destination)
-        finally:
+        copying = self._loop.run_in_executor(None, self._environment.copy_to, destination)
+        self._copies.add(copying)
+
+        def ended(_: asyncio.Future[None]) -> None:
+            self._copies.discard(copying)
             self._environment.end_copy()
+
+        copying.add_done_callback(ended)
+        await asyncio.shield(copying)  # the other thread goes on whoever gives up here
 
     @property
     def _unwritten(self) -> int:
@@ -402,6 +412,10 @@ class Store:
             if self._unwritten:
                 self._metrics.count(Metric.STORE_ROWS_DROPPED, self._unwritten)
                 log.error("changes_not_written", changes=self._unwritten, consequence="downloads go on as they were")
+            if self._copies:
+                await asyncio.wait(self._copies)
             self._environment.sync()
         finally:
             self._environment.close()
+        if self._partition is not None:
+            self._partition.on_closed()
