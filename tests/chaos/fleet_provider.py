@@ -407,6 +407,9 @@ class FleetProvider:
 
         await asyncio.gather(*(look(op) for op in ops))
 
+    def ids_of(self, ops: Sequence[str]) -> list[str]:
+        return [self._ids[op][1] for op in ops]
+
     @property
     def taken(self) -> list[str]:
         """Every push that was answered 201, by its op."""
