@@ -2,7 +2,8 @@
 nor ask a second node where the first may have carried it out.
 
 A message begins with its partitions. An owner refuses those it does not have (LogFenced), and then nothing was done, so
-the next owner is asked, for whom it waits. Where no answer came it may have been done: NodeUnreachable, and the provider decides.
+the next owner is asked, for whom it waits. Where no answer came it may have been done: NodeUnreachable, and the
+provider decides.
 """
 
 from __future__ import annotations
