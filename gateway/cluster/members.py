@@ -203,6 +203,7 @@ class FleetMembers:
         if slept and not self._is_lapsed:  # nobody could see that it was over while we could not either
             self._lapse()
         self._renewed_at = max(self._renewed_at, at)
+        self._others.renewed()
         if self._has_missed:  # so may have the watch
             self._has_missed = False
             self._watch_soon()
@@ -235,8 +236,8 @@ class FleetMembers:
         self._pulse.turned_at = now
         self._say()
         silent_s, lease_s = now - self._renewed_at, _EARLY * self._settings.lease_s
-        if not self._is_lapsed and silent_s >= lease_s and (not self._is_up() or silent_s >= self._hold_s):
-            self._lapse()
+        if silent_s >= lease_s:
+            self._judge_itself(silent_s)
         pause = min(self._settings.beat_s / 2, _TURN_S)
         if silent_s < lease_s:
             pause = min(pause, lease_s - silent_s + 0.001)
@@ -245,9 +246,12 @@ class FleetMembers:
         self._clean_up()
         self._decide()
 
-    @property
-    def _hold_s(self) -> float:
-        return max(HOLD_S, self._settings.lease_s)
+    def _judge_itself(self, silent_s: float) -> None:
+        """No beat got through for a lease. Is anybody able to take over? Not while nobody's beats get through."""
+        settings = self._settings
+        is_outlived = self._others.without_us_s() >= settings.lease_s - settings.beat_s
+        if not self._is_up() or is_outlived or silent_s >= max(HOLD_S, settings.lease_s):
+            self._lapse()
 
     def _say(self) -> None:
         beat = self._pulse.beat

@@ -22,13 +22,8 @@ class Metric(Enum):
     FAR_LOST = Spec(
         "heliograph_far_lost_total",
         "counter",
-        "Notifications on other nodes' links of which nothing was heard in time, by what was done: asked, lost",
+        "Notifications for other nodes' links: nothing heard in time (asked, lost), or too many to watch (unwatched)",
         "fate",
-    )
-    FAR_UNWATCHED = Spec(
-        "heliograph_far_unwatched_total",
-        "counter",
-        "Notifications for other nodes' links that were sent unwatched, for too many were watched",
     )
     FAR_ROUNDS = Spec(
         "heliograph_far_rounds_total",
