@@ -34,9 +34,7 @@ class Metric(Enum):
     # --- edge: links and frames (read from the reactors when scraped)
     LINKS = Spec("heliograph_links", "gauge", "Live device connections")
     LINKS_ACCEPTED = Spec("heliograph_links_accepted_total", "counter", "Device connections accepted")
-    LINKS_REJECTED = Spec(
-        "heliograph_links_rejected_total", "counter", "Device connections closed at accept, by reason", "reason"
-    )
+    LINKS_REJECTED = Spec("heliograph_links_rejected_total", "counter", "Links closed at accept, by reason", "reason")
     LINKS_CLOSED = Spec("heliograph_links_closed_total", "counter", "Device connections closed, by reason", "reason")
     LOGINS = Spec("heliograph_logins_total", "counter", "Logins, by result", "result")
     FRAMES_IN = Spec("heliograph_frames_received_total", "counter", "Frames received from devices")
