@@ -505,7 +505,10 @@ class FleetMembers:
         except Exception as exc:
             del self._epochs[partition]
             self._metrics.count(Metric.PARTITION_MOVES, label="failed")
-            _log.error("partition_not_adopted", partition=partition, epoch=epoch, exc_info=exc)
+            if isinstance(exc, GatewayError):  # NATS that does not answer, an owner after this one
+                _log.warning("partition_not_adopted", partition=partition, epoch=epoch, reason=exc.message)
+            else:
+                _log.error("partition_not_adopted", partition=partition, epoch=epoch, exc_info=exc)
             await self._give_up(partition, epoch)
             return
         self._owned.add(partition)
