@@ -31,6 +31,7 @@ _RANGES: dict[str, tuple[str, ...]] = {">=2.0": ("2.0", "3.1"), "<2": ("1.0", "1
 #: receipts of a page, of as many as the feed gives
 _PAGE = 500
 _REPEATERS = 3
+_SETTLERS = 16
 #: pushes of a stream at once
 _STREAMED = 10
 
@@ -364,12 +365,16 @@ class FleetProvider:
 
     async def settle(self, timeout_s: float) -> None:
         """Everything with a key has its answer. TimeoutError."""
-        async with asyncio.timeout(timeout_s):
+
+        async def settle() -> None:
             while self._doubts:
                 row = self._doubts.popleft()
                 await self._try(row, self._choose_node())
-                if row.id == "":
+                if not row.id:
                     await asyncio.sleep(0.1)
+
+        async with asyncio.timeout(timeout_s):
+            await asyncio.gather(*(settle() for _ in range(_SETTLERS)))
 
     async def follow_to_the_end(self, quiet_s: float = 3.0) -> None:
         """Until nothing came for a while."""

@@ -247,7 +247,8 @@ class FleetRun:
             await provider.settle(end - time.monotonic())
             await crowd.settle(end - time.monotonic())
         except TimeoutError as error:
-            self.history.note(Stopped(device=-1, error=f"after all was healed: {error or 'pushes are refused'}"))
+            why = str(error) or "pushes with a key are not answered"
+            self.history.note(Stopped(device=-1, error=f"after all was healed: {why}"))
         while time.monotonic() < end:
             with contextlib.suppress(LinkLost, GatewayError):
                 await crowd.fetch()
