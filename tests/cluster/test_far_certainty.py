@@ -128,6 +128,23 @@ async def test_a_broadcast_with_a_chain_waits_for_all_to_have_told(open_fleet: O
     assert not stub.calls
 
 
+async def test_what_an_owner_before_sent_and_nobody_acks_falls_over_as_ever(
+    open_fleet: Open, stub: StubNotifier
+) -> None:
+    fleet = await open_with(open_fleet, stub)
+    device = fleet.nodes[1].device()
+    token = await device.join()
+    await fleet.connected(token)
+    seq = await fleet.core_of(token).push(token, "no ack", ack_ms=1_500)
+    assert (await device.note())["id"] == seq
+    core = await adopt_untold(fleet, token)
+    tell(fleet, core, 1, 2)
+    await fleet.connected(token)
+    await until(lambda: [call.notification for call in stub.calls] == [seq])
+    assert "ack_timeout" in core.steps(seq)
+    assert not device.waiting()
+
+
 async def test_the_end_of_a_round_is_not_told_to_another_owner(open_fleet: Open, stub: StubNotifier) -> None:
     fleet = await open_with(open_fleet, stub)
     device = fleet.nodes[1].device()
