@@ -51,6 +51,14 @@ class Answered(Event, tag="answered"):
     retry_after: bool = False
 
 
+class Became(Event, tag="became"):
+    """What a push that a node kept in its spool is by now: a push of the fleet with this id, or, without one, this."""
+
+    op: str
+    id: str = ""
+    state: str = ""
+
+
 class RecallAsked(Event, tag="recall_asked"):
     op: str
 
@@ -151,6 +159,7 @@ Any_ = (
     Asked
     | Tried
     | Answered
+    | Became
     | RecallAsked
     | Recalled
     | Bound

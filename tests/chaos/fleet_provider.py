@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 from fleet_crowd import COLOURS, VERSIONS, FleetCrowd
-from fleet_history import Answered, Asked, History, Looked, RecallAsked, Recalled, Receipted, Tried
+from fleet_history import Answered, Asked, Became, History, Looked, RecallAsked, Recalled, Receipted, Tried
 
 from gateway.client.provider import Provider, PushResult
 from gateway.model.errors import GatewayError
@@ -63,6 +63,7 @@ class FleetProvider:
         self._doubts: deque[_Row] = deque()  # with a key: to be tried again
         self._taken: deque[_Row] = deque(maxlen=300)
         self._ids: dict[str, tuple[str, str]] = {}  # op → app, id
+        self._spooled: dict[str, tuple[str, str]] = {}  # the same, of those in a node's spool
         self._cursors = dict.fromkeys(APPS, 0)
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -217,7 +218,7 @@ class FleetProvider:
             )
         )
         if taken:
-            self._ids[row.op] = row.app, row.id
+            (self._spooled if status == 202 else self._ids)[row.op] = row.app, row.id
             self._taken.append(row)
         elif row.has_key and status in (0, 503):
             self._doubts.append(row)
@@ -375,6 +376,23 @@ class FleetProvider:
 
         async with asyncio.timeout(timeout_s):
             await asyncio.gather(*(settle() for _ in range(_SETTLERS)))
+
+    async def empty_spools(self, timeout_s: float) -> None:
+        """What nodes kept is taken in, or over. TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while self._spooled:
+                for op, (app, spool_id) in list(self._spooled.items()):
+                    answer = await self._call(self._choose_node(), app, "GET", f"/v1/push/{spool_id}")
+                    told = answer.json()
+                    if answer.status_code == 200:
+                        self._ids[op] = app, told["id"]
+                        self._history.note(Became(op=op, id=told["id"]))
+                    elif answer.status_code != 202 or told["state"] == "spooled":
+                        await asyncio.sleep(0.1)
+                        continue
+                    else:
+                        self._history.note(Became(op=op, state=told["state"]))
+                    del self._spooled[op]
 
     async def follow_to_the_end(self, quiet_s: float = 3.0) -> None:
         """Until nothing came for a while."""
