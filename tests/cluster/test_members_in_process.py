@@ -58,6 +58,62 @@ def test_three_nodes_that_start_together_share_all_partitions() -> None:
     live(work())
 
 
+def test_nodes_that_start_within_a_moment_share_without_moving_anything() -> None:
+    async def work() -> None:
+        for gap_s in (0.0, 0.4, 0.9, 1.4):
+            fleet = Fleet(opens_s=0.3)
+            for name in "abc":
+                await fleet.add(name)
+                await asyncio.sleep(gap_s)
+            took = await fleet.until(fleet.is_whole)
+            assert took + gap_s < 4.0
+            await asyncio.sleep(30)
+            assert fleet.watcher.moves == 16, gap_s
+            assert fleet.owners() == preferred(16, "abc")
+            await fleet.close()
+
+    live(work())
+
+
+def test_a_whole_fleet_that_is_started_again_moves_nothing_twice() -> None:
+    async def work() -> None:
+        fleet = Fleet()
+        await three(fleet)
+        for name in "abc":
+            await fleet.leave(name)
+        before = fleet.watcher.moves
+        await asyncio.sleep(60)
+        for name in "cab":
+            await fleet.add(name)
+            await asyncio.sleep(1.0)
+        await fleet.until(fleet.is_whole)
+        await asyncio.sleep(30)
+        assert fleet.watcher.moves == before + 16
+        await fleet.close()
+
+    live(work())
+
+
+def test_a_node_that_comes_again_and_again_holds_up_no_new_fleet() -> None:
+    async def work() -> None:
+        fleet = Fleet()
+        await fleet.add("a")
+
+        async def die_often() -> None:
+            while True:
+                await fleet.add("b")
+                await asyncio.sleep(1.0)
+                await fleet.leave("b")
+
+        dying = asyncio.create_task(die_often())
+        await fleet.until(lambda: len(fleet.watcher.has) == 16, within_s=16)
+        dying.cancel()
+        await asyncio.gather(dying, return_exceptions=True)
+        await fleet.close()
+
+    live(work())
+
+
 def test_a_node_that_dies_is_replaced_within_its_lease_and_a_little() -> None:
     async def work() -> None:
         fleet = Fleet()
