@@ -171,6 +171,8 @@ def lost(story: Story) -> Iterator[Broken]:
                 continue
             if push.asked.ttl_s and (push.asked.broadcast or story.state_of(push, reg) == "expired"):
                 continue
+            if push.asked.collapse and story.state_of(push, reg) == "replaced":
+                continue
             yield Broken("lost", f"{push.op} ({push.asked.kind}) never came to {reg}")
 
 
@@ -257,7 +259,7 @@ def order(story: Story) -> Iterator[Broken]:
 def overtakings(story: Story) -> Iterator[tuple[Push, Push, bool]]:
     by_reg: dict[str, list[tuple[int, Frame, Push]]] = {}
     for push in story.pushes.values():
-        if push.is_single and push.is_taken and push.recall_asked_at == _NEVER:
+        if push.is_single and push.is_taken and push.recall_asked_at == _NEVER and not push.asked.collapse:
             reg = push.asked.wanted[0]
             first = story.firsts.get((push.op, reg))
             if first is not None:
@@ -341,6 +343,8 @@ def _wrong_end(story: Story, push: Push, receipt: Receipted) -> str:
         return ""
     if receipt.state == "recalled":
         return "" if push.recall_asked_at < _NEVER else "and nobody asked for it"
+    if receipt.state == "replaced":
+        return "" if push.asked.collapse else "and has no key to be replaced by"
     if receipt.state == "expired":
         return "" if push.asked.ttl_s else "and its time was not over"
     return "which nothing asked for"

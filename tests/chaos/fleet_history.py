@@ -29,6 +29,7 @@ class Asked(Event, tag="asked"):
     key: bool = False  # it has an idempotency key, and every try has the same
     broadcast: bool = False
     ttl_s: int = 0  # 0: long enough for the whole run
+    collapse: bool = False  # a newer one with its key may take its place
     kept: bool = False  # its deliveries are made later: it waits for its time, or for its audience
 
 

@@ -11,21 +11,28 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import httpx
 from fleet_crowd import COLOURS, VERSIONS, FleetCrowd
 from fleet_history import Answered, Asked, History, Looked, RecallAsked, Recalled, Receipted, Tried
 
+from gateway.client.provider import Provider, PushResult
+from gateway.model.errors import GatewayError
 from gateway.tour.fleet_home import FleetHome, GatewayNode
 
 APPS = ("shop", "mail")
 _REQUEST_S = 8.0
+_STREAM_LOGIN_S = 5.0
 #: a request to a node that is not there is given up so soon
 _CONNECT_S = 1.0
 _RANGES: dict[str, tuple[str, ...]] = {">=2.0": ("2.0", "3.1"), "<2": ("1.0", "1.5"), "": VERSIONS}
 #: receipts of a page, of as many as the feed gives
 _PAGE = 500
+_REPEATERS = 3
+#: pushes of a stream at once
+_STREAMED = 10
 
 
 class _Row:
@@ -89,7 +96,8 @@ class FleetProvider:
             await self._push_batch()
             await asyncio.sleep(self._rng.uniform(0, 8 * pause_s))
 
-        others = [batch, self._repeat, self._recall, *(self._follower(app) for app in APPS)]
+        others = [batch, *[self._repeat] * _REPEATERS, self._recall, *(self._follower(app) for app in APPS)]
+        others += [self._streamer(node) for node in self._home.nodes]
         self._tasks = [asyncio.create_task(self._go_on(one)) for one in [*[push] * workers, *others]]
 
     async def stop(self) -> None:
@@ -156,6 +164,11 @@ class FleetProvider:
             request["target"] = {"versions": versions} if versions else {"everyone": True}
         if rng.random() < 0.3:
             request["data"] = {"filling": "x" * rng.randrange(1, 2_000)}
+            if not asked.broadcast and rng.random() < 0.3:
+                request["body"] = "on_demand"
+        if kind == "token" and rng.random() < 0.05:
+            asked.collapse = True
+            request["collapse_key"] = "news"
         asked.key = rng.random() < 0.6
         self._history.note(asked)
         return _Row(op, asked.app, request, f"key {op}" if asked.key else "")
@@ -235,11 +248,55 @@ class FleetProvider:
             told, retry_after = whole.get("told", {}), bool(whole.get("retry_after"))
             self._note(row, node, whole.get("status", 0), told, retry_after=retry_after)
 
+    def _streamer(self, node: GatewayNode) -> Callable[[], Awaitable[None]]:
+        """The SDK's provider stream to one node, anew after each failure."""
+
+        async def stream() -> None:
+            await asyncio.sleep(self._rng.uniform(0.2, 1.0))
+            provider = Provider(*node.devices, key=self._keys["shop"])
+            try:
+                async with asyncio.timeout(_STREAM_LOGIN_S):
+                    await provider.__aenter__()
+                while not self._stopping:
+                    await self._push_stream(provider, node)
+                    await asyncio.sleep(self._rng.uniform(0.2, 1.0))
+            except (OSError, TimeoutError, GatewayError):
+                await asyncio.sleep(0.5)
+            finally:
+                await provider.close()
+
+        return stream
+
+    async def _push_stream(self, provider: Provider, node: GatewayNode) -> None:
+        """Raises where the stream is to be made anew."""
+        rows = [row for _ in range(self._rng.randrange(1, _STREAMED)) if (row := self._compose()).app == "shop"]
+        for row in rows:
+            self._history.note(Tried(op=row.op, node=node.name))
+        results: list[PushResult | GatewayError] = []
+        try:
+            async with asyncio.timeout(_REQUEST_S):
+                results = await provider.push_many([row.request for row in rows])
+        finally:
+            for row, result in zip_longest(rows, results):
+                self._note_result(row, node, result)
+
+    def _note_result(self, row: _Row, node: GatewayNode, result: PushResult | GatewayError | None) -> None:
+        if isinstance(result, PushResult):
+            self.counts["by a stream"] += 1
+            self._note(row, node, 201, {"id": result.id})
+        elif result is None:  # the stream was cut
+            self._note(row, node, 0, {})
+        else:
+            self._note(row, node, result.status, {"error": {"name": result.name}}, retry_after=result.after_ms > 0)
+
     async def _repeat(self) -> None:
         """What is in doubt is sent again, and now and then what is not, at any node."""
         await asyncio.sleep(0.05)
         if self._doubts:
-            await self._try(self._doubts.popleft(), self._choose_node())
+            row = self._doubts.popleft()
+            await self._try(row, self._choose_node())
+            if not row.id:
+                await asyncio.sleep(0.2)
             return
         known = [row for row in self._taken if row.has_key]
         if known and self._rng.random() < 0.2:
@@ -349,6 +406,9 @@ class FleetProvider:
             self._history.note(looked)
 
         await asyncio.gather(*(look(op) for op in ops))
+
+    def ids_of(self, ops: Sequence[str]) -> list[str]:
+        return [self._ids[op][1] for op in ops]
 
     @property
     def taken(self) -> list[str]:

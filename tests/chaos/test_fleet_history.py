@@ -122,6 +122,14 @@ def test_what_was_recalled_or_ran_out_of_time_is_not_lost(tale: Tale) -> None:
     assert check(tale.history) == []
 
 
+def test_what_a_newer_one_replaced_is_not_lost_where_it_has_a_key_for_that(tale: Tale) -> None:
+    tale.push("p", collapse=True)
+    tale.receipt("p", 5, "replaced")
+    assert check(tale.history) == []
+    tale.push("q", collapse=True)
+    assert tale.broken == {"lost", "ends"}
+
+
 def test_what_ends_as_expired_before_its_time_is_found(tale: Tale) -> None:
     tale.push("p")
     tale.receipt("p", 5, "expired")
