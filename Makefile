@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
 .PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api test-operator
-.PHONY: test-im bench bench-quick bench-memory bench-units bench-units-baseline wheel clean distclean
+.PHONY: test-im bench bench-quick bench-memory bench-units bench-units-baseline simulate wheel clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench-units: setup ## units beside what one would have taken instead; fails wher
 
 bench-units-baseline: setup ## store the ratios of this machine
 	@$(BIN)/python -m bench.units --renew
+
+simulate: setup ## a fleet of up to a billion devices by calculation: tables, and docs/img/scale-*.svg anew
+	@$(BIN)/python -m bench.simulator --pictures docs/img
 
 wheel: setup ## sdist, wheel from it, import check in a clean environment
 	@.ci/wheel

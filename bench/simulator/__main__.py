@@ -91,7 +91,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.simulator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help=f"which of {', '.join(SCENARIOS)}; default: all")
+    parser.add_argument(
+        "scenario", nargs="*", metavar="SCENARIO", help=f"which of {', '.join(SCENARIOS)}; default: all"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=NUMBER", help="a parameter of one's own")
     parser.add_argument("--parameters", action="store_true", help="only say what there is to set")
     parser.add_argument("--json", metavar="FILE|-", help="numbers there instead of tables")

@@ -1,19 +1,24 @@
 """NATS servers are killed: streams whose leader was there take nothing until another is elected, and pushes wait or are
 refused. An hour of accepts, drawn from a fixed seed.
 
-A follower that hears nothing stands for election after a time of its own choice; the first of the two wins.
+A follower that hears nothing stands for election after a time of its own choice; the first of the two wins. The
+picture has the measured ones beside (bench.simulator.nats_figures).
 """
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.curves import Chart, Line
 from bench.simulator.parameters import Parameters
 from bench.simulator.result import Result, quantile
 
+MEASURED = Path(__file__).resolve().parents[2] / "docs" / "nats-figures.json"
 HOUR_S = 3_600.0
 DRAWS = 200_000
 ELECTIONS = 20_000
@@ -76,6 +81,16 @@ def gaps(p: Parameters, draws: int = ELECTIONS, seed: int = SEED) -> list[float]
     return sorted(gap_s(p, random_) for _ in range(draws))
 
 
+def measured_gaps() -> list[float]:
+    """Seconds, ascending."""
+    return sorted(json.loads(MEASURED.read_text(encoding="utf-8"))["elections"]["gaps_s"])
+
+
+def _percent(ordered: Sequence[float]) -> list[tuple[float, float]]:
+    """How many of them are over by when."""
+    return [(quantile(ordered, part / 50), part * 2.0) for part in range(50)] + [(ordered[-1], 100.0)]
+
+
 def run(p: Parameters) -> Result:
     rows = []
     facts: dict[str, float | str] = {}
@@ -95,7 +110,9 @@ def run(p: Parameters) -> Result:
         facts[f"refused %, {kills} kills"] = seen.refused * 100
     drawn = gaps(p)
     facts["gap p50, s"], facts["gap p99, s"] = quantile(drawn, 0.5), quantile(drawn, 0.99)
-    lines = [Line("streams", [(quantile(drawn, part / 50), part * 2.0) for part in range(50)] + [(drawn[-1], 100.0)])]
+    taken = measured_gaps()
+    facts["measured gap p50, s"], facts["measured streams"] = quantile(taken, 0.5), len(taken)
+    lines = [Line("calculated", _percent(drawn)), Line("measured", _percent(taken))]
     return Result(
         "elections",
         "An hour of accepts while NATS servers are killed",

@@ -24,7 +24,7 @@ SLOWER_COMMITS = (20.0, 50.0)
 @dataclass(frozen=True, slots=True)
 class Size:
     """A fleet of so many devices. Rates are of the whole fleet where no node is named; shares are of what one node, one
-    control thread or one JetStream cluster takes."""
+    control thread or one NATS cluster takes."""
 
     devices: float
     nodes: int
@@ -50,7 +50,7 @@ class Size:
             "memory": self.memory_share,
             "heartbeats": self.heartbeat_cores / p.reactors,
             "control thread": self.control_share,
-            "one JetStream cluster": self.nats_share,
+            "one NATS cluster": self.nats_share,
             "membership": self.membership_share,
         }
 
@@ -192,7 +192,7 @@ def run(p: Parameters) -> Result:
             "Shares of what a machine, a thread, a cluster takes",
             "devices",
             "share (1: all of it)",
-            [line(name) for name in ("one JetStream cluster", "memory", "control thread", "membership")],
+            [line(name) for name in ("one NATS cluster", "memory", "control thread", "membership")],
             log_y=True,
             target=1,
         ),

@@ -176,7 +176,12 @@ async def elections(servers: NatsServers, say: Callable[[str], None]) -> dict[st
         writer.cancel()
     await asyncio.gather(*writers, return_exceptions=True)
     await client.close()
-    return {"kills": ELECTION_KILLS, "streams": len(names), "gap_s": spread(gaps), "gaps_s": sorted(map(lambda g: round(g, 2), gaps))}
+    return {
+        "kills": ELECTION_KILLS,
+        "streams": len(names),
+        "gap_s": spread(gaps),
+        "gaps_s": sorted(round(gap, 2) for gap in gaps),
+    }
 
 
 async def take(parts: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:

@@ -52,10 +52,14 @@ class Parameters:
     spare: float = _assumed(0.2, "of the nodes", "as many may be lost and the others still hold all devices")
     cores: float = _assumed(16, "cores", "a usual server; one of them is the control thread's")
     reactors: float = _assumed(12, "threads", "cores less the control thread's and some for NATS client and kernel")
-    partitions: float = _assumed(1_024, "partitions", "the most that cluster.partitions takes; small ones adopt quickly")
+    partitions: float = _assumed(
+        1_024, "partitions", "the most that cluster.partitions takes; small ones adopt quickly"
+    )
     utilisation: float = _assumed(0.5, "of what was measured", "no more is planned for, so that bursts fit")
     # --- a device --------------------------------------------------------------------------------------------
-    kernel_bytes: float = _derived(4_184, "bytes", "docs/scale.md: kernel, slabs, both ends 8,368", "half of it: one end")
+    kernel_bytes: float = _derived(
+        4_184, "bytes", "docs/scale.md: kernel, slabs, both ends 8,368", "half of it: one end"
+    )
     user_bytes: float = _measured(249, "bytes", SCALE, "| **249** |")
     far_bytes: float = _assumed(48, "bytes", "the bound of K4: what a registration takes more where it is not at home")
     heartbeat_s: float = _setting(240, "s", "edge.heartbeat_max_s")
@@ -64,10 +68,12 @@ class Parameters:
     online: float = _assumed(1.0, "of the devices", "the worst case: all are connected")
     # --- logins ----------------------------------------------------------------------------------------------
     logins_per_s: float = _measured(27_000, "1/s", SCALE, "returning logins 27,000/s on two shared cores")
-    login_timeout_s: float = _assumed(15, "s", "a device of the SDK hangs up without WELCOME (gateway.client.session.LOGIN_S)")
+    login_timeout_s: float = _setting(10, "s", "edge.login_timeout_s")
+    hello_part: float = _assumed(0.5, "of a login", "HELLO alone, for a link that is gone; REGISTER does not follow")
+    mailbox_bytes: float = _setting(4_194_304, "bytes a reactor", "edge.mailbox_bytes")
+    hello_bytes: float = _assumed(160, "bytes", "a HELLO with id and secret, as a record of the mailbox")
+    syn_again_s: float = _assumed(1, "s", "the kernel's first repetition of a SYN; the second comes after three")
     backoff_s: float = _measured(1, "s", "docs/frames.md", "wait 1 s, then 1.8 times as long each time up to")
-    backoff_factor: float = _measured(1.8, "times", "docs/frames.md", "wait 1 s, then 1.8 times as long each time up to")
-    backoff_most_s: float = _measured(300, "s", "docs/frames.md", "300 s, each wait multiplied by a random number")
     backoff_spread: float = _measured(0.3, "±", "docs/frames.md", "a random number between 0.7 and 1.3")
     refused_after_s: float = _measured(5, "s", "docs/errors.md", "| 22 | `overloaded` | 503 | after 5 s |")
     # --- pushes ----------------------------------------------------------------------------------------------
@@ -78,17 +84,26 @@ class Parameters:
     row_bytes: float = _assumed(300, "bytes", "a journal row of a small push with its body, and what settles it later")
     # --- broadcasts ------------------------------------------------------------------------------------------
     fanout_per_s: float = _measured(100_000, "1/s a reactor", SCALE, "10 M sends at 100,000 to 130,000/s a reactor")
-    fanout_acked_us: float = _measured(11.2, "µs", BENCHMARKS, "an acked broadcast delivery takes 11.2, 11.4 and 11.9 µs")
+    fanout_acked_us: float = _measured(
+        11.2, "µs", BENCHMARKS, "an acked broadcast delivery takes 11.2, 11.4 and 11.9 µs"
+    )
     ack_us: float = _derived(
-        2.5, "µs", "fanout_acked_us less 1/115,000 s, the middle of 100,000 to 130,000/s", "what the control thread has of it"
+        2.5,
+        "µs",
+        "fanout_acked_us less 1/115,000 s, the middle of 100,000 to 130,000/s",
+        "what the control thread has of it",
     )
     broadcast_bytes: float = _assumed(130, "bytes", "a body of 100 bytes in its frame, TCP and IP headers shared")
-    cursor_page: float = _measured(64, "registrations", "gateway/store/broadcasts.py", "costs one cursor, 64 of them to a row")
+    cursor_page: float = _measured(
+        64, "registrations", "gateway/store/broadcasts.py", "costs one cursor, 64 of them to a row"
+    )
     cursor_bytes: float = _assumed(8.5, "bytes", "8 a cursor, and the page's key and length over 64")
     cursor_writes: float = _assumed(2, "times", "a page is written again where its acks came in several commits")
     # --- NATS, three servers that sync every write -----------------------------------------------------------
     nats_singly_per_s: float = _measured(21_000, "messages/s", SCALE, "21,000 messages a second of one notification")
-    nats_hundreds_per_s: float = _measured(712_000, "rows/s", SCALE, "712,000 notifications a second, a hundred a message")
+    nats_hundreds_per_s: float = _measured(
+        712_000, "rows/s", SCALE, "712,000 notifications a second, a hundred a message"
+    )
     nats_kv_per_s: float = _measured(24_000, "puts/s", SCALE, "24,000 puts a second into a key-value bucket")
     publish_ms: float = _measured(1.6, "ms", SCALE, "10 kB one after the other: p50 1.6 ms, p99 4.9 ms")
     publish_p99_ms: float = _measured(4.9, "ms", SCALE, "10 kB one after the other: p50 1.6 ms, p99 4.9 ms")
@@ -107,8 +122,12 @@ class Parameters:
     handovers: float = _setting(2, "at once", "cluster.handovers")
     turn_s: float = _assumed(0.002, "s", "a busy loop's turn: what is for one node in it is one message")
     item_us: float = _assumed(3, "µs", "packing and reading one command or event of such a message, both ends")
-    attach_us: float = _assumed(5, "µs", "an owner takes one registration of a device elsewhere as connected, in batches")
-    recover_us: float = _derived(0.78, "µs a row", "docs/scale.md: 8.6 s for 10 M registrations and 1 M pending", "8.6 s over 11 M rows")
+    attach_us: float = _assumed(
+        5, "µs", "an owner takes one registration of a device elsewhere as connected, in batches"
+    )
+    recover_us: float = _derived(
+        0.78, "µs a row", "docs/scale.md: 8.6 s for 10 M registrations and 1 M pending", "8.6 s over 11 M rows"
+    )
     pending: float = _assumed(0.1, "of the registrations", "pushes that wait, as in P10")
     restart_s: float = _assumed(15, "s", "a process ends and starts, opens folders, joins; image and host stay")
 
@@ -124,7 +143,16 @@ class Parameters:
 
 NAMES = tuple(one.name for one in fields(Parameters))
 #: a division by these, or a fleet without any, would mean nothing
-_MAY_BE_ZERO = {"far_bytes", "spare", "pending", "pushes_a_day", "backoff_spread", "stream_bytes", "stream_cpu", "restart_s"}
+_MAY_BE_ZERO = {
+    "far_bytes",
+    "spare",
+    "pending",
+    "pushes_a_day",
+    "backoff_spread",
+    "stream_bytes",
+    "stream_cpu",
+    "restart_s",
+}
 
 
 def check(others: Mapping[str, float]) -> None:
