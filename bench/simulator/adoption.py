@@ -1,5 +1,5 @@
-"""A node dies: how long until pushes go out again from the partitions it owned. Drawn many times from a fixed seed: when
-its last beat was, when others look, which node adopts what; must not draw anything whose bounds are not parameters.
+"""A node dies: how long until pushes go out again from the partitions it owned. Drawn many times from a fixed seed:
+when its last beat was, when others look, which node adopts what; must draw nothing whose bounds are not parameters.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""From a million devices to a billion: how many nodes, partitions and NATS clusters it takes, and what is nearest to its
-bound at each size. Everything is at its mean in the busiest minutes; must not look at how a bound is reached in time.
+"""From a million devices to a billion: how many nodes, partitions and NATS clusters it takes, and what is nearest to
+its bound at each size. Everything is at its mean in the busiest minutes; must not look at how bounds are reached.
 """
 
 from __future__ import annotations

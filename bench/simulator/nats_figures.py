@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import resource
+import signal
 import statistics
 import sys
 import tempfile
@@ -32,7 +33,7 @@ REPLICAS = 3
 IDLE_COUNTS = (16, 256, 1_024)
 IDLE_S = 8.0
 PUBLISHES, PUBLISH_BYTES = 2_000, 10_000
-ELECTION_STREAMS, ELECTION_KILLS = 16, 8
+ELECTION_STREAMS, ELECTION_KILLS, HANDOVERS = 16, 8, 3
 #: between a stream's publishes while servers are killed
 ELECTION_PACE_S = 0.02
 #: a publish without an answer is sent again after so long, as the gap is what is looked for
@@ -135,9 +136,11 @@ async def idle_streams(servers: NatsServers, say: Callable[[str], None]) -> list
     return found
 
 
-async def elections(servers: NatsServers, say: Callable[[str], None]) -> dict[str, Any]:
-    """Each stream is published to all the time; a server is killed with SIGKILL and started again; how long each
-    stream took nothing. Streams that the killed server did not lead show no gap."""
+async def elections(
+    servers: NatsServers, say: Callable[[str], None], how: signal.Signals = signal.SIGKILL, kills: int = ELECTION_KILLS
+) -> dict[str, Any]:
+    """Each stream is published to all the time; a server gets a signal, and is killed and started again; how long
+    each stream took nothing. Streams that the server did not lead show no gap."""
     client = await nats.connect(servers.urls.split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.1)
     js = client.jetstream(timeout=30)
     names = [f"e{number}" for number in range(ELECTION_STREAMS)]
@@ -157,19 +160,18 @@ async def elections(servers: NatsServers, say: Callable[[str], None]) -> dict[st
 
     writers = [asyncio.create_task(write(name)) for name in names]
     gaps: list[float] = []
-    touched = 0
-    for turn in range(ELECTION_KILLS):
+    for turn in range(kills):
         await asyncio.sleep(2)
         now = time.perf_counter()
         for name in names:
             last[name], worst[name] = now, 0.0
         server = servers.servers[turn % len(servers.servers)]
-        server.kill()
+        server.kill(how)
         await asyncio.sleep(ELECTION_WATCH_S)
         found = [gap for gap in worst.values() if gap > SHORTEST_GAP_S]
         gaps += found
-        touched += 1 if found else 0
         say(f"kill {turn + 1}: {len(found)} of {len(names)} streams, {[round(gap, 2) for gap in sorted(found)]}")
+        server.kill()
         server.start()
         await servers.wait_until_healthy()
     for writer in writers:
@@ -177,9 +179,9 @@ async def elections(servers: NatsServers, say: Callable[[str], None]) -> dict[st
     await asyncio.gather(*writers, return_exceptions=True)
     await client.close()
     return {
-        "kills": ELECTION_KILLS,
+        "kills": kills,
         "streams": len(names),
-        "gap_s": spread(gaps),
+        "gap_s": spread(gaps) if gaps else {},
         "gaps_s": sorted(round(gap, 2) for gap in gaps),
     }
 
@@ -200,6 +202,10 @@ async def take(parts: Sequence[str], say: Callable[[str], None]) -> dict[str, An
             if "elections" in parts:
                 found["elections"] = await elections(servers, say)
                 say(f"{found['elections']}")
+            if "handover" in parts:
+                # lame duck mode: the server gives its leaders away before it ends
+                found["handover"] = await elections(servers, say, signal.SIGUSR2, HANDOVERS)
+                say(f"{found['handover']}")
             if "idle" in parts:
                 found["idle"] = await idle_streams(servers, say)
         finally:
@@ -207,7 +213,7 @@ async def take(parts: Sequence[str], say: Callable[[str], None]) -> dict[str, An
     return found
 
 
-PARTS = ("publish", "small", "elections", "idle")
+PARTS = ("publish", "small", "elections", "handover", "idle")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The simulator of fleets: no number without a source, nothing lost on the way, more of a thing never makes it worse."""
+"""The simulator of fleets: no number without a source, nothing is lost, more of a thing never makes it worse."""
 
 import json
 import re
