@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
-.PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api test-operator
+.PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api test-operator test-cluster
 .PHONY: test-im bench bench-quick bench-memory bench-units bench-units-baseline simulate wheel clean distclean
 
 help: ## this list
@@ -34,8 +34,11 @@ lint: setup ## ruff, mypy --strict, cython-lint, import-linter
 	@echo "== cython-lint"; $(BIN)/cython-lint ext $(wildcard load/*.pyx bench/floor/*.pyx)
 	@echo "== import-linter"; $(BIN)/lint-imports > build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
 
-unit: setup ## the fast tests alone
-	@echo "== pytest"; $(PYTEST) -q -m "not slow and not chaos"
+# tests wait more than they compute: three at once fill two cores. A file's tests stay together, for they share fixtures
+WORKERS ?= 3
+
+unit: setup ## the fast tests alone, in WORKERS processes
+	@echo "== pytest"; $(PYTEST) -q -m "not slow and not chaos" -n $(WORKERS) --dist loadfile
 
 test-asan: setup ## native tests under address and undefined-behaviour sanitizers
 	@.ci/sanitize asan
@@ -53,6 +56,9 @@ test-operator: setup ## pagers and cards before others' programs: Osmocom, Kanne
 test-im: setup ## connectors and IM aggregation before real servers: prosody, synapse, ngircd, dovecot, opensmtpd, a Bluesky PDS
 	@.ci/im
 	@$(PYTEST) -q -m slow tests/im
+
+test-cluster: setup ## a fleet on three NATS servers: journals, leases, adoption, everything that takes longer
+	@$(PYTEST) -q -m slow tests/cluster
 
 test-chaos: setup ## kills, full disks, cut connections
 	@$(PYTEST) -q -m chaos tests

@@ -708,6 +708,13 @@ cdef class Registry:
         return 0 if session == NULL else gw_session_link(session)
 
     @cython.critical_section
+    def device(self, uint32_t number):
+        cdef registration_t *row
+        check_number(number)
+        row = registry_get(self.r, number)
+        return row.device if row != NULL and row.flags & BOUND else 0
+
+    @cython.critical_section
     def bind(self, uint32_t number, uint64_t device):
         check_number(number)
         return registry_bind(self.r, number, device)

@@ -13,26 +13,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway.api.once import Once
-from gateway.api.ports import Backend
-from gateway.api.server import ApiServer, build_app
+from gateway.api.server import ApiServer
 from gateway.api.stream import ProviderStreams
-from gateway.api.t8.reports import T8Reports
-from gateway.api.t8.transactions import Transactions
 from gateway.auth.admin_key import FILE_NAME, load_or_create
-from gateway.auth.api_keys import ApiKeys
 from gateway.auth.device import DeviceVerifier
 from gateway.auth.service_keys import PURPOSE, ServiceKeys
 from gateway.card_side import build_card_side
 from gateway.config.sections import Config
 from gateway.delivery.accept import Acceptor
-from gateway.delivery.batch_accept import BatchAcceptor
-from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.push_ids import PushIds
-from gateway.delivery.quotas import Quotas
-from gateway.delivery.receipts_webhook import ReceiptsWebhook
 from gateway.delivery.reports import Reports
-from gateway.delivery.scheduler import Scheduler
 from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.greeting import greet, write_ready_file
@@ -41,8 +31,8 @@ from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.model.registration import App
 from gateway.notifiers import build_notifiers
-from gateway.notifiers.webpush.addresses import Addresses
 from gateway.operator_side import OperatorSide
+from gateway.push_core import PushCore
 from gateway.store import Store
 
 if TYPE_CHECKING:
@@ -77,80 +67,29 @@ class Gateway:
         self.edge = EdgeServer(
             config, login, directory, metrics, unix_ms, batches=store.batches.table, service_keys=service_keys
         )
-        self.dispatcher = Dispatcher(
-            edge=self.edge,
-            journal=store.journal,
-            broadcasts=store.broadcasts,
-            schedules=store.schedules,
-            directory=directory,
+        self.core = core = PushCore(
+            config,
+            store,
+            metrics,
+            self.edge,
             notifiers=self.notifiers,
-            config=config,
-            metrics=metrics,
-            clock=unix_ms,
-        )
-        self.edge.attach(self.dispatcher)
-        directory.watch(self.edge)
-        acceptor = Acceptor(
-            directory=directory,
-            journal=store.journal,
-            schedules=store.schedules,
-            dispatcher=self.dispatcher,
-            config=config,
-            metrics=metrics,
-        )
-        self.operator.join(self.edge, self.dispatcher, acceptor)
-        self.scheduler = Scheduler(
-            schedules=store.schedules,
-            directory=directory,
-            acceptor=acceptor,
-            backlog=self.dispatcher.backlog,
-            metrics=metrics,
-            clock=unix_ms,
-        )
-        self.receipts_webhook = ReceiptsWebhook(
-            directory=directory,
-            receipts=store.receipts,
-            deaths=store.deaths,
             push_ids=push_ids,
-            config=config.api,
-            metrics=metrics,
-            clock=unix_ms,
-        )
-        backend = self._backend = Backend(
-            config=config.api,
-            keys=ApiKeys(directory, load_or_create(self.admin_key_file).hash),
-            directory=directory,
-            receipts=store.receipts,
-            acceptor=acceptor,
-            batches=BatchAcceptor(
-                edge=self.edge, journal=store.journal, dispatcher=self.dispatcher, config=config, metrics=metrics
-            ),
-            dispatcher=self.dispatcher,
-            memory=store.receipts,
-            quotas=Quotas(store.quotas),
-            schedules=store.schedules,
-            deaths=store.deaths,
-            push_ids=push_ids,
-            metrics=metrics,
-            is_connected=self.edge.is_connected,
-            readiness=self.readiness,
-            max_ttl_s=config.delivery.max_ttl_s,
-            now_ms=unix_ms,
-            identity=self.identity,
-            opaque=self.operator.opaque,
+            reports=reports,
             service_keys=service_keys,
+            admin_hash=load_or_create(self.admin_key_file).hash,
+            readiness=self.readiness,
         )
-        self.im = self._build_im(acceptor)
+        self.dispatcher = core.dispatcher
+        self.edge.attach(core.dispatcher)
+        directory.watch(self.edge)
+        self.operator.join(self.edge, core.dispatcher, core.acceptor)
+        core.backend.identity = self.identity
+        core.backend.opaque = self.operator.opaque
+        self.im = self._build_im(core.acceptor)
         if self.im is not None:
-            backend.im = self.im.rest
-        self.t8_reports = T8Reports(
-            backend, Transactions(backend), Addresses(allows_private=config.api.t8_private, clock=unix_ms)
-        )
-        backend.on_transaction = self.t8_reports.follow
-        reports.on_step = self.t8_reports.on_step
-        once = Once(backend)
-        self.api = ApiServer(build_app(backend, once=once), backend)
-        self.streams = ProviderStreams(backend, once, self.edge, config.edge)
+            core.backend.im = self.im.rest
+        self.api = ApiServer(core.build_app(), core.backend)
+        self.streams = ProviderStreams(core.backend, core.once, self.edge, config.edge)
         self.edge.open_to_providers(self.streams)
 
     @classmethod
@@ -169,16 +108,15 @@ class Gateway:
                 await self._create_app(name)
             self.dispatcher.start()
             if self.cards is not None:
-                self._backend.cards = self.cards.start()
+                self.core.backend.cards = self.cards.start()
             self.operator.start()
-            self.scheduler.start()
+            self.core.scheduler.start()
             if self.cards is not None:
                 await self.cards.resume()
             if self.im is not None:
                 await self.im.start()
             await self.edge.start()
-            self.receipts_webhook.start()
-            self.t8_reports.start()
+            self.core.start_calls()
             try:
                 await self.api.start()
             except OSError as exc:
@@ -250,12 +188,10 @@ class Gateway:
             await self.im.stop()
         if self.cards is not None:
             await self.cards.close()
-        await self.receipts_webhook.close()
-        await self.t8_reports.close()
+        await self.core.close_calls()
         await self.streams.close()
         await self.edge.stop()
-        await self.scheduler.close()
-        await self.dispatcher.close()
+        await self.core.close_delivery()
         for notifier in self.notifiers.values():
             await notifier.close()
         await self.operator.close()

@@ -60,6 +60,8 @@ class Registry:
     def logout(self, device: int, link: int) -> list[int]:
         """Forget the session if its link is still this one; returns the registrations that were bound (else [])."""
     def device_link(self, device: int) -> int: ...
+    def device(self, number: int) -> int:
+        """The device it is bound to, 0 where it is bound to none."""
     def bind(self, number: int, device: int) -> bool:
         """False where the device has no session, or the number is unknown. A number bound elsewhere is moved."""
     def unbind(self, number: int) -> bool: ...

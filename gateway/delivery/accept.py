@@ -6,7 +6,8 @@ taken back from the link, and the provider gets StoreUnavailable. A push with an
 only a durable key lets a repetition after a crash find the first push instead of making a second.
 
 A push for later, and one whose audience must be looked for, is kept by the schedules first (`scheduler.py`) and comes
-back here by `release` when its time has come and its audience is known.
+back here by `release` when its time has come and its audience is known. So is a push to many where this store is one of
+several (model.reach): each of them takes it in by `take_over`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from gateway.config.sections import Config
 from gateway.delivery.audience import Audience, resolve_audience
 from gateway.delivery.backlog import SLICE
 from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.one_machine import ONE_MACHINE
 from gateway.delivery.request import BODIES, URGENCIES, PushRequest
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import BadRequest, GatewayError, PayloadTooLarge, QueueFull, StoreUnavailable
 from gateway.model.notification import Content, Invitation, Notification, Words, pack_data
 from gateway.model.ports import Directory, Journal, Schedules
+from gateway.model.reach import Reach
 from gateway.model.registration import App
 from gateway.model.service_page import MOST_PARAMS
 
@@ -51,7 +54,9 @@ class Acceptor:
         dispatcher: Dispatcher,
         config: Config,
         metrics: Metrics,
+        reach: Reach = ONE_MACHINE,
     ) -> None:
+        self._reach = reach
         self._directory = directory
         self._journal = journal
         self._schedules = schedules
@@ -82,12 +87,17 @@ class Acceptor:
     def _push(self, app: App, request: PushRequest, now_ms: int, durable_first: bool) -> Accepted:
         audience = resolve_audience(self._directory, app.name, request.target)
         due_ms = max((request.deliver_at or 0) * 1000, now_ms)
-        is_later = due_ms > now_ms or audience.is_open
+        is_wide = self._reach.is_wide(audience.target)
+        is_later = due_ms > now_ms or audience.is_open or is_wide
         many = 0 if is_later else _many(audience)
         notification = self._build(app, request, audience, now_ms, due_ms, many)
         if is_later:
+            if is_wide:
+                self._reach.check(notification)
             kept = self._schedules.add(notification, due_ms)
             kept.add_done_callback(_hear)
+            if is_wide and due_ms <= now_ms:
+                kept.add_done_callback(self._reach.was_kept)
             self._metrics.count(Metric.PUSHES, label=audience.kind)
             return Accepted(notification.seq, kept, None)
         done = self._take_in(notification, audience, durable_first)
@@ -97,19 +107,24 @@ class Acceptor:
     def release(self, kept: Notification, audience: Audience, now_ms: int) -> asyncio.Future[None]:
         """The time of a kept push has come. Durable, and no longer kept, when the future resolves; until then nothing
         of it is sent. Raises a GatewayError where it must be tried again."""
-        many = _many(audience)
-        notification = msgspec.structs.replace(
-            kept,
-            seq=self._journal.reserve(1 + many),
-            accepted_ms=now_ms,
-            target=audience.target,
-            count=many,
-            push=kept.seq,
-        )
-        done = self._take_in(notification, audience, durable_first=True)
+        seq, done = self._become(kept, audience, now_ms)
         # In the same turn, so that both are one commit: it is never there twice, nor lost.
-        self._schedules.released(kept.seq, notification.seq)
+        self._schedules.released(kept.seq, seq)
         return done
+
+    def take_over(self, kept: Notification, audience: Audience, now_ms: int) -> asyncio.Future[None]:
+        """The same for a push that another store keeps, or this one goes on to keep, until all have taken it over."""
+        seq, done = self._become(kept, audience, now_ms)
+        self._schedules.taken(kept.seq, seq)
+        return done
+
+    def _become(self, kept: Notification, audience: Audience, now_ms: int) -> tuple[int, asyncio.Future[None]]:
+        many = _many(audience)
+        seq = self._journal.reserve(1 + many)
+        notification = msgspec.structs.replace(
+            kept, seq=seq, accepted_ms=now_ms, target=audience.target, count=many, push=kept.seq
+        )
+        return seq, self._take_in(notification, audience, durable_first=True)
 
     def _take_in(self, notification: Notification, audience: Audience, durable_first: bool) -> asyncio.Future[None]:
         count = len(audience.registrations)

@@ -344,6 +344,18 @@ class Dispatcher:
         count = notification.count
         return await self._recall_many(range(seq + 1, seq + count + 1) if count else (seq,))
 
+    def recall_broadcast(self, seq: int) -> None:
+        """The fleet has taken it back: so do we, with what grew out of it."""
+        if seq in self.broadcast:
+            self.backlog.add(self._recall_in_slices(self.broadcast.recall(seq, self._clock())))
+
+    def _recall_in_slices(self, sequences: Sequence[int]) -> Iterator[None]:
+        for i, seq in enumerate(sequences, 1):
+            if self._journal.get(seq) is not None:
+                self._executor.apply(seq, Event.RECALL)
+            if not i % SLICE:
+                yield
+
     async def _recall_many(self, sequences: Sequence[int]) -> int:
         recalled = 0
         for i, seq in enumerate(sequences, 1):

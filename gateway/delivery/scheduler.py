@@ -15,11 +15,13 @@ import structlog
 
 from gateway.delivery.audience import Audience, choose, find_audience, kind_of
 from gateway.delivery.backlog import Backlog
+from gateway.delivery.one_machine import ONE_MACHINE
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import GatewayError, UnknownToken
 from gateway.model.notification import Notification
 from gateway.model.outcome import State
 from gateway.model.ports import Directory, Schedules
+from gateway.model.reach import Reach
 
 TICK_S = 0.1
 #: kept pushes released in one tick
@@ -52,7 +54,9 @@ class Scheduler:
         backlog: Backlog,
         metrics: Metrics,
         clock: Callable[[], int],
+        reach: Reach = ONE_MACHINE,
     ) -> None:
+        self._reach = reach
         self._schedules = schedules
         self._directory = directory
         self._acceptor = acceptor
@@ -104,6 +108,9 @@ class Scheduler:
         if notification.expires_s * 1000 <= now and notification.expires_s > self._schedules.due_ms(seq) // 1000:
             self._end(seq, State.EXPIRED, now)
             return 0
+        if self._reach.is_wide(notification.target):
+            self._follow(seq, self._reach.give_out(notification))
+            return 1
         try:
             audience = find_audience(
                 self._directory, notification.app, kind_of(notification.target), notification.target
@@ -146,6 +153,10 @@ class Scheduler:
             self._metrics.count(Metric.PUSHES_REFUSED, label=error.name)
             self._again(seq)
             return
+        self._follow(seq, done)
+
+    def _follow(self, seq: int, done: asyncio.Future[None]) -> None:
+        """Until it is not kept any more, or must be tried again."""
 
         def on_done(done: asyncio.Future[None]) -> None:
             if done.cancelled() or done.exception() is not None:

@@ -10,6 +10,7 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import structlog
 
@@ -22,10 +23,12 @@ from gateway.edge.asks import Asks
 from gateway.edge.attendance import LinkAttendance
 from gateway.edge.certificates import Certificates
 from gateway.edge.flapping import FlappingGuard
+from gateway.edge.link_requests import LinkRequests, req_of
 from gateway.edge.login import DeviceLogin, Session, agree_heartbeat, parse_hello, silence_ms
 from gateway.edge.pages import LinkPages
 from gateway.edge.plane import AckEvent, Event, Plane, build_error, build_goaway
-from gateway.edge.requests import DeviceRequests, req_of
+from gateway.edge.ports import Home
+from gateway.edge.requests import DeviceRequests
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import Draining, Flapping, GatewayError, Overloaded, Takeover, Unauthorized
 from gateway.model.frames import PROTOCOL_VERSION, FrameType, Hello, ProviderWelcome, build_frame
@@ -48,13 +51,16 @@ class EdgeServer:
         self,
         config: Config,
         login: DeviceLogin,
-        directory: Directory,
+        directory: Home,
         metrics: Metrics,
         clock: Callable[[], int] = unix_ms,
         *,
         batches: Batches | None = None,
         service_keys: ServiceKeys | None = None,
+        attendance: LinkAttendance | None = None,
+        requests: Callable[[EdgeServer], LinkRequests] | None = None,
     ) -> None:
+        """`attendance` and `requests`: a node of a fleet has its own. Without them `directory` is a whole one."""
         self._config = config.edge
         self._login = login
         self._directory = directory
@@ -85,13 +91,17 @@ class EdgeServer:
         self.certificates = Certificates(config.edge, metrics, self.plane.use_tls)
         self.router = Router(self.plane.reactors, self._held, self._floors)
         self.asks = Asks(self)
-        self._requests = DeviceRequests(self, directory, config.edge, clock, service_keys)
+        self._requests = (
+            DeviceRequests(self, cast(Directory, directory), config.edge, clock, service_keys)
+            if requests is None
+            else requests(self)
+        )
         self.pages = LinkPages(self.send, self._registry.link)
 
         def app_of(number: int) -> str:
             return directory.group_app(self._registry.group(number))
 
-        self.attendance = LinkAttendance(directory, app_of, self._registry.link)
+        self.attendance = attendance or LinkAttendance(cast(Directory, directory), app_of, self._registry.link)
 
     # --- life
 
@@ -187,9 +197,9 @@ class EdgeServer:
         if self._registry.device_link(device) != link:
             return None
         for number in self._registry.bound(device):
-            registration = self._directory.registration(number)
-            if registration is not None:
-                return Session(device, registration.device)
+            named = self._directory.device_of(number)
+            if named is not None:
+                return Session(device, named)
         return None
 
     def remember(self, link: int, session: Session) -> None:
@@ -439,6 +449,18 @@ class EdgeServer:
 
     def is_connected(self, registration: int) -> bool:
         return self._registry.link(registration) != 0
+
+    def floor_of(self, link: int) -> int:
+        return self._floors.get(link, 0)
+
+    @property
+    def ready_link(self) -> int:
+        """The link that said it has room, while EdgeEvents.on_ready is told so; else 0."""
+        return self._ready_link
+
+    @property
+    def ready_room(self) -> int:
+        return self._ready_room
 
     def urgency_floor(self, registration: int) -> int:
         return self._floors.get(self._registry.link(registration), 0) if self._floors else 0

@@ -22,6 +22,30 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class Metric(Enum):
+    # --- cluster: devices on any node
+    FAR_DROPPED = Spec(
+        "heliograph_far_dropped_total",
+        "counter",
+        "What nodes said to each other about devices and was not heard, by reason: malformed, stale, homeless",
+        "reason",
+    )
+    FAR_LOST = Spec(
+        "heliograph_far_lost_total",
+        "counter",
+        "Notifications on other nodes' links of which nothing was heard in time, by what was done: asked, lost",
+        "fate",
+    )
+    FAR_UNWATCHED = Spec(
+        "heliograph_far_unwatched_total",
+        "counter",
+        "Notifications for other nodes' links that were sent unwatched, for too many were watched",
+    )
+    FAR_ROUNDS = Spec(
+        "heliograph_far_rounds_total",
+        "counter",
+        "Times a node told an owner once more of all devices it has for it, by reason: owner, gap, asked",
+        "reason",
+    )
     # --- edge: links and frames (read from the reactors when scraped)
     LINKS = Spec("heliograph_links", "gauge", "Live device connections")
     LINKS_ACCEPTED = Spec("heliograph_links_accepted_total", "counter", "Device connections accepted")
@@ -113,6 +137,19 @@ class Metric(Enum):
     BROADCASTS_ADOPTED = Spec(
         "heliograph_broadcasts_adopted_total", "counter", "Broadcasts turned into single deliveries for a fallback"
     )
+    FLEET_BROADCASTS = Spec(
+        "heliograph_fleet_broadcasts_total",
+        "counter",
+        "Messages of the fleet's broadcast stream: told, taken_back, dropped (published twice, or recalled before it "
+        "came), malformed, failed (a partition could not take it in)",
+        "what",
+    )
+    FLEET_SPREADS = Spec(
+        "heliograph_fleet_spreads_total",
+        "counter",
+        "Pushes to many asked of a partition: taken, recalled, refused (tried again), unreachable (tried again)",
+        "result",
+    )
     RECEIPTS_POSTED = Spec("heliograph_receipts_posted_total", "counter", "Receipts taken by a provider's endpoint")
     RECEIPTS_FAILED = Spec(
         "heliograph_receipts_failed_total",
@@ -181,6 +218,41 @@ class Metric(Enum):
     API_REPLAYS = Spec("heliograph_api_replays_total", "counter", "Pushes answered again for their idempotency key")
     PROVIDER_STREAMS = Spec("heliograph_provider_streams", "gauge", "Open provider streams")
     PROVIDER_BATCHES = Spec("heliograph_provider_batches_total", "counter", "Batches taken from provider streams")
+    # --- cluster: the engine between nodes, what they say to each other, whose the partitions are
+    CLUSTER_UP = Spec("heliograph_cluster_up", "gauge", "1 while this node reaches NATS")
+    CLUSTER_LOST = Spec("heliograph_cluster_lost_total", "counter", "Times the connection to NATS was lost")
+    BUS_MESSAGES = Spec("heliograph_bus_messages_total", "counter", "Messages between nodes: in and out", "direction")
+    BUS_DROPPED = Spec(
+        "heliograph_bus_dropped_total",
+        "counter",
+        "What nodes had for each other and was not carried: outbox (full), down, gone, malformed, unknown, busy, late",
+        "reason",
+    )
+    BUS_GAPS = Spec("heliograph_bus_gaps_total", "counter", "Times something that another node sent was missing")
+    BUS_ASKS_FAILED = Spec(
+        "heliograph_bus_asks_failed_total",
+        "counter",
+        "Questions to other nodes without an answer: down, full, outbox, timeout, gone",
+        "reason",
+    )
+    BUS_TELLS_FAILED = Spec(
+        "heliograph_bus_tells_failed_total", "counter", "What nodes told and could not be done, by error name", "error"
+    )
+    MEMBERS = Spec("heliograph_members", "gauge", "Live nodes of the fleet, as this one sees it")
+    PARTITIONS_OWNED = Spec("heliograph_partitions_owned", "gauge", "Partitions of this node")
+    PARTITIONS_UNOWNED = Spec("heliograph_partitions_unowned", "gauge", "Partitions that nobody serves now")
+    PARTITION_MOVES = Spec(
+        "heliograph_partition_moves_total",
+        "counter",
+        "Partitions of this node: adopted, failed (to adopt), released, lost",
+        "move",
+    )
+    LEASES_LAPSED = Spec(
+        "heliograph_leases_lapsed_total", "counter", "Times this node could not renew its lease and gave up everything"
+    )
+    BEATS_MISSED = Spec(
+        "heliograph_beats_missed_total", "counter", "Times this node's lease could not be renewed at once"
+    )
     # --- notifiers
     NOTIFIER_OK = Spec("heliograph_notifier_ok_total", "counter", "Notifications a notifier took", "notifier")
     NOTIFIER_RETRY = Spec("heliograph_notifier_retry_total", "counter", "Notifier failures for now", "notifier")

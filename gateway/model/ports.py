@@ -360,6 +360,10 @@ class Schedules(Protocol):
         """It is this notification now, called in the same callback as `append`; kept still where that commit fails."""
         ...
 
+    def taken(self, seq: int, became: int) -> None:
+        """A push that several stores take over is this notification here, called in the same callback as `append`."""
+        ...
+
     def end(self, seq: int, state: int, at_ms: int) -> None:
         """Recalled, expired, or its token is gone."""
         ...

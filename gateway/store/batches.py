@@ -247,10 +247,11 @@ class Batches:
                 live.flights += 1
                 stored.append(live)
                 rows += self._store(live, parts, records)
-        cursor = 0
+        cursors: list[int] = []
         for number, packed in self.table.take_feeds():
             feed, cursor = self._receipts.feed_packed(number, packed)
             rows += feed
+            cursors.append(cursor)
 
         def landed() -> None:
             for live in stored:
@@ -262,7 +263,7 @@ class Batches:
                 del self._live[live.first]
             for call in done:
                 call()
-            if cursor:
+            for cursor in cursors:
                 self._receipts.feed_landed(cursor)
 
         self._committer.keep(rows, done=landed)

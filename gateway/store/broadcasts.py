@@ -4,19 +4,24 @@ twice to a registration, nor skip one.
 A registration has received broadcast b when *b is at or below its cursor and matches its version*, or b is in its done
 set. The done set is the exception: acks out of order, and what was received under an earlier version. Everybody else
 costs one cursor, 64 of them to a row.
+
+A fleet's broadcasts come from its own stream, in its order (`begin`, `take_in`). Their rows are of this folder alone
+and may be missing where it was made from the partition's journal; cursors, done sets and figures are in that journal.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gateway._native.registry import Registry
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metric, Metrics
+from gateway.model.cluster import is_broadcast_seq
 from gateway.model.errors import QueueFull
 from gateway.model.notification import Notification
+from gateway.model.outcome import State
 from gateway.store.commit import Committer
 from gateway.store.contents import Contents
 from gateway.store.figures import Figures
@@ -80,6 +85,7 @@ class Broadcasts:
         self._of_app: dict[str, list[int]] = {}  # ascending
         self._highest = 0
         self._done: dict[int, set[int]] = {}
+        self._early: dict[int, set[int]] = {}  # the same of a fleet's broadcasts that were not told of yet
         self._dirty: dict[int, set[int]] = {}  # page of cursors → numbers whose done set changed too
         committer.add_source(self._drain)
 
@@ -118,9 +124,18 @@ class Broadcasts:
         self._add(notification.seq, _Live(notification.app, notification.expires_s, matches))
 
     def restore_done(self, number: int, seqs: Iterable[int]) -> None:
-        live = {seq for seq in seqs if seq in self._live}
-        if live and self._registry.has(number):
+        if not self._registry.has(number):
+            return
+        live, early = set(), set()
+        for seq in seqs:
+            if seq in self._live:
+                live.add(seq)
+            elif is_broadcast_seq(seq):
+                early.add(seq)
+        if live:
             self._done[number] = live
+        if early:
+            self._early[number] = early
 
     def _add(self, seq: int, live: _Live) -> None:
         self._live[seq] = live
@@ -133,6 +148,61 @@ class Broadcasts:
         del of_app[bisect_left(of_app, seq)]
         if not of_app:
             del self._of_app[live.app]
+
+    # --- a fleet's ------------------------------------------------------------------------------------------
+
+    def begin(self, told: Sequence[Notification], recalled: Collection[int], at_ms: int) -> None:
+        """See the port."""
+        known = set()
+        for notification in told:
+            seq = notification.seq
+            known.add(seq)
+            self._highest = max(self._highest, seq)
+            is_over = seq in recalled or notification.expires_s < at_ms // 1_000
+            if seq in self._live or self._receipts.has_ended(seq) or (is_over and not self._figures.of(seq)):
+                continue
+            self._put_local(notification)
+        self._place_early()
+        for seq in [seq for seq in self._live if is_broadcast_seq(seq)]:
+            gone = seq not in known and self._live[seq].expires_s >= at_ms // 1_000
+            if gone or seq in recalled:
+                self.end(seq, State.RECALLED, at_ms)
+
+    def take_in(self, notification: Notification) -> bool:
+        seq = notification.seq
+        if seq <= self._highest:
+            return False
+        if self._receipts.has_ended(seq):
+            self._highest = seq
+            return False
+        self._put_local(notification)
+        if self._early:
+            self._place_early()
+        return True
+
+    def known_to(self) -> int:
+        early = max((max(seqs) for seqs in self._early.values()), default=0)
+        figures = self._figures.highest()
+        return max(self._highest, early, figures if is_broadcast_seq(figures) else 0)
+
+    def _put_local(self, notification: Notification) -> None:
+        seq = notification.seq
+        row = build_notification(notification)
+        self._contents.put(notification, len(row))
+        self._committer.local([(PUT, Db.BROADCASTS, pack_u64(seq), row)], done=lambda: self._contents.landed(seq))
+        self.restore(notification, self._figures.of(seq))
+
+    def _place_early(self) -> None:
+        for number, seqs in list(self._early.items()):
+            told = {seq for seq in seqs if seq in self._live}
+            later = {seq for seq in seqs if seq > self._highest}
+            if later:
+                self._early[number] = later
+            else:
+                del self._early[number]
+            if told and self._registry.has(number):
+                self._done.setdefault(number, set()).update(told)
+                self._normalise(number)
 
     def is_live(self, seq: int) -> bool:
         return seq in self._live
@@ -241,6 +311,7 @@ class Broadcasts:
 
     def forget(self, number: int) -> None:
         """The registration is gone."""
+        self._early.pop(number, None)
         if self._done.pop(number, None) is not None:
             self._dirty.setdefault(number >> CURSORS_SHIFT, set()).add(number)
 
@@ -286,10 +357,14 @@ class Broadcasts:
         self._forget(seq)
         self._contents.drop(seq)
         self._figures.close(seq)
-        row = self._receipts.end_push(seq, PushEnd(at_ms // 1_000, state, metadata))
-        self._committer.keep(
-            [(DELETE, Db.BROADCASTS, pack_u64(seq), b""), row], done=lambda: self._receipts.push_landed(seq)
-        )
+        end = self._receipts.end_push(seq, PushEnd(at_ms // 1_000, state, metadata))
+        removal: Row = (DELETE, Db.BROADCASTS, pack_u64(seq), b"")
+        rows = [end]
+        if is_broadcast_seq(seq):
+            self._committer.local([removal])
+        else:
+            rows.append(removal)
+        self._committer.keep(rows, done=lambda: self._receipts.push_landed(seq))
 
     # --- cursors to disk ------------------------------------------------------------------------------------
 
@@ -303,7 +378,7 @@ class Broadcasts:
         for page, numbers in drained.items():
             rows.append((PUT, Db.CURSORS, pack_u32(page), self._build_page(page)))
             for number in numbers:
-                done = self._done.get(number)
+                done = self._done.get(number, set()) | self._early.get(number, set())
                 if done:
                     rows.append((PUT, Db.DONE, pack_u32(number), build_seqs(sorted(done))))
                 else:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from gateway.model.cards import Campaign
 from gateway.store.card_downloads import DownloadStore
 from gateway.store.card_rows import build_campaign, parse_campaign
-from gateway.store.commit import Call, Committer
+from gateway.store.commit import Committer
 from gateway.store.environment import Environment
-from gateway.store.newest import Newest
+from gateway.store.newest import Landed, Newest
 from gateway.store.records import DELETE, PUT, Db, Row, pack_u64, unpack_u64
 
 #: participants that go in one call of `sweep`
@@ -106,5 +106,5 @@ class CampaignStore:
         self._sweeping = False
 
 
-def _rows_of(changed: Sequence[tuple[int, Campaign]]) -> tuple[list[Row], Call | None]:
+def _rows_of(changed: Sequence[tuple[int, Campaign]]) -> tuple[list[Row], Landed | None]:
     return [(PUT, Db.CAMPAIGNS, pack_u64(number), build_campaign(campaign)) for number, campaign in changed], None

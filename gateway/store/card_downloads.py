@@ -17,9 +17,9 @@ from gateway.model.errors import StoreUnavailable
 from gateway.model.outcome import CARD, Outcome, State, Step
 from gateway.store.card_payloads import Payloads
 from gateway.store.card_rows import build_download, parse_download, parse_download_head
-from gateway.store.commit import Call, Committer
+from gateway.store.commit import Committer
 from gateway.store.environment import Environment
-from gateway.store.newest import Newest
+from gateway.store.newest import Landed, Newest
 from gateway.store.receipts import Receipts
 from gateway.store.records import DELETE, PUT, Db, Row, pack_u64, unpack_u64
 from gateway.store.sequences import Sequences
@@ -140,7 +140,7 @@ class DownloadStore:
             raise ValueError("this download is not over")
         return self.change(download)
 
-    def _rows_of(self, changed: Sequence[tuple[int, Download]]) -> tuple[list[Row], Call | None]:
+    def _rows_of(self, changed: Sequence[tuple[int, Download]]) -> tuple[list[Row], Landed | None]:
         rows: list[Row] = []
         ends: list[Outcome] = []
         for number, download in changed:
@@ -157,7 +157,14 @@ class DownloadStore:
         if not ends:
             return rows, None
         feed, cursor = self._receipts.feed(ends)
-        return rows + feed, lambda: self._receipts.feed_landed(cursor)
+
+        def landed(there: bool) -> None:
+            if there:
+                self._receipts.feed_landed(cursor)
+            else:
+                self._receipts.feed_lost(cursor)
+
+        return rows + feed, landed
 
     # --- reading --------------------------------------------------------------------------------------------
 

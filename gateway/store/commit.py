@@ -6,6 +6,9 @@ overtake an earlier one, nor report a row durable before its transaction is on d
 Three kinds of entries: *accepted* ones (a promise to a peer) fail with their commit and are undone; *kept* ones (what
 was settled) are written again first, before anything new; *refreshed* ones (derived figures and cursors) are only
 marked to be collected again. After a failed commit the store is not writable until a probe succeeds.
+
+Over a CommitLog (a partition of a fleet) a commit is packed here, made durable there, and then applied with its place;
+*local* entries are only applied. Where the log is another node's by now, or the folder can not follow it, this ends.
 """
 
 from __future__ import annotations
@@ -20,12 +23,18 @@ import structlog
 
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import QueueFull, StoreUnavailable
+from gateway.model.cluster import CommitLog
+from gateway.model.errors import GatewayError, LogFenced, LogUnavailable, QueueFull, StoreUnavailable
 from gateway.store.environment import WRITE_ERRORS, Environment
-from gateway.store.records import DELETE, PUT, Db, Row
+from gateway.store.records import DELETE, PUT, Db, Row, pack_u64
+from gateway.store.row_codec import build_rows
 
 log = structlog.get_logger(__name__)
 
+#: place in the log of the last commit that the folder has
+APPLIED_KEY = b"applied"
+#: with a log: how long `close` waits for what is not durable yet
+CLOSE_S = 10.0
 #: kept rows while nothing can be written, as a multiple of max_uncommitted. Past it the newest settled entry is
 #: dropped and counted: after a restart that delivery is pending again (the device drops it by its id) and its receipt
 #: is missing until then.
@@ -36,14 +45,19 @@ _PROBE_ROWS: list[Row] = [(PUT, Db.META, b"probe%02d" % i, bytes(1_500)) for i i
 _AGEING: list[Row] = [(PUT, Db.META, b"probe", b"\0")]
 _PROBE_REMOVAL: list[Row] = [(DELETE, Db.META, key, b"") for _, _, key, _ in _PROBE_ROWS]
 
+#: the same as one commit of a log
+_LOG_PROBE: list[Row] = [*_PROBE_ROWS, *_PROBE_REMOVAL]
+
 #: steps of a probe: write what was kept, write something of its own, done
 _KEPT, _PROBE, _PROBED = range(3)
 
 Call = Callable[[], None]
+#: rows of one transaction, by their entries
+Groups = list[Collection[Row]]
 
 
 class _Entry:
-    __slots__ = ("done", "future", "kept", "rows", "size", "undo")
+    __slots__ = ("done", "future", "joined", "kept", "local", "rows", "size", "undo")
 
     def __init__(
         self,
@@ -52,17 +66,31 @@ class _Entry:
         kept: bool,
         done: Call | None,
         undo: Call | None,
+        local: bool = False,
     ) -> None:
         self.rows = rows
         self.size = len(rows)
         self.future = future
         self.kept = kept
+        self.local = local  # not for the log
         self.done = done
         self.undo = undo
+        self.joined = False  # in one transaction with the entry before it, however large that is
+
+
+class _Job:
+    """Transactions for the commit thread. `logged`: what of them is packed first, and applied by a job that follows."""
+
+    __slots__ = ("logged", "transactions")
+
+    def __init__(self, transactions: list[Groups], logged: Groups | None = None) -> None:
+        self.transactions = transactions
+        self.logged = logged
 
 
 class Committer:
-    """Control thread only, but for `_run`."""
+    """Control thread only, but for `_run`. `on_fenced`: the log is another node's; `on_behind`: the folder lacks what
+    the log has, and has to be opened again from it. After either nothing is written any more."""
 
     def __init__(
         self,
@@ -72,8 +100,16 @@ class Committer:
         loop: asyncio.AbstractEventLoop,
         *,
         probe_s: float = 1.0,
+        commit_log: CommitLog | None = None,
+        on_fenced: Call = lambda: None,
+        on_behind: Call = lambda: None,
     ) -> None:
         self._environment = environment
+        self._log = commit_log
+        self._on_fenced = on_fenced
+        self._on_behind = on_behind
+        self._end: GatewayError | None = None  # with a log: why nothing is written any more
+        self._flying_job: _Job | None = None
         self._metrics = metrics
         self._loop = loop
         self._commit_s = config.commit_ms / 1_000
@@ -99,7 +135,7 @@ class Committer:
         self._closed = False
         self._sources: list[Call] = []
         self._hooks: list[Call] = []
-        self._jobs: queue.SimpleQueue[list[list[Collection[Row]]] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="heliograph-commit", daemon=True)
         self._thread.start()
         if not self._writable:
@@ -109,7 +145,12 @@ class Committer:
 
     @property
     def writable(self) -> bool:
-        return self._writable and not self._closed
+        return self._writable and not self._closed and (self._log is None or not self._log.stalled)
+
+    @property
+    def ended(self) -> bool:
+        """Nothing is written any more: the partition is another node's, or has to be opened again."""
+        return self._end is not None
 
     @property
     def waiting_rows(self) -> int:
@@ -120,7 +161,7 @@ class Committer:
         """Raise StoreUnavailable or QueueFull where so many rows can not be accepted now."""
         if not self.writable:
             self._metrics.count(Metric.STORE_REFUSED, label="unavailable")
-            raise StoreUnavailable()
+            raise StoreUnavailable() if self._end is None else type(self._end)()
         # an entry larger than the whole bound is taken when nothing else waits, else it never could be
         if self.waiting_rows and self.waiting_rows + rows > self._max_rows:
             self._metrics.count(Metric.STORE_REFUSED, label="uncommitted")
@@ -138,12 +179,24 @@ class Committer:
     def keep(self, rows: Collection[Row], *, done: Call | None = None) -> None:
         """Rows that must be written sooner or later; never refused."""
         self._submit(_Entry(rows, None, True, done, None))
-        if not self._writable:
+        if not self.writable:
+            self._bound_kept()
+
+    def local(self, rows: Collection[Row], *, done: Call | None = None) -> None:
+        """Rows that can be had again from elsewhere: kept, but for this folder alone, not for the log."""
+        self._submit(_Entry(rows, None, True, done, None, local=True))
+        if not self.writable:
             self._bound_kept()
 
     def refresh(self, rows: Collection[Row], *, redo: Call | None = None, done: Call | None = None) -> None:
         """Rows that can be made again; `redo` is called where their commit failed."""
         self._submit(_Entry(rows, None, False, done, redo))
+
+    def join(self, rows: Collection[Row], *, redo: Call | None = None, done: Call | None = None) -> None:
+        """The same, in one transaction with what was submitted last, which must be of this turn of the loop."""
+        entry = _Entry(rows, None, False, done, redo)
+        entry.joined = bool(self._waiting)
+        self._submit(entry)
 
     def add_source(self, drain: Call) -> None:
         """`drain` is called just before each cut and may `refresh` what changed since the last."""
@@ -167,6 +220,9 @@ class Committer:
     # --- batches --------------------------------------------------------------------------------------------
 
     def _submit(self, entry: _Entry) -> None:
+        if self._end is not None:
+            self._give_up([entry])
+            return
         self._waiting.append(entry)
         self._waiting_rows += entry.size
         if self._writable and not self._closed:
@@ -206,7 +262,7 @@ class Committer:
         """The next batch: whole entries, up to commit_rows rows, at least one entry."""
         rows = count = 0
         for entry in self._waiting:
-            if count and rows + entry.size > self._commit_rows:
+            if count and not entry.joined and rows + entry.size > self._commit_rows:
                 break
             rows += entry.size
             count += 1
@@ -219,30 +275,128 @@ class Committer:
         self._flying = batch
         self._flying_rows = sum(entry.size for entry in batch)
         self._started_s = self._loop.time()
-        groups: list[list[Collection[Row]]] = [[entry.rows for entry in batch if entry.size]] if batch else []
-        self._jobs.put(groups + [[rows] for rows in more])
+        transactions: list[Groups] = [[entry.rows for entry in batch if entry.size]] if batch else []
+        transactions += [[rows] for rows in more]
+        job = _Job(transactions)
+        if self._log is not None:
+            logged: Groups = [entry.rows for entry in batch if entry.size and not entry.local]
+            job.logged = logged + list(more) or None
+        self._flying_job = job
+        self._jobs.put(job)
 
     def _run(self) -> None:
-        """The commit thread: each job is a list of transactions."""
+        """The commit thread."""
         while (job := self._jobs.get()) is not None:
             error: BaseException | None = None
+            packed: bytes | None = None
             try:
-                for groups in job:
-                    if groups:
-                        self._environment.apply(groups)
+                if job.logged is not None:
+                    packed = build_rows(job.logged)
+                else:
+                    for groups in job.transactions:
+                        if groups:
+                            self._environment.apply(groups)
             except BaseException as exc:
                 error = exc
             try:
-                self._loop.call_soon_threadsafe(self._on_landed, error)
+                if packed is not None:
+                    self._loop.call_soon_threadsafe(self._append, packed)
+                else:
+                    self._loop.call_soon_threadsafe(self._on_landed, error)
             except RuntimeError:
                 return  # the loop was closed without closing the store
+
+    # --- with a log -----------------------------------------------------------------------------------------
+
+    def _append(self, packed: bytes) -> None:
+        if self._closed or self._log is None:
+            self._on_landed(LogUnavailable())  # it was not given to the log, and never will be
+            return
+        self._log.append(packed).add_done_callback(self._on_logged)
+
+    def _on_logged(self, appended: asyncio.Future[int]) -> None:
+        """The log has it or not; where it has, the same rows follow into the folder with their place."""
+        job = self._flying_job
+        if appended.cancelled():
+            self._on_landed(asyncio.CancelledError())
+        elif (error := appended.exception()) is not None:
+            self._on_landed(error)
+        elif self._closed or job is None:
+            # the folder is behind: who opens it next applies this from the log
+            self._resolve(self._flying or [])
+            self._flying, self._flying_job, self._flying_rows = None, None, 0
+        else:
+            applied: Row = (PUT, Db.META, APPLIED_KEY, pack_u64(appended.result()))
+            # all in one: a place is applied as a whole
+            rows = [group for groups in job.transactions for group in groups]
+            self._flying_job = _Job([])  # from here on the log has it
+            self._jobs.put(_Job([[*rows, [applied]]]))
+
+    def _has_failed_with_log(self, batch: list[_Entry], error: BaseException) -> bool:
+        """Was it a failure that ends this? What the log refused for now is only a failed commit."""
+        job = self._flying_job
+        if isinstance(error, LogFenced):
+            self._stop(batch, LogFenced())
+            self._tell(self._on_fenced)
+        elif isinstance(error, LogUnavailable):
+            return False
+        elif job is not None and job.logged is None:
+            # the log has these rows, or needs none: they are durable, and only this folder lacks them
+            log.error("partition_behind", reason=f"{type(error).__name__}: {error}", consequence="it is opened again")
+            self._resolve(batch)
+            self._stop([], StoreUnavailable())
+            self._tell(self._on_behind)
+        else:
+            # perhaps the log has them: only who reads it again knows
+            log.error("commit_in_doubt", reason=f"{type(error).__name__}: {error}", consequence="it is opened again")
+            self._stop(batch, StoreUnavailable())
+            self._tell(self._on_behind)
+        return True
+
+    def _tell(self, call: Call) -> None:
+        if not self._closed:  # else there is nothing left to end
+            call()
+
+    def _resolve(self, batch: list[_Entry]) -> None:
+        for entry in batch:
+            if entry.future is not None and not entry.future.done():
+                entry.future.set_result(None)
+
+    def _stop(self, batch: list[_Entry], error: GatewayError) -> None:
+        """Nothing is written any more; what waits fails."""
+        entries, self._waiting, self._waiting_rows = batch + self._waiting, [], 0
+        self._writable = False
+        self._end = error
+        for timer in (self._timer, self._probe_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._probe_timer = None
+        self._hurried = self._due = False
+        self._give_up(entries)
+        self._end_probe()
+
+    def _give_up(self, entries: list[_Entry]) -> None:
+        lost = sum(entry.size for entry in entries if entry.kept and not entry.local)
+        if lost:
+            self._metrics.count(Metric.STORE_ROWS_DROPPED, lost)
+        # last first, so that each undo finds the state its entry left
+        for entry in reversed(entries):
+            if not entry.kept and entry.undo is not None:
+                entry.undo()
+        for entry in entries:
+            if entry.future is not None and not entry.future.done():
+                entry.future.set_exception(self._end or StoreUnavailable())
+                entry.future.exception()  # a caller that went away is no reason for a warning
 
     def _on_landed(self, error: BaseException | None) -> None:
         batch, self._flying = self._flying or [], None
         rows, self._flying_rows = self._flying_rows, 0
         if error is not None:
-            self._on_failed(batch, error)
+            if self._log is None or not self._has_failed_with_log(batch, error):
+                self._on_failed(batch, error)
+            self._flying_job = None
             return
+        self._flying_job = None
         self._metrics.count(Metric.STORE_COMMITS)
         self._metrics.count(Metric.STORE_COMMIT_ROWS, rows)
         self._metrics.observe(Metric.STORE_COMMIT_SECONDS, self._loop.time() - self._started_s)
@@ -265,7 +419,7 @@ class Committer:
         if self._writable:
             self._writable = False
             log.error("store_not_writable", reason=f"{type(error).__name__}: {error}", consequence="pushes get 503")
-        if not isinstance(error, WRITE_ERRORS):
+        if not isinstance(error, (*WRITE_ERRORS, LogUnavailable)):
             log.error("commit_failed_unexpectedly", exc_info=error)
         self._full = isinstance(error, lmdb.MapFullError)
         self._panic = isinstance(error, (lmdb.PanicError, lmdb.ReadonlyError, lmdb.BadTxnError))
@@ -298,9 +452,12 @@ class Committer:
                 entry.undo()
             elif entry.done is not None:
                 entry.done()
+            if entry.future is not None and not entry.future.done():  # accepted before the log stalled
+                entry.future.set_exception(StoreUnavailable())
+                entry.future.exception()
 
     def _arm_probe(self) -> None:
-        if self._probe_timer is None and not self._closed:
+        if self._probe_timer is None and not self._closed and self._end is None:
             self._probe_timer = self._loop.call_later(self._probe_s, self._probe)
 
     def _probe(self) -> None:
@@ -341,7 +498,10 @@ class Committer:
             self._step = _PROBED
             if self._full:
                 self._environment.shrink()
-            self._fly([], _PROBE_ROWS, _PROBE_REMOVAL)
+            if self._log is None:
+                self._fly([], _PROBE_ROWS, _PROBE_REMOVAL)
+            else:
+                self._fly([], _LOG_PROBE)
         else:
             self._writable = True
             self._full = False
@@ -358,8 +518,8 @@ class Committer:
 
     async def probe(self) -> bool:
         """Try now instead of at the next tick; returns whether the store is writable."""
-        if self._writable:
-            return True
+        if self._writable or self._end is not None:
+            return self._writable
         end: asyncio.Future[None] = self._loop.create_future()
         self._probe_ends.append(end)
         if not self._probing:
@@ -374,11 +534,13 @@ class Committer:
         if self._closed:
             return
         try:
-            if self._writable or (self._waiting and await self.probe()):
-                await self.flush()
-                while self._waiting and self._writable:  # what the sources had may be more than one commit takes
+            # a log that does not answer must not keep a node from its end
+            async with asyncio.timeout(None if self._log is None else CLOSE_S):
+                if self._writable or (self._waiting and await self.probe()):
                     await self.flush()
-        except StoreUnavailable:
+                    while self._waiting and self._writable:  # what the sources had may be more than one commit takes
+                        await self.flush()
+        except (StoreUnavailable, LogUnavailable, LogFenced, TimeoutError):
             pass
         self._closed = True
         if self._probe_timer is not None:

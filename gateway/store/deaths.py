@@ -1,10 +1,12 @@
 """The feed of tokens and addresses that are dead for good, for their providers; must never show one app another's.
 
-One row an event, written in the commit of what made it so. Swept with the rest of the history.
+One row an event, written in the commit of what made it so. Swept with the rest of the history. Cursors come from
+`FeedNumbers`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import msgspec
 from gateway.model.ports import Death
 from gateway.store.commit import Committer
 from gateway.store.environment import Environment
+from gateway.store.feed_numbers import FeedNumbers
 from gateway.store.records import DELETE, PUT, Db, Row, receipts_key, unpack_u32, unpack_u64
 
 #: rows looked at in one call of `sweep`
@@ -33,11 +36,14 @@ _decode = msgspec.msgpack.Decoder(_Row).decode
 class Deaths:
     """Control thread only; model.ports.Deaths."""
 
-    def __init__(self, environment: Environment, committer: Committer, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, environment: Environment, committer: Committer, clock: Callable[[], int], numbers: FeedNumbers
+    ) -> None:
         self._environment = environment
         self._clock = clock
+        self._numbers = numbers
+        self._followed: list[int] = []  # cursors given out in this turn
         self.app_number: Callable[[str], int] = lambda _: 0
-        self._next = 1
         self._wakes: list[Callable[[], None]] = []
         self._changed = False
         committer.add_hook(self._after_commit)
@@ -48,13 +54,32 @@ class Deaths:
             with self._environment.begin() as txn, txn.cursor(self._environment.db(Db.DEATHS)) as cursor:
                 there = cursor.prev() if cursor.set_range(receipts_key(number + 1, 0)) else cursor.last()
                 if there and unpack_u32(bytes(cursor.key())) == number:
-                    self._next = max(self._next, unpack_u64(bytes(cursor.key())[4:]) + 1)
+                    self._numbers.restore(unpack_u64(bytes(cursor.key())[4:]))
 
     def row(self, app_number: int, token: bytes, why: str, channel: str = "") -> Row:
         """The row of one event, to be written with its cause."""
-        cursor, self._next = self._next, self._next + 1
+        cursor = self._numbers.take(1)
+        self._followed.append(cursor)
         self._changed = True
         return (PUT, Db.DEATHS, receipts_key(app_number, cursor), _encode(_Row(token, self._clock(), why, channel)))
+
+    def follow(self, written: asyncio.Future[None]) -> None:
+        """The commit of the rows that were made since the last call, in the same turn."""
+        cursors, self._followed = self._followed, []
+
+        def landed(_: asyncio.Future[None]) -> None:
+            for cursor in cursors:
+                self._numbers.landed(cursor)
+
+        if cursors:
+            written.add_done_callback(landed)
+
+    def watermark(self) -> int:
+        """No event with a cursor at or below it will ever appear any more."""
+        for cursor in self._followed:  # what was refused: its rows were never given to the committer
+            self._numbers.landed(cursor)
+        self._followed = []
+        return self._numbers.watermark()
 
     def after(self, app: str, cursor: int, limit: int) -> list[Death]:
         number = self.app_number(app)

@@ -84,6 +84,7 @@ class Directory:
         *,
         next_number: int = 1,
         dead_retention_s: int = 90 * 86_400,
+        in_fleet: bool = False,
     ) -> None:
         self._environment = environment
         self._committer = committer
@@ -113,7 +114,7 @@ class Directory:
         self._fresh: dict[int, Registration | None] = {}  # not durable yet; None: revoked
         self._cache: OrderedDict[int, Registration] = OrderedDict()
         self._writes: dict[int, asyncio.Future[None]] = {}  # number → its last write under way
-        self._tokens = Tokens(environment, keys.token_key)
+        self._tokens = Tokens(environment, keys.token_key, in_fleet=in_fleet)
         #: set before use: what stands where a token may, and is none
         self.opaque: OpaqueTokens = NO_OPAQUE_TOKENS
         self.dead = DeadTokens(environment, committer, clock, self._names.get, dead_retention_s)
@@ -254,6 +255,10 @@ class Directory:
         if len(self._cache) > _CACHED:
             self._cache.popitem(last=False)
         return registration
+
+    def device_of(self, number: int) -> str | None:
+        registration = self.registration(number)
+        return None if registration is None else registration.device
 
     def by_alias(self, app: str, alias: str) -> list[int]:
         number = self.app_number(app)
@@ -521,6 +526,8 @@ class Directory:
         self._fresh[number] = registration
         self._cache.pop(number, None)
         self._writes[number] = written
+        if self.deaths is not None:
+            self.deaths.follow(written)
         # not the write's own future: a caller that gives up must not make it look done
         return self._answer(written, None)
 

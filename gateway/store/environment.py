@@ -41,6 +41,10 @@ _FIELD = "store.path"
 WRITE_ERRORS = (lmdb.Error, OSError)
 
 
+class StoreInUse(ConfigError):
+    """Another process, or another part of this one, has the folder."""
+
+
 class Environment:
     """One opened store folder."""
 
@@ -361,7 +365,7 @@ def _own(folder: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise ConfigError(f"the store {folder} is in use by another process", field=_FIELD) from None
+        raise StoreInUse(f"the store {folder} is in use by another process", field=_FIELD) from None
     return descriptor
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from gateway.store.commit import Committer
 from gateway.store.environment import Environment
-from gateway.store.records import PUT, Db, Row, build_figures, pack_u64, parse_figures
+from gateway.store.records import PUT, Db, Row, build_figures, pack_u64, parse_figures, unpack_u64
 
 #: rows written at one cut; the rest follow with the next
 _DRAIN_ROWS = 4_096
@@ -74,6 +74,11 @@ class Figures:
     def of(self, seq: int) -> dict[str, int]:
         figures = self._figures.get(seq)
         return dict(figures) if figures is not None else (self._stored(seq) or {})
+
+    def highest(self) -> int:
+        """The highest sequence that anything was ever counted of."""
+        key = self._environment.last_key(Db.FIGURES)
+        return max(0 if key is None else unpack_u64(key), max(self._figures, default=0))
 
     def _stored(self, seq: int) -> dict[str, int] | None:
         raw = self._environment.get(Db.FIGURES, pack_u64(seq))

@@ -101,6 +101,10 @@ class Groups:
         of_app.append(number)
         return number
 
+    def known(self, app: str, cohort: str) -> int:
+        """-1 where the pair was not met, or is forgotten."""
+        return self._numbers.get((app, cohort), -1)
+
     def _retire(self, of_app: list[int], now: float) -> None:
         """Forget the cohorts nobody has (any more): a device that changes its own again and again fills no place."""
         kept: list[int] = []

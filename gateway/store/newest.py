@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from gateway.model.errors import StoreUnavailable
-from gateway.store.commit import Call, Committer
+from gateway.store.commit import Committer
 from gateway.store.records import Row
 
 #: values in one entry of a commit
 _AT_ONCE = 1_000
 
 V = TypeVar("V")
+
+
+#: told whether the rows landed
+Landed = Callable[[bool], None]
 
 
 class Newest(Generic[V]):
@@ -28,7 +32,7 @@ class Newest(Generic[V]):
         self,
         committer: Committer,
         loop: asyncio.AbstractEventLoop,
-        rows_of: Callable[[Sequence[tuple[int, V]]], tuple[list[Row], Call | None]],
+        rows_of: Callable[[Sequence[tuple[int, V]]], tuple[list[Row], Landed | None]],
     ) -> None:
         self._committer = committer
         self._loop = loop
@@ -77,7 +81,7 @@ class Newest(Generic[V]):
                 if number not in self._waiting and self._values.get(number) is value:
                     del self._values[number]
             if landed is not None:
-                landed()
+                landed(True)
             for future in futures:
                 if not future.done():
                     future.set_result(None)
@@ -86,6 +90,8 @@ class Newest(Generic[V]):
             for number, value in values:
                 if self._values.get(number) is value:
                     self._waiting.setdefault(number, [])
+            if landed is not None:
+                landed(False)
             _fail(futures)
 
         self._committer.refresh(rows, redo=redo, done=done)

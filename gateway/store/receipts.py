@@ -18,6 +18,7 @@ from gateway.model.ports import PushRecord, Receipt
 from gateway.store.batch_rows import ended_at_s
 from gateway.store.commit import Committer
 from gateway.store.environment import Environment
+from gateway.store.feed_numbers import FeedNumbers
 from gateway.store.figures import Figures
 from gateway.store.history import History
 from gateway.store.records import (
@@ -71,8 +72,7 @@ class Receipts:
         history: History,
         config: StoreConfig,
         clock: Callable[[], int],
-        *,
-        cursor: int = 0,
+        numbers: FeedNumbers,
     ) -> None:
         self._environment = environment
         self._committer = committer
@@ -81,8 +81,8 @@ class Receipts:
         self._history = history
         self._clock = clock
         self._retention_s = int(config.history_days * 86_400)
-        self._next = cursor + 1
-        self._landed = cursor
+        self._numbers = numbers
+        self._landed = numbers.last
         self._fed = False
         self._subscribers: list[Callable[[], None]] = []
         self._ends: dict[int, PushEnd] = {}  # pushes that ended, not durable yet
@@ -114,31 +114,32 @@ class Receipts:
             by_app.setdefault(outcome.app, []).append(outcome.seq)
         now_s = self._clock() // 1_000
         rows: list[Row] = []
+        first = self._numbers.take(len(outcomes))
         for app, seqs in by_app.items():
-            rows.append(
-                (
-                    PUT,
-                    Db.RECEIPTS,
-                    receipts_key(self._directory.app_number(app), self._next),
-                    build_receipts(now_s, seqs),
-                )
-            )
-            self._next += len(seqs)
-        return rows, self._next - 1
+            key = receipts_key(self._directory.app_number(app), first)
+            rows.append((PUT, Db.RECEIPTS, key, build_receipts(now_s, seqs)))
+            first += len(seqs)
+        return rows, first - 1
 
     def feed_packed(self, app_number: int, packed: bytes) -> tuple[list[Row], int]:
         """The same for packed sequences of one app."""
         at = pack_u32(self._clock() // 1_000)
         rows: list[Row] = []
+        first = self._numbers.take(len(packed) // 8)
         for start in range(0, len(packed), 8 * FEED_ROW):
             part = packed[start : start + 8 * FEED_ROW]
-            rows.append((PUT, Db.RECEIPTS, receipts_key(app_number, self._next), at + part))
-            self._next += len(part) // 8
-        return rows, self._next - 1
+            rows.append((PUT, Db.RECEIPTS, receipts_key(app_number, first), at + part))
+            first += len(part) // 8
+        return rows, first - 1
 
     def feed_landed(self, cursor: int) -> None:
         self._landed = cursor
         self._fed = True
+        self._numbers.landed(cursor)
+
+    def feed_lost(self, cursor: int) -> None:
+        """Those rows are not written, and made again with other cursors."""
+        self._numbers.landed(cursor)
 
     def _after_commit(self) -> None:
         if not self._fed:
@@ -149,6 +150,10 @@ class Receipts:
 
     def last_cursor(self) -> int:
         return self._landed
+
+    def watermark(self) -> int:
+        """No receipt with a cursor at or below it will ever appear any more, whoever owns the partition then."""
+        return self._numbers.watermark()
 
     def after(self, app: str, cursor: int, limit: int) -> list[Receipt]:
         number = self._directory.app_number(app)
@@ -216,16 +221,21 @@ class Receipts:
         self._ends[seq] = end
         return (PUT, Db.PUSHES, pack_u64(seq), build_push(end))
 
+    def has_ended(self, seq: int) -> bool:
+        """A multi-target push or a broadcast that is over, as long as its history is kept."""
+        return seq in self._ends or self._environment.get(Db.PUSHES, pack_u64(seq)) is not None
+
     def push_landed(self, seq: int) -> None:
         self._ends.pop(seq, None)
 
     def lookup(self, app: str, seq: int, *, offset: int = 0, limit: int = 100) -> PushRecord | None:
         if self._journal is None or self._schedules is None:
             return None
-        kept = self._schedules.notification(seq)
+        became = self._schedules.became(seq)
+        kept = None if became else self._schedules.notification(seq)
         if kept is not None:
             return PushRecord(kept, [], {}, None, self._schedules.due_ms(seq)) if kept.app == app else None
-        seq = self._schedules.became(seq) or seq
+        seq = became or seq
         state: int | None = None
         notification = self._journal.notification(seq)
         if notification is None:

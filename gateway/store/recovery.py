@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from gateway._native.pending import Pending
 from gateway._native.registry import Registry
+from gateway.model.cluster import SEQ_SHIFT
 from gateway.model.outcome import State
 from gateway.store.batches import Batches
 from gateway.store.broadcasts import Broadcasts
@@ -71,6 +72,8 @@ class Marks(NamedTuple):
     sequence: int
     registration: int
     receipts: int
+    receipts_told: int  # as watermark, at most
+    deaths_told: int
 
 
 class Counts(NamedTuple):
@@ -82,23 +85,34 @@ class Counts(NamedTuple):
     orphans: int
 
 
-def read_marks(environment: Environment) -> Marks:
+#: what was told as watermark, at most (feed_numbers.py)
+RECEIPTS_TOLD_KEY = b"receipts_told"
+DEATHS_TOLD_KEY = b"deaths_told"
+
+
+def read_marks(environment: Environment, first: int = 1) -> Marks:
+    """`first`: the lowest sequence there may be; in a partition others' numbers lie above its own."""
+
     def mark(key: bytes) -> int:
         raw = environment.get(Db.META, key)
         return 0 if raw is None else unpack_u64(raw)
 
-    def above(db: Db, size: int) -> int:
-        key = environment.last_key(db)
-        return 0 if key is None else int.from_bytes(key[:size], "big") + 1
+    def above(db: Db, size: int, below: bytes = b"") -> int:
+        last = next(iter(environment.scan_back(db, below, limit=1)), None)
+        return 0 if last is None else int.from_bytes(last[0][:size], "big") + 1
+
+    others = pack_u64((first >> SEQ_SHIFT) + 1 << SEQ_SHIFT)
 
     receipts = mark(CURSOR_KEY)
     for key, _ in environment.scan(Db.APPS):
         for last in _last_receipts(environment, unpack_u32(key)):
             receipts = max(receipts, last)
     return Marks(
-        sequence=max(mark(MARK_KEY), *(above(db, 8) for db in _NUMBERED)),
+        sequence=max(mark(MARK_KEY), *(above(db, 8, others) for db in _NUMBERED)),
         registration=max(mark(NUMBERS_KEY), above(Db.REGISTRATIONS, 4)),
         receipts=receipts,
+        receipts_told=mark(RECEIPTS_TOLD_KEY),
+        deaths_told=mark(DEATHS_TOLD_KEY),
     )
 
 

@@ -1,7 +1,8 @@
 """Pushes that wait for their time; must never lose one, nor let one become two notifications.
 
 A kept push has a row of its own. When it is released, the row goes, and two small rows tell in the same commit which
-notification it became: its provider knows it by its first sequence for ever.
+notification it became: its provider knows it by its first sequence for ever. Where a push is given out to several
+stores, each has these two rows, and the one that kept it ends its row when all have taken it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metric, Metrics
@@ -31,6 +33,9 @@ from gateway.store.records import (
 )
 
 _DUE_BYTES = 8
+#: after the other sequence in a row of RELEASED: is that one the later? Rows of older versions say nothing, and the
+#: larger sequence is the later
+_EARLIER, _LATER = b"\0", b"\1"
 
 
 class Schedules:
@@ -49,7 +54,7 @@ class Schedules:
         self._app: dict[int, str] = {}
         self._of_app: dict[str, set[int]] = {}
         self._fresh: dict[int, Notification] = {}  # not durable yet
-        self._names: dict[int, int] = {}  # released, not durable yet: both ways
+        self._names: dict[int, tuple[int, bool]] = {}  # released, not durable yet: both ways, and is it the later?
         self._any_released = environment.entries(Db.RELEASED) > 0
         #: row of a push that ended without a notification, by its receipts
         self.end_push: Callable[[int, PushEnd], Row] | None = None
@@ -179,29 +184,53 @@ class Schedules:
     def released(self, seq: int, became: int) -> None:
         due_ms, app = self._due[seq], self._app[seq]
         self._drop(seq)
-        self._names[seq] = became
-        self._names[became] = seq
-        self._any_released = True
+        self._tie(seq, became)
 
         def undo() -> None:
-            self._names.pop(seq, None)
-            self._names.pop(became, None)
+            self._untie(seq, became)
             self._keep(seq, app, due_ms)
 
-        def landed() -> None:
-            self._names.pop(seq, None)
-            self._names.pop(became, None)
-
         # Not `accept`: it may not be refused any more, for the notification was taken in just now.
-        self._committer.refresh(
-            [
-                (DELETE, Db.SCHEDULED, pack_u64(seq), b""),
-                (PUT, Db.RELEASED, pack_u64(seq), pack_u64(became)),
-                (PUT, Db.RELEASED, pack_u64(became), pack_u64(seq)),
-            ],
+        self._committer.join(
+            [(DELETE, Db.SCHEDULED, pack_u64(seq), b""), *_tie_rows(seq, became)],
             redo=undo,
-            done=landed,
+            done=lambda: self._untie(seq, became),
         )
+
+    def taken(self, seq: int, became: int) -> None:
+        self._tie(seq, became)
+        settled = partial(self._untie, seq, became)
+        self._committer.join(_tie_rows(seq, became), redo=settled, done=settled)
+
+    def tie(self, seq: int, became: int) -> None:
+        if self.became(seq) == became:
+            return
+        self._tie(seq, became)
+        self._committer.keep(_tie_rows(seq, became), done=lambda: self._untie(seq, became))
+
+    def given_out(self, seq: int) -> asyncio.Future[None]:
+        due_ms, app = self._due[seq], self._app[seq]
+        self._drop(seq)
+        return self._committer.accept(
+            [(DELETE, Db.SCHEDULED, pack_u64(seq), b"")], undo=lambda: self._keep(seq, app, due_ms)
+        )
+
+    def refuse(self, notification: Notification, state: int, at_ms: int) -> None:
+        seq = notification.seq
+        if self.end_push is None or self.became(seq):
+            return
+        row = self.end_push(seq, PushEnd(at_ms // 1_000, state, build_metadata(notification)))
+        self._committer.keep([row], done=lambda: self.push_landed(seq))
+
+    def _tie(self, seq: int, became: int) -> None:
+        self._names[seq] = (became, True)
+        self._names[became] = (seq, False)
+        self._any_released = True
+
+    def _untie(self, seq: int, became: int) -> None:
+        """The rows say it, or it is not so any more."""
+        self._names.pop(seq, None)
+        self._names.pop(became, None)
 
     def end(self, seq: int, state: int, at_ms: int) -> None:
         notification = self.notification(seq)
@@ -222,11 +251,14 @@ class Schedules:
     def _named(self, seq: int, *, later: bool) -> int:
         if not self._any_released:
             return 0
-        other = self._names.get(seq)
-        if other is None:
+        known = self._names.get(seq)
+        if known is None:
             raw = self._environment.get(Db.RELEASED, pack_u64(seq))
-            other = 0 if raw is None else unpack_u64(raw)
-        return other if (other > seq) == later else 0
+            if raw is None:
+                return 0
+            other = unpack_u64(raw)
+            known = (other, raw[_DUE_BYTES:] == _LATER if len(raw) > _DUE_BYTES else other > seq)
+        return known[0] if known[1] == later else 0
 
     def forget(self, seq: int) -> list[Row]:
         """Rows that go with the history of a notification."""
@@ -234,3 +266,10 @@ class Schedules:
             return []
         first = self._named(seq, later=False)
         return [(DELETE, Db.RELEASED, pack_u64(seq), b""), (DELETE, Db.RELEASED, pack_u64(first), b"")] if first else []
+
+
+def _tie_rows(seq: int, became: int) -> list[Row]:
+    return [
+        (PUT, Db.RELEASED, pack_u64(seq), pack_u64(became) + _LATER),
+        (PUT, Db.RELEASED, pack_u64(became), pack_u64(seq) + _EARLIER),
+    ]

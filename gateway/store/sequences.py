@@ -19,9 +19,9 @@ FIRST = 1
 class Sequences:
     """Control thread only."""
 
-    def __init__(self, committer: Committer, mark: int) -> None:
+    def __init__(self, committer: Committer, mark: int, *, first: int = FIRST) -> None:
         self._committer = committer
-        self._next = max(mark, FIRST)
+        self._next = max(mark, first)
         self._durable = self._next  # numbers below it may be given out
         self._asked = self._next
         self._stopped = False

@@ -5,6 +5,7 @@ than its loop's.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import struct
 import time
@@ -19,7 +20,8 @@ from gateway._native.registry import Registry
 from gateway.config.im_section import Im
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import ConfigError, StoreUnavailable
+from gateway.model.cluster import first_seq
+from gateway.model.errors import ConfigError, LogUnavailable, StoreUnavailable
 from gateway.store.batches import Batches
 from gateway.store.broadcasts import Broadcasts
 from gateway.store.card_campaigns import CampaignStore
@@ -32,6 +34,7 @@ from gateway.store.contents import Contents
 from gateway.store.deaths import Deaths
 from gateway.store.directory import Directory
 from gateway.store.environment import Environment
+from gateway.store.feed_numbers import FeedNumbers
 from gateway.store.figures import Figures
 from gateway.store.groups import Groups
 from gateway.store.history import History
@@ -41,13 +44,14 @@ from gateway.store.im_stores import ImStores
 from gateway.store.im_uploads import UploadRows
 from gateway.store.journal import Journal
 from gateway.store.keys import ServerKeys
+from gateway.store.partition import Partition
 from gateway.store.quotas import QuotaCounts
 from gateway.store.receipts import Receipts
 from gateway.store.records import Db
-from gateway.store.recovery import Recovery, read_marks
+from gateway.store.recovery import DEATHS_TOLD_KEY, RECEIPTS_TOLD_KEY, Recovery, read_marks
 from gateway.store.schedules import Schedules
 from gateway.store.seen import Seen
-from gateway.store.sequences import Sequences
+from gateway.store.sequences import FIRST, Sequences
 from gateway.store.short_messages import ShortMessages
 from gateway.store.subscribers import SubscriberStore
 
@@ -76,8 +80,10 @@ class Store:
         clock: Callable[[], int],
         probe_s: float,
         tick_s: float,
+        partition: Partition | None = None,
     ) -> None:
         self._environment = environment
+        self._partition = partition
         self._metrics = metrics
         self._loop = loop
         self._clock = clock
@@ -87,9 +93,29 @@ class Store:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._sweep_at_s = 0.0
         self._closed = False
-        marks = read_marks(environment)
+        self._copies: set[asyncio.Future[None]] = set()  # under way
+        first = FIRST if partition is None else first_seq(partition.number)
+        marks = read_marks(environment, first)
         self.keys = keys
-        self.committer = Committer(environment, config, metrics, loop, probe_s=probe_s)
+        if partition is None:
+            self.committer = Committer(environment, config, metrics, loop, probe_s=probe_s)
+        else:
+            self.committer = Committer(
+                environment,
+                config,
+                metrics,
+                loop,
+                probe_s=probe_s,
+                commit_log=partition.log,
+                on_fenced=partition.on_fenced,
+                on_behind=partition.on_behind,
+            )
+
+        def numbers(last: int, key: bytes, told: int) -> FeedNumbers:
+            return FeedNumbers(self.committer, clock, last, key=b"" if partition is None else key, mark=told)
+
+        self._receipt_numbers = numbers(marks.receipts, RECEIPTS_TOLD_KEY, marks.receipts_told)
+        self._death_numbers = numbers(0, DEATHS_TOLD_KEY, marks.deaths_told)
         registry, pending = Registry(), Pending(clock())
         groups = Groups(registry.population)
         self._pending = pending
@@ -105,6 +131,7 @@ class Store:
             clock,
             next_number=marks.registration,
             dead_retention_s=int(config.dead_tokens_days * 86_400),
+            in_fleet=partition is not None,
         )
 
         def hop_of(seq: int) -> int | None:
@@ -113,7 +140,7 @@ class Store:
 
         self._seen = Seen(environment, self.committer, registry, clock)
         self.directory.seen_ago_s = self._seen.ago_s
-        self.deaths = Deaths(environment, self.committer, clock)
+        self.deaths = Deaths(environment, self.committer, clock, self._death_numbers)
         self.deaths.app_number = self.directory.app_number
         self.subscribers = SubscriberStore(environment, self.committer, keys.token_key, clock)
         self.subscribers.feed.app_number = self.directory.app_number
@@ -131,13 +158,13 @@ class Store:
             self._history,
             config,
             clock,
-            cursor=marks.receipts,
+            self._receipt_numbers,
         )
         self.broadcasts = Broadcasts(
             self.committer, registry, groups, contents, self._figures, self.receipts, config, metrics, clock
         )
         self.directory.attach(self.broadcasts)
-        self._sequences = Sequences(self.committer, marks.sequence)
+        self._sequences = Sequences(self.committer, marks.sequence, first=first)
         self.batches = Batches(
             environment,
             self.committer,
@@ -211,29 +238,40 @@ class Store:
         *,
         probe_s: float = 1.0,
         tick_s: float = 1.0,
+        partition: Partition | None = None,
     ) -> Store:
         """Open or create the folder `config.path` and recover; blocks the loop while it reads.
 
         Raises ConfigError (field store.path) or StoreSchemaTooNew. A folder that can not be written is served
         read-only: `journal.writable` is False until it can be. `clock` gives Unix milliseconds; `probe_s` is the pause
         between attempts to write again, `tick_s` the period of what is written behind.
+
+        With a `partition` the folder has to be level with its log, whose keys it uses; LogFenced where another node
+        has taken it over meanwhile.
         """
         loop = loop or asyncio.get_running_loop()
+        if partition is not None:  # what a power cut takes is had again from the log
+            config = dataclasses.replace(config, sync=False)
         environment = Environment.open(config)
         try:
             needed = (Db.REGISTRATIONS, Db.SUBSCRIBERS, Db.CARDS, Db.CARD_COUNTERS, Db.IM_USER_KEYS)
             fresh = not environment.readonly and not any(environment.entries(db) for db in needed)
-            keys = ServerKeys.load(Path(config.path), may_create=fresh)
-            if not keys.im_keys and not environment.readonly and not environment.entries(Db.IM_USER_KEYS):
+            keys = partition.keys if partition is not None else ServerKeys.load(Path(config.path), may_create=fresh)
+            if (
+                partition is None
+                and not keys.im_keys
+                and not environment.readonly
+                and not environment.entries(Db.IM_USER_KEYS)
+            ):
                 keys.make_first_im_key()
-            self = cls(environment, keys, config, metrics, loop, clock, probe_s, tick_s)
+            self = cls(environment, keys, config, metrics, loop, clock, probe_s, tick_s, partition)
         except BaseException:
             environment.close()
             raise
         try:
             self._recover()
             await self.committer.flush()
-        except StoreUnavailable:
+        except (StoreUnavailable, LogUnavailable):
             pass  # logged by the committer; reads work
         except BaseException:
             await self.close()
@@ -329,11 +367,20 @@ class Store:
         it can not be made."""
         if self.committer.writable:
             await self.committer.flush()
+        await self.copy(destination)
+
+    async def copy(self, destination: Path) -> None:
+        """The same of what is in the folder by now, without waiting for what is not."""
         self._environment.begin_copy()
-        try:
-            await self._loop.run_in_executor(None, self._environment.copy_to, destination)
-        finally:
+        copying = self._loop.run_in_executor(None, self._environment.copy_to, destination)
+        self._copies.add(copying)
+
+        def ended(_: asyncio.Future[None]) -> None:
+            self._copies.discard(copying)
             self._environment.end_copy()
+
+        copying.add_done_callback(ended)
+        await asyncio.shield(copying)  # the other thread goes on whoever gives up here
 
     @property
     def _unwritten(self) -> int:
@@ -353,14 +400,22 @@ class Store:
             self._im.stop()
             self.directory.stop()
             self._seen.stop()
+            self._receipt_numbers.stop()
+            self._death_numbers.stop()
             self.quotas.write()
         elif self._unwritten:
             await self.committer.probe()  # perhaps there is room by now
         try:
             await self.committer.close()
+            if self._partition is not None:
+                await self._partition.log.close()
             if self._unwritten:
                 self._metrics.count(Metric.STORE_ROWS_DROPPED, self._unwritten)
                 log.error("changes_not_written", changes=self._unwritten, consequence="downloads go on as they were")
+            if self._copies:
+                await asyncio.wait(self._copies)
             self._environment.sync()
         finally:
             self._environment.close()
+        if self._partition is not None:
+            self._partition.on_closed()

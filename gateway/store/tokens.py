@@ -1,5 +1,7 @@
 """Tokens of registrations: an HMAC of the triple and of how many tokens of it were revoked; must never give a revoked
 one again.
+
+In a fleet all tokens of a triple lie in the slot of the first (model.cluster), so that one partition has them all.
 """
 
 from __future__ import annotations
@@ -11,20 +13,40 @@ from gateway.model.registration import TOKEN_BYTES
 from gateway.store.environment import Environment
 from gateway.store.records import Db, unpack_u32
 
+#: bits of a token that say its slot
+_SLOT_BITS = 10
+_REST_BITS = 8 * TOKEN_BYTES - _SLOT_BITS
+
+
+def token_of_triple(key: bytes, device: str, app: str, account: str, generation: int = 0) -> bytes:
+    """Of generation 0 the first token of a triple, which any node of a fleet can tell. `key`: the token key."""
+    parts = [part.encode() for part in (device, app, account)]
+    message = b"".join(struct.pack(">H", len(part)) + part for part in parts) + struct.pack(">I", generation)
+    return hmac.digest(key, message, "sha256")[:TOKEN_BYTES]
+
+
+def in_slot_of(first: bytes, token: bytes) -> bytes:
+    """This token with the slot of that one; the bits that are left are as good as all of them."""
+    rest = int.from_bytes(token, "big") & (1 << _REST_BITS) - 1
+    slot = int.from_bytes(first, "big") >> _REST_BITS
+    return (slot << _REST_BITS | rest).to_bytes(TOKEN_BYTES, "big")
+
 
 class Tokens:
-    """Control thread only. `key`: the server's token key."""
+    """Control thread only. `key`: the server's token key; `in_fleet`: all of a triple lie in one slot."""
 
-    def __init__(self, environment: Environment, key: bytes) -> None:
+    def __init__(self, environment: Environment, key: bytes, *, in_fleet: bool = False) -> None:
         self._environment = environment
         self._key = key
+        self._in_fleet = in_fleet
         #: first token of a triple → how many were revoked, as far as it is not durable yet
         self.tombstones: dict[bytes, int] = {}
 
     def build(self, device: str, app: str, account: str, generation: int) -> bytes:
-        parts = [part.encode() for part in (device, app, account)]
-        message = b"".join(struct.pack(">H", len(part)) + part for part in parts) + struct.pack(">I", generation)
-        return hmac.digest(self._key, message, "sha256")[:TOKEN_BYTES]
+        token = token_of_triple(self._key, device, app, account, generation)
+        if generation and self._in_fleet:
+            return in_slot_of(token_of_triple(self._key, device, app, account), token)
+        return token
 
     def revoked(self, first: bytes) -> int:
         """How many tokens of the triple with this first token were revoked."""

@@ -67,7 +67,7 @@ class NatsServer:
             f'server_name: "{self.name}"\nlisten: "{self.host}:{self.port}"\nhttp: "{self.host}:{self.monitor_port}"\n'
             f"max_payload: 8MB\nwrite_deadline: 5s\n"
             f'jetstream {{ store_dir: "{store}"\n sync_interval: {sync}\n max_memory_store: 64MB\n'
-            f" max_file_store: 8GB }}\n"
+            f" max_file_store: 64GB }}\n"
             + (
                 f'cluster {{ name: "tour"\n listen: "{self.host}:{self.cluster_port}"\n routes: {routes} }}\n'.replace(
                     "'", '"'

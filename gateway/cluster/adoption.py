@@ -1,0 +1,150 @@
+"""A node's partitions as stores: taken over, followed, given snapshots; must never open one that lacks what was
+accepted, nor one that another node can still write to.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from gateway.cluster.follower import Follower
+from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection
+from gateway.cluster.journal_records import journal_stream
+from gateway.cluster.journal_stream import JournalStream
+from gateway.cluster.partition_folder import PartitionFolder
+from gateway.cluster.snapshot_keeper import SnapshotKeeper
+from gateway.cluster.snapshots import Snapshots
+from gateway.config.cluster_section import Cluster
+from gateway.config.sections import Store as StoreConfig
+from gateway.metrics import Metrics
+from gateway.model.errors import LogUnavailable
+from gateway.store import Store
+from gateway.store.keys import ServerKeys
+from gateway.store.partition import Partition
+from gateway.store.store import now_ms
+
+log = structlog.get_logger(__name__)
+
+
+class PartitionStores:
+    """Control thread only. `config.path` is the node's; partitions lie in folders of their own below it."""
+
+    def __init__(
+        self,
+        link: NatsConnection,
+        settings: Cluster,
+        config: StoreConfig,
+        keys: ServerKeys,
+        metrics: Metrics,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        self._link = link
+        self._settings = settings
+        self._config = config
+        self._keys = keys
+        self._metrics = metrics
+        self._clock = clock
+        self._snapshots = Snapshots(link, settings)
+        self._followers: dict[int, Follower] = {}
+        self._prepared = False
+
+    async def _prepare(self) -> None:
+        if not self._prepared:
+            try:
+                await self._snapshots.prepare()
+            except JetStreamError as exc:
+                raise LogUnavailable(f"the fleet's snapshots can not be reached: {exc}") from exc
+            self._prepared = True
+
+    # --- standbys -------------------------------------------------------------------------------------------
+
+    def follow(self, partition: int) -> None:
+        """This node would be its owner next."""
+        if partition not in self._followers:
+            follower = self._followers[partition] = self._follower(partition)
+            follower.start()
+
+    async def unfollow(self, partition: int) -> None:
+        """Its folder stays, for another time."""
+        follower = self._followers.pop(partition, None)
+        if follower is not None:
+            await follower.close()
+
+    def applied(self, partition: int) -> int:
+        """How far a standby has come; 0 where it is none."""
+        follower = self._followers.get(partition)
+        return 0 if follower is None else follower.applied
+
+    def _follower(self, partition: int) -> Follower:
+        folder = PartitionFolder(self._config, partition)
+        return Follower(self._link, self._settings, folder, self._snapshots, partition)
+
+    async def close(self) -> None:
+        """Of the standbys; a store is closed by who opened it."""
+        followers, self._followers = self._followers, {}
+        for follower in followers.values():
+            await follower.close()
+
+    # --- owners ---------------------------------------------------------------------------------------------
+
+    async def open_partition(
+        self,
+        partition: int,
+        epoch: int,
+        *,
+        on_fenced: Callable[[], None],
+        on_behind: Callable[[], None],
+    ) -> Store:
+        """The store of a partition that is this node's from now on. LogFenced: it is another's already; LogUnavailable:
+        NATS does not answer; JournalUnusable, ConfigError, OSError: not on this node, or not without help."""
+        started_s = time.perf_counter()
+        await self._prepare()
+        follower = self._followers.pop(partition, None)
+        if follower is not None:
+            await follower.stop()
+        else:
+            follower = self._follower(partition)
+        shutil.rmtree(Path(self._config.path) / "partitions" / f"{partition}.fetched", ignore_errors=True)
+        journal = JournalStream(self._link, self._settings, partition)
+        try:
+            # as far as it goes while the owner before may still write: what is left is short then
+            state = await self._state(partition)
+            if state:
+                await follower.advance(state)
+            before, place = await journal.open(epoch)
+            await follower.advance(place)
+            folder = follower.folder
+            folder.close(clean=False)
+            keeper = SnapshotKeeper(self._link, self._settings, self._snapshots, partition, epoch, before, journal)
+            store = await Store.open(
+                folder.config,
+                self._metrics,
+                clock=self._clock,
+                partition=Partition(partition, journal, self._keys, on_fenced, on_behind, folder.mark_clean),
+            )
+        except BaseException:
+            await follower.stop()
+            follower.folder.close(clean=False)
+            await journal.close()
+            raise
+        keeper.start(store, folder)
+        log.info(
+            "partition_adopted",
+            partition=partition,
+            epoch=epoch,
+            place=place,
+            seconds=round(time.perf_counter() - started_s, 3),
+        )
+        return store
+
+    async def _state(self, partition: int) -> int:
+        """The last place of its journal; 0 where there is none."""
+        try:
+            state = await JetStream(self._link).state(journal_stream(self._settings.name, partition))
+        except JetStreamError as exc:
+            raise LogUnavailable(f"the journal of a partition can not be read: {exc}") from exc
+        return 0 if state is None else state.last

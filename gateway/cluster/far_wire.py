@@ -1,0 +1,285 @@
+"""What nodes and the cores of partitions say to each other about devices: packed records and small questions; must
+raise nothing but ValueError for what another node sent, and holds no table.
+
+A message is a head and records one after the other, little-endian, of one partition and one epoch. Cores tell nodes
+what to do (Do), nodes tell cores what happened (Told). A record has 48 bytes, and a payload of `size` bytes behind it:
+
+```
+0      kind
+1      flag           again, spilled, shown, urgency, floor
+2-3    zero
+4-7    number         of the registration at its owner; group in FANNED
+8-11   local          its number at the node
+12-15  size
+16-23  attachment     of the device's link at the node
+24-31  seq            sequence; key of the device in BOUND and TAKEOVER
+32-39  a              ms to ack; Unix ms sent; room; links; Unix ms bound; round
+40-47  b              Unix ms acked; how many numbers come first in the payload
+```
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+#: of everything in this file; a message of another is dropped
+WIRE_VERSION = 1
+_HEAD = struct.Struct("<BBHIQ")
+_RECORD = struct.Struct("<BBHIIIQQQQ")
+HEAD_BYTES = _HEAD.size
+RECORD_BYTES = _RECORD.size
+_MULTIPLIER = 0x9E3779B97F4A7C15
+_64 = (1 << 64) - 1
+
+
+def attachment_of(link: int) -> int:
+    """40 bits that stand for a link of a node. Two links of one device have the same once in 2**40."""
+    return (link * _MULTIPLIER & _64) >> 24
+
+
+class Do(IntEnum):
+    """From a core to a node."""
+
+    NOTIFY = 1  # payload: the frame; flag: again; a: ms to ack
+    CANCEL = 2  # seq
+    HOLD = 3
+    UNBIND = 4
+    MOVE = 5  # payload: Cohort of its new group
+    TAKEOVER = 6  # seq: key of the device, attachment: its older link; flag: it may come back
+    FANOUT = 7  # payload: Fan; seq, a: ms to ack; 0: take it back
+    AGAIN = 8  # say BOUND again of all that is bound there; a: number of the round
+    RETURN = 9  # payload: Returned; seq: key of the device
+
+
+class Told(IntEnum):
+    """From a node to a core."""
+
+    ACK = 1  # seq, a: Unix ms sent, b: acked; flag: shown
+    TIMEOUT = 2  # seq
+    LOST = 3  # seq; flag: spilled
+    LATE = 4  # seq, b: Unix ms acked; flag: shown; payload: numbers
+    READY = 5  # a: room; b: how many numbers; payload: numbers, then sequences in flight
+    FANNED = 6  # seq, number: group; a: links
+    BOUND = 7  # seq: key of the device; a: Unix ms; flag: floor, with 128: it was bound before
+    LEFT = 8
+    FLOOR = 9  # flag
+    SYNCED = 10  # a: number of the round that is over
+
+
+class Record(NamedTuple):
+    kind: int
+    flag: int = 0
+    number: int = 0
+    local: int = 0
+    attachment: int = 0
+    seq: int = 0
+    a: int = 0
+    b: int = 0
+    payload: bytes = b""
+
+
+def build_record(
+    kind: int,
+    flag: int = 0,
+    number: int = 0,
+    local: int = 0,
+    attachment: int = 0,
+    seq: int = 0,
+    a: int = 0,
+    b: int = 0,
+    payload: bytes = b"",
+) -> bytes:
+    return _RECORD.pack(kind, flag, 0, number, local, len(payload), attachment, seq, a, b) + payload
+
+
+def build_head(partition: int, epoch: int) -> bytes:
+    return _HEAD.pack(WIRE_VERSION, 0, partition, 0, epoch)
+
+
+def parse_head(body: bytes) -> tuple[int, int]:
+    """(partition, epoch)"""
+    if len(body) < HEAD_BYTES:
+        raise ValueError("a message without a head")
+    version, _, partition, _, epoch = _HEAD.unpack_from(body)
+    if version != WIRE_VERSION:
+        raise ValueError("a message of a version that is not known here")
+    return partition, epoch
+
+
+def parse_records(body: bytes) -> list[Record]:
+    """All of them, or ValueError: half a message is nobody's word."""
+    out: list[Record] = []
+    at, end = HEAD_BYTES, len(body)
+    while at < end:
+        if end - at < RECORD_BYTES:
+            raise ValueError("a record is cut")
+        kind, flag, _, number, local, size, attachment, seq, a, b = _RECORD.unpack_from(body, at)
+        at += RECORD_BYTES
+        if size > end - at:
+            raise ValueError("a payload is cut")
+        out.append(Record(kind, flag, number, local, attachment, seq, a, b, body[at : at + size]))
+        at += size
+    return out
+
+
+def pack_numbers(numbers: Iterable[int], seqs: Iterable[int] = ()) -> bytes:
+    first = tuple(numbers)
+    then = tuple(seqs)
+    return struct.pack(f"<{len(first)}I{len(then)}Q", *first, *then)
+
+
+def parse_numbers(payload: bytes, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(so many numbers, then sequences)"""
+    rest = len(payload) - 4 * count
+    if rest < 0 or rest % 8:
+        raise ValueError("numbers and sequences of another length")
+    return (
+        struct.unpack_from(f"<{count}I", payload),
+        struct.unpack_from(f"<{rest // 8}Q", payload, 4 * count),
+    )
+
+
+class _Body(msgspec.Struct, array_like=True, gc=False):
+    pass
+
+
+class Cohort(_Body):
+    """What a group of registrations has in common."""
+
+    app: str
+    cohort: str  # text form
+
+
+class Fan(_Body):
+    """One frame for many."""
+
+    app: str
+    frame: bytes
+    urgency: int
+    groups: list[tuple[int, str]]  # number at the owner, cohort in its text form
+
+
+class Returned(_Body):
+    """A registration that was to end, and did not."""
+
+    token: bytes
+    app: str
+    cohort: str
+
+
+class AskRegister(_Body):
+    version: int
+    partition: int
+    epoch: int
+    device: str
+    app: str
+    app_version: str
+    account: str
+    alias: str | None
+    tags: list[str] | None
+    addresses: dict[str, str] | None
+    fallback: list[str] | None
+    os: str | None
+    locale: str | None
+    timezone: str | None
+    quiet: str | None
+    vapid_key: str | None
+    pages: bool
+
+
+class Registered(_Body):
+    number: int
+    token: bytes
+    created: bool
+    changed: bool
+    cohort: str
+    servers: list[str]
+
+
+class AskEnd(_Body):
+    """Sign it out, or end its token for good."""
+
+    version: int
+    partition: int
+    epoch: int
+    number: int
+    attachment: int
+    forget: bool
+
+
+class AskFetch(_Body):
+    version: int
+    partition: int
+    epoch: int
+    number: int
+    attachment: int
+    ids: list[int]
+
+
+class Fetched(_Body):
+    sent: list[int]
+    more: bool
+
+
+class AskPage(_Body):
+    """From a core to a node: a service page over the link (C13)."""
+
+    version: int
+    partition: int
+    epoch: int
+    number: int
+    local: int
+    page: bytes
+    within_ms: int
+
+
+_T = TypeVar("_T")
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
+
+
+def build_body(body: _Body) -> bytes:
+    return _encoder.encode(body)
+
+
+def parse_body(raw: bytes, kind: type[_T]) -> _T:
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    try:
+        body: _T = decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ValueError("no such body") from exc
+    if getattr(body, "version", WIRE_VERSION) != WIRE_VERSION:
+        raise ValueError("a question of a version that is not known here")
+    return body
+
+
+class Tellings:
+    """What is to be told, by where it goes, until the end of the turn."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[int, int, int], bytearray] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, node: int, partition: int, epoch: int, record: bytes) -> int:
+        """Returns how many bytes wait there now."""
+        key = (node, partition, epoch)
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            waiting = self._waiting[key] = bytearray(build_head(partition, epoch))
+        waiting += record
+        return len(waiting)
+
+    def take(self) -> Iterator[tuple[int, bytes]]:
+        """(node, message) in the order in which they began."""
+        waiting, self._waiting = self._waiting, {}
+        for (node, _, _), message in waiting.items():
+            yield node, bytes(message)

@@ -1,0 +1,210 @@
+"""Brings a partition's folder level with its journal, and keeps it there; must never apply half a commit, nor go on
+over a gap.
+
+A standby follows for ever, so that it can take over at once. Who takes over follows up to its epoch record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, suppress
+
+import lmdb
+import structlog
+
+from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection, StreamState
+from gateway.cluster.journal_reader import JournalReader, Message, StreamPurged
+from gateway.cluster.journal_records import Assembler, MalformedJournal, journal_stream
+from gateway.cluster.partition_folder import PartitionFolder
+from gateway.cluster.snapshots import MalformedSnapshot, Snapshots
+from gateway.config.cluster_section import Cluster
+from gateway.model.errors import ConfigError, GatewayError, LogUnavailable
+from gateway.store.row_codec import parse_rows
+
+log = structlog.get_logger(__name__)
+
+#: applied in one transaction at most
+_APPLY_BYTES = 8 * 1024 * 1024
+_SAY_S = 5.0
+#: between two tries of a standby that can not follow
+PAUSE_S, MOST_PAUSE_S = 0.25, 30.0
+#: a snapshot may be replaced while it is fetched
+_FETCHES = 5
+
+
+class JournalUnusable(ConfigError):
+    """What would be needed of a partition is not there: neither in its journal nor in a snapshot."""
+
+
+class Follower:
+    """Of one partition. Control thread only; rows are applied on another, one piece at a time."""
+
+    def __init__(
+        self, link: NatsConnection, settings: Cluster, folder: PartitionFolder, snapshots: Snapshots, partition: int
+    ) -> None:
+        self.folder = folder
+        self.partition = partition
+        self._js = JetStream(link)
+        self._stream = journal_stream(settings.name, partition)
+        self._reader = JournalReader(self._js, self._stream)
+        self._snapshots = snapshots
+        self._is_open = False
+        self._task: asyncio.Task[None] | None = None
+        self._applying: asyncio.Future[None] | None = None
+        self._end = 0  # of the stream, when this was looked at last
+
+    @property
+    def applied(self) -> int:
+        return self.folder.applied
+
+    # --- a standby ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def stop(self) -> None:
+        """The folder stays open, and nobody works on it."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._settle()
+
+    async def close(self) -> None:
+        await self.stop()
+        self._is_open = False
+        self.folder.close()
+
+    async def _follow(self) -> None:
+        pause_s = PAUSE_S
+        while True:
+            before = self.folder.applied
+            try:
+                await self.advance()
+            except (
+                GatewayError,
+                JetStreamError,
+                MalformedSnapshot,
+                MalformedJournal,
+                ValueError,
+                OSError,
+                lmdb.Error,
+            ) as exc:
+                log.warning("standby_waits", partition=self.partition, reason=f"{type(exc).__name__}: {exc}")
+                await self._settle()
+                self._is_open = False
+                with suppress(OSError, lmdb.Error):
+                    self.folder.close()
+            pause_s = PAUSE_S if self.folder.applied != before else min(2 * pause_s, MOST_PAUSE_S)
+            await asyncio.sleep(pause_s)
+
+    # --- the way there --------------------------------------------------------------------------------------
+
+    async def advance(self, end: int = 0) -> None:
+        """Apply what the journal has, up to and with a place (0: for ever). LogUnavailable where NATS does not answer;
+        JournalUnusable where something is missing."""
+        while True:
+            state = await self._state()
+            if state is not None:
+                if not self._is_open:
+                    await self._open(state)
+                self._end = max(end, state.last)
+                try:
+                    await self._apply_from_stream(end)
+                    return
+                except StreamPurged:
+                    # a snapshot was taken since: it has what is gone
+                    log.info("standby_was_overtaken", partition=self.partition, applied=self.folder.applied)
+                    self._is_open = False
+                    self.folder.close(clean=False)
+            else:
+                await asyncio.sleep(PAUSE_S)  # no owner has made it yet
+
+    async def _state(self) -> StreamState | None:
+        try:
+            return await self._js.state(self._stream)
+        except JetStreamError as exc:
+            raise LogUnavailable(f"the journal of a partition can not be read: {exc}") from exc
+
+    async def _open(self, state: StreamState) -> None:
+        if not self.folder.open(state.created, state.first, state.last):
+            await self._begin_anew(state)
+        self._is_open = True
+
+    async def _begin_anew(self, state: StreamState) -> None:
+        made = self.folder.path.with_name(f"{self.folder.path.name}.fetched")
+        for _ in range(_FETCHES):
+            try:
+                manifest = await self._snapshots.find(self.partition)
+                if manifest is None and state.first <= 1:
+                    self.folder.create(state.created)
+                    return
+                if manifest is not None and manifest.created != state.created:
+                    raise JournalUnusable(
+                        f"the journal of partition {self.partition} was made anew, and the snapshot is of the one"
+                        " before; which of them is right is not for a program to guess",
+                        field="cluster.name",
+                    )
+                if manifest is not None and manifest.place + 1 >= state.first:
+                    await self._snapshots.fetch(manifest, made)
+                    self.folder.adopt(made, state.created)
+                    if self.folder.applied != manifest.place:
+                        self.folder.drop()
+                        raise MalformedSnapshot("a snapshot of another place than its manifest says")
+                    return
+            except MalformedSnapshot as exc:
+                log.warning("snapshot_not_whole", partition=self.partition, reason=str(exc))
+            except JetStreamError as exc:
+                raise LogUnavailable(f"the snapshot of a partition can not be read: {exc}") from exc
+            await asyncio.sleep(PAUSE_S)
+            state = await self._state() or state
+        raise JournalUnusable(
+            f"the journal of partition {self.partition} begins at {state.first}, and no whole snapshot reaches it",
+            field="cluster.name",
+        )
+
+    async def _apply_from_stream(self, end: int) -> None:
+        loop = asyncio.get_running_loop()
+        assembler = Assembler(self.folder.applied)
+        said_s = loop.time()
+        if end and self.folder.applied >= end:
+            return
+        async with aclosing(self._reader.read(self.folder.applied + 1, end)) as batches:
+            async for batch in batches:
+                pieces: list[bytes] = []
+                place = size = 0
+                for message in batch:
+                    commit = _take(assembler, message)
+                    if commit is None:
+                        continue
+                    place, rows = commit
+                    if rows:
+                        pieces.append(rows)
+                        size += len(rows)
+                    if size >= _APPLY_BYTES:
+                        await self._apply(pieces, place)
+                        pieces, place, size = [], 0, 0
+                if place:
+                    await self._apply(pieces, place)
+                if loop.time() - said_s > _SAY_S and self.folder.applied < self._end:
+                    said_s = loop.time()
+                    log.info("partition_catching_up", partition=self.partition, applied=self.applied, end=self._end)
+
+    async def _apply(self, pieces: list[bytes], place: int) -> None:
+        def apply() -> None:
+            self.folder.apply((block for rows in pieces for block in parse_rows(rows)), place)
+
+        self._applying = asyncio.get_running_loop().run_in_executor(None, apply)
+        # who stops this waits for the other thread all the same
+        await asyncio.shield(self._applying)
+        self._applying = None
+
+    async def _settle(self) -> None:
+        applying, self._applying = self._applying, None
+        if applying is not None:
+            await asyncio.gather(applying, return_exceptions=True)
+
+
+def _take(assembler: Assembler, message: Message) -> tuple[int, bytes] | None:
+    return assembler.take(message.seq, message.headers, message.body)

@@ -1,0 +1,307 @@
+"""What a node's bus is, whatever carries its messages: questions, answers, what is told, losses; must never let what
+comes from another node raise into the loop, nor put what it says into a log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+
+import structlog
+
+from gateway.cluster import bus_frames
+from gateway.cluster.bus_frames import ANSWER, ASK, ERROR, MAX_BODY_BYTES, MAX_KIND_BYTES, TELL, Frame, Inbox, Outbox
+from gateway.metrics import Metrics
+from gateway.metrics.names import Metric
+from gateway.model.cluster import Handler
+from gateway.model.errors import GatewayError, NodeUnreachable, QueueFull, UnknownFrame
+
+_log = structlog.get_logger(__name__)
+
+#: questions of this node without an answer; past it QueueFull
+MAX_ASKS = 65_536
+#: async handlers that run at a time; past it questions are refused, and what was told counts as lost
+MAX_RUNNING = 16_384
+#: a node that was told something hears the last number again after so long, so many times
+MARK_S = 0.5
+MARKS = 3
+
+
+class MessageBus(ABC):
+    """A `model.cluster.Bus` over something that carries messages. Control thread only."""
+
+    def __init__(self, number: int, metrics: Metrics, *, outbox_bytes: int, mark_s: float = MARK_S) -> None:
+        self._number = number
+        self._metrics = metrics
+        self._outbox_bytes = outbox_bytes
+        self._mark_s = mark_s
+        self._handlers: dict[str, Handler] = {}
+        self._outboxes: dict[int, Outbox] = {}
+        self._inboxes: dict[int, Inbox] = {}
+        self._own: deque[Frame] = deque()
+        #: nodes that something waits for
+        self._dirty: dict[int, None] = {}
+        #: nodes to be told the last number again → how often still
+        self._to_mark: dict[int, int] = {}
+        self._flushing: asyncio.Handle | None = None
+        self._marking: asyncio.TimerHandle | None = None
+        self._asks: dict[int, tuple[int, asyncio.Future[bytes]]] = {}
+        self._requests = itertools.count(1)
+        self._running: set[asyncio.Future[None]] = set()
+        self._gap_hearers: list[Callable[[int], None]] = []
+        self._is_closed = False
+
+    # --- the port
+
+    @property
+    def number(self) -> int:
+        return self._number
+
+    @property
+    @abstractmethod
+    def is_up(self) -> bool: ...
+
+    def serve(self, kind: str, handler: Handler) -> None:
+        if kind in self._handlers or not 0 < len(kind.encode()) <= MAX_KIND_BYTES:
+            raise ValueError(f"{kind!r} is served already, or is no kind")
+        self._handlers[kind] = handler
+
+    async def ask(self, node: int, kind: str, body: bytes, *, timeout_s: float) -> bytes:
+        if node == self._number:
+            return await self._ask_self(kind, body, timeout_s)
+        if self._is_closed or not self.is_up:
+            self._metrics.count(Metric.BUS_ASKS_FAILED, label="down")
+            raise NodeUnreachable
+        if len(self._asks) >= MAX_ASKS:
+            self._metrics.count(Metric.BUS_ASKS_FAILED, label="full")
+            raise QueueFull
+        request = next(self._requests)
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._asks[request] = node, future
+        try:
+            if not self._put(node, Frame(ASK, kind, request, body)):
+                self._metrics.count(Metric.BUS_ASKS_FAILED, label="outbox")
+                raise NodeUnreachable
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            self._metrics.count(Metric.BUS_ASKS_FAILED, label="timeout")
+            raise NodeUnreachable from None
+        finally:
+            del self._asks[request]
+
+    def tell(self, node: int, kind: str, body: bytes) -> None:
+        frame = Frame(TELL, kind, 0, body)
+        if node == self._number:
+            self._own.append(frame)
+            self._flush_soon()
+        else:
+            self._put(node, frame)
+
+    def on_gap(self, hear: Callable[[int], None]) -> None:
+        self._gap_hearers.append(hear)
+
+    # --- its life
+
+    async def start(self) -> None:
+        """Everything is served: messages may come."""
+        self._marking = asyncio.get_running_loop().call_later(self._mark_s, self._send_marks)
+
+    async def close(self) -> None:
+        self._is_closed = True
+        for handle in (self._marking, self._flushing):
+            if handle is not None:
+                handle.cancel()
+        self._fail_asks(None)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def forget(self, node: int) -> None:
+        """It is gone: nothing waits for it, and it will not answer. Numbers of messages are kept: should it come back,
+        both sides see that something was lost."""
+        outbox = self._outboxes.get(node)
+        if outbox is not None:
+            self._drop("gone", outbox.clear())
+        self._to_mark.pop(node, None)
+        self._fail_asks(node)
+
+    # --- out
+
+    @abstractmethod
+    def _carry(self, node: int, message: bytes) -> None:
+        """Sends one message now, or fails to."""
+
+    @abstractmethod
+    def _flush_others(self) -> None:
+        """Sends what waits for other nodes; called once a turn in which something came."""
+
+    def _put(self, node: int, frame: Frame) -> bool:
+        if self._is_closed:
+            return False
+        if len(frame.body) > MAX_BODY_BYTES:
+            raise ValueError("larger than a frame can be")
+        outbox = self._outboxes.get(node)
+        if outbox is None:
+            outbox = self._outboxes[node] = Outbox(self._number, self._outbox_bytes)
+        fits = outbox.put(bus_frames.build_frame(frame))
+        if not fits:
+            self._drop("outbox", 1)
+        self._dirty[node] = None
+        self._to_mark[node] = MARKS
+        self._flush_soon()
+        return fits
+
+    def _flush_soon(self) -> None:
+        if self._flushing is None and not self._is_closed:
+            self._flushing = asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = None
+        for _ in range(len(self._own)):  # what these tell again is for the next turn
+            self._handle(self._number, self._own.popleft())
+        if self._own:
+            self._flush_soon()
+        if self._dirty:
+            self._flush_others()
+
+    def _send_marks(self) -> None:
+        self._marking = asyncio.get_running_loop().call_later(self._mark_s, self._send_marks)
+        if not self.is_up:
+            return  # the numbers would be lost with the rest
+        for node, left in list(self._to_mark.items()):
+            if left == 1:
+                del self._to_mark[node]
+            else:
+                self._to_mark[node] = left - 1
+            if node not in self._dirty:  # what waits says it as well
+                self._carry(node, self._outboxes[node].mark())
+
+    def mark_all(self) -> None:
+        """The connection was lost for a while: every node is told the last number again."""
+        self._to_mark.update(dict.fromkeys(self._outboxes, MARKS))
+
+    def _drop(self, reason: str, count: int) -> None:
+        if count:
+            self._metrics.count(Metric.BUS_DROPPED, count, reason)
+
+    # --- in
+
+    def receive(self, raw: bytes) -> None:
+        """One message, as it came."""
+        try:
+            message = bus_frames.parse_message(raw)
+            inbox = self._inboxes.get(message.sender)
+            if inbox is None:
+                inbox = self._inboxes[message.sender] = Inbox(self._outbox_bytes + bus_frames.BUNDLE_BYTES)
+            bundle, lost = inbox.take(message)
+            frames = bus_frames.parse_frames(bundle)
+        except bus_frames.BadMessage as exc:
+            self._drop("malformed", 1)
+            _log.warning("bus_malformed", why=str(exc))
+            return
+        if lost:
+            self._tell_gap(message.sender)
+        for frame in frames:
+            self._handle(message.sender, frame)
+
+    def _tell_gap(self, node: int) -> None:
+        self._metrics.count(Metric.BUS_GAPS)
+        for hear in self._gap_hearers:
+            try:
+                hear(node)
+            except Exception:
+                _log.exception("bus_gap_unheard")
+
+    def _handle(self, sender: int, frame: Frame) -> None:
+        if frame.type in (ANSWER, ERROR):
+            self._settle(sender, frame)
+            return
+        handler = self._handlers.get(frame.kind)
+        if handler is None:
+            self._drop("unknown", 1)
+            # the name is not ours: it is not repeated
+            self._refuse(sender, frame, UnknownFrame("This node does not know this kind of message."))
+            return
+        try:
+            result = handler(sender, frame.body)
+        except Exception as exc:
+            self._refuse(sender, frame, self._as_refusal(frame, exc))
+            return
+        if not isawaitable(result):
+            self._answer(sender, frame, result)
+        elif len(self._running) >= MAX_RUNNING:
+            if hasattr(result, "close"):
+                result.close()  # never to be awaited
+            self._drop("busy", 1)
+            self._refuse(sender, frame, QueueFull())
+            if frame.type == TELL:
+                self._tell_gap(sender)
+        else:
+            task = asyncio.ensure_future(self._run(sender, frame, result))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, sender: int, frame: Frame, result: Awaitable[bytes]) -> None:
+        try:
+            answer = await result
+        except Exception as exc:
+            self._refuse(sender, frame, self._as_refusal(frame, exc))
+        else:
+            self._answer(sender, frame, answer)
+
+    def _as_refusal(self, frame: Frame, exc: Exception) -> GatewayError:
+        if isinstance(exc, GatewayError):
+            return exc
+        _log.error("bus_handler_failed", kind=frame.kind, exc_info=exc)
+        return GatewayError()
+
+    def _answer(self, sender: int, frame: Frame, body: bytes) -> None:
+        if frame.type == ASK:
+            self._put(sender, Frame(ANSWER, "", frame.request, body))
+
+    def _refuse(self, sender: int, frame: Frame, error: GatewayError) -> None:
+        if frame.type == ASK:
+            self._put(sender, Frame(ERROR, "", frame.request, bus_frames.build_refusal(error)))
+        else:
+            self._metrics.count(Metric.BUS_TELLS_FAILED, label=error.name)
+
+    def _settle(self, sender: int, frame: Frame) -> None:
+        node, future = self._asks.get(frame.request, (0, None))
+        if future is None or node != sender or future.done():
+            self._drop("late", 1)
+        elif frame.type == ANSWER:
+            future.set_result(frame.body)
+        else:
+            try:
+                error = bus_frames.parse_refusal(frame.body)
+            except bus_frames.BadMessage:
+                self._drop("malformed", 1)
+                error = GatewayError()
+            future.set_exception(error)
+
+    def _fail_asks(self, node: int | None) -> None:
+        """Those of one node, or all."""
+        for asked, future in self._asks.values():
+            if node in (None, asked) and not future.done():
+                self._metrics.count(Metric.BUS_ASKS_FAILED, label="gone")
+                future.set_exception(NodeUnreachable())
+
+    async def _ask_self(self, kind: str, body: bytes, timeout_s: float) -> bytes:
+        handler = self._handlers.get(kind)
+        if handler is None:
+            self._drop("unknown", 1)
+            raise UnknownFrame("This node does not know this kind of message.")
+        result = handler(self._number, body)
+        if not isawaitable(result):
+            return result
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await result
+        except TimeoutError:
+            self._metrics.count(Metric.BUS_ASKS_FAILED, label="timeout")
+            raise NodeUnreachable from None

@@ -1,0 +1,138 @@
+"""Registrations of the devices that are connected to this node, and whose they are: local number → partition and number
+there; must never keep a Python object for a device that only sits there.
+
+The native registry holds bound registrations alone, by local numbers. A number whose registration left rests before it
+is another's: until then reactors may still speak of it.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from gateway._native.registry import Registry
+from gateway.cluster.far_wire import attachment_of
+from gateway.cluster.packed_texts import PackedTexts
+from gateway.model.registration import TOKEN_BYTES
+from gateway.store.groups import Groups
+
+#: a number that was left is not given to another registration for so long, seconds
+REST_S = 30.0
+#: between partition and app in the names that groups go by here
+_BETWEEN = "/"
+
+
+class NodeHomes:
+    """gateway.edge.ports.Home of a node. Control thread only. `device_key`: device id → keyed 64-bit hash."""
+
+    def __init__(self, device_key: Callable[[str], int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._device_key = device_key
+        self._clock = clock
+        self.registry = Registry()
+        self._groups = Groups(self.registry.population)
+        #: by local number
+        self.partitions = array("H")
+        self.numbers = array("I")
+        self.links = array("Q")  # the one it is bound to, or was last
+        self.bound_ms = array("Q")
+        self._tokens = bytearray()
+        self._devices = PackedTexts()
+        #: by group of this node: its number at its owner, as that said last
+        self.owner_groups = array("I")
+        self._resting: deque[tuple[float, int]] = deque()
+        self._grow()  # 0 is no number
+
+    def _grow(self) -> int:
+        self.partitions.append(0)
+        self.numbers.append(0)
+        self.links.append(0)
+        self.bound_ms.append(0)
+        self._tokens += bytes(TOKEN_BYTES)
+        return len(self.numbers) - 1
+
+    @property
+    def top(self) -> int:
+        """Numbers are below."""
+        return len(self.numbers)
+
+    # --- gateway.edge.ports.Home
+
+    def group_app(self, group: int) -> str:
+        return self._groups.app(group).partition(_BETWEEN)[2]
+
+    def device_of(self, number: int) -> str | None:
+        return self._devices[number] or None
+
+    def device_key(self, device: str) -> int:
+        return self._device_key(device)
+
+    # --- numbers
+
+    def take(self, partition: int, number: int, token: bytes, device: str, app: str, cohort: str) -> int:
+        """Its local number, a new one where it has none; bound to nothing yet."""
+        group = self._groups.number(f"{partition}{_BETWEEN}{app}", cohort)
+        local = self.registry.find(token)
+        if local >= 0:
+            if self.registry.group(local) != group:
+                self.registry.set_group(local, group)
+            return local
+        if self._resting and self._clock() - self._resting[0][0] >= REST_S:
+            local = self._resting.popleft()[1]
+        else:
+            local = self._grow()
+        self.registry.add(local, token, group)
+        self.partitions[local] = partition
+        self.numbers[local] = number
+        self.links[local] = 0
+        self._tokens[local * TOKEN_BYTES : (local + 1) * TOKEN_BYTES] = token
+        self._devices[local] = device
+        return local
+
+    def release(self, local: int) -> None:
+        """It is bound here no more. Whose it was is still known while it rests."""
+        at = local * TOKEN_BYTES
+        if self.registry.remove(local, self._tokens[at : at + TOKEN_BYTES]):
+            self._devices.drop(local)
+            self._resting.append((self._clock(), local))
+
+    def link_of(self, local: int, partition: int, number: int) -> int:
+        """The link this registration is bound to; 0 where it is not here."""
+        if local >= len(self.numbers) or self.numbers[local] != number or self.partitions[local] != partition:
+            return 0
+        return self.registry.link(local)
+
+    def attachment(self, local: int) -> int:
+        return attachment_of(self.links[local])
+
+    def bound_to(self, partition: int, step: int) -> Iterator[list[int]]:
+        """Those bound here of one partition, in parts of so many numbers looked at."""
+        at = 1
+        while at < self.top:
+            end = min(at + step, self.top)
+            part = [local for local in range(at, end) if self.partitions[local] == partition]
+            yield [local for local, link in zip(part, self.registry.links(part), strict=True) if link]
+            at = end
+
+    # --- groups
+
+    def set_group(self, local: int, partition: int, app: str, cohort: str) -> int:
+        group = self._groups.number(f"{partition}{_BETWEEN}{app}", cohort)
+        self.registry.set_group(local, group)
+        return group
+
+    def known_groups(self, partition: int, app: str, named: list[tuple[int, str]]) -> list[int]:
+        """Groups of this node for those of an owner, (its number, cohort); what nobody here is in is left out."""
+        out = []
+        for owners, cohort in named:
+            group = self._groups.known(f"{partition}{_BETWEEN}{app}", cohort)
+            if group >= 0:
+                if group >= len(self.owner_groups):
+                    self.owner_groups.frombytes(bytes(4 * (group + 64 - len(self.owner_groups))))
+                self.owner_groups[group] = owners
+                out.append(group)
+        return out
+
+    def partition_of_group(self, group: int) -> int:
+        return int(self._groups.app(group).partition(_BETWEEN)[0])

@@ -1,0 +1,157 @@
+"""A partition's LMDB folder outside of a store: what it has of the journal, and whether that can be trusted; must never
+let a folder pass that may lack what it says it has.
+
+The folder is not synced, for the journal is what is durable. So a machine that stopped may have left anything in it: a
+file beside it names the boot in which it was opened, and only a clean close takes that back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import lmdb
+import structlog
+
+from gateway.config.sections import Store as StoreConfig
+from gateway.model.errors import GatewayError, StoreSchemaTooNew
+from gateway.store.commit import APPLIED_KEY
+from gateway.store.environment import Environment, StoreInUse
+from gateway.store.keys import write_secret_file
+from gateway.store.records import PUT, Db, Row, pack_u64, unpack_u64
+
+log = structlog.get_logger(__name__)
+
+BOOT_FILE = "boot"
+_CLEAN = "clean"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: META: when the stream was made that this folder follows
+STREAM_KEY = b"stream"
+_unknown_boot = uuid.uuid4().hex
+
+
+def this_boot() -> str:
+    """Of the machine; where it can not be told, of this process."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return _unknown_boot
+
+
+class PartitionFolder:
+    """Closed at first. One thread at a time."""
+
+    def __init__(self, config: StoreConfig, partition: int) -> None:
+        self.path = Path(config.path) / "partitions" / str(partition)
+        self.config = dataclasses.replace(config, path=str(self.path), sync=False)
+        self.partition = partition
+        self._environment: Environment | None = None
+        self.applied = 0
+
+    @property
+    def environment(self) -> Environment:
+        if self._environment is None:
+            raise RuntimeError("the folder is closed")
+        return self._environment
+
+    def open(self, created: str, first: int, last: int) -> bool:
+        """With what it has, where it is a piece of the stream that was made at `created` and has messages `first` to
+        `last`; False: there was nothing that can be used, and now there is nothing."""
+        reason = self._open(created, first, last)
+        if reason:
+            if reason != "new":
+                log.warning("partition_folder_dropped", partition=self.partition, reason=reason)
+            self.drop()
+        return not reason
+
+    def _open(self, created: str, first: int, last: int) -> str:
+        if not (self.path / "data.mdb").exists():
+            return "new"
+        try:
+            boot = (self.path / BOOT_FILE).read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            boot = ""
+        if boot not in (_CLEAN, this_boot()):
+            return "the machine was started again without a clean end"
+        try:
+            self._begin()
+        except (StoreInUse, StoreSchemaTooNew):
+            raise  # it is no worse for that
+        except GatewayError as exc:
+            return f"it can not be opened: {exc}"
+        stored = self.environment.get(Db.META, STREAM_KEY)
+        if stored != created.encode():
+            return "it follows another stream"
+        if self.applied > last:
+            return f"it is ahead of the stream, which ends at {last}"
+        if self.applied + 1 < first:
+            return f"the stream begins at {first} only"
+        return ""
+
+    def create(self, created: str) -> None:
+        """An empty one, at the beginning of the stream."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._begin()
+        self.environment.apply([[(PUT, Db.META, STREAM_KEY, created.encode())]])
+
+    def adopt(self, made: Path, created: str) -> None:
+        """A folder that was made elsewhere takes this place."""
+        self.drop()
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made.rename(self.path)
+        self._begin()
+        self.environment.apply([[(PUT, Db.META, STREAM_KEY, created.encode())]])
+
+    def _begin(self) -> None:
+        # before anything is written: what an unclean end leaves has to be told by it
+        write_secret_file(self.path / BOOT_FILE, this_boot().encode())
+        self._environment = Environment.open(self.config)
+        if self._environment.readonly:
+            self.close(clean=False)
+            raise OSError(f"the folder of partition {self.partition} can not be written")
+        raw = self._environment.get(Db.META, APPLIED_KEY)
+        self.applied = 0 if raw is None else unpack_u64(raw)
+
+    def apply(self, groups: Iterable[Iterable[Row]], place: int) -> None:
+        """Rows of whole commits up to this place, in one transaction."""
+        mark: Row = (PUT, Db.META, APPLIED_KEY, pack_u64(place))
+        self.environment.apply([*groups, [mark]])
+        self.applied = place
+
+    def mark_clean(self) -> None:
+        """Everything is on the disk."""
+        write_secret_file(self.path / BOOT_FILE, _CLEAN.encode())
+
+    def close(self, *, clean: bool = True) -> None:
+        environment, self._environment = self._environment, None
+        if environment is None:
+            return
+        try:
+            if clean:
+                environment.sync()
+        finally:
+            environment.close()
+        if clean:
+            self.mark_clean()
+
+    def drop(self) -> None:
+        self.close(clean=False)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.path)
+        self.applied = 0
+
+
+def applied_of(folder: Path) -> int:
+    """What a copy of a folder has of the journal."""
+    environment = lmdb.open(str(folder), readonly=True, lock=False, max_dbs=len(Db) + 1)
+    try:
+        meta = environment.open_db(b"meta", create=False)
+        with environment.begin(db=meta) as txn:
+            raw = txn.get(APPLIED_KEY)
+        return 0 if raw is None else unpack_u64(raw)
+    finally:
+        environment.close()

@@ -1,0 +1,106 @@
+"""Takes snapshots of a partition while this node owns it, and lets the journal before them go; must never hold up a
+commit, nor remove what no snapshot has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+
+import structlog
+
+from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection, StreamState
+from gateway.cluster.journal_stream import JournalStream
+from gateway.cluster.partition_folder import PartitionFolder, applied_of
+from gateway.cluster.snapshots import MalformedSnapshot, Snapshots
+from gateway.config.cluster_section import Cluster
+from gateway.model.errors import GatewayError
+from gateway.store import Store
+
+log = structlog.get_logger(__name__)
+
+CHECK_S = 0.5
+#: after one that failed
+PAUSE_S = 10.0
+#: part of a journal that may be full before a snapshot, however large that is
+_FULL_PART = 2
+
+
+class SnapshotKeeper:
+    """Control thread only. `before`: the stream when it was taken over."""
+
+    def __init__(
+        self,
+        link: NatsConnection,
+        settings: Cluster,
+        snapshots: Snapshots,
+        partition: int,
+        epoch: int,
+        before: StreamState,
+        journal: JournalStream,
+    ) -> None:
+        self._js = JetStream(link, timeout_s=5.0)
+        self._settings = settings
+        self._snapshots = snapshots
+        self._partition = partition
+        self._epoch = epoch
+        self._created = before.created
+        self._journal = journal
+        #: bytes in the journal besides what this owner wrote since the last snapshot
+        self._carried = before.bytes
+        self._counted = journal.written_bytes
+        self._last_bytes = 0  # of the last snapshot
+        self.taken = 0
+
+    @property
+    def due(self) -> bool:
+        grown = self._carried + self._journal.written_bytes - self._counted
+        wanted = max(self._settings.snapshot_bytes, self._last_bytes)
+        return grown >= min(wanted, self._settings.journal_bytes // _FULL_PART)
+
+    def start(self, store: Store, folder: PartitionFolder) -> None:
+        """Until the journal is closed."""
+        task = asyncio.get_running_loop().create_task(self._keep(store, folder))
+        self._journal.on_close = task.cancel
+
+    async def _keep(self, store: Store, folder: PartitionFolder) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            if not self.due or store.committer.ended:
+                continue
+            try:
+                await self.take(store, folder)
+            except (GatewayError, JetStreamError, MalformedSnapshot, OSError) as exc:
+                log.warning("snapshot_failed", partition=self._partition, reason=f"{type(exc).__name__}: {exc}")
+                await asyncio.sleep(PAUSE_S)
+
+    async def take(self, store: Store, folder: PartitionFolder) -> int:
+        """One now; the place it stands at, 0 where another node took one meanwhile."""
+        loop = asyncio.get_running_loop()
+        started_s = time.perf_counter()
+        counted = self._journal.written_bytes
+        made = folder.path.with_name(f"{folder.path.name}.copy")
+        await loop.run_in_executor(None, lambda: shutil.rmtree(made, ignore_errors=True))
+        try:
+            await store.copy(made)
+            place = await loop.run_in_executor(None, applied_of, made)
+            manifest = await self._snapshots.store(self._partition, self._epoch, self._created, place, made)
+        finally:
+            await loop.run_in_executor(None, lambda: shutil.rmtree(made, ignore_errors=True))
+        self._carried, self._counted = 0, counted
+        if manifest is None:
+            return 0
+        self._last_bytes = manifest.size
+        # the last message that it has stays: whose the journal is can be read from it
+        removed = await self._js.purge(self._journal.stream, below=place)
+        self.taken += 1
+        log.info(
+            "snapshot_taken",
+            partition=self._partition,
+            place=place,
+            bytes=manifest.size,
+            removed=removed,
+            seconds=round(time.perf_counter() - started_s, 3),
+        )
+        return place
