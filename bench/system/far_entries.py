@@ -19,7 +19,7 @@ FULL, QUICK = 1_000_000, 200_000
 APP, COHORT, PARTITIONS = "bench", "1.0", 16
 KINDS = ("alone", "node", "owner")
 #: a gateway issues ids of so many letters
-DEVICE_LETTERS = 22
+DEVICE_LETTERS = 12
 #: numbers of links and nodes, as large as they get
 LINK, FAR_NODE = 7 << 56, 1_000
 NOW_MS = 1_800_000_000_000
@@ -63,7 +63,7 @@ def fill_node(n: int) -> object:
 
 
 def fill_owner(n: int) -> object:
-    """Registrations of this node whose devices are connected elsewhere: what gateway.cluster.far_edge keeps by number."""
+    """Registrations of this node whose devices are connected elsewhere, with what far_edge keeps by number."""
     from gateway.cluster.far_edge import FarEdge
     from gateway.model.cluster import far_link
 

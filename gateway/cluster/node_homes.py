@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from gateway._native.registry import Registry
 from gateway.cluster.far_wire import attachment_of
 from gateway.cluster.packed_texts import PackedTexts
-from gateway.model.registration import TOKEN_BYTES
 from gateway.store.groups import Groups
 
 #: a number that was left is not given to another registration for so long, seconds
@@ -37,7 +36,6 @@ class NodeHomes:
         self.numbers = array("I")
         self.links = array("Q")  # the one it is bound to, or was last
         self.bound_ms = array("Q")
-        self._tokens = bytearray()
         self._devices = PackedTexts()
         #: by group of this node: its number at its owner, as that said last
         self.owner_groups = array("I")
@@ -49,7 +47,6 @@ class NodeHomes:
         self.numbers.append(0)
         self.links.append(0)
         self.bound_ms.append(0)
-        self._tokens += bytes(TOKEN_BYTES)
         return len(self.numbers) - 1
 
     @property
@@ -83,17 +80,17 @@ class NodeHomes:
         else:
             local = self._grow()
         self.registry.add(local, token, group)
+        self.registry.keep_hash(local, token)  # cursors are the owner's
         self.partitions[local] = partition
         self.numbers[local] = number
         self.links[local] = 0
-        self._tokens[local * TOKEN_BYTES : (local + 1) * TOKEN_BYTES] = token
         self._devices[local] = device
         return local
 
     def release(self, local: int) -> None:
         """It is bound here no more. Whose it was is still known while it rests."""
-        at = local * TOKEN_BYTES
-        if self.registry.remove(local, self._tokens[at : at + TOKEN_BYTES]):
+        if self.registry.has(local):
+            self.registry.remove(local, self.registry.token(local))
             self._devices.drop(local)
             self._resting.append((self._clock(), local))
 
