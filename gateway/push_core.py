@@ -20,6 +20,7 @@ from gateway.config.sections import Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
 from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.one_machine import ONE_MACHINE
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.quotas import Quotas
 from gateway.delivery.receipts_webhook import ReceiptsWebhook
@@ -27,6 +28,7 @@ from gateway.delivery.reports import Reports
 from gateway.delivery.scheduler import Scheduler
 from gateway.metrics import Metrics
 from gateway.model.ports import Edge, Notifier
+from gateway.model.reach import Reach
 from gateway.notifiers.webpush.addresses import Addresses
 from gateway.store import Store
 
@@ -52,6 +54,7 @@ class PushCore:
         service_keys: ServiceKeys,
         admin_hash: bytes,
         readiness: Callable[[], Sequence[str]],
+        reach: Reach = ONE_MACHINE,
     ) -> None:
         self.store = store
         directory = store.directory
@@ -73,6 +76,7 @@ class PushCore:
             dispatcher=self.dispatcher,
             config=config,
             metrics=metrics,
+            reach=reach,
         )
         self.scheduler = Scheduler(
             schedules=store.schedules,
@@ -81,6 +85,7 @@ class PushCore:
             backlog=self.dispatcher.backlog,
             metrics=metrics,
             clock=unix_ms,
+            reach=reach,
         )
         self.receipts_webhook = ReceiptsWebhook(
             directory=directory,

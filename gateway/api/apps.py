@@ -203,6 +203,7 @@ class AppRoutes:
         return app
 
     async def _put(self, call: Call, app: App) -> App:
+        app = msgspec.structs.replace(app, changes=app.changes + 1)
         app = await call.committed(self._directory.put_app(app))
         self._backend.keys.update(app)
         self._backend.app_changes += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -58,13 +58,6 @@ class _Batched(NamedTuple):
 Result = Push | GatewayError | _Batched
 
 
-def _is_open(result: Result) -> bool:
-    """Its answer is not known yet."""
-    if isinstance(result, _Batched):
-        return not result.taken.done.done()
-    return isinstance(result, Push) and result.future is not None and not result.future.done()
-
-
 class BatchRoutes:
     def __init__(self, backend: Backend, once: Once, *, piece_s: float = PIECE_S) -> None:
         self._backend = backend
@@ -101,7 +94,7 @@ class BatchAnswer(Response):
         self._packed = as_msgpack
         self._piece_s = piece_s
         self._taken = 0
-        self._results: deque[tuple[Result, float]] = deque()  # with the moment its answer is due
+        self._results: deque[tuple[Any, float]] = deque()  # Results, with the moment its answer is due
         self._changed = asyncio.Event()
         self._read = False  # the request is read to its end, or given up
         self._fatal: GatewayError | None = None  # why it was given up
@@ -147,7 +140,7 @@ class BatchAnswer(Response):
             group = pieces[at : at + GROUP]
             room = self._backend.config.max_batch - self._taken
             self._taken += min(len(group), room)
-            self._accept([self._parse(piece) for piece in group[:room]])
+            await self._accept([self._parse(piece) for piece in group[:room]])
             self._changed.set()
             if room < len(group):
                 raise PayloadTooLarge(f"A batch has at most {self._backend.config.max_batch} items.")
@@ -161,7 +154,7 @@ class BatchAnswer(Response):
         except GatewayError as exc:
             return exc
 
-    def _accept(self, group: list[PushRequest | GatewayError]) -> None:
+    async def _accept(self, group: list[PushRequest | GatewayError]) -> None:
         """Into the journal together, results in the order of the batch."""
         backend = self._backend
         results: list[Result | None] = []
@@ -218,7 +211,7 @@ class BatchAnswer(Response):
             out = bytearray()
             while self._results and len(out) < WRITE_BYTES:
                 result, due = self._results[0]
-                if out and _is_open(result):
+                if out and self._is_open(result):
                     break  # what is known already need not wait for this one
                 out += await self._line(index, result, due)
                 self._results.popleft()
@@ -235,7 +228,13 @@ class BatchAnswer(Response):
         tail = b"" if self._fatal is None else self._encode(self._refused(index, self._fatal))
         await send({"type": "http.response.body", "body": tail, "more_body": False})
 
-    async def _line(self, index: int, result: Result, due: float) -> bytes:
+    def _is_open(self, result: Any) -> bool:
+        """Its answer is not known yet."""
+        if isinstance(result, _Batched):
+            return not result.taken.done.done()
+        return isinstance(result, Push) and result.future is not None and not result.future.done()
+
+    async def _line(self, index: int, result: Any, due: float) -> bytes:
         if isinstance(result, _Batched):
             result = await self._settled(result, due)
         if isinstance(result, Push):

@@ -29,6 +29,8 @@ ROUTE = "gateway.route"
 ERROR = "gateway.error"
 APP = "gateway.app"
 DIALECT = "gateway.dialect"
+#: the door of a fleet passed it on, and counts, times and logs it itself
+FORWARDED = "gateway.forwarded"
 UNMATCHED = "unmatched"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -91,13 +93,15 @@ class Observer:
             return
         start = time.perf_counter()
         request_id = secrets.token_hex(8)
+        forwarded = FORWARDED in scope
         status = 0
 
         async def observed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                if not forwarded:
+                    message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
@@ -112,7 +116,8 @@ class Observer:
                 raise _Broken from None  # the answer has begun: only cutting the connection tells the peer
             await _answer(Request(scope), GatewayError(), {})(scope, receive, observed)
         finally:
-            self._note(scope, status, time.perf_counter() - start, request_id)
+            if not forwarded:
+                self._note(scope, status, time.perf_counter() - start, request_id)
 
     def _note(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = scope.get(ROUTE, UNMATCHED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -180,3 +180,12 @@ class Backend:
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)
+    # counts one push of this app and key where its quotas are counted, in a fleet; None: here
+    admit_elsewhere: Callable[[App, str], Awaitable[None]] | None = None
+
+    async def admit(self, app: App, key_id: str) -> None:
+        """Count one push; TooManyRequests where it may not be sent now."""
+        if self.admit_elsewhere is None:
+            self.quotas.require(app, key_id, self.now_ms())
+        else:
+            await self.admit_elsewhere(app, key_id)

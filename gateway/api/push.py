@@ -25,7 +25,7 @@ class PushRoutes:
         request = with_header(await call.body(PushRequest), call.request.headers.get("idempotency-key"))
         provider = call.provider
         assert provider is not None
-        self._backend.quotas.require(provider.app, provider.key_id, self._backend.now_ms())
+        await self._backend.admit(provider.app, provider.key_id)
         push = self._once.start(call.app, request)
         await settle(push, self._backend.config.accept_timeout_s)
         push_id = self._backend.push_ids.build(call.app.name, push.seq)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -97,8 +97,13 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
 
 def build_app(backend: Backend, *, once: Once | None = None, heartbeat_s: float = HEARTBEAT_S) -> Starlette:
     """The ASGI application. `heartbeat_s`: how often an idle receipt stream says that it is there."""
+    return build_app_of(build_routes(backend, once=once, heartbeat_s=heartbeat_s), backend)
+
+
+def build_app_of(routes: Sequence[Route], backend: Backend) -> Starlette:
+    """The same of these routes."""
     by_path: dict[str, dict[str, Route]] = {}
-    for route in build_routes(backend, once=once, heartbeat_s=heartbeat_s):
+    for route in routes:
         by_path.setdefault(route.path, {})[route.method] = route
 
     dialects = {route.dialect for methods in by_path.values() for route in methods.values() if route.dialect}

@@ -62,6 +62,8 @@ class FarHearing:
                 self._settle()
             try:
                 handler(node, record)
+            except ValueError:
+                self._metrics.count(Metric.FAR_DROPPED, label="malformed")
             except Exception:
                 # One device's news must not cost the others of its message.
                 _log.exception("far_event_failed", kind=record.kind)
@@ -124,7 +126,7 @@ class FarHearing:
 
     def _on_lost(self, node: int, record: Record) -> None:
         link = far_link(node, record.attachment)
-        bound = self._registry.link(record.number) if record.number < 1 << 31 else link + 1
+        bound = self._registry.link(record.number)
         if bound and bound != link:
             # It is on a newer link, and what was lost was sent there again.
             self._metrics.count(Metric.FAR_DROPPED, label="stale")

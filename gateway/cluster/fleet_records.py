@@ -40,6 +40,9 @@ class Beat(msgspec.Struct, array_like=True, frozen=True):
     links: int = 0
     at_ms: int = 0  # the sender's own clock, of use to it alone
 
+    def changed(self, *, draining: bool, links: int) -> Beat:
+        return msgspec.structs.replace(self, draining=draining, links=links)
+
     def member(self) -> Member:
         return Member(self.number, self.name, self.devices, self.api, self.version, self.draining, self.links)
 

@@ -20,7 +20,7 @@ import structlog
 from gateway.config.sections import Store as StoreConfig
 from gateway.model.errors import GatewayError, StoreSchemaTooNew
 from gateway.store.commit import APPLIED_KEY
-from gateway.store.environment import Environment, StoreInUse
+from gateway.store.environment import VIEW_ROOM, Environment, StoreInUse
 from gateway.store.keys import write_secret_file
 from gateway.store.records import PUT, Db, Row, pack_u64, unpack_u64
 
@@ -109,7 +109,7 @@ class PartitionFolder:
     def _begin(self) -> None:
         # before anything is written: what an unclean end leaves has to be told by it
         write_secret_file(self.path / BOOT_FILE, this_boot().encode())
-        self._environment = Environment.open(self.config)
+        self._environment = Environment.open(self.config, room=VIEW_ROOM)
         if self._environment.readonly:
             self.close(clean=False)
             raise OSError(f"the folder of partition {self.partition} can not be written")

@@ -78,11 +78,12 @@ class WideReach:
             return
         self._feed.check(notification)
         app = notification.app
-        live, kept = len(self._broadcasts.live(app)), self._schedules.of_app(app)
-        if live + len(kept) >= self._max_of_app:
-            now = self._clock()
-            if live + sum(due_ms <= now for _, due_ms in kept) >= self._max_of_app:
-                self._refuse()
+        live = len(self._broadcasts.live(app))
+        if live + self._schedules.count_of(app) < self._max_of_app:
+            return
+        now = self._clock()
+        if live + sum(due_ms <= now for _, due_ms in self._schedules.of_app(app)) >= self._max_of_app:
+            self._refuse()
 
     def _refuse(self) -> None:
         self._metrics.count(Metric.STORE_REFUSED, label="broadcasts_of_app")
@@ -155,10 +156,7 @@ class WideReach:
 
     def _is_early(self, seq: int) -> bool:
         """Its time has not come: nobody else knows of it."""
-        due_ms = (
-            dict(self._schedules.of_app(kept.app)).get(seq, 0) if (kept := self._schedules.notification(seq)) else 0
-        )
-        return due_ms > self._clock() and seq not in self._confirmed and seq not in self._tried
+        return self._schedules.due_ms(seq) > self._clock()
 
     async def _recall_broadcast(self, original: Notification) -> int:
         kept = self._schedules.notification(original.seq) is not None

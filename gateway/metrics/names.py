@@ -581,6 +581,24 @@ class Metric(Enum):
         "result",
     )
 
+    # --- a fleet: providers at any node
+    FLEET_UNREACHABLE = Spec(
+        "heliograph_fleet_unreachable_total",
+        "counter",
+        "Requests to the owner of a partition that got no answer, by reason (nobody's, refused, no answer)",
+        "reason",
+    )
+    FLEET_APPS_LATE = Spec(
+        "heliograph_fleet_apps_late_total",
+        "counter",
+        "Nodes that could not be told of a change of an app before it was answered; they find out by themselves",
+    )
+    FLEET_FEED_HELD = Spec(
+        "heliograph_fleet_feed_held_total",
+        "counter",
+        "Times a feed was held back because a partition could not be asked; it goes on where it was, without a gap",
+    )
+
     @property
     def spec(self) -> Spec:
         return self.value

@@ -10,6 +10,7 @@ an **attachment** is its session there as owners know it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
@@ -33,6 +34,14 @@ def partition_of(token: bytes, partitions: int) -> int:
     """Where a token belongs. Tokens are outputs of an HMAC, so their first bits spread evenly."""
     slot = (token[0] << 2) | (token[1] >> 6)
     return slot * partitions // SLOTS
+
+
+def home_of(app: str, partitions: int) -> int:
+    """An app's home: the partition where what concerns all of its registrations begins, and where its quotas are
+    counted. The same on every node, and for ever."""
+    return partition_of(
+        hashlib.sha256(b"heliograph home\0" + app.encode("utf-8", "surrogatepass")).digest(), partitions
+    )
 
 
 def first_seq(partition: int) -> int:

@@ -71,6 +71,8 @@ class App(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: in the store alone: notifiers and receipts_secret, sealed
     sealed: bytes = b""
     created_at: int = 0
+    #: how often it was changed: of two copies in a fleet, the higher is the newer
+    changes: int = 0
     limits: Limits = Limits()
     #: pushes of normal urgency and below that one registration gets in an hour and in a day; 0 = no limit
     device_per_hour: int = 0

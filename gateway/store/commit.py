@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 #: place in the log of the last commit that the folder has
 APPLIED_KEY = b"applied"
+#: with a log: the size of the folder is looked at after so many commits, or after one with so many rows
+_SIZE_COMMITS, _SIZE_ROWS = 64, 1_000
 #: with a log: how long `close` waits for what is not durable yet
 CLOSE_S = 10.0
 #: kept rows while nothing can be written, as a multiple of max_uncommitted. Past it the newest settled entry is
@@ -108,6 +110,9 @@ class Committer:
         self._log = commit_log
         self._on_fenced = on_fenced
         self._on_behind = on_behind
+        self._max_bytes = config.max_bytes
+        self._commits = 0
+        self._over = False  # with a log: the folder is larger than it may be, so nothing is accepted
         self._end: GatewayError | None = None  # with a log: why nothing is written any more
         self._flying_job: _Job | None = None
         self._metrics = metrics
@@ -162,18 +167,22 @@ class Committer:
         if not self.writable:
             self._metrics.count(Metric.STORE_REFUSED, label="unavailable")
             raise StoreUnavailable() if self._end is None else type(self._end)()
+        if rows and self._over:
+            self._metrics.count(Metric.STORE_REFUSED, label="full")
+            raise StoreUnavailable("the store is full; nothing was accepted")
         # an entry larger than the whole bound is taken when nothing else waits, else it never could be
         if self.waiting_rows and self.waiting_rows + rows > self._max_rows:
             self._metrics.count(Metric.STORE_REFUSED, label="uncommitted")
             raise QueueFull("too many rows wait for the disk; nothing was accepted")
 
     def accept(
-        self, rows: Collection[Row], *, undo: Call | None = None, done: Call | None = None
+        self, rows: Collection[Row], *, undo: Call | None = None, done: Call | None = None, joined: bool = False
     ) -> asyncio.Future[None]:
-        """Rows of a promise. The future resolves when they are durable, or fails with StoreUnavailable after `undo`."""
+        """Rows of a promise. The future resolves when they are durable, or fails with StoreUnavailable after `undo`.
+        `joined`: see `join`."""
         self.admit(len(rows))
         future: asyncio.Future[None] = self._loop.create_future()
-        self._submit(_Entry(rows, future, False, done, undo))
+        self._submit(_Entry(rows, future, False, done, undo), joined=joined)
         return future
 
     def keep(self, rows: Collection[Row], *, done: Call | None = None) -> None:
@@ -194,9 +203,7 @@ class Committer:
 
     def join(self, rows: Collection[Row], *, redo: Call | None = None, done: Call | None = None) -> None:
         """The same, in one transaction with what was submitted last, which must be of this turn of the loop."""
-        entry = _Entry(rows, None, False, done, redo)
-        entry.joined = bool(self._waiting)
-        self._submit(entry)
+        self._submit(_Entry(rows, None, False, done, redo), joined=True)
 
     def add_source(self, drain: Call) -> None:
         """`drain` is called just before each cut and may `refresh` what changed since the last."""
@@ -219,7 +226,8 @@ class Committer:
 
     # --- batches --------------------------------------------------------------------------------------------
 
-    def _submit(self, entry: _Entry) -> None:
+    def _submit(self, entry: _Entry, *, joined: bool = False) -> None:
+        entry.joined = joined and bool(self._waiting)
         if self._end is not None:
             self._give_up([entry])
             return
@@ -353,6 +361,18 @@ class Committer:
             self._tell(self._on_behind)
         return True
 
+    def _look_at_size(self, rows: int) -> None:
+        self._commits += 1
+        if rows < _SIZE_ROWS and self._commits % _SIZE_COMMITS and not self._over:
+            return
+        over = self._environment.used_bytes() > self._max_bytes
+        if over != self._over:
+            self._over = over
+            if over:
+                log.error("partition_full", setting="store.max_bytes", consequence="pushes get 503 until rows are gone")
+            else:
+                log.info("partition_has_room")
+
     def _tell(self, call: Call) -> None:
         if not self._closed:  # else there is nothing left to end
             call()
@@ -397,6 +417,8 @@ class Committer:
             self._flying_job = None
             return
         self._flying_job = None
+        if self._log is not None:
+            self._look_at_size(rows)
         self._metrics.count(Metric.STORE_COMMITS)
         self._metrics.count(Metric.STORE_COMMIT_ROWS, rows)
         self._metrics.observe(Metric.STORE_COMMIT_SECONDS, self._loop.time() - self._started_s)

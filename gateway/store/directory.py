@@ -52,6 +52,7 @@ from gateway.store.records import (
     name_key,
     pack_u32,
     pack_u64,
+    parse_app,
     parse_registration,
 )
 from gateway.store.sealing import Sealer
@@ -146,7 +147,8 @@ class Directory:
     def put_app(self, app: App) -> asyncio.Future[App]:
         check_app_name(app.name)
         before = self._apps.get(app.name)
-        number = before.number if before is not None else self._next_app
+        # in a fleet an app comes with the number that the partition of apps has given it
+        number = before.number if before is not None else app.number or self._next_app
         app = replace(app, number=number)
 
         def undo() -> None:
@@ -158,8 +160,7 @@ class Directory:
         written = self._committer.accept(
             [(PUT, Db.APPS, pack_u32(number), build_app(self._sealer.seal(app)))], undo=undo
         )
-        if before is None:
-            self._next_app += 1
+        self._next_app = max(self._next_app, number + 1)
         self._apps[app.name] = app
         self._names[number] = app.name
         return self._answer(written, app)
@@ -169,6 +170,16 @@ class Directory:
         self._apps[app.name] = app
         self._names[app.number] = app.name
         self._next_app = max(self._next_app, app.number + 1)
+
+    def export_app(self, name: str) -> bytes | None:
+        """Its record as it is stored, secrets sealed: for another partition, which has the same keys."""
+        app = self._apps.get(name)
+        return None if app is None else build_app(self._sealer.seal(app))
+
+    def import_app(self, raw: bytes) -> asyncio.Future[App]:
+        """Put a record that another partition exported; the number it comes with holds here too. ValueError where it
+        is none."""
+        return self.put_app(self._sealer.open(parse_app(raw)))
 
     def app_name(self, number: int) -> str | None:
         return self._names.get(number)

@@ -36,6 +36,9 @@ _DEFAULT_SWITCH_S = sys.getswitchinterval()
 _MIN_RESERVE_BYTES = 1 << 20
 _RESERVE_PART = 16
 _FIELD = "store.path"
+#: the map of a folder that follows a log, as a multiple of max_bytes: what the log has must find room, so the bound is
+#: kept by accepting nothing past it
+VIEW_ROOM = 2
 
 #: what LMDB raises when a write can not be done now but may be later
 WRITE_ERRORS = (lmdb.Error, OSError)
@@ -48,10 +51,11 @@ class StoreInUse(ConfigError):
 class Environment:
     """One opened store folder."""
 
-    def __init__(self, folder: Path, config: StoreConfig, *, readonly: bool, lock: int) -> None:
+    def __init__(self, folder: Path, config: StoreConfig, *, readonly: bool, lock: int, room: int = 1) -> None:
         self.folder = folder
         self.readonly = readonly
         self._config = config
+        self._map_bytes = config.max_bytes * room
         self._lock = lock
         self._copies = 0  # copies under way: they hold a read transaction, so the map must not move
         self._last_journal = b""  # commit thread: highest journal key put, for append mode
@@ -59,7 +63,7 @@ class Environment:
         self._dbs: list[Any] = []
 
     @classmethod
-    def open(cls, config: StoreConfig, *, readonly: bool = False) -> Environment:
+    def open(cls, config: StoreConfig, *, readonly: bool = False, room: int = 1) -> Environment:
         """Open or create; falls back to read-only where the folder can not be written.
 
         Raises ConfigError where it can not be opened at all, StoreSchemaTooNew where a newer version wrote it.
@@ -69,7 +73,7 @@ class Environment:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
             raise ConfigError(f"the store folder can not be made: {exc.strerror}", field=_FIELD) from exc
-        self = cls(folder, config, readonly=readonly, lock=-1 if readonly else _own(folder))
+        self = cls(folder, config, readonly=readonly, lock=-1 if readonly else _own(folder), room=room)
         try:
             self._open()
         except BaseException:
@@ -108,7 +112,7 @@ class Environment:
     def _open_as(self, *, readonly: bool, readers: bool = True) -> None:
         self._env = lmdb.open(
             str(self.folder),
-            map_size=self._config.max_bytes,
+            map_size=self._map_bytes,
             max_dbs=len(Db) + 1,
             readonly=readonly,
             lock=readers,
@@ -187,6 +191,16 @@ class Environment:
         with self._env.begin() as txn:
             count: int = txn.stat(self._dbs[db])["entries"]
         return count
+
+    def used_bytes(self) -> int:
+        """In pages of all databases; what is free to be used again does not count."""
+        pages = 0
+        with self._env.begin() as txn:
+            for db in self._dbs:
+                if db is not None:
+                    stat = txn.stat(db)
+                    pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return pages * int(self._env.stat()["psize"])
 
     def last_key(self, db: Db) -> bytes | None:
         if self._dbs[db] is None:
@@ -277,14 +291,14 @@ class Environment:
     def grow(self) -> None:
         """Open the reserve, so that rows which make room can be written to a full map."""
         if self.resizable:
-            size = max(self._env.info()["map_size"], self._config.max_bytes)
-            limit = self._config.max_bytes + max(_MIN_RESERVE_BYTES, self._config.max_bytes // _RESERVE_PART)
+            size = max(self._env.info()["map_size"], self._map_bytes)
+            limit = self._map_bytes + max(_MIN_RESERVE_BYTES, self._map_bytes // _RESERVE_PART)
             self._env.set_mapsize(max(size, limit))
 
     def shrink(self) -> None:
         """Back to the configured size (LMDB keeps at least what is used)."""
         if self.resizable:
-            self._env.set_mapsize(self._config.max_bytes)
+            self._env.set_mapsize(self._map_bytes)
 
     def may_write(self) -> bool:
         """Whether the file system would let us; no proof that there is room."""

@@ -303,6 +303,7 @@ class Receipts:
             ],
             undo=settled,
             done=settled,
+            joined=True,
         )
         self._keys[stored] = entry
         return future

@@ -164,6 +164,9 @@ class Schedules:
     def of_app(self, app: str) -> list[tuple[int, int]]:
         return [(seq, self._due[seq]) for seq in sorted(self._of_app.get(app, ()))]
 
+    def count_of(self, app: str) -> int:
+        return len(self._of_app.get(app, ()))
+
     def due_ms(self, seq: int) -> int:
         """When its time comes, as it was asked for; 0 where it is not kept."""
         if seq not in self._due:

@@ -33,7 +33,7 @@ from gateway.store.commit import Committer
 from gateway.store.contents import Contents
 from gateway.store.deaths import Deaths
 from gateway.store.directory import Directory
-from gateway.store.environment import Environment
+from gateway.store.environment import VIEW_ROOM, Environment
 from gateway.store.feed_numbers import FeedNumbers
 from gateway.store.figures import Figures
 from gateway.store.groups import Groups
@@ -252,7 +252,7 @@ class Store:
         loop = loop or asyncio.get_running_loop()
         if partition is not None:  # what a power cut takes is had again from the log
             config = dataclasses.replace(config, sync=False)
-        environment = Environment.open(config)
+        environment = Environment.open(config, room=1 if partition is None else VIEW_ROOM)
         try:
             needed = (Db.REGISTRATIONS, Db.SUBSCRIBERS, Db.CARDS, Db.CARD_COUNTERS, Db.IM_USER_KEYS)
             fresh = not environment.readonly and not any(environment.entries(db) for db in needed)

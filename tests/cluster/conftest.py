@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from far_scene import Fleet, Open
 
 from gateway.config.cluster_section import Cluster
 from gateway.tour.nats_servers import NatsServers
@@ -41,3 +43,19 @@ def fleet_settings(nats_servers: NatsServers) -> Callable[..., Cluster]:
         return cluster
 
     return build
+
+
+@pytest.fixture
+async def open_fleet(tmp_path: Path) -> AsyncIterator[Open]:
+    fleets: list[Fleet] = []
+
+    async def build(**options: object) -> Fleet:
+        path = tmp_path / f"fleet-{len(fleets)}"
+        path.mkdir()
+        fleet = await Fleet(path, **options).__aenter__()  # type: ignore[arg-type]
+        fleets.append(fleet)
+        return fleet
+
+    yield build
+    for fleet in fleets:
+        await fleet.__aexit__()

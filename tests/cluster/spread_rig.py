@@ -19,9 +19,8 @@ from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.request import PushRequest, TargetRequest
 from gateway.delivery.scheduler import Scheduler
 from gateway.fleet.broadcast_feed import BroadcastFeed
-from gateway.fleet.core_pushes import CorePushes
 from gateway.fleet.spread import Spread
-from gateway.fleet.wide_reach import WideDispatch, WideReach
+from gateway.fleet.wide_side import WideSide
 from gateway.metrics import Metrics
 from gateway.model.cluster import Owner
 from gateway.model.frames import FrameReader, Notify, parse_body
@@ -137,16 +136,8 @@ class RigCore:
             metrics=metrics,
             clock=self.clock,
         )
-        self.reach = WideReach(
-            feed=node.feed,
-            spread=node.spread,
-            broadcasts=store.broadcasts,
-            schedules=store.schedules,
-            journal=store.journal,
-            max_broadcasts_per_app=settings.store.max_broadcasts_per_app,
-            metrics=metrics,
-            clock=self.clock,
-        )
+        self.wide = WideSide(partition, store, node.feed, node.spread, settings, metrics, self.clock)
+        self.reach = self.wide.reach
         self.acceptor = Acceptor(
             directory=store.directory,
             journal=store.journal,
@@ -165,31 +156,16 @@ class RigCore:
             clock=self.clock,
             reach=self.reach,
         )
-        self.reach.on_kept = self.scheduler.tick
-        self.pushes = CorePushes(
-            partition,
-            directory=store.directory,
-            journal=store.journal,
-            broadcasts=store.broadcasts,
-            schedules=store.schedules,
-            has_ended=store.receipts.has_ended,
-            dispatcher=self.dispatcher,
-            acceptor=self.acceptor,
-            clock=self.clock,
-        )
-        self.dispatch = WideDispatch(self.dispatcher, self.reach, store.receipts)
+        self.dispatch = self.wide.attach(self.dispatcher, self.acceptor, self.scheduler)
+        self.pushes = self.wide.pushes
 
     async def begin(self) -> None:
-        await self.node.feed.catch_up(self.pushes)
-        self.node.feed.join(self.pushes)
-        self.node.spread.join(self.pushes)
+        await self.wide.ready()
+        self.wide.join()
         self.dispatcher.start()
 
     async def end(self) -> None:
-        self.node.feed.leave(self.partition)
-        self.node.spread.leave(self.partition)
-        await self.reach.close()
-        await self.pushes.close()
+        await self.wide.close()
         await self.scheduler.close()
         await self.dispatcher.close()
 

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-from far_scene import Fleet, Open, settle
+from far_scene import Open, settle
 from open_house import until
 
 from gateway.metrics import Metric
 from gateway.model.errors import NodeUnreachable, Takeover
 from gateway.model.frames import FrameType
 from gateway.model.outcome import State
-
-
-@pytest.fixture
-async def open_fleet(tmp_path: Path) -> AsyncIterator[Open]:
-    fleets: list[Fleet] = []
-
-    async def build(**options: object) -> Fleet:
-        path = tmp_path / f"fleet-{len(fleets)}"
-        path.mkdir()
-        fleet = await Fleet(path, **options).__aenter__()  # type: ignore[arg-type]
-        fleets.append(fleet)
-        return fleet
-
-    yield build
-    for fleet in fleets:
-        await fleet.__aexit__()
+from gateway.model.registration import parse_token
 
 
 async def test_a_device_of_one_node_gets_what_comes_for_it_at_another_and_its_ack_ends_it(open_fleet: Open) -> None:
@@ -285,8 +266,6 @@ async def test_a_token_revoked_by_its_provider_gets_nothing_more_on_its_link(ope
 
 
 def raw(token: str) -> bytes:
-    from gateway.model.registration import parse_token
-
     found = parse_token(token)
     assert found is not None
     return found

@@ -61,7 +61,7 @@ class ApnsRoutes:
             raise Refused("Shutdown")
         body = await read_body(call.request, asked.max_payload_bytes)
         wanted = self._build(asked, token, body)
-        backend.quotas.require(app, NO_KEY, now_ms)
+        await backend.admit(app, NO_KEY)
         push = as_push(backend.acceptor.push(app, wanted, backend.now_ms()))
         await settle(push, backend.config.accept_timeout_s)
 

@@ -98,7 +98,7 @@ class WebPushRoutes:
             collapse_key=options.topic,
             body="at_once",
         )
-        backend.quotas.require(app, NO_KEY, now_ms)
+        await backend.admit(app, NO_KEY)
         push = as_push(backend.acceptor.push(app, wanted, now_ms))
         if subscription is not None:
             self._book.note(app.name, push.seq, subscription, now_ms // 1000 + options.ttl_s)

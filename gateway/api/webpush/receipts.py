@@ -53,6 +53,12 @@ def status_of(state: int) -> int:
     return 204 if state == State.ACKED else 410
 
 
+def names_subscription(backend: Backend, app: str, seq: int, block: bytes) -> bool:
+    """Did this message name that subscription?"""
+    noted = backend.memory.recall_idempotent(app, _key(seq))
+    return noted is not None and noted[1] == block
+
+
 class ReceiptBook:
     """Which message named which subscription."""
 
@@ -80,12 +86,8 @@ class ReceiptBook:
     def next(self, app: str, subscription: Subscription, cursor: int, limit: int) -> tuple[list[Receipt], int, bool]:
         """(receipts of the subscription, cursor behind the last one looked at, there may be more) of a slice."""
         rows = self.backend.receipts.after(app, cursor, limit)
-        recall = self.backend.memory.recall_idempotent
-        found = []
-        for row in rows:
-            noted = recall(app, _key(row.outcome.notification))
-            if noted is not None and noted[1] == subscription.block:
-                found.append(row)
+        block = subscription.block
+        found = [row for row in rows if names_subscription(self.backend, app, row.outcome.notification, block)]
         return found, rows[-1].cursor if rows else cursor, len(rows) == limit
 
     async def wait(self, app: str, subscription: Subscription, cursor: int, wait_s: float) -> Receipt | None:

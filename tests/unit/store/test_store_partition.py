@@ -503,3 +503,29 @@ async def test_one_machine_alone_counts_as_before(tmp_path: Path) -> None:
     assert store.receipts.watermark() == 1
     assert broadcast(store)[0] == seq + 1
     await store.close()
+
+
+async def test_a_partition_larger_than_it_may_be_accepts_nothing_and_still_follows_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.commit._SIZE_COMMITS", 1)
+    journal = MemoryJournal()
+    ends = Ends()
+    metrics = Metrics(process=False)
+    store = await with_app(
+        await open_partition(tmp_path / "a", MemoryLog(journal), ends, metrics=metrics, max_bytes=1_048_576)
+    )
+    number = register(store, "one")
+    accepted: list[int] = []
+    with pytest.raises(StoreUnavailable):  # noqa: PT012
+        while True:
+            seq, written = push(store, number, text="x" * 50_000)
+            await written
+            accepted.append(seq)
+    assert len(accepted) > 10
+    assert metrics.value(Metric.STORE_REFUSED, "full") == 1
+    settle(store, *accepted)  # what makes room is taken
+    await store.committer.flush()
+    await push(store, number)[1]
+    assert ends.said == []
+    await store.close()

@@ -1,0 +1,111 @@
+"""A streamed batch of pushes (POST /v1/push/batch) at any node: read, told apart by partition, answered in order; must
+never hold more of it than so many pushes that have no answer yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NamedTuple
+
+import msgspec
+from starlette.responses import Response
+
+from gateway.api.batch import KINDS, BatchAnswer
+from gateway.api.call import Call
+from gateway.api.media import PIECE_S, content_kind, wants_msgpack
+from gateway.api.once import Push
+from gateway.api.ports import Backend
+from gateway.auth.api_keys import Provider
+from gateway.delivery.request import PushRequest
+from gateway.fleet.pushes import ManyPushes, Result
+from gateway.fleet.quota_home import QuotaHome
+from gateway.model.errors import AcceptTimeout, BadRequest, GatewayError
+
+#: messages to owners without an answer, of one batch; past it nothing more of it is read
+WINDOW = 64
+
+
+class _Sent(NamedTuple):
+    """A push that went out in a part; its result is the part's to tell."""
+
+    results: asyncio.Future[list[Result]]
+    place: int
+
+
+class FleetBatches:
+    def __init__(self, backend: Backend, pushes: ManyPushes, quotas: QuotaHome) -> None:
+        self.backend = backend
+        self.pushes = pushes
+        self.quotas = quotas
+
+    async def push(self, call: Call) -> Response:
+        kind = content_kind(call.request.headers.get("content-type"), allowed=KINDS)
+        provider = call.provider
+        assert provider is not None
+        return FleetBatchAnswer(self, provider, kind, wants_msgpack(call.request))
+
+
+class FleetBatchAnswer(BatchAnswer):
+    """As one gateway's, but what is read goes to the owners."""
+
+    def __init__(self, batches: FleetBatches, provider: Provider, kind: str, as_msgpack: bool) -> None:
+        once: Any = None  # keys are settled by the owners
+        super().__init__(batches.backend, once, provider, kind, as_msgpack, PIECE_S)
+        self._batches = batches
+        self._waiting: set[asyncio.Future[list[Result]]] = set()
+
+    async def _accept(self, group: list[PushRequest | GatewayError]) -> None:
+        wanted = sum(not isinstance(item, GatewayError) for item in group)
+        try:
+            room, refusal = await self._batches.quotas.admit(self._app, self._key_id, wanted)
+        except GatewayError as error:
+            room, refusal = 0, error
+        results: list[GatewayError | _Sent | None] = []
+        tokens: list[str] = []
+        packed: list[bytes] = []
+        for item in group:
+            raw = item if isinstance(item, GatewayError) else _pack(item)
+            if not isinstance(item, GatewayError) and refusal is not None and room == 0:
+                results.append(refusal)
+                continue
+            room -= not isinstance(item, GatewayError)
+            if isinstance(raw, GatewayError) or isinstance(item, GatewayError):
+                results.append(raw if isinstance(raw, GatewayError) else None)
+                continue
+            results.append(None)
+            tokens.append(item.target.token)
+            packed.append(raw)
+        sent: list[_Sent | None] = [None] * len(packed)
+        for part in self._batches.pushes.send(self._app.name, tokens, packed):
+            for at, place in enumerate(part.places):
+                sent[place] = _Sent(part.results, at)
+            self._waiting.add(part.results)
+            part.results.add_done_callback(self._waiting.discard)
+        due = asyncio.get_running_loop().time() + self._backend.config.accept_timeout_s
+        started = iter(sent)
+        self._results.extend((next(started) if result is None else result, due) for result in results)
+        while len(self._waiting) >= WINDOW:
+            self._changed.set()
+            await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
+
+    def _is_open(self, result: Any) -> bool:
+        return isinstance(result, _Sent) and not result.results.done()
+
+    async def _line(self, index: int, result: Any, due: float) -> bytes:
+        if not isinstance(result, _Sent):
+            return await super()._line(index, result, due)
+        if not result.results.done():
+            await asyncio.wait((result.results,), timeout=max(due - asyncio.get_running_loop().time(), 0))
+        if not result.results.done():
+            return await super()._line(index, AcceptTimeout(), due)
+        answer = result.results.result()[result.place]
+        if not isinstance(answer, GatewayError):
+            return await super()._line(index, Push(answer.seq, None, answer.replayed, answer.targeted), due)
+        return await super()._line(index, answer, due)
+
+
+def _pack(item: PushRequest) -> bytes | GatewayError:
+    try:
+        return msgspec.msgpack.encode(item)
+    except (OverflowError, TypeError, ValueError, RecursionError):
+        return BadRequest("data holds a value that can not be sent to a device", field="data")

@@ -1,0 +1,170 @@
+"""Finds whose a partition is and asks there; must never carry out anything for a partition that this node does not own,
+nor ask a second node where the first may have carried it out.
+
+A message begins with its partitions. An owner refuses those it does not have (LogFenced), and then nothing was done, so
+the new owner is asked once. Where no answer came it may have been done: NodeUnreachable, and the provider decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from struct import Struct
+from typing import Any
+
+import msgspec
+
+from gateway.fleet.error_rows import build_error_row, parse_error_row
+from gateway.fleet.ports import Core, Cores
+from gateway.metrics import Metric, Metrics
+from gateway.model.cluster import Bus, Members
+from gateway.model.errors import BadRequest, GatewayError, LogFenced, NodeUnreachable
+
+#: what a partition answers; called at once, in the order of arrival, and what it returns may be awaited
+Answerer = Callable[[Core, bytes], bytes | Awaitable[bytes]]
+
+_NUMBER = Struct(">H")
+#: kinds of messages to many partitions of one node
+_EACH = ".each"
+_encode = msgspec.msgpack.Encoder().encode
+_decode_asked = msgspec.msgpack.Decoder(tuple[list[int], bytes]).decode
+_decode_answers = msgspec.msgpack.Decoder(list[tuple[int, bytes | list[Any]]]).decode
+
+
+class Owners:
+    """Control thread only."""
+
+    def __init__(self, bus: Bus, members: Members, cores: Cores, metrics: Metrics, *, timeout_s: float) -> None:
+        self.bus = bus
+        self.members = members
+        self.cores = cores
+        self._metrics = metrics
+        self.timeout_s = timeout_s
+        self._answerers: dict[str, Answerer] = {}
+
+    @property
+    def partitions(self) -> int:
+        return self.members.partitions
+
+    def serve(self, kind: str, answerer: Answerer) -> None:
+        """What partitions of this node answer to messages of this kind; before the bus starts."""
+        self._answerers[kind] = answerer
+
+        def on_one(sender: int, body: bytes) -> bytes | Awaitable[bytes]:  # noqa: ARG001
+            if len(body) < _NUMBER.size:
+                raise BadRequest("a message without a partition")
+            return answerer(self.own(_NUMBER.unpack_from(body)[0]), body[_NUMBER.size :])
+
+        def on_each(sender: int, body: bytes) -> Awaitable[bytes]:  # noqa: ARG001
+            try:
+                partitions, rest = _decode_asked(body)
+            except (msgspec.DecodeError, ValueError) as error:
+                raise BadRequest("a message without partitions") from error
+            # each begins now, in the order of arrival
+            begun = [(partition, self._begin(kind, partition, rest)) for partition in partitions]
+            return self._collect(begun)
+
+        self.bus.serve(kind, on_one)
+        self.bus.serve(kind + _EACH, on_each)
+
+    def own(self, partition: int) -> Core:
+        """The core of a partition of this node; LogFenced where it is not (any more, or yet)."""
+        core = self.cores.get(partition)
+        if core is None or partition not in self.members.owned():
+            raise LogFenced("This node does not own this part of the fleet; ask again.")
+        return core
+
+    def _begin(self, kind: str, partition: int, body: bytes) -> bytes | Awaitable[bytes] | GatewayError:
+        try:
+            return self._answerers[kind](self.own(partition), body)
+        except GatewayError as error:
+            return error
+
+    async def _collect(self, begun: list[tuple[int, bytes | Awaitable[bytes] | GatewayError]]) -> bytes:
+        answers = await asyncio.gather(*(_settle(answer) for _, answer in begun))
+        return _encode(
+            [
+                (partition, build_error_row(answer) if isinstance(answer, GatewayError) else answer)
+                for (partition, _), answer in zip(begun, answers, strict=True)
+            ]
+        )
+
+    # --- asking
+
+    async def ask(self, partition: int, kind: str, body: bytes, *, timeout_s: float | None = None) -> bytes:
+        """The owner's answer; any GatewayError it raised, NodeUnreachable where there is none now."""
+        message = _NUMBER.pack(partition) + body
+        refused = 0
+        while True:
+            node = self.members.owner(partition).node
+            if node in (0, refused):
+                raise self._unreachable("nobody's" if node == 0 else "refused", certain=True)
+            try:
+                if node == self.bus.number:
+                    answer = self._answerers[kind](self.own(partition), body)
+                    return await answer if inspect.isawaitable(answer) else answer
+                return await self.bus.ask(node, kind, message, timeout_s=timeout_s or self.timeout_s)
+            except LogFenced:
+                if refused:
+                    raise self._unreachable("refused", certain=True) from None
+                refused = node
+            except NodeUnreachable:
+                raise self._unreachable("no answer", certain=False) from None
+
+    async def each(
+        self, kind: str, body: bytes, partitions: Iterable[int] | None = None, *, timeout_s: float | None = None
+    ) -> dict[int, bytes | GatewayError]:
+        """The same of many partitions, all where none are named, with one message a node; an error where one did not
+        answer."""
+        by_node: dict[int, list[int]] = {}
+        found: dict[int, bytes | GatewayError] = {}
+        for partition in range(self.partitions) if partitions is None else partitions:
+            node = self.members.owner(partition).node
+            if node:
+                by_node.setdefault(node, []).append(partition)
+            else:
+                found[partition] = self._unreachable("nobody's", certain=True)
+        asked = [self._ask_many(node, kind, theirs, body, timeout_s) for node, theirs in by_node.items()]
+        for answers in await asyncio.gather(*asked):
+            found.update(answers)
+        return dict(sorted(found.items()))
+
+    async def _ask_many(
+        self, node: int, kind: str, partitions: list[int], body: bytes, timeout_s: float | None
+    ) -> dict[int, bytes | GatewayError]:
+        if node == self.bus.number:
+            begun = [self._begin(kind, partition, body) for partition in partitions]
+            return dict(zip(partitions, await asyncio.gather(*map(_settle, begun)), strict=True))
+        message = _encode((partitions, body))
+        try:
+            raw = await self.bus.ask(node, kind + _EACH, message, timeout_s=timeout_s or self.timeout_s)
+            answers = _decode_answers(raw)
+        except NodeUnreachable:
+            return dict.fromkeys(partitions, self._unreachable("no answer", certain=False))
+        except GatewayError as error:
+            return dict.fromkeys(partitions, error)
+        except (msgspec.DecodeError, ValueError):
+            return dict.fromkeys(partitions, NodeUnreachable("a node answered with something that is no answer"))
+        found: dict[int, bytes | GatewayError] = dict.fromkeys(partitions, NodeUnreachable())
+        for partition, answer in answers:
+            found[partition] = answer if isinstance(answer, bytes) else parse_error_row(answer)
+        return found
+
+    def _unreachable(self, why: str, *, certain: bool) -> NodeUnreachable:
+        self._metrics.count(Metric.FLEET_UNREACHABLE, label=why)
+        if certain:
+            return NodeUnreachable("The part of the fleet that has to answer this changes its node; nothing was done.")
+        return NodeUnreachable(
+            "A node of the fleet gave no answer in time; it may still be done, so repeat a push with the same "
+            "idempotency key."
+        )
+
+
+async def _settle(answer: bytes | Awaitable[bytes] | GatewayError) -> bytes | GatewayError:
+    if isinstance(answer, bytes | GatewayError):
+        return answer
+    try:
+        return await answer
+    except GatewayError as error:
+        return error

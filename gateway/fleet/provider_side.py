@@ -1,0 +1,90 @@
+"""Providers at a node, put together: routing, apps, quotas, batches, feeds, streams; must know no engine but the bus.
+
+The composition makes one, gives its `app` and `backend` to an ApiServer, its `streams` to the edge, joins each core it
+builds (`join`) and calls `adopted` before a partition answers anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from starlette.applications import Starlette
+
+from gateway.auth.service_keys import PURPOSE, ServiceKeys
+from gateway.config.sections import Config, Edge
+from gateway.delivery.push_ids import PushIds
+from gateway.fleet.app_book import AppBook
+from gateway.fleet.app_copies import AppCopies
+from gateway.fleet.batches import FleetBatches
+from gateway.fleet.calls import Calls
+from gateway.fleet.door_backend import build_door_backend
+from gateway.fleet.feed_routes import FeedRoutes
+from gateway.fleet.feeds import Feeds
+from gateway.fleet.owners import Owners
+from gateway.fleet.places import Place
+from gateway.fleet.ports import Core, Cores
+from gateway.fleet.provider_door import Handler, ProviderDoor
+from gateway.fleet.pushes import ManyPushes
+from gateway.fleet.quota_home import QuotaHome
+from gateway.fleet.streams import FleetStreams
+from gateway.metrics import Metrics
+from gateway.model.cluster import Bus, Members
+from gateway.model.ports import ProviderLinks
+
+
+class ProviderSide:
+    """Built before the bus starts. `cores`: those of this node, by partition, as they are at any time."""
+
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        bus: Bus,
+        members: Members,
+        cores: Cores,
+        *,
+        push_ids: PushIds,
+        admin_hash: bytes,
+        readiness: Callable[[], Sequence[str]],
+    ) -> None:
+        self.book = AppBook()
+        owners = Owners(bus, members, cores, metrics, timeout_s=config.cluster.ask_timeout_s)
+        self.quotas = QuotaHome(owners)
+        self.copies = AppCopies(owners, self.book, metrics)
+        self.calls = Calls(owners, self.copies.hear)
+        self.backend = build_door_backend(
+            config, metrics, self.book, push_ids, admin_hash, readiness, ServiceKeys(push_ids.derive(PURPOSE))
+        )
+        self.pushes = ManyPushes(owners, config.api.accept_timeout_s)
+        self.feeds = Feeds(owners, self.backend)
+        routes = FeedRoutes(self.backend, self.feeds)
+        others: dict[Place, Handler] = {
+            Place.BATCH: FleetBatches(self.backend, self.pushes, self.quotas).push,
+            Place.RECEIPTS: routes.page,
+            Place.STREAM: routes.stream,
+            Place.DEATHS: routes.deaths,
+            Place.MESSAGE_RECEIPTS: routes.messages,
+        }
+        door = ProviderDoor(self.backend, self.calls, members.partitions, others)
+        self.app: Starlette = door.build_app()
+
+    def join(self, core: Core) -> None:
+        """A core that was built, and is no one's yet."""
+        core.backend.admit_elsewhere = self.quotas.require
+        self.feeds.join(core)
+
+    def build_streams(self, links: ProviderLinks, config: Edge) -> FleetStreams:
+        """For the edge of this node; `close` it."""
+        return FleetStreams(self.backend, self.pushes, self.quotas, self.feeds, links, config)
+
+    async def adopted(self, core: Core) -> None:
+        """It is this node's from now on; it has all apps when this returns."""
+        await self.copies.catch_up(core)
+
+    def start(self) -> None:
+        self.copies.start()
+
+    async def close(self) -> None:
+        self.feeds.close()
+        await self.pushes.close()
+        await self.copies.close()

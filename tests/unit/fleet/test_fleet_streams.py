@@ -1,0 +1,184 @@
+"""A provider stream at any node: pushes go to their partitions in order, receipts come from all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bare_device import BareDevice
+from fleet_rig import PARTITIONS, Fleet, until
+
+from gateway.client import Provider
+from gateway.metrics import Metric
+from gateway.model.cluster import partition_of_seq
+from gateway.model.errors import GatewayError, NodeUnreachable, TooManyRequests, Unauthorized
+from gateway.model.frames import FrameType
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with Fleet(tmp_path, edge__provider_batch=50, edge__provider_window=120) as fleet:
+        for number, node in fleet.nodes.items():
+            # any edge carries the frames of providers: here that of a core of this node
+            edge = next(core.edge for core in node.cores.values())
+            node.streams = node.side.build_streams(edge, fleet.config.edge)
+            edge.open_to_providers(node.streams)
+            node.port = edge.port
+            assert fleet.nodes[number].port
+        yield fleet
+        for node in fleet.nodes.values():
+            await node.streams.close()
+
+
+async def _stream(fleet: Fleet, node: int, key: str) -> BareDevice:
+    link = await BareDevice(fleet.nodes[node].port).connect()
+    link.send(FrameType.HELLO, {"v": 1, "role": "provider", "key": key})
+    await link.receive(FrameType.WELCOME)
+    return link
+
+
+async def _push(link: BareDevice, req: int, *pushes: Any) -> list[Any]:
+    link.send(FrameType.PUSH, {"req": req, "pushes": list(pushes)})
+    pushed = await link.receive(FrameType.PUSHED)
+    assert pushed["req"] == req
+    return list(pushed["results"])
+
+
+def _to(token: str, **fields: Any) -> dict[str, Any]:
+    return {"target": {"token": token}, **fields}
+
+
+@pytest.mark.parametrize("node", [1, 2])
+async def test_results_of_all_partitions_come_in_the_order_of_the_batch(fleet: Fleet, node: int) -> None:
+    key = await fleet.create_app("shop")
+    tokens = [await fleet.register("shop", partition) for partition in (2, 0, 1, 2)]
+    link = await _stream(fleet, node, key)
+    results = await _push(link, 3, *(_to(token, title="hi") for token in tokens), _to("A" * 22), 5)
+    seqs = [fleet.push_ids.parse(result, "shop") for result in results[:4]]
+    assert [partition_of_seq(seq) for seq in seqs if seq is not None] == [2, 0, 1, 2]
+    assert [result["name"] for result in results[4:]] == ["unknown_token", "bad_request"]
+    link.close()
+
+
+async def test_pushes_to_one_token_keep_their_order_through_batches(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop", limits={"per_s": 1_000_000})  # so that each batch asks for its quota first
+    tokens = [await fleet.register("shop", partition) for partition in range(PARTITIONS)]
+    link = await _stream(fleet, 1, key)
+    for batch in range(4):
+        pushes = [_to(tokens[at % PARTITIONS], title="x") for at in range(20)]
+        link.send(FrameType.PUSH, {"req": batch + 1, "pushes": pushes})
+    seqs: dict[int, list[int]] = {partition: [] for partition in range(PARTITIONS)}
+    answers = {}
+    for _ in range(4):
+        pushed = await link.receive(FrameType.PUSHED)
+        answers[pushed["req"]] = pushed["results"]
+    for req in sorted(answers):
+        for result in answers[req]:
+            seq = fleet.push_ids.parse(result, "shop")
+            assert seq is not None
+            seqs[partition_of_seq(seq)].append(seq)
+    for theirs in seqs.values():
+        assert theirs == sorted(theirs)
+    link.close()
+
+
+async def test_the_window_holds_for_all_partitions_together(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    token = await fleet.register("shop", 2)
+    link = await _stream(fleet, 1, key)
+    fleet.wire.open.clear()
+    for req in (1, 2, 3):
+        link.send(FrameType.PUSH, {"req": req, "pushes": [_to(token)] * 50})
+    refused = await link.receive(FrameType.PUSHED)
+    assert refused["req"] == 3
+    assert {result["name"] for result in refused["results"]} == {"queue_full"}
+    fleet.wire.open.set()
+    for _ in range(2):
+        pushed = await link.receive(FrameType.PUSHED)
+        assert all(isinstance(result, str) for result in pushed["results"])
+    assert all(isinstance(result, str) for result in await _push(link, 4, *[_to(token)] * 50))
+    link.close()
+
+
+async def test_an_unreachable_partition_refuses_its_pushes_alone(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    tokens = [await fleet.register("shop", partition) for partition in range(PARTITIONS)]
+    fleet.wire.cut.add(2)
+    async with Provider("127.0.0.1", fleet.nodes[1].port, key=key) as provider:
+        results = await asyncio.gather(
+            *(provider.push(target={"token": token}, title="hi") for token in tokens), return_exceptions=True
+        )
+    assert [isinstance(result, GatewayError) for result in results] == [False, False, True]
+    assert isinstance(results[2], NodeUnreachable)
+
+
+async def test_a_quota_is_one_for_streams_of_all_nodes(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop", limits={"per_day": 5})
+    token = await fleet.register("shop", 1)
+    told: list[Any] = []
+    for node in (1, 2):
+        link = await _stream(fleet, node, key)
+        told += await _push(link, 1, *[_to(token)] * 4)
+        link.close()
+    assert [isinstance(result, str) for result in told] == [True] * 5 + [False] * 3
+    assert told[-1]["name"] == TooManyRequests.name
+
+
+async def test_receipts_of_all_partitions_come_over_the_stream(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    link = await _stream(fleet, 2, key)
+    link.send(FrameType.RECEIPTS, {"req": 9, "after": 0, "window": 4})
+    await link.receive(FrameType.DONE)
+    ids = []
+    async with fleet.client(1, key) as http:
+        for at in range(10):
+            token = await fleet.register("shop", at % PARTITIONS)
+            pushed = await http.post("/v1/push", json=_to(token))
+            ids.append(pushed.json()["id"])
+            await http.delete(f"/v1/push/{ids[-1]}")
+    told: list[dict[str, Any]] = []
+    while len(told) < 10:
+        receipt = await link.receive(FrameType.RECEIPT)
+        assert len(receipt["receipts"]) <= 4
+        told += receipt["receipts"]
+        link.send(FrameType.RECEIVED, {"cursor": receipt["cursor"]})
+    assert sorted(row["push"] for row in told) == sorted(ids)
+    assert [row["cursor"] for row in told] == sorted(row["cursor"] for row in told)
+    link.close()
+
+
+async def test_a_key_that_is_deleted_ends_the_stream_at_the_next_batch(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    token = await fleet.register("shop", 1)
+    link = await _stream(fleet, 2, key)
+    async with fleet.client(1, fleet.operator_key) as operator:
+        keys = (await operator.get("/v1/apps/shop/keys")).json()["keys"]
+        await operator.delete(f"/v1/apps/shop/keys/{keys[0]['id']}")
+    link.send(FrameType.PUSH, {"req": 1, "pushes": [_to(token)]})
+    assert (await link.receive(FrameType.ERROR))["name"] == Unauthorized.name
+    await until(lambda: link.closed)
+
+
+async def test_a_stream_that_is_cut_leaves_nothing_behind(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    link = await _stream(fleet, 1, key)
+    link.send(FrameType.RECEIPTS, {"req": 1, "after": 0})
+    await link.receive(FrameType.DONE)
+    node = fleet.nodes[1]
+    assert node.metrics.value(Metric.PROVIDER_STREAMS) == 1
+    link.close()
+    await until(lambda: node.metrics.value(Metric.PROVIDER_STREAMS) == 0)
+    await until(lambda: not node.side.feeds._waiting)
+
+
+@pytest.mark.parametrize("pushes", [{}, 7, None, "x"])
+async def test_what_is_no_array_of_pushes_is_refused(fleet: Fleet, pushes: Any) -> None:
+    key = await fleet.create_app("shop")
+    link = await _stream(fleet, 1, key)
+    link.send(FrameType.PUSH, {"req": 4, "pushes": pushes})
+    error = await link.receive(FrameType.ERROR)
+    assert (error["name"], error["req"]) == ("invalid_field", 4)
+    link.close()
