@@ -68,7 +68,7 @@ docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/python -m gateway.delivery docs/delivery.md
 	@$(BIN)/python -m gateway.notifiers docs/notifiers.md
 
-bench: setup ## the system figures P1 to P14, O1 to O3 and D1 to D3 with floors and peers; some fifty minutes
+bench: setup ## the system figures P1 to P14, O1 to O3, K1 to K4 and D1 to D3 with floors and peers; some sixty minutes
 	@$(BIN)/heliograph bench
 
 bench-quick: setup ## the same in short runs

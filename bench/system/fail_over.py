@@ -117,17 +117,17 @@ async def one_run(stage: FleetStage, victim: int, first: int) -> tuple[float, fl
         await push_all(stage, (victim + 1) % len(stage.home.nodes), devices)
         killed = time.monotonic()
         await stage.home.nodes[victim].kill()
-        await until_all(devices, lambda one: _again(one, killed) > 0)
-        moments = [_again(one, killed) for one in devices]
+        await until_all(devices, lambda one: again(one, killed) > 0)
+        moments = [again(one, killed) for one in devices]
     except TimeoutError:
-        came = sum(bool(_again(one, killed)) for one in devices)
+        came = sum(bool(again(one, killed)) for one in devices)
         raise BenchFailed(f"after {WAIT_S:g} s only {came} of {len(devices)} pushes came again") from None
     finally:
         await asyncio.gather(*(one.close() for one in devices))
     return min(moments) - killed, max(moments) - killed
 
 
-def _again(device: SilentDevice, killed: float) -> float:
+def again(device: SilentDevice, killed: float) -> float:
     """When it had its push again; 0: not yet."""
     return next((at for moments in device.came.values() for at in moments if at > killed), 0.0)
 
