@@ -36,6 +36,7 @@ from gateway.push_core import PushCore
 from gateway.store import Store
 
 if TYPE_CHECKING:
+    from gateway.fleet.node import FleetNode
     from gateway.im_side import ImSide
 
 _log = structlog.get_logger(__name__)
@@ -152,6 +153,9 @@ class Gateway:
         host = f"[{api.host}]" if ":" in api.host else api.host
         return self.config.im.public_url or f"{scheme}://{host}:{port}"
 
+    def app_names(self) -> list[str]:
+        return self.store.directory.app_names()
+
     def readiness(self) -> list[str]:
         """Why no push can be taken now; empty = ready."""
         reasons = []
@@ -198,6 +202,18 @@ class Gateway:
         await self.store.close()
 
 
+async def _start(config: Config, apps: Sequence[str]) -> Gateway | FleetNode:
+    """This gateway alone, or as a node of a fleet where `cluster.url` is set."""
+    if not config.cluster.url:
+        return await Gateway.start(config, apps)
+    try:
+        from gateway.fleet.node import FleetNode  # its library is an extra
+    except ImportError as exc:
+        message = f"a fleet needs the package {exc.name}: pip install 'heliograph[cluster]'"
+        raise ConfigError(message, field="cluster.url") from exc
+    return await FleetNode.start(config, apps)
+
+
 async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[str] = ()) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. SIGHUP reads the certificates again.
     Returns the exit code."""
@@ -215,7 +231,7 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
     # without cycles, so it may look at new objects less often than it is set to by default.
     gc.set_threshold(100_000, 50, 1000)
     try:
-        gateway = await Gateway.start(config, apps)
+        gateway = await _start(config, apps)
         gc.freeze()
     except GatewayError as exc:
         where = f"{exc.field}: " if exc.field else ""

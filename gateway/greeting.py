@@ -6,17 +6,41 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import msgspec
 
-from gateway.config.sections import Api
-
-if TYPE_CHECKING:
-    from gateway.app import Gateway
+from gateway.config.sections import Api, Config
 
 
-def write_ready_file(path: Path, gateway: Gateway) -> None:
+class Running(Protocol):
+    """A gateway that has started, alone or as a node of a fleet."""
+
+    config: Config
+
+    @property
+    def admin_key_file(self) -> Path: ...
+
+    @property
+    def edge(self) -> Any: ...
+
+    @property
+    def api(self) -> Any: ...
+
+    @property
+    def cards(self) -> Any:
+        """None where nothing is done for cards."""
+        ...
+
+    @property
+    def im(self) -> Any:
+        """None where there is no IM."""
+        ...
+
+    def app_names(self) -> list[str]: ...
+
+
+def write_ready_file(path: Path, gateway: Running) -> None:
     """Appears whole, so that who waits for it never reads half."""
     ready = {
         "pid": os.getpid(),
@@ -32,7 +56,7 @@ def write_ready_file(path: Path, gateway: Gateway) -> None:
     draft.replace(path)
 
 
-def _next_steps(gateway: Gateway) -> str:
+def _next_steps(gateway: Running) -> str:
     """Three commands that work as they stand on this gateway, from the shell it was started in."""
     started_as = sys.argv[0]
     by_path = Path(started_as).name == "heliograph" and shutil.which("heliograph") != started_as
@@ -40,28 +64,28 @@ def _next_steps(gateway: Gateway) -> str:
     where = f" --url {_api_url(gateway)}"
     url = "" if gateway.api.port == Api().port else where
     # nobody is to have a key of the app of IM (docs/im.md)
-    apps = [name for name in gateway.store.directory.app_names() if name != gateway.config.im.app]
+    apps = [name for name in gateway.app_names() if name != gateway.config.im.app]
     make_key = f"apps key {apps[0]}" if apps else "apps create shop"
     return (
-        f"next:       {command} {make_key} --store {gateway.store.path}{url}   # prints an API key, once\n"
+        f"next:       {command} {make_key} --store {gateway.config.store.path}{url}   # prints an API key, once\n"
         "            export HELIOGRAPH_KEY=hk_…\n"
         f'            {command} send --everyone "Hello"{url}'
     )
 
 
-def _doors(gateway: Gateway) -> str:
+def _doors(gateway: Running) -> str:
     host, edge = gateway.config.edge.host, gateway.edge
     doors = [f"{host}:{edge.port}"] if edge.port >= 0 else []
     doors += [f"{host}:{edge.tls_port} (TLS)"] if edge.tls_port >= 0 else []
     return ", ".join(doors)
 
 
-def _api_url(gateway: Gateway) -> str:
+def _api_url(gateway: Running) -> str:
     host, api = gateway.config.api.host, gateway.api
     return f"http://{host}:{api.port}" if api.port >= 0 else f"https://{host}:{api.tls_port}"
 
 
-def _cards(gateway: Gateway) -> str:
+def _cards(gateway: Running) -> str:
     """Where the server of cards is, and what cards are told."""
     if gateway.cards is None:
         return ""
@@ -72,7 +96,7 @@ def _cards(gateway: Gateway) -> str:
     return f"cards:      {ota.host}:{port} (UDP){more}\n"
 
 
-def _im(gateway: Gateway) -> str:
+def _im(gateway: Running) -> str:
     """What users may bind, and where their mail comes in."""
     if gateway.im is None:
         return ""
@@ -81,7 +105,7 @@ def _im(gateway: Gateway) -> str:
     return f"im:         app {im.app}, networks: {', '.join(im.networks) or 'none'}{mail}\n"
 
 
-def greet(gateway: Gateway) -> None:
+def greet(gateway: Running) -> None:
     url = _api_url(gateway)
     secure = (
         f"            https on port {gateway.api.tls_port}\n"
@@ -92,7 +116,7 @@ def greet(gateway: Gateway) -> None:
         f"devices:    {_doors(gateway)}\n"
         f"providers:  {url}  (try it: {url}/docs)\n"
         f"{secure}{_cards(gateway)}{_im(gateway)}"
-        f"store:      {gateway.store.path}\n"
+        f"store:      {gateway.config.store.path}\n"
         f"admin key:  {gateway.admin_key_file}\n"
         f"{_next_steps(gateway)}",
         flush=True,

@@ -39,7 +39,8 @@ def unix_ms() -> int:
 
 class PushCore:
     """Built whole, then `start`, in the end `stop_delivery` and `close`. `edge`: where its registrations are connected;
-    `admin_hash`: of the operator's key; `readiness`: why no push can be taken in now."""
+    `admin_hash`: of the operator's key; `readiness`: why no push can be taken in now; `reach`: where pushes to many
+    go."""
 
     def __init__(
         self,

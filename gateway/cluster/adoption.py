@@ -98,9 +98,11 @@ class PartitionStores:
         *,
         on_fenced: Callable[[], None],
         on_behind: Callable[[], None],
+        metrics: Metrics | None = None,
     ) -> Store:
-        """The store of a partition that is this node's from now on. LogFenced: it is another's already; LogUnavailable:
-        NATS does not answer; JournalUnusable, ConfigError, OSError: not on this node, or not without help."""
+        """The store of a partition that is this node's from now on; `metrics`: its own. LogFenced: it is another's
+        already; LogUnavailable: NATS does not answer; JournalUnusable, ConfigError, OSError: not on this node, or not
+        without help."""
         started_s = time.perf_counter()
         await self._prepare()
         follower = self._followers.pop(partition, None)
@@ -122,7 +124,7 @@ class PartitionStores:
             keeper = SnapshotKeeper(self._link, self._settings, self._snapshots, partition, epoch, before, journal)
             store = await Store.open(
                 folder.config,
-                self._metrics,
+                metrics or self._metrics,
                 clock=self._clock,
                 partition=Partition(partition, journal, self._keys, on_fenced, on_behind, folder.mark_clean),
             )

@@ -43,6 +43,9 @@ class Beat(msgspec.Struct, array_like=True, frozen=True):
     def changed(self, *, draining: bool, links: int) -> Beat:
         return msgspec.structs.replace(self, draining=draining, links=links)
 
+    def found_at(self, *, devices: str, api: str) -> Beat:
+        return msgspec.structs.replace(self, devices=devices, api=api)
+
     def member(self) -> Member:
         return Member(self.number, self.name, self.devices, self.api, self.version, self.draining, self.links)
 

@@ -462,6 +462,17 @@ class FleetMembers:
         elif partition in self._epochs:
             self._end(partition)
 
+    def end_partition(self, partition: int, epoch: int) -> None:
+        """The tenant can not go on with it: its journal is another's, or its folder has to be made again."""
+        if self._epochs.get(partition) == epoch:
+            self._lose(partition)
+            self._decide_soon()
+
+    def announce(self, *, devices: str, api: str) -> None:
+        """Where this node is found, once its doors are open."""
+        self._pulse.beat = self._pulse.beat.found_at(devices=devices, api=api)
+        self._heart.hurry()
+
     def _end(self, partition: int) -> None:
         """The tenant has to let go of it at once."""
         self._owned.discard(partition)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable
 from urllib.parse import unquote
 
@@ -20,7 +21,8 @@ from gateway.fleet.calls import Answered, Asked
 from gateway.fleet.owners import Owners
 from gateway.fleet.ports import Core
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import BadRequest, GatewayError
+from gateway.model.errors import BadRequest, GatewayError, LogUnavailable, NodeUnreachable, StoreUnavailable
+from gateway.model.registration import App
 
 log = structlog.get_logger("gateway.fleet")
 
@@ -29,7 +31,7 @@ SOURCE = 0
 PULL_S = 1.0
 #: records in one message
 PAGE = 200
-_PUT, _MARK, _AFTER = "apps.put", "apps.mark", "apps.after"
+_PUT, _MARK, _AFTER, _MAKE = "apps.put", "apps.mark", "apps.after", "apps.make"
 _CHANGING = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 _encode = msgspec.msgpack.Encoder().encode
 _decode_records = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -57,6 +59,7 @@ class AppCopies:
         owners.bus.serve(_PUT, self._on_put)
         owners.serve(_MARK, self._on_mark)
         owners.serve(_AFTER, self._on_after)
+        owners.serve(_MAKE, self._on_make)
 
     def start(self) -> None:
         self._pulling = asyncio.get_running_loop().create_task(self._pull_on(), name="copies of apps")
@@ -100,6 +103,17 @@ class AppCopies:
             self._metrics.count(Metric.FLEET_APPS_LATE, late)
             log.warning("a change of an app has not reached all nodes yet", nodes=late)
 
+    async def _on_make(self, core: Core, body: bytes) -> bytes:
+        try:
+            name = body.decode()
+        except UnicodeDecodeError as error:
+            raise BadRequest("this is no name of an app") from error
+        if core.apps.app(name) is None:
+            await core.apps.put_app(App(name=name, created_at=time.time_ns() // 1_000_000_000))
+            core.backend.app_changes += 1
+        await self.spread(core, name)
+        return b""
+
     def _on_mark(self, core: Core, _: bytes) -> bytes:
         apps = [app for name in core.apps.app_names() if (app := core.apps.app(name)) is not None]
         return _encode(mark_of(apps))
@@ -139,6 +153,15 @@ class AppCopies:
             app = await written
             core.backend.keys.update(app)
             core.backend.app_changes += 1
+
+    async def make(self, name: str) -> None:
+        """An app without a key, where it is not there; as soon as partition 0 has an owner."""
+        while True:
+            try:
+                await self._owners.ask(SOURCE, _MAKE, name.encode())
+                return
+            except (NodeUnreachable, StoreUnavailable, LogUnavailable):
+                await asyncio.sleep(self._pull_s)
 
     async def _pull_on(self) -> None:
         while True:

@@ -21,6 +21,10 @@ class AppRecords(Protocol):
 
     def app_names(self) -> list[str]: ...
 
+    def put_app(self, app: App) -> asyncio.Future[App]:
+        """Durable when it resolves."""
+        ...
+
     def export_app(self, name: str) -> bytes | None: ...
 
     def import_app(self, raw: bytes) -> asyncio.Future[App]:

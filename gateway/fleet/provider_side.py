@@ -77,6 +77,10 @@ class ProviderSide:
         """For the edge of this node; `close` it."""
         return FleetStreams(self.backend, self.pushes, self.quotas, self.feeds, links, config)
 
+    async def make_app(self, name: str) -> None:
+        """Have it made where it is not there, as soon as the fleet can."""
+        await self.copies.make(name)
+
     async def adopted(self, core: Core) -> None:
         """It is this node's from now on; it has all apps when this returns."""
         await self.copies.catch_up(core)

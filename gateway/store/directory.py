@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -56,7 +55,7 @@ from gateway.store.records import (
     parse_registration,
 )
 from gateway.store.sealing import Sealer
-from gateway.store.tokens import Tokens
+from gateway.store.tokens import Tokens, device_hash, device_key
 
 NUMBERS_KEY = b"registrations"
 #: registration numbers reserved at once in the store
@@ -281,14 +280,14 @@ class Directory:
 
     def device_key(self, device: str) -> int:
         """64-bit keyed hash of a device id, never 0."""
-        return int.from_bytes(self._device_hash(device), "big") or 1
+        return device_key(self._keys.hash_key, device)
 
     def device_registrations(self, device: str) -> list[int]:
         """All live registrations of a device, ascending."""
         return self._devices.of(self._device_hash(device))
 
     def _device_hash(self, device: str) -> bytes:
-        return hashlib.blake2b(device.encode(), digest_size=8, key=self._keys.hash_key).digest()
+        return device_hash(self._keys.hash_key, device)
 
     # --- registering ----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ In a fleet all tokens of a triple lie in the slot of the first (model.cluster), 
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import struct
 
@@ -30,6 +31,16 @@ def in_slot_of(first: bytes, token: bytes) -> bytes:
     rest = int.from_bytes(token, "big") & (1 << _REST_BITS) - 1
     slot = int.from_bytes(first, "big") >> _REST_BITS
     return (slot << _REST_BITS | rest).to_bytes(TOKEN_BYTES, "big")
+
+
+def device_hash(key: bytes, device: str) -> bytes:
+    """What the store knows a device by. `key`: the hash key."""
+    return hashlib.blake2b(device.encode(), digest_size=8, key=key).digest()
+
+
+def device_key(key: bytes, device: str) -> int:
+    """The same as a number of 64 bits, never 0."""
+    return int.from_bytes(device_hash(key, device), "big") or 1
 
 
 class Tokens:

@@ -1,0 +1,89 @@
+"""Keys that all nodes of a fleet share, and the operator's: made by the first node, sealed under the fleet's secret and
+kept with its records; must never be readable without that secret, nor made a second time.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from gateway.auth.admin_key import FILE_NAME, load_or_create
+from gateway.cluster.fleet_records import KEYS
+from gateway.cluster.leases import Changed, Leases
+from gateway.config.cluster_section import Cluster
+from gateway.config.sections import Config
+from gateway.model.errors import ConfigError
+from gateway.store.keys import KEY_FILE, ServerKeys, write_secret_file
+
+_NONCE_BYTES = 12
+_SPLIT = b"\n"
+
+
+class FleetKeys(NamedTuple):
+    server: ServerKeys
+    admin_key_file: Path
+    admin_hash: bytes
+
+
+class FleetSeal:
+    """AES-256-GCM under a key of the fleet's secret and name."""
+
+    def __init__(self, secret: bytes, name: str) -> None:
+        key = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"heliograph fleet keys " + name.encode())
+        self._cipher = AESGCM(key.derive(secret))
+
+    def seal(self, plain: bytes) -> bytes:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, plain, None)
+
+    def open(self, sealed: bytes) -> bytes:
+        try:
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
+        except (InvalidTag, ValueError):
+            raise ConfigError(
+                "does not open the fleet's keys: it is another fleet's, or not the same on all nodes",
+                field="cluster.secret_file",
+            ) from None
+
+
+def read_secret(settings: Cluster) -> bytes:
+    try:
+        return Path(settings.secret_file).read_bytes().strip()
+    except OSError as exc:
+        raise ConfigError(f"can not be read: {exc.strerror}", field="cluster.secret_file") from exc
+
+
+async def share_keys(config: Config, leases: Leases) -> FleetKeys:
+    """Written into the node's folder too, where local tools look for them. ConfigError."""
+    seal = FleetSeal(read_secret(config.cluster), config.cluster.name)
+    folder = Path(config.store.path)
+    entry = await leases.get(KEYS)
+    if entry is None:
+        _make_folder(folder)
+        server = ServerKeys.load(folder, may_create=True)
+        admin = load_or_create(folder / FILE_NAME)
+        made = seal.seal(admin.text.encode() + _SPLIT + server.path.read_bytes())
+        with suppress(Changed):
+            await leases.create(KEYS, made)
+        entry = await leases.get(KEYS)
+        assert entry is not None, "it was made just now"
+    admin_text, _, server_text = seal.open(entry.value).partition(_SPLIT)
+    _make_folder(folder)
+    write_secret_file(folder / KEY_FILE, server_text)
+    write_secret_file(folder / FILE_NAME, admin_text + b"\n")
+    admin = load_or_create(folder / FILE_NAME)
+    return FleetKeys(ServerKeys.load(folder, may_create=False), folder / FILE_NAME, admin.hash)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"the folder can not be made: {exc.strerror}", field="store.path") from exc
