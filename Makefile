@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
 .PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api test-operator test-cluster
-.PHONY: test-im bench bench-quick bench-memory bench-units bench-units-baseline simulate wheel clean distclean
+.PHONY: chaos-fleet test-im bench bench-quick bench-memory bench-units bench-units-baseline simulate wheel clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,11 @@ test-cluster: setup ## a fleet on three NATS servers: journals, leases, adoption
 
 test-chaos: setup ## kills, full disks, cut connections
 	@$(PYTEST) -q -m chaos tests
+
+FAULTS ?= 110
+
+chaos-fleet: setup ## a fleet under FAULTS faults in random order, some ten minutes; table, build/chaos/fleet-SEED.json
+	@HELIOGRAPH_CHAOS_FAULTS=$(FAULTS) $(PYTEST) -q -s -m chaos tests/chaos/test_fleet_faults.py -k fleet_loses
 
 docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/heliograph docs

@@ -1,5 +1,6 @@
 """What a reactor is made of: its struct, and the records it exchanges with the control thread. Declarations only."""
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from gateway._native.farewell cimport farewell_t
 from gateway._native.link cimport groups_t, inflight_pool_t, slab_t
 from gateway._native.mailbox cimport gw_ring_t
 from gateway._native.outbox cimport gw_buffer_t, outbox_pool_t
@@ -53,6 +54,7 @@ cdef enum:                      # commands, control → reactor
     CMD_HOLD = 14
     CMD_ECHO = 15
     CMD_TLS = 16                # new handshakes take the context whose address is in `seq`
+    CMD_ELSEWHERE = 17          # logins that are refused get the farewell whose address is in `seq`; 0: the usual words
 
 cdef enum:                      # why a link ended; names in REASONS
     REASON_PEER = 0
@@ -195,7 +197,8 @@ cdef struct reactor_t:
     uint64_t login_refill_ms
     int refusing
     int stopping
-    gw_buffer_t *drain_buffer
+    farewell_t *drain_words     # what those that are sent away are told
+    farewell_t *elsewhere       # what those that are refused for too many logins are told; NULL: last_words
     uint32_t drain_begin        # tick
     uint32_t drain_ticks        # how long it takes
     uint32_t drain_links        # links at its beginning

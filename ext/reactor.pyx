@@ -8,6 +8,7 @@ from gateway._native.batches cimport Batches, batches_ack
 from gateway._native.door cimport (
     KEY_LISTENER, accept_links, greet, greet_timeout, listener_watch, listeners_close)
 from gateway._native.fanout cimport fan_add, fan_drop, fan_step
+from gateway._native.farewell cimport farewell_free, farewell_new, farewell_next, farewell_t
 from gateway._native.frame cimport IDS_MAX
 from gateway._native.link cimport (
     LINK_CLOSING, LINK_FLOOR_SHIFT, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PROVIDER, LINK_SHAKING,
@@ -71,8 +72,9 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
         return
     if c.kind == CMD_DRAIN:
         listeners_close(r)
+        farewell_free(r.drain_words)
         r.draining = 1
-        r.drain_buffer = c.buffer
+        r.drain_words = <farewell_t *>c.seq
         r.drain_begin = r.now
         r.drain_ticks = c.ms // TICK_MS
         r.drain_links = r.slab.used
@@ -87,6 +89,10 @@ cdef void handle_command(reactor_t *r, const command_t *c) noexcept nogil:
         return
     if c.kind == CMD_TLS:
         tls_use(&r.tls, <SSL_CTX *>c.seq)
+        return
+    if c.kind == CMD_ELSEWHERE:
+        farewell_free(r.elsewhere)
+        r.elsewhere = <farewell_t *>c.seq
         return
     link = slab_find(&r.slab, c.link)
     if link == NULL or link.state == LINK_CLOSING or link.state <= LINK_NEW:
@@ -229,13 +235,13 @@ cdef void drain_step(reactor_t *r) noexcept nogil:
         if link.state != LINK_FREE and link.state != LINK_CLOSING:
             if r.drained == until:
                 return
-            link_down(r, link, REASON_DRAIN, r.drain_buffer)
+            link_down(r, link, REASON_DRAIN, farewell_next(r.drain_words))
             r.drained += 1
         r.drain_at += 1
     if r.drain_at == r.slab.size:
         r.draining = 0
-        gw_buffer_drop(r.drain_buffer)
-        r.drain_buffer = NULL
+        farewell_free(r.drain_words)
+        r.drain_words = NULL
         say(r, EV_DRAINED, 0, 0, 0, 0, 0)
 
 
@@ -455,6 +461,8 @@ cdef class Reactor:
                     break
                 if c.kind == CMD_TLS:
                     tls_context_drop(<SSL_CTX *>c.seq)
+                elif c.kind == CMD_DRAIN or c.kind == CMD_ELSEWHERE:
+                    farewell_free(<farewell_t *>c.seq)
                 gw_buffer_drop(c.buffer)
                 gw_ring_pop(&r.down, size)
         while r.fan_head != NULL:
@@ -464,7 +472,8 @@ cdef class Reactor:
         for i in range(REASONS_COUNT):
             gw_buffer_drop(r.last_words[i])
         gw_buffer_drop(r.pong)
-        gw_buffer_drop(r.drain_buffer)
+        farewell_free(r.drain_words)
+        farewell_free(r.elsewhere)
         gw_ring_free(&r.up)
         gw_ring_free(&r.down)
         inflight_pool_free(&r.inflight)
@@ -611,9 +620,23 @@ cdef class Reactor:
         """Broadcasts below this urgency (0..3) are not sent on this link."""
         return self.put(CMD_FLOOR, link, 0, 0, 0, 0, urgency & 3, None)
 
-    def drain_links(self, frame: bytes, over_ms: int) -> bool:
-        """Stop accepting; send every link away with `frame`, spread over the time; EV_DRAINED at the end."""
-        return self.put(CMD_DRAIN, 0, 0, 0, over_ms, 0, 0, frame)
+    def drain_links(self, frames: list, over_ms: int, turns: bytes = b"\0") -> bool:
+        """Stop accepting; send every link away, spread over the time; EV_DRAINED at the end. The frames take turns as
+        `turns` says, places in `frames`, over and over."""
+        cdef farewell_t *farewell = farewell_new(frames, turns)
+        if self.put(CMD_DRAIN, 0, <uint64_t>farewell, 0, over_ms, 0, 0, None):
+            return True
+        farewell_free(farewell)
+        return False
+
+    def send_elsewhere(self, frames: list, turns: bytes = b"\0") -> bool:
+        """What logins are told that are too many (`logins_per_s`, `refuse_logins`), in turn; no frames: the last words
+        of `overloaded`."""
+        cdef farewell_t *farewell = farewell_new(frames, turns) if frames else NULL
+        if self.put(CMD_ELSEWHERE, 0, <uint64_t>farewell, 0, 0, 0, 0, None):
+            return True
+        farewell_free(farewell)
+        return False
 
     def refuse_logins(self, refuse: bool) -> bool:
         return self.put(CMD_REFUSE, 0, 0, 0, 0, 0, refuse, None)

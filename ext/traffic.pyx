@@ -3,6 +3,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
+from gateway._native.farewell cimport farewell_next
 from gateway._native.frame cimport (
     FRAME_ACK, FRAME_HELLO, FRAME_MALFORMED, FRAME_NEED_MORE, FRAME_PING, FRAME_SHOWN, FRAME_TOO_LARGE, IDS_MAX,
     frame_parse, frame_t, ids_parse)
@@ -119,6 +120,8 @@ cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *wor
     if reason == REASON_PEER or reason == REASON_SOCKET or reason == REASON_FULL:
         link_free(r, link)
         return
+    if words == NULL and reason == REASON_OVERLOADED and r.elsewhere != NULL:
+        words = farewell_next(r.elsewhere)
     if words == NULL:
         words = r.last_words[reason]
     if reason == REASON_TLS:

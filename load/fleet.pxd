@@ -75,8 +75,9 @@ cdef struct fleet_t:
     # fixed
     uint32_t first                  # number of its first device, and the step between two
     uint32_t step
-    uint32_t host
-    uint16_t port
+    uint32_t node_hosts[64]         # gateways, taken in turn
+    uint16_t node_ports[64]
+    uint32_t nodes
     uint32_t first_source
     uint32_t devices_a_source
     uint32_t heartbeat_ms

@@ -165,7 +165,7 @@ cdef void watch(fleet_t *f, device_t *d, uint32_t index, uint32_t events, int op
 
 
 cdef void device_connect(fleet_t *f, device_t *d, uint32_t index) noexcept nogil:
-    cdef uint32_t source = 0, place
+    cdef uint32_t source = 0, place, node
     if f.devices_a_source:
         place = f.first_source + number_of(f, index) // f.devices_a_source
         source = 0x7F000001 | (1 + place // 254) << 16 | (1 + place % 254) << 8
@@ -174,7 +174,9 @@ cdef void device_connect(fleet_t *f, device_t *d, uint32_t index) noexcept nogil
     else:
         f.away -= 1
     d.began_us = <uint32_t>f.now_us
-    d.fd = gw_connect(source, f.host, f.port)
+    # each time all come back they take the next gateway, so those of one that is gone find another
+    node = (number_of(f, index) + <uint32_t>f.reconnect) % f.nodes
+    d.fd = gw_connect(source, f.node_hosts[node], f.node_ports[node])
     f.under_way += 1
     d.state = DEVICE_CONNECTING
     if d.fd < 0:
@@ -598,7 +600,7 @@ cdef void run(fleet_t *f) noexcept nogil:
 cdef class Fleet:
     """See fleet.pyi. `run` belongs to its own thread, everything else to the control thread."""
 
-    def __cinit__(self, index: int, step: int, host: int, port: int, *, app: bytes, versions: int, heartbeat_ms: int,
+    def __cinit__(self, index: int, step: int, nodes: list, *, app: bytes, versions: int, heartbeat_ms: int,
                   first_source: int, devices_a_source: int, mqtt: bool, ack_share: float, ack_late_ms: int):
         cdef fleet_t *f = <fleet_t *>calloc(1, sizeof(fleet_t))
         if f == NULL:
@@ -609,8 +611,12 @@ cdef class Fleet:
             raise ValueError("an app's name has 1 to 64 bytes; there are 1 to 1,000 versions")
         f.first = index
         f.step = step
-        f.host = host
-        f.port = port
+        if not 0 < len(nodes) <= 64:
+            raise ValueError("there are 1 to 64 gateways")
+        for host, port in nodes:
+            f.node_hosts[f.nodes] = host
+            f.node_ports[f.nodes] = port
+            f.nodes += 1
         f.app_bytes = <uint32_t>len(app)
         memcpy(f.app, <const char *>app, len(app))
         f.versions = versions

@@ -10,16 +10,15 @@ class Summary:
 
 @final
 class Fleet:
-    """The devices of one thread: `run` belongs to it, everything else to the control thread. `host`: an IPv4 address
-    as a number; every `step`-th device from `index` on is here."""
+    """The devices of one thread: `run` belongs to it, everything else to the control thread. `nodes`: gateways, an IPv4
+    address as a number and a port each, which devices take in turn; every `step`-th device from `index` on is here."""
 
     index: int
     def __new__(
         cls,
         index: int,
         step: int,
-        host: int,
-        port: int,
+        nodes: list[tuple[int, int]],
         *,
         app: bytes,
         versions: int,

@@ -87,8 +87,12 @@ class Reactor:
     def set_silence(self, link: int, silence_ms: int) -> bool: ...
     def set_floor(self, link: int, urgency: int) -> bool:
         """Broadcasts below this urgency (0..3) are not sent on this link."""
-    def drain_links(self, frame: bytes, over_ms: int) -> bool:
-        """Stop accepting; send every link away with `frame`, spread over the time; EVENT_DRAINED at the end."""
+    def drain_links(self, frames: list[bytes], over_ms: int, turns: bytes = b"\0") -> bool:
+        """Stop accepting; send every link away, spread over the time; EVENT_DRAINED at the end. The frames take turns
+        as `turns` says, places in `frames`, over and over."""
+    def send_elsewhere(self, frames: list[bytes], turns: bytes = b"\0") -> bool:
+        """What logins are told that are too many (`logins_per_s`, `refuse_logins`), in turn; no frames: the last words
+        of `overloaded`."""
     def refuse_logins(self, refuse: bool) -> bool: ...
     def use_tls(self, context: TlsContext) -> bool:
         """Handshakes from now on are made with this; links that are there keep what they have."""

@@ -33,6 +33,9 @@ def swarm(
     broadcast: Annotated[int, typer.Option(min=0, max=1_000, help="Broadcasts to everyone, at once; needs --key.")] = 0,
     host: Annotated[str, typer.Option(help="Gateway or broker.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Its port for devices.")] = 7400,
+    node: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="One more gateway of the fleet; devices take turns.")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="heliograph, or mqtt (3.1.1, any broker).")] = "heliograph",
     app: Annotated[str, typer.Option(help="App the devices register.")] = "demo",
     versions: Annotated[int, typer.Option(min=1, max=1_000, help="App versions they are spread over.")] = 20,
@@ -65,6 +68,7 @@ def swarm(
     options = Options(
         host=host,
         port=port,
+        nodes=tuple(node or ()),
         protocol="mqtt" if protocol == "mqtt" else "heliograph",
         app=app,
         versions=versions,

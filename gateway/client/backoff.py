@@ -26,10 +26,12 @@ class Backoff:
     def reset(self) -> None:
         self._next_s = FIRST_S
 
-    def next_delay(self, after_ms: int = 0, jitter_ms: int = 0) -> float:
-        """Seconds to wait now. Every call counts as one more failure."""
-        own_s = self._next_s
-        self._next_s = min(own_s * FACTOR, LONGEST_S)
+    def next_delay(self, after_ms: int = 0, jitter_ms: int = 0, *, elsewhere: bool = False) -> float:
+        """Seconds to wait now. Every call counts as one more failure, but where another gateway is tried next: then the
+        wait is the shortest there is."""
+        own_s = FIRST_S if elsewhere else self._next_s
+        if not elsewhere:
+            self._next_s = min(own_s * FACTOR, LONGEST_S)
         if after_ms > 0 or jitter_ms > 0:
             if jitter_ms <= 0:  # an ERROR names no jitter of its own; still all devices must not come at once
                 jitter_ms = int(after_ms * JITTER)

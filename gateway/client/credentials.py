@@ -7,6 +7,7 @@ import contextlib
 import os
 import tempfile
 from base64 import b64decode, b64encode
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,15 @@ class Credentials:
 
     device: str = field(repr=False)
     secret: bytes = field(default=b"", repr=False)
+
+
+async def build_hello(jwt: Callable[[], str | Awaitable[str]] | None, known: Credentials) -> tuple[str, bytes, str]:
+    """Device, secret and jwt of the next HELLO; raises what the jwt provider raises."""
+    if jwt is None:
+        return known.device, known.secret, ""
+    asked = jwt()
+    token = asked if isinstance(asked, str) else await asked
+    return ("", b"", token) if token else (known.device, known.secret, "")
 
 
 class CredentialStore(Protocol):

@@ -11,13 +11,14 @@ import contextlib
 import logging
 import random as _random
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
+from gateway.client.addresses import Addresses, parse_node
 from gateway.client.backoff import GOOD_LINK_S, Backoff
 from gateway.client.content import AckPolicy, Counters, Notification, Recall, Tip
-from gateway.client.credentials import Credentials, CredentialStore, MemoryCredentials
+from gateway.client.credentials import Credentials, CredentialStore, MemoryCredentials, build_hello
 from gateway.client.errors import DeviceClosed, LinkLost
 from gateway.client.events import (
     Answered,
@@ -39,20 +40,20 @@ from gateway.client.events import (
 )
 from gateway.client.futures import resolve
 from gateway.client.heartbeat import AdaptiveHeartbeat
-from gateway.client.link import Complaints, Link, build_tls
+from gateway.client.link import Complaints, Link, build_tls, is_checked
 from gateway.client.registration import Registration, build_handlers, ended
 from gateway.client.requests import Phase
 from gateway.client.seen import Seen, SeenStore
 from gateway.client.service_pages import ServicePages
 from gateway.client.session import Session, Wishes
 from gateway.client.states import Connection, DeviceState, Observer
+from gateway.model.errors import Draining
 from gateway.model.registration import NO_PROFILE, Profile
 
 _log = logging.getLogger("gateway.client")
 
 _T = TypeVar("_T")
 
-CONNECT_S = 10.0
 #: on close callbacks get this long to finish, then they are cancelled
 CLOSE_S = 2.0
 
@@ -62,7 +63,8 @@ class Device:
 
     tls=True: inside TLS, the gateway's certificate checked against the system's authorities and `host`; an
     ssl.SSLContext where they are others, or the device has a certificate of its own. server_name: the name in the
-    gateway's certificate where it is not `host`.
+    gateway's certificate where it is not `host`. nodes: more gateways of the fleet as host:port, tried in turn; a
+    gateway that names another when it sends the device away is followed (see addresses.py).
 
     store keeps the id and secret the gateway issues; without one they live as long as this object, and the next start
     is another device with other tokens. label is part of that id (A-Z a-z 0-9 . _ -, at most 64). jwt is asked for a
@@ -79,6 +81,7 @@ class Device:
         host: str,
         port: int,
         *,
+        nodes: Sequence[str] = (),
         tls: bool | ssl.SSLContext = False,
         server_name: str = "",
         store: CredentialStore | None = None,
@@ -99,9 +102,10 @@ class Device:
     ) -> None:
         if queue < 1 or dedupe < 1:
             raise ValueError("queue and dedupe must be at least 1")
-        self._address = host, port
+        self._addresses = Addresses([(host, port), *map(parse_node, nodes)], random)
+        self._elsewhere = False
         self._tls = build_tls(tls)
-        self._server_name = (server_name or host) if self._tls else None
+        self._server_name = server_name
         self._store = store or MemoryCredentials()
         self._label = label
         self._jwt = jwt
@@ -332,7 +336,7 @@ class Device:
                 if not verdict.retry:
                     self._stop(verdict.error)
                     return
-                delay = self._backoff.next_delay(verdict.after_ms, verdict.jitter_ms)
+                delay = self._backoff.next_delay(verdict.after_ms, verdict.jitter_ms, elsewhere=self._elsewhere)
                 self._set_state(DeviceState(Connection.WAITING, verdict.error, delay))
                 await self._sleep(delay)
         except Exception as exc:
@@ -342,23 +346,15 @@ class Device:
     async def _one_link(self) -> Closed:
         """Connect, log in, live until the end; why it ended."""
         self._set_state(DeviceState(Connection.CONNECTING, self.state.error))
-        jwt = ""
-        if self._jwt is not None:
-            try:
-                asked = self._jwt()
-                jwt = asked if isinstance(asked, str) else await asked
-            except Exception:
-                self.counters.callback_errors += 1
-                _log.exception("the jwt provider failed")
-                return Closed(LinkLost("The jwt provider failed."), retry=True)
-        known = self._credentials or Credentials(self._label)
-        self._hello = (known.device, known.secret, "") if not jwt else ("", b"", jwt)
+        try:
+            self._hello = await build_hello(self._jwt, self._credentials or Credentials(self._label))
+        except Exception:
+            self.counters.callback_errors += 1
+            _log.exception("the jwt provider failed")
+            return Closed(LinkLost("The jwt provider failed."), retry=True)
         link = Link(self)
         try:
-            async with asyncio.timeout(CONNECT_S):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: link, *self._address, ssl=self._tls, server_hostname=self._server_name
-                )
+            await link.connect(self._addresses.next(self._now()), self._tls, self._server_name)
             while not link.gone.done() and not link.closing:
                 await self._link_event.wait()
                 self._link_event.clear()
@@ -386,12 +382,17 @@ class Device:
         link.abort()
         self._link = None
         now = self._now()
-        if self._online_at and now - self._online_at >= GOOD_LINK_S:
+        logged_in, good = self._online_at > 0, bool(self._online_at) and now - self._online_at >= GOOD_LINK_S
+        if good:
             self._backoff.reset()
         self._online_at = 0.0
         self._paused = False
         self._disarm()
         verdict = self._session.lost(now)
+        believed = verdict.logged_in or is_checked(self._tls)
+        self._addresses.sent_to(verdict.to, now, tls=self._tls is not None, believed=believed)
+        sent_away = isinstance(verdict.error, Draining)
+        self._elsewhere = self._addresses.ended(logged_in=logged_in, good=good, sent_away=sent_away)
         if self.error is None:
             self._go_on()
         return verdict

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.client.content import AckPolicy, Item, Notification
 from gateway.client.errors import LinkLost
+from gateway.model.device_address import DeviceAddress
 from gateway.model.errors import GatewayError
 from gateway.model.frames import FrameType, Welcome
 from gateway.model.registration import NO_PROFILE, Profile
@@ -177,6 +178,10 @@ class Closed:
     retry: bool
     after_ms: int = 0
     jitter_ms: int = 0
+    #: another gateway that GOAWAY named
+    to: DeviceAddress | None = None
+    #: the link was logged in when it was told to end
+    logged_in: bool = False
 
 
 Event = Online | Issued | Bound | Ended | Resumed | Arrived | Answered | Told | Paged | Complained | Closed

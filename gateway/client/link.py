@@ -7,8 +7,11 @@ import logging
 import ssl
 from typing import Protocol, cast
 
+from gateway.client.addresses import Stop
+
 _log = logging.getLogger("gateway.client")
 
+CONNECT_S = 10.0
 #: what is said to the gateway's TLS port (RFC 7301)
 ALPN = "heliograph/1"
 
@@ -47,6 +50,11 @@ def build_tls(tls: bool | ssl.SSLContext) -> ssl.SSLContext | None:
     return context
 
 
+def is_checked(tls: ssl.SSLContext | None) -> bool:
+    """Whoever speaks inside this was found to be the gateway."""
+    return tls is not None and tls.verify_mode == ssl.CERT_REQUIRED and tls.check_hostname
+
+
 class LinkOwner(Protocol):
     def on_connected(self, link: Link) -> None: ...
 
@@ -62,6 +70,13 @@ class Link(asyncio.Protocol):
         self.closing = False
         #: set when the connection is gone
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def connect(self, stop: Stop, tls: ssl.SSLContext | None, server_name: str) -> None:
+        """Raises OSError, TimeoutError. `server_name`: in the certificate, where it is not the stop's own."""
+        name = (server_name or stop.name) if tls is not None else None
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT_S):
+            await loop.create_connection(lambda: self, stop.host, stop.port, ssl=tls, server_hostname=name)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass

@@ -25,6 +25,7 @@ from gateway.client.liveness import Due, Liveness
 from gateway.client.requests import Phase, Requests
 from gateway.client.seen import Seen
 from gateway.model import frames
+from gateway.model.device_address import DeviceAddress
 from gateway.model.errors import ERRORS, GatewayError, HeartbeatTimeout, InvalidField, LoginTimeout, OutOfOrder
 from gateway.model.frames import FRAME_BYTES, PROTOCOL_VERSION, FrameReader, FrameType, parse_body
 
@@ -268,7 +269,15 @@ class Session(Requests):
         error = build_error(told.code, told.name, retry=told.retry, after_ms=told.after_ms)
         if told.code == HeartbeatTimeout.code:
             self._liveness.on_unheard(self._now)  # A6
-        self._close(Closed(error, retry=told.retry, after_ms=max(told.after_ms, 0), jitter_ms=max(told.jitter_ms, 0)))
+        verdict = Closed(
+            error,
+            retry=told.retry,
+            after_ms=max(told.after_ms, 0),
+            jitter_ms=max(told.jitter_ms, 0),
+            to=DeviceAddress(told.host, told.port, told.tls_port) if told.host and told.retry else None,
+            logged_in=self.phase is Phase.ONLINE,
+        )
+        self._close(verdict)
 
     def _close(self, verdict: Closed) -> None:
         if self.phase is Phase.OVER:

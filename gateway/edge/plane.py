@@ -24,6 +24,7 @@ from gateway._native.tls import TLS_FAILURES
 from gateway._native.tls_context import TlsContext
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.metrics import Metric, Metrics
+from gateway.model.device_address import DeviceAddress
 from gateway.model.errors import (
     ConfigError,
     Draining,
@@ -61,8 +62,15 @@ Event = tuple[int, int, Any, Any, Any]
 AckEvent = tuple[int, int, int, int, bool, int]
 
 
-def build_goaway(error: type[GatewayError], *, after_ms: int | None = None, jitter_ms: int | None = None) -> bytes:
-    """Farewell for an error; without a jitter given, up to once more the wait, so that a crowd spreads."""
+def build_goaway(
+    error: type[GatewayError],
+    *,
+    after_ms: int | None = None,
+    jitter_ms: int | None = None,
+    to: DeviceAddress | None = None,
+) -> bytes:
+    """Farewell for an error; without a jitter given, up to once more the wait, so that a crowd spreads. `to`: another
+    node that takes the device."""
     wait = error.after_ms if after_ms is None else after_ms
     return build_frame(
         FrameType.GOAWAY,
@@ -72,6 +80,9 @@ def build_goaway(error: type[GatewayError], *, after_ms: int | None = None, jitt
             retry=error.retryable,
             after_ms=wait,
             jitter_ms=wait if jitter_ms is None else jitter_ms,
+            host="" if to is None else to.host,
+            port=0 if to is None else to.port,
+            tls_port=0 if to is None else to.tls_port,
         ),
     )
 

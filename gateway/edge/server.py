@@ -22,6 +22,7 @@ from gateway.config.sections import Config
 from gateway.edge.asks import Asks
 from gateway.edge.attendance import LinkAttendance
 from gateway.edge.certificates import Certificates
+from gateway.edge.farewell import Elsewhere, farewell_of_drain, farewell_of_overload, nowhere
 from gateway.edge.flapping import FlappingGuard
 from gateway.edge.link_requests import LinkRequests, req_of
 from gateway.edge.login import DeviceLogin, Session, agree_heartbeat, parse_hello, silence_ms
@@ -30,7 +31,7 @@ from gateway.edge.plane import AckEvent, Event, Plane, build_error, build_goaway
 from gateway.edge.ports import Home
 from gateway.edge.requests import DeviceRequests
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import Draining, Flapping, GatewayError, Overloaded, Takeover, Unauthorized
+from gateway.model.errors import Flapping, GatewayError, Overloaded, Takeover, Unauthorized
 from gateway.model.frames import PROTOCOL_VERSION, FrameType, Hello, ProviderWelcome, build_frame
 from gateway.model.ports import Ack, EdgeEvents, ImDoor, ProviderDoor
 from gateway.model.registration import Registration
@@ -85,6 +86,9 @@ class EdgeServer:
         self._streams: set[int] = set()
         self._drained = 0
         self._all_drained = asyncio.Event()
+        #: other nodes of a fleet that take devices; asked each second, and at a drain
+        self.elsewhere: Elsewhere = nowhere
+        self._overload_words = farewell_of_overload(())
         self._housekeeping: asyncio.Task[None] | None = None
         self._batches = batches
         self.plane = Plane(config.edge, metrics, self._on_batch, batches, self._on_runs)
@@ -138,12 +142,16 @@ class EdgeServer:
         self._housekeeping = loop.create_task(self._keep_house(), name="edge-housekeeping")
 
     async def drain(self, over_s: float) -> None:
-        """Stop accepting and send every device away, spread over the time; returns when the last was told."""
-        frame = build_goaway(Draining, after_ms=Draining.after_ms, jitter_ms=int(over_s * 1000) + Draining.after_ms)
+        """Stop accepting and send every device away, to other nodes where `elsewhere` knows some, spread over the time;
+        returns when the last was told."""
+        farewell = farewell_of_drain(self.elsewhere(), over_s, self.plane.links(), self._config.logins_per_s)
         self._drained = 0
         self._all_drained.clear()
-        for reactor in self.plane.reactors:
-            while not reactor.drain_links(frame, int(over_s * 1000)):  # noqa: ASYNC110 - a full mailbox has no event
+        reactors = self.plane.reactors
+        for index, reactor in enumerate(reactors):
+            turns = farewell.turned(index, len(reactors))
+            over_ms = int(over_s * 1000)
+            while not reactor.drain_links(farewell.frames, over_ms, turns):  # noqa: ASYNC110 - a full mailbox has no event
                 await asyncio.sleep(0.01)
         if self.plane.reactors:
             await self._all_drained.wait()
@@ -167,6 +175,7 @@ class EdgeServer:
         while True:
             await asyncio.sleep(FUSE_S)
             failed = self._warn_of_accepts(failed)
+            self._tell_elsewhere()
             if not limit:
                 continue
             with open("/proc/self/statm") as statm:  # noqa: ASYNC230 - no disk behind it
@@ -175,6 +184,15 @@ class EdgeServer:
                 refusing = not refusing
                 self.plane.refuse_logins(refusing)
                 _log.warning("memory_fuse", refusing=refusing, resident_bytes=resident, limit_bytes=limit)
+
+    def _tell_elsewhere(self) -> None:
+        """Logins that are too many are sent to nodes that have room."""
+        words = farewell_of_overload(self.elsewhere())
+        if words != self._overload_words:
+            reactors = self.plane.reactors
+            for index, reactor in enumerate(reactors):
+                self.plane.insist(reactor.send_elsewhere, words.frames, words.turned(index, len(reactors)))
+            self._overload_words = words
 
     def _warn_of_accepts(self, before: int) -> int:
         failed = self.plane.accept_errors()

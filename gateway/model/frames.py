@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from gateway.model.device_address import HOST_CHARS
 from gateway.model.errors import FrameTooLarge, InvalidField, MalformedFrame
 
 PROTOCOL_VERSION = 1
@@ -58,6 +59,8 @@ Servers = Annotated[list[Server], Meta(max_length=8)]
 Cursor = Annotated[int, Meta(ge=0)]
 Op = Annotated[str, Meta(min_length=1, max_length=32, pattern="^[a-z_]+$")]
 Ids = Annotated[list[Id], Meta(max_length=MAX_IDS)]
+Host = Annotated[str, Meta(max_length=HOST_CHARS)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 class FrameType(IntEnum):
@@ -288,6 +291,10 @@ class Goaway(_Body, kw_only=True):
     #: reconnect after after_ms plus a random part of jitter_ms
     after_ms: int = 0
     jitter_ms: int = 0
+    #: another gateway that takes the device, its plain port and its port inside TLS; 0: it has none of that kind
+    host: Host = ""
+    port: Port = 0
+    tls_port: Port = 0
 
 
 class ProviderWelcome(_Body, kw_only=True):

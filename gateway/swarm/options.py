@@ -8,10 +8,13 @@ import socket
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.client.addresses import parse_node
 from gateway.model.errors import ConfigError
 
 #: connections from one source address; past some 14,000 the kernel's search for a free port becomes slow
 DEVICES_A_SOURCE = 14_000
+#: gateways that devices take in turn
+NODES_MOST = 64
 #: source addresses 127.a.b.1
 SOURCES = 254 * 254
 
@@ -20,6 +23,8 @@ SOURCES = 254 * 254
 class Options:
     host: str = "127.0.0.1"
     port: int = 7400
+    #: more gateways of the fleet, host:port; devices take them in turn
+    nodes: tuple[str, ...] = ()
     protocol: Literal["heliograph", "mqtt"] = "heliograph"
     app: str = "demo"
     versions: int = 20
@@ -41,14 +46,30 @@ class Options:
 
     def address(self) -> int:
         """The host as a number; ConfigError where it has none or is not on loopback."""
+        return self._resolve(self.host, "host")
+
+    def gateways(self) -> list[tuple[int, int]]:
+        """Addresses as numbers and ports, the first that of host and port; ConfigError as for `address`."""
+        found = [(self.address(), self.port)]
+        for node in self.nodes:
+            try:
+                host, port = parse_node(node)
+            except ValueError as error:
+                raise ConfigError(f"--node {node}: {error}", field="node") from None
+            found.append((self._resolve(host, "node"), port))
+        if len(found) > NODES_MOST:
+            raise ConfigError(f"devices take at most {NODES_MOST} gateways in turn", field="node")
+        return found
+
+    def _resolve(self, host: str, option: str) -> int:
         try:
-            address = ipaddress.IPv4Address(socket.gethostbyname(self.host))
+            address = ipaddress.IPv4Address(socket.gethostbyname(host))
         except OSError as error:
-            raise ConfigError(f"--host {self.host}: {error}", field="host") from None
+            raise ConfigError(f"--{option} {host}: {error}", field=option) from None
         if not address.is_loopback and not self.allow_remote:
             raise ConfigError(
-                f"--host {self.host} is not on loopback; this is a load test: say --allow-remote where that is meant",
-                field="host",
+                f"--{option} {host} is not on loopback; this is a load test: say --allow-remote where that is meant",
+                field=option,
             )
         return int(address)
 

@@ -50,7 +50,7 @@ class Swarm:
     def __init__(self, options: Options, progress: Progress | None = None) -> None:
         self._options = options
         self._progress = progress
-        self._host = options.address()
+        self._host, _ = options.gateways()[0]
         first, a_source = options.sources()
         share, late_ms = options.acks()
         threads = options.thread_count
@@ -58,8 +58,7 @@ class Swarm:
             Fleet(
                 index,
                 threads,
-                self._host,
-                options.port,
+                options.gateways(),
                 app=options.app.encode(),
                 versions=options.versions,
                 heartbeat_ms=int(options.heartbeat_s * 1000),

@@ -67,17 +67,15 @@ class NatsServer:
             f'server_name: "{self.name}"\nlisten: "{self.host}:{self.port}"\nhttp: "{self.host}:{self.monitor_port}"\n'
             f"max_payload: 8MB\nwrite_deadline: 5s\n"
             f'jetstream {{ store_dir: "{store}"\n sync_interval: {sync}\n max_memory_store: 64MB\n'
-            f" max_file_store: 64GB }}\n"
-            + (
-                f'cluster {{ name: "tour"\n listen: "{self.host}:{self.cluster_port}"\n routes: {routes} }}\n'.replace(
-                    "'", '"'
-                )
-                if routes
-                else ""
-            )
-            + extra
+            f" max_file_store: 64GB }}\n" + (self._cluster(routes) if routes else "") + extra
         )
         return path
+
+    def _cluster(self, routes: list[str]) -> str:
+        # not advertised: clients use the addresses they were given, which may lead through something between
+        urls = ", ".join(f'"{route}"' for route in routes)
+        listen = f"{self.host}:{self.cluster_port}"
+        return f'cluster {{ name: "tour"\n listen: "{listen}"\n no_advertise: true\n routes: [{urls}] }}\n'
 
     def start(self, run: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen) -> None:
         with (self.folder / "server.log").open("ab") as log:

@@ -44,10 +44,10 @@ def run(*command: str) -> None:
 
 
 @contextlib.contextmanager
-def mounted(folder: Path) -> Iterator[Path]:
+def mounted(folder: Path, size_bytes: int = DISK_BYTES) -> Iterator[Path]:
     """A small file system of its own."""
-    folder.mkdir()
-    run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "heliograph-chaos", str(folder))
+    folder.mkdir(parents=True)
+    run("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "heliograph-chaos", str(folder))
     try:
         yield folder
     finally:

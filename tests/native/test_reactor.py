@@ -393,7 +393,7 @@ def test_a_drain_does_not_wait_for_places_that_are_empty() -> None:
             peer.close()
             rig.event(native.EVENT_DOWN)
         last, _ = rig.login(9)
-        rig.reactor.drain_links(build_frame(FrameType.GOAWAY, {"name": "draining"}), 600_000)
+        rig.reactor.drain_links([build_frame(FrameType.GOAWAY, {"name": "draining"})], 600_000)
         assert b"draining" in last.receive()[1]
         rig.event(native.EVENT_DRAINED)
 
@@ -401,7 +401,7 @@ def test_a_drain_does_not_wait_for_places_that_are_empty() -> None:
 def test_a_drain_sends_everyone_away_and_reports_the_end() -> None:
     with Rig() as rig:
         peers = [rig.login(device)[0] for device in range(1, 20)]
-        rig.reactor.drain_links(build_frame(FrameType.GOAWAY, {"name": "draining"}), 100)
+        rig.reactor.drain_links([build_frame(FrameType.GOAWAY, {"name": "draining"})], 100)
         for peer in peers:
             assert b"draining" in peer.receive()[1]
             assert peer.receive() is None
@@ -413,7 +413,7 @@ def test_a_drain_sends_everyone_away_and_reports_the_end() -> None:
 def test_a_drain_takes_its_time_however_busy_the_reactor_is() -> None:
     with Rig() as rig:
         peers = [rig.login(device)[0] for device in range(1, 40)]
-        rig.reactor.drain_links(build_frame(FrameType.GOAWAY, {"name": "draining"}), 500)
+        rig.reactor.drain_links([build_frame(FrameType.GOAWAY, {"name": "draining"})], 500)
         rig.reactor.echo(1)
         busy = 0
         while not any(e[0] == native.EVENT_DRAINED for e in rig.events):

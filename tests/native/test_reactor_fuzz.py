@@ -209,7 +209,7 @@ def test_whatever_comes_every_link_ends_once_and_every_notification_has_one_fate
                 run.hear(run.random.choice((1, 50, 4_096)))
         for peer in list(run.peers):
             run.drop(peer)
-        assert rig.reactor.drain_links(build_frame(FrameType.GOAWAY, {}), 0)
+        assert rig.reactor.drain_links([build_frame(FrameType.GOAWAY, {})], 0)
         while rig.reactor.counters()["links"] or run.hear(4_096) or select.select([rig.up], [], [], 0.05)[0]:
             run.hear(4_096)
         counters = rig.reactor.counters()

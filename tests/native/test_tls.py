@@ -497,7 +497,7 @@ def test_a_drain_reaches_tls_links_and_those_in_the_handshake() -> None:
         begun = socket.create_connection(("127.0.0.1", rig.tls_port), timeout=10)
         begun.sendall(b"\x16\x03\x01")
         until(rig, lambda: rig.reactor.counters()["links"] == 2)
-        rig.reactor.drain_links(build_frame(FrameType.GOAWAY, {"name": "draining"}), 10)
+        rig.reactor.drain_links([build_frame(FrameType.GOAWAY, {"name": "draining"})], 10)
         assert peer.receive()[0] == FrameType.GOAWAY
         assert begun.recv(16) == b""  # nothing can be said in it
         begun.close()

@@ -13,7 +13,7 @@ EXT = ROOT / "ext"
 #: compiled modules by floor; one may cimport only from floors below its own
 FLOORS = [
     {"frame", "wheel", "group", "token_index", "mailbox", "outbox", "proxy", "records"},  # know nothing of each other
-    {"link", "registry", "pending", "tls_state", "cattp_plane"},
+    {"farewell", "link", "registry", "pending", "tls_state", "cattp_plane"},
     {"batches", "tls_light", "tls_context", "cattp_links"},
     {"tls", "cattp_sending"},
     {"plane", "cattp_traffic"},

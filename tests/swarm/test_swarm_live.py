@@ -157,3 +157,13 @@ def _is_open(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
+
+
+async def test_devices_take_gateways_in_turn_and_those_of_one_that_is_gone_find_another(stage: Stage) -> None:
+    with socket.socket() as closed:  # bound and not listening: connections are refused
+        closed.bind(("127.0.0.1", 0))
+        other = f"127.0.0.1:{closed.getsockname()[1]}"
+        with Swarm(options(stage, nodes=(other,))) as swarm:
+            assert swarm.connect(100)["connected"] == 50
+            swarm.reconnect()
+            assert swarm.counts()["online"] == 100

@@ -145,3 +145,13 @@ def test_the_control_protocol_answers_what_it_can_not_do() -> None:
     assert "connect, drop" in got[3]["error"]
     assert "nobody to push to" in got[7]["error"]
     assert got[8]["online"] == 0
+
+
+def test_more_gateways_are_named_one_by_one_and_checked() -> None:
+    loopback = 0x7F000001
+    assert Options(nodes=("127.0.0.2:7401",)).gateways() == [(loopback, 7400), (loopback + 1, 7401)]
+    for wrong in ("127.0.0.1", "192.0.2.1:7400"):
+        with pytest.raises(ConfigError, match="--node"):
+            Options(nodes=(wrong,)).gateways()
+    with pytest.raises(ConfigError, match="at most 64"):
+        Options(nodes=("127.0.0.1:1",) * 64).gateways()
