@@ -27,6 +27,7 @@ DEVICES = 12
 #: devices made to find so many, at most
 MOST_DEVICES = 400
 WAIT_S = 60.0
+AGAIN_S = 0.5
 
 
 @dataclass(slots=True)
@@ -92,12 +93,18 @@ async def devices_of(stage: FleetStage, victim: int, first: int) -> list[SilentD
 async def push_all(stage: FleetStage, node: int, devices: list[SilentDevice]) -> None:
     """One to each, accepted and come."""
     headers = {"authorization": f"Bearer {stage.key}"}
+    end = time.monotonic() + WAIT_S
     async with httpx.AsyncClient(base_url=stage.api(node), headers=headers, timeout=30, trust_env=False) as http:
-        answers = await asyncio.gather(
-            *(http.post("/v1/push", json={"target": {"token": one.token}, "title": "x"}) for one in devices)
-        )
-    if wrong := [answer for answer in answers if answer.status_code != 201]:
-        raise BenchFailed(f"a push was refused: {wrong[0].status_code} {wrong[0].text}")
+
+        async def push(device: SilentDevice) -> None:
+            while (
+                answer := await http.post("/v1/push", json={"target": {"token": device.token}, "title": "x"})
+            ).status_code != 201:
+                if answer.status_code != 503 or time.monotonic() > end:
+                    raise BenchFailed(f"a push was refused: {answer.status_code} {answer.text}")
+                await asyncio.sleep(AGAIN_S)
+
+        await asyncio.gather(*map(push, devices))
     await until_all(devices, lambda one: bool(one.came))
 
 

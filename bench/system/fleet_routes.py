@@ -20,7 +20,7 @@ FULL, QUICK = 4_000, 1_000
 ROUNDS_FULL, ROUNDS_QUICK = 5, 3
 SECONDS_FULL, SECONDS_QUICK = 8.0, 3.0
 #: pushes a second, of either kind
-RATE = 1_000.0
+RATE = 200.0
 #: of the swarm's file of credentials
 RECORD_BYTES = 68
 NODE = 1

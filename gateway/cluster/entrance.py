@@ -57,6 +57,20 @@ def node_name(settings: Cluster) -> str:
     return settings.node or socket.gethostname()
 
 
+async def patiently(work: Callable[[], Awaitable[_T]], now: Callable[[], float] = clock) -> _T:
+    """Again while there is no answer: the servers may be electing a leader. What is done has to look first."""
+    end = now() + PATIENCE_S
+    while True:
+        try:
+            return await work()
+        except InDoubt as exc:
+            if now() > end:
+                raise ConfigError(
+                    f"the fleet's records can not be read or written: {exc.message}", field="cluster.url"
+                ) from None
+        await asyncio.sleep(_AGAIN_S)
+
+
 async def enter(
     settings: Cluster,
     leases: Leases,
@@ -87,17 +101,7 @@ class _Door:
         self._key = f"{NODE}{self.name}"
 
     async def patiently(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Again while there is no answer: the servers may be electing a leader. What is done has to look first."""
-        end = self._now() + PATIENCE_S
-        while True:
-            try:
-                return await work()
-            except InDoubt as exc:
-                if self._now() > end:
-                    raise ConfigError(
-                        f"the fleet's records can not be read or written: {exc.message}", field="cluster.url"
-                    ) from None
-            await asyncio.sleep(_AGAIN_S)
+        return await patiently(work, self._now)
 
     async def agree(self) -> None:
         """On what the fleet is: the first node says it."""

@@ -18,7 +18,7 @@ from gateway.auth.service_keys import PURPOSE, ServiceKeys
 from gateway.cluster.adoption import PartitionStores
 from gateway.cluster.beats import ThreadHeart
 from gateway.cluster.broadcast_stream import BroadcastStream
-from gateway.cluster.entrance import Entrance, enter, node_name
+from gateway.cluster.entrance import Entrance, enter, node_name, patiently
 from gateway.cluster.far_door import FarDoor
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.members import FleetMembers
@@ -159,7 +159,7 @@ class FleetNode:
             await check_nats(settings)
             leases = KvLeases(link, settings)
             await leases.open()
-            keys = await share_keys(config, leases)
+            keys = await patiently(lambda: share_keys(config, leases))
             entrance = await enter(settings, leases, devices=_advertised(config), api=_api_url(config))
             self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)))
         except BaseException:
