@@ -54,6 +54,7 @@ async def append(urls: list[str], streams: int, size: int, seconds: float) -> di
             await client.close()
     took.sort()
     return {
+        "messages": sum(sent),
         "messages_per_s": sum(sent) / lasted,
         "bytes_per_s": sum(sent) * size / lasted,
         "p50_ms": took[len(took) // 2] * 1e3,
