@@ -13,6 +13,7 @@ from libc.string cimport memcmp, memcpy, memset
 from gateway._native.batches cimport (
     GW_BATCH_KIND, GW_BATCH_MOST, GW_BATCH_VERSION, STATE_SENT, STATE_WAITING, Batches, batches_close, batches_open,
     gw_batch_head_t, gw_batch_item_t)
+from gateway._native.far_records cimport GW_FAR_REACTOR, FarSink
 from gateway._native.mailbox cimport gw_ring_publish, gw_ring_reserve
 from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_t
 from gateway._native.pending cimport (
@@ -239,10 +240,12 @@ cdef class Router:
     cdef list reactors
     cdef set held
     cdef dict floors
+    cdef FarSink far                # where links of other nodes are; None: there are none
     cdef reactor_t *of[REACTORS_MAX]
     cdef uint8_t touched[REACTORS_MAX]
 
-    def __init__(self, list reactors not None, set held not None, dict floors not None):
+    def __init__(self, list reactors not None, set held not None, dict floors not None, FarSink far=None):
+        self.far = far
         self.reactors = reactors
         self.held = held
         self.floors = floors
@@ -264,7 +267,13 @@ cdef class Router:
     cdef bint notify(self, uint64_t link, gw_buffer_t *frame, uint64_t seq, uint32_t registration, uint32_t ack_ms):
         """Takes the reference of the frame over; False where the mailbox is full, then the frame is gone too."""
         cdef reactor_t *r = self.of[link >> REACTOR_SHIFT]
-        cdef command_t *c = NULL if r == NULL else <command_t *>gw_ring_reserve(&r.down, sizeof(command_t))
+        cdef command_t *c
+        cdef bint sent
+        if link >> REACTOR_SHIFT == GW_FAR_REACTOR and self.far is not None:
+            sent = self.far.notify(link, seq, registration, ack_ms, frame.data, frame.size)
+            gw_buffer_drop(frame)
+            return sent
+        c = NULL if r == NULL else <command_t *>gw_ring_reserve(&r.down, sizeof(command_t))
         if c == NULL:
             gw_buffer_drop(frame)
             return False
@@ -278,11 +287,14 @@ cdef class Router:
         self.touched[link >> REACTOR_SHIFT] = 1
         return True
 
-    cdef void publish(self):
+    cdef int publish(self, uint32_t ack_ms) except -1:
         cdef int i
         for i in range(REACTORS_MAX):
             if self.touched[i]:
                 gw_ring_publish(&self.of[i].down)
+        if self.far is not None:
+            self.far.flush(ack_ms)
+        return 0
 
 
 @cython.final
@@ -464,7 +476,7 @@ cdef class Batch:
                     continue
             row.flags &= ~<uint8_t>PENDING_PLAIN
             odd.append(seq)
-        router.publish()
+        router.publish(max(ack_ms, 1u))
         return stored, slot, odd
 
     cdef bytes build_row(self, uint64_t now_ms, uint32_t ack_ms, uint32_t notifier_ack_ms):

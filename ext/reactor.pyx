@@ -7,6 +7,7 @@ from libc.string cimport memcpy, memset
 from gateway._native.batches cimport Batches, batches_ack
 from gateway._native.door cimport (
     KEY_LISTENER, accept_links, greet, greet_timeout, listener_watch, listeners_close)
+from gateway._native.far_records cimport HomeTable
 from gateway._native.fanout cimport fan_add, fan_drop, fan_step
 from gateway._native.farewell cimport farewell_free, farewell_new, farewell_next, farewell_t
 from gateway._native.frame cimport IDS_MAX
@@ -654,14 +655,14 @@ cdef class Reactor:
 
     # -- the control thread: events
 
-    def drain(self, limit: int = 4096, Batches batches=None, list runs=None) -> tuple:
+    def drain(self, limit: int = 4096, Batches batches=None, list runs=None, HomeTable homes=None) -> tuple:
         """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, shown,
         link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
         b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
         c=[seq in flight]; FANNED link=group a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell.
         `runs` gets acks in time of what is no pending delivery, a broadcast's: (seq, packed registrations, acked_ms)
-        for those of one seq that follow each other."""
+        for those of one seq that follow each other. `homes` takes all acks, and is told before this returns."""
         cdef list acks = [], others = []
         cdef uint32_t run[4096]
         cdef uint32_t in_run = 0
@@ -680,7 +681,10 @@ cdef class Reactor:
                 more = gw_ring_sleep(&self.r.up) != 0
                 break
             if e.kind == EV_ACK:
-                if runs is not None and batches is not None and e.flag == 0 and (
+                if homes is not None and homes.put_ack(
+                        e.registration, e.link, e.seq, e.sent_ms, e.acked_ms, e.flag):
+                    pass
+                elif runs is not None and batches is not None and e.flag == 0 and (
                         pending_get(batches.b.pending, e.seq) == NULL):
                     if in_run == 4096 or (in_run and run_seq != e.seq):
                         runs.append((run_seq, (<const char *>run)[:in_run * 4], run_ms))
@@ -712,6 +716,8 @@ cdef class Reactor:
                 break
         if in_run:
             runs.append((run_seq, (<const char *>run)[:in_run * 4], run_ms))
+        if homes is not None:
+            homes.say_news()
         return acks, others, more
 
     def counters(self) -> dict:

@@ -1,6 +1,7 @@
 from typing import Self, final
 
 from gateway._native.batches import Batches
+from gateway._native.far_records import FarSink
 from gateway._native.pending import Pending
 from gateway._native.reactor import Reactor
 from gateway._native.registry import Registry
@@ -11,8 +12,10 @@ APART: int
 
 @final
 class Router:
-    """Sends on links; `held` and `floors` are looked at with each use."""
-    def __init__(self, reactors: list[Reactor], held: set[int], floors: dict[int, int]) -> None: ...
+    """Sends on links; `held` and `floors` are looked at with each use. `far` collects what goes to other nodes."""
+    def __init__(
+        self, reactors: list[Reactor], held: set[int], floors: dict[int, int], far: FarSink | None = None
+    ) -> None: ...
 
 @final
 class Batch:

@@ -2,6 +2,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
 from gateway._native.batches import Batches
+from gateway._native.far_records import HomeTable
 from gateway._native.tls_context import TlsContext
 
 REASONS: Final[tuple[str, ...]]
@@ -102,6 +103,7 @@ class Reactor:
         limit: int = 4096,
         batches: Batches | None = None,
         runs: list[tuple[int, bytes, int]] | None = None,
+        homes: HomeTable | None = None,
     ) -> tuple[list[tuple[int, int, int, int, bool, int]], list[tuple[int, int, Any, Any, Any]], bool]:
         """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, shown,
         link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
@@ -109,7 +111,7 @@ class Reactor:
         c=[seq in flight]; FANNED link=group a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell.
         `runs` gets acks in time of what is no pending delivery, a broadcast's: (seq, packed registrations, acked_ms)
-        for those of one seq that follow each other."""
+        for those of one seq that follow each other. `homes` takes all acks, and is told before this returns."""
     @property
     def mailbox_bytes(self) -> int:
         """Size of the mailbox up."""

@@ -36,6 +36,7 @@ COMMANDS = {
     "check-config": "configuration:check",
     "default-config": "configuration:default",
     "keys": "keys:group",
+    "cluster": "cluster:group",
     "backup": "backup:command",
     "errors": "errors:command",
     "docs": "pages:command",

@@ -5,7 +5,6 @@ number; must never take the name of a node that lives.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -27,6 +26,7 @@ from gateway.cluster.fleet_records import (
     parse_number,
 )
 from gateway.cluster.leases import Changed, Entry, InDoubt, Leases
+from gateway.config.cluster import node_name
 from gateway.config.cluster_section import Cluster
 from gateway.model.cluster import VERSION
 from gateway.model.errors import ConfigError
@@ -51,10 +51,6 @@ class Entrance(NamedTuple):
     @property
     def number(self) -> int:
         return self.beat.number
-
-
-def node_name(settings: Cluster) -> str:
-    return settings.node or socket.gethostname()
 
 
 async def patiently(work: Callable[[], Awaitable[_T]], now: Callable[[], float] = clock) -> _T:
@@ -89,6 +85,21 @@ async def enter(
     number = await door.patiently(door.take_number)
     beat = Beat(number, door.name, devices, api, version, at_ms=int(now() * 1000))
     return await door.patiently(partial(door.write, beat, revision))
+
+
+async def patiently(work: Callable[[], Awaitable[_T]], now: Callable[[], float] = clock) -> _T:
+    """Again while there is no answer: the servers may be electing a leader. What is done has to look first. ConfigError
+    where it takes too long."""
+    end = now() + PATIENCE_S
+    while True:
+        try:
+            return await work()
+        except InDoubt as exc:
+            if now() > end:
+                raise ConfigError(
+                    f"the fleet's records can not be read or written: {exc.message}", field="cluster.url"
+                ) from None
+        await asyncio.sleep(_AGAIN_S)
 
 
 class _Door:

@@ -11,11 +11,10 @@ from gateway._native.batches import Batches
 from gateway.cluster.far_asks import FarAsks
 from gateway.cluster.far_edge import FarEdge
 from gateway.cluster.far_hearing import FarHearing
-from gateway.cluster.far_wire import AskEnd, AskFetch, AskRegister, parse_body, parse_head, parse_records
+from gateway.cluster.far_wire import AskEnd, AskFetch, AskRegister, parse_body, parse_message
 from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import Bus, Member, Members
 from gateway.model.errors import BadRequest, NodeUnreachable
-from gateway.model.ports import Journal
 from gateway.store.directory import Directory
 
 #: what nodes tell of their devices, and ask for them
@@ -52,12 +51,14 @@ class FarDoor:
         self._bus.serve(FETCH, self._on_fetch)
         self._bus.on_gap(self._on_gap)
 
-    def open(self, edge: FarEdge, directory: Directory, journal: Journal, batches: Batches) -> None:
+    def open(self, edge: FarEdge, directory: Directory, batches: Batches) -> None:
         """This core is reached from now on. Its delivery floor is attached already."""
-        self._cores[edge.partition] = _Core(
-            edge, FarHearing(edge, journal, batches, self._metrics), FarAsks(edge, directory)
-        )
+        hearing = FarHearing(edge, batches, self._metrics)
+        self._cores[edge.partition] = _Core(edge, hearing, FarAsks(edge, directory))
         edge.start()
+        # Nodes that heard of their new owner before it heard them have told of their devices in vain.
+        for member in self._members.all():
+            edge.ask_again(member.number)
 
     async def close(self, partition: int) -> None:
         core = self._cores.pop(partition, None)
@@ -84,14 +85,13 @@ class FarDoor:
 
     def _on_told(self, sender: int, body: bytes) -> bytes:
         try:
-            partition, epoch = parse_head(body)
-            records = parse_records(body)
+            partition, epoch, _ = parse_message(body)
         except ValueError:
             return self._drop("malformed")
         core = self._cores.get(partition)
         if core is None or core.edge.epoch != epoch or self._members.member(sender) is None:
             return self._drop("stale")
-        core.hearing.hear(sender, records)
+        core.hearing.hear(sender, body)
         return b""
 
     def _core_for(self, body: bytes, kind: type[_Ask]) -> tuple[_Core, _Ask]:

@@ -13,6 +13,7 @@ import asyncio
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 
+from gateway._native.far_records import FarSink
 from gateway._native.intake import Router
 from gateway.cluster.far_wire import (
     Cohort,
@@ -82,8 +83,7 @@ class FarEdge:
         self._ready_room = 0
         #: where it is a set: the sequences that notify queues meanwhile
         self.tally: set[int] | None = None
-        #: by registration: its number at its node, when it was bound there (Unix ms), the node's round it was told in
-        self._locals = array("I")
+        #: by registration: when it was bound at its node (Unix ms), and the node's round it was told in
         self._bound_ms = array("Q")
         self._rounds_of = array("B")
         #: nodes that have devices here → number of their last round
@@ -95,8 +95,9 @@ class FarEdge:
         self._ticking: asyncio.TimerHandle | None = None
         self._ticks = 0
         self._is_closed = False
-        #: links of no reactor here: batches hand what is attached to be looked at one by one
-        self.router = Router([], self._held, self._floors)
+        #: has the registrations' numbers at their nodes
+        self._sink = FarSink(self._on_batch)
+        self.router = Router([], self._held, self._floors, self._sink)
 
     # --- life
 
@@ -136,8 +137,17 @@ class FarEdge:
     ) -> None:
         if self._is_closed:
             return
-        record = build_record(kind, flag, number, local, attachment, seq, a, 0, payload)
-        size = self._tellings.add(node, self.partition, self.epoch, record)
+        self._add(node, build_record(kind, flag, number, local, attachment, seq, a, 0, payload))
+
+    def _on_batch(self, piles: list[tuple[int, bytes]], seqs: bytes, numbers: bytes, ack_ms: int) -> None:
+        """A batch was routed natively: notifications by node, and all their sequences and registrations."""
+        if not self._is_closed:
+            for node, records in piles:
+                self._add(node, records)
+            self._flights.add_many(seqs, numbers, self._clock(), ack_ms)
+
+    def _add(self, node: int, records: bytes) -> None:
+        size = self._tellings.add(node, self.partition, self.epoch, records)
         if size >= FULL_BYTES:
             self.flush()
         elif self._flushing is None:
@@ -154,14 +164,14 @@ class FarEdge:
 
     def _tell_of(self, number: int, link: int, kind: Do, *, seq: int = 0, payload: bytes = b"") -> None:
         """About a registration that is bound to this link."""
-        local = self._locals[number]
+        local = self._sink.local(number)
         self.tell(node_of_link(link), kind, 0, number, local, attachment_of_link(link), seq, payload=payload)
 
     # --- model.ports.Edge
 
     def local_of(self, registration: int) -> int:
         """Its number at its node, where it is bound."""
-        return self._locals[registration]
+        return self._sink.local(registration)
 
     def is_connected(self, registration: int) -> bool:
         return self.registry.link(registration) != 0
@@ -179,7 +189,7 @@ class FarEdge:
             Do.NOTIFY,
             again,
             registration,
-            self._locals[registration],
+            self._sink.local(registration),
             attachment_of_link(link),
             seq,
             ack_ms,
@@ -274,8 +284,9 @@ class FarEdge:
         previous = self.registry.device_link(device)
         if previous and previous != link:
             older = max((self._bound_ms[n] for n in self.registry.bound(device)), default=0)
-            if again and at_ms <= older:
-                # Both are told once more, to a new owner say, in any order: the later one holds.
+            if at_ms < older:
+                # Old news: it was on its way for long, or both are told to a new owner. The later link holds. Where
+                # clocks differ that may be the wrong one, so this one may come back.
                 self.tell(node, Do.TAKEOVER, 1, attachment=attachment, seq=device)
                 return
             self.tell(node_of_link(previous), Do.TAKEOVER, again, attachment=attachment_of_link(previous), seq=device)
@@ -284,20 +295,19 @@ class FarEdge:
         moved = self.registry.link(number) != link
         self.registry.login(device, link)
         self.registry.bind(number, device)
-        self._locals[number] = local
+        self._sink.set_local(number, local)
         self._bound_ms[number] = at_ms
         self._rounds_of[number] = self._nodes[node] & 0xFF
         self.set_floor(link, floor)
         if moved and not again:
             self.events.on_ready([number])
-        else:
+        elif self._journal.pending_of(number, 1) or self._broadcasts.waiting(number):
             self.hold(number, link)  # something of it may be in flight: only the node knows
 
     def _grow(self, number: int) -> None:
-        missing = number + 1 - len(self._locals)
+        missing = number + 1 - len(self._bound_ms)
         if missing > 0:
             missing += 1024
-            self._locals.frombytes(bytes(4 * missing))
             self._bound_ms.frombytes(bytes(8 * missing))
             self._rounds_of.frombytes(bytes(missing))
 

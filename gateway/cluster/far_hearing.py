@@ -4,16 +4,17 @@ its link lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
 from gateway._native.batches import Batches
+from gateway._native.far_traffic import hear_acks
 from gateway.cluster.far_edge import FarEdge
-from gateway.cluster.far_wire import Record, Told, parse_numbers
+from gateway.cluster.far_wire import HEAD_BYTES, Record, Told, parse_numbers, parse_record
 from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import far_link
-from gateway.model.ports import Ack, Journal
+from gateway.model.ports import Ack
 
 _log = structlog.get_logger(__name__)
 #: in the flag of BOUND
@@ -24,18 +25,15 @@ _FLOOR = 0x03
 class FarHearing:
     """`batches`: what settles the acks of batches before anybody else sees them."""
 
-    def __init__(self, edge: FarEdge, journal: Journal, batches: Batches, metrics: Metrics) -> None:
+    def __init__(self, edge: FarEdge, batches: Batches, metrics: Metrics) -> None:
         self._edge = edge
         self._registry = edge.registry
-        self._journal = journal
         self._batches = batches
         self._metrics = metrics
-        self._acks: list[Ack] = []
+        #: acks that batches did not settle; runs of those of no pending delivery; and acks whose link knew no more
+        self._acks: list[tuple[int, int, int, int, bool, int]] = []
+        self._runs: list[tuple[int, bytes, int]] = []
         self._late: list[Ack] = []
-        #: acks in time of one sequence that is no pending delivery: a broadcast's
-        self._run: list[int] = []
-        self._run_seq = 0
-        self._run_ms = 0
         self._handlers: dict[int, Callable[[int, Record], None]] = {
             Told.TIMEOUT: self._on_timeout,
             Told.LOST: self._on_lost,
@@ -48,26 +46,33 @@ class FarHearing:
             Told.SYNCED: self._on_synced,
         }
 
-    def hear(self, node: int, records: Sequence[Record]) -> None:
-        for record in records:
-            if record.kind == Told.ACK:
-                self._on_ack(node, record)
-                continue
-            handler = self._handlers.get(record.kind)
-            if handler is None:
-                self._metrics.count(Metric.FAR_DROPPED, label="malformed")
-                continue
-            if record.kind != Told.LATE:
-                # What comes next must not hold what was acked before.
-                self._settle()
-            try:
-                handler(node, record)
-            except ValueError:
-                self._metrics.count(Metric.FAR_DROPPED, label="malformed")
-            except Exception:
-                # One device's news must not cost the others of its message.
-                _log.exception("far_event_failed", kind=record.kind)
+    def hear(self, node: int, body: bytes) -> None:
+        """A message that is whole, of this core's partition and epoch."""
+        at, end = HEAD_BYTES, len(body)
+        while at < end:
+            at, stale = hear_acks(body, at, node, self._registry, self._batches, self._acks, self._runs)
+            if stale:
+                self._metrics.count(Metric.FAR_DROPPED, stale, "stale")
+            if at < end:
+                record, at = parse_record(body, at)
+                self._hear_one(node, record)
         self._settle()
+
+    def _hear_one(self, node: int, record: Record) -> None:
+        handler = self._handlers.get(record.kind)
+        if handler is None:
+            self._metrics.count(Metric.FAR_DROPPED, label="malformed")
+            return
+        if record.kind != Told.LATE:
+            # What comes next must not hold what was acked before.
+            self._settle()
+        try:
+            handler(node, record)
+        except ValueError:
+            self._metrics.count(Metric.FAR_DROPPED, label="malformed")
+        except Exception:
+            # One device's news must not cost the others of its message.
+            _log.exception("far_event_failed", kind=record.kind)
 
     def _link(self, node: int, record: Record) -> int:
         """The link it speaks of; 0 where the registration is not bound there (any more)."""
@@ -79,32 +84,17 @@ class FarHearing:
 
     # --- acks
 
-    def _on_ack(self, node: int, record: Record) -> None:
-        link = self._link(node, record)
-        if not link:
-            return
-        seq, number, shown = record.seq, record.number, bool(record.flag)
-        if not shown and self._journal.get(seq) is None:
-            if self._run and (seq != self._run_seq or len(self._run) >= 4096):
-                self._end_run()
-            self._run.append(number)
-            self._run_seq, self._run_ms = seq, record.b
-        elif not self._batches.ack(seq, number, record.a, record.b, shown):
-            self._acks.append(Ack(seq, number, record.a, record.b, shown, link))
-
-    def _end_run(self) -> None:
-        run, self._run = self._run, []
-        # each registration once
-        self._edge.events.on_acks_of(self._run_seq, list(dict.fromkeys(run)), self._run_ms)
-
     def _settle(self) -> None:
+        """Tell of the acks that came so far."""
+        acks, self._acks = self._acks, []
+        late, self._late = self._late, []
+        runs, self._runs = self._runs, []
         try:
-            if self._run:
-                self._end_run()
-            if self._acks or self._late:
-                acks, self._acks = self._acks + self._late, []
-                self._late = []
-                self._edge.events.on_acks(acks)
+            for seq, packed, at_ms in runs:
+                # each registration once
+                self._edge.events.on_acks_of(seq, list(dict.fromkeys(memoryview(packed).cast("I"))), at_ms)
+            if acks or late:
+                self._edge.events.on_acks([Ack._make(ack) for ack in acks] + late)
             if self._batches.is_changed:
                 self._edge.events.on_acks_settled()
         except Exception:

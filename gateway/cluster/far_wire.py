@@ -27,6 +27,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from gateway._native.far_traffic import count_records
+
 #: of everything in this file; a message of another is dropped
 WIRE_VERSION = 1
 _HEAD = struct.Struct("<BBHIQ")
@@ -111,19 +113,30 @@ def parse_head(body: bytes) -> tuple[int, int]:
     return partition, epoch
 
 
+def parse_record(body: bytes, at: int) -> tuple[Record, int]:
+    """The record at this place of a message that is whole, and the place behind it."""
+    kind, flag, _, number, local, size, attachment, seq, a, b = _RECORD.unpack_from(body, at)
+    at += RECORD_BYTES
+    return Record(kind, flag, number, local, attachment, seq, a, b, body[at : at + size]), at + size
+
+
+def parse_message(body: bytes) -> tuple[int, int, int]:
+    """(partition, epoch, number of records). ValueError where it is not whole: half a message is nobody's word."""
+    partition, epoch = parse_head(body)
+    count = count_records(body, HEAD_BYTES)
+    if count < 0:
+        raise ValueError("a record is cut")
+    return partition, epoch, count
+
+
 def parse_records(body: bytes) -> list[Record]:
-    """All of them, or ValueError: half a message is nobody's word."""
+    """All of a message, or ValueError."""
+    *_, count = parse_message(body)
     out: list[Record] = []
-    at, end = HEAD_BYTES, len(body)
-    while at < end:
-        if end - at < RECORD_BYTES:
-            raise ValueError("a record is cut")
-        kind, flag, _, number, local, size, attachment, seq, a, b = _RECORD.unpack_from(body, at)
-        at += RECORD_BYTES
-        if size > end - at:
-            raise ValueError("a payload is cut")
-        out.append(Record(kind, flag, number, local, attachment, seq, a, b, body[at : at + size]))
-        at += size
+    at = HEAD_BYTES
+    for _ in range(count):
+        record, at = parse_record(body, at)
+        out.append(record)
     return out
 
 
@@ -270,7 +283,7 @@ class Tellings:
         return bool(self._waiting)
 
     def add(self, node: int, partition: int, epoch: int, record: bytes) -> int:
-        """Returns how many bytes wait there now."""
+        """`record`: one or several. Returns how many bytes wait there now."""
         key = (node, partition, epoch)
         waiting = self._waiting.get(key)
         if waiting is None:

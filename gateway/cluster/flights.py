@@ -33,13 +33,28 @@ class Flights:
         if self._count >= self._most:
             self._metrics.count(Metric.FAR_UNWATCHED)
             return
-        second = (now_ms + ack_ms) // 1000 + 1 + GRACE_S
-        bucket = self._seconds.get(second)
-        if bucket is None:
-            bucket = self._seconds[second] = (array("Q"), array("I"))
+        bucket = self._bucket(now_ms + ack_ms)
         bucket[0].append(seq)
         bucket[1].append(number)
         self._count += 1
+
+    def add_many(self, seqs: bytes, numbers: bytes, now_ms: int, ack_ms: int) -> None:
+        """Packed native u64 and u32."""
+        count = len(numbers) // 4
+        if self._count + count > self._most:
+            self._metrics.count(Metric.FAR_UNWATCHED, count)
+            return
+        bucket = self._bucket(now_ms + ack_ms)
+        bucket[0].frombytes(seqs)
+        bucket[1].frombytes(numbers)
+        self._count += count
+
+    def _bucket(self, until_ms: int) -> tuple[array[int], array[int]]:
+        second = until_ms // 1000 + 1 + GRACE_S
+        bucket = self._seconds.get(second)
+        if bucket is None:
+            bucket = self._seconds[second] = (array("Q"), array("I"))
+        return bucket
 
     def due(self, now_ms: int) -> list[tuple[array[int], array[int]]]:
         """(sequences, registrations) whose second is over; each once."""

@@ -17,6 +17,7 @@ from gateway.cluster.journal_reader import JournalReader, Message, StreamPurged
 from gateway.cluster.journal_records import Assembler, MalformedJournal, journal_stream
 from gateway.cluster.partition_folder import PartitionFolder
 from gateway.cluster.snapshots import MalformedSnapshot, Snapshots
+from gateway.cluster.task_end import end_task
 from gateway.config.cluster_section import Cluster
 from gateway.model.errors import ConfigError, GatewayError, LogUnavailable
 from gateway.store.row_codec import parse_rows
@@ -66,9 +67,7 @@ class Follower:
     async def stop(self) -> None:
         """The folder stays open, and nobody works on it."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end_task(task)
         await self._settle()
 
     async def close(self) -> None:

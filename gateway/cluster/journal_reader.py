@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 1.0
-#: nothing was heard for so long: another consumer
+#: nothing was heard for so long, or nothing but that there is nothing, where there is something: another consumer
 SILENT_S = 3.0
 #: between two tries to have one
 PAUSE_S, MOST_PAUSE_S = 0.1, 2.0
@@ -111,12 +111,16 @@ class JournalReader:
         subscription = await client.subscribe(subject, cb=inbox.on_message)
         try:
             consumer = await self._js.consume(self._stream, subject, wanted, heartbeat_s=HEARTBEAT_S)
+            loop = asyncio.get_running_loop()
+            came_s = loop.time()
             while True:
                 try:
                     async with asyncio.timeout(SILENT_S):
                         await inbox.woken.wait()
                 except TimeoutError:
                     return
+                if wanted <= state.last and loop.time() - came_s > SILENT_S:
+                    return  # its server has not what the stream had already
                 inbox.woken.clear()
                 messages, inbox.messages = inbox.messages, []
                 batch: list[Message] = []
@@ -147,6 +151,7 @@ class JournalReader:
                 if batch:
                     wanted = batch[-1].seq + 1
                     yield batch
+                    came_s = loop.time()
         finally:
             with suppress(Exception):
                 await subscription.unsubscribe()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -35,6 +35,7 @@ from gateway.cluster.journal_records import (
     journal_subject,
     parse_record,
 )
+from gateway.cluster.task_end import end_task
 from gateway.config.cluster_section import Cluster
 from gateway.model.errors import LogFenced, LogUnavailable
 
@@ -94,7 +95,7 @@ class JournalStream:
         #: what was written since the start, to know when a snapshot is due
         self.written_bytes = 0
         #: called when it is closed
-        self.on_close: Callable[[], object] = lambda: None
+        self.on_close: Callable[[], Awaitable[None]] = _nothing
 
     @property
     def stalled(self) -> bool:
@@ -242,11 +243,13 @@ class JournalStream:
 
     async def close(self) -> None:
         """Who waits for a commit in doubt does not hear of it any more."""
-        self.on_close()
+        await self.on_close()
         task, self._task = self._task, None
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end_task(task)
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _fail(future: asyncio.Future[int], error: Exception) -> None:

@@ -46,6 +46,8 @@ ADOPTIONS = 4
 #: a node that could not open a partition is not given it again for so long, then longer each time
 PAUSE_MIN_S, PAUSE_MAX_S = 2.0, 600.0
 _TURN_S = 0.25
+#: the watch is made anew at least so often
+_WATCH_S = 60.0
 #: part of the lease after which its holder lets go: before the others take
 _EARLY = 0.95
 _DOUBT_S = 0.1
@@ -107,6 +109,7 @@ class FleetMembers:
         self._end_watch: End | None = None
         self._rewatching: asyncio.Task[None] | None = None
         self._rewatched_at = now()
+        self._has_missed = False
         self._cleaning: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
 
@@ -200,6 +203,9 @@ class FleetMembers:
         if slept and not self._is_lapsed:  # nobody could see that it was over while we could not either
             self._lapse()
         self._renewed_at = max(self._renewed_at, at)
+        if self._has_missed:  # so may have the watch
+            self._has_missed = False
+            self._watch_soon()
         if self._is_lapsed:
             self._is_lapsed = False
             _log.info("lease_again", node=self._name)
@@ -207,6 +213,7 @@ class FleetMembers:
         self._decide_soon()
 
     def on_missed(self) -> None:
+        self._has_missed = True
         self._metrics.count(Metric.BEATS_MISSED)
 
     def on_ousted(self) -> None:
@@ -339,18 +346,26 @@ class FleetMembers:
             _log.exception("tenant_failed")
 
     def _look_after_watch(self, now: float) -> None:
-        """Own beats got through, and did not come back: nothing else does either."""
+        """Own beats got through, and did not come back: nothing else does either. And now and then in any case."""
         seen_at = self._others.seen_at or 0.0
         patience_s = max(3 * self._settings.beat_s, 0.5)
-        is_late = self._renewed_at - seen_at > patience_s and now - self._rewatched_at > patience_s + 1.0
-        if is_late and (self._rewatching is None or self._rewatching.done()):
-            self._rewatched_at = now
+        since_s = now - self._rewatched_at
+        if self._renewed_at - seen_at > patience_s and since_s > patience_s + 1.0:
             _log.warning("watch_again", node=self._name)
+            self._watch_soon()
+        elif since_s > _WATCH_S:
+            self._watch_soon()
+
+    def _watch_soon(self) -> None:
+        if (self._rewatching is None or self._rewatching.done()) and not self._is_closing:
+            self._rewatched_at = self._now()
             self._rewatching = asyncio.get_running_loop().create_task(self._watch_again())
 
     async def _watch_again(self) -> None:
-        with suppress(InDoubt):
+        try:
             await self._leases.watch_again()
+        except InDoubt:
+            self._has_missed = True  # with the next beat that gets through
 
     def _clean_up(self) -> None:
         """Records of nodes that never came back; one at a time, and it does not matter who does it."""
@@ -492,8 +507,11 @@ class FleetMembers:
             if holding.node not in (0, self._number) and holding.node in self._others.live():
                 return  # while it waited for its turn
             epoch = holding.epoch + 1
-            with suppress(Changed):
+            try:
                 written = await self._write(partition, Holding(self._number, epoch), revision)
+            except Changed:
+                await self._look(partition)
+            else:
                 await self._open(partition, epoch, written)
 
     async def _open(self, partition: int, epoch: int, revision: int) -> None:
@@ -539,8 +557,17 @@ class FleetMembers:
         """Nobody's, with the next epoch; where it is still this node's."""
         holding, revision = self._holdings[partition]
         if (holding.node, holding.epoch) == (self._number, epoch):
-            with suppress(Changed):
+            try:
                 await self._write(partition, Holding(0, epoch + 1), revision)
+            except Changed:
+                await self._look(partition)
+
+    async def _look(self, partition: int) -> None:
+        """It is another's, which the watch has not told yet."""
+        with suppress(InDoubt, BadRecord):
+            entry = await self._leases.get(partition_key(partition))
+            if entry is not None:
+                self._take_holding(partition, parse_holding(entry.value), entry.revision)
 
     async def _write(self, partition: int, holding: Holding, revision: int) -> int:
         """The record's new revision. Changed: another node wrote it, or the lease is over. What was in doubt and reads

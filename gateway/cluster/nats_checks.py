@@ -1,59 +1,122 @@
-"""What is asked of the NATS servers before a node enters the fleet; must never let one in that could lose what was
-accepted, unless it was told to.
+"""What a fleet needs of its NATS servers, looked at before anything is kept there; must never start on servers that
+answer before they have synced, unless told to.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
+from typing import Any
 
 import httpx
 import msgspec
 import structlog
 
+from gateway.cluster.nats_link import NatsLink
+from gateway.config.cluster import split_list
 from gateway.config.cluster_section import Cluster
 from gateway.model.errors import ConfigError
 
 _log = structlog.get_logger(__name__)
-_TIMEOUT_S = 5.0
-_FIX = "set sync_interval: always in its jetstream section (cluster.allow_unsynced = true starts all the same)"
+
+#: how long a monitoring address may be silent at the start
+PATIENCE_S = 10.0
+_ASK_S = 2.0
+_AGAIN_S = 0.5
+#: what a message has beside its commit: subject, headers
+OVERHEAD_BYTES = 4_096
+_FIX = "set sync_interval: always in its jetstream block"
 
 
-class _Config(msgspec.Struct):
-    sync_always: bool = False
+async def check_nats(settings: Cluster, link: NatsLink, *, patience_s: float = PATIENCE_S) -> list[str]:
+    """ConfigError where they do not do. Returns monitoring addresses that did not answer: servers that are down, of
+    which nothing is known."""
+    await _check_payload(settings, link)
+    monitors = split_list(settings.monitors)
+    if not monitors and not settings.allow_unsynced:
+        raise ConfigError(
+            "is empty: it is not known whether the NATS servers sync every write", field="cluster.monitors"
+        )
+    silent: list[str] = []
+    sizes: list[int] = []
+    verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=settings.tls_ca) if settings.tls_ca else True
+    async with httpx.AsyncClient(timeout=_ASK_S, trust_env=False, verify=verify) as client:
+        answers = await asyncio.gather(*(_ask(client, monitor, patience_s) for monitor in monitors))
+    for monitor, answer in zip(monitors, answers, strict=True):
+        if answer is None:
+            silent.append(monitor)
+            continue
+        sizes.append(_cluster_size(answer))
+        _check_one(settings, monitor, answer)
+    if monitors and not sizes:
+        raise ConfigError(f"none of them answers: {', '.join(monitors)}", field="cluster.monitors")
+    if sizes and max(sizes) < settings.replicas:
+        raise ConfigError(
+            f"{settings.replicas}, and the NATS servers are {max(sizes)}: each copy needs a server of its own",
+            field="cluster.replicas",
+        )
+    for monitor in silent:
+        _log.warning("nats_server_unknown", monitor=monitor, why="it does not answer: nobody knows whether it syncs")
+    if settings.allow_unsynced:
+        _log.warning("nats_sync_unchecked", why="cluster.allow_unsynced: what was accepted can be lost")
+    return silent
 
 
-class _Jsz(msgspec.Struct):
-    config: _Config = msgspec.field(default_factory=_Config)
-    disabled: bool = False
-
-
-async def check_nats(settings: Cluster) -> None:
-    """ConfigError names the server and the fix."""
-    monitors = [text.strip() for text in settings.monitors.split(",") if text.strip()]
-    if not monitors:
-        _object("names no server, so it is not known whether they sync every write", settings)
-        return
-    async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
-        found = await asyncio.gather(*(_ask(client, monitor) for monitor in monitors))
-    for monitor, answer in zip(monitors, found, strict=True):
-        if isinstance(answer, str):
-            _object(f"{monitor} {answer}", settings)
-        elif not answer.config.sync_always:
-            _object(f"{monitor} does not sync every write: {_FIX}", settings)
-
-
-async def _ask(client: httpx.AsyncClient, monitor: str) -> _Jsz | str:
+async def _check_payload(settings: Cluster, link: NatsLink) -> None:
+    most = link.nats.max_payload
+    if most < settings.message_bytes + OVERHEAD_BYTES:
+        raise ConfigError(
+            f"{settings.message_bytes:_} and {OVERHEAD_BYTES:_} around it is more than the NATS servers take"
+            f" (max_payload: {most:_}): lower it, or raise max_payload",
+            field="cluster.message_bytes",
+        )
     try:
-        answer = await client.get(f"{monitor.rstrip('/')}/jsz", params={"config": "true"})
-        found = msgspec.json.decode(answer.content, type=_Jsz)
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        return f"can not be asked: {type(exc).__name__}"
-    except msgspec.DecodeError:
-        return "answers with something else than /jsz"
-    return "has no JetStream" if found.disabled else found
+        await link.js.account_info()
+    except Exception as exc:
+        code = getattr(exc, "err_code", 0)
+        if code in (10039, 10076) or type(exc).__name__ in ("NoRespondersError", "ServiceUnavailableError"):
+            raise ConfigError(
+                "JetStream is off on the NATS servers, or for this account", field="cluster.url"
+            ) from None
+        _log.warning("nats_account_unknown", error=type(exc).__name__)
 
 
-def _object(what: str, settings: Cluster) -> None:
-    if not settings.allow_unsynced:
-        raise ConfigError(what, field="cluster.monitors")
-    _log.warning("nats_may_lose_writes", reason=what)
+async def _ask(client: httpx.AsyncClient, monitor: str, patience_s: float) -> dict[str, Any] | None:
+    """What the server says of its JetStream; None: it does not answer."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience_s
+    has_said = False
+    while True:
+        try:
+            response = await client.get(f"{monitor}/jsz?config=1")
+            answer = msgspec.json.decode(response.content)
+            if response.status_code == 200 and isinstance(answer, dict):
+                return answer
+        except (httpx.HTTPError, msgspec.DecodeError):
+            pass
+        if loop.time() >= end:
+            return None
+        if not has_said:
+            has_said = True
+            _log.warning("nats_server_waiting", monitor=monitor, seconds=patience_s)
+        await asyncio.sleep(_AGAIN_S)
+
+
+def _check_one(settings: Cluster, monitor: str, answer: dict[str, Any]) -> None:
+    config = answer.get("config")
+    if answer.get("disabled") or not isinstance(config, dict):
+        raise ConfigError(f"the NATS server at {monitor} has JetStream off", field="cluster.monitors")
+    if config.get("sync_always") is not True:
+        if not settings.allow_unsynced:
+            raise ConfigError(
+                f"the NATS server at {monitor} answers before it has synced: {_FIX}"
+                " (cluster.allow_unsynced starts all the same)",
+                field="cluster.monitors",
+            )
+        _log.warning("nats_server_unsynced", monitor=monitor, fix=_FIX)
+
+
+def _cluster_size(answer: dict[str, Any]) -> int:
+    meta = answer.get("meta_cluster")
+    size = meta.get("cluster_size") if isinstance(meta, dict) else 1
+    return size if isinstance(size, int) else 1

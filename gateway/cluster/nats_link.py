@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from gateway.config.cluster import split_list
 from gateway.config.cluster_section import Cluster
 from gateway.model.errors import ConfigError, NodeUnreachable
 
@@ -45,10 +46,6 @@ def load_client() -> Any:
             f"a fleet needs the package {exc.name}: pip install 'heliograph[cluster]'", field="cluster.url"
         ) from None
     return nats
-
-
-def urls_of(settings: Cluster) -> list[str]:
-    return [url.strip() for url in settings.url.split(",") if url.strip()]
 
 
 class NatsLink:
@@ -149,11 +146,11 @@ class NatsLink:
         options: dict[str, Any] = {}
         if settings.credentials_file:
             options["user_credentials"] = settings.credentials_file
-        if settings.tls_ca or any(url.startswith("tls:") for url in urls_of(settings)):
+        if settings.tls_ca or any(url.startswith("tls:") for url in split_list(settings.url)):
             options["tls"] = self._tls()
         try:
             await client.connect(
-                urls_of(settings),
+                split_list(settings.url),
                 name=self._name,
                 error_cb=self._on_error,
                 disconnected_cb=on_lost,
@@ -203,7 +200,7 @@ class NatsLink:
     async def _say_waiting(self) -> None:
         while True:
             await asyncio.sleep(_SAY_S)
-            _log.warning("nats_waiting", purpose=self._purpose, servers=len(urls_of(self._settings)))
+            _log.warning("nats_waiting", purpose=self._purpose, servers=len(split_list(self._settings.url)))
 
     def _tell(self, *, up: bool) -> None:
         if up == (self.down_since is None):

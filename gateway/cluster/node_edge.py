@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
+from gateway._native.far_traffic import deliver
 from gateway.auth.service_keys import ServiceKeys
 from gateway.cluster.far_edge import DO
 from gateway.cluster.far_pages import PAGE
 from gateway.cluster.far_wire import (
+    HEAD_BYTES,
     AskPage,
     Cohort,
     Do,
@@ -24,8 +26,8 @@ from gateway.cluster.far_wire import (
     Told,
     attachment_of,
     parse_body,
-    parse_head,
-    parse_records,
+    parse_message,
+    parse_record,
 )
 from gateway.cluster.holds import Holds
 from gateway.cluster.node_events import NodeAttendance, NodeEvents
@@ -92,6 +94,7 @@ class NodeEdge:
             service_keys=service_keys,
             attendance=NodeAttendance(self.events),
             requests=requests,
+            acks_to=self.homes.table,
         )
         self.edge.attach(self.events)
         self.events.edge = self.edge
@@ -161,26 +164,32 @@ class NodeEdge:
 
     def _on_do(self, sender: int, body: bytes) -> bytes:
         try:
-            partition, epoch = parse_head(body)
-            records = parse_records(body)
+            partition, epoch, count = parse_message(body)
         except ValueError:
             self._metrics.count(Metric.FAR_DROPPED, label="malformed")
             return b""
         if not self._is_owner(sender, partition, epoch):
-            self._metrics.count(Metric.FAR_DROPPED, len(records), "stale")
+            self._metrics.count(Metric.FAR_DROPPED, count, "stale")
             return b""
-        for record in records:
-            handler = self._handlers.get(record.kind)
-            try:
-                if handler is None:
-                    raise ValueError("no such command")
-                handler(partition, record)
-            except ValueError:
-                self._metrics.count(Metric.FAR_DROPPED, label="malformed")
-            except Exception:
-                # One device's command must not cost the others of its message.
-                _log.exception("far_command_failed", kind=record.kind)
+        at, end = HEAD_BYTES, len(body)
+        while at < end:
+            at = deliver(body, at, partition, self.homes.table, self.homes.registry, self.edge.plane.reactors)
+            if at < end:
+                record, at = parse_record(body, at)
+                self._do_one(partition, record)
         return b""
+
+    def _do_one(self, partition: int, record: Record) -> None:
+        handler = self._handlers.get(record.kind)
+        try:
+            if handler is None:
+                raise ValueError("no such command")
+            handler(partition, record)
+        except ValueError:
+            self._metrics.count(Metric.FAR_DROPPED, label="malformed")
+        except Exception:
+            # One device's command must not cost the others of its message.
+            _log.exception("far_command_failed", kind=record.kind)
 
     def _is_owner(self, sender: int, partition: int, epoch: int) -> bool:
         if partition >= self._members.partitions:

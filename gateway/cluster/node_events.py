@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gateway.cluster.far_door import TOLD
 from gateway.cluster.far_hearing import AGAIN
-from gateway.cluster.far_wire import Tellings, Told, attachment_of, build_record, pack_numbers
+from gateway.cluster.far_wire import RECORD_BYTES, Tellings, Told, attachment_of, build_record, pack_numbers
 from gateway.cluster.holds import Holds
 from gateway.cluster.node_homes import NodeHomes
 from gateway.edge.attendance import LinkAttendance
@@ -36,6 +36,7 @@ class NodeEvents:
         self._homes = homes
         self._metrics = metrics
         self._clock = clock
+        homes.table.news = self.on_packed_acks
         self._tellings = Tellings()
         self._flushing: asyncio.Handle | None = None
         #: set before use
@@ -56,16 +57,23 @@ class NodeEvents:
         b: int = 0,
         payload: bytes = b"",
     ) -> None:
+        self._add(partition, build_record(kind, flag, number, local, attachment, seq, a, b, payload))
+
+    def _add(self, partition: int, records: bytes) -> None:
         owner = self._members.owner(partition)
         if not owner.node or self.is_closed:
-            self._metrics.count(Metric.FAR_DROPPED, label="homeless")
+            self._metrics.count(Metric.FAR_DROPPED, len(records) // RECORD_BYTES, "homeless")
             return
-        record = build_record(kind, flag, number, local, attachment, seq, a, b, payload)
-        size = self._tellings.add(owner.node, partition, owner.epoch, record)
+        size = self._tellings.add(owner.node, partition, owner.epoch, records)
         if size >= FULL_BYTES:
             self.flush()
         elif self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_soon(self.flush)
+
+    def on_packed_acks(self, piles: list[tuple[int, bytes]]) -> None:
+        """By partition, as reactors collected them."""
+        for partition, records in piles:
+            self._add(partition, records)
 
     def flush(self) -> None:
         if self._flushing is not None:
@@ -84,10 +92,10 @@ class NodeEvents:
     ) -> None:
         homes = self._homes
         self.tell(
-            homes.partitions[local],
+            homes.table.partition(local),
             kind,
             flag,
-            homes.numbers[local],
+            homes.table.number(local),
             local,
             homes.attachment(local),
             seq,
@@ -123,7 +131,7 @@ class NodeEvents:
     def floor(self, link: int, device: int, floor: int) -> None:
         told = set()
         for local in self._homes.registry.bound(device):
-            partition = self._homes.partitions[local]
+            partition = self._homes.table.partition(local)
             if partition not in told and self._homes.links[local] == link:
                 told.add(partition)
                 self._of(local, Told.FLOOR, floor)
@@ -145,10 +153,10 @@ class NodeEvents:
         for ack in acks:
             local = ack.registration
             self.tell(
-                homes.partitions[local],
+                homes.table.partition(local),
                 Told.ACK,
                 ack.shown,
-                homes.numbers[local],
+                homes.table.number(local),
                 local,
                 attachment_of(ack.link),
                 ack.seq,
@@ -169,14 +177,14 @@ class NodeEvents:
         now = self._clock()
         for at, locals_ in self._by_partition(registrations):
             if partition in (-1, at):
-                numbers = pack_numbers(self._homes.numbers[local] for local in locals_)
+                numbers = pack_numbers(self._homes.table.number(local) for local in locals_)
                 self._of(locals_[0], Told.LATE, shown, seq=seq, b=now, payload=numbers)
         return ()
 
     def _by_partition(self, registrations: Iterable[int]) -> list[tuple[int, list[int]]]:
         out: dict[int, list[int]] = {}
         for local in registrations:
-            out.setdefault(self._homes.partitions[local], []).append(local)
+            out.setdefault(self._homes.table.partition(local), []).append(local)
         return list(out.items())
 
     def on_ack_timeout(self, seq: int, registration: int) -> None:
@@ -198,7 +206,7 @@ class NodeEvents:
         parts = [part for part in self._by_partition(registrations) if part[0] in asked]
         share = max(1, self.edge.ready_room // max(1, len(parts)))
         for partition, locals_ in parts:
-            numbers = [self._homes.numbers[local] for local in locals_]
+            numbers = [self._homes.table.number(local) for local in locals_]
             seqs = [seq for seq in in_flight if partition_of_seq(seq) in (-1, partition)]
             payload = pack_numbers(numbers, seqs)
             self._of(locals_[0], Told.READY, a=share, b=len(numbers), payload=payload)

@@ -12,6 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from gateway._native.far_records import HomeTable
 from gateway._native.registry import Registry
 from gateway.cluster.far_wire import attachment_of
 from gateway.cluster.packed_texts import PackedTexts
@@ -32,27 +33,24 @@ class NodeHomes:
         self.registry = Registry()
         self._groups = Groups(self.registry.population)
         #: by local number
-        self.partitions = array("H")
-        self.numbers = array("I")
+        self.table = HomeTable()
         self.links = array("Q")  # the one it is bound to, or was last
         self.bound_ms = array("Q")
         self._devices = PackedTexts()
         #: by group of this node: its number at its owner, as that said last
         self.owner_groups = array("I")
-        self._resting: deque[tuple[float, int]] = deque()
+        self._resting: deque[tuple[int, array[int]]] = deque()  # (second, numbers left in it)
         self._grow()  # 0 is no number
 
     def _grow(self) -> int:
-        self.partitions.append(0)
-        self.numbers.append(0)
         self.links.append(0)
         self.bound_ms.append(0)
-        return len(self.numbers) - 1
+        return self.table.grow()
 
     @property
     def top(self) -> int:
         """Numbers are below."""
-        return len(self.numbers)
+        return len(self.table)
 
     # --- gateway.edge.ports.Home
 
@@ -75,14 +73,10 @@ class NodeHomes:
             if self.registry.group(local) != group:
                 self.registry.set_group(local, group)
             return local
-        if self._resting and self._clock() - self._resting[0][0] >= REST_S:
-            local = self._resting.popleft()[1]
-        else:
-            local = self._grow()
+        local = self._rested() or self._grow()
         self.registry.add(local, token, group)
         self.registry.keep_hash(local, token)  # cursors are the owner's
-        self.partitions[local] = partition
-        self.numbers[local] = number
+        self.table.set(local, partition, number)
         self.links[local] = 0
         self._devices[local] = device
         return local
@@ -92,11 +86,25 @@ class NodeHomes:
         if self.registry.has(local):
             self.registry.remove(local, self.registry.token(local))
             self._devices.drop(local)
-            self._resting.append((self._clock(), local))
+            second = int(self._clock())
+            if not self._resting or self._resting[-1][0] != second:
+                self._resting.append((second, array("I")))
+            self._resting[-1][1].append(local)
+
+    def _rested(self) -> int:
+        """A number that may be given out again; 0: there is none."""
+        if not self._resting or self._clock() - self._resting[0][0] < REST_S + 1:
+            return 0
+        numbers = self._resting[0][1]
+        local = numbers.pop()
+        if not numbers:
+            self._resting.popleft()
+        return local
 
     def link_of(self, local: int, partition: int, number: int) -> int:
         """The link this registration is bound to; 0 where it is not here."""
-        if local >= len(self.numbers) or self.numbers[local] != number or self.partitions[local] != partition:
+        table = self.table
+        if local >= len(table) or table.number(local) != number or table.partition(local) != partition:
             return 0
         return self.registry.link(local)
 
@@ -108,7 +116,7 @@ class NodeHomes:
         at = 1
         while at < self.top:
             end = min(at + step, self.top)
-            part = [local for local in range(at, end) if self.partitions[local] == partition]
+            part = self.table.of_partition(partition, at, end)
             yield [local for local, link in zip(part, self.registry.links(part), strict=True) if link]
             at = end
 

@@ -131,9 +131,11 @@ class NodeRequests(LinkRequests):
                 self._homes.release(local)
 
     async def _end(self, local: int, *, forget: bool) -> None:
-        partition = self._homes.partitions[local]
+        partition = self._homes.table.partition(local)
         node, epoch = self._owner(partition)
-        ask = AskEnd(WIRE_VERSION, partition, epoch, self._homes.numbers[local], self._homes.attachment(local), forget)
+        ask = AskEnd(
+            WIRE_VERSION, partition, epoch, self._homes.table.number(local), self._homes.attachment(local), forget
+        )
         await self._bus.ask(node, END, build_body(ask), timeout_s=self._timeout_s)
 
     # --- UNREGISTER
@@ -157,10 +159,10 @@ class NodeRequests(LinkRequests):
         return self._fetch(link, ask, self.own(ask.token, link))
 
     async def _fetch(self, link: int, ask: Fetch, local: int) -> None:
-        partition = self._homes.partitions[local]
+        partition = self._homes.table.partition(local)
         node, epoch = self._owner(partition)
         question = AskFetch(
-            WIRE_VERSION, partition, epoch, self._homes.numbers[local], self._homes.attachment(local), ask.ids
+            WIRE_VERSION, partition, epoch, self._homes.table.number(local), self._homes.attachment(local), ask.ids
         )
         # What comes back for want of room before the answer is here is its own, too.
         fetching = Fetching(ask.req, set(), more=False)

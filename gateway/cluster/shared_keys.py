@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +16,18 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.auth.admin_key import FILE_NAME, load_or_create
+from gateway.cluster.entrance import patiently
 from gateway.cluster.fleet_records import KEYS
 from gateway.cluster.leases import Changed, Leases
-from gateway.config.cluster_section import Cluster
+from gateway.config.cluster import read_secret
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 from gateway.store.keys import KEY_FILE, ServerKeys, write_secret_file
 
 _NONCE_BYTES = 12
 _SPLIT = b"\n"
+#: of a gateway alone; a node has its partitions in folders of their own
+_STORE_FILE = "data.mdb"
 
 
 class FleetKeys(NamedTuple):
@@ -53,33 +57,42 @@ class FleetSeal:
             ) from None
 
 
-def read_secret(settings: Cluster) -> bytes:
-    try:
-        return Path(settings.secret_file).read_bytes().strip()
-    except OSError as exc:
-        raise ConfigError(f"can not be read: {exc.strerror}", field="cluster.secret_file") from exc
-
-
 async def share_keys(config: Config, leases: Leases) -> FleetKeys:
-    """Written into the node's folder too, where local tools look for them. ConfigError."""
+    """Written into the node's folder too, where local tools look for them. ConfigError.
+
+    Where the first node was a gateway alone before, its keys become the fleet's, so that tokens and device secrets stay
+    good."""
     seal = FleetSeal(read_secret(config.cluster), config.cluster.name)
     folder = Path(config.store.path)
-    entry = await leases.get(KEYS)
-    if entry is None:
-        _make_folder(folder)
-        server = ServerKeys.load(folder, may_create=True)
-        admin = load_or_create(folder / FILE_NAME)
-        made = seal.seal(admin.text.encode() + _SPLIT + server.path.read_bytes())
-        with suppress(Changed):
-            await leases.create(KEYS, made)
-        entry = await leases.get(KEYS)
-        assert entry is not None, "it was made just now"
-    admin_text, _, server_text = seal.open(entry.value).partition(_SPLIT)
     _make_folder(folder)
+    sealed = await patiently(partial(_find_or_make, leases, seal, folder))
+    admin_text, _, server_text = seal.open(sealed).partition(_SPLIT)
+    _check_folder(folder, server_text)
     write_secret_file(folder / KEY_FILE, server_text)
     write_secret_file(folder / FILE_NAME, admin_text + b"\n")
     admin = load_or_create(folder / FILE_NAME)
     return FleetKeys(ServerKeys.load(folder, may_create=False), folder / FILE_NAME, admin.hash)
+
+
+async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> bytes:
+    while True:
+        entry = await leases.get(KEYS)
+        if entry is not None:
+            return entry.value
+        server = ServerKeys.load(folder, may_create=not (folder / _STORE_FILE).exists())
+        admin = load_or_create(folder / FILE_NAME)
+        with suppress(Changed):
+            await leases.create(KEYS, seal.seal(admin.text.encode() + _SPLIT + server.path.read_bytes()))
+
+
+def _check_folder(folder: Path, server_text: bytes) -> None:
+    """The keys of a gateway alone are worth as much as its store: they are not written over."""
+    file = folder / KEY_FILE
+    if (folder / _STORE_FILE).exists() and file.exists() and file.read_bytes() != server_text:
+        raise ConfigError(
+            f"{str(folder)!r} has the store of a gateway that is not of this fleet; name another folder",
+            field="store.path",
+        )
 
 
 def _make_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection,
 from gateway.cluster.journal_stream import JournalStream
 from gateway.cluster.partition_folder import PartitionFolder, applied_of
 from gateway.cluster.snapshots import MalformedSnapshot, Snapshots
+from gateway.cluster.task_end import end_task
 from gateway.config.cluster_section import Cluster
 from gateway.model.errors import GatewayError
 from gateway.store import Store
@@ -62,7 +63,7 @@ class SnapshotKeeper:
     def start(self, store: Store, folder: PartitionFolder) -> None:
         """Until the journal is closed."""
         task = asyncio.get_running_loop().create_task(self._keep(store, folder))
-        self._journal.on_close = task.cancel
+        self._journal.on_close = lambda: end_task(task)
 
     async def _keep(self, store: Store, folder: PartitionFolder) -> None:
         while True:

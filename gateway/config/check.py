@@ -8,7 +8,7 @@ import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from gateway.config import diameter, im, ims, ota, paging, radius, service, trigger, wap
+from gateway.config import cluster, diameter, im, ims, ota, paging, radius, service, trigger, wap
 from gateway.config.sections import Api, Config, Edge, Identity
 from gateway.model.errors import ConfigError
 
@@ -18,8 +18,9 @@ NOTIFY_OVERHEAD_BYTES = 1024
 MAX_NETWORKS = 64
 #: a certificate that ends sooner is worth a word
 WARN_DAYS = 14
-#: modules that know the sections of gateway/config/operator_sections.py, ota_section.py and im_section.py
-_SECTIONS = (paging, wap, trigger, radius, ims, service, diameter, ota, im)
+#: modules that know the sections of gateway/config/operator_sections.py, ota_section.py, im_section.py and
+#: cluster_section.py
+_SECTIONS = (paging, wap, trigger, radius, ims, service, diameter, ota, im, cluster)
 
 
 def conflicts(config: Config) -> list[tuple[str, str]]:

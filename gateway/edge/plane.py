@@ -19,6 +19,7 @@ import structlog
 
 from gateway._native import reactor as native
 from gateway._native.batches import Batches
+from gateway._native.far_records import HomeTable
 from gateway._native.proxy import PROXY_FAILURES, PROXY_KINDS
 from gateway._native.tls import TLS_FAILURES
 from gateway._native.tls_context import TlsContext
@@ -160,6 +161,7 @@ class Plane:
         on_batch: Callable[[list[AckEvent], list[Event]], None],
         batches: Batches | None = None,
         on_runs: Callable[[list[tuple[int, bytes, int]]], None] = lambda _: None,
+        acks_to: HomeTable | None = None,
     ) -> None:
         self._config = config
         self._metrics = metrics
@@ -167,6 +169,8 @@ class Plane:
         #: what settles the acks of batches before Python sees them
         self._batches = batches
         self._on_runs = on_runs
+        #: what takes all acks instead, and tells of them by itself
+        self._acks_to = acks_to
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
         self._event_fds: list[int] = []
@@ -307,7 +311,7 @@ class Plane:
 
     def _take(self, reactor: native.Reactor) -> None:
         runs: list[tuple[int, bytes, int]] = []
-        acks, others, more = reactor.drain(batches=self._batches, runs=runs)
+        acks, others, more = reactor.drain(batches=self._batches, runs=runs, homes=self._acks_to)
         if runs:
             self._on_runs(runs)
         if acks or others or (self._batches is not None and self._batches.is_changed):

@@ -16,6 +16,7 @@ import structlog
 
 from gateway._native import reactor as native
 from gateway._native.batches import Batches
+from gateway._native.far_records import HomeTable
 from gateway._native.intake import Router
 from gateway.auth.service_keys import ServiceKeys
 from gateway.config.sections import Config
@@ -60,8 +61,10 @@ class EdgeServer:
         service_keys: ServiceKeys | None = None,
         attendance: LinkAttendance | None = None,
         requests: Callable[[EdgeServer], LinkRequests] | None = None,
+        acks_to: HomeTable | None = None,
     ) -> None:
-        """`attendance` and `requests`: a node of a fleet has its own. Without them `directory` is a whole one."""
+        """`attendance`, `requests` and `acks_to`, which takes all acks: a node of a fleet has its own. Without them
+        `directory` is a whole one."""
         self._config = config.edge
         self._login = login
         self._directory = directory
@@ -91,7 +94,7 @@ class EdgeServer:
         self._overload_words = farewell_of_overload(())
         self._housekeeping: asyncio.Task[None] | None = None
         self._batches = batches
-        self.plane = Plane(config.edge, metrics, self._on_batch, batches, self._on_runs)
+        self.plane = Plane(config.edge, metrics, self._on_batch, batches, self._on_runs, acks_to)
         self.certificates = Certificates(config.edge, metrics, self.plane.use_tls)
         self.router = Router(self.plane.reactors, self._held, self._floors)
         self.asks = Asks(self)

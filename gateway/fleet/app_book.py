@@ -3,6 +3,8 @@ record than it once had."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from gateway.model.errors import BadRequest
@@ -28,8 +30,8 @@ class AppBook:
         self._raw: dict[str, bytes] = {}
         #: rises with each change
         self.mark = 0
-        #: how often a record changed, for what is made from them
-        self.changes = 0
+        #: called with each app that is new or was changed
+        self.hear: Callable[[App], None] = lambda _: None
 
     def put(self, raw: bytes) -> App | None:
         """The app where the record is newer than what is here, else None. BadRequest."""
@@ -38,10 +40,10 @@ class AppBook:
         if known is not None and known.changes >= app.changes:
             return None
         self.mark += app.changes - (known.changes if known is not None else -1)
-        self.changes += 1
         self._apps[app.name] = app
         self._raw[app.name] = raw
         self._names[app.number] = app.name
+        self.hear(app)
         return app
 
     def raw(self, name: str) -> bytes:

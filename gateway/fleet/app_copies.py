@@ -54,6 +54,8 @@ class AppCopies:
         self._metrics = metrics
         self._pull_s = pull_s
         self._pulling: asyncio.Task[None] | None = None
+        #: being adopted, by partition
+        self._coming: dict[int, Core] = {}
         #: is the book as partition 0 had it, once since the start?
         self.is_filled = asyncio.Event()
         owners.bus.serve(_PUT, self._on_put)
@@ -137,11 +139,30 @@ class AppCopies:
         returns."""
         for raw in records:
             self._book.put(raw)
-        for core in list(self._owners.cores.values()):
-            await self.catch_up(core)
+        await self._catch_up_all()
+
+    async def _catch_up_all(self) -> None:
+        """Those that are being adopted too. Raises what went wrong with one, when the others have it."""
+        cores = self._owners.cores
+        self._coming = {p: core for p, core in self._coming.items() if cores.get(p) is not core}
+        wrong: GatewayError | None = None
+        for core in (*cores.values(), *self._coming.values()):
+            try:
+                await self.catch_up(core)
+            except GatewayError as error:
+                wrong = wrong or error
+                if self._coming.get(core.partition) is core:  # it came to nothing
+                    del self._coming[core.partition]
+        if wrong is not None:
+            raise wrong
+
+    async def welcome(self, core: Core) -> None:
+        """A partition is being adopted: it has all apps when this returns, and gets what changes before it answers."""
+        self._coming[core.partition] = core
+        await self.catch_up(core)
 
     async def catch_up(self, core: Core) -> None:
-        """Give a core what it lacks; call it when a partition was adopted, before it answers anybody."""
+        """Give a core what it lacks."""
         if core.partition == SOURCE:
             return
         writing = []
@@ -180,8 +201,7 @@ class AppCopies:
                 for record in records:
                     self._book.put(record)
                 after = max(self._name(record) for record in records)
-        for core in list(self._owners.cores.values()):
-            await self.catch_up(core)
+        await self._catch_up_all()
         self.is_filled.set()
 
     def _name(self, record: bytes) -> str:

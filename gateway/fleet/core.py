@@ -127,7 +127,7 @@ class PartitionCore:
         # In one turn: a broadcast that comes now is either in what it joins with, or heard.
         self._wide.join()
         push.dispatcher.start()
-        near.far_door.open(self._edge, self.store.directory, self.store.journal, self.store.batches.table)
+        near.far_door.open(self._edge, self.store.directory, self.store.batches.table)
         push.scheduler.start()
         push.start_calls()
         self._is_open = True

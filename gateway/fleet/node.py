@@ -18,7 +18,7 @@ from gateway.auth.service_keys import PURPOSE, ServiceKeys
 from gateway.cluster.adoption import PartitionStores
 from gateway.cluster.beats import ThreadHeart
 from gateway.cluster.broadcast_stream import BroadcastStream
-from gateway.cluster.entrance import Entrance, enter, node_name, patiently
+from gateway.cluster.entrance import Entrance, enter, patiently
 from gateway.cluster.far_door import FarDoor
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.members import FleetMembers
@@ -27,6 +27,7 @@ from gateway.cluster.nats_checks import check_nats
 from gateway.cluster.nats_link import NatsLink
 from gateway.cluster.node_edge import NodeEdge
 from gateway.cluster.shared_keys import FleetKeys, share_keys
+from gateway.config.cluster import node_name
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.edge.login import DeviceLogin
@@ -156,7 +157,7 @@ class FleetNode:
         link = NatsLink(settings, purpose="node", node=node_name(settings))
         await link.connect()
         try:
-            await check_nats(settings)
+            await check_nats(settings, link)
             leases = KvLeases(link, settings)
             await leases.open()
             keys = await patiently(lambda: share_keys(config, leases))
@@ -268,6 +269,7 @@ class FleetNode:
 
     def owner_changed(self, partition: int, owner: Owner) -> None:
         self._devices.owner_changed(partition, owner)
+        self._providers.owners.owner_changed(partition)
 
     def member_came(self, member: Member) -> None:
         self._far_door.member_came(member)

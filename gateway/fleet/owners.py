@@ -2,7 +2,7 @@
 nor ask a second node where the first may have carried it out.
 
 A message begins with its partitions. An owner refuses those it does not have (LogFenced), and then nothing was done, so
-the new owner is asked once. Where no answer came it may have been done: NodeUnreachable, and the provider decides.
+the next owner is asked, for whom it waits. Where no answer came it may have been done: NodeUnreachable, and the provider decides.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from gateway.model.errors import BadRequest, GatewayError, LogFenced, NodeUnreac
 Answerer = Callable[[Core, bytes], bytes | Awaitable[bytes]]
 
 _NUMBER = Struct(">H")
+#: questions that may wait for an owner at once; past it they are refused
+MOST_WAITING = 10_000
+#: and look for one again after this time in any case
+LOOK_AGAIN_S = 1.0
 #: kinds of messages to many partitions of one node
 _EACH = ".each"
 _encode = msgspec.msgpack.Encoder().encode
@@ -42,6 +46,9 @@ class Owners:
         self._metrics = metrics
         self.timeout_s = timeout_s
         self._answerers: dict[str, Answerer] = {}
+        #: questions that wait for an owner of their partition
+        self._waiters: dict[int, list[asyncio.Future[None]]] = {}
+        self._waiting = 0
 
     @property
     def partitions(self) -> int:
@@ -95,22 +102,47 @@ class Owners:
     async def ask(self, partition: int, kind: str, body: bytes, *, timeout_s: float | None = None) -> bytes:
         """The owner's answer; any GatewayError it raised, NodeUnreachable where there is none now."""
         message = _NUMBER.pack(partition) + body
+        until_s = asyncio.get_running_loop().time() + (timeout_s or self.timeout_s)
         refused = 0
         while True:
-            node = self.members.owner(partition).node
-            if node in (0, refused):
-                raise self._unreachable("nobody's" if node == 0 else "refused", certain=True)
+            node = await self._node(partition, refused, until_s)
             try:
                 if node == self.bus.number:
                     answer = self._answerers[kind](self.own(partition), body)
                     return await answer if inspect.isawaitable(answer) else answer
                 return await self.bus.ask(node, kind, message, timeout_s=timeout_s or self.timeout_s)
             except LogFenced:
-                if refused:
-                    raise self._unreachable("refused", certain=True) from None
                 refused = node
             except NodeUnreachable:
                 raise self._unreachable("no answer", certain=False) from None
+
+    async def _node(self, partition: int, refused: int, until_s: float) -> int:
+        """Who owns it, and did not refuse just now; waits for one as long as a question may take. NodeUnreachable:
+        nothing was done."""
+        loop = asyncio.get_running_loop()
+        while (node := self.members.owner(partition).node) in (0, refused):
+            left_s = until_s - loop.time()
+            if left_s <= 0 or self._waiting >= MOST_WAITING:
+                raise self._unreachable("nobody's" if node == 0 else "refused", certain=True)
+            changed: asyncio.Future[None] = loop.create_future()
+            self._waiters.setdefault(partition, []).append(changed)
+            self._waiting += 1
+            try:
+                async with asyncio.timeout(min(left_s, LOOK_AGAIN_S)):
+                    await changed
+            except TimeoutError:
+                refused = 0  # it may have it by now, under the same number
+                if changed in (waiters := self._waiters.get(partition, [])):
+                    waiters.remove(changed)
+            finally:
+                self._waiting -= 1
+        return node
+
+    def owner_changed(self, partition: int) -> None:
+        """Who waits for its owner looks again."""
+        for waiter in self._waiters.pop(partition, ()):
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def each(
         self, kind: str, body: bytes, partitions: Iterable[int] | None = None, *, timeout_s: float | None = None
@@ -119,12 +151,13 @@ class Owners:
         answer."""
         by_node: dict[int, list[int]] = {}
         found: dict[int, bytes | GatewayError] = {}
+        until_s = asyncio.get_running_loop().time() + (timeout_s or self.timeout_s) / 2
         for partition in range(self.partitions) if partitions is None else partitions:
-            node = self.members.owner(partition).node
-            if node:
+            try:
+                node = self.members.owner(partition).node or await self._node(partition, 0, until_s)
                 by_node.setdefault(node, []).append(partition)
-            else:
-                found[partition] = self._unreachable("nobody's", certain=True)
+            except NodeUnreachable as error:
+                found[partition] = error
         asked = [self._ask_many(node, kind, theirs, body, timeout_s) for node, theirs in by_node.items()]
         for answers in await asyncio.gather(*asked):
             found.update(answers)

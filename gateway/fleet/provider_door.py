@@ -167,13 +167,18 @@ class ProviderDoor:
         """Where is my push? One to a token is known to its partition alone, others to all that have deliveries."""
         partition = self._partition_of_push(call)
         asked = build_asked(call, b"")
-        answered = await self._calls.ask(partition, packed(asked, "limit=0", path=f"/v1/push/{call.path('id')}"))
-        view = value_of(answered, PushView)
+        if not asked.path.endswith("/statistics"):
+            answered = await self._calls.ask(partition, asked)
+            view = value_of(answered, PushView)
+            # what is no view is an error of the request itself, or a push that this partition does not know
+            if view is None or view.target.token:
+                return relayed(call, answered)
+            return await self._merged_view(call, asked)
+        about = packed(asked, "limit=0", path=f"/v1/push/{call.path('id')}")
+        view = value_of(await self._calls.ask(partition, about), PushView)
         if view is not None and view.target.token:
             return relayed(call, await self._calls.ask(partition, asked))
-        if asked.path.endswith("/statistics"):
-            return await self._merged_statistics(call, asked)
-        return await self._merged_view(call, asked)
+        return await self._merged_statistics(call, asked)
 
     async def _merged_view(self, call: Call, asked: Asked) -> Response:
         offset = call.query("offset", 0, 0, _FAR)

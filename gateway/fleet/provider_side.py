@@ -48,13 +48,15 @@ class ProviderSide:
         readiness: Callable[[], Sequence[str]],
     ) -> None:
         self.book = AppBook()
-        owners = Owners(bus, members, cores, metrics, timeout_s=config.cluster.ask_timeout_s)
+        owners = self.owners = Owners(bus, members, cores, metrics, timeout_s=config.cluster.ask_timeout_s)
         self.quotas = QuotaHome(owners)
         self.copies = AppCopies(owners, self.book, metrics)
         self.calls = Calls(owners, self.copies.hear)
         self.backend = build_door_backend(
             config, metrics, self.book, push_ids, admin_hash, readiness, ServiceKeys(push_ids.derive(PURPOSE))
         )
+        # at once: its index looks for an unknown key only now and then
+        self.book.hear = self.backend.keys.update
         self.pushes = ManyPushes(owners, config.api.accept_timeout_s)
         self.feeds = Feeds(owners, self.backend)
         routes = FeedRoutes(self.backend, self.feeds)
@@ -83,7 +85,7 @@ class ProviderSide:
 
     async def adopted(self, core: Core) -> None:
         """It is this node's from now on; it has all apps when this returns."""
-        await self.copies.catch_up(core)
+        await self.copies.welcome(core)
 
     def start(self) -> None:
         self.copies.start()

@@ -261,6 +261,9 @@ class Broadcasts:
             for number in registrations:
                 if number in self._done:
                     self._normalise(number)
+        if any(not live.matches(group) for group, _ in self._registry.group_runs(registrations)):
+            # Updated since it was sent to them: their cursor says nothing of what does not match.
+            below = list({*below, *(n for n in registrations if not self._is_of(live, n))})
         for number in below:
             if self._registry.has(number):
                 self._done.setdefault(number, set()).add(seq)
@@ -269,6 +272,9 @@ class Broadcasts:
             self._dirty.setdefault(page, set())
         if self._dirty:
             self._committer.nudge()
+
+    def _is_of(self, live: _Live, number: int) -> bool:
+        return not self._registry.has(number) or live.matches(self._registry.group(number))
 
     def _normalise(self, number: int) -> None:
         """Move the cursor up to just below the first one missing; keep in the done set what the cursor does not say."""

@@ -114,7 +114,7 @@ class Core:
         self.batches = BatchAcceptor(
             edge=self.edge, journal=store.journal, dispatcher=self.dispatcher, config=config, metrics=metrics
         )
-        node.door.open(self.edge, store.directory, store.journal, store.batches.table)
+        node.door.open(self.edge, store.directory, store.batches.table)
         self.dispatcher.start()
 
     async def push(self, target: str | dict[str, Any], title: str = "", **fields: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from far_scene import Open, settle
 from open_house import until
 
@@ -353,21 +354,52 @@ async def test_a_departure_that_is_lost_is_found_out(open_fleet: Open) -> None:
     await fleet.connected(stays)
 
 
-async def test_a_batch_to_devices_of_other_nodes_is_accepted_and_delivered_whole(open_fleet: Open) -> None:
-    fleet = await open_fleet(nodes=2, owners=dict.fromkeys(range(4), 2))
-    devices = [fleet.nodes[1].device() for _ in range(12)]
+async def test_a_batch_to_devices_of_other_nodes_is_one_message_to_each_and_delivered_whole(
+    open_fleet: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = await open_fleet(nodes=3, owners=dict.fromkeys(range(4), 2))
+    devices = [fleet.nodes[1 + 2 * (i % 2)].device() for i in range(24)]
     tokens = [await device.join() for device in devices]
     for token in tokens:
         await fleet.connected(token)
-    by_core: dict[int, list[str]] = {}
-    for token in tokens:
-        by_core.setdefault(fleet.core_of(token).partition, []).append(token)
+    tell = fleet.nodes[2].bus.tell
+    told: list[int] = []
+    monkeypatch.setattr(fleet.nodes[2].bus, "tell", lambda node, *rest: (told.append(node), tell(node, *rest))[1])
     seqs: dict[str, int] = {}
-    for partition, mine in by_core.items():
-        results = await fleet.cores[partition].push_batch([{"target": {"token": t}, "title": t} for t in mine])
+    for partition, core in fleet.cores.items():
+        mine = [token for token in tokens if fleet.core_of(token).partition == partition]
+        told.clear()
+        results = await core.push_batch([{"target": {"token": token}, "title": token} for token in mine])
+        assert len(told) == len(set(told)) == len({1 + 2 * (tokens.index(token) % 2) for token in mine})
         seqs.update(zip(mine, results, strict=True))
     for device, token in zip(devices, tokens, strict=True):
         note = await device.note(ack=True)
-        assert (note["id"], note["title"]) == (seqs[token], token)
+        assert (note["id"], note["title"], note["token"]) == (seqs[token], token, token)
         await fleet.core_of(token).reaches(seqs[token], State.ACKED)
         assert fleet.core_of(token).steps(seqs[token]) == ["sent", "acked"]
+
+
+async def test_a_batch_past_the_window_comes_in_its_order(open_fleet: Open) -> None:
+    fleet = await open_fleet(nodes=2, settings={"edge.window": 4})
+    device = fleet.nodes[1].device()
+    token = await device.join()
+    await fleet.connected(token)
+    core = fleet.core_of(token)
+    seqs = await core.push_batch([{"target": {"token": token}, "title": str(i)} for i in range(30)])
+    assert [note["id"] for note in await device.notes(30, ack=True)] == seqs
+    for seq in seqs:
+        await core.reaches(seq, State.ACKED)
+
+
+async def test_a_batch_whose_message_is_lost_is_sent_again(open_fleet: Open) -> None:
+    fleet = await open_fleet(nodes=2)
+    device = fleet.nodes[1].device()
+    token = await device.join()
+    await fleet.connected(token)
+    core = fleet.core_of(token)
+    await settle()
+    fleet.network.drop(2, 1)
+    seqs = await core.push_batch([{"target": {"token": token}, "title": str(i)} for i in range(5)])
+    assert [note["id"] for note in await device.notes(5, ack=True)] == seqs
+    for seq in seqs:
+        await core.reaches(seq, State.ACKED)

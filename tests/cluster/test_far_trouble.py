@@ -106,6 +106,47 @@ def fleet_token(token: str) -> bytes:
     return raw
 
 
+async def test_news_of_an_older_link_that_were_long_on_their_way_do_not_end_the_newer_one(open_fleet: Open) -> None:
+    fleet = await open_fleet(nodes=3, owners=dict.fromkeys(range(4), 2))
+    old = fleet.nodes[1].device()
+    token = await old.join()
+    await fleet.connected(token, 1)
+    core = fleet.core_of(token)
+    edge = core.edge
+    number = core.store.directory.find(token, "shop")
+    key = fleet.device_key(old.device)
+    then = edge._bound_ms[number]
+    attachment = edge.registry.link(number) & ((1 << 40) - 1)
+    new = fleet.nodes[3].device()
+    new.device, new.secret = old.device, old.secret
+    await new.join()
+    await fleet.connected(token, 3)
+    await old.sent_away(Takeover)
+    edge._bound_ms[number] = then + 5
+    edge.bind(1, attachment, number, 1, key, at_ms=then, floor=0, again=False)
+    await fleet.connected(token, 3)
+    seq = await core.push(token, "still there")
+    assert (await new.note(ack=True))["id"] == seq
+
+
+async def test_an_owner_that_nodes_know_of_before_it_hears_them_has_their_devices_too(open_fleet: Open) -> None:
+    fleet = await open_fleet(nodes=3, owners=dict.fromkeys(range(4), 2))
+    device = fleet.nodes[1].device()
+    token = await device.join()
+    await fleet.connected(token)
+    partition = fleet.core_of(token).partition
+    await fleet.cores.pop(partition).close()
+    owner = fleet.owners[partition] = fleet.owners[partition]._replace(node=3, epoch=2)
+    for node in fleet.nodes.values():
+        node.view.owners[partition] = owner
+        node.node.owner_changed(partition, owner)
+    await until(lambda: fleet.nodes[3].dropped("stale"))
+    core = await fleet.adopt(partition, 3, 2)
+    await fleet.connected(token, 1)
+    seq = await core.push(token, "found")
+    assert (await device.note(ack=True))["id"] == seq
+
+
 async def test_a_second_link_to_the_same_node_takes_the_place_of_the_first(open_fleet: Open) -> None:
     fleet = await open_fleet(nodes=2)
     device = fleet.nodes[1].device()
@@ -154,13 +195,17 @@ async def test_a_notification_that_vanishes_without_a_gap_is_missed_and_sent_aga
     token = await device.join()
     await fleet.connected(token)
     core = fleet.core_of(token)
-    handlers = fleet.nodes[1].node._handlers
-    swallowed: list[Record] = []
-    notify = handlers[Do.NOTIFY]
-    monkeypatch.setitem(handlers, Do.NOTIFY, lambda _, record: swallowed.append(record))
+    tell = core.node.bus.tell
+    swallowed: list[bytes] = []
+
+    def swallow(node: int, kind: str, body: bytes) -> None:
+        if kind == DO and not swallowed:
+            swallowed.append(body)
+        else:
+            tell(node, kind, body)
+
+    monkeypatch.setattr(core.node.bus, "tell", swallow)
     seq = await core.push(token, "gone", ack_ms=20)
-    await until(lambda: swallowed)
-    monkeypatch.setitem(handlers, Do.NOTIFY, notify)
     assert (await device.note(ack=True))["id"] == seq
     await core.reaches(seq, State.ACKED)
     assert fleet.nodes[2].metrics.value(Metric.FAR_LOST, "asked") >= 1

@@ -33,13 +33,13 @@ def test_a_number_that_was_left_rests_and_is_then_anothers() -> None:
     table = homes(clock)
     one = table.take(3, 77, token(1), "device-1", "shop", "1.0")
     table.release(one)
-    assert (table.partitions[one], table.numbers[one]) == (3, 77)  # reactors may still speak of it
+    assert (table.table.partition(one), table.table.number(one)) == (3, 77)  # reactors may still speak of it
     other = table.take(4, 78, token(2), "device-2", "shop", "1.0")
     assert other != one
-    clock.now += REST_S
+    clock.now += REST_S + 1
     third = table.take(5, 79, token(3), "device-3", "news", "2.0")
     assert third == one
-    assert (table.partitions[third], table.numbers[third], table.device_of(third)) == (5, 79, "device-3")
+    assert (table.table.partition(third), table.table.number(third), table.device_of(third)) == (5, 79, "device-3")
     assert table.group_app(table.registry.group(third)) == "news"
 
 
@@ -68,7 +68,7 @@ def test_only_what_is_bound_of_a_partition_is_told_again() -> None:
     for local in locals_[:6]:
         table.registry.bind(local, 5)
     told = [local for part in table.bound_to(1, 3) for local in part]
-    assert told == [local for local in locals_[:6] if table.partitions[local] == 1]
+    assert told == [local for local in locals_[:6] if table.table.partition(local) == 1]
     assert table.link_of(locals_[0], 1, 1) == 55
     assert table.link_of(locals_[0], 0, 1) == table.link_of(locals_[0], 1, 2) == table.link_of(10_000, 1, 1) == 0
 

@@ -17,7 +17,10 @@ from gateway.model.errors import (
     BadRequest,
     GatewayError,
     Gone,
+    LogFenced,
+    LogUnavailable,
     MethodNotAllowed,
+    NodeUnreachable,
     NotFound,
     PayloadTooLarge,
     QueueFull,
@@ -70,6 +73,9 @@ _OF_ERRORS: dict[type[GatewayError], str] = {
     QueueFull: "ServiceUnavailable",
     StoreUnavailable: "ServiceUnavailable",
     AcceptTimeout: "ServiceUnavailable",
+    NodeUnreachable: "ServiceUnavailable",
+    LogUnavailable: "ServiceUnavailable",
+    LogFenced: "ServiceUnavailable",
 }
 
 
@@ -108,7 +114,8 @@ def answer_reason(reason: str, apns_id: str, *, timestamp_ms: int | None = None,
 
 def answer_error(request: Request, error: GatewayError, headers: Mapping[str, str] | None = None) -> Response:
     """Errors that come from outside the handlers; aioapns wants its apns-id back with every answer."""
-    answer = answer_reason(reason_of(error), request.headers.get("apns-id", "")[:64])
+    retry_s = -(-error.after_ms // 1000) if error.retryable and error.status == 503 else 0
+    answer = answer_reason(reason_of(error), request.headers.get("apns-id", "")[:64], retry_s=retry_s)
     answer.headers.update({name: value for name, value in (headers or {}).items() if name.lower() == "allow"})
     return answer
 

@@ -17,6 +17,7 @@ from gateway.api.ports import Backend
 from gateway.auth.api_keys import OPERATOR_ID, build_key_text, hash_secret, parse_key
 from gateway.auth.device import DeviceVerifier
 from gateway.auth.service_keys import PURPOSE, ServiceKeys
+from gateway.cluster.local_bus import LocalNetwork
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.reports import Reports
@@ -68,6 +69,9 @@ class Wire:
         #: nothing gets through to other nodes before it is set
         self.open = asyncio.Event()
         self.open.set()
+        #: other nodes begin with nothing before it is set
+        self.handling = asyncio.Event()
+        self.handling.set()
         self.work: set[asyncio.Future[bytes]] = set()
 
 
@@ -129,6 +133,8 @@ class WireBus:
         asyncio.get_running_loop().call_soon(arrive)
         try:
             async with asyncio.timeout(timeout_s):
+                if node != self._number:
+                    await wire.handling.wait()
                 answer = await arrived
         except TimeoutError:
             raise NodeUnreachable from None
@@ -239,7 +245,7 @@ class Fleet:
         for number, node in self.nodes.items():
             members = FleetMembers(number, self.owners, sorted(self.nodes))
             node.members = members
-            node.bus = WireBus(self.wire, number)
+            node.bus = self.build_bus(number)
             node.side = ProviderSide(
                 self.config,
                 node.metrics,
@@ -259,6 +265,9 @@ class Fleet:
             await node.side.close()
         for core in self._opened:
             await core.close()
+
+    def build_bus(self, number: int) -> Any:
+        return WireBus(self.wire, number)
 
     async def adopt(self, partition: int, number: int) -> RigCore:
         """A new, empty core there: nobody else may have it."""
@@ -331,6 +340,32 @@ class Fleet:
             await made[2]
         assert made[0].token == token
         return build_token(token)
+
+
+class LocalFleet(Fleet):
+    """Over the bus that packs frames as the one over NATS does."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        super().__init__(folder, cluster__ask_timeout_s=0.5, **settings)
+        self.network = LocalNetwork()
+
+    def build_bus(self, number: int) -> Any:
+        return self.network.bus(number, self.nodes[number].metrics)
+
+    async def __aenter__(self) -> LocalFleet:
+        await super().__aenter__()
+        for node in self.nodes.values():
+            start = getattr(node.bus, "start", None)
+            if start is not None:
+                made = start()
+                if inspect.isawaitable(made):
+                    await made
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await super().__aexit__(*exc)
+        for node in self.nodes.values():
+            await node.bus.close()
 
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:

@@ -234,21 +234,16 @@ async def test_an_apps_rate_counts_pushes_of_all_partitions(fleet: Fleet, per_s:
 
 
 async def test_a_web_push_and_its_message_find_their_partition(fleet: Fleet) -> None:
-    key = await fleet.create_app("shop", webpush="open")
+    await fleet.create_app("shop", webpush="open")
     for partition in range(PARTITIONS):
         token = await fleet.register("shop", partition)
         async with fleet.client(1) as http:
-            pushed = await http.post(
-                f"/push/{token}", content=b"x" * 20, headers={"ttl": "60", "content-encoding": "aes128gcm"}
-            )
-            assert pushed.status_code in (201, 400), pushed.text
             plain = await http.post(f"/push/{token}", headers={"ttl": "60"})
             assert plain.status_code == 201, plain.text
             async with fleet.client(2) as other:
                 shown = await other.get(plain.headers["location"].removeprefix("http://fleet"))
                 assert shown.status_code == 200, shown.text
             assert (await http.get(f"/push/{token}")).json() == {"unifiedpush": {"version": 1}}
-    assert key
 
 
 async def test_an_apns_push_finds_its_partition_by_hex_too(fleet: Fleet) -> None:

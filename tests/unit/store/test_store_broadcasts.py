@@ -294,3 +294,19 @@ async def test_broadcasts_must_come_in_order(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="order"):
         store.journal.broadcast(notification(early))
     await store.close()
+
+
+async def test_an_ack_that_comes_after_an_update_holds_for_a_later_one(tmp_path: Path) -> None:
+    store = await with_app(await open_store(tmp_path))
+    number = register(store, "device", "1.0")
+    seq, commit = broadcast(store, "!=2.0")
+    await commit
+    register(store, "device", "2.0")
+    assert store.broadcasts.waiting(number) == []
+    store.broadcasts.acked(seq, [number], START_MS)  # it was on its screen since before
+    register(store, "device", "3.0")
+    assert store.broadcasts.waiting(number) == []
+    await store.close()
+    store = await open_store(tmp_path)
+    assert store.broadcasts.waiting(number) == []
+    await store.close()

@@ -1,0 +1,101 @@
+"""`heliograph cluster`: a fleet as NATS has it; asks no node, and must never change anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from gateway.cli.options import ConfigFile, Json, Overrides, read_config
+from gateway.cli.output import CommandFailed, print_json, print_table
+
+if TYPE_CHECKING:
+    from gateway.cluster.fleet_status import FleetStatus
+
+group = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@group.callback()
+def cluster() -> None:
+    """A fleet of gateways on NATS: its members, who owns what, its streams."""
+
+
+@group.command()
+def status(config: ConfigFile = None, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Members, partitions with owner and epoch, streams with size and copies in sync, from NATS itself.
+
+    Exit code 1 where a partition has no live owner that serves it, or a stream no leader.
+
+    [dim]heliograph cluster status --config /etc/heliograph.toml[/dim]
+    [dim]heliograph cluster status --config /etc/heliograph.toml --json[/dim]
+    """
+    import asyncio
+
+    from gateway.cluster.fleet_status import look
+    from gateway.model.errors import ConfigError
+
+    settings = read_config(config, overrides).cluster
+    if not settings.url:
+        raise ConfigError("is empty: this gateway is alone", field="cluster.url")
+    found = asyncio.run(look(settings))
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+    if problem := what_is_wrong(found):
+        raise CommandFailed(problem)
+
+
+def _print(found: FleetStatus) -> None:
+    print_table(
+        ("node", "number", "state", "devices", "partitions", "for devices", "for providers", "version"),
+        (
+            [
+                member.name,
+                member.number,
+                "silent" if not member.is_live else "draining" if member.draining else "live",
+                member.links,
+                member.partitions,
+                member.devices,
+                member.api,
+                member.version,
+            ]
+            for member in found.members
+        ),
+        title=f"fleet {found.name}",
+    )
+    print()
+    print_table(
+        ("partition", "owner", "epoch", "state"),
+        (
+            [each.partition, each.owner or "nobody", each.epoch, "serves" if each.ready and each.owner else "waits"]
+            for each in found.partitions
+        ),
+    )
+    print()
+    print_table(
+        ("stream", "messages", "bytes", "last", "in sync", "leader"),
+        (
+            [
+                stream.name,
+                stream.messages,
+                stream.bytes,
+                stream.last,
+                f"{stream.in_sync} of {stream.replicas}",
+                stream.leader or ("none" if not stream.in_sync else ""),
+            ]
+            for stream in found.streams
+        ),
+    )
+
+
+def what_is_wrong(found: FleetStatus) -> str:
+    live = {member.name for member in found.members if member.is_live}
+    waiting = [str(each.partition) for each in found.partitions if not each.ready or each.owner not in live]
+    without = [stream.name for stream in found.streams if not stream.in_sync]
+    words = []
+    if waiting:
+        words.append(f"nobody serves partitions {', '.join(waiting)}")
+    if without:
+        words.append(f"streams without a leader: {', '.join(without)}")
+    return "; ".join(words)

@@ -1,0 +1,179 @@
+"""What a fleet is now, as NATS has it: members, owners, streams; must never change anything, and needs no node."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.cluster.entrance import patiently
+from gateway.cluster.fleet_records import (
+    FLEET,
+    NODE,
+    BadRecord,
+    Beat,
+    Holding,
+    parse_beat,
+    parse_fleet,
+    parse_holding,
+    parse_partition_key,
+)
+from gateway.cluster.kv_leases import KvLeases, bucket_of
+from gateway.cluster.leases import Entry
+from gateway.cluster.nats_link import NatsLink
+from gateway.config.cluster_section import Cluster
+from gateway.model.errors import ConfigError, NodeUnreachable
+
+if TYPE_CHECKING:
+    from nats.js.api import StreamInfo
+
+_PATIENCE_S = 5.0
+
+
+class MemberStatus(msgspec.Struct):
+    name: str
+    number: int
+    is_live: bool  # its record was renewed while we looked
+    draining: bool
+    links: int
+    partitions: int
+    devices: str
+    api: str
+    version: int
+
+
+class PartitionStatus(msgspec.Struct):
+    partition: int
+    owner: str  # empty: nobody's
+    epoch: int
+    ready: bool  # it serves
+
+
+class StreamStatus(msgspec.Struct):
+    name: str
+    messages: int
+    bytes: int
+    last: int  # sequence of the last message
+    replicas: int
+    in_sync: int  # copies that have everything, the leader's too; 0: there is no leader
+    leader: str
+
+
+class FleetStatus(msgspec.Struct):
+    name: str
+    members: list[MemberStatus]
+    partitions: list[PartitionStatus]
+    streams: list[StreamStatus]
+
+
+async def look(settings: Cluster) -> FleetStatus:
+    """Takes up to a lease's time, where a member is silent. ConfigError where there is no such fleet."""
+    link = NatsLink(settings, purpose="status")
+    await link.connect(_PATIENCE_S)
+    try:
+        streams = await _streams(link, settings.name)
+        if not any(stream.name == f"KV_{bucket_of(settings.name)}" for stream in streams):
+            raise ConfigError(f"NATS keeps no fleet {settings.name!r}", field="cluster.name")
+        leases = KvLeases(link, settings)
+        before = await patiently(leases.all)
+        after = before
+        loop = asyncio.get_running_loop()
+        end = loop.time() + settings.lease_s
+        while loop.time() < end and len(_renewed(before, after)) < len(_beats(after)):
+            await asyncio.sleep(settings.beat_s / 2)
+            after = await patiently(leases.all)
+        return describe(settings, after, _renewed(before, after), streams)
+    finally:
+        await link.close()
+
+
+def _beats(entries: list[Entry]) -> dict[str, Beat]:
+    found = {}
+    for entry in entries:
+        if entry.key.startswith(NODE):
+            try:
+                found[entry.key] = parse_beat(entry.value)
+            except BadRecord:
+                continue
+    return found
+
+
+def _renewed(before: list[Entry], after: list[Entry]) -> set[str]:
+    known = {entry.key: entry.revision for entry in before}
+    return {key for key in _beats(after) for entry in after if entry.key == key and known.get(key) != entry.revision}
+
+
+def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: list[StreamStatus]) -> FleetStatus:
+    """`live`: keys of members that were renewed."""
+    beats = _beats(entries)
+    holdings: dict[int, Holding] = {}
+    count = settings.partitions
+    for entry in entries:
+        try:
+            if entry.key == FLEET:
+                count = parse_fleet(entry.value).partitions
+            elif (partition := parse_partition_key(entry.key)) >= 0:
+                holdings[partition] = parse_holding(entry.value)
+        except BadRecord:
+            continue
+    names = {beat.number: beat.name for beat in beats.values()}
+    partitions = []
+    for partition in range(count):
+        holding = holdings.get(partition, Holding(0, 0))
+        # a number without a member: its node is gone, and nobody took the partition yet
+        owner = names.get(holding.node, f"#{holding.node}" if holding.node else "")
+        partitions.append(PartitionStatus(partition, owner, holding.epoch, holding.ready))
+    members = [
+        MemberStatus(
+            name=beat.name,
+            number=beat.number,
+            is_live=key in live,
+            draining=beat.draining,
+            links=beat.links,
+            partitions=sum(1 for holding in holdings.values() if holding.node == beat.number),
+            devices=beat.devices,
+            api=beat.api,
+            version=beat.version,
+        )
+        for key, beat in sorted(beats.items())
+    ]
+    return FleetStatus(settings.name, members, partitions, streams)
+
+
+async def _streams(link: NatsLink, name: str) -> list[StreamStatus]:
+    ours = re.compile(rf"{re.escape(name)}_(J_\d+|BROADCASTS|S)|KV_{re.escape(bucket_of(name))}")
+    found: list[StreamStatus] = []
+    offset = 0
+    while True:
+        try:
+            page = await link.js.streams_info(offset)
+        except Exception as exc:
+            raise NodeUnreachable(f"NATS does not say what it keeps: {type(exc).__name__}") from None
+        found += [_stream(info) for info in page if ours.fullmatch(info.config.name or "")]
+        offset += len(page)
+        if not page:
+            return sorted(found, key=_place)
+
+
+def _place(stream: StreamStatus) -> tuple[str, int]:
+    stem, _, number = stream.name.rpartition("_")
+    return (stem, int(number)) if number.isdigit() else (stream.name, 0)
+
+
+def _stream(info: StreamInfo) -> StreamStatus:
+    leader, others = "", []
+    if info.cluster is not None:
+        leader, others = info.cluster.leader or "", info.cluster.replicas or []
+    is_single = (info.config.num_replicas or 1) == 1
+    current = sum(1 for other in others if other.current and not other.offline)
+    return StreamStatus(
+        name=info.config.name or "",
+        messages=info.state.messages,
+        bytes=info.state.bytes,
+        last=info.state.last_seq,
+        replicas=info.config.num_replicas or 1,
+        in_sync=current + 1 if leader or is_single else 0,
+        leader=leader,
+    )

@@ -1,0 +1,115 @@
+"""Keys that the nodes of a fleet share: made once, sealed, and the same everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.auth.admin_key import load_or_create
+from gateway.cluster.fleet_records import KEYS
+from gateway.cluster.leases import Bucket, LocalLeases
+from gateway.cluster.shared_keys import FleetSeal, share_keys
+from gateway.config.sections import Config
+from gateway.model.errors import ConfigError
+from gateway.store.keys import ServerKeys
+
+
+def config_of(tmp_path: Path, node: str, secret: bytes = b"s" * 40) -> Config:
+    config = Config()
+    file = tmp_path / f"{node}.secret"
+    file.write_bytes(secret)
+    file.chmod(0o600)
+    config.cluster.secret_file = str(file)
+    config.store.path = str(tmp_path / node)
+    return config
+
+
+def same(one: ServerKeys, other: ServerKeys) -> bool:
+    return {**vars(one), "path": None} == {**vars(other), "path": None}
+
+
+async def test_nodes_that_start_together_have_the_same_keys(tmp_path: Path) -> None:
+    bucket = Bucket()
+    configs = [config_of(tmp_path, node) for node in "abc"]
+    shared = await asyncio.gather(
+        *(share_keys(config, LocalLeases(bucket, latency_s=0.001 * n)) for n, config in enumerate(configs))
+    )
+    assert all(same(keys.server, shared[0].server) for keys in shared)
+    assert len({keys.admin_hash for keys in shared}) == 1
+    again = await share_keys(configs[0], LocalLeases(bucket))
+    assert same(again.server, shared[0].server)
+    sealed = bucket.entries[KEYS].value
+    admin = load_or_create(shared[0].admin_key_file).text
+    assert admin.encode() not in sealed
+    assert shared[0].server.token_key not in sealed
+    assert shared[0].admin_key_file.stat().st_mode & 0o077 == 0
+
+
+async def test_an_answer_that_was_lost_makes_no_second_keys(tmp_path: Path) -> None:
+    bucket = Bucket()
+    leases = LocalLeases(bucket)
+    leases.loses_answers = True
+    sharing = asyncio.create_task(share_keys(config_of(tmp_path, "a"), leases))
+    await asyncio.sleep(0.25)
+    leases.loses_answers = False
+    first = await sharing
+    second = await share_keys(config_of(tmp_path, "b"), LocalLeases(bucket))
+    assert same(first.server, second.server)
+
+
+async def test_another_secret_is_a_clear_error_and_writes_nothing(tmp_path: Path) -> None:
+    bucket = Bucket()
+    await share_keys(config_of(tmp_path, "a"), LocalLeases(bucket))
+    with pytest.raises(ConfigError) as caught:
+        await share_keys(config_of(tmp_path, "b", b"t" * 40), LocalLeases(bucket))
+    assert caught.value.field == "cluster.secret_file"
+    assert not (tmp_path / "b" / "keys.json").exists()
+
+
+async def test_the_keys_of_a_gateway_alone_become_the_fleets(tmp_path: Path) -> None:
+    bucket = Bucket()
+    config = config_of(tmp_path, "a")
+    folder = Path(config.store.path)
+    folder.mkdir()
+    alone = ServerKeys.load(folder, may_create=True)
+    (folder / "data.mdb").write_bytes(b"")
+    keys = await share_keys(config, LocalLeases(bucket))
+    assert same(keys.server, alone)
+    assert same((await share_keys(config_of(tmp_path, "b"), LocalLeases(bucket))).server, alone)
+
+
+async def test_the_store_of_another_gateway_keeps_its_keys(tmp_path: Path) -> None:
+    bucket = Bucket()
+    await share_keys(config_of(tmp_path, "a"), LocalLeases(bucket))
+    config = config_of(tmp_path, "b")
+    folder = Path(config.store.path)
+    folder.mkdir()
+    alone = ServerKeys.load(folder, may_create=True)
+    (folder / "data.mdb").write_bytes(b"")
+    with pytest.raises(ConfigError) as caught:
+        await share_keys(config, LocalLeases(bucket))
+    assert caught.value.field == "store.path"
+    assert same(ServerKeys.load(folder, may_create=False), alone)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_does_not_open(raw: bytes) -> None:
+    with pytest.raises(ConfigError):
+        FleetSeal(b"s" * 40, "x").open(raw)
+
+
+@given(st.binary(max_size=200), st.integers(0, 10_000), st.integers(1, 255))
+def test_what_was_sealed_opens_as_it_was_and_not_after_a_change(plain: bytes, at: int, flip: int) -> None:
+    seal = FleetSeal(b"s" * 40, "x")
+    sealed = seal.seal(plain)
+    assert seal.open(sealed) == plain
+    broken = bytearray(sealed)
+    broken[at % len(broken)] ^= flip
+    with pytest.raises(ConfigError):
+        seal.open(bytes(broken))
+    with pytest.raises(ConfigError):
+        FleetSeal(b"s" * 40, "y").open(sealed)

@@ -1,0 +1,114 @@
+"""Rules between the settings of `cluster`: each is named with its fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.check import advice, conflicts
+from gateway.config.cluster import read_secret
+from gateway.config.sections import Config
+from gateway.model.errors import ConfigError
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    file = tmp_path / "fleet.secret"
+    file.write_bytes(b"s" * 40 + b"\n")
+    file.chmod(0o600)
+    return file
+
+
+def fleet(secret: Path, **changed: Any) -> Config:
+    config = Config()
+    config.cluster.url = "nats://127.0.0.1:4222,nats://127.0.0.1:4223"
+    config.cluster.monitors = "http://127.0.0.1:8222"
+    config.cluster.secret_file = str(secret)
+    config.cluster.node = "a"
+    for name, value in changed.items():
+        setattr(config.cluster, name, value)
+    return config
+
+
+def test_alone_and_in_a_fleet_the_defaults_are_right(secret: Path) -> None:
+    assert conflicts(Config()) == []
+    assert conflicts(fleet(secret)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"url": "http://127.0.0.1"}, "cluster.url"),
+        ({"url": "nats://127.0.0.1:99999"}, "cluster.url"),
+        ({"name": "a.b"}, "cluster.name"),
+        ({"name": ""}, "cluster.name"),
+        ({"node": "a..b"}, "cluster.node"),
+        ({"node": "-a"}, "cluster.node"),
+        ({"node": "a b"}, "cluster.node"),
+        ({"secret_file": ""}, "cluster.secret_file"),
+        ({"secret_file": "/does/not/exist"}, "cluster.secret_file"),
+        ({"credentials_file": "/does/not/exist"}, "cluster.credentials_file"),
+        ({"tls_ca": "/does/not/exist"}, "cluster.tls_ca"),
+        ({"advertise": "push-1"}, "cluster.advertise"),
+        ({"advertise": "push-1:0"}, "cluster.advertise"),
+        ({"monitors": ""}, "cluster.monitors"),
+        ({"monitors": "127.0.0.1:8222"}, "cluster.monitors"),
+        ({"partitions": 12}, "cluster.partitions"),
+        ({"beat_s": 1.1}, "cluster.beat_s"),
+        ({"message_bytes": 2_000_000, "journal_bytes": 1_048_576, "snapshot_bytes": 65_536}, "cluster.message_bytes"),
+    ],
+)
+def test_what_is_wrong_is_named(secret: Path, changed: dict[str, Any], field: str) -> None:
+    assert [name for name, _ in conflicts(fleet(secret, **changed))] == [field]
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("im", "app", "im"),
+        ("ota", "port", 0),
+        ("radius", "port", 1813),
+        ("identity", "host", "push.example"),
+    ],
+)
+def test_what_needs_one_machine_is_not_in_a_fleet(secret: Path, section: str, name: str, value: Any) -> None:
+    config = fleet(secret)
+    setattr(getattr(config, section), name, value)
+    found = dict(conflicts(config))
+    assert "cluster.url" in found[f"{section}.{name}"]
+
+
+def test_a_secret_is_for_its_owner_alone_and_long_enough(secret: Path) -> None:
+    assert read_secret(fleet(secret).cluster) == b"s" * 40
+    secret.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_secret(fleet(secret).cluster)
+    secret.chmod(0o600)
+    secret.write_bytes(b"kept-quiet\n")
+    with pytest.raises(ConfigError) as caught:
+        read_secret(fleet(secret).cluster)
+    assert "quiet" not in caught.value.message
+
+
+def test_an_address_with_a_password_is_not_repeated(secret: Path) -> None:
+    config = fleet(secret, url="nats://gw:hunter2@nats.example:4222,oops://gw:hunter2@x")
+    assert "hunter2" not in str(conflicts(config))
+    assert "hunter2" not in str(advice(fleet(secret, url="nats://gw:hunter2@nats.example:4222")))
+
+
+def test_what_is_risky_is_worth_a_word(secret: Path) -> None:
+    config = fleet(secret, url="nats://nats.example:4222", allow_unsynced=True, replicas=1)
+    config.edge.host = "0.0.0.0"
+    found = dict(advice(config))
+    assert {
+        "cluster.url",
+        "cluster.credentials_file",
+        "cluster.allow_unsynced",
+        "cluster.replicas",
+        "cluster.advertise",
+    } <= set(found)
+    alone = Config()
+    alone.cluster.partitions = 4
+    assert "cluster.url" in dict(advice(alone))
