@@ -15,7 +15,7 @@ cdef enum:
 
 
 cdef list take_piles(gw_piles_t *p):
-    """(key, records) of each that has some, in parts of whole records; they are empty then, and keep a moderate room."""
+    """(key, records) of each that has some, in parts of whole records; they are empty then, and keep some room."""
     cdef list out = []
     cdef const uint8_t *data
     cdef gw_far_record_t record

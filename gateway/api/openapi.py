@@ -63,6 +63,7 @@ def build_document(routes: Iterable[Route]) -> dict[str, Any]:
     """OpenAPI 3.1."""
     shown = [route for route in routes if not route.hidden]
     types = [t for route in shown for t in (route.takes, route.gives) if t is not None]
+    types += [t for route in shown for _, t in route.gives_also]
     types += [route.dialect.shape for route in shown if route.dialect is not None]
     schemas, components = msgspec.json.schema_components([*types, ErrorBody], ref_template=_REF)
     schema_of = {repr(t): schema for t, schema in zip([*types, ErrorBody], schemas, strict=True)}
@@ -154,6 +155,9 @@ def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {str(route.status): done}
     for status, about in route.also:
         out[str(status)] = {**done, "description": about}
+    for status, other in route.gives_also:
+        content = {"schema": schema_of[repr(other)]}
+        out[str(status)]["content"] = {JSON: content, MSGPACK: content}
     errors: list[type[GatewayError]] = [*route.errors]
     if route.caller not in (ANYBODY, USER):
         errors += [Unauthorized, Forbidden]

@@ -68,6 +68,8 @@ class Route:
     status: int = 200
     #: further success answers: status → what it means
     also: tuple[tuple[int, str], ...] = ()
+    #: of those: answers of another type than `gives`
+    gives_also: tuple[tuple[int, Any], ...] = ()
     params: tuple[Query, ...] = ()
     errors: tuple[type[GatewayError], ...] = ()
     #: None: errors in the one shape of the provider API

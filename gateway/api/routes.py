@@ -36,6 +36,7 @@ from gateway.api.wire import (
     RegistrationUpdate,
     RegistrationView,
     ScheduledPage,
+    SpoolView,
     Statistics,
 )
 from gateway.delivery.request import PushRequest
@@ -223,7 +224,10 @@ def push_routes(pushes: PushRoutes, batches: BatchRoutes) -> list[Route]:
             gives=PushAccepted,
             gives_example={"id": _PUSH_ID, "targeted": 1},
             status=201,
-            also=((200, "The push this idempotency key already stands for (Idempotent-Replay: true)"),),
+            also=(
+                (200, "The push this idempotency key already stands for (Idempotent-Replay: true)"),
+                (202, "Kept in the spool of a node whose fleet can not take it now (`spooled`); see its look-up"),
+            ),
             params=(Query("Idempotency-Key", "1 to 128 characters", kind="string", place="header"),),
             errors=(*_BODY, UnknownToken, Conflict, TooManyRequests, QueueFull, *_STORE),
             **common,
@@ -251,8 +255,11 @@ def push_routes(pushes: PushRoutes, batches: BatchRoutes) -> list[Route]:
             path="/v1/push/{id}",
             handle=pushes.show,
             summary="Where is my push?",
-            about="State and history of each delivery, or the figures of a broadcast.",
+            about="State and history of each delivery, or the figures of a broadcast. A push that was answered 202 is "
+            "looked up by that id too: once the fleet has taken it in, this is its view, with the id it has there.",
             gives=PushView,
+            also=((202, "It is in the spool of a node, or ended there"),),
+            gives_also=((202, SpoolView),),
             gives_example={
                 "id": _PUSH_ID,
                 "target": {"token": _TOKEN},

@@ -198,6 +198,9 @@ class KeyList(_Out):
 class PushAccepted(msgspec.Struct, kw_only=True, omit_defaults=True):
     id: str
     targeted: Annotated[int, Meta(description="deliveries made of it; absent for broadcasts")] | None = None
+    spooled: Annotated[
+        bool, Meta(description="202: kept on the node's disk for now, and taken in when the fleet can be reached")
+    ] = False
 
 
 class BatchResult(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -208,6 +211,21 @@ class BatchResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     id: str | None = None
     targeted: int | None = None
     error: ErrorDetail | None = None
+    #: with status 202
+    spooled: bool = False
+
+
+class SpoolView(_Out):
+    """A push that a node keeps, or kept, in its spool and that is no push of the fleet."""
+
+    id: str
+    state: Annotated[
+        Literal["spooled", "refused", "expired", "recalled"],
+        Meta(description="spooled: it waits; refused: `error` says why the fleet did not take it"),
+    ]
+    accepted_at_ms: UnixMs
+    expires_at: Annotated[UnixS, Meta(description="while it waits")] | None
+    error: ErrorDetail | None
 
 
 class StepView(_Out):

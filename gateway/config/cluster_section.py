@@ -23,8 +23,8 @@ class Cluster:
     credentials_file: str = ""
     # PEM file of the authority of the NATS servers' certificates; empty: the system's
     tls_ca: str = ""
-    # host:port where devices find this node, told to devices that others send away; empty: edge.host and edge.port,
-    # where that is an address of one host
+    # where devices find this node, told to devices that others send away: host:port, host:port,tls_port or
+    # host:,tls_port; empty: edge.host with edge.port and edge.tls_port, where that is an address of one host
     advertise: str = ""
     # parts that all registrations are spread over, a power of two; fixed when the fleet's first node starts
     partitions: int = within(16, 1, 1024)

@@ -15,11 +15,13 @@ from gateway.api.call import Call
 from gateway.api.media import PIECE_S, content_kind, wants_msgpack
 from gateway.api.once import Push
 from gateway.api.ports import Backend
+from gateway.api.wire import BatchResult
 from gateway.auth.api_keys import Provider
 from gateway.delivery.request import PushRequest
 from gateway.fleet.pushes import ManyPushes, Result
 from gateway.fleet.quota_home import QuotaHome
-from gateway.model.errors import AcceptTimeout, BadRequest, GatewayError
+from gateway.fleet.spool_side import SpoolSide
+from gateway.model.errors import AcceptTimeout, BadRequest, GatewayError, LogUnavailable
 
 #: messages to owners without an answer, of one batch; past it nothing more of it is read
 WINDOW = 64
@@ -30,13 +32,27 @@ class _Sent(NamedTuple):
 
     results: asyncio.Future[list[Result]]
     place: int
+    #: where there is a spool that may keep it
+    request: PushRequest | None
+
+
+class _Refused(NamedTuple):
+    """What the spool may keep yet."""
+
+    error: GatewayError
+    request: PushRequest
+
+
+#: this push's line of the answer, without its number; None: the spool does not keep it
+_Kept = asyncio.Task[BatchResult | None]
 
 
 class FleetBatches:
-    def __init__(self, backend: Backend, pushes: ManyPushes, quotas: QuotaHome) -> None:
+    def __init__(self, backend: Backend, pushes: ManyPushes, quotas: QuotaHome, spool: SpoolSide) -> None:
         self.backend = backend
         self.pushes = pushes
         self.quotas = quotas
+        self.spool = spool
 
     async def push(self, call: Call) -> Response:
         kind = content_kind(call.request.headers.get("content-type"), allowed=KINDS)
@@ -60,25 +76,31 @@ class FleetBatchAnswer(BatchAnswer):
             room, refusal = await self._batches.quotas.admit(self._app, self._key_id, wanted)
         except GatewayError as error:
             room, refusal = 0, error
-        results: list[GatewayError | _Sent | None] = []
+        results: list[GatewayError | _Sent | _Kept | _Refused | None] = []
         tokens: list[str] = []
         packed: list[bytes] = []
+        asked: list[PushRequest | None] = []
+        spool = self._batches.spool
         for item in group:
             raw = item if isinstance(item, GatewayError) else _pack(item)
             if not isinstance(item, GatewayError) and refusal is not None and room == 0:
-                results.append(refusal)
+                results.append(_Refused(refusal, item))
                 continue
             room -= not isinstance(item, GatewayError)
             if isinstance(raw, GatewayError) or isinstance(item, GatewayError):
                 results.append(raw if isinstance(raw, GatewayError) else None)
                 continue
+            if spool.must_keep(self._app, item):
+                results.append(asyncio.create_task(spool.keep_item(0, self._app, self._key_id, item, LogUnavailable())))
+                continue
             results.append(None)
+            asked.append(item if spool.is_there else None)
             tokens.append(item.target.token)
             packed.append(raw)
         sent: list[_Sent | None] = [None] * len(packed)
         for part in self._batches.pushes.send(self._app.name, tokens, packed):
             for at, place in enumerate(part.places):
-                sent[place] = _Sent(part.results, at)
+                sent[place] = _Sent(part.results, at, asked[place])
             self._waiting.add(part.results)
             part.results.add_done_callback(self._waiting.discard)
         due = asyncio.get_running_loop().time() + self._backend.config.accept_timeout_s
@@ -89,9 +111,16 @@ class FleetBatchAnswer(BatchAnswer):
             await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
 
     def _is_open(self, result: Any) -> bool:
-        return isinstance(result, _Sent) and not result.results.done()
+        if isinstance(result, asyncio.Task):
+            return not result.done()
+        return isinstance(result, _Refused) or (isinstance(result, _Sent) and not result.results.done())
 
     async def _line(self, index: int, result: Any, due: float) -> bytes:
+        if isinstance(result, asyncio.Task):
+            kept = await result
+            return self._kept(index, kept) if kept is not None else await super()._line(index, LogUnavailable(), due)
+        if isinstance(result, _Refused):
+            return await self._refusal(index, result.error, result.request, due)
         if not isinstance(result, _Sent):
             return await super()._line(index, result, due)
         if not result.results.done():
@@ -101,7 +130,16 @@ class FleetBatchAnswer(BatchAnswer):
         answer = result.results.result()[result.place]
         if not isinstance(answer, GatewayError):
             return await super()._line(index, Push(answer.seq, None, answer.replayed, answer.targeted), due)
-        return await super()._line(index, answer, due)
+        return await self._refusal(index, answer, result.request, due)
+
+    async def _refusal(self, index: int, error: GatewayError, request: PushRequest | None, due: float) -> bytes:
+        kept = None
+        if request is not None:
+            kept = await self._batches.spool.keep_item(index, self._app, self._key_id, request, error)
+        return await super()._line(index, error, due) if kept is None else self._kept(index, kept)
+
+    def _kept(self, index: int, kept: BatchResult) -> bytes:
+        return self._encode(msgspec.structs.replace(kept, index=index))
 
 
 def _pack(item: PushRequest) -> bytes | GatewayError:

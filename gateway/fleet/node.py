@@ -35,11 +35,14 @@ from gateway.edge.server import EdgeServer
 from gateway.fleet.broadcast_feed import BroadcastFeed
 from gateway.fleet.core import PartitionCore, Surroundings
 from gateway.fleet.core_metrics import CoreMetrics
+from gateway.fleet.elsewhere import elsewhere_of
 from gateway.fleet.ports import Core
 from gateway.fleet.provider_side import ProviderSide
+from gateway.fleet.spool import Spool
 from gateway.fleet.spread import Spread
 from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import Member, Owner, partition_of
+from gateway.model.device_address import DeviceAddress, parse_device_address
 from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.notifiers import build_notifiers
@@ -69,6 +72,7 @@ class FleetNode:
         keys: FleetKeys,
         entrance: Entrance,
         heart: ThreadHeart,
+        spool: Spool | None = None,
     ) -> None:
         settings = config.cluster
         self.config = config
@@ -107,7 +111,9 @@ class FleetNode:
             push_ids=push_ids,
             admin_hash=keys.admin_hash,
             readiness=self.readiness,
+            spool=spool,
         )
+        self._spool = spool
         self._notifiers = build_notifiers(config, metrics, push_ids)
         self._far_door = FarDoor(self._bus, self.members, metrics)
 
@@ -129,6 +135,7 @@ class FleetNode:
             service_keys=service_keys,
         )
         self.edge: EdgeServer = self._devices.edge
+        self.edge.elsewhere = elsewhere_of(self.members, self.edge.plane.links)
         self._surroundings = Surroundings(
             config=config,
             bus=self._bus,
@@ -162,7 +169,8 @@ class FleetNode:
             await leases.open()
             keys = await patiently(lambda: share_keys(config, leases))
             entrance = await enter(settings, leases, devices=_advertised(config), api=_api_url(config))
-            self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)))
+            spool = Spool.open(config, metrics, unix_ms) if settings.spool else None
+            self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)), spool)
         except BaseException:
             await link.close()
             raise
@@ -185,7 +193,8 @@ class FleetNode:
                 f"the provider door can not bind {api.host}:{api.port}: {exc.strerror or exc}", field="api.port"
             ) from exc
         self.members.announce(
-            devices=_advertised(self.config, self.edge.port), api=_api_url(self.config, self.api.port)
+            devices=_advertised(self.config, self.edge.port, self.edge.tls_port),
+            api=_api_url(self.config, self.api.port),
         )
         await self.members.start()
         self._providers.start()
@@ -324,6 +333,8 @@ class FleetNode:
         """End everything that runs; what is pending stays in the journals."""
         await self.api.stop(timeout_s=1.0)
         await self._providers.close()
+        if self._spool is not None:
+            await self._spool.close()
         await self.streams.close()
         await self.edge.stop()
         await self.members.close()
@@ -343,13 +354,18 @@ class FleetNode:
         self.metrics.set(Metric.CLUSTER_UP, 0.0)
 
 
-def _advertised(config: Config, port: int = 0) -> str:
-    """host:port where devices find this node; empty where that is not known."""
+def _advertised(config: Config, port: int = 0, tls_port: int = 0) -> str:
+    """Where devices find this node; empty where that is not known."""
     if config.cluster.advertise:
-        return config.cluster.advertise
+        try:
+            return str(parse_device_address(config.cluster.advertise))
+        except ValueError as exc:
+            raise ConfigError(str(exc), field="cluster.advertise") from None
     edge = config.edge
-    port = port or edge.port
-    return f"{edge.host}:{port}" if port > 0 and edge.host not in ("0.0.0.0", "::", "") else ""  # noqa: S104
+    port, tls_port = max(port or edge.port, 0), max(tls_port or edge.tls_port, 0)
+    if edge.host in ("0.0.0.0", "::", "") or not (port or tls_port):  # noqa: S104
+        return ""
+    return str(DeviceAddress(edge.host, port, tls_port))
 
 
 def _api_url(config: Config, port: int = 0) -> str:

@@ -2,7 +2,8 @@
 nor ask a second node where the first may have carried it out.
 
 A message begins with its partitions. An owner refuses those it does not have (LogFenced), and then nothing was done, so
-the next owner is asked, for whom it waits. Where no answer came it may have been done: NodeUnreachable, and the provider decides.
+the next owner is asked, for whom it waits. Where no answer came it may have been done: NodeUnreachable, and the
+provider decides.
 """
 
 from __future__ import annotations
@@ -187,7 +188,9 @@ class Owners:
     def _unreachable(self, why: str, *, certain: bool) -> NodeUnreachable:
         self._metrics.count(Metric.FLEET_UNREACHABLE, label=why)
         if certain:
-            return NodeUnreachable("The part of the fleet that has to answer this changes its node; nothing was done.")
+            error = NodeUnreachable("The part of the fleet that has to answer this changes its node; nothing was done.")
+            error.nothing_done = True
+            return error
         return NodeUnreachable(
             "A node of the fleet gave no answer in time; it may still be done, so repeat a push with the same "
             "idempotency key."

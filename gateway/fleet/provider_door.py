@@ -7,7 +7,7 @@ checks it again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode
@@ -65,7 +65,15 @@ def token_partition(text: str, partitions: int) -> int | None:
 class ProviderDoor:
     """Handlers for all places but those that have files of their own (batches, feeds)."""
 
-    def __init__(self, backend: Backend, calls: Calls, partitions: int, others: dict[Place, Handler]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        calls: Calls,
+        partitions: int,
+        others: dict[Place, Handler],
+        around: Mapping[Place, Callable[[Handler], Handler]] | None = None,
+    ) -> None:
+        """`others`: places whose handlers have files of their own; `around`: what is put around a handler."""
         self._backend = backend
         self._calls = calls
         self._partitions = partitions
@@ -85,6 +93,8 @@ class ProviderDoor:
             Place.SCHEDULED: self._scheduled,
             **others,
         }
+        for place, wrap in (around or {}).items():
+            self._handlers[place] = wrap(self._handlers[place])
 
     def build_app(self) -> Starlette:
         """The ASGI application of this node."""

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from gateway.auth.service_keys import PURPOSE, ServiceKeys
 from gateway.config.sections import Config, Edge
 from gateway.delivery.push_ids import PushIds
+from gateway.fleet import spool_intake
 from gateway.fleet.app_book import AppBook
 from gateway.fleet.app_copies import AppCopies
 from gateway.fleet.batches import FleetBatches
@@ -26,6 +27,8 @@ from gateway.fleet.ports import Core, Cores
 from gateway.fleet.provider_door import Handler, ProviderDoor
 from gateway.fleet.pushes import ManyPushes
 from gateway.fleet.quota_home import QuotaHome
+from gateway.fleet.spool import Spool, fates_s
+from gateway.fleet.spool_side import SpoolSide
 from gateway.fleet.streams import FleetStreams
 from gateway.metrics import Metrics
 from gateway.model.cluster import Bus, Members
@@ -46,6 +49,7 @@ class ProviderSide:
         push_ids: PushIds,
         admin_hash: bytes,
         readiness: Callable[[], Sequence[str]],
+        spool: Spool | None = None,
     ) -> None:
         self.book = AppBook()
         owners = self.owners = Owners(bus, members, cores, metrics, timeout_s=config.cluster.ask_timeout_s)
@@ -60,14 +64,31 @@ class ProviderSide:
         self.pushes = ManyPushes(owners, config.api.accept_timeout_s)
         self.feeds = Feeds(owners, self.backend)
         routes = FeedRoutes(self.backend, self.feeds)
+        self.spool = SpoolSide(
+            spool,
+            bus,
+            members,
+            push_ids,
+            self.backend.now_ms,
+            fates_s=fates_s(config),
+            timeout_s=config.cluster.ask_timeout_s,
+        )
+        owners.serve(spool_intake.KIND, spool_intake.answer_take)
+        self._take_in = spool_intake.take_in_by(owners.ask, spool_intake.partition_chooser(members.partitions))
+        self._spool, self._bus = spool, bus
         others: dict[Place, Handler] = {
-            Place.BATCH: FleetBatches(self.backend, self.pushes, self.quotas).push,
+            Place.BATCH: FleetBatches(self.backend, self.pushes, self.quotas, self.spool).push,
             Place.RECEIPTS: routes.page,
             Place.STREAM: routes.stream,
             Place.DEATHS: routes.deaths,
             Place.MESSAGE_RECEIPTS: routes.messages,
         }
-        door = ProviderDoor(self.backend, self.calls, members.partitions, others)
+        around = {
+            Place.TARGET: self.spool.push,
+            Place.VIEW: self.spool.shown,
+            Place.PUSH: self.spool.shown,
+        }
+        door = ProviderDoor(self.backend, self.calls, members.partitions, others, around)
         self.app: Starlette = door.build_app()
 
     def join(self, core: Core) -> None:
@@ -89,8 +110,13 @@ class ProviderSide:
 
     def start(self) -> None:
         self.copies.start()
+        if self._spool is not None:
+            self._spool.start(self._take_in, lambda: self._bus.is_up)
 
     async def close(self) -> None:
+        """The spool is closed by who opened it, after this."""
+        if self._spool is not None:
+            await self._spool.stop()
         self.feeds.close()
         await self.pushes.close()
         await self.copies.close()

@@ -6,19 +6,9 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
 
-
-class Spec(NamedTuple):
-    name: str
-    kind: str  # counter, gauge, histogram
-    help: str
-    label: str = ""  # name of the one label, or none
-    buckets: tuple[float, ...] = ()  # upper ends of a histogram's buckets, ascending, without +Inf
-
-
-#: seconds, for everything between a memory copy and a slow network
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+from gateway.metrics.spec import SECONDS as SECONDS
+from gateway.metrics.spec import Spec as Spec
 
 
 class Metric(Enum):
@@ -96,6 +86,19 @@ class Metric(Enum):
     PROXIED = Spec("heliograph_proxy_headers_total", "counter", "PROXY headers taken, by kind of address", "kind")
     PROXY_REFUSED = Spec(
         "heliograph_proxy_refused_total", "counter", "Connections closed for their PROXY header, by reason", "reason"
+    )
+    # --- spool: pushes kept on this node while the fleet can not take them
+    SPOOL_WAITING = Spec("heliograph_spool_waiting", "gauge", "Pushes in the spool that wait to be taken in")
+    SPOOL_BYTES = Spec("heliograph_spool_bytes", "gauge", "Bytes of pushes in the spool that wait to be taken in")
+    SPOOLED = Spec("heliograph_spooled_total", "counter", "Pushes offered to the spool, by result", "result")
+    SPOOL_TAKEN = Spec(
+        "heliograph_spool_taken_total", "counter", "Pushes that left the spool, by what became of them", "fate"
+    )
+    SPOOL_RETRIES = Spec(
+        "heliograph_spool_retries_total",
+        "counter",
+        "Times a push could not be taken in from the spool yet",
+        "error",
     )
     # --- cards: links of the CAT_TP server (read from it when scraped)
     OTA_LINKS = Spec("heliograph_ota_links", "gauge", "CAT_TP links of cards, by state", "state")

@@ -259,6 +259,8 @@ class MailUnavailable(GatewayError):
 
 
 class NodeUnreachable(GatewayError):
+    #: True: for certain. Else it may be carried out, or was
+    nothing_done: bool = False
     code, name, status, retryable, after_ms = 57, "node_unreachable", 503, True, 2_000
     summary = "The node of the fleet that has to answer this can not be reached now, or is being replaced."
 

@@ -13,19 +13,13 @@ from starlette.responses import Response
 
 from gateway.api.route import Dialect
 from gateway.model.errors import (
-    AcceptTimeout,
     BadRequest,
     GatewayError,
     Gone,
-    LogFenced,
-    LogUnavailable,
     MethodNotAllowed,
-    NodeUnreachable,
     NotFound,
     PayloadTooLarge,
-    QueueFull,
     RequestTimeout,
-    StoreUnavailable,
     TooManyRequests,
 )
 
@@ -70,12 +64,6 @@ _OF_ERRORS: dict[type[GatewayError], str] = {
     MethodNotAllowed: "MethodNotAllowed",
     Gone: "Unregistered",
     TooManyRequests: "TooManyRequests",
-    QueueFull: "ServiceUnavailable",
-    StoreUnavailable: "ServiceUnavailable",
-    AcceptTimeout: "ServiceUnavailable",
-    NodeUnreachable: "ServiceUnavailable",
-    LogUnavailable: "ServiceUnavailable",
-    LogFenced: "ServiceUnavailable",
 }
 
 
@@ -101,7 +89,7 @@ def reason_of(error: GatewayError) -> str:
     for cls, reason in _OF_ERRORS.items():
         if isinstance(error, cls):
             return reason
-    return "InternalServerError"
+    return "ServiceUnavailable" if error.status == 503 else "InternalServerError"
 
 
 def answer_reason(reason: str, apns_id: str, *, timestamp_ms: int | None = None, retry_s: int = 0) -> Response:
@@ -114,7 +102,7 @@ def answer_reason(reason: str, apns_id: str, *, timestamp_ms: int | None = None,
 
 def answer_error(request: Request, error: GatewayError, headers: Mapping[str, str] | None = None) -> Response:
     """Errors that come from outside the handlers; aioapns wants its apns-id back with every answer."""
-    retry_s = -(-error.after_ms // 1000) if error.retryable and error.status == 503 else 0
+    retry_s = -(-error.after_ms // 1000) if error.retryable else 0
     answer = answer_reason(reason_of(error), request.headers.get("apns-id", "")[:64], retry_s=retry_s)
     answer.headers.update({name: value for name, value in (headers or {}).items() if name.lower() == "allow"})
     return answer

@@ -25,6 +25,7 @@ from gateway.edge.login import DeviceLogin
 from gateway.edge.server import EdgeServer
 from gateway.fleet.ports import AppRecords
 from gateway.fleet.provider_side import ProviderSide
+from gateway.fleet.spool import Spool
 from gateway.metrics import Metrics
 from gateway.model.cluster import Handler, Member, Owner, partition_of
 from gateway.model.errors import GatewayError, NodeUnreachable
@@ -240,6 +241,8 @@ class Fleet:
         self.keys = ServerKeys.load(folder, may_create=True)
         self.push_ids = PushIds(self.keys.push_id_key)
         self._opened: list[RigCore] = []
+        #: by node, opened and closed by the test
+        self.spools: dict[int, Spool] = {}
 
     async def __aenter__(self) -> Fleet:
         for number, node in self.nodes.items():
@@ -255,6 +258,7 @@ class Fleet:
                 push_ids=self.push_ids,
                 admin_hash=self.admin_hash,
                 readiness=lambda node=node: node.reasons,
+                spool=self.spools.get(number),
             )
         for partition, number in OWNERS.items():
             await self.adopt(partition, number)

@@ -1,0 +1,88 @@
+"""How a push of a spool becomes one of the fleet, at the owner of its partition; must never begin one whose time is
+over, nor a second one for the same key.
+
+It has waited: what is left of its time to live goes with it, and what was to be sent later is sent now where that time
+has come. The key stands for what the provider asked, not for what is left of it, so a repetition is the same push.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from gateway.api.once import Once, Push, as_push, settle
+from gateway.api.ports import Backend
+from gateway.delivery.request import PushRequest
+from gateway.fleet.spool_record import Kept, build_kept, parse_kept, parse_request
+from gateway.model.cluster import home_of, partition_of
+from gateway.model.errors import BadRequest, NodeUnreachable, UnknownApp
+from gateway.model.registration import parse_token
+
+KIND = "spool.take"
+
+
+class IntakeCore(Protocol):
+    """The part of a core that takes pushes in."""
+
+    @property
+    def backend(self) -> Backend: ...
+
+    @property
+    def once(self) -> Once: ...
+
+
+#: asks the owner of a partition (gateway.fleet.owners.Owners.ask)
+Ask = Callable[[int, str, bytes], Awaitable[bytes]]
+
+
+def left_of(kept: Kept, now_ms: int) -> PushRequest:
+    """What is asked of it now."""
+    request = parse_request(kept.request)
+    if (request.deliver_at or 0) * 1000 > now_ms:
+        return request
+    ttl_s = max(1, -(-(kept.deadline_ms - now_ms) // 1000))
+    return msgspec.structs.replace(request, deliver_at=None, ttl=ttl_s, over=min(request.over, ttl_s))
+
+
+async def answer_take(core: IntakeCore, body: bytes) -> bytes:
+    """At the owner: its sequence, once it is durable."""
+    kept = parse_kept(body)
+    backend = core.backend
+    app = backend.directory.app(kept.app)
+    if app is None:
+        raise UnknownApp
+    now_ms = backend.now_ms()
+    if now_ms >= kept.deadline_ms:
+        raise BadRequest("its time to live is over", field="ttl")
+    request = left_of(kept, now_ms)
+
+    def begin() -> Push:
+        return as_push(backend.acceptor.push(app, request, now_ms, durable_first=True))
+
+    push = core.once.start_keyed(app, kept.key, kept.body_hash, begin=begin, find=lambda seq: Push(seq, None))
+    await settle(push, backend.config.accept_timeout_s)
+    return push.seq.to_bytes(8, "big")
+
+
+def partition_chooser(partitions: int) -> Callable[[str, PushRequest], int]:
+    """Of the token, where it is one; else the app's home: as the door has it."""
+
+    def choose(app: str, request: PushRequest) -> int:
+        token = parse_token(request.target.token) if request.target.token else None
+        return home_of(app, partitions) if token is None else partition_of(token, partitions)
+
+    return choose
+
+
+def take_in_by(ask: Ask, partition_for: Callable[[str, PushRequest], int]) -> Callable[[Kept], Awaitable[int]]:
+    """What the spool drains through: the owner of the partition is asked."""
+
+    async def take_in(kept: Kept) -> int:
+        answer = await ask(partition_for(kept.app, parse_request(kept.request)), KIND, build_kept(kept))
+        if len(answer) != 8:
+            raise NodeUnreachable("a node answered with something that is no sequence")
+        return int.from_bytes(answer, "big")
+
+    return take_in

@@ -1,0 +1,410 @@
+"""The spool: what is kept is on disk, is taken in once and in order, and what became of it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+from pathlib import Path
+
+import lmdb
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from spool_scene import APP, FATES_S, NOW_MS, Scene, push
+
+from gateway.fleet.spool_intake import left_of
+from gateway.fleet.spool_record import (
+    Fate,
+    Kept,
+    build_fate,
+    build_kept,
+    next_number,
+    pack_request,
+    parse_fate,
+    parse_kept,
+    parse_number,
+    parse_request,
+)
+from gateway.metrics import Metric
+from gateway.model.errors import (
+    BadRequest,
+    ConfigError,
+    Conflict,
+    GatewayError,
+    LogUnavailable,
+    NodeUnreachable,
+    QueueFull,
+    StoreUnavailable,
+    UnknownToken,
+)
+from gateway.store.spool_rows import SpoolRows
+
+
+def what(scene: Scene, number: int) -> str:
+    found = scene.spool.look(APP.name, number)
+    return "spooled" if isinstance(found, Kept) else found.what if found else ""
+
+
+async def keep_until_refused(scene: Scene, refusal: type[GatewayError], size: int) -> int:
+    """How many were kept."""
+    for kept in range(2_000):
+        try:
+            await scene.keep("x" * size)
+        except refusal:
+            return kept
+    raise AssertionError("never refused")
+
+
+async def test_what_is_kept_is_there_after_a_restart_and_then_taken_in_in_order(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        titles = [f"{number}" for number in range(80)]
+        numbers = [await scene.keep(title) for title in titles]
+        assert numbers == sorted(set(numbers))
+        await scene.restart()
+        assert scene.spool.waiting == 80
+        scene.start()
+        await scene.drained()
+        assert scene.fleet.taken == titles
+        assert [what(scene, number) for number in (numbers[0], numbers[-1])] == ["pushed", "pushed"]
+        assert scene.metrics.value(Metric.SPOOL_TAKEN, "pushed") == 80
+
+
+async def test_many_at_once_are_few_writes_and_targets_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        writes = 0
+        write = scene.spool._rows.write
+
+        def counted(*args: object, **options: object) -> None:
+            nonlocal writes
+            writes += 1
+            write(*args, **options)  # type: ignore[arg-type]
+
+        scene.spool._rows.write = counted  # type: ignore[method-assign]
+        await asyncio.gather(*(scene.keep(f"{number}", token=f"t{number % 7}") for number in range(200)))
+        assert writes < 20
+        scene.start()
+        await scene.drained()
+        for target in range(7):
+            mine = [int(title) for title in scene.fleet.taken if int(title) % 7 == target]
+            assert mine == sorted(mine)
+        assert 1 < scene.fleet.most_running <= 7
+
+
+async def test_a_push_that_was_taken_in_and_not_noted_is_found_again_by_its_key(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        numbers = [await scene.keep(f"{number}") for number in range(5)]
+        scene.start()
+        noted = asyncio.Event()
+
+        def fails(*_args: object, **_options: object) -> None:
+            noted.set()
+            raise lmdb.DiskError("no")
+
+        scene.spool._rows.write = fails  # type: ignore[method-assign]
+        scene.fleet.is_up = True
+        async with asyncio.timeout(10):
+            while not noted.is_set():
+                await asyncio.sleep(0.001)
+        await scene.restart()  # as after a kill between the two
+        assert scene.spool.waiting == 5
+        scene.start()
+        await scene.drained()
+        assert scene.fleet.taken == [f"{number}" for number in range(5)]
+        assert scene.fleet.asked > 5
+        assert [what(scene, number) for number in numbers] == ["pushed"] * 5
+
+
+async def test_nothing_is_taken_in_while_the_fleet_is_not_there(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        await scene.keep("a")
+        scene.start()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert scene.fleet.asked == 0
+        assert scene.spool.waiting == 1
+
+
+async def test_who_can_not_be_taken_in_yet_holds_back_its_own_target_alone(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        for title, token in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("b2", "b")):
+            await scene.keep(title, token)
+        scene.fleet.refuses["a1"] = NodeUnreachable()
+        scene.start()
+        await scene.drained(left=2)
+        assert scene.fleet.taken == ["b1", "b2"]
+        scene.fleet.refuses.clear()
+        await scene.drained()
+        assert scene.fleet.taken == ["b1", "b2", "a1", "a2"]
+        assert scene.metrics.value(Metric.SPOOL_RETRIES, "node_unreachable") > 0
+
+
+async def test_what_the_fleet_refuses_says_so_and_lets_the_next_go(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        bad, good = await scene.keep("bad"), await scene.keep("good")
+        scene.fleet.refuses["bad"] = UnknownToken()
+        scene.start()
+        await scene.drained()
+        fate = scene.spool.look(APP.name, bad)
+        assert isinstance(fate, Fate)
+        assert (fate.what, fate.code) == ("refused", UnknownToken.code)
+        assert what(scene, good) == "pushed"
+
+
+async def test_a_bug_in_taking_in_costs_no_push(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        await scene.keep("a")
+        scene.fleet.refuses["a"] = RuntimeError("bug")  # type: ignore[assignment]
+        scene.start()
+        scene.fleet.is_up = True
+        async with asyncio.timeout(10):
+            while scene.fleet.asked < 3:
+                await asyncio.sleep(0.001)
+        scene.fleet.refuses.clear()
+        await scene.drained()
+        assert scene.fleet.taken == ["a"]
+
+
+async def test_what_waited_longer_than_its_life_is_dropped_with_a_count(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        short, long = await scene.keep("short", ttl=10), await scene.keep("long", ttl=60)
+        scene.now_ms += 10_000
+        scene.start()
+        await scene.drained()
+        assert (what(scene, short), what(scene, long)) == ("expired", "pushed")
+        assert scene.metrics.value(Metric.SPOOL_TAKEN, "expired") == 1
+
+
+async def test_now_or_never_is_not_kept(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        with pytest.raises(LogUnavailable):
+            await scene.keep("now", ttl=0)
+        assert scene.spool.waiting == 0
+
+
+async def test_a_full_spool_says_so_and_takes_again_when_there_is_room(tmp_path: Path) -> None:
+    async with Scene(tmp_path, max_bytes=3_000) as scene:
+        kept = await keep_until_refused(scene, QueueFull, 100)
+        assert 3 < kept < 30
+        assert scene.spool.waiting == kept
+        scene.start()
+        await scene.drained()
+        assert scene.spool._bytes == 0
+        scene.fleet.is_up = False
+        await scene.keep("again")
+        assert scene.metrics.value(Metric.SPOOLED, "queue_full") == 1
+
+
+async def test_the_same_key_is_one_push_and_another_body_a_conflict(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        first, second = await asyncio.gather(scene.keep("a", idempotency_key="k"), scene.keep("a", idempotency_key="k"))
+        assert first == second
+        assert scene.spool.waiting == 1
+        with pytest.raises(Conflict):
+            await scene.keep("b", idempotency_key="k")
+        await scene.restart()
+        assert await scene.keep("a", idempotency_key="k") == first
+        assert scene.spool.is_behind(APP.name, push("a", "elsewhere", idempotency_key="k"))
+        scene.start()
+        await scene.drained()
+        assert list(scene.fleet.seqs) == ["k"]  # the owner knows it by the provider's own key
+
+
+async def test_a_key_whose_write_failed_is_free_again(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        write = scene.spool._rows.write
+
+        def fails(*_args: object, **_options: object) -> None:
+            raise lmdb.MapFullError("full")
+
+        scene.spool._rows.write = fails  # type: ignore[method-assign]
+        results = await asyncio.gather(
+            scene.keep("a", idempotency_key="k"), scene.keep("a", idempotency_key="k"), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [StoreUnavailable, StoreUnavailable]
+        scene.spool._rows.write = write  # type: ignore[method-assign]
+        assert (scene.spool.waiting, scene.spool._bytes) == (0, 0)
+        assert not scene.spool.is_behind(APP.name, push("a", idempotency_key="k"))
+        await scene.keep("a", idempotency_key="k")
+
+
+async def test_only_pushes_to_a_target_that_waits_have_to_go_behind(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        assert not scene.spool.is_behind(APP.name, push(token="a"))
+        await scene.keep("1", "a")
+        await scene.keep("2", "a")
+        assert scene.spool.is_behind(APP.name, push("other words", "a"))
+        assert not scene.spool.is_behind(APP.name, push(token="b"))
+        assert not scene.spool.is_behind("other app", push(token="a"))
+        scene.start()
+        await scene.drained()
+        assert not scene.spool.is_behind(APP.name, push(token="a"))
+
+
+async def test_a_recalled_push_never_goes(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        number, other = await scene.keep("a"), await scene.keep("b")
+        assert not await scene.spool.recall("other app", number)
+        assert await scene.spool.recall(APP.name, number)
+        assert not await scene.spool.recall(APP.name, number)
+        scene.start()
+        await scene.drained()
+        assert scene.fleet.taken == ["b"]
+        assert (what(scene, number), what(scene, other)) == ("recalled", "pushed")
+
+
+async def test_a_push_that_is_being_taken_in_is_not_recalled_here(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        number = await scene.keep("a")
+        scene.fleet.gate.clear()
+        scene.fleet.is_up = True
+        scene.start()
+        async with asyncio.timeout(10):
+            while not scene.fleet.running:
+                await asyncio.sleep(0)
+        assert not await scene.spool.recall(APP.name, number)
+        scene.fleet.gate.set()
+        await scene.drained()
+        assert what(scene, number) == "pushed"
+
+
+async def test_nobody_learns_of_another_app_s_push(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        number = await scene.keep("a")
+        assert scene.spool.look("other app", number) is None
+        assert scene.spool.look(APP.name, number + 1) is None
+
+
+async def test_fates_are_told_for_their_time_and_then_forgotten(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        old = await scene.keep("old")
+        scene.start()
+        await scene.drained()
+        scene.now_ms += FATES_S * 1000 + 1
+        new = await scene.keep("new")
+        await scene.drained()
+        assert (what(scene, old), what(scene, new)) == ("", "pushed")
+
+
+async def test_no_more_fates_are_kept_than_the_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.spool_rows.FATES_MOST", 10)
+    async with Scene(tmp_path) as scene:
+        numbers = [await scene.keep(f"{number}") for number in range(40)]
+        scene.start()
+        await scene.drained()
+        assert sum(what(scene, number) == "pushed" for number in numbers) == 10
+        assert [what(scene, number) for number in numbers[-10:]] == ["pushed"] * 10
+
+
+async def test_a_disk_that_takes_no_more_refuses_and_takes_again_later(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    async with Scene(tmp_path, max_bytes=1 << 26) as scene:
+        await scene.keep("before")
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+            count = 1 + await keep_until_refused(scene, StoreUnavailable, 4_000)
+            assert scene.spool.waiting == count
+            with pytest.raises(StoreUnavailable):
+                await scene.keep("y" * 4_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, before)
+        assert count > 10
+        await scene.keep("after")
+        await scene.restart()
+        assert scene.spool.waiting == count + 1
+        scene.start()
+        await scene.drained()
+        assert (scene.fleet.taken[0], len(scene.fleet.taken)) == ("before", count + 1)
+
+
+async def test_a_record_that_can_not_be_read_is_no_obstacle(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        first = await scene.keep("a")
+        scene.spool._rows.write([(first + 1, b"\xc1 nonsense")])
+        await scene.restart()
+        await scene.keep("b")
+        assert scene.spool.waiting == 3
+        scene.start()
+        await scene.drained()
+        assert sorted(scene.fleet.taken) == ["a", "b"]
+        assert scene.spool._bytes == 0
+
+
+async def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    async with Scene(tmp_path):
+        with pytest.raises(ConfigError, match="in use"):
+            SpoolRows.open(tmp_path, 1 << 20)
+
+
+async def test_a_folder_that_can_not_be_made_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="spool"):
+        SpoolRows.open(tmp_path / "file" / "spool", 1 << 20)
+
+
+def test_what_is_left_of_a_push_goes_on() -> None:
+    def kept(**fields: object) -> Kept:
+        request = push("a", **fields)  # type: ignore[arg-type]
+        deadline = max((request.deliver_at or 0) * 1000, NOW_MS) + (request.ttl or 0) * 1000
+        return Kept("shop", "k", NOW_MS, deadline, "key", b"", pack_request(request))
+
+    assert left_of(kept(ttl=100), NOW_MS + 40_500).ttl == 60
+    assert left_of(kept(ttl=100, over=80), NOW_MS + 90_000).over == 10
+    later = NOW_MS // 1000 + 50
+    assert left_of(kept(ttl=100, deliver_at=later), NOW_MS + 10_000).deliver_at == later
+    due = left_of(kept(ttl=100, deliver_at=later), NOW_MS + 60_000)
+    assert (due.deliver_at, due.ttl) == (None, 90)
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(0, 4_095), st.integers(0, 3_000))
+def test_numbers_rise_whatever_the_clock_does(first_ms: int, then_ms: int, tag: int, more: int) -> None:
+    number = next_number(0, first_ms, tag)
+    for _ in range(more % 1_500):
+        later = next_number(number, first_ms, tag)
+        assert later > number
+        assert parse_number(later).tag == tag
+        number = later
+    after = next_number(number, then_ms, tag)
+    assert after > number
+    assert after < 1 << 64
+    assert parse_number(after).tag == tag
+
+
+@given(
+    st.builds(
+        Kept,
+        app=st.text(max_size=20),
+        key_id=st.text(max_size=8),
+        accepted_ms=st.integers(0, 1 << 62),
+        deadline_ms=st.integers(0, 1 << 62),
+        key=st.text(max_size=40),
+        body_hash=st.binary(max_size=32),
+        request=st.binary(max_size=80),
+    )
+)
+def test_a_kept_push_reads_back_as_it_was(kept: Kept) -> None:
+    assert parse_kept(build_kept(kept)) == kept
+
+
+@given(
+    st.builds(
+        Fate,
+        app=st.text(max_size=9),
+        at_ms=st.integers(0, 1 << 62),
+        what=st.text(max_size=9),
+        seq=st.integers(0, 1 << 62),
+    )
+)
+def test_a_fate_reads_back_as_it_was(fate: Fate) -> None:
+    assert parse_fate(build_fate(fate)) == fate
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_record_or_a_bad_request(raw: bytes) -> None:
+    for parse in (parse_kept, parse_fate, parse_request):
+        try:
+            parse(raw)
+        except BadRequest:
+            continue
