@@ -41,20 +41,9 @@ PATIENCE_S = 30.0
 _AGAIN_S = 0.1
 
 
-class Entrance(NamedTuple):
-    """A node that is in the fleet, from now until its lease is over."""
-
-    beat: Beat
-    key: str
-    revision: int
-
-    @property
-    def number(self) -> int:
-        return self.beat.number
-
-
 async def patiently(work: Callable[[], Awaitable[_T]], now: Callable[[], float] = clock) -> _T:
-    """Again while there is no answer: the servers may be electing a leader. What is done has to look first."""
+    """Again while there is no answer: the servers may be electing a leader. What is done has to look first. ConfigError
+    where that lasts."""
     end = now() + PATIENCE_S
     while True:
         try:
@@ -65,6 +54,18 @@ async def patiently(work: Callable[[], Awaitable[_T]], now: Callable[[], float] 
                     f"the fleet's records can not be read or written: {exc.message}", field="cluster.url"
                 ) from None
         await asyncio.sleep(_AGAIN_S)
+
+
+class Entrance(NamedTuple):
+    """A node that is in the fleet, from now until its lease is over."""
+
+    beat: Beat
+    key: str
+    revision: int
+
+    @property
+    def number(self) -> int:
+        return self.beat.number
 
 
 async def enter(
@@ -85,21 +86,6 @@ async def enter(
     number = await door.patiently(door.take_number)
     beat = Beat(number, door.name, devices, api, version, at_ms=int(now() * 1000))
     return await door.patiently(partial(door.write, beat, revision))
-
-
-async def patiently(work: Callable[[], Awaitable[_T]], now: Callable[[], float] = clock) -> _T:
-    """Again while there is no answer: the servers may be electing a leader. What is done has to look first. ConfigError
-    where it takes too long."""
-    end = now() + PATIENCE_S
-    while True:
-        try:
-            return await work()
-        except InDoubt as exc:
-            if now() > end:
-                raise ConfigError(
-                    f"the fleet's records can not be read or written: {exc.message}", field="cluster.url"
-                ) from None
-        await asyncio.sleep(_AGAIN_S)
 
 
 class _Door:

@@ -18,7 +18,7 @@ from gateway.auth.service_keys import PURPOSE, ServiceKeys
 from gateway.cluster.adoption import PartitionStores
 from gateway.cluster.beats import ThreadHeart
 from gateway.cluster.broadcast_stream import BroadcastStream
-from gateway.cluster.entrance import Entrance, enter, patiently
+from gateway.cluster.entrance import Entrance, enter
 from gateway.cluster.far_door import FarDoor
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.members import FleetMembers
@@ -167,7 +167,7 @@ class FleetNode:
             await check_nats(settings, link)
             leases = KvLeases(link, settings)
             await leases.open()
-            keys = await patiently(lambda: share_keys(config, leases))
+            keys = await share_keys(config, leases)
             entrance = await enter(settings, leases, devices=_advertised(config), api=_api_url(config))
             spool = Spool.open(config, metrics, unix_ms) if settings.spool else None
             self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)), spool)

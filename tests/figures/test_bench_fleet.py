@@ -46,7 +46,7 @@ def test_entries_are_as_a_node_and_an_owner_hold_them() -> None:
     homes = far_entries.fill_node(50)
     assert isinstance(homes, NodeHomes)
     local = homes.registry.find(far_entries.token_of(7))
-    assert (homes.partitions[local], homes.numbers[local]) == (7 % far_entries.PARTITIONS, 7)
+    assert (homes.table.partition(local), homes.table.number(local)) == (7 % far_entries.PARTITIONS, 7)
     assert homes.registry.link(local) == homes.links[local] != 0
     assert homes.device_of(local) == "7".zfill(far_entries.DEVICE_LETTERS)
     edge = far_entries.fill_owner(50)
