@@ -29,6 +29,8 @@ log = structlog.get_logger("gateway.fleet")
 #: the partition whose apps are copied
 SOURCE = 0
 PULL_S = 1.0
+#: a book that was not compared for so many of them may lack a key
+FRESH_PULLS = 4
 #: records in one message
 PAGE = 200
 _PUT, _MARK, _AFTER, _MAKE = "apps.put", "apps.mark", "apps.after", "apps.make"
@@ -58,10 +60,15 @@ class AppCopies:
         self._coming: dict[int, Core] = {}
         #: is the book as partition 0 had it, once since the start?
         self.is_filled = asyncio.Event()
+        self._pulled_at = float("-inf")  # monotonic
         owners.bus.serve(_PUT, self._on_put)
         owners.serve(_MARK, self._on_mark)
         owners.serve(_AFTER, self._on_after)
         owners.serve(_MAKE, self._on_make)
+
+    def is_fresh(self) -> bool:
+        """The book had a moment ago what partition 0 has."""
+        return time.monotonic() - self._pulled_at < FRESH_PULLS * self._pull_s
 
     def start(self) -> None:
         self._pulling = asyncio.get_running_loop().create_task(self._pull_on(), name="copies of apps")
@@ -193,6 +200,7 @@ class AppCopies:
 
     async def pull(self) -> None:
         """Compare with partition 0, and take what is newer there. GatewayError, ValueError."""
+        asked_at = time.monotonic()
         raw = await self._owners.ask(SOURCE, _MARK, b"")
         mark = msgspec.msgpack.decode(raw, type=int)
         if mark != self._book.mark:
@@ -203,6 +211,7 @@ class AppCopies:
                 after = max(self._name(record) for record in records)
         await self._catch_up_all()
         self.is_filled.set()
+        self._pulled_at = asked_at
 
     def _name(self, record: bytes) -> str:
         return msgspec.msgpack.decode(record, type=_Named).name

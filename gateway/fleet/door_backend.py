@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from gateway.api.ports import Backend
-from gateway.auth.api_keys import ApiKeys
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
 from gateway.fleet.app_book import AppBook
+from gateway.fleet.book_keys import BookKeys
 from gateway.metrics import Metrics
 
 
@@ -37,8 +37,9 @@ def build_door_backend(
     admin_hash: bytes,
     readiness: Callable[[], Sequence[str]],
     service_keys: Any,
+    is_fresh: Callable[[], bool],
 ) -> Backend:
-    """`readiness`: why this node can not take pushes now."""
+    """`readiness`: why this node can not take pushes now; `is_fresh`: does the book have what the fleet has?"""
     directory: Any = book
 
     def elsewhere(what: str) -> Any:
@@ -46,7 +47,7 @@ def build_door_backend(
 
     return Backend(
         config=config.api,
-        keys=ApiKeys(book, admin_hash),
+        keys=BookKeys(book, admin_hash, is_fresh),
         directory=directory,
         receipts=elsewhere("receipts"),
         acceptor=elsewhere("acceptor"),

@@ -57,7 +57,14 @@ class ProviderSide:
         self.copies = AppCopies(owners, self.book, metrics)
         self.calls = Calls(owners, self.copies.hear)
         self.backend = build_door_backend(
-            config, metrics, self.book, push_ids, admin_hash, readiness, ServiceKeys(push_ids.derive(PURPOSE))
+            config,
+            metrics,
+            self.book,
+            push_ids,
+            admin_hash,
+            readiness,
+            ServiceKeys(push_ids.derive(PURPOSE)),
+            self.copies.is_fresh,
         )
         # at once: its index looks for an unknown key only now and then
         self.book.hear = self.backend.keys.update

@@ -212,6 +212,14 @@ class GatewayNode:
         except (httpx.HTTPError, ValueError, KeyError):
             return None
 
+    async def figure(self, http: httpx.AsyncClient, name: str) -> float | None:
+        """A gauge or counter without labels; None: no answer, or none of this name."""
+        try:
+            lines = (await http.get(f"{self.api}/metrics", timeout=2.0)).text.splitlines()
+        except httpx.HTTPError:
+            return None
+        return next((float(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)
+
 
 class FleetHome:
     """As a context manager, or `start` and `close`. `nats` 0: one gateway alone, without a fleet. `settings` are those
@@ -228,6 +236,7 @@ class FleetHome:
         ground: Ground | None = None,
     ) -> None:
         self.folder = folder
+        self.partitions = partitions
         folder.mkdir(parents=True, exist_ok=True)
         self._ground: Ground = ground or Loopback()
         self.nats: NatsServers | None = None
@@ -279,13 +288,26 @@ class FleetHome:
         await self.until_ready()
 
     async def until_ready(self, timeout_s: float = START_S) -> None:
-        """Each gateway that runs says that it can take pushes. NotStarted."""
+        """Each gateway that runs says that it can take pushes, and each partition has its owner. NotStarted."""
         end = time.monotonic() + timeout_s
         for node in self.nodes:
             while node.is_running and not node.is_paused and (reasons := await node.reasons(self.http)) != []:
                 if time.monotonic() > end:
                     raise NotStarted(f"{node.name} is not ready ({reasons}):\n{node.last_words()}")
                 await asyncio.sleep(0.05)
+        while self.nats is not None and self.nodes and (owned := await self.owned()) != self.partitions:
+            if time.monotonic() > end:
+                raise NotStarted(f"{owned} of {self.partitions} partitions have an owner")
+            await asyncio.sleep(0.05)
+
+    async def owned(self) -> int:
+        """Partitions that the gateways which answer have; -1: they do not agree."""
+        owned = unowned = 0
+        for node in self.nodes:
+            if node.is_running and not node.is_paused:
+                owned += int(await node.figure(self.http, "heliograph_partitions_owned") or 0)
+                unowned += int(await node.figure(self.http, "heliograph_partitions_unowned") or 0)
+        return -1 if unowned else owned
 
     async def close(self) -> None:
         """Everything ends; the folder stays."""

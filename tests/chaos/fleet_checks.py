@@ -32,6 +32,8 @@ from fleet_history import (
     Tried,
 )
 
+from gateway.model.cluster import partition_of_seq
+
 #: after the end of a fault, until it is forgotten: leases run out, devices find another node, acks time out
 GRACE_S = 12.0
 #: 200: known by its key; 202: kept in the spool
@@ -282,8 +284,9 @@ def _is_excused(story: Story, links: list[tuple[int, Link]], push: Push, frame: 
 
 
 def feed(story: Story) -> Iterator[Broken]:
-    """The feed of an app rises, tells of a delivery once, and tells the same to who reads it from its beginning."""
-    cursors: dict[str, int] = {}
+    """The feed of an app rises (partitions may give the same cursor), tells of a delivery once, and tells the same to
+    who reads it from its beginning."""
+    cursors: dict[str, tuple[int, set[int]]] = {}  # app → its last, and the partitions that gave it
     followed: dict[str, set[tuple[int, str, int]]] = {}
     whole: dict[str, set[tuple[int, str, int]]] = {}
     for receipt in story.history.of(Receipted):
@@ -291,9 +294,13 @@ def feed(story: Story) -> Iterator[Broken]:
         if receipt.whole:
             whole.setdefault(receipt.app, set()).add(row)
             continue
-        if receipt.cursor <= cursors.get(receipt.app, 0):
-            yield Broken("feed", f"receipt {receipt.cursor} of {receipt.app} came after {cursors[receipt.app]}")
-        cursors[receipt.app] = max(receipt.cursor, cursors.get(receipt.app, 0))
+        last, partitions = cursors.get(receipt.app, (0, set()))
+        partition = partition_of_seq(receipt.delivery)
+        if receipt.cursor < last or (receipt.cursor == last and partition in partitions):
+            yield Broken("feed", f"receipt {receipt.cursor} of {receipt.app} came after {last}")
+        if receipt.cursor >= last:
+            others = partitions if receipt.cursor == last else set()
+            cursors[receipt.app] = receipt.cursor, {*others, partition}
         followed.setdefault(receipt.app, set()).add(row)
     for (app, delivery), receipts in story.receipts.items():
         if len(receipts) > 1:

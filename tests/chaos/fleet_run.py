@@ -30,7 +30,7 @@ from gateway.tour.fleet_home import FleetHome
 
 LEASE_S = 2.0
 #: short times, so that late acks, resends, handovers and snapshots happen all the time
-SETTINGS = ("delivery.ack_ms=800", "delivery.retry_ms=1000", "log.level=warning", "edge.window=16")
+SETTINGS = ("delivery.ack_ms=800", "delivery.retry_ms=1000", "log.level=info", "edge.window=16")
 FLEET_SETTINGS = (
     f"cluster.lease_s={LEASE_S}",
     "cluster.beat_s=0.4",

@@ -262,6 +262,8 @@ class Fleet:
             )
         for partition, number in OWNERS.items():
             await self.adopt(partition, number)
+        for node in self.nodes.values():
+            await node.side.copies.pull()
         return self
 
     async def __aexit__(self, *_: object) -> None:

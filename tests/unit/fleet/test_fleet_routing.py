@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fleet_rig import PARTITIONS, Fleet
 
+from gateway.auth.api_keys import build_key_text
 from gateway.model.cluster import home_of, partition_of_seq
 
 
@@ -268,3 +269,27 @@ async def test_a_nodes_own_routes_ask_nobody(fleet: Fleet) -> None:
         assert (await http.post("/3/device/")).json() == {"reason": "MissingDeviceToken"}
         assert (await http.get("/nowhere")).status_code == 404
     assert fleet.wire.asked == []
+
+
+async def test_a_key_is_not_called_wrong_by_a_node_that_may_not_know_it_yet(fleet: Fleet) -> None:
+    """As one that was started a moment ago, or that the owner of the apps does not reach."""
+    copies = fleet.nodes[2].side.copies
+    copies._pulled_at = float("-inf")
+    async with fleet.client(2, build_key_text("abcd1234")) as unknown:
+        answer = await unknown.get("/v1/scheduled")
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        await copies.pull()
+        assert (await unknown.get("/v1/scheduled")).status_code == 401
+    copies._pulled_at = float("-inf")
+    async with fleet.client(2, "this is no key") as nobody:
+        assert (await nobody.get("/v1/scheduled")).status_code == 401
+
+
+async def test_a_key_that_is_in_the_book_is_known_at_once(fleet: Fleet) -> None:
+    """Though a wrong one was looked for just before."""
+    async with fleet.client(2, build_key_text("abcd1234")) as wrong:
+        assert (await wrong.get("/v1/scheduled")).status_code == 401
+    key = await fleet.create_app("shop")
+    async with fleet.client(2, key) as http:
+        assert (await http.get("/v1/scheduled")).status_code == 200
