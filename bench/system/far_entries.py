@@ -10,10 +10,16 @@ import asyncio
 import gc
 import os
 import sys
-from array import array
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.system.figures import Measured, Run
 from bench.system.stage import ROOT, BenchFailed, private_bytes
+from gateway._native.registry import Registry
+from gateway.cluster.node_homes import NodeHomes
+
+if TYPE_CHECKING:
+    from gateway.cluster.far_edge import FarEdge
 
 FULL, QUICK = 1_000_000, 200_000
 APP, COHORT, PARTITIONS = "bench", "1.0", 16
@@ -35,10 +41,8 @@ def key_of(number: int) -> int:
     return int.from_bytes(token_of(number)[:8], "little") | 1
 
 
-def fill_alone(n: int) -> object:
+def fill_alone(n: int) -> Registry:
     """Bound registrations of devices that are connected here."""
-    from gateway._native.registry import Registry
-
     registry = Registry()
     for number in range(1, n + 1):
         registry.add(number, token_of(number), 0)
@@ -47,10 +51,8 @@ def fill_alone(n: int) -> object:
     return registry
 
 
-def fill_node(n: int) -> object:
+def fill_node(n: int) -> NodeHomes:
     """The same, owned elsewhere."""
-    from gateway.cluster.node_homes import NodeHomes
-
     homes = NodeHomes(lambda _: 0)
     for number in range(1, n + 1):
         device = f"{number:0{DEVICE_LETTERS}d}"
@@ -62,27 +64,33 @@ def fill_node(n: int) -> object:
     return homes
 
 
-def fill_owner(n: int) -> object:
-    """Registrations of this node whose devices are connected elsewhere, with what far_edge keeps by number."""
+def fill_owner(n: int) -> FarEdge:
+    """Registrations of this node whose devices are connected elsewhere, as they are told to it one by one."""
     from gateway.cluster.far_edge import FarEdge
-    from gateway.model.cluster import far_link
+    from gateway.config.sections import Config
+    from gateway.metrics import Metrics
 
-    registry = fill_alone(0)
-    edge = FarEdge.__new__(FarEdge)
-    edge.registry = registry  # type: ignore[assignment]
-    edge._locals, edge._bound_ms, edge._rounds_of = array("I"), array("Q"), array("B")
+    registry = Registry()
+    nobody = SimpleNamespace(registry=registry, pending_of=lambda *_: [], waiting=lambda _: [], tell=lambda *_: None)
+    edge = FarEdge(
+        cast(Any, nobody),
+        0,
+        1,
+        directory=cast(Any, nobody),
+        journal=cast(Any, nobody),
+        broadcasts=cast(Any, nobody),
+        config=Config(),
+        metrics=Metrics(process=False),
+        clock=lambda: NOW_MS,
+    )
     for number in range(1, n + 1):
-        edge.registry.add(number, token_of(number), 0)
-        edge._grow(number)
-        edge.registry.login(key_of(number), far_link(FAR_NODE, number))
-        edge.registry.bind(number, key_of(number))
-        edge._locals[number] = number
-        edge._bound_ms[number] = NOW_MS
+        registry.add(number, token_of(number), 0)
+        edge.bind(FAR_NODE, number, number, number, key_of(number), at_ms=NOW_MS, floor=0, again=True)
     return edge
 
 
 def measure(kind: str, n: int) -> float:
-    fill = {"alone": fill_alone, "node": fill_node, "owner": fill_owner}[kind]
+    fill: Any = {"alone": fill_alone, "node": fill_node, "owner": fill_owner}[kind]
     fill(1_000)  # imports, and what the first ones of anything take
     gc.collect()
     before = private_bytes(os.getpid())

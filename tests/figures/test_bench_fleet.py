@@ -50,7 +50,7 @@ def test_entries_are_as_a_node_and_an_owner_hold_them() -> None:
     assert homes.registry.link(local) == homes.links[local] != 0
     assert homes.device_of(local) == "7".zfill(far_entries.DEVICE_LETTERS)
     edge = far_entries.fill_owner(50)
-    assert node_of_link(edge.registry.link(7)) == far_entries.FAR_NODE  # type: ignore[attr-defined]
+    assert node_of_link(edge.registry.link(7)) == far_entries.FAR_NODE
 
 
 def test_an_entry_takes_more_at_its_node_than_a_gateway_alone_but_not_much() -> None:
