@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
-.PHONY: help setup demo serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api test-operator test-cluster
+.PHONY: help setup demo demo-cluster serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api test-operator test-cluster
 .PHONY: chaos-fleet test-im bench bench-quick bench-memory bench-units bench-units-baseline simulate wheel clean distclean
 
 help: ## this list
@@ -22,6 +22,9 @@ setup: .venv/native.stamp ## packages and compiled core into .venv/ (every other
 
 demo: setup ## the guided tour: a gateway, 1,000 devices, every kind of push, a table by clause
 	@$(BIN)/heliograph tour
+
+demo-cluster: setup ## a fleet: three NATS servers, three gateways, devices and providers at all; a node and a server killed
+	@$(BIN)/heliograph tour K --devices 2
 
 serve: setup ## run a gateway on loopback with an app called demo (store in var/)
 	@$(BIN)/heliograph serve --app demo --set log.format=text

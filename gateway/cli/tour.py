@@ -39,7 +39,7 @@ def tour(
     clauses: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CLAUSE]…", help="Which: A to F, or single ones as B3; the rows are below. Default: all."
+            metavar="[CLAUSE]…", help="Which: A to F, K, or single ones as B3; the rows are below. Default: all."
         ),
     ] = None,
     devices: Annotated[int, typer.Option("--devices", min=1, max=10_000, help="Simulated devices.")] = 1000,
@@ -99,6 +99,9 @@ def tour(
                 raise asyncio.CancelledError  # what a row was waiting for may have taken the first for its own
             progress.update(walking, description=f"{clause} {tried}")
 
+        def on_progress(what: str) -> None:
+            console.print(f"  {escape(what)}", highlight=False, soft_wrap=True, style="dim")
+
         def on_row(row: Row) -> None:
             progress.advance(walking)
             mark = "skipped" if row.ok is None else "ok" if row.ok else "FAILED"
@@ -119,7 +122,7 @@ def tour(
 
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, end, number)
-            return await walk(chosen, devices, Walk(on_devices, on_clause, on_row))
+            return await walk(chosen, devices, Walk(on_devices, on_clause, on_row, on_progress))
 
         try:
             rows = uvloop.run(go())
@@ -133,7 +136,11 @@ def tour(
     if as_json:
         print(json.dumps({row.clause: _as_json(row) for row in rows}, ensure_ascii=False, indent=2))
     else:
-        Console(width=None if sys.stdout.isatty() else 160).print(_table(rows))
+        out = Console(width=None if sys.stdout.isatty() else 160)
+        out.print(_table(rows))
+        for shown in rows:
+            if shown.figures:
+                out.print(_figures(shown))
     failed = [row.clause for row in rows if row.ok is False]
     if failed:
         console.print(f"failed: {', '.join(failed)}", style="red")
@@ -165,5 +172,13 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
+def _figures(row: Row) -> Table:
+    table = Table(title=f"{row.clause}: {row.tried}", title_justify="left", show_header=False)
+    for name, figure in row.figures.items():
+        table.add_row(escape(name), escape(figure))
+    return table
+
+
 def _as_json(row: Row) -> dict[str, object]:
-    return {"ok": row.ok, "skipped" if row.ok is None else "detail": row.detail}
+    said: dict[str, object] = {"ok": row.ok, "skipped" if row.ok is None else "detail": row.detail}
+    return said | ({"figures": row.figures} if row.figures else {})

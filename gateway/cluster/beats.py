@@ -29,8 +29,8 @@ _log = structlog.get_logger(__name__)
 #: a control thread that has not turned for so long does not come back
 HANG_S = 15.0
 _AGAIN_S = 0.2
-#: so many tries without an answer: perhaps another server does better
-_TRIES_BEFORE_MOVE = 3
+#: every so many tries without an answer, from the first on: perhaps another server does better
+_MOVE_EVERY = 2
 _END_S = 5.0
 
 
@@ -115,7 +115,7 @@ class Beats:
                     failed += 1
                     self._hearer.on_missed()
                     pause = min(_AGAIN_S, pause)
-                    if failed % _TRIES_BEFORE_MOVE == 0 and self._move is not None:
+                    if failed % _MOVE_EVERY == 1 and self._move is not None:
                         with suppress(Exception):
                             await self._move()
                 else:

@@ -68,6 +68,7 @@ class BroadcastStream:
         self._reading = asyncio.Lock()
         self._woken = asyncio.Event()
         self._life = -1
+        self._is_closing = False
         self._task: asyncio.Task[None] | None = None
         self._errors: tuple[type[Exception], ...] = (OSError, TimeoutError, GatewayError)
 
@@ -88,6 +89,8 @@ class BroadcastStream:
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="broadcast-stream")
 
     async def close(self) -> None:
+        self._is_closing = True
+        self._woken.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -172,7 +175,7 @@ class BroadcastStream:
         return True
 
     async def _follow(self) -> None:
-        while True:
+        while not self._is_closing:  # the client may swallow a cancellation
             try:
                 await self._listen()
                 self._woken.clear()
@@ -184,7 +187,8 @@ class BroadcastStream:
             except Exception:
                 _log.exception("broadcast_stream_failed")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._woken.wait()
 
     async def _listen(self) -> None:
         """For what the stream says it has stored."""

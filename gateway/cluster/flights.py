@@ -31,7 +31,7 @@ class Flights:
 
     def add(self, seq: int, number: int, now_ms: int, ack_ms: int) -> None:
         if self._count >= self._most:
-            self._metrics.count(Metric.FAR_UNWATCHED)
+            self._metrics.count(Metric.FAR_LOST, label="unwatched")
             return
         bucket = self._bucket(now_ms + ack_ms)
         bucket[0].append(seq)
@@ -42,7 +42,7 @@ class Flights:
         """Packed native u64 and u32."""
         count = len(numbers) // 4
         if self._count + count > self._most:
-            self._metrics.count(Metric.FAR_UNWATCHED, count)
+            self._metrics.count(Metric.FAR_LOST, count, "unwatched")
             return
         bucket = self._bucket(now_ms + ack_ms)
         bucket[0].frombytes(seqs)

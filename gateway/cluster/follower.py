@@ -13,7 +13,7 @@ import lmdb
 import structlog
 
 from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection, StreamState
-from gateway.cluster.journal_reader import JournalReader, Message, StreamPurged
+from gateway.cluster.journal_reader import JournalReader, Message, StreamPurged, StreamReplaced
 from gateway.cluster.journal_records import Assembler, MalformedJournal, journal_stream
 from gateway.cluster.partition_folder import PartitionFolder
 from gateway.cluster.snapshots import MalformedSnapshot, Snapshots
@@ -50,6 +50,7 @@ class Follower:
         self._reader = JournalReader(self._js, self._stream)
         self._snapshots = snapshots
         self._is_open = False
+        self._created = ""  # of the stream that the open folder follows
         self._task: asyncio.Task[None] | None = None
         self._applying: asyncio.Future[None] | None = None
         self._end = 0  # of the stream, when this was looked at last
@@ -106,15 +107,18 @@ class Follower:
         while True:
             state = await self._state()
             if state is not None:
+                if self._is_open and (state.created != self._created or state.last < self.folder.applied):
+                    self._is_open = False
+                    self.folder.close(clean=False)
                 if not self._is_open:
                     await self._open(state)
                 self._end = max(end, state.last)
                 try:
                     await self._apply_from_stream(end)
                     return
-                except StreamPurged:
-                    # a snapshot was taken since: it has what is gone
-                    log.info("standby_was_overtaken", partition=self.partition, applied=self.folder.applied)
+                except (StreamPurged, StreamReplaced) as exc:
+                    # a snapshot was taken since, and has what is gone; or all of it is gone
+                    log.info("standby_begins_anew", partition=self.partition, reason=type(exc).__name__)
                     self._is_open = False
                     self.folder.close(clean=False)
             else:
@@ -129,6 +133,7 @@ class Follower:
     async def _open(self, state: StreamState) -> None:
         if not self.folder.open(state.created, state.first, state.last):
             await self._begin_anew(state)
+        self._created = state.created
         self._is_open = True
 
     async def _begin_anew(self, state: StreamState) -> None:
@@ -169,7 +174,7 @@ class Follower:
         said_s = loop.time()
         if end and self.folder.applied >= end:
             return
-        async with aclosing(self._reader.read(self.folder.applied + 1, end)) as batches:
+        async with aclosing(self._reader.read(self.folder.applied + 1, end, self._created)) as batches:
             async for batch in batches:
                 pieces: list[bytes] = []
                 place = size = 0

@@ -46,6 +46,10 @@ class StreamPurged(Exception):
         self.first = first
 
 
+class StreamReplaced(Exception):
+    """It is not the stream any more that was read before, but one of the same name."""
+
+
 def sequence_of(reply: str) -> int:
     """The stream's sequence in the reply subject of a delivered message; 0 where it is none."""
     tokens = reply.split(".")
@@ -75,14 +79,15 @@ class JournalReader:
         self._js = js
         self._stream = stream
 
-    async def read(self, start: int, end: int = 0) -> AsyncGenerator[list[Message], None]:
+    async def read(self, start: int, end: int = 0, created: str = "") -> AsyncGenerator[list[Message], None]:
         """Lists of messages, from `start` on, up to and with `end` (0: for ever). Close it, or use it up.
-        StreamPurged where the stream begins later."""
+        StreamPurged where the stream begins later, StreamReplaced where it was made at another time than `created`
+        (empty: whichever)."""
         wanted = start
         pause_s = PAUSE_S
         while not end or wanted <= end:
             try:
-                async for batch in self._from(wanted):
+                async for batch in self._from(wanted, created):
                     pause_s = PAUSE_S
                     if end and batch[-1].seq >= end:
                         batch = [message for message in batch if message.seq <= end]
@@ -95,7 +100,7 @@ class JournalReader:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_PAUSE_S)
 
-    async def _from(self, wanted: int) -> AsyncGenerator[list[Message], None]:
+    async def _from(self, wanted: int, created: str) -> AsyncGenerator[list[Message], None]:
         """With one consumer, until it falls silent or something is missing."""
         if not self._js.link.is_up:
             return
@@ -103,6 +108,8 @@ class JournalReader:
         state = await self._js.state(self._stream)
         if state is None:
             return
+        if created and state.created != created:
+            raise StreamReplaced
         if state.first > wanted:
             raise StreamPurged(wanted, state.first)
         inbox = _Inbox()

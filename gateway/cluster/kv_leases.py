@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from gateway.cluster.leases import TIMEOUT_S, Changed, End, Entry, Hear, InDoubt
+from gateway.cluster.leases import Changed, End, Entry, Hear, InDoubt
 from gateway.cluster.nats_link import NatsLink
 from gateway.config.cluster_section import Cluster
 from gateway.model.errors import ConfigError
@@ -26,6 +26,8 @@ _WRONG_LAST = (10071, 10164)
 _NO_MESSAGE, _NO_STREAM = 10037, 10059
 _OPERATION = "KV-Operation"
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+#: of one operation; past it it is in doubt
+_TIMEOUT_MIN_S, _TIMEOUT_MAX_S = 0.25, 1.0
 _SETTLE_S = 30.0
 _AGAIN_S = 0.25
 #: a consumer that nobody reads any more is removed by the servers
@@ -44,6 +46,8 @@ class KvLeases:
     def __init__(self, link: NatsLink, settings: Cluster) -> None:
         self._link = link
         self._replicas = settings.replicas
+        #: a beat that was lost leaves time for others before the lease is over
+        self._timeout_s = min(max(settings.lease_s / 4, _TIMEOUT_MIN_S), _TIMEOUT_MAX_S)
         self._stream = f"KV_{bucket_of(settings.name)}"
         self._prefix = f"$KV.{bucket_of(settings.name)}."
         self._hear: Hear | None = None
@@ -88,7 +92,7 @@ class KvLeases:
 
     async def get(self, key: str) -> Entry | None:
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 found = await self._link.js.get_last_msg(self._stream, self._prefix + key, direct=False)
         except Exception as exc:
             if _code(exc) == _NO_MESSAGE:
@@ -110,7 +114,7 @@ class KvLeases:
                 done.set()
 
         try:
-            async with asyncio.timeout(4 * TIMEOUT_S):
+            async with asyncio.timeout(4 * self._timeout_s):
                 state = (await self._link.js.stream_info(self._stream)).state
                 last = state.messages
                 if last == 0:
@@ -160,7 +164,7 @@ class KvLeases:
                 await _end(self._subscription)
                 self._subscription = None
             try:
-                async with asyncio.timeout(4 * TIMEOUT_S):
+                async with asyncio.timeout(4 * self._timeout_s):
                     self._subscription = await self._consume(self._take)
             except Exception as exc:
                 raise InDoubt(f"no answer: {_words(exc)}") from None
@@ -193,7 +197,7 @@ class KvLeases:
     async def _marker(self, key: str) -> int | None:
         """Where a deleted record left one: its revision."""
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 found = await self._link.js.get_last_msg(self._stream, self._prefix + key, direct=False)
         except Exception as exc:
             raise InDoubt(f"no answer: {_words(exc)}") from None
@@ -201,11 +205,11 @@ class KvLeases:
 
     async def _put(self, key: str, value: bytes, expected: int, headers: dict[str, str] | None = None) -> int:
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 ack = await self._link.js.publish(
                     self._prefix + key,
                     value,
-                    timeout=TIMEOUT_S,
+                    timeout=self._timeout_s,
                     headers={_EXPECTED: str(expected), **(headers or {})},
                 )
         except Exception as exc:

@@ -10,9 +10,6 @@ from typing import NamedTuple, Protocol
 
 from gateway.model.errors import NodeUnreachable
 
-#: of one operation; past it it is in doubt
-TIMEOUT_S = 1.0
-
 
 class Entry(NamedTuple):
     key: str

@@ -18,6 +18,7 @@ import structlog
 from gateway.cluster.assignment import Picture, Plan, Ranks, decide
 from gateway.cluster.beats import Heart, Pulse, clock
 from gateway.cluster.entrance import Entrance
+from gateway.cluster.failures import Failures
 from gateway.cluster.fleet_records import (
     NODE,
     BadRecord,
@@ -43,8 +44,6 @@ _log = structlog.get_logger(__name__)
 HOLD_S = 12.0
 #: partitions that are opened at a time
 ADOPTIONS = 4
-#: a node that could not open a partition is not given it again for so long, then longer each time
-PAUSE_MIN_S, PAUSE_MAX_S = 2.0, 600.0
 _TURN_S = 0.25
 #: the watch is made anew at least so often
 _WATCH_S = 60.0
@@ -96,8 +95,7 @@ class FleetMembers:
         self._following: set[int] = set()
         self._orphan_since: dict[int, float] = {}
         self._unserved_since: dict[int, float] = {}
-        #: by partition and number of who could not open it: (until, how long)
-        self._failures: dict[tuple[int, int], tuple[float, float]] = {}
+        self._failures = Failures(settings.lease_s)
         self._adopting = asyncio.Semaphore(ADOPTIONS)
         self._renewed_at = now()
         self._is_lapsed = False
@@ -203,6 +201,7 @@ class FleetMembers:
         if slept and not self._is_lapsed:  # nobody could see that it was over while we could not either
             self._lapse()
         self._renewed_at = max(self._renewed_at, at)
+        self._others.renewed()
         if self._has_missed:  # so may have the watch
             self._has_missed = False
             self._watch_soon()
@@ -235,8 +234,8 @@ class FleetMembers:
         self._pulse.turned_at = now
         self._say()
         silent_s, lease_s = now - self._renewed_at, _EARLY * self._settings.lease_s
-        if not self._is_lapsed and silent_s >= lease_s and (not self._is_up() or silent_s >= self._hold_s):
-            self._lapse()
+        if silent_s >= lease_s:
+            self._judge_itself(silent_s)
         pause = min(self._settings.beat_s / 2, _TURN_S)
         if silent_s < lease_s:
             pause = min(pause, lease_s - silent_s + 0.001)
@@ -245,9 +244,12 @@ class FleetMembers:
         self._clean_up()
         self._decide()
 
-    @property
-    def _hold_s(self) -> float:
-        return max(HOLD_S, self._settings.lease_s)
+    def _judge_itself(self, silent_s: float) -> None:
+        """No beat got through for a lease. Is anybody able to take over? Not while nobody's beats get through."""
+        settings = self._settings
+        is_outlived = self._others.without_us_s() >= settings.lease_s - settings.beat_s
+        if not self._is_up() or is_outlived or silent_s >= max(HOLD_S, settings.lease_s):
+            self._lapse()
 
     def _say(self) -> None:
         beat = self._pulse.beat
@@ -298,31 +300,11 @@ class FleetMembers:
         if known is not None and revision <= known[1]:
             return
         self._holdings[partition] = holding, revision
-        self._note_failure(partition, holding, None if known is None else known[0])
+        self._failures.note(partition, None if known is None else known[0], holding, self._now())
         if holding.epoch > self._epochs.get(partition, holding.epoch):
             self._lose(partition)
         self._tell_owner(partition)
         self._decide_soon()
-
-    def _note_failure(self, partition: int, holding: Holding, before: Holding | None) -> None:
-        """Who gives up a partition that was not ready could not open it, and all nodes see that."""
-        if holding.ready:
-            self._failures.pop((partition, holding.node), None)
-        elif before is not None and holding.node == 0 and before.node and not before.ready:
-            key = partition, before.node
-            pause = min(
-                max(2 * self._failures.get(key, (0.0, 0.0))[1], self._settings.lease_s, PAUSE_MIN_S), PAUSE_MAX_S
-            )
-            self._failures[key] = self._now() + pause, pause
-
-    def _avoided(self, now: float, live: dict[int, str]) -> dict[int, list[str]]:
-        avoided: dict[int, list[str]] = {}
-        for (partition, number), (until, _) in list(self._failures.items()):
-            if number not in live:
-                del self._failures[partition, number]
-            elif now < until:
-                avoided.setdefault(partition, []).append(live[number])
-        return avoided
 
     def _tell_owners(self) -> None:
         for partition in self._holdings:
@@ -417,7 +399,7 @@ class FleetMembers:
             busy=self._work.keys(),
             orphan_since=self._orphan_since,
             unserved_since=self._unserved_since,
-            avoided=self._avoided(now, live),
+            avoided=self._failures.avoided(now, live),
             now=now,
             stagger_s=settings.lease_s / 2,
             patience_s=10 * settings.lease_s,
@@ -523,7 +505,10 @@ class FleetMembers:
         except Exception as exc:
             del self._epochs[partition]
             self._metrics.count(Metric.PARTITION_MOVES, label="failed")
-            _log.error("partition_not_adopted", partition=partition, epoch=epoch, exc_info=exc)
+            if isinstance(exc, GatewayError):  # NATS that does not answer, an owner after this one
+                _log.warning("partition_not_adopted", partition=partition, epoch=epoch, reason=exc.message)
+            else:
+                _log.error("partition_not_adopted", partition=partition, epoch=epoch, exc_info=exc)
             await self._give_up(partition, epoch)
             return
         self._owned.add(partition)

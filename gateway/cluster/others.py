@@ -21,7 +21,7 @@ KEEP_DEAD_S = 600.0
 class Seen:
     """A node's record."""
 
-    __slots__ = ("beat", "beats", "heard_at", "is_live", "revision", "silence_s")
+    __slots__ = ("beat", "beats", "heard_at", "is_live", "revision", "silence_s", "without_us_s")
 
     def __init__(self, beat: Beat, revision: int, now: float) -> None:
         self.beat = beat
@@ -29,6 +29,8 @@ class Seen:
         self.beats = 1  # that were heard of without a death between
         self.heard_at = now  # on this node's clock
         self.silence_s = 0.0
+        #: how long it has been beating without a beat of ours between, as it counts itself
+        self.without_us_s = 0.0
         self.is_live = True
 
 
@@ -58,6 +60,8 @@ class Others:
             self._seen[beat.name] = Seen(beat, revision, now)
             came.append(beat.member())
         else:
+            passed = (beat.at_ms - seen.beat.at_ms) / 1000
+            seen.without_us_s += min(max(passed, 0.0), 2 * self._beat_s)
             seen.beat, seen.revision, seen.silence_s, seen.heard_at = beat, revision, 0.0, now
             seen.beats += 1
             if not seen.is_live:
@@ -68,6 +72,17 @@ class Others:
             came = []
             gone += self._age(beat.at_ms / 1000)
         return came, gone
+
+    def renewed(self) -> None:
+        """A beat of this node got through."""
+        for seen in self._seen.values():
+            seen.without_us_s = 0.0
+
+    def without_us_s(self) -> float:
+        """The longest that another one has been beating without us: at a lease it takes us for dead."""
+        return max(
+            (self._seen[name].without_us_s for name in self._names.values() if name != self._me.name), default=0.0
+        )
 
     def remove(self, name: str, revision: int) -> list[int]:
         """The record was deleted: the node left."""

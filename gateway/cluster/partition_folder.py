@@ -18,7 +18,7 @@ import lmdb
 import structlog
 
 from gateway.config.sections import Store as StoreConfig
-from gateway.model.errors import GatewayError, StoreSchemaTooNew
+from gateway.model.errors import ConfigError, GatewayError, StoreSchemaTooNew
 from gateway.store.commit import APPLIED_KEY
 from gateway.store.environment import VIEW_ROOM, Environment, StoreInUse
 from gateway.store.keys import write_secret_file
@@ -124,7 +124,11 @@ class PartitionFolder:
 
     def mark_clean(self) -> None:
         """Everything is on the disk."""
-        write_secret_file(self.path / BOOT_FILE, _CLEAN.encode())
+        try:
+            write_secret_file(self.path / BOOT_FILE, _CLEAN.encode())
+        except ConfigError as exc:
+            # after the next boot it is made anew, as after an unclean end
+            log.warning("partition_not_marked_clean", partition=self.partition, reason=exc.message)
 
     def close(self, *, clean: bool = True) -> None:
         environment, self._environment = self._environment, None

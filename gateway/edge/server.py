@@ -178,7 +178,11 @@ class EdgeServer:
         while True:
             await asyncio.sleep(FUSE_S)
             failed = self._warn_of_accepts(failed)
-            self._tell_elsewhere()
+            try:
+                self._tell_elsewhere()
+            except Exception as exc:
+                # the fuse below must hold whatever others say of themselves
+                _log.error("elsewhere_failed", kind=type(exc).__name__)
             if not limit:
                 continue
             with open("/proc/self/statm") as statm:  # noqa: ASYNC230 - no disk behind it

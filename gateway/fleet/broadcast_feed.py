@@ -128,7 +128,8 @@ class BroadcastFeed:
         heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((place, heard))
         with suppress(TimeoutError):
-            await asyncio.wait_for(heard, HEARD_S)
+            async with asyncio.timeout(HEARD_S):
+                await heard
             return
         raise LogUnavailable("the fleet's broadcast stream can not be read now")
 

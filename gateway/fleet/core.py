@@ -138,13 +138,18 @@ class PartitionCore:
         self._is_open = False
         push.backend.stopping.set()
         self._wide.leave()
-        await near.far_door.close(self.partition)
-        await self._edge.close()
-        await push.close_calls()
-        await self._wide.close()
-        await push.close_delivery()
-        await self.store.close()
-        self._metrics.close()
+        try:
+            await near.far_door.close(self.partition)
+            await self._edge.close()
+            await push.close_calls()
+            await self._wide.close()
+            await push.close_delivery()
+        finally:
+            # whatever failed above: a folder that stays open can not be opened again
+            try:
+                await self.store.close()
+            finally:
+                self._metrics.close()
 
     def _readiness(self) -> Sequence[str]:
         if not self._is_open:

@@ -39,6 +39,8 @@ NEWS_S = 0.01
 READS_S = 30.0
 #: nodes' clocks may differ by this much: a feed that begins now begins this much earlier
 SKEW_MS = 1_000
+#: a partition that does not answer in this time holds the feed back
+ANSWERS_S = 1.0
 #: rows asked of one partition beyond its share
 _SPARE = 16
 _KIND, _NEWS = "feed", "feed.news"
@@ -244,7 +246,7 @@ class Feeds:
         partitions = self._owners.partitions
         share = min(limit, 2 * limit // partitions + _SPARE)
         wanted = Wanted(self._owners.bus.number, kind, app, after, share, selector)
-        answers = await self._owners.each(_KIND, _encode(wanted))
+        answers = await self._owners.each(_KIND, _encode(wanted), timeout_s=min(ANSWERS_S, self._owners.timeout_s))
         found: dict[int, _Found] = {}
         for partition, raw in answers.items():
             try:

@@ -45,11 +45,21 @@ def targeted(view: PushView) -> int:
     return view.figures.get("targeted", by_state)
 
 
+def _figures(view: PushView) -> dict[str, int]:
+    """A partition with a single delivery says but its state; here as those with many say it."""
+    if view.state not in ("pending", "done") or "targeted" in view.figures:
+        return view.figures
+    count = targeted(view)
+    if view.state == "done":
+        return {"targeted": count, "pending": 0, **view.figures}
+    return {"targeted": count, "pending": count}
+
+
 def merge_views(views: Sequence[PushView], pages: Iterable[PushView], offset: int, limit: int) -> PushView:
     """`views`: what each partition knows of the push, never none; `pages`: those with the deliveries of this page."""
     figures: dict[str, int] = {}
     for view in views:
-        for name, count in view.figures.items():
+        for name, count in _figures(view).items():
             figures[name] = figures.get(name, 0) + count
     states = {view.state for view in views}
     first = min(views, key=lambda view: view.accepted_at_ms)

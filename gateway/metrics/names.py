@@ -22,13 +22,8 @@ class Metric(Enum):
     FAR_LOST = Spec(
         "heliograph_far_lost_total",
         "counter",
-        "Notifications on other nodes' links of which nothing was heard in time, by what was done: asked, lost",
+        "Notifications for other nodes' links: nothing heard in time (asked, lost), or too many to watch (unwatched)",
         "fate",
-    )
-    FAR_UNWATCHED = Spec(
-        "heliograph_far_unwatched_total",
-        "counter",
-        "Notifications for other nodes' links that were sent unwatched, for too many were watched",
     )
     FAR_ROUNDS = Spec(
         "heliograph_far_rounds_total",
@@ -39,9 +34,7 @@ class Metric(Enum):
     # --- edge: links and frames (read from the reactors when scraped)
     LINKS = Spec("heliograph_links", "gauge", "Live device connections")
     LINKS_ACCEPTED = Spec("heliograph_links_accepted_total", "counter", "Device connections accepted")
-    LINKS_REJECTED = Spec(
-        "heliograph_links_rejected_total", "counter", "Device connections closed at accept, by reason", "reason"
-    )
+    LINKS_REJECTED = Spec("heliograph_links_rejected_total", "counter", "Links closed at accept, by reason", "reason")
     LINKS_CLOSED = Spec("heliograph_links_closed_total", "counter", "Device connections closed, by reason", "reason")
     LOGINS = Spec("heliograph_logins_total", "counter", "Logins, by result", "result")
     FRAMES_IN = Spec("heliograph_frames_received_total", "counter", "Frames received from devices")
@@ -53,17 +46,13 @@ class Metric(Enum):
     ACKS = Spec("heliograph_acks_total", "counter", "Acks that came inside their ack time")
     ACK_TIMEOUTS = Spec("heliograph_ack_timeouts_total", "counter", "Notifications unacked inside their ack time (B3)")
     ACKS_LATE = Spec("heliograph_acks_late_total", "counter", "Acks of notifications no longer in flight on the link")
-    SPILLED = Spec(
-        "heliograph_spilled_total", "counter", "Notifications left in the journal for now, by reason", "reason"
-    )
+    SPILLED = Spec("heliograph_spilled_total", "counter", "Notifications left in the journal for now", "reason")
     INFLIGHT = Spec("heliograph_inflight", "gauge", "Notifications on links that are not acked yet")
     STALLED = Spec("heliograph_links_stalled_total", "counter", "Times a device's socket took no more for now")
     ACCEPT_ERRORS = Spec(
         "heliograph_accept_errors_total", "counter", "Failed accepts (descriptors or memory short), tried again"
     )
-    MAILBOX_FULL = Spec(
-        "heliograph_mailbox_full_total", "counter", "Times a mailbox was full, by direction", "direction"
-    )
+    MAILBOX_FULL = Spec("heliograph_mailbox_full_total", "counter", "Times a mailbox was full", "direction")
     TLS_LINKS = Spec("heliograph_tls_links", "gauge", "Live device connections over TLS, handshakes under way included")
     TLS_HANDSHAKES = Spec(
         "heliograph_tls_handshakes_total", "counter", "TLS handshakes done, full ones and those with a ticket", "kind"
@@ -91,15 +80,8 @@ class Metric(Enum):
     SPOOL_WAITING = Spec("heliograph_spool_waiting", "gauge", "Pushes in the spool that wait to be taken in")
     SPOOL_BYTES = Spec("heliograph_spool_bytes", "gauge", "Bytes of pushes in the spool that wait to be taken in")
     SPOOLED = Spec("heliograph_spooled_total", "counter", "Pushes offered to the spool, by result", "result")
-    SPOOL_TAKEN = Spec(
-        "heliograph_spool_taken_total", "counter", "Pushes that left the spool, by what became of them", "fate"
-    )
-    SPOOL_RETRIES = Spec(
-        "heliograph_spool_retries_total",
-        "counter",
-        "Times a push could not be taken in from the spool yet",
-        "error",
-    )
+    SPOOL_TAKEN = Spec("heliograph_spool_taken_total", "counter", "Pushes that left the spool, by fate", "fate")
+    SPOOL_RETRIES = Spec("heliograph_spool_retries_total", "counter", "Pushes that could not leave it yet", "error")
     # --- cards: links of the CAT_TP server (read from it when scraped)
     OTA_LINKS = Spec("heliograph_ota_links", "gauge", "CAT_TP links of cards, by state", "state")
     OTA_EXPECTED = Spec("heliograph_ota_expected", "gauge", "Identifications whose SYN would be taken")

@@ -16,8 +16,9 @@ from typing import NamedTuple, Protocol
 
 #: tokens fall into so many slots, by their first ten bits; a number of partitions divides it
 SLOTS = 1024
-#: a sequence number is its partition + 1 above these bits (0: one machine alone), and a count below
-SEQ_SHIFT = 48
+#: a sequence number is its partition + 1 above these bits (0: one machine alone), and a count below: 4.4 thousand
+#: billion for each partition. All of them are below 2**53, so they survive JSON and JavaScript too
+SEQ_SHIFT = 42
 #: broadcasts are numbered for the whole fleet, in a field of their own
 BROADCAST_FIELD = 2047
 #: a link on another node, as an owner's tables hold it: this above bit 56 (reactors have numbers below), the node's

@@ -267,8 +267,7 @@ class Directory:
         return registration
 
     def device_of(self, number: int) -> str | None:
-        registration = self.registration(number)
-        return None if registration is None else registration.device
+        return registration.device if (registration := self.registration(number)) is not None else None
 
     def by_alias(self, app: str, alias: str) -> list[int]:
         number = self.app_number(app)

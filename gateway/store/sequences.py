@@ -14,13 +14,15 @@ MARK_KEY = b"sequence"
 #: numbers reserved at once; so many can be given out while no commit succeeds
 BLOCK = 1 << 24
 FIRST = 1
+END = 1 << 62
 
 
 class Sequences:
     """Control thread only."""
 
-    def __init__(self, committer: Committer, mark: int, *, first: int = FIRST) -> None:
+    def __init__(self, committer: Committer, mark: int, *, first: int = FIRST, end: int = END) -> None:
         self._committer = committer
+        self._end = end  # numbers from here on are another partition's
         self._next = max(mark, first)
         self._durable = self._next  # numbers below it may be given out
         self._asked = self._next
@@ -37,6 +39,8 @@ class Sequences:
             if not self._stopped:
                 self._extend(count)
             raise StoreUnavailable("no sequence numbers are reserved yet; nothing was accepted")
+        if self._next + count > self._end:
+            raise StoreUnavailable("all sequence numbers are used up; nothing was accepted")
         first = self._next
         self._next += count
         if self._durable - self._next < BLOCK // 2:

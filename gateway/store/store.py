@@ -51,7 +51,7 @@ from gateway.store.records import Db
 from gateway.store.recovery import DEATHS_TOLD_KEY, RECEIPTS_TOLD_KEY, Recovery, read_marks
 from gateway.store.schedules import Schedules
 from gateway.store.seen import Seen
-from gateway.store.sequences import FIRST, Sequences
+from gateway.store.sequences import END, FIRST, Sequences
 from gateway.store.short_messages import ShortMessages
 from gateway.store.subscribers import SubscriberStore
 
@@ -95,6 +95,7 @@ class Store:
         self._closed = False
         self._copies: set[asyncio.Future[None]] = set()  # under way
         first = FIRST if partition is None else first_seq(partition.number)
+        end = END if partition is None else first_seq(partition.number + 1)
         marks = read_marks(environment, first)
         self.keys = keys
         if partition is None:
@@ -164,7 +165,7 @@ class Store:
             self.committer, registry, groups, contents, self._figures, self.receipts, config, metrics, clock
         )
         self.directory.attach(self.broadcasts)
-        self._sequences = Sequences(self.committer, marks.sequence, first=first)
+        self._sequences = Sequences(self.committer, marks.sequence, first=first, end=end)
         self.batches = Batches(
             environment,
             self.committer,

@@ -23,7 +23,7 @@ import msgspec
 
 from gateway.tour.nats_servers import HOST, NatsServers
 
-START_S = 60.0
+START_S = 120.0
 END_S = 20.0
 #: settings of each gateway that differ from the defaults: what a fleet needs to be seen failing over in seconds
 SETTINGS = ("edge.heartbeat_min_s=1", "edge.device_logins_per_minute=0", "edge.drain_s=0.5", "log.level=info")

@@ -15,9 +15,11 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
+
+_T = TypeVar("_T")
 
 APP = "shop"
 #: settings of the stage that differ from the defaults: everything on free ports, a heartbeat one can wait for
@@ -31,6 +33,13 @@ SETTINGS = (
     "log.level=warning",
 )
 START_S = 30.0
+
+
+class Shown(NamedTuple):
+    """What came out, with figures for a table of their own."""
+
+    detail: str
+    figures: dict[str, str]
 
 
 class Failed(Exception):
@@ -133,8 +142,19 @@ class Stage:
         #: of the mail listener; -1: there is none
         self.im_mail_port = -1
         self.pid = 0
+        #: what goes on inside a row that takes long
+        self.say: Callable[[str], None] = lambda _: None
+        self._shared: dict[str, Any] = {}
+        self._ends = contextlib.AsyncExitStack()
         self._process: asyncio.subprocess.Process | None = None
         self._http: httpx.AsyncClient | None = None
+
+    async def shared(self, name: str, make: Callable[[], contextlib.AbstractAsyncContextManager[_T]]) -> _T:
+        """What several rows play on: made for the first of them, and ended with the stage."""
+        if name not in self._shared:
+            self._shared[name] = await self._ends.enter_async_context(make())
+        found: _T = self._shared[name]
+        return found
 
     def add_settings(self, *settings: str) -> None:
         """Before it is entered."""
@@ -163,6 +183,7 @@ class Stage:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._ends.aclose()
         if self._http is not None:
             await self._http.aclose()
         await self.stop_gateway(signal.SIGKILL)

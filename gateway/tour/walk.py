@@ -22,15 +22,16 @@ from gateway.tour import (
     clauses_f,
     clauses_hss,
     clauses_ip,
+    clauses_k,
     clauses_service,
     clauses_tokens,
     clauses_trigger,
     clauses_wap,
 )
 from gateway.tour.fleet import Fleet
-from gateway.tour.stage import Failed, Skipped, Stage
+from gateway.tour.stage import Failed, Shown, Skipped, Stage
 
-Clause = Callable[[Stage, Fleet], Awaitable[str]]
+Clause = Callable[[Stage, Fleet], Awaitable[str | Shown]]
 _PARTS = (
     clauses_a,
     clauses_b,
@@ -51,6 +52,7 @@ _PARTS = (
     clauses_f,
     clauses_tokens,
     clauses_doors,
+    clauses_k,
 )
 
 
@@ -75,6 +77,8 @@ class Row(NamedTuple):
     ok: bool | None
     detail: str
     seconds: float
+    #: for a table of their own
+    figures: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 
 class Walk(NamedTuple):
@@ -83,6 +87,8 @@ class Walk(NamedTuple):
     on_devices: Callable[[int, int], None]
     on_clause: Callable[[str, str], None]
     on_row: Callable[[Row], None]
+    #: what goes on inside a row that takes long
+    on_progress: Callable[[str], None] = lambda _: None
 
 
 def select(wanted: Iterable[str]) -> list[str]:
@@ -115,6 +121,7 @@ async def walk(clauses: list[str], devices: int, report: Walk) -> list[Row]:
     """Start a gateway and a fleet, show each clause, and clean up. Raises Failed where the stage itself fails."""
     rows = []
     async with Stage() as stage:
+        stage.say = report.on_progress
         fleet = Fleet(devices, stage.device_port)
         try:
             await fleet.connect(lambda up: report.on_devices(up, devices))
@@ -123,15 +130,17 @@ async def walk(clauses: list[str], devices: int, report: Walk) -> list[Row]:
                 report.on_clause(clause, tried)
                 began = time.monotonic()
                 ok: bool | None
+                figures: dict[str, str] = {}
                 try:
-                    ok, detail = True, await show(stage, fleet)
+                    came = await show(stage, fleet)
+                    ok, (detail, figures) = True, came if isinstance(came, Shown) else (came, {})
                 except Skipped as exc:
                     ok, detail = None, str(exc)
                 except Failed as exc:
                     ok, detail = False, str(exc)
                 except Exception as exc:
                     ok, detail = False, f"{type(exc).__name__}: {exc}"
-                row = Row(clause, tried, ok, detail, time.monotonic() - began)
+                row = Row(clause, tried, ok, detail, time.monotonic() - began, figures)
                 rows.append(row)
                 report.on_row(row)
         finally:

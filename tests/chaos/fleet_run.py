@@ -40,7 +40,7 @@ FLEET_SETTINGS = (
 _GATEWAY_DISK = 160 << 20
 _NATS_DISK = 384 << 20
 _HEAL_S = 90.0
-_LOOK_UPS = 3_000
+_LOOK_UPS = 800
 
 
 @dataclass

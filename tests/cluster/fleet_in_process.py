@@ -99,11 +99,16 @@ class Node:
         self.tenant = Tenantry(name, fleet.watcher, opens_s=fleet.opens_s)
         self.metrics = Metrics(process=False)
         self.ousted: list[GatewayError] = []
+        self.skew_s = 0.0
         self.members: FleetMembers
 
     async def start(self, *, version: int = 1) -> None:
         settings = self.fleet.settings(self.name)
-        now = asyncio.get_running_loop().time
+        time, skew_s = asyncio.get_running_loop().time, self.skew_s
+
+        def now() -> float:
+            return time() + skew_s
+
         entrance = await enter(settings, self.leases, devices=f"{self.name}:7400", now=now, version=version)
         self.members = FleetMembers(
             settings,
@@ -162,8 +167,9 @@ class Fleet:
             beat_s=0.75,
         )
 
-    async def add(self, name: str, *, latency_s: float | None = None) -> Node:
+    async def add(self, name: str, *, latency_s: float | None = None, skew_s: float = 0.0) -> Node:
         node = Node(name, self)
+        node.skew_s = skew_s
         if latency_s is not None:
             node.leases.latency_s = node.beat_leases.latency_s = latency_s
         await node.start()
@@ -206,7 +212,7 @@ class Fleet:
         for name in list(self.nodes):
             self.nodes[name].cut(is_cut=False)
             await self.leave(name)
-        assert self.watcher.violations == []
+        assert self.watcher.violations == [], self.watcher.violations
         assert self.watcher.has == {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from store_rig import Clock, config
 
 from gateway.cluster.adoption import PartitionStores
 from gateway.cluster.jetstream import JetStream
-from gateway.cluster.journal_reader import JournalReader
+from gateway.cluster.journal_reader import JournalReader, StreamPurged
 from gateway.cluster.journal_records import Assembler, Commit, journal_stream
 from gateway.config.cluster_section import Cluster
 from gateway.metrics import Metrics
@@ -108,24 +109,31 @@ class JournalFleet:
         cluster = self.settings()
         link = await PlainLink().connect(cluster.url)
         try:
-            js = JetStream(link)
-            stream = journal_stream(cluster.name, partition)
-            state = await js.state(stream)
-            assert state is not None
-            assembler = Assembler(state.first - 1)
-            commits = []
-            async for batch in JournalReader(js, stream).read(state.first, state.last):
-                for message in batch:
-                    commit = assembler.take(message.seq, message.headers, message.body)
-                    if commit is not None:
-                        commits.append(commit)
-            return commits
+            while True:
+                try:
+                    return await read_all(JetStream(link), journal_stream(cluster.name, partition))
+                except StreamPurged:  # a snapshot was taken meanwhile
+                    continue
         finally:
             await link.close()
 
     async def close(self) -> None:
         for close in reversed(self._closing):
             await close()
+
+
+async def read_all(js: JetStream, stream: str) -> list[Commit]:
+    state = await js.state(stream)
+    assert state is not None
+    assembler = Assembler(state.first - 1)
+    commits = []
+    async with aclosing(JournalReader(js, stream).read(state.first, state.last)) as batches:
+        async for batch in batches:
+            for message in batch:
+                commit = assembler.take(message.seq, message.headers, message.body)
+                if commit is not None:
+                    commits.append(commit)
+    return commits
 
 
 async def until(true: Callable[[], bool], timeout_s: float = 20.0) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -210,7 +211,15 @@ class BroadcastFleet(RuleBasedStateMachine):
         self.temporary.cleanup()
 
 
+class LongLife(BroadcastFleet):
+    pass
+
+
 TestBroadcastFleet = BroadcastFleet.TestCase
 TestBroadcastFleet.settings = settings(
-    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=4, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestLongLife = pytest.mark.slow(LongLife.TestCase)
+TestLongLife.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -109,7 +109,7 @@ def test_past_its_bound_a_flight_goes_unwatched_and_is_counted() -> None:
     flights = Flights(metrics, most=1)
     flights.add(7, 1, 0, 1)
     flights.add(8, 1, 0, 1)
-    assert (len(flights), metrics.value(Metric.FAR_UNWATCHED)) == (1, 1)
+    assert (len(flights), metrics.value(Metric.FAR_LOST, "unwatched")) == (1, 1)
 
 
 def test_an_owner_that_asks_after_the_reactor_was_asked_gets_an_answer_of_its_own() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
 from fleet_in_process import Fleet, Node, random_latency
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from virtual_time import run
 
 from gateway.cluster.assignment import rank
@@ -18,6 +19,13 @@ from gateway.cluster.members import HOLD_S
 from gateway.metrics.names import Metric
 from gateway.model.cluster import Owner
 from gateway.model.errors import ConfigError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> Iterator[None]:
+    """Fleets of many nodes say a lot."""
+    with capture_logs():
+        yield
 
 
 def live(work: Coroutine[Any, Any, None]) -> None:
@@ -435,8 +443,45 @@ def test_the_owner_is_told_when_it_is_ready_and_nobody_before() -> None:
     live(work())
 
 
+def test_clocks_that_differ_and_jump_between_machines_do_not_matter() -> None:
+    """Each node has a clock of its own, days apart, as machines have."""
+
+    async def work() -> None:
+        fleet = Fleet()
+        for n, name in enumerate("abc"):
+            await fleet.add(name, skew_s=(n - 1) * 300_000.0)
+        await fleet.until(lambda: fleet.is_whole() and fleet.owners() == preferred(16, "abc"))
+        moves = fleet.watcher.moves
+        await asyncio.sleep(60)
+        assert fleet.watcher.moves == moves
+        await fleet.kill("a")
+        assert await fleet.until(fleet.is_whole) < 4.5
+        assert fleet.owners() == preferred(16, "bc")
+        await fleet.close()
+
+    live(work())
+
+
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
+def test_nodes_that_start_at_the_same_moment_agree(chance: random.Random) -> None:
+    async def work() -> None:
+        fleet = Fleet(partitions=8, opens_s=chance.choice([0.0, 0.3]))
+
+        async def start(name: str) -> None:
+            await asyncio.sleep(chance.choice([0.0, 0.0, 0.001, 0.05, 0.5]))
+            await fleet.add(name, latency_s=random_latency(chance))
+
+        await asyncio.gather(*(start(name) for name in "abc"))
+        assert sorted(node.members.me().number for node in fleet.nodes.values()) == [1, 2, 3]
+        await fleet.until(lambda: fleet.is_whole() and fleet.owners() == preferred(8, "abc"))
+        await fleet.close()
+
+    live(work())
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
 def test_however_nodes_start_die_sleep_and_come_back_every_partition_ends_with_one_owner(chance: random.Random) -> None:
     async def work() -> None:
         fleet = Fleet(

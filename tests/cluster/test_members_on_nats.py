@@ -171,7 +171,9 @@ async def test_beats_go_on_while_the_control_thread_is_busy(fleet_settings: Call
     # both share this thread, so only what the engine has of them can tell
     leases = nodes[0].members._leases
     before = {entry.key: entry.revision for entry in await leases.all()}
-    time.sleep(2.0)  # longer than the lease: a large partition is opened
+    end = time.monotonic() + 2.0  # longer than the lease: a large partition is opened
+    while time.monotonic() < end:
+        pass
     after = {entry.key: entry.revision for entry in await leases.all()}
     assert after["node.a"] > before["node.a"] + 10
     await asyncio.sleep(1.5)

@@ -22,12 +22,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         scheduled = self._scheduled  # type: ignore[attr-defined]
-        if not self._ready and scheduled:  # type: ignore[attr-defined]
+        if not self._ready and not self._stopping:  # type: ignore[attr-defined]
             while scheduled and scheduled[0]._cancelled:
                 self._timer_cancelled_count -= 1
                 heapq.heappop(scheduled)._scheduled = False
-            if scheduled:
-                self._virtual_now = max(self._virtual_now, scheduled[0].when())
+            if not scheduled:
+                raise RuntimeError(f"nothing will ever happen: {[task.get_coro() for task in asyncio.all_tasks(self)]}")
+            self._virtual_now = max(self._virtual_now, scheduled[0].when())
         super()._run_once()  # type: ignore[misc]
 
 

@@ -184,6 +184,37 @@ async def test_a_web_push_receipt_is_found_through_any_node(fleet: Fleet) -> Non
     assert nothing.status_code == 202
 
 
+async def test_web_push_receipts_with_one_cursor_are_told_one_by_one(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two partitions may settle something in the same millisecond."""
+    await fleet.create_app("shop", webpush="open")
+    # every partition gives the same numbers
+    for partition in range(PARTITIONS):
+        core = fleet.core(partition)
+        monkeypatch.setattr(core.store._receipt_numbers, "_clock", lambda: 1_000_000)
+    subscription = ""
+    messages = []
+    async with fleet.client(1) as http:
+        for partition in range(PARTITIONS):
+            token = await fleet.register("shop", partition)
+            named = {"push-receipt": subscription} if subscription else {}
+            pushed = await http.post(f"/push/{token}", headers={"ttl": "60", "prefer": "respond-async", **named})
+            subscription = subscription or pushed.headers["link"].partition("<")[2].partition(">")[0]
+            messages.append(pushed.headers["location"])
+        for message in messages:
+            await http.delete(message)
+        told: list[str] = []
+        resume: dict[str, str] = {"last-event-id": "0"}
+        async with asyncio.timeout(20):
+            while len(told) < PARTITIONS:
+                receipt = await http.get(subscription, headers={"prefer": "wait=5", **resume})
+                assert receipt.status_code == 410, receipt.text
+                told.append(receipt.headers["link"].partition("<")[2].partition(">")[0])
+                resume = {"last-event-id": receipt.headers["last-event-id"]}
+    assert sorted(told) == sorted(messages)
+
+
 # --- merging
 
 
