@@ -508,6 +508,8 @@ class Dispatcher:
         room = self._edge.room(registration)
         for looked, seq in enumerate(order):
             if seq in in_flight:
+                if seq not in self.broadcast:
+                    self._executor.note_underway(seq)
                 continue
             if room <= 0:
                 self._edge.await_room(registration)
