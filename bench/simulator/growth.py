@@ -93,7 +93,7 @@ def size(p: Parameters, devices: float, commit_ms: float | None = None) -> Size:
     batches = pairs * commits(items / pairs, p.turn_s)
     bus = (batches * p.message_us + items * p.item_us) / 1e6 / nodes
     beats = nodes / p.beat_s
-    memory = each * (p.kernel_bytes + p.user_bytes + 2 * p.far_bytes * (1 - 1 / nodes))
+    memory = each * (p.kernel_bytes + p.user_bytes + p.far_bytes * (1 - 1 / nodes))
     return Size(
         devices=devices,
         nodes=nodes,
