@@ -37,6 +37,7 @@ PAGE_NAMES = [
     "benchmarks",
     "campaigns",
     "cards",
+    "cluster",
     "config",
     "delivery",
     "diameter",
