@@ -521,7 +521,8 @@ class Dispatcher:
         room = self._edge.room(registration)
         for looked, seq in enumerate(order):
             if seq in in_flight:
-                self._find_in_flight(seq)
+                if seq not in self.broadcast:
+                    self._executor.note_underway(seq)
                 continue
             if room <= 0:
                 self._edge.await_room(registration)
@@ -537,12 +538,6 @@ class Dispatcher:
                 return looked
             room -= queued
         return len(order)
-
-    def _find_in_flight(self, seq: int) -> None:
-        """Sent before this store was opened: its ack time and its link's loss count as for any other."""
-        delivery = self._journal.get(seq)
-        if delivery is not None and delivery.state in (State.ACCEPTED, State.WAITING):
-            self._journal.set_state(seq, State.SENT, delivery.hop)
 
     def on_reachable(self, registration: int) -> None:
         """A notifier hears that a terminal which was absent is there again: what waits for it is tried now."""

@@ -129,6 +129,12 @@ class Executor:
             return Sent.NOTHING
         return self.carry_out(delivery, notification, event)
 
+    def note_underway(self, seq: int) -> None:
+        """Its link has it. Where an owner before this one sent it, what ends it has to find it sent."""
+        delivery = self._journal.get(seq)
+        if delivery is not None and delivery.state in (State.ACCEPTED, State.WAITING):
+            self.apply(seq, Event.UNDERWAY)
+
     def carry_out(
         self,
         delivery: Delivery,
