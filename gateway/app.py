@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -260,7 +260,8 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
             links=gateway.edge.plane.links(),
         )
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({stopping, *([ousted] if ousted is not None else [])}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {stopping} if ousted is None else {stopping, ousted}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if ousted is not None and ousted.done() and not stop.is_set():
             error = ousted.result()
