@@ -68,6 +68,8 @@ def _read_private(path: str, field: str) -> bytes:
 
 
 def _check_urls(cluster: Cluster) -> None:
+    if not split_list(cluster.url):  # the client would look for a server for ever
+        raise ConfigError("names no NATS server: nats://host:4222, comma separated", field="cluster.url")
     for url in split_list(cluster.url):
         try:
             parts = urlsplit(url)

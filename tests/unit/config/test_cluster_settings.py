@@ -57,6 +57,7 @@ def test_alone_and_in_a_fleet_the_defaults_are_right(secret: Path) -> None:
         ({"monitors": "127.0.0.1:8222"}, "cluster.monitors"),
         ({"partitions": 12}, "cluster.partitions"),
         ({"beat_s": 1.1}, "cluster.beat_s"),
+        ({"url": " , "}, "cluster.url"),
         ({"message_bytes": 2_000_000, "journal_bytes": 1_048_576, "snapshot_bytes": 65_536}, "cluster.message_bytes"),
     ],
 )
