@@ -62,7 +62,9 @@ def rotate(
     """Make a new key; older ones stay good until dropped."""
     from gateway.store.keys import ServerKeys
 
-    found = ServerKeys.load(store_folder(store, config), may_create=False)
+    folder = store_folder(store, config)
+    _check_own(folder)
+    found = ServerKeys.load(folder, may_create=False)
     key_id = found.rotate_im_key() if of is Of.IM else found.rotate_device_key()
     if as_json:
         print_json({"id": key_id, "current": True})
@@ -82,6 +84,7 @@ def drop(
     from gateway.store.keys import ServerKeys
 
     folder = store_folder(store, config)
+    _check_own(folder)
     found = ServerKeys.load(folder, may_create=False)
     if of is Of.IM:
         _check_unused(folder, key_id)
@@ -91,6 +94,19 @@ def drop(
             typer.confirm(f"Devices whose secret was made with key {key_id} must begin anew. Drop it?", abort=True)
         found.drop_device_key(key_id)
     say(f"{_NAMES[of]} {key_id} is dropped; restart the gateway to make it so")
+
+
+def _check_own(folder: Path) -> None:
+    """ConfigError in a node's folder: its keys are written over with the fleet's at each start, so a change of them
+    would seem to be made and would not."""
+    from gateway.model.errors import ConfigError
+    from gateway.store.environment import is_of_fleet
+
+    if is_of_fleet(folder):
+        raise ConfigError(
+            "this folder is a node's of a fleet: its keys are a copy of the fleet's, which can not be changed yet",
+            field="store.path",
+        )
 
 
 def _check_unused(folder: Path, key_id: int) -> None:

@@ -353,9 +353,18 @@ class Environment:
             raise ConfigError(f"the backup failed: {exc}", field="destination") from exc
 
 
+def is_of_fleet(folder: Path) -> bool:
+    """A node's, with partitions that can be thrown away and keys that are a copy of the fleet's."""
+    return (folder / "partitions").is_dir()
+
+
 def backup_folder(config: StoreConfig, destination: Path) -> None:
     """Copy a store from outside its process, running or not."""
     if not (Path(config.path) / "data.mdb").exists():
+        if is_of_fleet(Path(config.path)):
+            raise ConfigError(
+                "this folder is a node's of a fleet, which keeps its store in NATS (docs/cluster.md)", field=_FIELD
+            )
         raise ConfigError("there is no store in this folder", field=_FIELD)
     environment = Environment.open(config, readonly=True)
     try:
