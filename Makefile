@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --basetemp=build/pytest
 NATIVE := $(wildcard ext/*.pyx ext/*.pxd ext/include/*.h load/*.pyx load/*.pxd load/*.h bench/floor/*.pyx)
 
 .PHONY: help setup demo demo-cluster serve test lint unit docs load load-short test-asan test-tsan test-chaos test-api test-operator test-cluster
-.PHONY: chaos-fleet test-im bench bench-quick bench-memory bench-units bench-units-baseline wheel clean distclean
+.PHONY: chaos-fleet test-im bench bench-quick bench-memory bench-units bench-units-baseline simulate wheel clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,7 +76,7 @@ docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/python -m gateway.delivery docs/delivery.md
 	@$(BIN)/python -m gateway.notifiers docs/notifiers.md
 
-bench: setup ## the system figures P1 to P14, O1 to O3 and D1 to D3 with floors and peers; some fifty minutes
+bench: setup ## the system figures P1 to P14, O1 to O3, K1 to K4 and D1 to D3 with floors and peers; some sixty minutes
 	@$(BIN)/heliograph bench
 
 bench-quick: setup ## the same in short runs
@@ -100,6 +100,9 @@ bench-units: setup ## units beside what one would have taken instead; fails wher
 
 bench-units-baseline: setup ## store the ratios of this machine
 	@$(BIN)/python -m bench.units --renew
+
+simulate: setup ## a fleet of up to a billion devices by calculation: tables, and docs/img/scale-*.svg anew
+	@$(BIN)/python -m bench.simulator --pictures docs/img
 
 wheel: setup ## sdist, wheel from it, import check in a clean environment
 	@.ci/wheel

@@ -30,13 +30,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One picture. x is logarithmic; y is too where `log_y`, else from 0. `target`: a dashed line at this y."""
+    """One picture. x is logarithmic unless `log_x` is false, y where `log_y`; else from 0. `target`: a dashed line at
+    this y. `marks`: a dot at each point."""
 
     title: str
     x: str
     y: str
     lines: Sequence[Line]
     log_y: bool = False
+    log_x: bool = True
+    marks: bool = True
     target: float | None = None
 
 
@@ -45,7 +48,7 @@ def draw(chart: Chart) -> str:
     ys = [y for line in chart.lines for _, y in line.points] + ([] if chart.target is None else [chart.target])
     if not xs:
         raise ValueError(f"{chart.title!r} has no points")
-    across = Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT, log=True)
+    across = Scale(min(xs) if chart.log_x else 0, max(xs), LEFT, WIDTH - RIGHT, log=chart.log_x)
     up = Scale(min(ys) if chart.log_y else 0, max(ys), HEIGHT - BOTTOM, TOP, log=chart.log_y)
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
@@ -81,7 +84,8 @@ def _draw_lines(chart: Chart, across: Scale, up: Scale) -> list[str]:
         places = [(across(x), up(y)) for x, y in line.points]
         path = "L".join(f"{x} {y}" for x, y in places)
         out.append(f'<path class="line" stroke="{colour}" d="M{path}"/>')
-        out += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>' for x, y in places]
+        if chart.marks:
+            out += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>' for x, y in places]
         x, y = places[-1][0] + 8, places[-1][1] + 4
         while any(abs(y - other) < LABEL_PX for other in taken):
             y += LABEL_PX
@@ -128,8 +132,8 @@ def _round_up(number: float) -> float:
 
 
 def short(number: float) -> str:
-    """250 · 1.5k · 2M"""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
+    """250 · 1.5k · 2M · 1G"""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:.3g}{letter}"
     return f"{number:.3g}"

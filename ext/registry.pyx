@@ -11,8 +11,9 @@ from libc.stdint cimport INT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from gateway._native.token_index cimport (
-    token_index_bytes, token_index_expect, token_index_find, token_index_free, token_index_init, token_index_insert,
-    token_index_list, token_index_prefetch, token_index_remove, token_index_t, token_view,
+    TOKEN_BYTES, token_index_bytes, token_index_expect, token_index_find, token_index_free, token_index_hash,
+    token_index_init, token_index_insert, token_index_list, token_index_of, token_index_prefetch, token_index_remove,
+    token_index_t, token_view,
 )
 
 import os
@@ -501,6 +502,23 @@ cdef class Registry:
         there = registry_remove(self.r, number, <const uint8_t *>view.buf)
         PyBuffer_Release(&view)
         return there
+
+    @cython.critical_section
+    def keep_hash(self, uint32_t number, token):
+        cdef Py_buffer view
+        check_number(number)
+        token_view(token, &view)
+        try:
+            self.known(number).cursor = token_index_hash(<const uint8_t *>view.buf)
+        finally:
+            PyBuffer_Release(&view)
+
+    @cython.critical_section
+    def token(self, uint32_t number):
+        cdef const uint8_t *found = token_index_of(&self.r.tokens, self.known(number).cursor, number)
+        if found == NULL:
+            raise KeyError(number)
+        return PyBytes_FromStringAndSize(<const char *>found, TOKEN_BYTES)
 
     @cython.critical_section
     def has(self, uint32_t number):

@@ -17,6 +17,9 @@ cdef int token_index_put(token_index_t *t, const uint8_t *token, uint32_t number
 cdef bint token_index_insert(token_index_t *t, const uint8_t *token, uint32_t number) noexcept nogil
 # -1 where there is none.
 cdef int32_t token_index_find(const token_index_t *t, const uint8_t *token) noexcept nogil
+# What finds a number's token again: 16 bytes need not be kept a second time. NULL where it is not there.
+cdef uint64_t token_index_hash(const uint8_t *token) noexcept nogil
+cdef const uint8_t *token_index_of(const token_index_t *t, uint64_t hash, uint32_t number) noexcept nogil
 cdef void token_index_find_many(const token_index_t *t, const uint8_t *tokens, size_t n,
                                 int32_t *numbers) noexcept nogil
 cdef void token_index_prefetch(const token_index_t *t, const uint8_t *token) noexcept nogil

@@ -18,6 +18,8 @@ cdef extern from "gw_tokens.h" nogil:
     int gw_tokens_reserve(token_index_t *t, const uint8_t *token)
     gw_token_row_t *gw_tokens_insert(token_index_t *t, const uint8_t *token)
     int gw_tokens_remove(token_index_t *t, const uint8_t *token)
+    uint64_t gw_token_hash(const uint8_t *token)
+    const uint8_t *gw_tokens_of(const token_index_t *t, uint64_t hash, uint32_t number)
     void gw_fill_token_row(gw_token_row_t *row, const uint8_t *token, uint32_t number)
 
 
@@ -51,6 +53,14 @@ cdef int token_index_put(token_index_t *t, const uint8_t *token, uint32_t number
 cdef int32_t token_index_find(const token_index_t *t, const uint8_t *token) noexcept nogil:
     cdef const gw_token_row_t *row = gw_tokens_find(t, token)
     return -1 if row == NULL else <int32_t>(row.number - 1)
+
+
+cdef uint64_t token_index_hash(const uint8_t *token) noexcept nogil:
+    return gw_token_hash(token)
+
+
+cdef const uint8_t *token_index_of(const token_index_t *t, uint64_t hash, uint32_t number) noexcept nogil:
+    return gw_tokens_of(t, hash, number)
 
 
 cdef void token_index_find_many(const token_index_t *t, const uint8_t *tokens, size_t n,

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -48,6 +48,9 @@ def unix_ms() -> int:
 
 class Gateway:
     """One running gateway: start, drain, stop."""
+
+    #: of a node of a fleet: another has its name
+    ousted: asyncio.Future[GatewayError] | None = None
 
     def __init__(self, config: Config, store: Store, metrics: Metrics) -> None:
         path = store.path
@@ -214,6 +217,18 @@ async def _start(config: Config, apps: Sequence[str]) -> Gateway | FleetNode:
     return await FleetNode.start(config, apps)
 
 
+async def _until_end(stop: asyncio.Event, gateway: Gateway | FleetNode) -> GatewayError | None:
+    """None: it was told to stop; else why it can not go on."""
+    if gateway.ousted is None:
+        await stop.wait()
+        return None
+    told = asyncio.create_task(stop.wait())
+    either: list[asyncio.Future[Any]] = [told, gateway.ousted]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    return gateway.ousted.result() if gateway.ousted.done() else None
+
+
 async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[str] = ()) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. SIGHUP reads the certificates again.
     Returns the exit code."""
@@ -252,7 +267,11 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
             im_mail_port=-1 if gateway.im is None else gateway.im.mail_port,
             links=gateway.edge.plane.links(),
         )
-        await stop.wait()
+        error = await _until_end(stop, gateway)
+        if error is not None:
+            where = f"{error.field}: " if error.field else ""
+            print(f"heliograph: {where}{error.message}", file=sys.stderr)
+            return 1
         _log.info("draining", seconds=config.edge.drain_s)
         draining = asyncio.create_task(gateway.drain())
         hurrying = asyncio.create_task(hurry.wait())

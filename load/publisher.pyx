@@ -487,7 +487,7 @@ cdef class Publisher:
         p.window = min(window, 60000)
         p.everyone = everyone
         p.qos = qos
-        p.seed = 0x9E3779B97F4A7C15 ^ <uint64_t>(seed + 1) * 0xBF58476D1CE4E5B9
+        p.seed = <uint64_t>0x9E3779B97F4A7C15 ^ <uint64_t>(seed + 1) * <uint64_t>0xBF58476D1CE4E5B9
         p.tokens = <const uint8_t *><const char *>targets
         p.numbers = <const uint32_t *><const char *>targets
         p.targets = <uint32_t>(len(targets) // (4 if mqtt else 16))

@@ -122,6 +122,20 @@ FIGURES = (
         "card_campaign",
         (Target("value", AT_MOST, 900, "s"), Target("incomplete", AT_MOST, 0), Target("wrong", AT_MOST, 0)),
     ),
+    Figure("K1", "cross-node push, p99 ÷ same node's", "fleet_routes", (Target("ratio", AT_MOST, 3),)),
+    Figure(
+        "K2",
+        "a fleet's accepts ÷ bare appends to NATS",
+        "fleet_accepts",
+        (Target("ratio", AT_LEAST, 0.7), Target("nats_cpu_ratio", AT_LEAST, 0.7)),
+    ),
+    Figure("K3", "a node is killed until a push comes again", "fail_over", (Target("value", AT_MOST, 5, "s"),)),
+    Figure(
+        "K4",
+        "memory of a registration for being in a fleet",
+        "far_entries",
+        (Target("value", AT_MOST, 48, "bytes"), Target("owner_bytes", AT_MOST, 48)),
+    ),
     Figure(
         "D1",
         "memory of an idle XMPP account",
@@ -165,7 +179,7 @@ def select(names: Sequence[str]) -> list[Figure]:
     wanted = {name.upper() for name in names}
     unknown = sorted(wanted - set(BY_ID))
     if unknown:
-        raise UnknownFigure(f"there is no figure {unknown[0]!r}; there are P1 … P14, O1 … O3 and D1 … D3")
+        raise UnknownFigure(f"there is no figure {unknown[0]!r}; there are P1 … P14, O1 … O3, K1 … K4 and D1 … D3")
     return [figure for figure in FIGURES if not wanted or figure.id in wanted]
 
 

@@ -35,6 +35,21 @@ static inline void gw_fill_token_row(gw_token_row_t *row, const uint8_t *token, 
     row->number = number + 1;
 }
 
+/* The token of a number, by the hash that the caller kept of it; NULL where that is another's. */
+static inline const uint8_t *gw_tokens_of(const gw_tokens_t *t, uint64_t hash, uint32_t number) {
+    const gw_tokens_segment_t *s = &t->segments[hash >> 56];
+    uint32_t i;
+    if (!s->size)
+        return NULL;
+    for (i = gw_home(hash, s->capacity); s->rows[i].number;) {
+        if (s->rows[i].number == number + 1)
+            return s->rows[i].token;
+        if (++i == s->capacity)
+            i = 0;
+    }
+    return NULL;
+}
+
 static inline void gw_tokens_prefetch(const gw_tokens_t *t, const uint8_t *token) {
     gw_tokens_prefetch_hashed(t, gw_token_hash(token));
 }

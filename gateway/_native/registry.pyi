@@ -18,6 +18,10 @@ class Registry:
         ValueError where a row is cut, or number or token is taken."""
     def remove(self, number: int, token: Buffer) -> bool:
         """Unbinds it too. False where it was not there, or the token is another's."""
+    def keep_hash(self, number: int, token: Buffer) -> None:
+        """In place of its cursor, for a registry without broadcasts: `token` finds its token by it. KeyError."""
+    def token(self, number: int) -> bytes:
+        """KeyError where `keep_hash` was not told of it."""
     def has(self, number: int) -> bool: ...
     def find(self, token: Buffer) -> int: ...
     def find_many(self, tokens: Buffer) -> list[int]: ...

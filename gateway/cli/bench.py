@@ -1,5 +1,5 @@
-"""`heliograph bench`: takes the system figures P1–P14, O1–O3 and D1–D3 with their floors and peers; what takes them is
-bench/ of a source checkout, which an installed package does not have.
+"""`heliograph bench`: takes the system figures P1–P14, O1–O3, K1–K4 and D1–D3 with their floors and peers; what takes
+them is bench/ of a source checkout, which an installed package does not have.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ command = typer.Typer(add_completion=False)
 @command.command()
 def bench(
     figures: Annotated[
-        list[str] | None, typer.Argument(metavar="[FIGURE]…", help="Which: P1 … P14, O1 … O3, D1 … D3. Default: all.")
+        list[str] | None,
+        typer.Argument(metavar="[FIGURE]…", help="Which: P1 … P14, O1 … O3, K1 … K4, D1 … D3. Default: all."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Short runs, below 40 s each, with fewer devices.")] = False,
     as_json: Annotated[

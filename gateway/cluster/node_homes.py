@@ -16,7 +16,6 @@ from gateway._native.far_records import HomeTable
 from gateway._native.registry import Registry
 from gateway.cluster.far_wire import attachment_of
 from gateway.cluster.packed_texts import PackedTexts
-from gateway.model.registration import TOKEN_BYTES
 from gateway.store.groups import Groups
 
 #: a number that was left is not given to another registration for so long, seconds
@@ -37,7 +36,6 @@ class NodeHomes:
         self.table = HomeTable()
         self.links = array("Q")  # the one it is bound to, or was last
         self.bound_ms = array("Q")
-        self._tokens = bytearray()
         self._devices = PackedTexts()
         #: by group of this node: its number at its owner, as that said last
         self.owner_groups = array("I")
@@ -47,7 +45,6 @@ class NodeHomes:
     def _grow(self) -> int:
         self.links.append(0)
         self.bound_ms.append(0)
-        self._tokens += bytes(TOKEN_BYTES)
         return self.table.grow()
 
     @property
@@ -78,16 +75,16 @@ class NodeHomes:
             return local
         local = self._rested() or self._grow()
         self.registry.add(local, token, group)
+        self.registry.keep_hash(local, token)  # cursors are the owner's
         self.table.set(local, partition, number)
         self.links[local] = 0
-        self._tokens[local * TOKEN_BYTES : (local + 1) * TOKEN_BYTES] = token
         self._devices[local] = device
         return local
 
     def release(self, local: int) -> None:
         """It is bound here no more. Whose it was is still known while it rests."""
-        at = local * TOKEN_BYTES
-        if self.registry.remove(local, self._tokens[at : at + TOKEN_BYTES]):
+        if self.registry.has(local):
+            self.registry.remove(local, self.registry.token(local))
             self._devices.drop(local)
             second = int(self._clock())
             if not self._resting or self._resting[-1][0] != second:

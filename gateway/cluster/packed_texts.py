@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 
 #: bytes of a slot, its length in the first two
-_SLOTS = (32, 64, 160, 522)
+_SLOTS = (16, 32, 64, 160, 522)
 _CLASS_SHIFT = 29
 _NONE = 0xFFFFFFFF
 

@@ -217,6 +217,7 @@ def _ignored(state: State) -> Rule:
     return Rule("ignored", _stay(state, Action.IGNORE))
 
 
+_underway = Rule("on its way already", _stay(_SENT))
 _announced = Rule("light form acked", _stay(_ANNOUNCED, Action.STEP_ANNOUNCED))
 
 TABLE: dict[State, dict[Event, Rule]] = {
@@ -238,6 +239,8 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REVOKE: _end(State.REJECTED),
         Event.FETCH: Rule("fetch", _fetch(_ACCEPTED)),
         Event.LIMIT: _end(State.LIMITED),
+        # What becomes of it is told to this owner now.
+        Event.UNDERWAY: _underway,
     },
     _SENT: {
         Event.ROUTE: _ignored(_SENT),
@@ -258,6 +261,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REVOKE: _end(State.REJECTED, Action.CANCEL),
         Event.FETCH: Rule("fetch while the light form is in flight", _fetch_in_flight),
         Event.LIMIT: _ignored(_SENT),
+        Event.UNDERWAY: _ignored(_SENT),
     },
     _NOTIFIED: {
         Event.ROUTE: _ignored(_NOTIFIED),
@@ -277,6 +281,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REVOKE: _end(State.REJECTED, Action.CANCEL),
         Event.FETCH: Rule("fetch", _fetch(_NOTIFIED)),
         Event.LIMIT: _ignored(_NOTIFIED),
+        Event.UNDERWAY: _ignored(_NOTIFIED),
     },
     _WAITING: {
         Event.ROUTE: Rule("look again", _look_again(Action.SEND_AGAIN)),
@@ -296,6 +301,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REVOKE: _end(State.REJECTED, Action.CANCEL),
         Event.FETCH: Rule("fetch", _fetch(_WAITING)),
         Event.LIMIT: _ignored(_WAITING),
+        Event.UNDERWAY: _underway,
     },
     _ANNOUNCED: {
         Event.ROUTE: _ignored(_ANNOUNCED),
@@ -316,6 +322,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REVOKE: _end(State.REJECTED, Action.CANCEL),
         Event.FETCH: Rule("fetch, announced", _fetch_announced),
         Event.LIMIT: _ignored(_ANNOUNCED),
+        Event.UNDERWAY: _ignored(_ANNOUNCED),
     },
 }
 

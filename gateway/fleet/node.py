@@ -80,7 +80,7 @@ class FleetNode:
         self.draining = False
         self.admin_key_file = keys.admin_key_file
         self._link = link
-        self.ousted: asyncio.Future[GatewayError] = asyncio.get_running_loop().create_future()
+        self.ousted: asyncio.Future[GatewayError] | None = asyncio.get_running_loop().create_future()
         self._closings: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.cores: dict[int, PartitionCore] = {}
@@ -299,7 +299,7 @@ class FleetNode:
             self._stores.follow(partition)
 
     def _on_ousted(self, error: GatewayError) -> None:
-        if not self.ousted.done():
+        if self.ousted is not None and not self.ousted.done():
             self.ousted.set_result(error)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:

@@ -96,7 +96,7 @@ def _token_of(part: msgspec.Raw | bytes) -> str:
 
 
 def pack_array(parts: Iterable[msgspec.Raw | bytes], count: int) -> bytes:
-    return b"\xdd" + count.to_bytes(4, "big") + b"".join(map(bytes, parts))
+    return b"\xdd" + count.to_bytes(4, "big") + b"".join(parts)
 
 
 class Part(NamedTuple):

@@ -56,6 +56,7 @@ class Event(IntEnum):
     REVOKE = 14
     FETCH = 15  # the device asks for the body (A4, B2)
     LIMIT = 16  # one more than its app allows the registration now
+    UNDERWAY = 17  # it is in flight on the device's link, sent by the partition's owner before this one
 
 
 class Step(msgspec.Struct, array_like=True, gc=False):

@@ -233,13 +233,13 @@ async def killed_in_the_middle(stage: Stage, _fleet: Fleet) -> Shown:
 
 
 async def _first_of(ledger: Ledger, phones: set[int], since: float) -> float:
-    """Seconds from then to the first message that was accepted later and shown to one of these."""
+    """Seconds from then to the first message that was asked for later and shown to one of these."""
 
     async def probe() -> float:
         shown = [
             at
             for title, promise in list(ledger.promises.items())
-            if promise.phone in phones and promise.at > since
+            if promise.phone in phones and promise.asked_at > since
             for phone, at in ledger.shown.get(title, ())
             if phone == promise.phone
         ]

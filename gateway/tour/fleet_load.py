@@ -84,7 +84,7 @@ class Promise(NamedTuple):
     phone: int
     node: int  # that answered
     status: int
-    at: float
+    asked_at: float
 
 
 class Ledger:
@@ -157,11 +157,12 @@ class FleetLoad:
         return await self._offer(title, phone, node, {**body, "idempotency_key": title} if key else body)
 
     async def _offer(self, title: str, phone: Phone, node: GatewayNode, body: object) -> httpx.Response:
+        asked_at = time.monotonic()
         answer = await self.call(node, "POST", "/v1/push", json=body)
         if answer.status_code in (200, 201, 202):
             place = self.home.nodes.index(node)
             self.ledger.promises[title] = Promise(
-                answer.json()["id"], phone.number, place, answer.status_code, time.monotonic()
+                answer.json()["id"], phone.number, place, answer.status_code, asked_at
             )
         return answer
 

@@ -16,8 +16,8 @@ def measured(**fields: object) -> Measured:
     return Measured(**{"value": 1.0, "unit": "s", "n": 10, **fields})  # type: ignore[arg-type]
 
 
-def test_there_are_twenty_figures_each_with_a_module() -> None:
-    numbers = {"P": 14, "O": 3, "D": 3}
+def test_there_are_twenty_four_figures_each_with_a_module() -> None:
+    numbers = {"P": 14, "O": 3, "K": 4, "D": 3}
     every = [f"{letter}{number}" for letter, last in numbers.items() for number in range(1, last + 1)]
     assert [figure.id for figure in FIGURES] == every
     assert all(callable(figure.load()) for figure in FIGURES)
@@ -29,7 +29,7 @@ def test_figures_are_selected_in_the_order_of_the_table() -> None:
 
 
 def test_an_unknown_figure_is_named_with_those_there_are() -> None:
-    with pytest.raises(UnknownFigure, match=r"P15.*P1 … P14, O1 … O3 and D1 … D3"):
+    with pytest.raises(UnknownFigure, match=r"P15.*P1 … P14, O1 … O3, K1 … K4 and D1 … D3"):
         select(["P15"])
 
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 from open_house import House
 
-from gateway.api.once import Once, hash_body
+from gateway.api.once import hash_body
 from gateway.delivery.request import PushRequest
 from gateway.fleet.spool_intake import answer_take, take_in_by
 from gateway.fleet.spool_record import Kept, build_kept, pack_request
 from gateway.model.errors import BadRequest, NodeUnreachable, UnknownApp, UnknownToken
 
 
-def core_of(house: House) -> Any:
-    backend = house.gateway._backend
-    return SimpleNamespace(backend=backend, once=Once(backend))
-
-
 def kept(house: House, request: PushRequest, *, waited_ms: int = 0, key: str = "spool-x-1", app: str = "shop") -> Kept:
-    accepted_ms = house.gateway._backend.now_ms() - waited_ms
+    accepted_ms = house.gateway.core.backend.now_ms() - waited_ms
     deadline_ms = accepted_ms + (request.ttl or 3_600) * 1000
     return Kept(app, "k", accepted_ms, deadline_ms, key, hash_body(request), pack_request(request))
 
@@ -33,7 +27,7 @@ def push(token: str, **fields: Any) -> PushRequest:
 
 
 async def take(house: House, what: Kept) -> int:
-    return int.from_bytes(await answer_take(core_of(house), build_kept(what)), "big")
+    return int.from_bytes(await answer_take(house.gateway.core, build_kept(what)), "big")
 
 
 async def test_it_is_delivered_once_over_repetitions_and_a_restart(tmp_path: Path) -> None:
@@ -47,7 +41,7 @@ async def test_it_is_delivered_once_over_repetitions_and_a_restart(tmp_path: Pat
         assert (await device.note(ack=True))["title"] == "spooled"
         await house.restart()
         assert await take(house, first) == seq  # however much less is left of its life by now
-        push_id = house.gateway._backend.push_ids.build("shop", seq)
+        push_id = house.gateway.core.backend.push_ids.build("shop", seq)
         await house.shop.reaches(push_id, "acked")
         view = await house.shop.look(push_id)
         assert 495 <= view["expires_at"] - view["accepted_at_ms"] // 1000 <= 502
@@ -62,7 +56,7 @@ async def test_the_provider_s_own_key_is_the_same_push_at_the_door(tmp_path: Pat
             "POST", "/v1/push", json={"target": {"token": token}, "title": "spooled", "idempotency_key": "order-7"}
         )
         assert (answer.status_code, answer.headers["idempotent-replay"]) == (200, "true")
-        assert house.gateway._backend.push_ids.parse(answer.json()["id"], "shop") == seq
+        assert house.gateway.core.backend.push_ids.parse(answer.json()["id"], "shop") == seq
 
 
 async def test_what_can_not_be_one_is_refused_for_good(tmp_path: Path) -> None:
@@ -77,7 +71,7 @@ async def test_what_can_not_be_one_is_refused_for_good(tmp_path: Path) -> None:
                 await take(house, what)
             assert not caught.value.retryable
         with pytest.raises(BadRequest):
-            await answer_take(core_of(house), b"\xc1")
+            await answer_take(house.gateway.core, b"\xc1")
 
 
 async def test_the_owner_of_the_partition_is_asked() -> None:

@@ -314,3 +314,31 @@ def test_the_population_of_a_group_is_how_many_registrations_it_has(steps: list[
             assert registry.remove(number, token)
             del model[number]
     assert [registry.population(group) for group in range(8)] == [list(model.values()).count(g) for g in range(8)]
+
+
+@given(st.integers(1, 400), st.integers(0, 1_000), st.sets(st.integers(0, 399)))
+@settings(max_examples=60)
+def test_a_number_finds_its_token_by_the_hash_that_was_kept(count: int, first: int, gone: set[int]) -> None:
+    registry = Registry()
+    for number in range(count):
+        registry.add(number, token_of(first + number), 0)
+        registry.keep_hash(number, token_of(first + number))
+    for number in gone & set(range(count)):
+        assert registry.remove(number, registry.token(number))
+    for number in range(count):
+        if number in gone:
+            with pytest.raises(KeyError):
+                registry.token(number)
+        else:
+            assert registry.token(number) == token_of(first + number)
+
+
+def test_another_hash_finds_no_token() -> None:
+    registry = Registry()
+    registry.add(1, token_of(1), 0)
+    registry.add(2, token_of(2), 0)
+    registry.keep_hash(1, token_of(2))
+    with pytest.raises(KeyError):
+        registry.token(1)
+    with pytest.raises(KeyError):
+        registry.keep_hash(3, token_of(3))

@@ -161,3 +161,11 @@ def test_a_registration_that_asks_again_and_again_waits_in_a_spread_broadcast_on
     handed = [number for part in spread.due(pushed.accepted_ms + 4_000) for number in part]
     assert sorted(handed) == list(range(1, 9))
     assert spread.waiting == 0
+
+
+@given(st.lists(st.integers(0, (1 << 64) - 1), max_size=70))
+def test_many_ids_are_those_of_each_and_lead_back(seqs: list[int]) -> None:
+    ids = PushIds(b"k" * 16)
+    many = ids.build_many("shop", seqs)
+    assert many == [ids.build("shop", seq) for seq in seqs]
+    assert [ids.parse(text, "shop") for text in many] == seqs

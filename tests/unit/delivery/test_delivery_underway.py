@@ -1,0 +1,54 @@
+"""What an owner before this one sent and a node still has in flight: its end is heard, and it is not sent twice."""
+
+from __future__ import annotations
+
+import pytest
+from house import House
+
+from gateway.metrics import Metric
+from gateway.model.outcome import State
+
+
+async def adopted(house: House) -> tuple[int, int]:
+    """A push that another owner sent over the link its device has: (registration, sequence)."""
+    house.app(fallback=["stub"])
+    device = house.directory.add()
+    seq = await house.accepted(device, title="hi", fallback=[])
+    assert house.state(seq) is State.WAITING
+    house.edge.bound.add(device.number)
+    house.dispatcher.on_ready([device.number], {seq})
+    assert house.state(seq) is State.SENT
+    assert not house.edge.frames
+    return device.number, seq
+
+
+async def test_its_ack_settles_it(house: House) -> None:
+    number, seq = await adopted(house)
+    house.edge.ack(number, seq)
+    assert house.outcome(seq).state is State.ACKED
+
+
+async def test_without_an_ack_it_is_tried_again(house: House) -> None:  # B3
+    number, seq = await adopted(house)
+    house.dispatcher.on_ack_timeout(seq, number)
+    assert house.steps(seq)[-1] == "ack_timeout"
+    await house.advance(house.config.delivery.retry_ms)
+    assert [frame.id for _, frame in house.edge.frames] == [seq]
+
+
+async def test_where_its_link_is_lost_it_waits_for_the_device(house: House) -> None:
+    number, seq = await adopted(house)
+    house.edge.bound.discard(number)
+    house.dispatcher.on_lost(seq, number, spilled=False)
+    assert house.state(seq) is State.WAITING
+    assert house.counted(Metric.EVENTS_IGNORED, "lost") == 0
+    house.edge.connect(number)
+    assert [frame.id for _, frame in house.edge.frames] == [seq]
+
+
+@pytest.mark.parametrize("state", [State.NOTIFIED, State.ANNOUNCED])
+async def test_one_that_went_on_meanwhile_stays_what_it_is(house: House, state: State) -> None:
+    number, seq = await adopted(house)
+    house.journal.set_state(seq, state, 0)
+    house.dispatcher.on_ready([number], {seq})
+    assert house.state(seq) is state
