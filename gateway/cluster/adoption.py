@@ -146,7 +146,7 @@ class PartitionStores:
             raise
         keeper.start(store, folder)
         log.info(
-            "partition_adopted",
+            "partition_opened",
             partition=partition,
             epoch=epoch,
             place=place,

@@ -1,4 +1,4 @@
-"""Settings of a fleet (docs/scale.md): the section `cluster`; must hold no logic."""
+"""Settings of a fleet (docs/cluster.md): the section `cluster`; must hold no logic."""
 
 from __future__ import annotations
 

@@ -42,6 +42,16 @@ def test_drop_asks_first(store: Path, capsys: pytest.CaptureFixture[str], monkey
     assert len(listed(store, capsys)) == 2
 
 
+def test_a_node_of_a_fleet_does_not_change_its_copy_of_the_keys(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store / "partitions").mkdir()
+    assert run(["keys", "rotate", "--store", str(store)]) == 2
+    assert "fleet" in capsys.readouterr().err
+    assert run(["keys", "drop", "1", "--yes", "--store", str(store)]) == 2
+    assert listed(store, capsys) == [(1, True)]
+
+
 @pytest.mark.parametrize("key_id", ["1", "9"])
 def test_what_can_not_be_dropped_is_not_asked_about(store: Path, key_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("typer.confirm", _decline)
