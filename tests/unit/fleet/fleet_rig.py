@@ -280,7 +280,6 @@ class Fleet:
         node = self.nodes[number]
         config = self.config
         config.store.path = str(self.folder / f"{partition}-{len(self._opened)}")
-        config.store.sync = False  # as a partition's folder: what is durable is the log
         store = await Store.open(
             config.store, node.metrics, tick_s=0.05, partition=Partition(partition, MemoryLog(), self.keys)
         )
