@@ -4,6 +4,7 @@ accepted, nor one that another node can still write to.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from gateway.cluster.follower import Follower
-from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection
+from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection, NoAnswer
 from gateway.cluster.journal_records import journal_stream
 from gateway.cluster.journal_stream import JournalStream
 from gateway.cluster.partition_folder import PartitionFolder
@@ -28,6 +29,9 @@ from gateway.store.partition import Partition
 from gateway.store.store import now_ms
 
 log = structlog.get_logger(__name__)
+
+#: to make the stream of the snapshots
+_TRIES = 3
 
 
 class PartitionStores:
@@ -51,13 +55,20 @@ class PartitionStores:
         self._snapshots = Snapshots(link, settings)
         self._followers: dict[int, Follower] = {}
         self._prepared = False
+        self._preparing = asyncio.Lock()
 
     async def _prepare(self) -> None:
-        if not self._prepared:
-            try:
-                await self._snapshots.prepare()
-            except JetStreamError as exc:
-                raise LogUnavailable(f"the fleet's snapshots can not be reached: {exc}") from exc
+        async with self._preparing:  # several partitions are taken over at a time
+            if self._prepared:
+                return
+            for tries_left in range(_TRIES - 1, -1, -1):
+                try:
+                    await self._snapshots.prepare()
+                    break
+                except JetStreamError as exc:
+                    # all nodes of a new fleet make it, and its servers are busy with the journals
+                    if not tries_left or not isinstance(exc, NoAnswer):
+                        raise LogUnavailable(f"the fleet's snapshots can not be reached: {exc}") from exc
             self._prepared = True
 
     # --- standbys -------------------------------------------------------------------------------------------
@@ -118,7 +129,7 @@ class PartitionStores:
             if state:
                 await follower.advance(state)
             before, place = await journal.open(epoch)
-            await follower.advance(place)
+            await follower.own(before, place)
             folder = follower.folder
             folder.close(clean=False)
             keeper = SnapshotKeeper(self._link, self._settings, self._snapshots, partition, epoch, before, journal)

@@ -17,6 +17,11 @@ from gateway.cluster.fleet_records import Holding
 SETTLED_BEATS = 3
 #: … and something that another one gives up for it after so many: a node that dies again and again moves nothing
 STEADY_BEATS = 8
+#: where nobody has any partition none is given away before so many beats were heard of each node: nodes that are
+#: started together share at once, and nothing has to move afterwards …
+GATHERED_BEATS = 4
+#: … but not for longer than this after our own first, for one that dies again and again must not hold it up
+GATHERING_BEATS = 16
 
 
 def rank(partition: int, names: Iterable[str]) -> list[str]:
@@ -63,6 +68,7 @@ class Picture(NamedTuple):
     patience_s: float  # what is unserved for longer holds up no hand-over
     handovers: int
     standbys: int
+    waits_for_others: bool = False  # nobody has anything, and nodes are still coming
 
 
 class Plan(NamedTuple):
@@ -95,7 +101,7 @@ def decide(see: Picture, ranks: Ranks) -> Plan:
             (plan.adopt if see.name in order else plan.disown).append(partition)
             continue
         is_orphan = holding is None or holding.node not in see.live
-        if is_orphan and see.name in order:
+        if is_orphan and see.name in order and not see.waits_for_others:
             since = see.orphan_since.get(partition, see.now)
             if see.now >= since + order.index(see.name) * see.stagger_s:
                 plan.adopt.append(partition)
@@ -106,7 +112,9 @@ def decide(see: Picture, ranks: Ranks) -> Plan:
 
 def _follows(see: Picture, order: list[str], holding: Holding | None, *, is_orphan: bool) -> bool:
     """Is this node among the next in the order? Who is about to adopt goes on following until it does."""
-    if is_orphan or holding is None:
+    if holding is None or (holding.epoch == 1 and not holding.ready):
+        return False  # there is no journal yet
+    if is_orphan:
         return see.name in order[: see.standbys + 1]
     owner = see.live[holding.node]
     return see.name in [name for name in order if name != owner][: see.standbys]

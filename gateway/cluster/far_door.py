@@ -55,7 +55,7 @@ class FarDoor:
         """This core is reached from now on. Its delivery floor is attached already."""
         hearing = FarHearing(edge, batches, self._metrics)
         self._cores[edge.partition] = _Core(edge, hearing, FarAsks(edge, directory))
-        edge.start()
+        edge.start(member.number for member in self._members.all())
         # Nodes that heard of their new owner before it heard them have told of their devices in vain.
         for member in self._members.all():
             edge.ask_again(member.number)

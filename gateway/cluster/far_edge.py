@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from gateway._native.far_records import FarSink
 from gateway._native.intake import Router
@@ -43,6 +43,8 @@ FULL_BYTES = 262_144
 #: groups of one fan-out in one message
 FAN_GROUPS = 2_000
 TICK_S = 1.0
+#: after an owner change devices count as away only when every node has told of its own, or at the latest after so long
+SETTLE_MS = 10_000
 #: a link from which no READY came is asked for it again after so many ticks
 HOLD_AGAIN_TICKS = 5
 
@@ -88,6 +90,9 @@ class FarEdge:
         self._rounds_of = array("B")
         #: nodes that have devices here → number of their last round
         self._nodes: dict[int, int] = {}
+        #: nodes that have not told of their devices since this core was opened; None: it is not open yet
+        self._unheard: set[int] | None = None
+        self._settled_ms = 0
         self._tellings = Tellings()
         self._flushing: asyncio.Handle | None = None
         self._flights = Flights(metrics)
@@ -110,7 +115,10 @@ class FarEdge:
         assert self._events is not None, "attach the delivery floor before start"
         return self._events
 
-    def start(self) -> None:
+    def start(self, nodes: Iterable[int]) -> None:
+        """These may have devices of this partition."""
+        self._unheard = set(nodes)
+        self._settled_ms = self._clock() + SETTLE_MS
         self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     async def close(self) -> None:
@@ -175,6 +183,10 @@ class FarEdge:
 
     def is_connected(self, registration: int) -> bool:
         return self.registry.link(registration) != 0
+
+    @property
+    def is_certain(self) -> bool:
+        return self._unheard is not None and not self._unheard
 
     def urgency_floor(self, registration: int) -> int:
         return self._floors.get(self.registry.link(registration), 0) if self._floors else 0
@@ -349,9 +361,14 @@ class FarEdge:
         self.tell(node, Do.AGAIN, a=current)
 
     def synced(self, node: int, current: int) -> None:
-        """It told of all: what it did not tell of is there no more."""
-        if self._nodes.get(node) == current:
+        """It told of all: what it did not tell of is there no more. 0: of all it has, without being asked."""
+        self._heard(node)
+        if current and self._nodes.get(node) == current:
             self._backlog.add(self._drop_untold(node, current))
+
+    def _heard(self, node: int) -> None:
+        if self._unheard:
+            self._unheard.discard(node)
 
     def _drop_untold(self, node: int, current: int) -> Iterator[None]:
         for number, link in self._linked_to(node):
@@ -373,6 +390,7 @@ class FarEdge:
 
     def member_gone(self, node: int) -> None:
         """Its devices are not connected any more, and what was in flight there is lost."""
+        self._heard(node)
         if self._nodes.pop(node, None) is not None:
             self._backlog.add(self._log_out(node))
 
@@ -402,7 +420,10 @@ class FarEdge:
     def _tick(self) -> None:
         self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         self._ticks += 1
-        due = self._flights.due(self._clock())
+        now = self._clock()
+        if self._unheard and now >= self._settled_ms:
+            self._unheard.clear()  # a node that says nothing does not keep notifiers waiting
+        due = self._flights.due(now)
         if due:
             self._backlog.add(self._look_after(due))
         if self._ticks % HOLD_AGAIN_TICKS == 0:

@@ -70,7 +70,7 @@ class Told(IntEnum):
     BOUND = 7  # seq: key of the device; a: Unix ms; flag: floor, with 128: it was bound before
     LEFT = 8
     FLOOR = 9  # flag
-    SYNCED = 10  # a: number of the round that is over
+    SYNCED = 10  # all are told of; a: number of the round that is over, 0: it was not asked for
 
 
 class Record(NamedTuple):

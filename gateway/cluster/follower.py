@@ -124,6 +124,17 @@ class Follower:
             else:
                 await asyncio.sleep(PAUSE_S)  # no owner has made it yet
 
+    async def own(self, before: StreamState, place: int) -> None:
+        """Up to and with `place`, where the new owner's record stands, which has no rows. NATS took it behind the
+        message before it and no other: so a folder that is level with that one has nothing to read. `before`: the
+        stream as it was, at most a moment earlier."""
+        if not before.messages and place == before.last + 1 and not self._is_open:
+            await self._open(before)
+        if self._is_open and self._created == before.created and self.folder.applied == place - 1:
+            await self._apply([], place)
+        else:
+            await self.advance(place)
+
     async def _state(self) -> StreamState | None:
         try:
             return await self._js.state(self._stream)

@@ -153,12 +153,12 @@ class JetStream:
             raise
         return _state(said)
 
-    async def ensure(self, config: dict[str, Any]) -> StreamState:
-        """Make it where there is none; change it where what is wanted is another."""
+    async def ensure(self, config: dict[str, Any], timeout_s: float | None = None) -> StreamState:
+        """Make it where there is none; change it where what is wanted is another. `timeout_s`: of making it."""
         name = config["name"]
         state = await self.state(name)
         if state is None:
-            return _state(await self.api(f"STREAM.CREATE.{name}", config))
+            return _state(await self.api(f"STREAM.CREATE.{name}", config, timeout_s))
         if any(state.config.get(field) != value for field, value in config.items()):
             return _state(await self.api(f"STREAM.UPDATE.{name}", {**state.config, **config}))
         return state
@@ -209,7 +209,10 @@ class JetStream:
         return str(said["name"])
 
     async def end_consumer(self, stream: str, consumer: str) -> None:
-        await self.api(f"CONSUMER.DELETE.{stream}.{consumer}")
+        """Said, and not waited for: where it is lost the consumer ends by itself, and who stops following may be about
+        to take a partition over."""
+        nats = self.link.nats
+        await nats.publish(f"{PREFIX}.CONSUMER.DELETE.{stream}.{consumer}", b"", reply=nats.new_inbox())
 
 
 def _state(said: dict[str, Any]) -> StreamState:

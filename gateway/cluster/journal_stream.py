@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 #: how long one try waits for its answer, and between two tries
 TRY_S = 1.0
+#: the same of making a stream: its servers elect a leader first, and who gives up moves the partition
+MAKE_S = 5.0
 PAUSE_S = 0.05
 MOST_PAUSE_S = 0.5
 #: a stream that ends before what it has acknowledged, for so long, has lost it
@@ -119,17 +121,21 @@ class JournalStream:
             self._part_bytes = self._js.link.nats.max_payload - HEADER_BYTES
             log.warning("message_bytes_too_large", setting="cluster.message_bytes", taken=self._part_bytes)
         try:
-            state = await self._js.ensure(journal_config(self._settings, self._partition))
+            state = await self._js.ensure(journal_config(self._settings, self._partition), MAKE_S)
+            now: StreamState | None = state
             while True:
-                last = await self._js.message(self._stream, last_of=self._subject)
-                if last is not None and parse_record(last.headers).epoch > epoch:
-                    raise LogFenced
+                if now is None or now.last:
+                    last = await self._js.message(self._stream, last_of=self._subject)
+                    if last is not None and parse_record(last.headers).epoch > epoch:
+                        raise LogFenced
+                else:
+                    last = None  # one that was just made needs no look: whoever wrote since refuses what comes
                 # where it was emptied only its state knows where it goes on
-                now = await self._js.state(self._stream)
                 self._last = max(last.seq if last is not None else 0, now.last if now is not None else 0)
                 try:
                     await self._write(Record(f"{self._next_id()}.0", epoch, 0, 0), b"")
                 except LogFenced:
+                    now = await self._js.state(self._stream)
                     continue  # the owner before wrote once more: behind that then
                 return state, self._last
         except MalformedJournal as exc:

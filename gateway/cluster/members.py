@@ -42,8 +42,8 @@ _log = structlog.get_logger(__name__)
 #: while NATS is connected but keeps no records (its servers elect a leader), nobody can take anything over; a node
 #: holds on for so long, which is more than an election takes
 HOLD_S = 12.0
-#: partitions that are opened at a time
-ADOPTIONS = 4
+#: partitions that are opened at a time: what takes long in it is NATS syncing, several at once
+ADOPTIONS = 8
 _TURN_S = 0.25
 #: the watch is made anew at least so often
 _WATCH_S = 60.0
@@ -95,6 +95,7 @@ class FleetMembers:
         self._following: set[int] = set()
         self._orphan_since: dict[int, float] = {}
         self._unserved_since: dict[int, float] = {}
+        self._waits_for_others = True
         self._failures = Failures(settings.lease_s)
         self._adopting = asyncio.Semaphore(ADOPTIONS)
         self._renewed_at = now()
@@ -405,9 +406,14 @@ class FleetMembers:
             patience_s=10 * settings.lease_s,
             handovers=settings.handovers,
             standbys=settings.standbys,
+            waits_for_others=self._waits_for_others,
         )
 
     def _note_since(self, now: float, live: dict[int, str]) -> None:
+        held = any(holding.node in live for holding, _ in self._holdings.values())
+        self._waits_for_others = not held and self._others.are_coming()
+        if self._waits_for_others:  # the second in the order waits for the first from when both are there
+            self._orphan_since.clear()
         for partition in range(self._settings.partitions):
             holding, _ = self._holdings.get(partition, (Holding(0, 0), 0))
             is_orphan = holding.node not in live

@@ -155,7 +155,7 @@ class NodeEdge:
             for local in part:
                 self.events.bound(local, again=True)
             yield
-        if current:
+        if self._members.owner(partition) == owner:
             self.events.tell(partition, Told.SYNCED, a=current)
         if self._telling.get(partition) is mark:
             del self._telling[partition]

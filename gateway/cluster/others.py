@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.cluster.assignment import SETTLED_BEATS, STEADY_BEATS
+from gateway.cluster.assignment import GATHERED_BEATS, GATHERING_BEATS, SETTLED_BEATS, STEADY_BEATS
 from gateway.cluster.fleet_records import Beat
 from gateway.model.cluster import Member
 
@@ -129,6 +129,12 @@ class Others:
                 if self._seen[name].beats >= SETTLED_BEATS and not self._seen[name].beat.draining
             )
         )
+
+    def are_coming(self) -> bool:
+        """Was one that lives not heard of for long enough to share what nobody has with it?"""
+        seen = [self._seen[name] for name in self._names.values() if not self._seen[name].beat.draining]
+        own = max((one.beats for one in seen if one.beat.number == self._me.number), default=0)
+        return own < GATHERING_BEATS and any(one.beats < GATHERED_BEATS for one in seen)
 
     def steady(self) -> set[str]:
         return {name for name in self._names.values() if self._seen[name].beats >= STEADY_BEATS}

@@ -85,6 +85,8 @@ class BroadcastRouter:
         self._expiries: list[tuple[int, int]] = []  # heap of (Unix ms, sequence)
         self._spreads: dict[int, Spread] = {}
         self._loaded: list[int] = []
+        #: to be walked when it is certain who is connected
+        self._uncertain: list[Notification] = []
         #: (Unix ms, app): quiet hours of some of its groups end then, and a broadcast waits for them
         self._wakes: list[tuple[int, str]] = []  # heap
         self._waking: set[tuple[int, str]] = set()  # the same
@@ -149,8 +151,12 @@ class BroadcastRouter:
 
     def committed(self, notification: Notification) -> None:
         """The row is durable: count the audience, and fall back for those who are away where the push says so."""
-        if notification.seq in self._live:
+        if notification.seq not in self._live:
+            return
+        if self._edge.is_certain:
             self._backlog.add(self._walk(notification))
+        else:
+            self._uncertain.append(notification)
 
     def withdraw(self, notification: Notification) -> None:
         """The commit failed: it was never accepted, so take it back."""
@@ -209,7 +215,13 @@ class BroadcastRouter:
             heapq.heappush(self._wakes, (at_ms, app))
 
     def tick(self, now_ms: int) -> None:
-        """Hand out the portions whose moment has come, and look again where quiet hours ended."""
+        """Hand out the portions whose moment has come, and look again where quiet hours ended; none of it while those
+        who are there may seem to be away."""
+        if not self._edge.is_certain:
+            return
+        for notification in self._uncertain:
+            self._backlog.add(self._walk(notification))
+        self._uncertain.clear()
         for seq, spread in list(self._spreads.items()):
             if seq not in self._live or spread.is_over:
                 del self._spreads[seq]

@@ -136,6 +136,8 @@ class Dispatcher:
             self._on_due(seq, now)
         self.broadcast.expire(now)
         self.broadcast.tick(now)
+        if self._executor.unsure and self._edge.is_certain:
+            self.backlog.add(self._look_at_unsure())
         if self._resume_at_ms is not None and now >= self._resume_at_ms:
             self._resume_at_ms = None
             self.broadcast.resume()
@@ -147,7 +149,7 @@ class Dispatcher:
         delivery = self._journal.get(seq)
         if delivery is None:
             return
-        if delivery.notification in self._executor.held:  # its commit decides first
+        if delivery.notification in self._executor.held or seq in self._executor.unsure:  # what it waits for decides
             self._journal.arm(seq, now + HELD_MS)
             return
         expires_ms = delivery.expires_s * 1000
@@ -170,6 +172,17 @@ class Dispatcher:
             return now < delivery.expires_s * 1000 + notification.ack_ms + 1_000
         is_ttl_0 = notification.expires_s <= notification.accepted_ms // 1000
         return is_ttl_0 and now < notification.accepted_ms + notification.ack_ms + notification.notifier_ack_ms
+
+    def _look_at_unsure(self) -> Iterator[None]:
+        """Who has no link now has none."""
+        unsure, self._executor.unsure = sorted(self._executor.unsure), set()
+        for start in range(0, len(unsure), SLICE):
+            for seq in unsure[start : start + SLICE]:
+                delivery = self._journal.get(seq)
+                # for one that was bound meanwhile BACK is certain to come
+                if delivery is not None and not self._edge.is_connected(delivery.registration):
+                    self._executor.apply(seq, Event.ROUTE)
+            yield
 
     def _resume(self) -> Iterator[None]:
         """After a restart: look once at what the journal held, in slices."""

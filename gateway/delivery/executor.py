@@ -107,6 +107,8 @@ class Executor:
         self._fetched: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "fetched")
         #: notifications that nothing may leave of before their commit
         self.held: set[int] = set()
+        #: deliveries that are to be looked at when it is certain who is connected
+        self.unsure: set[int] = set()
         #: notification → (app, goes light), so that an ack needs no read of the journal
         self._briefs: dict[int, tuple[str, bool]] = {}
 
@@ -145,8 +147,11 @@ class Executor:
     ) -> Sent:
         if self.held and event in _LOOKS and delivery.notification in self.held:
             return Sent.NOTHING
-        now = self._clock()
         seq, registration = delivery.seq, delivery.registration
+        if event is Event.ROUTE and not self._edge.is_certain and not self._edge.is_connected(registration):
+            self.unsure.add(seq)  # no notifier, and no end of TTL 0, for one that may be there
+            return Sent.NOTHING
+        now = self._clock()
         facts = self._facts(delivery, notification, event, now)
         old = State(delivery.state)
         if event is Event.ROUTE and old is State.ACCEPTED and not self._is_allowed(notification, registration, now):

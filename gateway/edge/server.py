@@ -472,6 +472,9 @@ class EdgeServer:
 
     # --- model.ports.Edge
 
+    #: all links are here
+    is_certain = True
+
     def is_connected(self, registration: int) -> bool:
         return self._registry.link(registration) != 0
 

@@ -111,11 +111,11 @@ class PartitionCore:
     def apps(self) -> AppRecords:
         return self.store.directory
 
-    def receipts_watermark(self) -> int:
-        return self.store.receipts.watermark()
+    def receipts_watermark(self, seen: int) -> int:
+        return self.store.receipts.watermark(seen)
 
-    def deaths_watermark(self) -> int:
-        return self.store.deaths.watermark()
+    def deaths_watermark(self, seen: int) -> int:
+        return self.store.deaths.watermark(seen)
 
     # --- life
 

@@ -71,6 +71,7 @@ class Wanted(NamedTuple):
     after: int
     limit: int
     selector: bytes  # of MESSAGES: the subscription
+    seen: int = 0  # a cursor that some partition gave out
 
 
 class Row(NamedTuple):
@@ -90,6 +91,7 @@ class Pulled(NamedTuple):
     cursor: int  # behind it is what comes next
     has_more: bool  # another look at once may find more
     is_held: bool  # there is something above the lowest bound, or a partition that could not be asked
+    highest: int = 0  # of the rows above it
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -117,7 +119,8 @@ def merge(found: dict[int, _Found], full: frozenset[int], after: int, limit: int
         for row in answer.rows
         if after < row.cursor <= low
     )
-    above = any(answer.rows and answer.rows[-1].cursor > low for answer in found.values())
+    highest = max((answer.rows[-1].cursor for answer in found.values() if answer.rows), default=0)
+    above = highest > low
     if len(rows) > limit:
         end = limit
         if rows[end][0] == rows[end - 1][0]:  # a tie: before it, or where there is nothing before it, behind it
@@ -125,9 +128,9 @@ def merge(found: dict[int, _Found], full: frozenset[int], after: int, limit: int
             before = next(at for at, row in enumerate(rows) if row[0] == cursor)
             end = before or next((at for at, row in enumerate(rows) if row[0] > cursor), len(rows))
         told = [row for _, _, row in rows[:end]]
-        return Pulled(told, told[-1].cursor, has_more=True, is_held=above)
+        return Pulled(told, told[-1].cursor, has_more=True, is_held=above, highest=highest)
     told = [row for _, _, row in rows]
-    return Pulled(told, max(after, low), has_more=bool(full) and low > after, is_held=above)
+    return Pulled(told, max(after, low), has_more=bool(full) and low > after, is_held=above, highest=highest)
 
 
 class Feeds:
@@ -140,6 +143,9 @@ class Feeds:
         self._readers: dict[int, float] = {}
         self._telling: asyncio.TimerHandle | None = None
         self._waiting: set[asyncio.Event] = set()
+        #: by kind, the highest cursor that had to wait: partitions whose clocks are behind it go on from there, else
+        #: a feed would wait for as long as clocks differ, an hour where one was that much ahead
+        self._seen: dict[int, int] = {}
         owners.serve(_KIND, self._on_wanted)
         owners.bus.serve(_NEWS, self._on_news)
 
@@ -185,7 +191,7 @@ class Feeds:
         return _encode(found)
 
     def _receipts(self, core: Core, wanted: Wanted) -> _Found:
-        mark, backend = core.receipts_watermark(), core.backend
+        mark, backend = core.receipts_watermark(wanted.seen), core.backend
         found = backend.receipts.after(wanted.app, wanted.after, wanted.limit)
         rows = [
             Row(row.cursor, _encode(view_receipt(wanted.app, row, backend.push_ids, backend.directory)))
@@ -194,7 +200,7 @@ class Feeds:
         return _Found(rows, rows[-1].cursor if len(rows) >= wanted.limit else mark)
 
     def _deaths(self, core: Core, wanted: Wanted) -> _Found:
-        mark = core.deaths_watermark()
+        mark = core.deaths_watermark(wanted.seen)
         rows = [
             Row(
                 death.cursor,
@@ -213,7 +219,7 @@ class Feeds:
         return _Found(rows, rows[-1].cursor if len(rows) >= wanted.limit else mark)
 
     def _messages(self, core: Core, wanted: Wanted) -> _Found:
-        mark, backend = core.receipts_watermark(), core.backend
+        mark, backend = core.receipts_watermark(wanted.seen), core.backend
         looked = backend.receipts.after(wanted.app, wanted.after, wanted.limit)
         rows = [
             Row(row.cursor, _encode(MessageReceipt(row.outcome.notification, row.outcome.state, row.outcome.at_ms)))
@@ -245,7 +251,7 @@ class Feeds:
         """Look once. Nothing where a partition could not be asked: the feed is held back."""
         partitions = self._owners.partitions
         share = min(limit, 2 * limit // partitions + _SPARE)
-        wanted = Wanted(self._owners.bus.number, kind, app, after, share, selector)
+        wanted = Wanted(self._owners.bus.number, kind, app, after, share, selector, self._seen.get(kind, 0))
         answers = await self._owners.each(_KIND, _encode(wanted), timeout_s=min(ANSWERS_S, self._owners.timeout_s))
         found: dict[int, _Found] = {}
         for partition, raw in answers.items():
@@ -257,7 +263,10 @@ class Feeds:
                 self.backend.metrics.count(Metric.FLEET_FEED_HELD)
                 return Pulled([], after, has_more=False, is_held=True)
         full = frozenset(partition for partition, answer in found.items() if len(answer.rows) >= share)
-        return merge(found, full, after, limit)
+        pulled = merge(found, full, after, limit)
+        if pulled.is_held:
+            self._seen[kind] = max(self._seen.get(kind, 0), pulled.highest)
+        return pulled
 
 
 class Reading:

@@ -54,11 +54,11 @@ class Core(Protocol):
     @property
     def apps(self) -> AppRecords: ...
 
-    def receipts_watermark(self) -> int:
+    def receipts_watermark(self, seen: int) -> int:
         """No receipt with a cursor at or below it will ever appear after this call."""
         ...
 
-    def deaths_watermark(self) -> int:
+    def deaths_watermark(self, seen: int) -> int:
         """The same for the feed of dead tokens."""
         ...
 

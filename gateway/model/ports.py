@@ -121,6 +121,11 @@ class Edge(Protocol):
 
     def is_connected(self, registration: int) -> bool: ...
 
+    @property
+    def is_certain(self) -> bool:
+        """False: who has no link here may have one all the same, for not all who take devices have told of theirs."""
+        ...
+
     def urgency_floor(self, registration: int) -> int:
         """Below this urgency the device wants nothing now; 0 where it takes all."""
         ...

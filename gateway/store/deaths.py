@@ -74,12 +74,12 @@ class Deaths:
         if cursors:
             written.add_done_callback(landed)
 
-    def watermark(self) -> int:
+    def watermark(self, seen: int = 0) -> int:
         """No event with a cursor at or below it will ever appear any more."""
         for cursor in self._followed:  # what was refused: its rows were never given to the committer
             self._numbers.landed(cursor)
         self._followed = []
-        return self._numbers.watermark()
+        return self._numbers.watermark(seen)
 
     def after(self, app: str, cursor: int, limit: int) -> list[Death]:
         number = self.app_number(app)

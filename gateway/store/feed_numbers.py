@@ -58,15 +58,17 @@ class FeedNumbers:
     def last(self) -> int:
         return self._next - 1
 
-    def watermark(self) -> int:
-        """No row with a cursor at or below it will ever appear any more."""
+    def watermark(self, seen: int = 0) -> int:
+        """No row with a cursor at or below it will ever appear any more. `seen`: a cursor that another partition gave
+        out. Where its clock was ahead of ours, numbers go on behind that: readers of both wait for the lower one."""
         if not self._key:
             return self.last
-        safe = max(self.last, self._floor() - 1)
+        floor = max(self._floor(), seen + 1)
+        safe = max(self.last, floor - 1)
         if self._open:
             safe = min(safe, next(iter(self._open.values())) - 1)
-        wanted = self._floor() + (AHEAD_MS << CURSOR_SHIFT)
-        if self._asked - max(self.last, self._floor()) < RENEW_MS << CURSOR_SHIFT and not self._stopped:
+        wanted = floor + (AHEAD_MS << CURSOR_SHIFT)
+        if self._asked - max(self.last, floor) < RENEW_MS << CURSOR_SHIFT and not self._stopped:
             self._extend(max(wanted, self.last + (AHEAD_MS << CURSOR_SHIFT)))
         safe = min(safe, self._mark)
         self._next = max(self._next, safe + 1)

@@ -151,9 +151,9 @@ class Receipts:
     def last_cursor(self) -> int:
         return self._landed
 
-    def watermark(self) -> int:
+    def watermark(self, seen: int = 0) -> int:
         """No receipt with a cursor at or below it will ever appear any more, whoever owns the partition then."""
-        return self._numbers.watermark()
+        return self._numbers.watermark(seen)
 
     def after(self, app: str, cursor: int, limit: int) -> list[Receipt]:
         number = self._directory.app_number(app)

@@ -17,6 +17,7 @@ from fleet_history import (
     Acked,
     Answered,
     Asked,
+    Became,
     Bound,
     Fault,
     Frame,
@@ -36,8 +37,9 @@ from gateway.model.cluster import partition_of_seq
 
 #: after the end of a fault, until it is forgotten: leases run out, devices find another node, acks time out
 GRACE_S = 12.0
-#: 200: known by its key; 202: kept in the spool
-_TAKEN = (200, 201, 202)
+#: 200: known by its key
+_TAKEN = (200, 201)
+_SPOOLED = 202
 _IN_DOUBT = (0, 503)
 _NEVER = float("inf")
 
@@ -59,13 +61,15 @@ class Push:
         self.ids: list[str] = []
         self.taken_at = _NEVER
         self.in_doubt = 0
+        self.spooled = False
+        self.end = ""  # in the spool
         self.recall_asked_at = _NEVER
         self.recalled_at = _NEVER
         self.looked: list[Looked] = []
 
     @property
     def is_taken(self) -> bool:
-        return bool(self.ids)
+        return bool(self.ids) or (self.spooled and not self.end)
 
     @property
     def is_single(self) -> bool:
@@ -125,8 +129,15 @@ class Story:
                 if event.status in _TAKEN:
                     push.taken_at = min(push.taken_at, event.at)
                     push.ids += [event.id] if event.id not in push.ids else []
+                elif event.status == _SPOOLED:
+                    push.taken_at = min(push.taken_at, event.at)
+                    push.spooled = True
                 elif event.status in _IN_DOUBT:
                     push.in_doubt += 1
+            elif isinstance(event, Became):
+                push = self.pushes[event.op]
+                push.end = event.state
+                push.ids += [event.id] if event.id and event.id not in push.ids else []
             elif isinstance(event, RecallAsked):
                 self.pushes[event.op].recall_asked_at = min(self.pushes[event.op].recall_asked_at, event.at)
             elif isinstance(event, Recalled) and event.status == 200:
@@ -170,6 +181,8 @@ def lost(story: Story) -> Iterator[Broken]:
             if (push.op, reg) in story.shown:
                 continue
             if push.asked.ttl_s and (push.asked.broadcast or story.state_of(push, reg) == "expired"):
+                continue
+            if push.asked.collapse and story.state_of(push, reg) == "replaced":
                 continue
             yield Broken("lost", f"{push.op} ({push.asked.kind}) never came to {reg}")
 
@@ -236,13 +249,13 @@ def answers(story: Story) -> Iterator[Broken]:
     for event in story.history.of(Answered):
         tries[event.op] += 1
         push = story.pushes[event.op]
-        if event.status not in (*_TAKEN, *_IN_DOUBT):
+        if event.status not in (*_TAKEN, _SPOOLED, *_IN_DOUBT):
             yield Broken("answers", f"{event.op} ({push.asked.kind}) was answered {event.status} {event.error}")
         elif event.status == 503 and not event.retry_after:
             yield Broken("answers", f"{event.op}: 503 {event.error} does not say when to come back")
         elif event.status == 200 and not push.asked.key:
             yield Broken("answers", f"{event.op} was answered as a repetition, without a key")
-        elif event.status == 201 and tries[event.op] > 1 and push.ids and event.at > push.taken_at:
+        elif event.status == 201 and tries[event.op] > 1 and event.at > push.taken_at and not push.spooled:
             yield Broken("answers", f"{event.op}: its key made a second push")
 
 
@@ -257,7 +270,7 @@ def order(story: Story) -> Iterator[Broken]:
 def overtakings(story: Story) -> Iterator[tuple[Push, Push, bool]]:
     by_reg: dict[str, list[tuple[int, Frame, Push]]] = {}
     for push in story.pushes.values():
-        if push.is_single and push.is_taken and push.recall_asked_at == _NEVER:
+        if push.is_single and push.is_taken and push.recall_asked_at == _NEVER and not push.asked.collapse:
             reg = push.asked.wanted[0]
             first = story.firsts.get((push.op, reg))
             if first is not None:
@@ -318,7 +331,11 @@ def ends(story: Story) -> Iterator[Broken]:
     for receipts in story.receipts.values():
         by_push.setdefault(receipts[0].push, []).append(receipts[0])
     for push in story.pushes.values():
-        if not push.is_taken or push.asked.broadcast:
+        if push.end and not (push.end == "expired" and push.asked.ttl_s) and push.recall_asked_at == _NEVER:
+            yield Broken("ends", f"{push.op} ({push.asked.kind}) ended in the spool as {push.end}")
+        if push.is_taken and not push.ids and push.recall_asked_at == _NEVER:
+            yield Broken("ends", f"{push.op} ({push.asked.kind}) was kept in a spool, and is there for good")
+        if not push.ids or push.asked.broadcast:
             continue
         found = {receipt.delivery: receipt for receipt in by_push.get(push.ids[0], ())}
         states = {receipt.reg: receipt.state for receipt in found.values()}
@@ -341,6 +358,8 @@ def _wrong_end(story: Story, push: Push, receipt: Receipted) -> str:
         return ""
     if receipt.state == "recalled":
         return "" if push.recall_asked_at < _NEVER else "and nobody asked for it"
+    if receipt.state == "replaced":
+        return "" if push.asked.collapse else "and has no key to be replaced by"
     if receipt.state == "expired":
         return "" if push.asked.ttl_s else "and its time was not over"
     return "which nothing asked for"
@@ -412,6 +431,7 @@ def figures(history: History) -> dict[str, int]:
     return {
         "asked": len(story.pushes),
         "answered 201": len(taken),
+        "kept in a spool": sum(push.spooled for push in story.pushes.values()),
         "answered 503": sum(1 for answer in history.of(Answered) if answer.status == 503),
         "without an answer": sum(1 for answer in history.of(Answered) if answer.status == 0),
         "in doubt for good": len(doubts),

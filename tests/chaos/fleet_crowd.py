@@ -90,12 +90,12 @@ class _Heard(Device):
         self.node_name = self._names.get(tuple(peer[:2]), "")
         self._number = self._owner.link_up(self.node_name)
         self._came, self._left = FrameReader(_MOST_FRAME_BYTES), FrameReader(_MOST_FRAME_BYTES)
-        write = link.write
+        write, number = link.write, self._number
 
         def overheard(data: bytes) -> None:
             for kind, body in self._left.feed(data):
-                if kind in (FrameType.ACK, FrameType.SHOWN):
-                    self._owner.note_acks(self._number, parse_ids(body))
+                if kind in (FrameType.ACK, FrameType.SHOWN) and self._number == number:
+                    self._owner.note_acks(number, parse_ids(body))
             write(data)
 
         link.write = overheard  # type: ignore[method-assign]

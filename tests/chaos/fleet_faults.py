@@ -153,14 +153,18 @@ async def _stutter_gateway(ruins: Ruins, at: int, seconds: float) -> AsyncIterat
         node.resume()
 
 
+def faked(offset_s: int) -> dict[str, str]:
+    """The environment of a process whose clock is so far ahead; the monotonic one is right."""
+    assert _FAKETIME is not None
+    return {"LD_PRELOAD": str(_FAKETIME), "FAKETIME": f"{offset_s:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
 @asynccontextmanager
 async def _skew_gateway(ruins: Ruins, at: int, seconds: float) -> AsyncIterator[None]:
     """Killed, and started again with a clock that is wrong for this life."""
-    assert _FAKETIME is not None
     offset = ruins.rng.choice((-3_600, -60, -5, 5, 60, 3_600))
     await ruins.home.nodes[at].kill()
-    fake = {"LD_PRELOAD": str(_FAKETIME), "FAKETIME": f"{offset:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    await _start_again(ruins, at, fake)
+    await _start_again(ruins, at, faked(offset))
     try:
         await asyncio.sleep(seconds)
         yield

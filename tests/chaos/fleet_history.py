@@ -29,6 +29,7 @@ class Asked(Event, tag="asked"):
     key: bool = False  # it has an idempotency key, and every try has the same
     broadcast: bool = False
     ttl_s: int = 0  # 0: long enough for the whole run
+    collapse: bool = False  # a newer one with its key may take its place
     kept: bool = False  # its deliveries are made later: it waits for its time, or for its audience
 
 
@@ -48,6 +49,14 @@ class Answered(Event, tag="answered"):
     id: str = ""
     error: str = ""  # its name
     retry_after: bool = False
+
+
+class Became(Event, tag="became"):
+    """What a push that a node kept in its spool is by now: a push of the fleet with this id, or, without one, this."""
+
+    op: str
+    id: str = ""
+    state: str = ""
 
 
 class RecallAsked(Event, tag="recall_asked"):
@@ -150,6 +159,7 @@ Any_ = (
     Asked
     | Tried
     | Answered
+    | Became
     | RecallAsked
     | Recalled
     | Bound

@@ -11,21 +11,29 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import httpx
 from fleet_crowd import COLOURS, VERSIONS, FleetCrowd
-from fleet_history import Answered, Asked, History, Looked, RecallAsked, Recalled, Receipted, Tried
+from fleet_history import Answered, Asked, Became, History, Looked, RecallAsked, Recalled, Receipted, Tried
 
+from gateway.client.provider import Provider, PushResult
+from gateway.model.errors import GatewayError
 from gateway.tour.fleet_home import FleetHome, GatewayNode
 
 APPS = ("shop", "mail")
 _REQUEST_S = 8.0
+_STREAM_LOGIN_S = 5.0
 #: a request to a node that is not there is given up so soon
 _CONNECT_S = 1.0
 _RANGES: dict[str, tuple[str, ...]] = {">=2.0": ("2.0", "3.1"), "<2": ("1.0", "1.5"), "": VERSIONS}
 #: receipts of a page, of as many as the feed gives
 _PAGE = 500
+_REPEATERS = 3
+_SETTLERS = 16
+#: pushes of a stream at once
+_STREAMED = 10
 
 
 class _Row:
@@ -55,6 +63,7 @@ class FleetProvider:
         self._doubts: deque[_Row] = deque()  # with a key: to be tried again
         self._taken: deque[_Row] = deque(maxlen=300)
         self._ids: dict[str, tuple[str, str]] = {}  # op → app, id
+        self._spooled: dict[str, tuple[str, str]] = {}  # the same, of those in a node's spool
         self._cursors = dict.fromkeys(APPS, 0)
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,7 +98,8 @@ class FleetProvider:
             await self._push_batch()
             await asyncio.sleep(self._rng.uniform(0, 8 * pause_s))
 
-        others = [batch, self._repeat, self._recall, *(self._follower(app) for app in APPS)]
+        others = [batch, *[self._repeat] * _REPEATERS, self._recall, *(self._follower(app) for app in APPS)]
+        others += [self._streamer(node) for node in self._home.nodes]
         self._tasks = [asyncio.create_task(self._go_on(one)) for one in [*[push] * workers, *others]]
 
     async def stop(self) -> None:
@@ -156,6 +166,11 @@ class FleetProvider:
             request["target"] = {"versions": versions} if versions else {"everyone": True}
         if rng.random() < 0.3:
             request["data"] = {"filling": "x" * rng.randrange(1, 2_000)}
+            if not asked.broadcast and rng.random() < 0.3:
+                request["body"] = "on_demand"
+        if kind == "token" and rng.random() < 0.05:
+            asked.collapse = True
+            request["collapse_key"] = "news"
         asked.key = rng.random() < 0.6
         self._history.note(asked)
         return _Row(op, asked.app, request, f"key {op}" if asked.key else "")
@@ -203,7 +218,7 @@ class FleetProvider:
             )
         )
         if taken:
-            self._ids[row.op] = row.app, row.id
+            (self._spooled if status == 202 else self._ids)[row.op] = row.app, row.id
             self._taken.append(row)
         elif row.has_key and status in (0, 503):
             self._doubts.append(row)
@@ -235,11 +250,55 @@ class FleetProvider:
             told, retry_after = whole.get("told", {}), bool(whole.get("retry_after"))
             self._note(row, node, whole.get("status", 0), told, retry_after=retry_after)
 
+    def _streamer(self, node: GatewayNode) -> Callable[[], Awaitable[None]]:
+        """The SDK's provider stream to one node, anew after each failure."""
+
+        async def stream() -> None:
+            await asyncio.sleep(self._rng.uniform(0.2, 1.0))
+            provider = Provider(*node.devices, key=self._keys["shop"])
+            try:
+                async with asyncio.timeout(_STREAM_LOGIN_S):
+                    await provider.__aenter__()
+                while not self._stopping:
+                    await self._push_stream(provider, node)
+                    await asyncio.sleep(self._rng.uniform(0.2, 1.0))
+            except (OSError, TimeoutError, GatewayError):
+                await asyncio.sleep(0.5)
+            finally:
+                await provider.close()
+
+        return stream
+
+    async def _push_stream(self, provider: Provider, node: GatewayNode) -> None:
+        """Raises where the stream is to be made anew."""
+        rows = [row for _ in range(self._rng.randrange(1, _STREAMED)) if (row := self._compose()).app == "shop"]
+        for row in rows:
+            self._history.note(Tried(op=row.op, node=node.name))
+        results: list[PushResult | GatewayError] = []
+        try:
+            async with asyncio.timeout(_REQUEST_S):
+                results = await provider.push_many([row.request for row in rows])
+        finally:
+            for row, result in zip_longest(rows, results):
+                self._note_result(row, node, result)
+
+    def _note_result(self, row: _Row, node: GatewayNode, result: PushResult | GatewayError | None) -> None:
+        if isinstance(result, PushResult):
+            self.counts["by a stream"] += 1
+            self._note(row, node, 201, {"id": result.id})
+        elif result is None:  # the stream was cut
+            self._note(row, node, 0, {})
+        else:
+            self._note(row, node, result.status, {"error": {"name": result.name}}, retry_after=result.after_ms > 0)
+
     async def _repeat(self) -> None:
         """What is in doubt is sent again, and now and then what is not, at any node."""
         await asyncio.sleep(0.05)
         if self._doubts:
-            await self._try(self._doubts.popleft(), self._choose_node())
+            row = self._doubts.popleft()
+            await self._try(row, self._choose_node())
+            if not row.id:
+                await asyncio.sleep(0.2)
             return
         known = [row for row in self._taken if row.has_key]
         if known and self._rng.random() < 0.2:
@@ -307,12 +366,33 @@ class FleetProvider:
 
     async def settle(self, timeout_s: float) -> None:
         """Everything with a key has its answer. TimeoutError."""
-        async with asyncio.timeout(timeout_s):
+
+        async def settle() -> None:
             while self._doubts:
                 row = self._doubts.popleft()
                 await self._try(row, self._choose_node())
-                if row.id == "":
+                if not row.id:
                     await asyncio.sleep(0.1)
+
+        async with asyncio.timeout(timeout_s):
+            await asyncio.gather(*(settle() for _ in range(_SETTLERS)))
+
+    async def empty_spools(self, timeout_s: float) -> None:
+        """What nodes kept is taken in, or over. TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while self._spooled:
+                for op, (app, spool_id) in list(self._spooled.items()):
+                    answer = await self._call(self._choose_node(), app, "GET", f"/v1/push/{spool_id}")
+                    told = answer.json()
+                    if answer.status_code == 200:
+                        self._ids[op] = app, told["id"]
+                        self._history.note(Became(op=op, id=told["id"]))
+                    elif answer.status_code != 202 or told["state"] == "spooled":
+                        await asyncio.sleep(0.1)
+                        continue
+                    else:
+                        self._history.note(Became(op=op, state=told["state"]))
+                    del self._spooled[op]
 
     async def follow_to_the_end(self, quiet_s: float = 3.0) -> None:
         """Until nothing came for a while."""
@@ -349,6 +429,9 @@ class FleetProvider:
             self._history.note(looked)
 
         await asyncio.gather(*(look(op) for op in ops))
+
+    def ids_of(self, ops: Sequence[str]) -> list[str]:
+        return [self._ids[op][1] for op in ops]
 
     @property
     def taken(self) -> list[str]:

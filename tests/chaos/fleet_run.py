@@ -19,7 +19,7 @@ from chaos_disks import CAN_MOUNT, SmallDisk, mounted
 from fault_proxy import FaultProxy
 from fleet_checks import Broken, Story, check, figures, lost
 from fleet_crowd import FleetCrowd
-from fleet_faults import CAN_SKEW, Planned, Ruins, plan, possible, strike
+from fleet_faults import CAN_SKEW, Kind, Planned, Ruins, plan, possible, strike
 from fleet_history import Fault, History, Settled, Stopped
 from fleet_network import CAN_MAKE_NETWORKS, Network
 from fleet_provider import FleetProvider
@@ -103,6 +103,7 @@ class FleetRun:
         nodes: int = 3,
         nats: int = 3,
         networks: bool = CAN_MAKE_NETWORKS,
+        spool: bool = False,
     ) -> None:
         self.folder = folder
         self.seed = seed
@@ -113,6 +114,7 @@ class FleetRun:
         self._nodes = nodes
         self._nats = nats
         self._networks = networks
+        self._spool = spool
         self._seconds: dict[str, float] = {}
 
     async def run(self) -> Result:
@@ -171,6 +173,8 @@ class FleetRun:
         settings = [*SETTINGS, *(FLEET_SETTINGS if servers else ())]
         home = FleetHome(self.folder, nodes=self._nodes, nats=self._nats, settings=settings, ground=network)
         stack.push_async_callback(home.close)
+        for node in home.nodes if self._spool else ():
+            node.settings.append(f"cluster.spool={node.folder / 'spool'}")
         proxies: dict[int, list[FaultProxy]] = {}
         if network is None and home.nats is not None:
             for at, node in enumerate(home.nodes):
@@ -197,7 +201,7 @@ class FleetRun:
         """All faults of the plan, in lanes beside each other."""
         began = time.monotonic()
         planned = plan(
-            possible(ruins), self._faults, random.Random(self.seed), gateways=self._nodes, nats=max(self._nats, 1)
+            self._possible(ruins), self._faults, random.Random(self.seed), gateways=self._nodes, nats=max(self._nats, 1)
         )
         queue = iter(planned)
 
@@ -213,6 +217,10 @@ class FleetRun:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
         self._seconds["of faults"] = time.monotonic() - began
+
+    def _possible(self, ruins: Ruins) -> list[Kind]:
+        """A spool is gone with the machine it is on, so machines are not lost where there are some."""
+        return [kind for kind in possible(ruins) if not (self._spool and kind.needs == "fleet")]
 
     async def _strike(self, ruins: Ruins, planned: Planned) -> None:
         await strike(ruins, planned)
@@ -245,9 +253,11 @@ class FleetRun:
         await provider.stop()
         try:
             await provider.settle(end - time.monotonic())
+            await provider.empty_spools(end - time.monotonic())
             await crowd.settle(end - time.monotonic())
         except TimeoutError as error:
-            self.history.note(Stopped(device=-1, error=f"after all was healed: {error or 'pushes are refused'}"))
+            why = str(error) or "pushes with a key are not answered"
+            self.history.note(Stopped(device=-1, error=f"after all was healed: {why}"))
         while time.monotonic() < end:
             with contextlib.suppress(LinkLost, GatewayError):
                 await crowd.fetch()

@@ -55,6 +55,12 @@ async def test_a_fleet_behind_a_bad_network_loses_nothing(tmp_path: Path, seed: 
     judge(result, "proxies")
 
 
+async def test_a_fleet_with_spools_keeps_what_it_took_while_nats_was_away(tmp_path: Path, seed: int) -> None:
+    load = Load(devices=30, workers=3)
+    result = await FleetRun(tmp_path, seed, faults=6, lanes=1, load=load, spool=True).run()
+    judge(result, "spool")
+
+
 async def test_a_gateway_alone_keeps_the_same_rules(tmp_path: Path, seed: int) -> None:
     load = Load(devices=30, workers=3)
     result = await FleetRun(tmp_path, seed, faults=6, lanes=1, load=load, nodes=1, nats=0).run()

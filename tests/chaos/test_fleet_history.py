@@ -12,6 +12,7 @@ from fleet_history import (
     Acked,
     Answered,
     Asked,
+    Became,
     Bound,
     Fault,
     Frame,
@@ -120,6 +121,14 @@ def test_what_was_recalled_or_ran_out_of_time_is_not_lost(tale: Tale) -> None:
     tale.push("q", ttl_s=1)
     tale.receipt("q", 6, "expired")
     assert check(tale.history) == []
+
+
+def test_what_a_newer_one_replaced_is_not_lost_where_it_has_a_key_for_that(tale: Tale) -> None:
+    tale.push("p", collapse=True)
+    tale.receipt("p", 5, "replaced")
+    assert check(tale.history) == []
+    tale.push("q", collapse=True)
+    assert tale.broken == {"lost", "ends"}
 
 
 def test_what_ends_as_expired_before_its_time_is_found(tale: Tale) -> None:
@@ -376,6 +385,23 @@ def test_a_token_that_changes_and_a_device_that_gives_up_are_found(tale: Tale) -
     other = Tale()
     other._note(Stopped(device=0, error="takeover"))
     assert other.broken == {"devices"}
+
+
+def test_what_a_spool_keeps_comes_once_it_is_a_push(tale: Tale) -> None:
+    tale.ask("p")
+    tale.answer("p", 202, id="of the spool")
+    assert tale.broken == {"lost", "ends"}
+    tale._note(Became(op="p", id="id of p"))
+    tale.get(tale.link(), "p", 5)
+    tale.receipt("p", 5)
+    assert check(tale.history) == []
+    other = Tale()
+    other.ask("p", ttl_s=1)
+    other.answer("p", 202, id="of the spool")
+    other._note(Became(op="p", state="expired"))
+    assert check(other.history) == []
+    other._note(Became(op="p", state="refused"))
+    assert other.broken == {"ends"}
 
 
 def test_a_history_is_read_back_as_it_was_told(tmp_path: Path) -> None:

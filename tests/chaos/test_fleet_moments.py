@@ -19,7 +19,8 @@ import pytest_asyncio
 from chaos_gateway import Deadline
 from fleet_checks import check, verdict
 from fleet_crowd import FleetCrowd, FleetDevice
-from fleet_history import Asked, Fault, History, Shown
+from fleet_faults import CAN_SKEW, faked
+from fleet_history import Asked, Fault, History, Receipted, Shown
 from fleet_network import CAN_MAKE_NETWORKS, Network
 from fleet_provider import FleetProvider
 from fleet_run import FLEET_SETTINGS, LEASE_S, SETTINGS
@@ -77,6 +78,19 @@ class Scene:
             while set(ops) - {shown.op for shown in self.history.of(Shown)}:
                 await asyncio.sleep(0.02)
         return time.monotonic() - began
+
+    async def owns_much(self, node: GatewayNode) -> None:
+        """It has its part of the partitions again."""
+        async with Deadline(60, f"the partitions of {node.name}"):
+            while (await node.figure(self.home.http, "heliograph_partitions_owned") or 0) < 3:
+                await asyncio.sleep(0.1)
+        await self.home.until_ready()
+
+    async def receipted(self, ops: list[str], timeout_s: float = 20.0) -> None:
+        """The feed tells of all, read from where it was last."""
+        async with Deadline(timeout_s, f"{len(ops)} receipts"):
+            while set(self.provider.ids_of(ops)) - {receipt.push for receipt in self.history.of(Receipted)}:
+                await self.provider.follow_to_the_end(quiet_s=0.5)
 
     @contextlib.asynccontextmanager
     async def trouble(self, name: str, node: GatewayNode) -> AsyncIterator[None]:
@@ -229,3 +243,20 @@ async def test_a_node_that_lost_its_disk_is_a_node_again(scene: Scene) -> None:
         await scene.home.until_ready()
         ops += [await scene.accept(lost, device) for device in scene.crowd.devices]
         await scene.shown(ops)
+
+
+async def test_a_clock_that_was_an_hour_ahead_holds_no_receipts_back(scene: Scene) -> None:
+    """And none is passed over when the clock is right again."""
+    if not CAN_SKEW:
+        return  # said aloud at the end of the run
+    skewed = scene.home.nodes[0]
+    async with scene.trouble("clock", skewed):
+        await scene.home.restart(0, environment=faked(3_600))
+        await scene.owns_much(skewed)
+        ops = [await scene.accept(skewed, device) for device in scene.crowd.devices]
+        await scene.shown(ops)
+        await scene.home.restart(0)
+        await scene.home.until_ready()
+        ops += [await scene.accept(skewed, device) for device in scene.crowd.devices]
+        await scene.shown(ops)
+        await scene.receipted(ops)

@@ -96,7 +96,7 @@ class Core:
             broadcasts=store.broadcasts,
             schedules=store.schedules,
             directory=store.directory,
-            notifiers={},
+            notifiers=node.fleet.notifiers,
             config=config,
             metrics=metrics,
             clock=now_ms,
@@ -224,11 +224,13 @@ class Fleet:
         owners: dict[int, int] | None = None,
         settings: dict[str, Any] | None = None,
         app: dict[str, Any] | None = None,
+        notifiers: dict[str, Any] | None = None,
     ) -> None:
         self.path = path
         self.network = LocalNetwork()
         self.settings = settings or {}
         self.app = app or {}
+        self.notifiers = notifiers or {}
         wanted = owners or dict.fromkeys(range(PARTITIONS), nodes)
         self.members = {n: Member(n, f"node-{n}", "", "", 1, False) for n in range(1, nodes + 1)}
         self.owners = {partition: Owner(node, 1) for partition, node in wanted.items()}

@@ -199,13 +199,13 @@ class Fleet:
             for partition in range(self.partitions)
         )
 
-    async def until(self, true: Callable[[], object], within_s: float = 60.0) -> float:
+    async def until(self, true: Callable[[], object], within_s: float = 60.0, *, step_s: float = 0.01) -> float:
         """How long it took."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while not true():
             assert loop.time() - began < within_s, "it did not come to it"
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(step_s)
         return loop.time() - began
 
     async def close(self) -> None:

@@ -46,6 +46,8 @@ class Desk:
         self.bound: set[int] = set()
         self.flights: dict[tuple[int, int], str] = {}
 
+    is_certain = True
+
     def is_connected(self, registration: int) -> bool:
         return registration in self.bound
 

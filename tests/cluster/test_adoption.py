@@ -98,6 +98,30 @@ async def test_a_standby_is_level_and_adopts_from_its_own_folder(fleet: JournalF
     await again.close()
 
 
+async def test_who_is_level_takes_over_without_reading(fleet: JournalFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = await fleet.node(), await fleet.node()
+    read: list[str] = []
+    consume = JetStream.consume
+
+    async def noted(self: JetStream, stream: str, *words: object, **named: object) -> str:
+        read.append(stream)
+        return await consume(self, stream, *words, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JetStream, "consume", noted)
+    store = await first.adopt(P, 1)
+    assert read == []  # a journal that it made itself
+    second.stores.follow(P)
+    some = await accept_some(store)
+    await store.close()
+    place = (await fleet.commits(P))[-1].place
+    await until(lambda: second.stores.applied(P) == place)
+    read.clear()
+    other = await second.adopt(P, 2)
+    assert read == []
+    check_some(other, *some)
+    await other.close()
+
+
 async def test_snapshots_let_the_journal_go_and_carry_all_that_was_in_it(fleet: JournalFleet) -> None:
     first = await fleet.node(snapshot_bytes=65_536)
     store = await first.adopt(P, 1)

@@ -133,7 +133,17 @@ def test_the_next_in_the_order_follow() -> None:
             follows = p in decide(see, Ranks()).follow
             assert follows == (next(name for name in order if name != owner) == "a")
         # who is to adopt follows until it does, and so does the next
-        assert (p in decide(picture(), Ranks()).follow) == ("a" in order[:2])
+        orphan = picture(holdings={p: Holding(9, 1, ready=True)})
+        assert (p in decide(orphan, Ranks()).follow) == ("a" in order[:2])
+    # what never had an owner has no journal yet
+    assert decide(picture(), Ranks()).follow == set()
+    opening = {p: Holding(3, 1) for p in range(PARTITIONS)}
+    assert decide(picture(holdings=opening), Ranks()).follow == set()
+
+
+def test_nothing_is_given_away_while_the_nodes_of_a_new_fleet_are_coming() -> None:
+    assert decide(picture(), Ranks()).adopt
+    assert not decide(picture(waits_for_others=True), Ranks()).adopt
 
 
 @given(

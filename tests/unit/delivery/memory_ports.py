@@ -443,6 +443,8 @@ class MemoryEdge:
         self.before_notify: Callable[[int], None] | None = None
 
     # --- port
+    is_certain = True
+
     def is_connected(self, registration: int) -> bool:
         return registration in self.bound
 

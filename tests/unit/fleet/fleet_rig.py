@@ -195,11 +195,11 @@ class RigCore:
         self.once: Once = core.once
         self.apps: AppRecords = store.directory
 
-    def receipts_watermark(self) -> int:
-        return self.store.receipts.watermark()
+    def receipts_watermark(self, seen: int) -> int:
+        return self.store.receipts.watermark(seen)
 
-    def deaths_watermark(self) -> int:
-        return self.store.deaths.watermark()
+    def deaths_watermark(self, seen: int) -> int:
+        return self.store.deaths.watermark(seen)
 
     async def close(self) -> None:
         await self.core.close_calls()

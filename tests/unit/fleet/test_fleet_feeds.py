@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from gateway.fleet.feeds import Row, _Found, merge, parse_wanted
 from gateway.metrics import Metric
+from gateway.model.cluster import CURSOR_SHIFT
 from gateway.model.errors import BadRequest
+from gateway.push_core import unix_ms
 
 
 @pytest.fixture
@@ -270,3 +272,20 @@ def test_nothing_above_the_lowest_watermark_is_told() -> None:
 def test_what_is_no_question_about_a_feed_is_refused(body: bytes) -> None:
     with contextlib.suppress(BadRequest):
         parse_wanted(body)
+
+
+async def test_a_partition_whose_clock_was_an_hour_ahead_holds_nothing_back(fleet: Fleet) -> None:
+    """The others number on behind it; and what they tell then is not passed over."""
+    key = await fleet.create_app("shop")
+    async with fleet.client(1, key) as http:
+        ahead = fleet.core(0)
+        ahead.store.receipts.watermark((unix_ms() + 3_600_000) << CURSOR_SHIFT)
+        await ahead.store.committer.flush()
+        ahead.store.receipts.watermark((unix_ms() + 3_600_000) << CURSOR_SHIFT)
+        ids = await _end_some(fleet, http, 6)
+        rows = await _read_all(http, 6, wait=0)
+        assert {row["push"] for row in rows} == set(ids)
+        assert rows[-1]["cursor"] > (unix_ms() + 3_000_000) << CURSOR_SHIFT
+        later = await _end_some(fleet, http, 3)
+        rows = await _read_all(http, 9, wait=0)
+        assert {row["push"] for row in rows[6:]} == set(later)
