@@ -162,12 +162,18 @@ class MessageBus(ABC):
 
     def _flush(self) -> None:
         self._flushing = None
-        for _ in range(len(self._own)):  # what these tell again is for the next turn
-            self._handle(self._number, self._own.popleft())
+        self._hear_own()
         if self._own:
             self._flush_soon()
         if self._dirty:
             self._flush_others()
+
+    def _hear_own(self) -> None:
+        """What was told to oneself so far; what that tells again is for the next turn."""
+        for _ in range(len(self._own)):
+            if not self._own:
+                return  # a handler among them asked oneself, and so heard the rest
+            self._handle(self._number, self._own.popleft())
 
     def _send_marks(self) -> None:
         self._marking = asyncio.get_running_loop().call_later(self._mark_s, self._send_marks)
@@ -296,6 +302,7 @@ class MessageBus(ABC):
         if handler is None:
             self._drop("unknown", 1)
             raise UnknownFrame("This node does not know this kind of message.")
+        self._hear_own()  # told before it was asked
         result = handler(self._number, body)
         if not isawaitable(result):
             return result

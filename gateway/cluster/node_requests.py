@@ -64,6 +64,9 @@ class NodeRequests(LinkRequests):
         self._spilled: dict[int, set[int]] = {}
 
     async def _ask(self, node: int, kind: str, body: bytes, answer: type[_T]) -> _T:
+        # What the device said before it asked is heard before: a FETCH ahead of the ack of a light form would make that
+        # the ack of the body.
+        self._events.flush()
         raw = await self._bus.ask(node, kind, body, timeout_s=self._timeout_s)
         try:
             return parse_body(raw, answer)

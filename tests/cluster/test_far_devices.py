@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from bare_device import pack
 from far_scene import Open, settle
 from open_house import until
 
@@ -204,6 +205,24 @@ async def test_a_light_push_is_fetched_from_its_owner(open_fleet: Open) -> None:
     assert answer["count"] == 1
     whole = await device.note(ack=True)
     assert whole["data"] == {"body": 1}
+    await core.reaches(seq, State.ACKED)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+async def test_the_ack_of_a_light_form_just_before_its_fetch_is_not_the_bodys(open_fleet: Open, nodes: int) -> None:
+    """Both in one piece, as the SDK sends them; and the body does not come, for the link is lost."""
+    fleet = await open_fleet(nodes=nodes)
+    device = fleet.nodes[nodes].device()
+    token = await device.join()
+    await fleet.connected(token)
+    core = fleet.core_of(token)
+    seq = await core.push(token, "light", data={"body": 1}, body="on_demand")
+    await device.note()
+    fetch = {"req": 9, "token": token, "ids": [seq]}
+    device.send_raw(pack(FrameType.ACK, [seq]) + pack(FrameType.FETCH, fetch))
+    await device.receive(FrameType.FETCHED)
+    assert core.state(seq) in (State.ANNOUNCED, State.SENT)
+    await device.note(ack=True)
     await core.reaches(seq, State.ACKED)
 
 
