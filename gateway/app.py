@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def unix_ms() -> int:
 class Gateway:
     """One running gateway: start, drain, stop."""
 
-    #: of a node of a fleet: another has its name
+    #: nobody can take its place (see FleetNode)
     ousted: asyncio.Future[GatewayError] | None = None
 
     def __init__(self, config: Config, store: Store, metrics: Metrics) -> None:
@@ -217,21 +218,9 @@ async def _start(config: Config, apps: Sequence[str]) -> Gateway | FleetNode:
     return await FleetNode.start(config, apps)
 
 
-async def _until_end(stop: asyncio.Event, gateway: Gateway | FleetNode) -> GatewayError | None:
-    """None: it was told to stop; else why it can not go on."""
-    if gateway.ousted is None:
-        await stop.wait()
-        return None
-    told = asyncio.create_task(stop.wait())
-    either: list[asyncio.Future[Any]] = [told, gateway.ousted]
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
-    return gateway.ousted.result() if gateway.ousted.done() else None
-
-
 async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[str] = ()) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. SIGHUP reads the certificates again.
-    Returns the exit code."""
+    A node whose name another has taken ends too. Returns the exit code."""
     loop = asyncio.get_running_loop()
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -246,12 +235,15 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
     # without cycles, so it may look at new objects less often than it is set to by default.
     gc.set_threshold(100_000, 50, 1000)
     try:
-        gateway = await _start(config, apps)
+        gateway = await _start_until(config, apps, stop)
+        if gateway is None:
+            return 0
         gc.freeze()
     except GatewayError as exc:
-        where = f"{exc.field}: " if exc.field else ""
-        print(f"heliograph: {where}{exc.message}", file=sys.stderr)
+        print(f"heliograph: {_told(exc)}", file=sys.stderr)
         return 2
+    ousted = gateway.ousted
+    error: GatewayError | None = None
     try:
         # One handler for both doors: a second would take the place of the first. There before anybody knows of us.
         loop.add_signal_handler(signal.SIGHUP, gateway.reload_tls)
@@ -267,11 +259,14 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
             im_mail_port=-1 if gateway.im is None else gateway.im.mail_port,
             links=gateway.edge.plane.links(),
         )
-        error = await _until_end(stop, gateway)
-        if error is not None:
-            where = f"{error.field}: " if error.field else ""
-            print(f"heliograph: {where}{error.message}", file=sys.stderr)
-            return 1
+        stopping = asyncio.create_task(stop.wait())
+        ends: set[asyncio.Future[Any]] = {stopping} if ousted is None else {stopping, ousted}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if ousted is not None and ousted.done() and not stop.is_set():
+            error = ousted.result()
+            # it would neither own nor serve anything any more, and its devices are better off elsewhere
+            _log.error("ousted", why=_told(error))
         _log.info("draining", seconds=config.edge.drain_s)
         draining = asyncio.create_task(gateway.drain())
         hurrying = asyncio.create_task(hurry.wait())
@@ -284,4 +279,27 @@ async def run(config: Config, *, ready_file: Path | None = None, apps: Sequence[
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)  # noqa: ASYNC240 - nothing is served any more
     _log.info("stopped")
+    if error is not None:
+        print(f"heliograph: {_told(error)}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _told(error: GatewayError) -> str:
+    return f"{error.field}: {error.message}" if error.field else error.message
+
+
+async def _start_until(config: Config, apps: Sequence[str], stop: asyncio.Event) -> Gateway | FleetNode | None:
+    """None where it was told to stop first: a start may wait for NATS, or for a name, longer than whoever stops it."""
+    starting = asyncio.create_task(_start(config, apps))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            _log.info("stopped_while_starting")
+            starting.cancel()
+        with suppress(asyncio.CancelledError):
+            return await starting
+        return None
+    finally:
+        stopping.cancel()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gateway.config.cluster import node_name
 from gateway.config.sections import Api, Config
 
 
@@ -105,6 +106,12 @@ def _im(gateway: Running) -> str:
     return f"im:         app {im.app}, networks: {', '.join(im.networks) or 'none'}{mail}\n"
 
 
+def _fleet(gateway: Running) -> str:
+    """Which fleet it is a node of, and as whom."""
+    cluster = gateway.config.cluster
+    return f"fleet:      {cluster.name}, as node {node_name(cluster)}\n" if cluster.url else ""
+
+
 def greet(gateway: Running) -> None:
     url = _api_url(gateway)
     secure = (
@@ -115,7 +122,7 @@ def greet(gateway: Running) -> None:
     print(
         f"devices:    {_doors(gateway)}\n"
         f"providers:  {url}  (try it: {url}/docs)\n"
-        f"{secure}{_cards(gateway)}{_im(gateway)}"
+        f"{secure}{_cards(gateway)}{_im(gateway)}{_fleet(gateway)}"
         f"store:      {gateway.config.store.path}\n"
         f"admin key:  {gateway.admin_key_file}\n"
         f"{_next_steps(gateway)}",

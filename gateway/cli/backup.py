@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.options import ConfigFile, Json, StoreFolder, read_config, store_folder
+from gateway.cli.options import ConfigFile, Json, StoreFolder, read_config, store_of_one
 from gateway.cli.output import print_json, say
 
 command = typer.Typer(add_completion=False)
+_IN_A_FLEET = (
+    "what must not be lost is in NATS and on its copies; keep the file of cluster.secret_file, and back the streams up"
+    " with `nats account backup`"
+)
 
 
 def _size_text(size: int) -> str:
@@ -34,7 +38,7 @@ def backup(
     from gateway.store.environment import backup_folder
 
     settings = read_config(config).store
-    settings.path = str(store_folder(store, config))
+    settings.path = str(store_of_one(store, config, _IN_A_FLEET))
     backup_folder(settings, destination)
     size = sum(file.stat().st_size for file in destination.iterdir())
     if as_json:

@@ -32,11 +32,15 @@ def status(config: ConfigFile = None, overrides: Overrides = None, as_json: Json
     import asyncio
 
     from gateway.cluster.fleet_status import look
+    from gateway.config.logging import setup_logging
+    from gateway.config.sections import Log
     from gateway.model.errors import ConfigError
 
     settings = read_config(config, overrides).cluster
     if not settings.url:
         raise ConfigError("is empty: this gateway is alone", field="cluster.url")
+    # what is wrong is in the command's own answer, and stdout is for that alone
+    setup_logging(Log(level="error", format="text"))
     found = asyncio.run(look(settings))
     if as_json:
         print_json(found)

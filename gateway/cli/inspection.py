@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.options import ConfigFile, Json, Key, StoreFolder, Url, api_url, read_config, store_folder
+from gateway.cli.options import ConfigFile, Json, Key, StoreFolder, Url, api_url, read_config, store_of_one
 from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, when
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -78,7 +78,7 @@ def device(
     """
     from gateway.store.inspection import registrations_of
 
-    folder: Path = store_folder(store, config)
+    folder: Path = store_of_one(store, config, "its registrations are on all nodes; use `heliograph inspect token`")
     settings = read_config(config).store
     settings.path = str(folder)
     found = registrations_of(settings, device_id)

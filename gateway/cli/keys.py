@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.options import ConfigFile, Json, StoreFolder, store_folder
+from gateway.cli.options import ConfigFile, Json, StoreFolder, store_folder, store_of_one
 from gateway.cli.output import print_json, print_table, say
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -22,6 +22,9 @@ class Of(StrEnum):
 
 
 _NAMES = {Of.DEVICES: "device key", Of.IM: "IM key"}
+_IN_A_FLEET = (
+    "its keys are the fleet's, sealed in NATS, and each start writes this file anew; a fleet can not change them yet"
+)
 WhichKeys = Annotated[Of, typer.Option("--of", help="Which keys: of device secrets, or of IM users.")]
 
 
@@ -35,7 +38,7 @@ def keys() -> None:
     A key of IM wraps the keys of users, whose credentials and messages are sealed under those. After `rotate` and a
     restart the gateway wraps them all again; `drop` refuses while one is left.
 
-    A running gateway reads the keys at its next start.
+    A running gateway reads the keys at its next start. A fleet (cluster.url) keeps the keys it began with.
     """
 
 
@@ -62,7 +65,7 @@ def rotate(
     """Make a new key; older ones stay good until dropped."""
     from gateway.store.keys import ServerKeys
 
-    found = ServerKeys.load(store_folder(store, config), may_create=False)
+    found = ServerKeys.load(store_of_one(store, config, _IN_A_FLEET), may_create=False)
     key_id = found.rotate_im_key() if of is Of.IM else found.rotate_device_key()
     if as_json:
         print_json({"id": key_id, "current": True})
@@ -81,7 +84,7 @@ def drop(
     """Drop an older key: device secrets made with it are good no longer; of IM, where nothing needs it any more."""
     from gateway.store.keys import ServerKeys
 
-    folder = store_folder(store, config)
+    folder = store_of_one(store, config, _IN_A_FLEET)
     found = ServerKeys.load(folder, may_create=False)
     if of is Of.IM:
         _check_unused(folder, key_id)

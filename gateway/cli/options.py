@@ -58,6 +58,17 @@ def store_folder(store: Path | None, config: Path | None = None) -> Path:
     return folder
 
 
+def store_of_one(store: Path | None, config: Path | None, instead: str) -> Path:
+    """As `store_folder`, for what only the store of a gateway alone can do; `instead`: what to do in a fleet."""
+    from gateway.model.errors import ConfigError
+    from gateway.store.environment import is_of_node
+
+    folder = store_folder(store, config)
+    if is_of_node(folder):
+        raise ConfigError(f"{folder} is of a node of a fleet: {instead} (docs/cluster.md)", field="store.path")
+    return folder
+
+
 def api_url(url: str | None, config: Path | None = None) -> str:
     """Where the provider API is: flag, $HELIOGRAPH_URL, configuration."""
     given = url or os.environ.get("HELIOGRAPH_URL")

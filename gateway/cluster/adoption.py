@@ -109,6 +109,7 @@ class PartitionStores:
         *,
         on_fenced: Callable[[], None],
         on_behind: Callable[[], None],
+        on_quiet: Callable[[], None] = lambda: None,
         metrics: Metrics | None = None,
     ) -> Store:
         """The store of a partition that is this node's from now on; `metrics`: its own. LogFenced: it is another's
@@ -137,7 +138,7 @@ class PartitionStores:
                 folder.config,
                 metrics or self._metrics,
                 clock=self._clock,
-                partition=Partition(partition, journal, self._keys, on_fenced, on_behind, folder.mark_clean),
+                partition=Partition(partition, journal, self._keys, on_fenced, on_behind, on_quiet, folder.mark_clean),
             )
         except BaseException:
             await follower.stop()
@@ -146,7 +147,7 @@ class PartitionStores:
             raise
         keeper.start(store, folder)
         log.info(
-            "partition_adopted",
+            "partition_opened",
             partition=partition,
             epoch=epoch,
             place=place,

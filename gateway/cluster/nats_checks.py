@@ -12,6 +12,8 @@ import httpx
 import msgspec
 import structlog
 
+from gateway.cluster.jetstream import JetStream, JetStreamError
+from gateway.cluster.journal_records import journal_subject
 from gateway.cluster.nats_link import NatsLink
 from gateway.config.cluster import split_list
 from gateway.config.cluster_section import Cluster
@@ -55,6 +57,8 @@ async def check_nats(settings: Cluster, link: NatsLink, *, patience_s: float = P
             f"{settings.replicas}, and the NATS servers are {max(sizes)}: each copy needs a server of its own",
             field="cluster.replicas",
         )
+    if sizes and len(sizes) >= max(sizes):
+        await _check_room(settings, link, [answer for answer in answers if answer is not None])
     for monitor in silent:
         _log.warning("nats_server_unknown", monitor=monitor, why="it does not answer: nobody knows whether it syncs")
     if settings.allow_unsynced:
@@ -114,6 +118,32 @@ def _check_one(settings: Cluster, monitor: str, answer: dict[str, Any]) -> None:
                 field="cluster.monitors",
             )
         _log.warning("nats_server_unsynced", monitor=monitor, fix=_FIX)
+
+
+async def _check_room(settings: Cluster, link: NatsLink, answers: list[dict[str, Any]]) -> None:
+    """Room for the journals that are not there yet: a partition whose journal can not be made has no owner, and nobody
+    would know before its first push."""
+    try:
+        # asked after the servers were: what another node makes meanwhile makes it look roomier, never fuller
+        subject = journal_subject(settings.name, 0).removesuffix("0") + "*"
+        there = int((await JetStream(link).api("STREAM.NAMES", {"subject": subject})).get("total", 0))
+    except JetStreamError as exc:
+        _log.warning("nats_room_unknown", error=type(exc).__name__)
+        return
+    missing = settings.partitions - there
+    most = [answer["config"].get("max_storage", 0) for answer in answers]
+    if missing <= 0 or not all(isinstance(size, int) and size > 0 for size in most):
+        return
+    free = [max(0, size - answer.get("reserved_storage", 0)) for size, answer in zip(most, answers, strict=True)]
+    wanted = missing * settings.replicas
+    fit = sum(min(size // settings.journal_bytes, missing) for size in free)
+    if fit < wanted:
+        raise ConfigError(
+            f"{missing} journals of {settings.journal_bytes:_} bytes in {settings.replicas} copies do not fit on the"
+            f" NATS servers, which have {sum(free):_} left to reserve: raise their max_file_store, or lower this or"
+            " cluster.partitions (of a new fleet)",
+            field="cluster.journal_bytes",
+        )
 
 
 def _cluster_size(answer: dict[str, Any]) -> int:

@@ -170,6 +170,10 @@ class NatsLink:
             with suppress(Exception):
                 await client.close()
             raise
+        except ImportError as exc:  # what reads credentials is loaded when there are some
+            raise ConfigError(
+                f"needs the package {exc.name}: pip install 'heliograph[cluster]'", field="cluster.credentials_file"
+            ) from None
         except (OSError, ValueError) as exc:
             raise ConfigError(f"can not be used: {type(exc).__name__}", field="cluster.credentials_file") from None
         self._client = client

@@ -50,6 +50,7 @@ class PartitionFolder:
         self.config = dataclasses.replace(config, path=str(self.path), sync=False)
         self.partition = partition
         self._environment: Environment | None = None
+        self._is_last_copy = False
         self.applied = 0
 
     @property
@@ -63,12 +64,30 @@ class PartitionFolder:
         `last`; False: there was nothing that can be used, and now there is nothing."""
         reason = self._open(created, first, last)
         if reason:
-            if reason != "new":
+            if self._is_last_copy:
+                self._set_aside(reason)
+            elif reason != "new":
                 log.warning("partition_folder_dropped", partition=self.partition, reason=reason)
             self.drop()
         return not reason
 
+    def _set_aside(self, reason: str) -> None:
+        """NATS lost what it had acknowledged, or somebody removed the stream: this may be the only copy. The first one
+        is kept, for what is lost again later is less."""
+        self.close(clean=False)
+        kept = self.path.with_name(f"{self.path.name}.lost")
+        if not kept.exists():
+            self.path.rename(kept)
+        log.error(
+            "partition_stream_lost",
+            partition=self.partition,
+            reason=reason,
+            consequence="what was accepted is in the journal no more",
+            kept=str(kept),
+        )
+
     def _open(self, created: str, first: int, last: int) -> str:
+        self._is_last_copy = False
         if not (self.path / "data.mdb").exists():
             return "new"
         try:
@@ -84,6 +103,8 @@ class PartitionFolder:
         except GatewayError as exc:
             return f"it can not be opened: {exc}"
         stored = self.environment.get(Db.META, STREAM_KEY)
+        # the stream is not what it was, though nothing is wrong here
+        self._is_last_copy = self.applied > 0 and (stored not in (None, created.encode()) or self.applied > last)
         if stored != created.encode():
             return "it follows another stream"
         if self.applied > last:

@@ -22,12 +22,11 @@ from gateway.cluster.leases import Changed, Leases
 from gateway.config.cluster import read_secret
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
+from gateway.store.environment import DATA_FILE
 from gateway.store.keys import KEY_FILE, ServerKeys, write_secret_file
 
 _NONCE_BYTES = 12
 _SPLIT = b"\n"
-#: of a gateway alone; a node has its partitions in folders of their own
-_STORE_FILE = "data.mdb"
 
 
 class FleetKeys(NamedTuple):
@@ -60,14 +59,14 @@ class FleetSeal:
 async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     """Written into the node's folder too, where local tools look for them. ConfigError.
 
-    Where the first node was a gateway alone before, its keys become the fleet's, so that tokens and device secrets stay
-    good."""
+    Keys that are in the first node's folder become the fleet's: those of a gateway alone that was there before, so that
+    tokens and device secrets stay good."""
     seal = FleetSeal(read_secret(config.cluster), config.cluster.name)
     folder = Path(config.store.path)
     _make_folder(folder)
+    _check_folder(folder)
     sealed = await patiently(partial(_find_or_make, leases, seal, folder))
     admin_text, _, server_text = seal.open(sealed).partition(_SPLIT)
-    _check_folder(folder, server_text)
     write_secret_file(folder / KEY_FILE, server_text)
     write_secret_file(folder / FILE_NAME, admin_text + b"\n")
     admin = load_or_create(folder / FILE_NAME)
@@ -79,18 +78,20 @@ async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> bytes:
         entry = await leases.get(KEYS)
         if entry is not None:
             return entry.value
-        server = ServerKeys.load(folder, may_create=not (folder / _STORE_FILE).exists())
+        server = ServerKeys.load(folder, may_create=True)
         admin = load_or_create(folder / FILE_NAME)
         with suppress(Changed):
             await leases.create(KEYS, seal.seal(admin.text.encode() + _SPLIT + server.path.read_bytes()))
 
 
-def _check_folder(folder: Path, server_text: bytes) -> None:
-    """The keys of a gateway alone are worth as much as its store: they are not written over."""
-    file = folder / KEY_FILE
-    if (folder / _STORE_FILE).exists() and file.exists() and file.read_bytes() != server_text:
+def _check_folder(folder: Path) -> None:
+    """A node would not read the store of a gateway alone: its pushes would wait there for ever, unseen, and its keys be
+    written over."""
+    if (folder / DATA_FILE).exists():
         raise ConfigError(
-            f"{str(folder)!r} has the store of a gateway that is not of this fleet; name another folder",
+            f"{str(folder)!r} has the store of a gateway alone, and a fleet does not take over its registrations and"
+            f" pushes: name another folder. To keep its keys copy {KEY_FILE} and {FILE_NAME} into the first node's"
+            " (docs/cluster.md)",
             field="store.path",
         )
 

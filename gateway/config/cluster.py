@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 from gateway.config.cluster_section import Cluster
 from gateway.config.problems import collect, described
 from gateway.config.sections import Config
+from gateway.model.device_address import parse_device_address
 from gateway.model.errors import ConfigError
 
 #: the fleet's secret: the shortest and the longest
 SECRET_BYTES, MAX_SECRET_BYTES = 32, 4_096
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _NODE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 #: sections whose state has one place, and a fleet has many
 _ALONE = ("paging", "service", "wap", "trigger", "radius", "ip", "ims", "diameter", "identity")
 _EVERYBODY = ("0.0.0.0", "::")  # noqa: S104 - looked for, not bound
@@ -68,6 +68,8 @@ def _read_private(path: str, field: str) -> bytes:
 
 
 def _check_urls(cluster: Cluster) -> None:
+    if not split_list(cluster.url):  # the client would look for a server for ever
+        raise ConfigError("names no NATS server: nats://host:4222, comma separated", field="cluster.url")
     for url in split_list(cluster.url):
         try:
             parts = urlsplit(url)
@@ -97,9 +99,12 @@ def _check_files(cluster: Cluster) -> None:
 
 
 def _check_advertise(cluster: Cluster) -> None:
-    found = _ADDRESS.fullmatch(cluster.advertise)
-    if cluster.advertise and (found is None or not 0 < int(found[2]) < 65_536):
-        raise ConfigError(f"{cluster.advertise!r} is no host:port, as push-1.example:7400", field="cluster.advertise")
+    if not cluster.advertise:
+        return
+    try:
+        parse_device_address(cluster.advertise)
+    except ValueError as exc:
+        raise ConfigError(f"{cluster.advertise!r}: {exc}", field="cluster.advertise") from None
 
 
 def _check_monitors(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""Settings of a fleet (docs/scale.md): the section `cluster`; must hold no logic."""
+"""Settings of a fleet (docs/cluster.md): the section `cluster`; must hold no logic."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ class Cluster:
     stall_s: float = within(1.0, 0.05, 60)
     # largest message of a commit; must not be above the NATS servers' max_payload
     message_bytes: int = within(786_432, 65_536, 67_108_864)
-    # journal of one partition in NATS; past it nothing is accepted for it (503) until a snapshot made room
-    journal_bytes: int = within(1_073_741_824, 1_048_576, 1 << 44)
+    # journal of one partition; NATS reserves as much for each partition and copy. Past it nothing is accepted for the
+    # partition (503) until a snapshot made room
+    journal_bytes: int = within(268_435_456, 1_048_576, 1 << 44)
     # a snapshot of a partition is taken when its journal has grown by this much, or by the last snapshot's size where
     # that is more
     snapshot_bytes: int = within(67_108_864, 65_536, 1 << 44)

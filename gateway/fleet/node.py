@@ -82,6 +82,7 @@ class FleetNode:
         self._link = link
         self.ousted: asyncio.Future[GatewayError] | None = asyncio.get_running_loop().create_future()
         self._closings: dict[int, asyncio.Task[None]] = {}
+        self._quiet: dict[int, asyncio.Event] = {}  # of partitions: it writes nothing any more
         self._tasks: set[asyncio.Task[Any]] = set()
         self.cores: dict[int, PartitionCore] = {}
         self._bus = NatsBus(link, settings.name, entrance.number, metrics, outbox_bytes=settings.outbox_bytes)
@@ -221,6 +222,7 @@ class FleetNode:
         await self._closed(partition)
         metrics = CoreMetrics(self.metrics)
         ended = False
+        quiet = self._quiet[partition] = asyncio.Event()
 
         def on_end() -> None:
             nonlocal ended
@@ -231,7 +233,7 @@ class FleetNode:
         core: PartitionCore | None = None
         try:
             store = await self._stores.open_partition(
-                partition, epoch, metrics=metrics, on_fenced=on_end, on_behind=on_end
+                partition, epoch, metrics=metrics, on_fenced=on_end, on_behind=on_end, on_quiet=quiet.set
             )
             core = PartitionCore(partition, epoch, store, metrics, self._surroundings)
             await core.open()
@@ -248,9 +250,14 @@ class FleetNode:
 
     async def release(self, partition: int) -> None:
         core = self.cores.pop(partition, None)
-        if core is not None:
-            self._close_core(core)
-        await self._closed(partition)
+        if core is None:
+            await self._closed(partition)
+            return
+        self._close_core(core)
+        # the next owner need not wait until this folder has synced
+        closing, quiet = self._closings[partition], asyncio.ensure_future(self._quiet[partition].wait())
+        await asyncio.wait((closing, quiet), return_when=asyncio.FIRST_COMPLETED)
+        quiet.cancel()
 
     def lost(self, partition: int) -> None:
         core = self.cores.pop(partition, None)

@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 SCHEMA_KEY = b"schema"
 LOCK_FILE = "owner.lock"
+#: of a gateway alone; a node of a fleet has its partitions in folders of their own
+DATA_FILE, PARTITIONS = "data.mdb", "partitions"
 #: a put releases the GIL and takes it back; with the interpreter's default of 5 ms a busy control thread would
 #: hold the commit thread for that long at every single row (measured: 5k rows/s against 85k)
 _SWITCH_S = 0.0001
@@ -353,9 +355,14 @@ class Environment:
             raise ConfigError(f"the backup failed: {exc}", field="destination") from exc
 
 
+def is_of_node(folder: Path) -> bool:
+    """Is this the folder of a node of a fleet, where nothing is kept that NATS does not have?"""
+    return (folder / PARTITIONS).is_dir() and not (folder / DATA_FILE).exists()
+
+
 def backup_folder(config: StoreConfig, destination: Path) -> None:
     """Copy a store from outside its process, running or not."""
-    if not (Path(config.path) / "data.mdb").exists():
+    if not (Path(config.path) / DATA_FILE).exists():
         raise ConfigError("there is no store in this folder", field=_FIELD)
     environment = Environment.open(config, readonly=True)
     try:

@@ -26,5 +26,7 @@ class Partition(NamedTuple):
     #: its folder lacks what the log has (a disk that failed), and the store has ended: `close` it, and open it again
     #: from the log
     on_behind: Callable[[], None] = _nothing
+    #: while it is closed: nothing is written to the log any more, so another node may go on; the folder has yet to sync
+    on_quiet: Callable[[], None] = _nothing
     #: everything that is in the folder is on the disk too, and the store is closed
     on_closed: Callable[[], None] = _nothing

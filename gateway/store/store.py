@@ -410,13 +410,26 @@ class Store:
             await self.committer.close()
             if self._partition is not None:
                 await self._partition.log.close()
+                self._partition.on_quiet()
             if self._unwritten:
                 self._metrics.count(Metric.STORE_ROWS_DROPPED, self._unwritten)
                 log.error("changes_not_written", changes=self._unwritten, consequence="downloads go on as they were")
             if self._copies:
                 await asyncio.wait(self._copies)
-            self._environment.sync()
+            if self._partition is None:
+                self._environment.sync()
+            else:  # large folders take long, and this thread has other partitions
+                await self._sync_elsewhere()
         finally:
             self._environment.close()
         if self._partition is not None:
             self._partition.on_closed()
+
+    async def _sync_elsewhere(self) -> None:
+        """On another thread, which has ended when this returns, however it does."""
+        syncing = asyncio.get_running_loop().run_in_executor(None, self._environment.sync)
+        try:
+            await asyncio.shield(syncing)
+        finally:
+            if not syncing.done():
+                await asyncio.wait((syncing,))

@@ -269,6 +269,7 @@ class Fleet:
             if partition:
                 shutil.copy(self.path / "partition-0" / "keys.json", folder / "keys.json")
         config = build_config(folder, self.settings)
+        config.store.sync = False  # as a partition's folder: what is durable is the log
         store = await Store.open(config.store, Metrics(process=False))
         if store.directory.app("shop") is None:
             await store.directory.put_app(App(name="shop", created_at=1, **self.app))

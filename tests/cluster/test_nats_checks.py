@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cluster.jetstream import JetStream
+from gateway.cluster.journal_records import journal_stream
+from gateway.cluster.journal_stream import journal_config
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.nats_checks import check_nats
 from gateway.cluster.nats_link import NatsLink
@@ -117,3 +120,19 @@ async def test_no_server_is_waited_for_and_then_named_without_its_password(tmp_p
         await NatsLink(settings, purpose="test").connect(patience_s=0.3)
     assert caught.value.field == "cluster.url"
     assert "hunter2" not in caught.value.message
+
+
+async def test_journals_that_do_not_fit_keep_the_node_out_before_anything_is_made(
+    fleet_settings: Callable[..., Cluster], link: NatsLink
+) -> None:
+    settings = fleet_settings(journal_bytes=1 << 40, partitions=16)
+    with pytest.raises(ConfigError, match="16 journals") as caught:
+        await check_nats(settings, link)
+    assert caught.value.field == "cluster.journal_bytes"
+    # those that are there have their room already
+    settings.partitions = 1
+    settings.journal_bytes = 1 << 30
+    await JetStream(link).ensure(journal_config(settings, 0))
+    settings.journal_bytes = 1 << 40
+    assert await check_nats(settings, link) == []
+    await JetStream(link).api(f"STREAM.DELETE.{journal_stream(settings.name, 0)}")

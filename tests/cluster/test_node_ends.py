@@ -30,7 +30,7 @@ async def test_a_node_that_slept_past_its_lease_and_finds_its_name_taken_ends_an
             while second.is_running:
                 await asyncio.sleep(0.05)
         assert "cluster.node" in second.last_words()
-        assert await second.terminate() == 1
+        assert await second.terminate() == 2
         home.nodes.remove(second)
         await home.until_ready()
         status = await home.http.get(f"{first.api}/readyz")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.cluster.partition_folder import BOOT_FILE, PartitionFolder
+import pytest
+
+from gateway.cluster.partition_folder import BOOT_FILE, PartitionFolder, applied_of
 from gateway.config.sections import Store
 
 
@@ -23,3 +25,26 @@ def test_a_folder_that_can_not_be_marked_is_closed_and_counts_as_unclean(tmp_pat
     assert again.open("made", 1, 5)  # the same boot: what was applied is there
     again.close()
     assert boot.read_text() == "clean"
+
+
+@pytest.mark.parametrize(("created", "last"), [("made anew", 5), ("made", 2)])
+def test_a_folder_whose_stream_is_gone_or_shorter_is_set_aside_and_not_removed(
+    tmp_path: Path, created: str, last: int
+) -> None:
+    """A stream deleted by hand, NATS servers with empty disks: it may be the only copy."""
+    folder = PartitionFolder(Store(path=str(tmp_path)), 3)
+    folder.create("made")
+    folder.apply([], 3)
+    folder.close()
+    again = PartitionFolder(Store(path=str(tmp_path)), 3)
+    assert not again.open(created, 1, last)
+    assert not again.path.exists()
+    kept = again.path.with_name("3.lost")
+    assert applied_of(kept) == 3
+    # lost once more: what is kept is the first one
+    again.create("made anew")
+    again.apply([], 7)
+    again.close()
+    assert not PartitionFolder(Store(path=str(tmp_path)), 3).open("made a third time", 1, 1)
+    assert applied_of(kept) == 3
+    assert not again.path.exists()

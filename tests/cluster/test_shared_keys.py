@@ -70,30 +70,32 @@ async def test_another_secret_is_a_clear_error_and_writes_nothing(tmp_path: Path
     assert not (tmp_path / "b" / "keys.json").exists()
 
 
-async def test_the_keys_of_a_gateway_alone_become_the_fleets(tmp_path: Path) -> None:
+async def test_keys_in_the_folder_of_the_first_node_become_the_fleets(tmp_path: Path) -> None:
     bucket = Bucket()
     config = config_of(tmp_path, "a")
     folder = Path(config.store.path)
     folder.mkdir()
     alone = ServerKeys.load(folder, may_create=True)
-    (folder / "data.mdb").write_bytes(b"")
     keys = await share_keys(config, LocalLeases(bucket))
     assert same(keys.server, alone)
     assert same((await share_keys(config_of(tmp_path, "b"), LocalLeases(bucket))).server, alone)
 
 
-async def test_the_store_of_another_gateway_keeps_its_keys(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_the_store_of_a_gateway_alone_is_refused_and_keeps_its_keys(tmp_path: Path, is_first: bool) -> None:
     bucket = Bucket()
-    await share_keys(config_of(tmp_path, "a"), LocalLeases(bucket))
+    if not is_first:
+        await share_keys(config_of(tmp_path, "a"), LocalLeases(bucket))
     config = config_of(tmp_path, "b")
     folder = Path(config.store.path)
     folder.mkdir()
     alone = ServerKeys.load(folder, may_create=True)
     (folder / "data.mdb").write_bytes(b"")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match="gateway alone") as caught:
         await share_keys(config, LocalLeases(bucket))
     assert caught.value.field == "store.path"
     assert same(ServerKeys.load(folder, may_create=False), alone)
+    assert (KEYS in bucket.entries) is not is_first
 
 
 @given(st.binary(max_size=200))

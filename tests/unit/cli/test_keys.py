@@ -42,6 +42,16 @@ def test_drop_asks_first(store: Path, capsys: pytest.CaptureFixture[str], monkey
     assert len(listed(store, capsys)) == 2
 
 
+def test_a_node_of_a_fleet_does_not_change_its_copy_of_the_keys(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store / "partitions").mkdir()
+    assert run(["keys", "rotate", "--store", str(store)]) == 2
+    assert "fleet" in capsys.readouterr().err
+    assert run(["keys", "drop", "1", "--yes", "--store", str(store)]) == 2
+    assert listed(store, capsys) == [(1, True)]
+
+
 @pytest.mark.parametrize("key_id", ["1", "9"])
 def test_what_can_not_be_dropped_is_not_asked_about(store: Path, key_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("typer.confirm", _decline)
@@ -72,3 +82,24 @@ def test_keys_of_im_are_rotated_by_themselves(store: Path, capsys: pytest.Captur
     assert run(["keys", "drop", "2", "--of", "im", "--store", str(store)]) == 2
     assert run(["keys", "drop", "1", "--of", "im", "--store", str(store)]) == 0
     assert list(ServerKeys.load(store, may_create=False).im_keys) == [2]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["keys", "rotate"],
+        ["keys", "drop", "1", "--yes"],
+        ["backup", "copy"],
+        ["inspect", "device", "d"],
+    ],
+)
+def test_the_folder_of_a_node_is_refused_with_what_to_do(
+    store: Path, command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store / "partitions" / "0").mkdir(parents=True)
+    before = (store / KEY_FILE).read_bytes()
+    monkeypatch.chdir(store.parent)
+    assert run([*command, "--store", str(store)]) == 2
+    assert "of a node of a fleet" in capsys.readouterr().err
+    assert (store / KEY_FILE).read_bytes() == before
+    assert listed(store, capsys) == [(1, True)]

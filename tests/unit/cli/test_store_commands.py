@@ -82,3 +82,9 @@ async def test_a_folder_in_use_is_not_overwritten_by_a_backup(
     assert await asyncio.to_thread(run, command) == 2
     assert "not empty" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "copy").iterdir()] == ["mine"]
+
+
+def test_a_node_of_a_fleet_has_no_backup_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "node" / "partitions").mkdir(parents=True)
+    assert run(["backup", str(tmp_path / "copy"), "--store", str(tmp_path / "node")]) == 2
+    assert "NATS" in capsys.readouterr().err

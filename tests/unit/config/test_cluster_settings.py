@@ -37,6 +37,11 @@ def test_alone_and_in_a_fleet_the_defaults_are_right(secret: Path) -> None:
     assert conflicts(fleet(secret)) == []
 
 
+@pytest.mark.parametrize("advertise", ["push-1.example:7400", "push-1.example:7400,7443", "push-1.example:,7443"])
+def test_devices_may_be_sent_to_a_door_inside_tls(secret: Path, advertise: str) -> None:
+    assert conflicts(fleet(secret, advertise=advertise)) == []
+
+
 @pytest.mark.parametrize(
     ("changed", "field"),
     [
@@ -57,6 +62,7 @@ def test_alone_and_in_a_fleet_the_defaults_are_right(secret: Path) -> None:
         ({"monitors": "127.0.0.1:8222"}, "cluster.monitors"),
         ({"partitions": 12}, "cluster.partitions"),
         ({"beat_s": 1.1}, "cluster.beat_s"),
+        ({"url": " , "}, "cluster.url"),
         ({"message_bytes": 2_000_000, "journal_bytes": 1_048_576, "snapshot_bytes": 65_536}, "cluster.message_bytes"),
     ],
 )

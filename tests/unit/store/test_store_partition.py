@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ class Ends:
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.is_told_of_closing = False
+
+    def quiet(self) -> None:
+        if self.is_told_of_closing:
+            self.said.append("quiet")
+
+    def closed(self) -> None:
+        if self.is_told_of_closing:
+            self.said.append("closed")
 
 
 async def open_partition(
@@ -70,6 +80,8 @@ async def open_partition(
         shared_keys(folder.parent / "keys"),
         lambda: ends.said.append("fenced"),
         lambda: ends.said.append("behind"),
+        ends.quiet,
+        ends.closed,
     )
     return await Store.open(
         config(folder, **settings),
@@ -93,6 +105,29 @@ def replay(journal: MemoryJournal, folder: Path) -> None:
     for place, raw in enumerate(journal.commits, 1):
         environment.apply([*parse_rows(raw), [(PUT, Db.META, APPLIED_KEY, pack_u64(place))]])
     environment.close()
+
+
+async def test_a_store_that_closes_is_quiet_before_its_folder_has_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, syncing, may_sync = Ends(), threading.Event(), threading.Event()
+    ends.is_told_of_closing = True
+    store = await open_partition(tmp_path / "a", MemoryLog(MemoryJournal()), ends)
+
+    def sync() -> None:
+        syncing.set()
+        may_sync.wait(20)
+        ends.said.append("synced")
+
+    monkeypatch.setattr(store._environment, "sync", sync)
+    closing = asyncio.create_task(store.close())
+    async with asyncio.timeout(20):
+        while not syncing.is_set():  # the loop goes on meanwhile
+            await asyncio.sleep(0)
+    assert ends.said == ["quiet"]
+    may_sync.set()
+    await closing
+    assert ends.said == ["quiet", "synced", "closed"]
 
 
 async def test_a_commit_is_in_the_log_before_it_is_in_the_folder_and_before_its_promise(tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""`heliograph cluster status` where there is no NATS: one line that says so, and nothing on stdout."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from gateway.cli import run
+from gateway.cluster import fleet_status
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(fleet_status, "_PATIENCE_S", 0.2)
+    secret = tmp_path / "fleet.secret"
+    secret.write_bytes(b"s" * 40)
+    secret.chmod(0o600)
+    with socket.socket() as closed:  # a port that nobody listens at
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    pairs = (f"url=nats://127.0.0.1:{port}", "monitors=http://127.0.0.1:1", f"secret_file={secret}")
+    return [part for pair in pairs for part in ("--set", f"cluster.{pair}")]
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """The command sets logs up for its process; the tests after this one have theirs."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_without_nats_it_says_so_in_one_line(
+    settings: list[str], more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["cluster", "status", *settings, *more]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no NATS server" in said.err
+    assert said.err.count("\n") == 1
