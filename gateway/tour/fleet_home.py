@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any, Protocol, Self
 import httpx
 import msgspec
 
-from gateway.tour.nats_servers import HOST, NatsServers
+from gateway.tour.nats_servers import HOST, NatsServers, tied
 
 START_S = 120.0
 END_S = 20.0
@@ -69,11 +68,6 @@ def find_ports(count: int) -> list[int]:
             if port not in found:
                 found.append(port)
     return found
-
-
-def _tied() -> tuple[str, ...]:
-    """A command line's beginning by which the process ends with ours, however ours ends."""
-    return ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
 class GatewayNode:
@@ -129,7 +123,7 @@ class GatewayNode:
         self.start_s = 0.0
         self.is_paused = False
         self._ready_file.unlink(missing_ok=True)
-        command = [*_tied(), *self._command, sys.executable, "-m", "gateway.cli", "serve"]
+        command = [*tied(), *self._command, sys.executable, "-m", "gateway.cli", "serve"]
         command += ["--store", str(self.store), "--port", str(self.device_port), "--api-port", str(self.api_port)]
         command += ["--ready-file", str(self._ready_file)]
         own = [f"edge.host={self.host}", f"api.host={self.host}"]
@@ -351,7 +345,7 @@ class FleetHome:
         server.start(self._runner(f"n{number + 1}"))
 
     def _runner(self, name: str) -> Callable[..., subprocess.Popen[bytes]]:
-        first = [*_tied(), *self._ground.command(name)]
+        first = self._ground.command(name)
 
         def run(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
             return subprocess.Popen([*first, *command], **options)  # noqa: S603 - our own command line

@@ -33,6 +33,11 @@ def nats_server() -> str:
     return found
 
 
+def tied() -> tuple[str, ...]:
+    """A command line's beginning by which the process ends with the thread that starts it, however that ends."""
+    return ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+
+
 def free_ports(count: int, host: str = HOST) -> list[int]:
     """All different; taken and given back, so somebody else may be faster."""
     sockets = [socket.create_server((host, 0)) for _ in range(count)]
@@ -80,7 +85,7 @@ class NatsServer:
     def start(self, run: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen) -> None:
         with (self.folder / "server.log").open("ab") as log:
             self.process = run(
-                [nats_server(), "-c", str(self.folder / "nats.conf")],
+                [*tied(), nats_server(), "-c", str(self.folder / "nats.conf")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
