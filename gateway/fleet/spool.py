@@ -219,10 +219,10 @@ class Spool:
             del self._unwritten[number]
             if written.exception() is not None:
                 self._remove(kept, len(raw))
+            self._changed.set()
 
         written.add_done_callback(on_written)  # it is not ours to wait for: who asked may hang up
         await asyncio.shield(written)
-        self._changed.set()
         return number
 
     def _add(self, number: int, kept: Kept, size: int) -> None:
@@ -354,6 +354,7 @@ class Spool:
             if not is_ready():
                 await self._sleep(LOOK_S)
                 continue
+            self._changed.clear()
             try:
                 done = await self._pass(take_in, is_ready)
             except Exception as error:
@@ -363,6 +364,9 @@ class Spool:
             again_s = AGAIN_S if done else min(again_s * 2, AGAIN_MOST_S)
             if not done:
                 await self._sleep(again_s)
+            elif self._count:
+                # what is counted and was not found is on its way to the disk: the loop has to turn for it
+                await self._changed.wait()
 
     async def _pass(self, take_in: TakeIn, is_ready: Callable[[], bool]) -> bool:
         """Once through all that waits; True: nothing was left behind."""

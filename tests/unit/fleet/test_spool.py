@@ -275,6 +275,18 @@ async def test_nobody_learns_of_another_app_s_push(tmp_path: Path) -> None:
         assert scene.spool.look(APP.name, number + 1) is None
 
 
+async def test_a_push_that_is_counted_and_not_on_the_disk_yet_is_waited_for(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        scene.fleet.is_up = True
+        scene.start()
+        await asyncio.sleep(0)
+        keeping = asyncio.create_task(scene.keep("new"))
+        scene.spool._changed.set()  # so that it looks in the very turn in which the push is counted
+        number = await keeping
+        await scene.drained()
+        assert what(scene, number) == "pushed"
+
+
 async def test_fates_are_told_for_their_time_and_then_forgotten(tmp_path: Path) -> None:
     async with Scene(tmp_path) as scene:
         old = await scene.keep("old")
