@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -43,7 +43,7 @@ from gateway.fleet.spread import Spread
 from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import Member, Owner, partition_of
 from gateway.model.device_address import DeviceAddress, parse_device_address
-from gateway.model.errors import ConfigError, GatewayError
+from gateway.model.errors import ConfigError, GatewayError, LogUnavailable
 from gateway.model.quiet import load_timezones
 from gateway.notifiers import build_notifiers
 from gateway.store.store import Store
@@ -54,6 +54,11 @@ _log = structlog.get_logger(__name__)
 
 def unix_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+#: a start waits so long for NATS to keep what it has to keep, and looks again after a moment
+PATIENCE_S = 30.0
+_AGAIN_S = 0.25
 
 
 class FleetNode:
@@ -184,7 +189,7 @@ class FleetNode:
 
     async def _begin(self, apps: Sequence[str]) -> None:
         await self._bus.start()
-        await self._feed.start()
+        await _patiently(self._feed.start)
         await self.edge.start()
         api = self.config.api
         try:
@@ -359,6 +364,20 @@ class FleetNode:
         await self._bus.close()
         await self._link.close()
         self.metrics.set(Metric.CLUSTER_UP, 0.0)
+
+
+async def _patiently(start: Callable[[], Awaitable[None]]) -> None:
+    """Again while NATS makes a stream or elects its leader. LogUnavailable where that lasts."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + PATIENCE_S
+    while True:
+        try:
+            return await start()
+        except LogUnavailable as exc:
+            if loop.time() > until_s:
+                raise
+            _log.info("waiting_for_nats", reason=exc.message)
+        await asyncio.sleep(_AGAIN_S)
 
 
 def _advertised(config: Config, port: int = 0, tls_port: int = 0) -> str:
