@@ -130,9 +130,10 @@ class Executor:
         return self.carry_out(delivery, notification, event)
 
     def note_underway(self, seq: int) -> None:
-        """Its link has it. Where an owner before this one sent it, what ends it has to find it sent."""
+        """Its link has it. Where an owner before this one sent it, what ends it has to find it sent. One that waits was
+        sent by us: its ack time is over, and what it waits for sends it again."""
         delivery = self._journal.get(seq)
-        if delivery is not None and delivery.state in (State.ACCEPTED, State.WAITING):
+        if delivery is not None and delivery.state == State.ACCEPTED:
             self.apply(seq, Event.UNDERWAY)
 
     def carry_out(

@@ -301,7 +301,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.REVOKE: _end(State.REJECTED, Action.CANCEL),
         Event.FETCH: Rule("fetch", _fetch(_WAITING)),
         Event.LIMIT: _ignored(_WAITING),
-        Event.UNDERWAY: _underway,
+        Event.UNDERWAY: _ignored(_WAITING),
     },
     _ANNOUNCED: {
         Event.ROUTE: _ignored(_ANNOUNCED),

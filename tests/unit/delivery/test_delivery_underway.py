@@ -14,7 +14,7 @@ async def adopted(house: House) -> tuple[int, int]:
     house.app(fallback=["stub"])
     device = house.directory.add()
     seq = await house.accepted(device, title="hi", fallback=[])
-    assert house.state(seq) is State.WAITING
+    house.journal.set_state(seq, State.ACCEPTED, 0)  # as it is recovered
     house.edge.bound.add(device.number)
     house.dispatcher.on_ready([device.number], {seq})
     assert house.state(seq) is State.SENT
@@ -52,3 +52,13 @@ async def test_one_that_went_on_meanwhile_stays_what_it_is(house: House, state: 
     house.journal.set_state(seq, state, 0)
     house.dispatcher.on_ready([number], {seq})
     assert house.state(seq) is state
+
+
+async def test_one_whose_ack_time_is_over_goes_on_waiting_though_its_link_has_it_still(house: House) -> None:
+    house.app(fallback=["stub"])
+    device = house.directory.add()
+    seq = await house.accepted(device, title="hi", fallback=[])
+    assert house.state(seq) is State.WAITING
+    house.edge.bound.add(device.number)
+    house.dispatcher.on_ready([device.number], {seq})
+    assert house.state(seq) is State.WAITING
