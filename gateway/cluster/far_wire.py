@@ -239,18 +239,6 @@ class Fetched(_Body):
     more: bool
 
 
-class AskPage(_Body):
-    """From a core to a node: a service page over the link (C13)."""
-
-    version: int
-    partition: int
-    epoch: int
-    number: int
-    local: int
-    page: bytes
-    within_ms: int
-
-
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}

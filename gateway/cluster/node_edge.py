@@ -14,10 +14,8 @@ import structlog
 from gateway._native.far_traffic import deliver
 from gateway.auth.service_keys import ServiceKeys
 from gateway.cluster.far_edge import DO
-from gateway.cluster.far_pages import PAGE
 from gateway.cluster.far_wire import (
     HEAD_BYTES,
-    AskPage,
     Cohort,
     Do,
     Fan,
@@ -41,7 +39,7 @@ from gateway.edge.plane import build_goaway
 from gateway.edge.server import EdgeServer
 from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import Bus, Members, Owner
-from gateway.model.errors import BadRequest, NodeUnreachable, Overloaded, Takeover
+from gateway.model.errors import Overloaded, Takeover
 from gateway.model.frames import FrameType, build_frame
 
 _log = structlog.get_logger(__name__)
@@ -117,7 +115,6 @@ class NodeEdge:
     def serve(self) -> None:
         """Before the bus starts."""
         self._bus.serve(DO, self._on_do)
-        self._bus.serve(PAGE, self._on_page)
         self._bus.on_gap(self._on_gap)
 
     async def close(self) -> None:
@@ -268,17 +265,3 @@ class NodeEdge:
             raise ValueError("no such token")
         local = self.homes.take(partition, record.number, back.token, session.device, back.app, back.cohort)
         self.edge.bind(link, local, session.key)
-
-    # --- service pages (C13)
-
-    async def _on_page(self, sender: int, body: bytes) -> bytes:
-        try:
-            ask = parse_body(body, AskPage)
-        except ValueError:
-            self._metrics.count(Metric.FAR_DROPPED, label="malformed")
-            raise BadRequest("no such question") from None
-        if not self._is_owner(sender, ask.partition, ask.epoch):
-            raise NodeUnreachable
-        if not self.homes.link_of(ask.local, ask.partition, ask.number):
-            return b"\0"
-        return b"\1" if await self.edge.pages.page(ask.local, ask.page, ask.within_ms / 1000) else b"\0"

@@ -123,8 +123,7 @@ class ManyPushes:
         home = home_of(app, partitions)
         places: dict[int, list[int]] = {}
         for place, token in enumerate(tokens):
-            slot = _SLOT.get(token[:2])
-            partition = home if slot is None else slot * partitions // SLOTS
+            partition = partition_of_text(token, partitions, home)
             if partition in places:
                 places[partition].append(place)
             else:

@@ -4,7 +4,6 @@ talk nonsense, words that are lost without a trace.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -14,11 +13,9 @@ from open_house import until
 from gateway.cluster import far_edge, flights
 from gateway.cluster.far_door import TOLD
 from gateway.cluster.far_edge import DO
-from gateway.cluster.far_pages import FarPages
 from gateway.cluster.far_wire import Do, Record, Told, build_head, build_record
 from gateway.metrics import Metric
 from gateway.model.errors import Overloaded, Takeover
-from gateway.model.frames import FrameType
 from gateway.model.outcome import State
 from gateway.model.registration import Profile, parse_token
 
@@ -281,24 +278,6 @@ async def test_late_acks_are_the_owners_to_judge(open_fleet: Open) -> None:
     assert core.steps(seq)[-2:] == ["acked", "shown"]
     device.ack(seq + 1_000)
     await device.sync()
-
-
-async def test_a_service_page_goes_over_the_link_and_its_answer_comes_back(open_fleet: Open) -> None:
-    fleet = await open_fleet(nodes=2)
-    device = fleet.nodes[1].device()
-    await device.login()
-    token = await device.register(pages=True)
-    await fleet.connected(token)
-    core = fleet.core_of(token)
-    number = core.store.directory.find(token, "shop")
-    pages = FarPages(core.edge, fleet.nodes[2].bus)
-    assert not await pages.page(number, b"nobody answers", 0.01)
-    await device.receive(FrameType.PAGE)
-    asked = asyncio.ensure_future(pages.page(number, b"page", 5.0))
-    page = await device.receive(FrameType.PAGE)
-    device.send(FrameType.PAGED, {"req": page["req"]})
-    assert await asked
-    assert not await pages.page(number + 1, b"page", 0.01)
 
 
 async def test_many_devices_are_told_to_a_new_owner_in_slices(

@@ -44,7 +44,6 @@ BODIES = st.one_of(
     st.builds(wire.AskEnd, st.just(wire.WIRE_VERSION), U16, U64, U32, U64, st.booleans()),
     st.builds(wire.AskFetch, st.just(wire.WIRE_VERSION), U16, U64, U32, U64, st.lists(U64, max_size=5)),
     st.builds(wire.Fetched, st.lists(U64, max_size=5), st.booleans()),
-    st.builds(wire.AskPage, st.just(wire.WIRE_VERSION), U16, U64, U32, U32, st.binary(max_size=30), U32),
 )
 
 
