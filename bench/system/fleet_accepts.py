@@ -89,7 +89,7 @@ async def take(run: Run) -> Measured:
     seconds = SECONDS_QUICK if run.quick else SECONDS_FULL
     settings = (
         "store.max_pending_per_registration=1_000_000",
-        "cluster.snapshot_bytes=1_000_000_000",  # so that the streams keep what they took, to be counted
+        "cluster.snapshot_bytes=268_435_456",  # so that the streams keep what they took, to be counted
         f"edge.reactors={reactors_for(n, open_files())}",
     )
     async with FleetStage(*settings) as stage:
