@@ -68,7 +68,7 @@ class FleetBatchAnswer(BatchAnswer):
         once: Any = None  # keys are settled by the owners
         super().__init__(batches.backend, once, provider, kind, as_msgpack, PIECE_S)
         self._batches = batches
-        self._waiting: set[asyncio.Future[list[Answer]]] = set()
+        self._waiting: set[asyncio.Future[Answer]] = set()
 
     async def _accept(self, group: list[PushRequest | GatewayError]) -> None:
         wanted = sum(not isinstance(item, GatewayError) for item in group)
@@ -101,9 +101,8 @@ class FleetBatchAnswer(BatchAnswer):
         for each in pushes.send(self._app.name, parts):
             for at, place in enumerate(each.part.each_place()):
                 sent[place] = _Sent(each, at, asked[place])
-            if each.answers not in self._waiting:
-                self._waiting.add(each.answers)
-                each.answers.add_done_callback(self._waiting.discard)
+            self._waiting.add(each.answer)
+            each.answer.add_done_callback(self._waiting.discard)
         due = asyncio.get_running_loop().time() + self._backend.config.accept_timeout_s
         started = iter(sent)
         self._results.extend((next(started) if result is None else result, due) for result in results)
@@ -114,7 +113,7 @@ class FleetBatchAnswer(BatchAnswer):
     def _is_open(self, result: Any) -> bool:
         if isinstance(result, asyncio.Task):
             return not result.done()
-        return isinstance(result, _Refused) or (isinstance(result, _Sent) and not result.sent.is_known())
+        return isinstance(result, _Refused) or (isinstance(result, _Sent) and not result.sent.answer.done())
 
     async def _line(self, index: int, result: Any, due: float) -> bytes:
         if isinstance(result, asyncio.Task):
@@ -124,11 +123,11 @@ class FleetBatchAnswer(BatchAnswer):
             return await self._refusal(index, result.error, result.request, due)
         if not isinstance(result, _Sent):
             return await super()._line(index, result, due)
-        if not result.sent.is_known():
-            await asyncio.wait((result.sent.answers,), timeout=max(due - asyncio.get_running_loop().time(), 0))
-        if not result.sent.is_known():
+        if not result.sent.answer.done():
+            await asyncio.wait((result.sent.answer,), timeout=max(due - asyncio.get_running_loop().time(), 0))
+        if not result.sent.answer.done():
             return await super()._line(index, AcceptTimeout(), due)
-        answer = (await result.sent.answer()).at(result.place)
+        answer = result.sent.answer.result().at(result.place)
         if not isinstance(answer, GatewayError):
             return await super()._line(index, Push(answer.seq, None, answer.replayed, answer.targeted), due)
         return await self._refusal(index, answer, result.request, due)

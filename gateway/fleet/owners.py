@@ -165,39 +165,35 @@ class Owners:
             except NodeUnreachable as error:
                 found[partition] = error
         asked = [self._ask_many(node, kind, theirs, [body], timeout_s) for node, theirs in by_node.items()]
-        for answers in await asyncio.gather(*asked):
-            found.update(answers)
+        for theirs, answers in zip(by_node.values(), await asyncio.gather(*asked), strict=True):
+            found.update(zip(theirs, answers, strict=True))
         return dict(sorted(found.items()))
 
     async def ask_node(self, node: int, kind: str, bodies: Sequence[tuple[int, bytes]]) -> list[bytes | GatewayError]:
-        """What each partition answers to a body of its own, with one message to a node that owned them all a moment
-        ago; LogFenced where it does not any more, and nothing was done."""
-        partitions = [partition for partition, _ in bodies]
-        answers = await self._ask_many(node, kind, partitions, [body for _, body in bodies], None)
-        return [answers[partition] for partition in partitions]
+        """What partitions answer, each to a body of its own, in order, with one message to the node that owned them all
+        a moment ago; LogFenced where it does not any more, and nothing was done."""
+        return await self._ask_many(node, kind, [partition for partition, _ in bodies], [body for _, body in bodies])
 
     async def _ask_many(
-        self, node: int, kind: str, partitions: list[int], bodies: list[bytes], timeout_s: float | None
-    ) -> dict[int, bytes | GatewayError]:
+        self, node: int, kind: str, partitions: list[int], bodies: list[bytes], timeout_s: float | None = None
+    ) -> list[bytes | GatewayError]:
         """`bodies`: one for all, or each its own."""
         if node == self.bus.number:
             theirs = bodies * len(partitions) if len(bodies) == 1 else bodies
-            begun = [self._begin(kind, partition, body) for partition, body in zip(partitions, theirs, strict=True)]
-            return dict(zip(partitions, await _settle(begun), strict=True))
+            return await _settle([self._begin(kind, *each) for each in zip(partitions, theirs, strict=True)])
         message = _encode((partitions, bodies))
         try:
             raw = await self.bus.ask(node, kind + _EACH, message, timeout_s=timeout_s or self.timeout_s)
             answers = _decode_answers(raw)
+            if [partition for partition, _ in answers] != partitions:
+                raise NodeUnreachable("a node answered for other parts of the fleet")
+            return [answer if isinstance(answer, bytes) else parse_error_row(answer) for _, answer in answers]
         except NodeUnreachable:
-            return dict.fromkeys(partitions, self._unreachable("no answer", certain=False))
+            return [self._unreachable("no answer", certain=False)] * len(partitions)
         except GatewayError as error:
-            return dict.fromkeys(partitions, error)
+            return [error] * len(partitions)
         except (msgspec.DecodeError, ValueError):
-            return dict.fromkeys(partitions, NodeUnreachable("a node answered with something that is no answer"))
-        found: dict[int, bytes | GatewayError] = dict.fromkeys(partitions, NodeUnreachable())
-        for partition, answer in answers:
-            found[partition] = answer if isinstance(answer, bytes) else parse_error_row(answer)
-        return found
+            return [NodeUnreachable("a node answered with something that is no answer")] * len(partitions)
 
     def _unreachable(self, why: str, *, certain: bool) -> NodeUnreachable:
         self._metrics.count(Metric.FLEET_UNREACHABLE, label=why)

@@ -1,8 +1,9 @@
 """Many pushes at once: told apart by partition, one message to each node and one journal row at each owner; must never
 change the order of pushes to one token, nor tell of a push what its owner did not.
 
-A push goes out as it came, packed; only its token is looked at here. What is no push to a token goes to the app's home,
-which says what is wrong with it, if anything is.
+What batches of one turn of the loop have for a partition goes there as one, so parts grow with the load. A push goes
+out as it came, packed; only its token is looked at here. What is no push to a token goes to the app's home, which says
+what is wrong with it, if anything is.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ log = structlog.get_logger("gateway.fleet")
 
 KIND = "pushes"
 _WHOLE = (1 << 32) - 1
+#: batches are put together up to so much for one partition; a larger one goes alone
+MOST_PUSHES = 4_096
+MOST_BYTES = 524_288
+#: of a packed array as the native split makes it
+_HEAD_BYTES = 5
 
 
 class _Asked(NamedTuple):
@@ -76,19 +82,48 @@ class Answer(NamedTuple):
     def at(self, index: int) -> Result:
         return Pushed(self.first + index) if self.first else self.results[index]
 
+    def slice(self, start: int, length: int) -> Answer:
+        return Answer(self.first + start) if self.first else Answer(0, self.results[start : start + length])
+
 
 class Sent(NamedTuple):
-    """A part on its way. `answers`: of all parts that went with one message, never fails; this one's is at `at`."""
+    """A part on its way."""
 
     part: Part
-    answers: asyncio.Future[list[Answer]]
-    at: int
+    answer: asyncio.Future[Answer]  # never fails
 
-    async def answer(self) -> Answer:
-        return (await self.answers)[self.at]
 
-    def is_known(self) -> bool:
-        return self.answers.done()
+class _Load:
+    """Parts of one partition and app that go out as one."""
+
+    __slots__ = ("length", "sent", "size")
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+        self.length = 0
+        self.size = 0
+
+    def add(self, sent: Sent) -> None:
+        self.sent.append(sent)
+        self.length += sent.part.length
+        self.size += len(sent.part.pushes)
+
+    def takes(self, part: Part) -> bool:
+        return self.length + part.length <= MOST_PUSHES and self.size + len(part.pushes) <= MOST_BYTES
+
+    def pack(self, app: str) -> bytes:
+        """As an owner is asked for it."""
+        if len(self.sent) == 1:
+            return _encode(_Asked(app, self.length, self.sent[0].part.pushes))
+        packed = pack_array((sent.part.pushes[_HEAD_BYTES:] for sent in self.sent), self.length)
+        return _encode(_Asked(app, self.length, packed))
+
+    def tell(self, answer: Answer) -> None:
+        at = 0
+        for part, told in self.sent:
+            if not told.done():
+                told.set_result(answer.slice(at, part.length))
+            at += part.length
 
 
 def pack_array(parts: Iterable[bytes], count: int) -> bytes:
@@ -101,7 +136,9 @@ class ManyPushes:
     def __init__(self, owners: Owners, accept_timeout_s: float) -> None:
         self._owners = owners
         self._timeout_s = accept_timeout_s
-        self._asking: set[asyncio.Task[list[Answer]]] = set()
+        self._asking: set[asyncio.Task[None]] = set()
+        #: what goes out at the end of this turn, by app and partition, in order
+        self._loads: dict[tuple[str, int], list[_Load]] = {}
         partitions = owners.partitions
         self._partition_of_slot = array("H", (slot * partitions // SLOTS for slot in range(SLOTS)))
         owners.serve(KIND, self._on_pushes)
@@ -118,54 +155,64 @@ class ManyPushes:
             raise BadRequest(str(error), field="pushes") from None
 
     def send(self, app: str, parts: Sequence[Part]) -> list[Sent]:
-        """On their way when it returns, in order."""
-        owners = self._owners
-        by_node: dict[int, list[Part]] = {}
-        for part in parts:
-            by_node.setdefault(owners.members.owner(part.partition).node, []).append(part)
+        """They go out in this turn of the loop, in order."""
         loop = asyncio.get_running_loop()
-        sent: list[Sent] = []
-        for node, theirs in by_node.items():
-            # tasks begin in this order, and all of this batch before any of the next
-            task = loop.create_task(self._ask(node, app, theirs))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
-            sent += [Sent(part, task, at) for at, part in enumerate(theirs)]
+        if not self._loads:
+            loop.call_soon(self._flush)
+        sent = [Sent(part, loop.create_future()) for part in parts]
+        for each in sent:
+            loads = self._loads.setdefault((app, each.part.partition), [])
+            if not loads or not loads[-1].takes(each.part):
+                loads.append(_Load())
+            loads[-1].add(each)
         return sent
 
     async def close(self) -> None:
         """Nobody waits for results any more."""
+        self._loads.clear()
         asking = list(self._asking)
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
-    async def _ask(self, node: int, app: str, parts: list[Part]) -> list[Answer]:
+    def _flush(self) -> None:
+        loads, self._loads = self._loads, {}
+        owner = self._owners.members.owner
+        by_node: dict[int, list[tuple[int, str, _Load]]] = {}
+        for (app, partition), theirs in loads.items():
+            by_node.setdefault(owner(partition).node, []).extend((partition, app, load) for load in theirs)
+        for node, theirs_of_node in by_node.items():
+            # tasks begin in this order, and all of this turn before any of the next
+            task = asyncio.get_running_loop().create_task(self._ask(node, theirs_of_node))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _ask(self, node: int, loads: list[tuple[int, str, _Load]]) -> None:
         """`node` 0: nobody's now."""
         try:
-            bodies = [(part.partition, _encode(_Asked(app, part.length, part.pushes))) for part in parts]
-            if node == 0:
-                return await asyncio.gather(
-                    *(self._ask_one(part, body) for part, (_, body) in zip(parts, bodies, strict=True))
-                )
-            found = await self._owners.ask_node(node, KIND, bodies)
-            answers = [_parse(answer, part.length) for answer, part in zip(found, parts, strict=True)]
-            # whose owner has changed meanwhile: nothing was done
-            again = [at for at, answer in enumerate(found) if isinstance(answer, LogFenced)]
-            asked = [self._ask_one(parts[at], bodies[at][1]) for at in again]
-            for at, answer in zip(again, await asyncio.gather(*asked), strict=True):
-                answers[at] = answer
-            return answers
+            bodies = [(partition, load.pack(app)) for partition, app, load in loads]
+            if node:
+                found = await self._owners.ask_node(node, KIND, bodies)
+            else:
+                found = [LogFenced()] * len(loads)
+            again: list[Awaitable[None]] = []
+            for (_, _, load), (partition, body), answer in zip(loads, bodies, found, strict=True):
+                if isinstance(answer, LogFenced):  # its owner has changed meanwhile, and nothing was done
+                    again.append(self._ask_one(partition, body, load))
+                else:
+                    load.tell(_parse(answer, load.length))
+            await asyncio.gather(*again)
         except Exception as exc:
             log.error("pushes could not be sent to their owner", kind=type(exc).__name__)
-            return [_refused(GatewayError(), part.length) for part in parts]
+            for _, _, load in loads:
+                load.tell(_refused(GatewayError(), load.length))
 
-    async def _ask_one(self, part: Part, body: bytes) -> Answer:
+    async def _ask_one(self, partition: int, body: bytes, load: _Load) -> None:
         """Of whoever owns it by now."""
         try:
-            return _parse(await self._owners.ask(part.partition, KIND, body), part.length)
+            load.tell(_parse(await self._owners.ask(partition, KIND, body), load.length))
         except GatewayError as error:
-            return _refused(error, part.length)
+            load.tell(_refused(error, load.length))
 
     # --- at the owner
 

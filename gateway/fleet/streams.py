@@ -159,8 +159,8 @@ class FleetStreams:
                     told.update(dict.fromkeys(range(room, count), describe(refusal)))
                     parts = self._pushes.split(stream.app, pushes, room)
                 sent = self._pushes.send(stream.app, parts)
-            for each in sent:
-                for place, result in place_seqs(seqs, each.part, await each.answer()).items():
+            for part, answer in sent:
+                for place, result in place_seqs(seqs, part, await answer).items():
                     told[place] = self._told(stream.app, result)
         finally:
             stream.unanswered -= count
