@@ -7,8 +7,10 @@ sent before its commit. Those after them wait here for its end, and are taken in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
+
+import structlog
 
 from gateway.delivery.batch_accept import Result, TakenBatch
 from gateway.model.errors import GatewayError
@@ -20,14 +22,22 @@ AT_ONCE = 2
 #: pushes, and bytes of them, that are taken in as one
 MOST_PUSHES = 4_096
 MOST_BYTES = 1_048_576
-#: and that wait; past it they are taken in before the commit has ended
+#: and that wait; past either they are taken in before the commit has ended
 HELD_PUSHES = 65_536
+HELD_BYTES = 16_777_216
 #: of a packed array of pushes as a fleet's nodes send it
 HEAD_BYTES = 5
 _ARRAY = b"\xdd"
 
+_log = structlog.get_logger("gateway.delivery")
+
 #: is told what became of its batch: accepted or refused; or the error for all of it
 Hear = Callable[["TakenPart | GatewayError"], None]
+
+
+def pack_array(parts: Iterable[bytes | memoryview], count: int) -> bytes:
+    """A packed array of so many, from what is packed already."""
+    return b"".join((_ARRAY, count.to_bytes(4, "big"), *parts))
 
 
 class Accepts(Protocol):
@@ -81,12 +91,14 @@ class BatchGathering:
         self._is_waiting = False  # for its end
         self._held: list[_Held] = []
         self._held_pushes = 0
+        self._held_bytes = 0
 
     def take(self, app: App, pushes: bytes, count: int, hear: Hear) -> None:
         """`pushes`: packed array of so many (5 bytes of head), each well-formed msgpack. `hear` is called before this
         returns, or when the commit under way has ended."""
         self._held.append(_Held(app, pushes, count, hear))
         self._held_pushes += count
+        self._held_bytes += len(pushes)
         if not self._journal.is_committing:
             self._take_in()
             return
@@ -97,7 +109,7 @@ class BatchGathering:
         if len(self._held) == 1 and self._at_once < AT_ONCE:
             self._at_once += 1
             self._take_in()
-        elif self._held_pushes >= HELD_PUSHES:
+        elif self._held_pushes >= HELD_PUSHES or self._held_bytes >= HELD_BYTES:
             self._take_in()
 
     def _on_commit_end(self) -> None:
@@ -106,7 +118,7 @@ class BatchGathering:
 
     def _take_in(self) -> None:
         """All that is held, in order."""
-        held, self._held, self._held_pushes = self._held, [], 0
+        held, self._held, self._held_pushes, self._held_bytes = self._held, [], 0, 0
         start = 0
         while start < len(held):
             end, pushes, size = start, 0, 0
@@ -120,19 +132,20 @@ class BatchGathering:
             start = end
 
     def _accept(self, held: list[_Held]) -> None:
-        count = sum(each.length for each in held)
-        if len(held) == 1:
-            packed = held[0].pushes
-        else:
-            bare = (memoryview(each.pushes)[HEAD_BYTES:] for each in held)
-            packed = b"".join((_ARRAY, count.to_bytes(4, "big"), *bare))
+        length = sum(each.length for each in held)
+        packed = held[0].pushes
+        if len(held) > 1:
+            packed = pack_array((memoryview(each.pushes)[HEAD_BYTES:] for each in held), length)
+        start = 0
         try:
-            taken = self._acceptor.accept(held[0].app, packed, count, self._clock())
+            taken = self._acceptor.accept(held[0].app, packed, length, self._clock())
+            for each in held:
+                each.hear(TakenPart(taken, start, each.length))
+                start += each.length
         except GatewayError as error:
             for each in held:
                 each.hear(error)
-            return
-        start = 0
-        for each in held:
-            each.hear(TakenPart(taken, start, each.length))
-            start += each.length
+        except Exception as exc:  # nobody may wait for ever, and the commit that called goes on
+            _log.error("a batch could not be taken in", kind=type(exc).__name__)
+            for each in held:
+                each.hear(GatewayError())

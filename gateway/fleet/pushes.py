@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +21,7 @@ from gateway._native.batch_parts import scatter
 from gateway._native.batch_parts import split as split_native
 from gateway.api.media import MSGPACK, decode
 from gateway.api.once import Push, settle
-from gateway.delivery.batch_gathering import TakenPart
+from gateway.delivery.batch_gathering import HEAD_BYTES, TakenPart, pack_array
 from gateway.delivery.request import PushRequest
 from gateway.fleet.error_rows import build_error_row, parse_error_row
 from gateway.fleet.owners import Owners
@@ -38,8 +39,6 @@ MOST_PUSHES = 4_096
 MOST_BYTES = 524_288
 #: a message to a node is closed when it has so much
 MESSAGE_BYTES = 1_048_576
-#: of a packed array as the native split makes it
-_HEAD_BYTES = 5
 
 
 class _Asked(NamedTuple):
@@ -120,20 +119,17 @@ class _Load:
         """As an owner is asked for it."""
         pushes = self.sent[0].part.pushes
         if len(self.sent) > 1:
-            bare = (memoryview(sent.part.pushes)[_HEAD_BYTES:] for sent in self.sent)
+            bare = (memoryview(sent.part.pushes)[HEAD_BYTES:] for sent in self.sent)
             pushes = pack_array(bare, self.length)
         return _encode(_Asked(self.app, self.length, pushes))
 
     def tell(self, answer: Answer) -> None:
+        """Whoever was told something before does not hear it."""
         at = 0
         for part, told in self.sent:
             if not told.done():
                 told.set_result(answer.slice(at, part.length))
             at += part.length
-
-
-def pack_array(parts: Iterable[bytes | memoryview], count: int) -> bytes:
-    return b"\xdd" + count.to_bytes(4, "big") + b"".join(parts)
 
 
 def _messages(loads: list[_Load]) -> list[list[_Load]]:
@@ -188,8 +184,8 @@ class ManyPushes:
         return sent
 
     async def close(self) -> None:
-        """Nobody waits for results any more."""
-        self._loads.clear()
+        """Who still waits is told that there is no answer."""
+        self._flush()  # each load is a task's, and told by its end
         tasks = [*self._asking, *self._settling]
         for task in tasks:
             task.cancel()
@@ -206,7 +202,12 @@ class ManyPushes:
                 # tasks begin in this order, and all of this turn before any of the next
                 task = asyncio.get_running_loop().create_task(self._ask(node, together))
                 self._asking.add(task)
-                task.add_done_callback(self._asking.discard)
+                task.add_done_callback(partial(self._on_asked, together))
+
+    def _on_asked(self, loads: list[_Load], task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        for load in loads:  # whoever was not told anything
+            load.tell(_refused(NodeUnreachable(), load.length))
 
     async def _ask(self, node: int, loads: list[_Load]) -> None:
         """`node` 0: nobody's now."""
@@ -225,8 +226,6 @@ class ManyPushes:
             await asyncio.gather(*again)
         except Exception as exc:
             log.error("pushes could not be sent to their owner", kind=type(exc).__name__)
-            for load in loads:
-                load.tell(_refused(GatewayError(), load.length))
 
     async def _ask_one(self, load: _Load, body: bytes) -> None:
         """Of whoever owns it by now."""

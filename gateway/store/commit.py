@@ -220,7 +220,8 @@ class Committer:
         return self._flying is not None
 
     def at_landing(self, call: Call) -> None:
-        """`call` once, when the commit under way has ended, however it did: what it submits is in the next one."""
+        """`call` once, when the commit under way has ended, however it did: what it submits is in the next one. It does
+        not raise."""
         self._at_landing.append(call)
 
     def nudge(self) -> None:

@@ -154,6 +154,26 @@ async def test_what_refuses_all_is_told_to_each(scene: _Scene) -> None:
     assert scene.heard[AT_ONCE:] == [scene.acceptor.error] * 2
 
 
+async def test_a_fault_leaves_nobody_waiting(scene: _Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> TakenBatch:
+        raise RuntimeError
+
+    scene.journal.is_committing = True
+    for _ in range(AT_ONCE + 2):
+        scene.take(2)
+    monkeypatch.setattr(scene.acceptor, "accept", fail)
+    scene.journal.end()
+    assert [type(heard) for heard in scene.heard[AT_ONCE:]] == [GatewayError] * 2
+
+
+async def test_bytes_that_are_held_are_bounded_too(scene: _Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_gathering, "HELD_BYTES", 30)
+    scene.journal.is_committing = True
+    for _ in range(AT_ONCE + 4):
+        scene.take(0, 0, 0, 0, 0)  # 10 bytes
+    assert scene.taken[AT_ONCE:] == [[0] * 15]
+
+
 async def test_what_is_held_is_bounded(scene: _Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_gathering, "HELD_PUSHES", 10)
     monkeypatch.setattr(batch_gathering, "MOST_PUSHES", 6)

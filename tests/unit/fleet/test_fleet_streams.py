@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from bare_device import BareDevice, pack
 from fleet_rig import PARTITIONS, Fleet, until
@@ -116,6 +117,21 @@ async def test_batches_of_one_turn_go_to_an_owner_as_one_and_each_hears_of_its_o
         assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
     assert len(store.batches) - rows == [kind for _, node, kind in fleet.wire.asked if node == 2].count("pushes.each")
     link.close()
+
+
+async def test_a_node_that_ends_leaves_nobody_waiting_for_an_answer(fleet: Fleet) -> None:
+    await fleet.create_app("shop")
+    side = fleet.nodes[1].side
+    token = await fleet.register("shop", 2)
+    fleet.wire.open.clear()
+    packed = msgspec.msgpack.encode([_to(token)])
+    (asked,) = side.pushes.send("shop", side.pushes.split("shop", packed))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    (unsent,) = side.pushes.send("shop", side.pushes.split("shop", packed))
+    await side.pushes.close()
+    for sent in (asked, unsent):
+        assert isinstance((await sent.answer).at(0), NodeUnreachable)
 
 
 async def test_a_part_that_is_too_large_to_grow_leaves_the_next_its_own(
