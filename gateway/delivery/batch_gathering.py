@@ -99,8 +99,8 @@ class BatchGathering:
         self._held.append(_Held(app, pushes, count, hear))
         self._held_pushes += count
         self._held_bytes += len(pushes)
-        if not self._journal.is_committing:
-            self._take_in()
+        if not (self._journal.is_committing and self._journal.writable):
+            self._take_in()  # or have it refused, where the commit does not end
             return
         if not self._is_waiting:
             self._is_waiting = True

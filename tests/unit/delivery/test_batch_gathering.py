@@ -23,6 +23,7 @@ SHOP, OTHER = App(name="shop"), App(name="other")
 class _Journal:
     def __init__(self) -> None:
         self.is_committing = False
+        self.writable = True
         self.calls: list[Callable[[], None]] = []
 
     def at_commit_end(self, call: Callable[[], None]) -> None:
@@ -120,6 +121,15 @@ async def test_nothing_overtakes_what_waits(scene: _Scene) -> None:
     scene.journal.is_committing = False  # it has ended, and nobody was told yet
     scene.take(8)
     assert [number for numbers in scene.taken for number in numbers] == [0, 2, 4, 6, 8]
+
+
+async def test_nothing_waits_for_a_commit_that_does_not_end(scene: _Scene) -> None:
+    scene.journal.is_committing = True
+    for _ in range(AT_ONCE + 1):
+        scene.take(0)
+    scene.journal.writable = False
+    scene.take(2)
+    assert scene.taken[AT_ONCE:] == [[0, 2]]
 
 
 async def test_apps_are_not_mixed_and_keep_their_order(scene: _Scene) -> None:
