@@ -1,4 +1,4 @@
-"""`heliograph cluster`: a fleet as NATS has it; asks no node, and must never change anything."""
+"""`heliograph cluster`: a fleet as NATS has it; asks no node, and must never change anything but by `recover`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from gateway.cli.cluster_recovery import recover
 from gateway.cli.options import ConfigFile, Json, Overrides, read_config
 from gateway.cli.output import CommandFailed, print_json, print_table
 
@@ -17,7 +18,10 @@ group = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @group.callback()
 def cluster() -> None:
-    """A fleet of gateways on NATS: its members, who owns what, its streams."""
+    """A fleet of gateways on NATS: its members, who owns what, its streams; what to do where a journal is lost."""
+
+
+group.command()(recover)
 
 
 @group.command()

@@ -172,6 +172,7 @@ class PartitionStores:
         except BaseException:
             await store.close()
             raise
+        self._refused.opened(partition)
         keeper.start(store, folder)
         log.info(
             "partition_opened",

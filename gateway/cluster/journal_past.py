@@ -189,6 +189,13 @@ class Pasts:
                     raise Changed
                 break
 
+    async def remove(self, partition: int, revision: int) -> None:
+        """As if nothing were known. Changed, LogUnavailable."""
+        try:
+            await self._leases.delete(past_key(partition), revision)
+        except InDoubt as exc:
+            raise LogUnavailable("the record of a partition's journal may be removed or not") from exc
+
     async def note(self, partition: int, created: str, place: int) -> None:
         """The stream has come so far. LogUnavailable where that can not be written, or the record names another one by
         now, or a recovery has begun: this partition must not be served."""

@@ -31,7 +31,7 @@ class RefusedPartitions:
         self._pasts = pasts
         self._snapshots = snapshots
         self._node = node
-        self._said: dict[int, str] = {}
+        self._said: set[int] = set()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._storing = asyncio.Lock()
 
@@ -39,8 +39,8 @@ class RefusedPartitions:
         """The folder is open here where it can be trusted, and may be closed when this returns; the rest goes on by
         itself. Raises nothing: whoever refused has an error already."""
         partition, mark = error.partition, follower.mark
-        if self._said.get(partition) != error.reason:
-            self._said[partition] = error.reason
+        if partition not in self._said:
+            self._said.add(partition)
             log.error(
                 "partition_refused",
                 partition=partition,
@@ -59,6 +59,10 @@ class RefusedPartitions:
         task = asyncio.get_running_loop().create_task(self._bring(partition, epoch, error.reason, mark, made))
         self._tasks[partition] = task
         task.add_done_callback(lambda _: self._tasks.pop(partition, None))
+
+    def opened(self, partition: int) -> None:
+        """It was not refused this time: where it is again, that is news."""
+        self._said.discard(partition)
 
     async def _is_furthest(self, partition: int, mark: Mark) -> bool:
         past, _ = await self._pasts.get(partition)

@@ -104,7 +104,7 @@ class JournalFleet:
         """A fresh one, or with the folder of that name."""
         self._nodes += 1
         # the servers reserve a journal's bytes
-        cluster = self.settings(**{"journal_bytes": 1 << 26, **settings})
+        cluster = self.settings(**{"journal_bytes": 1 << 26, "node": f"n{self._nodes}", **settings})
         link = await PlainLink().connect(cluster.url)
         folder = self.folder / (name or f"node{self._nodes}")
         node = JournalNode(link, cluster, folder, self.keys, self.clock)
