@@ -1,5 +1,5 @@
-"""Lets no adoption hang: one that gets on with nothing for `cluster.adopt_timeout_s` is ended, so that another node can
-try; must never end one that only takes long, nor let the same partition be opened here while the last try still runs.
+"""Lets no adoption hang: one that does not get on for `cluster.adopt_timeout_s` is ended, so that another node can try;
+must never end one that only takes long, nor let the same partition be opened here while the last try still runs.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ class AdoptionDeadline:
         self._on_over = on_over
         self._running: dict[int, asyncio.Task[None]] = {}  # ended, and not over yet
 
-    def running(self) -> set[int]:
-        """Partitions whose last try still closes what it had: they are not this node's, and can not be now."""
-        return set(self._running)
-
     async def adopt(self, partition: int, epoch: int) -> None:
-        """`Tenant.adopt`, or Overdue. Cancelled: it is over when this returns."""
+        """`Tenant.adopt`, or Overdue: at once where the last try still closes what it had, so that the fleet sees that
+        this node can not have it. Cancelled: it is over when this returns."""
+        if partition in self._running:
+            raise Overdue
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._tenant.adopt(partition, epoch))
         steps, got_on_s = -1, loop.time()

@@ -384,7 +384,7 @@ class FleetMembers:
             steady=self._others.steady(),
             holdings={partition: holding for partition, (holding, _) in self._holdings.items()},
             owned=self._owned,
-            busy=self._work.keys() | self._deadline.running(),
+            busy=self._work.keys(),
             orphan_since=self._unserved.orphan_since,
             unserved_since=self._unserved.since,
             avoided=self._failures.avoided(now, live),
