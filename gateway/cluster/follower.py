@@ -179,7 +179,12 @@ class Follower:
         self.mark = self.folder.look()
         (past, _), snapshot = await asyncio.gather(self._pasts.get(self.partition), self._snapshot())
         self.steps += 1
-        return lacking(state, past, snapshot, self.mark)
+        reason = lacking(state, past, snapshot, self.mark)
+        if not reason or state is None:
+            return reason
+        # an owner that lives may have noted more since the stream was looked at
+        now = await self._state()
+        return lacking(now, past, snapshot, self.mark) if now and now.created == state.created else reason
 
     async def _snapshot(self) -> Mark | None:
         try:
