@@ -25,7 +25,7 @@ from gateway.config.cluster import node_name
 from gateway.config.cluster_section import Cluster
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metrics
-from gateway.model.errors import LogUnavailable
+from gateway.model.errors import GatewayError, LogUnavailable
 from gateway.store import Store
 from gateway.store.keys import ServerKeys
 from gateway.store.partition import Partition
@@ -78,6 +78,25 @@ class PartitionStores:
                     if not tries_left or not isinstance(exc, NoAnswer):
                         raise LogUnavailable(f"the fleet's snapshots can not be reached: {exc}") from exc
             self._prepared = True
+
+    async def tell_of_folders(self) -> None:
+        """Before this node is in the fleet: of partitions that the fleet knows nothing of, and this node has had. Where
+        all of NATS was lost, nobody may begin such a one empty. LogUnavailable."""
+        below = Path(self._config.path) / "partitions"
+        found = {int(each.name) for each in below.iterdir() if each.name.isdecimal()} if below.is_dir() else set()
+        found &= set(range(self._settings.partitions))
+        if not found:
+            return
+        for partition in sorted(found - await self._pasts.known()):
+            folder = PartitionFolder(self._config, partition)
+            try:
+                mark = folder.look()
+            except GatewayError as exc:
+                log.warning("partition_folder_not_read", partition=partition, reason=exc.message)
+                continue
+            folder.close(clean=folder.was_clean)
+            if mark is not None and mark.place:
+                await self._pasts.remember(partition, mark)
 
     # --- standbys -------------------------------------------------------------------------------------------
 

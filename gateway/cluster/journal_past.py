@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.cluster.fleet_records import BadRecord
+from gateway.cluster.fleet_records import BadRecord, parse_partition_key
 from gateway.cluster.jetstream import StreamState
 from gateway.cluster.leases import Changed, InDoubt, Leases
 from gateway.model.errors import ConfigError, LogUnavailable
@@ -162,6 +162,14 @@ class Pasts:
             return parse_past(entry.value), entry.revision
         except BadRecord as exc:
             raise LogUnavailable("the record of a partition's journal is not of this version") from exc
+
+    async def known(self) -> set[int]:
+        """Partitions that the fleet's records know of, for they had an owner. LogUnavailable."""
+        try:
+            keys = [entry.key for entry in await self._leases.all()]
+            return {max(parse_past_key(key), parse_partition_key(key)) for key in keys} - {-1}
+        except InDoubt as exc:
+            raise LogUnavailable("the records of the partitions' journals can not be read now") from exc
 
     async def change(self, partition: int, past: Past, revision: int) -> int:
         """Its new revision. Changed: it is at another one than given. LogUnavailable: it may be changed or not."""

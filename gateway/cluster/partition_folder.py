@@ -53,6 +53,7 @@ class PartitionFolder:
         self._environment: Environment | None = None
         self._is_last_copy = False
         self._unfit = ""  # why it was not opened
+        self.was_clean = False  # when it was opened: everything was on the disk
         self.applied = 0
 
     @property
@@ -101,6 +102,7 @@ class PartitionFolder:
             boot = (self.path / BOOT_FILE).read_text().strip()
         except (OSError, UnicodeDecodeError):
             boot = ""
+        self.was_clean = boot == _CLEAN
         if boot not in (_CLEAN, this_boot()):
             return "the machine was started again without a clean end"
         try:

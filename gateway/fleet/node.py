@@ -191,6 +191,7 @@ class FleetNode:
     async def _begin(self, apps: Sequence[str]) -> None:
         await self._bus.start()
         await _patiently(self._feed.start)
+        await _patiently(self._stores.tell_of_folders)
         await self.edge.start()
         api = self.config.api
         try:

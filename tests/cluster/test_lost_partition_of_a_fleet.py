@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,44 @@ async def test_a_journal_that_was_removed_costs_its_partition_its_owner_and_a_co
 
 async def _is(said: Awaitable[dict[str, Any]], unserved: list[Any]) -> bool:
     return bool((await said)["unserved"] == unserved)
+
+
+async def test_servers_that_came_up_with_empty_disks_make_no_empty_partitions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bucket is gone too: all that is left are the nodes' folders."""
+    async with FleetHome(tmp_path, nodes=2, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
+        assert home.nats is not None
+        scene = Scene(home)
+        await scene.begin()
+        before = await scene.push(0, "before", ttl=3600)
+        assert before.status_code == 201, before.text
+        for node in home.nodes:
+            await node.kill()
+        server = home.nats.servers[0]
+        server.kill()
+        shutil.rmtree(server.folder / "store", ignore_errors=True)
+        shutil.rmtree(server.folder / "jetstream", ignore_errors=True)
+        await home.nats.start()
+        assert server.jetstream()["streams"] == 0
+        for node in home.nodes:
+            await node.spawn()
+        await asyncio.gather(*(node.until_serving() for node in home.nodes))
+
+        async def all_refused() -> bool:
+            return await home.nodes[0].figure(home.http, "heliograph_partitions_refused") == PARTITIONS
+
+        await until(all_refused)
+        for partition in range(PARTITIONS):
+            assert await command(home, "recover", str(partition), "--yes") == 0, capsys.readouterr().err
+        await home.until_ready()
+
+        async def is_there() -> bool:
+            return await scene.shown(1, before.json()["id"]) == 200
+
+        await until(is_there)
+        after = await scene.push(1, "after", ttl=3600)
+        assert after.status_code == 201, after.text
 
 
 async def test_nats_servers_that_are_killed_all_at_once_and_other_settings_are_no_loss(tmp_path: Path) -> None:
