@@ -7,11 +7,12 @@ import hashlib
 from pathlib import Path
 
 import swagger_ui_bundle
+from msgspec import UNSET
 from starlette.responses import RedirectResponse, Response
 
 from gateway.api.call import Call
 from gateway.api.ports import Backend
-from gateway.api.wire import Health, Readiness
+from gateway.api.wire import Health, Readiness, UnservedPartition
 from gateway.metrics.sink import CONTENT_TYPE
 from gateway.model.errors import NotFound
 
@@ -54,8 +55,13 @@ class OperationRoutes:
         if self._backend.stopping.is_set and "draining" not in reasons:
             reasons.append("draining")
         headers = {"retry-after": "1"} if reasons else {}
+        # the same at every node of the fleet: whoever went by it would take all of them out of service at once
+        stranded = self._backend.stranded
+        unserved = UNSET if stranded is None else [UnservedPartition(**each._asdict()) for each in stranded()]
         return call.answer(
-            Readiness(ready=not reasons, reasons=reasons), status=503 if reasons else 200, headers=headers
+            Readiness(ready=not reasons, reasons=reasons, unserved=unserved),
+            status=503 if reasons else 200,
+            headers=headers,
         )
 
     async def metrics(self, call: Call) -> Response:  # noqa: ARG002

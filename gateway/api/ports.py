@@ -17,6 +17,7 @@ from gateway.delivery.quotas import Quotas
 from gateway.delivery.request import PushRequest
 from gateway.identity import Identity
 from gateway.metrics import Metrics
+from gateway.model.cluster import Stranded
 from gateway.model.errors import GatewayError
 from gateway.model.ports import Deaths, Directory, Notifier, Receipts, Schedules
 from gateway.model.registration import App
@@ -168,6 +169,8 @@ class Backend:
     is_connected: Callable[[int], bool]
     # why the gateway can not take pushes now; empty = ready
     readiness: Callable[[], Sequence[str]]
+    # parts of a fleet that nobody serves: this door takes pushes for all others; None: there is no fleet
+    stranded: Callable[[], Sequence[Stranded]] | None = None
     # longest time to live a push may have, seconds
     max_ttl_s: int = 2_419_200
     # Unix milliseconds

@@ -405,6 +405,16 @@ class Health(_Out):
     status: Literal["alive"] = "alive"
 
 
+class UnservedPartition(_Out):
+    partition: int
+    for_s: Annotated[float, Meta(description="nobody has served it for so long")]
+    reason: str
+
+
 class Readiness(_Out):
     ready: bool
     reasons: list[str]
+    unserved: Annotated[
+        list[UnservedPartition] | msgspec.UnsetType,
+        Meta(description="of a fleet: parts that no node has served for a while; they do not make this node unready"),
+    ] = msgspec.UNSET

@@ -1,4 +1,4 @@
-"""`heliograph cluster`: a fleet as NATS has it; asks no node, and must never change anything."""
+"""`heliograph cluster`: a fleet as NATS has it; asks no node, and must never change anything but by `recover`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from gateway.cli.cluster_recovery import recover
 from gateway.cli.options import ConfigFile, Json, Overrides, read_config
 from gateway.cli.output import CommandFailed, print_json, print_table
 
@@ -17,14 +18,18 @@ group = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @group.callback()
 def cluster() -> None:
-    """A fleet of gateways on NATS: its members, who owns what, its streams."""
+    """A fleet of gateways on NATS: its members, who owns what, its streams; what to do where a journal is lost."""
+
+
+group.command()(recover)
 
 
 @group.command()
 def status(config: ConfigFile = None, overrides: Overrides = None, as_json: Json = False) -> None:
     """Members, partitions with owner and epoch, streams with size and copies in sync, from NATS itself.
 
-    Exit code 1 where a partition has no live owner that serves it, or a stream no leader.
+    Exit code 1 where a partition has no live owner that serves it, a journal is not what it was, or a stream has no
+    leader.
 
     [dim]heliograph cluster status --config /etc/heliograph.toml[/dim]
     [dim]heliograph cluster status --config /etc/heliograph.toml --json[/dim]
@@ -70,9 +75,15 @@ def _print(found: FleetStatus) -> None:
     )
     print()
     print_table(
-        ("partition", "owner", "epoch", "state"),
+        ("partition", "owner", "epoch", "state", "problem"),
         (
-            [each.partition, each.owner or "nobody", each.epoch, "serves" if each.ready and each.owner else "waits"]
+            [
+                each.partition,
+                each.owner or "nobody",
+                each.epoch,
+                "serves" if each.ready and each.owner else "waits",
+                each.problem,
+            ]
             for each in found.partitions
         ),
     )
@@ -97,9 +108,15 @@ def what_is_wrong(found: FleetStatus) -> str:
     live = {member.name for member in found.members if member.is_live}
     waiting = [str(each.partition) for each in found.partitions if not each.ready or each.owner not in live]
     without = [stream.name for stream in found.streams if not stream.in_sync]
+    lost = [str(each.partition) for each in found.partitions if each.problem]
     words = []
     if waiting:
         words.append(f"nobody serves partitions {', '.join(waiting)}")
+    if lost:
+        words.append(
+            f"the journals of partitions {', '.join(lost)} are not what they had: heliograph cluster recover {lost[0]}"
+            " tells what there still is"
+        )
     if without:
         words.append(f"streams without a leader: {', '.join(without)}")
     return "; ".join(words)

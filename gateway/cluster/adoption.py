@@ -13,16 +13,19 @@ from pathlib import Path
 import structlog
 
 from gateway.cluster.follower import Follower
-from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection, NoAnswer
-from gateway.cluster.journal_records import journal_stream
+from gateway.cluster.jetstream import JetStreamError, NatsConnection, NoAnswer
+from gateway.cluster.journal_past import JournalLacking, Pasts
 from gateway.cluster.journal_stream import JournalStream
+from gateway.cluster.leases import Leases
 from gateway.cluster.partition_folder import PartitionFolder
+from gateway.cluster.refused_partitions import RefusedPartitions
 from gateway.cluster.snapshot_keeper import SnapshotKeeper
 from gateway.cluster.snapshots import Snapshots
+from gateway.config.cluster import node_name
 from gateway.config.cluster_section import Cluster
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metrics
-from gateway.model.errors import LogUnavailable
+from gateway.model.errors import GatewayError, LogUnavailable
 from gateway.store import Store
 from gateway.store.keys import ServerKeys
 from gateway.store.partition import Partition
@@ -43,6 +46,7 @@ class PartitionStores:
         settings: Cluster,
         config: StoreConfig,
         keys: ServerKeys,
+        leases: Leases,
         metrics: Metrics,
         clock: Callable[[], int] = now_ms,
     ) -> None:
@@ -53,6 +57,10 @@ class PartitionStores:
         self._metrics = metrics
         self._clock = clock
         self._snapshots = Snapshots(link, settings)
+        self._pasts = Pasts(leases)
+        self._refused = RefusedPartitions(self._pasts, self._snapshots, node_name(settings))
+        self._opening: dict[int, Follower] = {}
+        self._stages: dict[int, int] = {}  # of partitions that are being opened
         self._followers: dict[int, Follower] = {}
         self._prepared = False
         self._preparing = asyncio.Lock()
@@ -70,6 +78,25 @@ class PartitionStores:
                     if not tries_left or not isinstance(exc, NoAnswer):
                         raise LogUnavailable(f"the fleet's snapshots can not be reached: {exc}") from exc
             self._prepared = True
+
+    async def tell_of_folders(self) -> None:
+        """Before this node is in the fleet: of partitions that the fleet knows nothing of, and this node has had. Where
+        all of NATS was lost, nobody may begin such a one empty. LogUnavailable."""
+        below = Path(self._config.path) / "partitions"
+        found = {int(each.name) for each in below.iterdir() if each.name.isdecimal()} if below.is_dir() else set()
+        found &= set(range(self._settings.partitions))
+        if not found:
+            return
+        for partition in sorted(found - await self._pasts.known()):
+            folder = PartitionFolder(self._config, partition)
+            try:
+                mark = folder.look()
+            except GatewayError as exc:
+                log.warning("partition_folder_not_read", partition=partition, reason=exc.message)
+                continue
+            folder.close(clean=folder.was_clean)
+            if mark is not None and mark.place:
+                await self._pasts.remember(partition, mark)
 
     # --- standbys -------------------------------------------------------------------------------------------
 
@@ -92,10 +119,11 @@ class PartitionStores:
 
     def _follower(self, partition: int) -> Follower:
         folder = PartitionFolder(self._config, partition)
-        return Follower(self._link, self._settings, folder, self._snapshots, partition)
+        return Follower(self._link, self._settings, folder, self._snapshots, self._pasts, partition)
 
     async def close(self) -> None:
         """Of the standbys; a store is closed by who opened it."""
+        await self._refused.close()
         followers, self._followers = self._followers, {}
         for follower in followers.values():
             await follower.close()
@@ -113,8 +141,8 @@ class PartitionStores:
         metrics: Metrics | None = None,
     ) -> Store:
         """The store of a partition that is this node's from now on; `metrics`: its own. LogFenced: it is another's
-        already; LogUnavailable: NATS does not answer; JournalUnusable, ConfigError, OSError: not on this node, or not
-        without help."""
+        already; LogUnavailable: NATS does not answer; JournalLacking: the stream is not what the partition had, and
+        nothing was changed; JournalUnusable, ConfigError, OSError: not on this node, or not without help."""
         started_s = time.perf_counter()
         await self._prepare()
         follower = self._followers.pop(partition, None)
@@ -122,29 +150,48 @@ class PartitionStores:
             await follower.stop()
         else:
             follower = self._follower(partition)
+        self._opening[partition] = follower
+        self._stages[partition] = 0
         shutil.rmtree(Path(self._config.path) / "partitions" / f"{partition}.fetched", ignore_errors=True)
         journal = JournalStream(self._link, self._settings, partition)
         try:
+            state = await follower.check()
             # as far as it goes while the owner before may still write: what is left is short then
-            state = await self._state(partition)
-            if state:
-                await follower.advance(state)
-            before, place = await journal.open(epoch)
+            if state is not None and state.last:
+                await follower.advance(state.last)
+            self._stages[partition] += 1
+            before, place = await journal.open(epoch, "" if state is None else state.created)
             await follower.own(before, place)
+            self._stages[partition] += 1
             folder = follower.folder
             folder.close(clean=False)
-            keeper = SnapshotKeeper(self._link, self._settings, self._snapshots, partition, epoch, before, journal)
+            keeper = SnapshotKeeper(
+                self._link, self._settings, self._snapshots, self._pasts, partition, epoch, before, journal
+            )
             store = await Store.open(
                 folder.config,
                 metrics or self._metrics,
                 clock=self._clock,
                 partition=Partition(partition, journal, self._keys, on_fenced, on_behind, on_quiet, folder.mark_clean),
             )
-        except BaseException:
+            self._stages[partition] += 1
+        except BaseException as exc:
             await follower.stop()
+            if isinstance(exc, JournalLacking):
+                await self._refused.take(exc, follower, epoch)
             follower.folder.close(clean=False)
             await journal.close()
             raise
+        finally:
+            self._opening.pop(partition, None)
+            self._stages.pop(partition, None)
+        try:
+            # from here on the fleet knows that this stream is the journal: no other is gone on with
+            await self._pasts.note(partition, before.created, place)
+        except BaseException:
+            await store.close()
+            raise
+        self._refused.opened(partition)
         keeper.start(store, folder)
         log.info(
             "partition_opened",
@@ -155,10 +202,7 @@ class PartitionStores:
         )
         return store
 
-    async def _state(self, partition: int) -> int:
-        """The last place of its journal; 0 where there is none."""
-        try:
-            state = await JetStream(self._link).state(journal_stream(self._settings.name, partition))
-        except JetStreamError as exc:
-            raise LogUnavailable(f"the journal of a partition can not be read: {exc}") from exc
-        return 0 if state is None else state.last
+    def steps(self, partition: int) -> int:
+        """How often the opening under way got on."""
+        follower = self._opening.get(partition)
+        return 0 if follower is None else follower.steps + self._stages[partition]

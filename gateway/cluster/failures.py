@@ -27,6 +27,11 @@ class Failures:
             pause = min(max(2 * self._pauses.get(key, (0.0, 0.0))[1], self._least_s), PAUSE_MAX_S)
             self._pauses[key] = now + pause, pause
 
+    def forget(self, partition: int) -> None:
+        """What kept them from it is over."""
+        for key in [key for key in self._pauses if key[0] == partition]:
+            del self._pauses[key]
+
     def avoided(self, now: float, live: Mapping[int, str]) -> dict[int, list[str]]:
         """Names by partition; what is known of the dead is forgotten."""
         found: dict[int, list[str]] = {}

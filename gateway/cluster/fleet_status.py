@@ -20,6 +20,15 @@ from gateway.cluster.fleet_records import (
     parse_holding,
     parse_partition_key,
 )
+from gateway.cluster.journal_past import (
+    Lack,
+    Past,
+    parse_lack,
+    parse_lack_key,
+    parse_past,
+    parse_past_key,
+)
+from gateway.cluster.journal_records import journal_stream
 from gateway.cluster.kv_leases import KvLeases, bucket_of
 from gateway.cluster.leases import Entry
 from gateway.cluster.nats_link import NatsLink
@@ -49,6 +58,7 @@ class PartitionStatus(msgspec.Struct):
     owner: str  # empty: nobody's
     epoch: int
     ready: bool  # it serves
+    problem: str = ""  # why nobody takes it over, where that is known
 
 
 class StreamStatus(msgspec.Struct):
@@ -84,7 +94,8 @@ async def look(settings: Cluster) -> FleetStatus:
         while loop.time() < end and len(_renewed(before, after)) < len(_beats(after)):
             await asyncio.sleep(settings.beat_s / 2)
             after = await patiently(leases.all)
-        return describe(settings, after, _renewed(before, after), streams)
+        # last, for what the records say of a stream must not be newer
+        return describe(settings, after, _renewed(before, after), await _streams(link, settings.name))
     finally:
         await link.close()
 
@@ -109,6 +120,8 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
     """`live`: keys of members that were renewed."""
     beats = _beats(entries)
     holdings: dict[int, Holding] = {}
+    pasts: dict[int, Past] = {}
+    lacks: dict[int, Lack] = {}
     count = settings.partitions
     for entry in entries:
         try:
@@ -116,15 +129,22 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
                 count = parse_fleet(entry.value).partitions
             elif (partition := parse_partition_key(entry.key)) >= 0:
                 holdings[partition] = parse_holding(entry.value)
+            elif (partition := parse_past_key(entry.key)) >= 0:
+                pasts[partition] = parse_past(entry.value)
+            elif (partition := parse_lack_key(entry.key)[0]) >= 0:
+                lacks[partition] = parse_lack(entry.value)
         except BadRecord:
             continue
+    lasts = {stream.name: stream.last for stream in streams}
     names = {beat.number: beat.name for beat in beats.values()}
     partitions = []
     for partition in range(count):
         holding = holdings.get(partition, Holding(0, 0))
         # a number without a member: its node is gone, and nobody took the partition yet
         owner = names.get(holding.node, f"#{holding.node}" if holding.node else "")
-        partitions.append(PartitionStatus(partition, owner, holding.epoch, holding.ready))
+        last = lasts.get(journal_stream(settings.name, partition))
+        problem = _problem(holding, pasts.get(partition), lacks.get(partition), last)
+        partitions.append(PartitionStatus(partition, owner, holding.epoch, holding.ready, problem))
     members = [
         MemberStatus(
             name=beat.name,
@@ -140,6 +160,18 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
         for key, beat in sorted(beats.items())
     ]
     return FleetStatus(settings.name, members, partitions, streams)
+
+
+def _problem(holding: Holding, past: Past | None, lack: Lack | None, last: int | None) -> str:
+    """Of its journal; `last`: where that ends, None: there is none. A node that tried knows it best; where none lives
+    it is seen all the same."""
+    if past is not None and past.recovery:
+        return "it is being recovered, or that ended in the middle"
+    if past is not None and last is None:
+        return f"its journal is gone, which had {past.place} at least"
+    if past is not None and last is not None and last < past.place:
+        return f"its journal ends at {last}, and had {past.place}"
+    return lack.reason if lack is not None and not holding.ready else ""
 
 
 async def _streams(link: NatsLink, name: str) -> list[StreamStatus]:

@@ -13,13 +13,14 @@ import lmdb
 import structlog
 
 from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection, StreamState
+from gateway.cluster.journal_past import JournalLacking, JournalUnusable, Mark, Pasts, lacking
 from gateway.cluster.journal_reader import JournalReader, Message, StreamPurged, StreamReplaced
 from gateway.cluster.journal_records import Assembler, MalformedJournal, journal_stream
 from gateway.cluster.partition_folder import PartitionFolder
 from gateway.cluster.snapshots import MalformedSnapshot, Snapshots
 from gateway.cluster.task_end import end_task
 from gateway.config.cluster_section import Cluster
-from gateway.model.errors import ConfigError, GatewayError, LogUnavailable
+from gateway.model.errors import GatewayError, LogUnavailable
 from gateway.store.row_codec import parse_rows
 
 log = structlog.get_logger(__name__)
@@ -31,24 +32,36 @@ _SAY_S = 5.0
 PAUSE_S, MOST_PAUSE_S = 0.25, 30.0
 #: a snapshot may be replaced while it is fetched
 _FETCHES = 5
-
-
-class JournalUnusable(ConfigError):
-    """What would be needed of a partition is not there: neither in its journal nor in a snapshot."""
+#: a stream that is gone or too short is looked at again for so long before it counts as lost: servers that start, or
+#: have a new leader, know less for a moment
+LOOK_S = 3.0
 
 
 class Follower:
     """Of one partition. Control thread only; rows are applied on another, one piece at a time."""
 
     def __init__(
-        self, link: NatsConnection, settings: Cluster, folder: PartitionFolder, snapshots: Snapshots, partition: int
+        self,
+        link: NatsConnection,
+        settings: Cluster,
+        folder: PartitionFolder,
+        snapshots: Snapshots,
+        pasts: Pasts,
+        partition: int,
     ) -> None:
         self.folder = folder
         self.partition = partition
+        #: what its folder has, where that was looked at and can be trusted
+        self.mark: Mark | None = None
+        #: rises while it gets on
+        self.steps = 0
         self._js = JetStream(link)
         self._stream = journal_stream(settings.name, partition)
         self._reader = JournalReader(self._js, self._stream)
         self._snapshots = snapshots
+        self._pasts = pasts
+        self._checked = ""  # the stream that was found to be the journal a moment ago
+        self._waits_for = ""  # what was said last of why it waits
         self._is_open = False
         self._created = ""  # of the stream that the open folder follows
         self._task: asyncio.Task[None] | None = None
@@ -91,13 +104,19 @@ class Follower:
                 OSError,
                 lmdb.Error,
             ) as exc:
-                log.warning("standby_waits", partition=self.partition, reason=f"{type(exc).__name__}: {exc}")
+                self._say_waits(f"{type(exc).__name__}: {exc}")
                 await self._settle()
                 self._is_open = False
                 with suppress(OSError, lmdb.Error):
                     self.folder.close()
             pause_s = PAUSE_S if self.folder.applied != before else min(2 * pause_s, MOST_PAUSE_S)
             await asyncio.sleep(pause_s)
+
+    def _say_waits(self, reason: str) -> None:
+        """A journal that is lost stays so for hours: once."""
+        if reason != self._waits_for:
+            self._waits_for = reason
+            log.warning("standby_waits", partition=self.partition, reason=reason)
 
     # --- the way there --------------------------------------------------------------------------------------
 
@@ -141,7 +160,45 @@ class Follower:
         except JetStreamError as exc:
             raise LogUnavailable(f"the journal of a partition can not be read: {exc}") from exc
 
+    async def check(self) -> StreamState | None:
+        """The stream as it is, where it can be the partition's journal (None: there is none, and never was).
+        JournalLacking where it is not, after a while in which it might have come; LogUnavailable."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + LOOK_S
+        while True:
+            state = await self._state()
+            reason = await self._lacking(state)
+            if not reason:
+                self._checked = "" if state is None else state.created
+                return state
+            if loop.time() >= end:
+                raise JournalLacking(self.partition, reason)
+            await asyncio.sleep(PAUSE_S)
+
+    async def _lacking(self, state: StreamState | None) -> str:
+        self.mark = self.folder.look()
+        (past, _), snapshot = await asyncio.gather(self._pasts.get(self.partition), self._snapshot())
+        self.steps += 1
+        reason = lacking(state, past, snapshot, self.mark)
+        if not reason or state is None:
+            return reason
+        # an owner that lives may have noted more since the stream was looked at
+        now = await self._state()
+        return lacking(now, past, snapshot, self.mark) if now and now.created == state.created else reason
+
+    async def _snapshot(self) -> Mark | None:
+        try:
+            manifest = await self._snapshots.find(self.partition)
+        except MalformedSnapshot:
+            return None  # where it is needed it is missed soon enough
+        except JetStreamError as exc:
+            raise LogUnavailable(f"the snapshot of a partition can not be read: {exc}") from exc
+        return None if manifest is None else Mark(manifest.created, manifest.place)
+
     async def _open(self, state: StreamState) -> None:
+        checked, self._checked = self._checked, ""
+        if state.created != checked and (reason := await self._lacking(state)):
+            raise JournalLacking(self.partition, reason)
         if not self.folder.open(state.created, state.first, state.last):
             await self._begin_anew(state)
         self._created = state.created
@@ -162,7 +219,7 @@ class Follower:
                         field="cluster.name",
                     )
                 if manifest is not None and manifest.place + 1 >= state.first:
-                    await self._snapshots.fetch(manifest, made)
+                    await self._snapshots.fetch(manifest, made, self._got_on)
                     self.folder.adopt(made, state.created)
                     if self.folder.applied != manifest.place:
                         self.folder.drop()
@@ -214,6 +271,10 @@ class Follower:
         # who stops this waits for the other thread all the same
         await asyncio.shield(self._applying)
         self._applying = None
+        self.steps += 1
+
+    def _got_on(self) -> None:
+        self.steps += 1
 
     async def _settle(self) -> None:
         applying, self._applying = self._applying, None

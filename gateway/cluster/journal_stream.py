@@ -113,15 +113,18 @@ class JournalStream:
 
     # --- taking over ----------------------------------------------------------------------------------------
 
-    async def open(self, epoch: int) -> tuple[StreamState, int]:
-        """Take the stream over, made where there is none: its state before, and the place of the epoch record, behind
-        which nobody of an older epoch can write. LogFenced: a newer owner has; LogUnavailable: not now."""
+    async def open(self, epoch: int, created: str = "") -> tuple[StreamState, int]:
+        """Take the stream over that was made at `created`, or make one (empty): its state before, and the place of the
+        epoch record, behind which nobody of an older epoch can write. LogFenced: a newer owner has; LogUnavailable: not
+        now."""
         self._epoch = epoch
         if self._js.link.is_up and self._js.link.nats.max_payload - HEADER_BYTES < self._part_bytes:
             self._part_bytes = self._js.link.nats.max_payload - HEADER_BYTES
             log.warning("message_bytes_too_large", setting="cluster.message_bytes", taken=self._part_bytes)
         try:
             state = await self._js.ensure(journal_config(self._settings, self._partition), MAKE_S)
+            if created and state.created != created:
+                raise LogUnavailable("the journal of a partition was made anew this moment")
             now: StreamState | None = state
             while True:
                 if now is None or now.last:

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from gateway.cluster.adoption_deadline import AdoptionDeadline, Overdue
 from gateway.cluster.assignment import Picture, Plan, Ranks, decide
 from gateway.cluster.beats import Heart, Pulse, clock
 from gateway.cluster.entrance import Entrance
@@ -29,12 +30,15 @@ from gateway.cluster.fleet_records import (
     parse_partition_key,
     partition_key,
 )
-from gateway.cluster.leases import Changed, End, Entry, InDoubt, Leases
+from gateway.cluster.journal_past import JournalLacking
+from gateway.cluster.leases import Changed, Entry, InDoubt, Leases
 from gateway.cluster.others import Others
+from gateway.cluster.records_watch import RecordsWatch
+from gateway.cluster.unserved import Unserved
 from gateway.config.cluster_section import Cluster
 from gateway.metrics import Metrics
 from gateway.metrics.names import Metric
-from gateway.model.cluster import Member, Owner, Tenant
+from gateway.model.cluster import Member, Owner, Stranded, Tenant
 from gateway.model.errors import ConfigError, GatewayError
 
 _log = structlog.get_logger(__name__)
@@ -45,8 +49,6 @@ HOLD_S = 12.0
 #: partitions that are opened at a time: what takes long in it is NATS syncing, several at once
 ADOPTIONS = 8
 _TURN_S = 0.25
-#: the watch is made anew at least so often
-_WATCH_S = 60.0
 #: part of the lease after which its holder lets go: before the others take
 _EARLY = 0.95
 _DOUBT_S = 0.1
@@ -93,8 +95,8 @@ class FleetMembers:
         self._epochs: dict[int, int] = {}  # of partitions that the tenant has, or is opening
         self._work: dict[int, asyncio.Task[None]] = {}  # partitions that are adopted or released now
         self._following: set[int] = set()
-        self._orphan_since: dict[int, float] = {}
-        self._unserved_since: dict[int, float] = {}
+        self._unserved = Unserved(settings.partitions, settings.lease_s)
+        self._deadline = AdoptionDeadline(tenant, settings.adopt_timeout_s, self._on_over)
         self._waits_for_others = True
         self._failures = Failures(settings.lease_s)
         self._adopting = asyncio.Semaphore(ADOPTIONS)
@@ -105,10 +107,7 @@ class FleetMembers:
         self._is_draining = False
         self._deciding: asyncio.Handle | None = None
         self._turning: asyncio.TimerHandle | None = None
-        self._end_watch: End | None = None
-        self._rewatching: asyncio.Task[None] | None = None
-        self._rewatched_at = now()
-        self._has_missed = False
+        self._watch = RecordsWatch(leases, self._name, settings.beat_s, now)
         self._cleaning: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
 
@@ -135,6 +134,10 @@ class FleetMembers:
     def owned(self) -> Collection[int]:
         return self._owned
 
+    def stranded(self) -> list[Stranded]:
+        """Partitions that nobody has served for so long that waiting does not seem to help."""
+        return self._unserved.stranded(self._now())
+
     # --- its life
 
     async def start(self) -> None:
@@ -142,7 +145,7 @@ class FleetMembers:
         self._renewed_at = self._now()
         self._pulse.turned_at = self._now()
         self._heart.start(self._pulse, self)
-        self._end_watch = await self._patiently(lambda: self._leases.watch(self._on_entry))
+        await self._patiently(lambda: self._watch.start(self._on_entry))
         self._turn()
 
     async def drain(self, timeout_s: float) -> bool:
@@ -183,13 +186,12 @@ class FleetMembers:
         for handle in (self._turning, self._deciding):
             if handle is not None:
                 handle.cancel()
-        for other in (self._rewatching, self._cleaning):
-            if other is not None:
-                other.cancel()
-                await asyncio.gather(other, return_exceptions=True)
+        await self._watch.stop()
+        if self._cleaning is not None:
+            self._cleaning.cancel()
+            await asyncio.gather(self._cleaning, return_exceptions=True)
         await self._heart.stop()
-        if self._end_watch is not None:
-            await self._end_watch()
+        await self._watch.end()
         if not self._is_ousted:
             with suppress(Changed, InDoubt):
                 await self._leases.delete(self._pulse.key, self._pulse.revision)
@@ -203,9 +205,7 @@ class FleetMembers:
             self._lapse()
         self._renewed_at = max(self._renewed_at, at)
         self._others.renewed()
-        if self._has_missed:  # so may have the watch
-            self._has_missed = False
-            self._watch_soon()
+        self._watch.renewed()
         if self._is_lapsed:
             self._is_lapsed = False
             _log.info("lease_again", node=self._name)
@@ -213,7 +213,7 @@ class FleetMembers:
         self._decide_soon()
 
     def on_missed(self) -> None:
-        self._has_missed = True
+        self._watch.missed()
         self._metrics.count(Metric.BEATS_MISSED)
 
     def on_ousted(self) -> None:
@@ -241,7 +241,7 @@ class FleetMembers:
         if silent_s < lease_s:
             pause = min(pause, lease_s - silent_s + 0.001)
         self._turning = asyncio.get_running_loop().call_later(pause, self._turn)
-        self._look_after_watch(now)
+        self._watch.look(self._renewed_at, self._others.seen_at or 0.0)
         self._clean_up()
         self._decide()
 
@@ -277,6 +277,9 @@ class FleetMembers:
                 self._on_node(entry)
             elif (partition := parse_partition_key(entry.key)) >= 0 and entry.value:
                 self._take_holding(partition, parse_holding(entry.value), entry.revision)
+            elif (partition := self._unserved.hear(entry)) >= 0:
+                self._failures.forget(partition)
+                self._decide_soon()
         except BadRecord:
             _log.warning("record_unreadable", key=entry.key)
 
@@ -328,37 +331,19 @@ class FleetMembers:
         except Exception:
             _log.exception("tenant_failed")
 
-    def _look_after_watch(self, now: float) -> None:
-        """Own beats got through, and did not come back: nothing else does either. And now and then in any case."""
-        seen_at = self._others.seen_at or 0.0
-        patience_s = max(3 * self._settings.beat_s, 0.5)
-        since_s = now - self._rewatched_at
-        if self._renewed_at - seen_at > patience_s and since_s > patience_s + 1.0:
-            _log.warning("watch_again", node=self._name)
-            self._watch_soon()
-        elif since_s > _WATCH_S:
-            self._watch_soon()
-
-    def _watch_soon(self) -> None:
-        if (self._rewatching is None or self._rewatching.done()) and not self._is_closing:
-            self._rewatched_at = self._now()
-            self._rewatching = asyncio.get_running_loop().create_task(self._watch_again())
-
-    async def _watch_again(self) -> None:
-        try:
-            await self._leases.watch_again()
-        except InDoubt:
-            self._has_missed = True  # with the next beat that gets through
-
     def _clean_up(self) -> None:
-        """Records of nodes that never came back; one at a time, and it does not matter who does it."""
-        dead = self._others.long_dead()
-        if dead and (self._cleaning is None or self._cleaning.done()):
-            self._cleaning = asyncio.get_running_loop().create_task(self._remove_record(*dead[0]))
+        """Records of nodes that never came back, and of why nobody served what is served here now; one at a time, and
+        it does not matter who does it."""
+        if self._cleaning is not None and not self._cleaning.done():
+            return
+        dead = [(f"{NODE}{name}", revision) for name, revision in self._others.long_dead()]
+        over = dead[0] if dead else self._unserved.settled(self._owned)
+        if over is not None and not self._is_lapsed:
+            self._cleaning = asyncio.get_running_loop().create_task(self._remove_record(*over))
 
-    async def _remove_record(self, name: str, revision: int) -> None:
+    async def _remove_record(self, key: str, revision: int) -> None:
         with suppress(Changed, InDoubt):
-            await self._leases.delete(f"{NODE}{name}", revision)
+            await self._leases.delete(key, revision)
 
     # --- what to do
 
@@ -377,7 +362,9 @@ class FleetMembers:
         self._note_since(now, live)
         self._metrics.set(Metric.MEMBERS, len(live))
         self._metrics.set(Metric.PARTITIONS_OWNED, len(self._owned))
-        self._metrics.set(Metric.PARTITIONS_UNOWNED, len(self._unserved_since))
+        self._metrics.set(Metric.PARTITIONS_UNOWNED, len(self._unserved.since))
+        self._metrics.set(Metric.PARTITIONS_STRANDED, len(self._unserved.stranded(now)))
+        self._metrics.set(Metric.PARTITIONS_REFUSED, self._unserved.refused())
         if self._is_lapsed or self._number not in live:
             return
         self._act(decide(self._picture(now, live), self._ranks))
@@ -398,8 +385,8 @@ class FleetMembers:
             holdings={partition: holding for partition, (holding, _) in self._holdings.items()},
             owned=self._owned,
             busy=self._work.keys(),
-            orphan_since=self._orphan_since,
-            unserved_since=self._unserved_since,
+            orphan_since=self._unserved.orphan_since,
+            unserved_since=self._unserved.since,
             avoided=self._failures.avoided(now, live),
             now=now,
             stagger_s=settings.lease_s / 2,
@@ -413,18 +400,8 @@ class FleetMembers:
         held = any(holding.node in live for holding, _ in self._holdings.values())
         self._waits_for_others = not held and self._others.are_coming()
         if self._waits_for_others:  # the second in the order waits for the first from when both are there
-            self._orphan_since.clear()
-        for partition in range(self._settings.partitions):
-            holding, _ = self._holdings.get(partition, (Holding(0, 0), 0))
-            is_orphan = holding.node not in live
-            for since, holds in (
-                (self._orphan_since, is_orphan),
-                (self._unserved_since, is_orphan or not holding.ready),
-            ):
-                if not holds:
-                    since.pop(partition, None)
-                else:
-                    since.setdefault(partition, now)
+            self._unserved.orphan_since.clear()
+        self._unserved.note(now, self._holdings, live)
 
     def _act(self, plan: Plan) -> None:
         for partition in plan.adopt:
@@ -454,6 +431,10 @@ class FleetMembers:
             _log.error("partition_work_failed", partition=partition, exc_info=error)
             if partition in self._epochs and partition not in self._owned:
                 self._end(partition)
+        self._moved.set()
+        self._decide_soon()
+
+    def _on_over(self) -> None:
         self._moved.set()
         self._decide_soon()
 
@@ -507,11 +488,17 @@ class FleetMembers:
         self._following.discard(partition)  # that ends with it
         self._epochs[partition] = epoch
         try:
-            await self._tenant.adopt(partition, epoch)
+            await self._deadline.adopt(partition, epoch)
         except Exception as exc:
             del self._epochs[partition]
-            self._metrics.count(Metric.PARTITION_MOVES, label="failed")
-            if isinstance(exc, GatewayError):  # NATS that does not answer, an owner after this one
+            failed = {JournalLacking: "refused", Overdue: "overdue"}.get(type(exc), "failed")
+            self._metrics.count(Metric.PARTITION_MOVES, label=failed)
+            if isinstance(exc, Overdue):
+                seconds = self._settings.adopt_timeout_s
+                _log.warning("adoption_overdue", partition=partition, epoch=epoch, without_a_step_s=seconds)
+            elif isinstance(exc, JournalLacking):
+                pass  # it was said at length, once
+            elif isinstance(exc, GatewayError):  # NATS that does not answer, an owner after this one
                 _log.warning("partition_not_adopted", partition=partition, epoch=epoch, reason=exc.message)
             else:
                 _log.error("partition_not_adopted", partition=partition, epoch=epoch, exc_info=exc)

@@ -17,6 +17,7 @@ from pathlib import Path
 import lmdb
 import structlog
 
+from gateway.cluster.journal_past import Mark
 from gateway.config.sections import Store as StoreConfig
 from gateway.model.errors import ConfigError, GatewayError, StoreSchemaTooNew
 from gateway.store.commit import APPLIED_KEY
@@ -51,6 +52,8 @@ class PartitionFolder:
         self.partition = partition
         self._environment: Environment | None = None
         self._is_last_copy = False
+        self._unfit = ""  # why it was not opened
+        self.was_clean = False  # when it was opened: everything was on the disk
         self.applied = 0
 
     @property
@@ -59,41 +62,47 @@ class PartitionFolder:
             raise RuntimeError("the folder is closed")
         return self._environment
 
+    def look(self) -> Mark | None:
+        """Open it, and say how far it has come in which stream; None: there is nothing that can be trusted. Closed
+        then, and nothing is removed: what it is worth is told by what there is besides."""
+        if self._environment is None and (reason := self._try()):
+            self._unfit = reason
+            return None
+        stored = self.environment.get(Db.META, STREAM_KEY)
+        return Mark("" if stored is None else stored.decode(), self.applied)
+
     def open(self, created: str, first: int, last: int) -> bool:
         """With what it has, where it is a piece of the stream that was made at `created` and has messages `first` to
-        `last`; False: there was nothing that can be used, and now there is nothing."""
-        reason = self._open(created, first, last)
-        if reason:
-            if self._is_last_copy:
-                self._set_aside(reason)
-            elif reason != "new":
-                log.warning("partition_folder_dropped", partition=self.partition, reason=reason)
-            self.drop()
-        return not reason
-
-    def _set_aside(self, reason: str) -> None:
-        """NATS lost what it had acknowledged, or somebody removed the stream: this may be the only copy. The first one
-        is kept, for what is lost again later is less."""
+        `last`; False: not so. It is closed and left then, until `create` or `adopt` puts another in its place."""
+        mark = self.look()
+        if mark is None:
+            return False
+        self._is_last_copy = self.applied > 0 and (mark.created not in ("", created) or self.applied > last)
+        if mark.created != created:
+            self._unfit = "it follows another stream"
+        elif self.applied > last:
+            self._unfit = f"it is ahead of the stream, which ends at {last}"
+        elif self.applied + 1 < first:
+            self._unfit = f"the stream begins at {first} only"
+        else:
+            return True
         self.close(clean=False)
-        kept = self.path.with_name(f"{self.path.name}.lost")
-        if not kept.exists():
-            self.path.rename(kept)
-        log.error(
-            "partition_stream_lost",
-            partition=self.partition,
-            reason=reason,
-            consequence="what was accepted is in the journal no more",
-            kept=str(kept),
-        )
+        return False
 
-    def _open(self, created: str, first: int, last: int) -> str:
-        self._is_last_copy = False
+    def copy(self, destination: Path) -> None:
+        """All that it has by now, compacted, into a new folder. It is open."""
+        shutil.rmtree(destination, ignore_errors=True)
+        self.environment.copy_to(destination)
+
+    def _try(self) -> str:
+        """Open it; why that can not be done."""
         if not (self.path / "data.mdb").exists():
             return "new"
         try:
             boot = (self.path / BOOT_FILE).read_text().strip()
         except (OSError, UnicodeDecodeError):
             boot = ""
+        self.was_clean = boot == _CLEAN
         if boot not in (_CLEAN, this_boot()):
             return "the machine was started again without a clean end"
         try:
@@ -102,26 +111,37 @@ class PartitionFolder:
             raise  # it is no worse for that
         except GatewayError as exc:
             return f"it can not be opened: {exc}"
-        stored = self.environment.get(Db.META, STREAM_KEY)
-        # the stream is not what it was, though nothing is wrong here
-        self._is_last_copy = self.applied > 0 and (stored not in (None, created.encode()) or self.applied > last)
-        if stored != created.encode():
-            return "it follows another stream"
-        if self.applied > last:
-            return f"it is ahead of the stream, which ends at {last}"
-        if self.applied + 1 < first:
-            return f"the stream begins at {first} only"
         return ""
+
+    def _make_way(self) -> None:
+        """For another in its place. Where the journal is another stream by now, because somebody said so, what this one
+        has may be wanted all the same: the first one is kept, for what is left behind later is less."""
+        self.close(clean=False)
+        kept = self.path.with_name(f"{self.path.name}.lost")
+        if self._is_last_copy and self.path.exists() and not kept.exists():
+            self.path.rename(kept)
+            log.warning(
+                "partition_folder_kept",
+                partition=self.partition,
+                reason=self._unfit,
+                consequence="the journal was recovered from another copy; remove the folder when nobody asks for more",
+                kept=str(kept),
+            )
+        elif self._unfit not in ("", "new"):
+            log.warning("partition_folder_dropped", partition=self.partition, reason=self._unfit)
+        self._is_last_copy, self._unfit = False, ""
+        self.drop()
 
     def create(self, created: str) -> None:
         """An empty one, at the beginning of the stream."""
+        self._make_way()
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._begin()
         self.environment.apply([[(PUT, Db.META, STREAM_KEY, created.encode())]])
 
     def adopt(self, made: Path, created: str) -> None:
         """A folder that was made elsewhere takes this place."""
-        self.drop()
+        self._make_way()
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         made.rename(self.path)
         self._begin()

@@ -1,5 +1,5 @@
-"""Takes snapshots of a partition while this node owns it, and lets the journal before them go; must never hold up a
-commit, nor remove what no snapshot has.
+"""Takes snapshots of a partition while this node owns it, lets the journal before them go, and notes how far that has
+come; must never hold up a commit, nor remove what no snapshot has.
 """
 
 from __future__ import annotations
@@ -7,10 +7,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from contextlib import suppress
 
 import structlog
 
 from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection, StreamState
+from gateway.cluster.journal_past import Pasts
 from gateway.cluster.journal_stream import JournalStream
 from gateway.cluster.partition_folder import PartitionFolder, applied_of
 from gateway.cluster.snapshots import MalformedSnapshot, Snapshots
@@ -22,6 +24,8 @@ from gateway.store import Store
 log = structlog.get_logger(__name__)
 
 CHECK_S = 0.5
+#: how far the journal has come is written into the fleet's records so often, where it has
+NOTE_S = 30.0
 #: after one that failed
 PAUSE_S = 10.0
 #: part of a journal that may be full before a snapshot, however large that is
@@ -36,6 +40,7 @@ class SnapshotKeeper:
         link: NatsConnection,
         settings: Cluster,
         snapshots: Snapshots,
+        pasts: Pasts,
         partition: int,
         epoch: int,
         before: StreamState,
@@ -44,6 +49,8 @@ class SnapshotKeeper:
         self._js = JetStream(link, timeout_s=5.0)
         self._settings = settings
         self._snapshots = snapshots
+        self._pasts = pasts
+        self._noted = journal.last
         self._partition = partition
         self._epoch = epoch
         self._created = before.created
@@ -66,15 +73,28 @@ class SnapshotKeeper:
         self._journal.on_close = lambda: end_task(task)
 
     async def _keep(self, store: Store, folder: PartitionFolder) -> None:
+        loop = asyncio.get_running_loop()
+        noted_s = loop.time()
         while True:
             await asyncio.sleep(CHECK_S)
-            if not self.due or store.committer.ended:
+            if store.committer.ended:
+                continue
+            if loop.time() - noted_s >= NOTE_S and self._journal.last > self._noted:
+                noted_s = loop.time()
+                await self._note()
+            if not self.due:
                 continue
             try:
                 await self.take(store, folder)
             except (GatewayError, JetStreamError, MalformedSnapshot, OSError) as exc:
                 log.warning("snapshot_failed", partition=self._partition, reason=f"{type(exc).__name__}: {exc}")
                 await asyncio.sleep(PAUSE_S)
+
+    async def _note(self) -> None:
+        place = self._journal.last
+        with suppress(GatewayError):  # another time then
+            await self._pasts.note(self._partition, self._created, place)
+            self._noted = place
 
     async def take(self, store: Store, folder: PartitionFolder) -> int:
         """One now; the place it stands at, 0 where another node took one meanwhile."""

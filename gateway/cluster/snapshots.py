@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import zlib
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -127,8 +128,9 @@ class Snapshots:
         message = await self._js.message(self._stream, last_of=self._manifest_subject(partition))
         return (None, 0) if message is None else (parse_manifest(message.body), message.seq)
 
-    async def fetch(self, manifest: Manifest, folder: Path) -> None:
-        """Into a new folder. MalformedSnapshot where it is not whole, or was replaced meanwhile."""
+    async def fetch(self, manifest: Manifest, folder: Path, on_piece: Callable[[], None] = lambda: None) -> None:
+        """Into a new folder; `on_piece` after each that came. MalformedSnapshot where it is not whole, or was replaced
+        meanwhile."""
         loop = asyncio.get_running_loop()
         _make_empty(folder)
         said = written = 0
@@ -143,6 +145,7 @@ class Snapshots:
                 chunks = await asyncio.gather(*(self._chunk(manifest, number) for number in numbers))
                 for number, packed in zip(numbers, chunks, strict=True):
                     written += await loop.run_in_executor(None, write, packed, manifest.digests[number])
+                    on_piece()
                 if written - said >= _SAY_BYTES:
                     said = written
                     log.info("snapshot_fetching", partition=manifest.partition, bytes=written, of=manifest.size)

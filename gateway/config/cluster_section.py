@@ -42,6 +42,8 @@ class Cluster:
     lease_s: float = within(3.0, 0.5, 300)
     # how often a node says that it lives
     beat_s: float = within(0.75, 0.05, 100)
+    # a partition that is taken over and does not get on for so long is given back, and another node tries
+    adopt_timeout_s: float = within(60.0, 1, 3_600)
     # no answer of another node after so long: 503
     ask_timeout_s: float = within(5.0, 0.1, 300)
     # a commit in doubt for so long refuses new pushes (503) until it is settled

@@ -13,6 +13,7 @@ from gateway.delivery.push_ids import PushIds
 from gateway.fleet.app_book import AppBook
 from gateway.fleet.book_keys import BookKeys
 from gateway.metrics import Metrics
+from gateway.model.cluster import Stranded
 
 
 class _Elsewhere:
@@ -36,10 +37,12 @@ def build_door_backend(
     push_ids: PushIds,
     admin_hash: bytes,
     readiness: Callable[[], Sequence[str]],
+    stranded: Callable[[], Sequence[Stranded]],
     service_keys: Any,
     is_fresh: Callable[[], bool],
 ) -> Backend:
-    """`readiness`: why this node can not take pushes now; `is_fresh`: does the book have what the fleet has?"""
+    """`readiness`: why this node can not take pushes now; `stranded`: what nobody in the fleet serves;
+    `is_fresh`: does the book have what the fleet has?"""
     directory: Any = book
 
     def elsewhere(what: str) -> Any:
@@ -61,6 +64,7 @@ def build_door_backend(
         metrics=metrics,
         is_connected=_is_connected,
         readiness=readiness,
+        stranded=stranded,
         max_ttl_s=config.delivery.max_ttl_s,
         service_keys=service_keys,
     )

@@ -105,7 +105,7 @@ class FleetNode:
         server_keys = keys.server
         push_ids = PushIds(server_keys.push_id_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
-        self._stores = PartitionStores(link, settings, config.store, server_keys, metrics)
+        self._stores = PartitionStores(link, settings, config.store, server_keys, leases, metrics)
         self._feed = BroadcastFeed(BroadcastStream(link, settings), metrics, unix_ms)
         cores: dict[int, Core] = self.cores  # type: ignore[assignment]
         self._providers = ProviderSide(
@@ -117,6 +117,7 @@ class FleetNode:
             push_ids=push_ids,
             admin_hash=keys.admin_hash,
             readiness=self.readiness,
+            stranded=self.members.stranded,
             spool=spool,
         )
         self._spool = spool
@@ -190,6 +191,7 @@ class FleetNode:
     async def _begin(self, apps: Sequence[str]) -> None:
         await self._bus.start()
         await _patiently(self._feed.start)
+        await _patiently(self._stores.tell_of_folders)
         await self.edge.start()
         api = self.config.api
         try:
@@ -252,6 +254,9 @@ class FleetNode:
             metrics.close()
             raise
         self.cores[partition] = core
+
+    def steps(self, partition: int) -> int:
+        return self._stores.steps(partition)
 
     async def release(self, partition: int) -> None:
         core = self.cores.pop(partition, None)

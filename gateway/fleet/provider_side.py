@@ -31,7 +31,7 @@ from gateway.fleet.spool import Spool, fates_s
 from gateway.fleet.spool_side import SpoolSide
 from gateway.fleet.streams import FleetStreams
 from gateway.metrics import Metrics
-from gateway.model.cluster import Bus, Members
+from gateway.model.cluster import Bus, Members, Stranded
 from gateway.model.ports import ProviderLinks
 
 
@@ -49,6 +49,7 @@ class ProviderSide:
         push_ids: PushIds,
         admin_hash: bytes,
         readiness: Callable[[], Sequence[str]],
+        stranded: Callable[[], Sequence[Stranded]] = tuple,
         spool: Spool | None = None,
     ) -> None:
         self.book = AppBook()
@@ -63,6 +64,7 @@ class ProviderSide:
             push_ids,
             admin_hash,
             readiness,
+            stranded,
             ServiceKeys(push_ids.derive(PURPOSE)),
             self.copies.is_fresh,
         )

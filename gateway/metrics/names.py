@@ -226,10 +226,18 @@ class Metric(Enum):
     MEMBERS = Spec("heliograph_members", "gauge", "Live nodes of the fleet, as this one sees it")
     PARTITIONS_OWNED = Spec("heliograph_partitions_owned", "gauge", "Partitions of this node")
     PARTITIONS_UNOWNED = Spec("heliograph_partitions_unowned", "gauge", "Partitions that nobody serves now")
+    PARTITIONS_STRANDED = Spec(
+        "heliograph_partitions_stranded", "gauge", "Partitions that nobody has served for longer than three leases"
+    )
+    PARTITIONS_REFUSED = Spec(
+        "heliograph_partitions_refused",
+        "gauge",
+        "Partitions that no node takes over because their journal is not what they had",
+    )
     PARTITION_MOVES = Spec(
         "heliograph_partition_moves_total",
         "counter",
-        "Partitions of this node: adopted, failed (to adopt), released, lost",
+        "Partitions of this node: adopted, failed (to adopt), refused (their journal is lost), overdue, released, lost",
         "move",
     )
     LEASES_LAPSED = Spec(

@@ -99,6 +99,14 @@ class Owner(NamedTuple):
     epoch: int
 
 
+class Stranded(NamedTuple):
+    """A partition that nobody has served for longer than a fail-over takes."""
+
+    partition: int
+    for_s: float
+    reason: str
+
+
 class Handler(Protocol):
     """Answers what another node asks, or hears what it tells (the answer is dropped then). May be sync or async; a
     GatewayError reaches who asked."""
@@ -166,6 +174,11 @@ class Tenant(Protocol):
     async def adopt(self, partition: int, epoch: int) -> None:
         """This node is its owner from now on: opened and recovered when it returns. Raises where it can not be: the
         partition is given up and another node tries."""
+        ...
+
+    def steps(self, partition: int) -> int:
+        """Changes while the adoption under way gets on: one that stands still for `cluster.adopt_timeout_s` is
+        cancelled."""
         ...
 
     async def release(self, partition: int) -> None:

@@ -63,6 +63,9 @@ class Tenantry:
         self.has.add(partition)
         await asyncio.sleep(self.opens_s)
 
+    def steps(self, partition: int) -> int:
+        return 0
+
     async def release(self, partition: int) -> None:
         self.log.append(("release", partition))
         await asyncio.sleep(self.opens_s)

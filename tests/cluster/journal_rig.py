@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nats.aio.client import Client
+from nats.js import JetStreamContext
 from store_rig import Clock, config
 
 from gateway.cluster.adoption import PartitionStores
 from gateway.cluster.jetstream import JetStream
 from gateway.cluster.journal_reader import JournalReader, StreamPurged
 from gateway.cluster.journal_records import Assembler, Commit, journal_stream
+from gateway.cluster.kv_leases import KvLeases
 from gateway.config.cluster_section import Cluster
 from gateway.metrics import Metrics
 from gateway.store import Store
@@ -30,6 +32,10 @@ class PlainLink:
     @property
     def is_up(self) -> bool:
         return self.nats.is_connected
+
+    @property
+    def js(self) -> JetStreamContext:
+        return self.nats.jetstream()
 
     async def connect(self, urls: str) -> PlainLink:
         async def ignore(_: Exception) -> None:
@@ -71,7 +77,8 @@ class JournalNode:
         self.folder = folder
         self.ends = Ends()
         self.clock = clock
-        self.stores = PartitionStores(link, settings, config(folder), keys, Metrics(process=False), clock)
+        self.leases = KvLeases(link, settings)  # type: ignore[arg-type]
+        self.stores = PartitionStores(link, settings, config(folder), keys, self.leases, Metrics(process=False), clock)
 
     async def adopt(self, partition: int, epoch: int) -> Store:
         return await self.stores.open_partition(
@@ -97,10 +104,11 @@ class JournalFleet:
         """A fresh one, or with the folder of that name."""
         self._nodes += 1
         # the servers reserve a journal's bytes
-        cluster = self.settings(**{"journal_bytes": 1 << 26, **settings})
+        cluster = self.settings(**{"journal_bytes": 1 << 26, "node": f"n{self._nodes}", **settings})
         link = await PlainLink().connect(cluster.url)
         folder = self.folder / (name or f"node{self._nodes}")
         node = JournalNode(link, cluster, folder, self.keys, self.clock)
+        await node.leases.open()
         self._closing.append(node.close)
         return node
 

@@ -24,6 +24,9 @@ class Printer:
     async def adopt(self, partition: int, epoch: int) -> None:
         say("adopt", partition)
 
+    def steps(self, partition: int) -> int:
+        return 0
+
     async def release(self, partition: int) -> None:
         say("release", partition)
 

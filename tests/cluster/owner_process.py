@@ -25,6 +25,7 @@ async def main(url: str, fleet: str, folder: str, keys: str, partition: str, epo
     settings = Cluster(url=url, name=fleet, journal_bytes=1 << 26, snapshot_bytes=400_000, message_bytes=65_536)
     link = await PlainLink().connect(url)
     node = JournalNode(link, settings, Path(folder), ServerKeys.load(Path(keys), may_create=False), Clock())
+    await node.leases.open()
     store = await node.adopt(int(partition), int(epoch))
     if store.directory.app(APP) is None:
         await with_app(store)

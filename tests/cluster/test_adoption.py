@@ -231,28 +231,3 @@ async def test_nothing_is_opened_without_nats(fleet: JournalFleet) -> None:
     await node.link.close()
     with pytest.raises(LogUnavailable):
         await node.adopt(P, 1)
-
-
-async def test_a_standby_of_a_journal_that_was_made_anew_begins_with_it(fleet: JournalFleet) -> None:
-    first, second = await fleet.node(), await fleet.node()
-    second.stores.follow(P)
-    store = await first.adopt(P, 1)
-    await accept_some(store)
-    place = (await fleet.commits(P))[-1].place
-    await until(lambda: second.stores.applied(P) == place)
-    await store.close()
-    await JetStream(first.link).api(f"STREAM.DELETE.{first.settings.name}_J_{P}")
-    other = await (await fleet.node()).adopt(P, 2)
-    number = register(await with_app(other, "anew"), "two", app="anew")
-    seqs = []
-    for _ in range(2 * place):  # past where the standby stood
-        seq, written = push(other, number, app="anew")
-        await written
-        seqs.append(seq)
-    place = (await fleet.commits(P))[-1].place
-    await until(lambda: second.stores.applied(P) == place)
-    await other.close()
-    last = await second.adopt(P, 3)
-    assert last.directory.app_names() == ["anew"]
-    assert last.journal.pending_of(number) == seqs
-    await last.close()

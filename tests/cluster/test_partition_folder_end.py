@@ -28,7 +28,7 @@ def test_a_folder_that_can_not_be_marked_is_closed_and_counts_as_unclean(tmp_pat
 
 
 @pytest.mark.parametrize(("created", "last"), [("made anew", 5), ("made", 2)])
-def test_a_folder_whose_stream_is_gone_or_shorter_is_set_aside_and_not_removed(
+def test_a_folder_whose_stream_is_gone_or_shorter_stays_until_another_takes_its_place_and_is_kept_then(
     tmp_path: Path, created: str, last: int
 ) -> None:
     """A stream deleted by hand, NATS servers with empty disks: it may be the only copy."""
@@ -38,13 +38,16 @@ def test_a_folder_whose_stream_is_gone_or_shorter_is_set_aside_and_not_removed(
     folder.close()
     again = PartitionFolder(Store(path=str(tmp_path)), 3)
     assert not again.open(created, 1, last)
-    assert not again.path.exists()
+    assert applied_of(again.path) == 3
+    again.create(created)
     kept = again.path.with_name("3.lost")
     assert applied_of(kept) == 3
     # lost once more: what is kept is the first one
-    again.create("made anew")
     again.apply([], 7)
     again.close()
-    assert not PartitionFolder(Store(path=str(tmp_path)), 3).open("made a third time", 1, 1)
+    third = PartitionFolder(Store(path=str(tmp_path)), 3)
+    assert not third.open("made a third time", 1, 1)
+    third.create("made a third time")
     assert applied_of(kept) == 3
-    assert not again.path.exists()
+    assert third.applied == 0
+    third.close()

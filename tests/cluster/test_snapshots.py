@@ -196,5 +196,5 @@ async def test_a_snapshot_of_a_journal_that_was_lost_is_not_mixed_with_the_new_o
             await asyncio.sleep(0.05)
     await store.close()
     await JetStream(node.link).api(f"STREAM.DELETE.{node.settings.name}_J_{P}")
-    with pytest.raises(ConfigError, match="made anew"):
+    with pytest.raises(ConfigError, match="its journal is gone"):
         await (await fleet.node()).adopt(P, 2)

@@ -1,0 +1,245 @@
+"""A partition of real gateways whose journal somebody removed: all others go on, every node and the status tell of it,
+and a command brings it back with what it had. And what looks like a loss, and is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from bare_device import BareDevice
+
+from gateway.cli import run
+from gateway.cluster.jetstream import JetStream
+from gateway.cluster.nats_link import NatsLink
+from gateway.config.cluster_section import Cluster
+from gateway.model.cluster import partition_of
+from gateway.model.registration import parse_token
+from gateway.tour.fleet_home import FleetHome, GatewayNode
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+PARTITIONS = 4
+SETTINGS = (
+    "cluster.lease_s=1.0",
+    "cluster.beat_s=0.2",
+    "cluster.journal_bytes=33554432",
+    "cluster.snapshot_bytes=8388608",
+)
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """The commands set logs up for their process; the tests after this one have theirs."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+async def until(true: Callable[[], Awaitable[bool]], within_s: float = 60.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not await true():
+            await asyncio.sleep(0.05)
+
+
+async def command(home: FleetHome, *words: str) -> int:
+    node = home.nodes[0]
+    options = [f"--set={each}" for each in node.settings if each.startswith("cluster.")]
+    return await asyncio.to_thread(run, ["cluster", *words, *options])
+
+
+async def readiness(home: FleetHome, node: GatewayNode) -> dict[str, Any]:
+    answer = await home.http.get(f"{node.api}/readyz")
+    return {"status": answer.status_code, **answer.json()}
+
+
+async def remove_journal(home: FleetHome, partition: int) -> None:
+    assert home.nats is not None
+    link = NatsLink(Cluster(url=home.nats.urls), purpose="test")
+    await link.connect()
+    await JetStream(link).api(f"STREAM.DELETE.heliograph_J_{partition}")
+    await link.close()
+
+
+class Scene:
+    """An app, and a device that is registered and away."""
+
+    def __init__(self, home: FleetHome) -> None:
+        self.home = home
+        self.key = self.token = ""
+        self.secret: Any = None
+        self.partition = -1
+
+    async def begin(self) -> None:
+        operator = {"authorization": f"Bearer {self.home.admin_key()}"}
+        made = await self.home.http.post(f"{self.home.nodes[0].api}/v1/apps", json={"name": "shop"}, headers=operator)
+        assert made.status_code == 201, made.text
+        self.key = made.json()["key"]
+        while self.partition < 1:  # 0 has the apps, which is another story
+            device = BareDevice(self.home.nodes[0].device_port, self.home.nodes[0].host)
+            self.token = await device.join()
+            device.close()
+            self.partition = partition_of(parse_token(self.token) or b"", PARTITIONS)
+
+    async def push(self, node: int, title: str, **more: Any) -> Any:
+        body = {"target": {"token": self.token}, "title": title, **more}
+        return await self.home.http.post(
+            f"{self.home.nodes[node].api}/v1/push", json=body, headers={"authorization": f"Bearer {self.key}"}
+        )
+
+    async def shown(self, node: int, push: str) -> int:
+        answer = await self.home.http.get(
+            f"{self.home.nodes[node].api}/v1/push/{push}", headers={"authorization": f"Bearer {self.key}"}
+        )
+        return answer.status_code
+
+
+async def test_a_journal_that_was_removed_costs_its_partition_its_owner_and_a_command_brings_back_all_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with FleetHome(tmp_path, nodes=2, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
+        scene = Scene(home)
+        await scene.begin()
+        lost = scene.partition
+        assert (await readiness(home, home.nodes[1]))["unserved"] == []
+        before = await scene.push(0, "before", ttl=3600)
+        assert before.status_code == 201, before.text
+        assert await command(home, "recover", str(lost), "--yes") == 1
+        assert "serves partition" in capsys.readouterr().err
+        for node in home.nodes:
+            await node.kill()
+        await remove_journal(home, lost)
+        for node in home.nodes:
+            await node.spawn()
+        await asyncio.gather(*(node.until_serving() for node in home.nodes))
+
+        async def is_told() -> bool:
+            said = [await readiness(home, node) for node in home.nodes]
+            found = [(each["partition"], each["reason"]) for one in said for each in one["unserved"]]
+            return len(found) == 2 and all(each[0] == lost and "its journal is gone" in each[1] for each in found)
+
+        await until(is_told)
+        said = await readiness(home, home.nodes[0])
+        # a balancer that takes out every node would make it worse
+        assert (said["status"], said["ready"], said["reasons"]) == (200, True, [])
+        assert said["unserved"][0]["for_s"] > 3.0
+        assert await home.nodes[1].figure(home.http, "heliograph_partitions_stranded") == 1
+        assert await home.nodes[1].figure(home.http, "heliograph_partitions_refused") == 1
+        assert (await scene.push(0, "meanwhile")).status_code == 503
+        capsys.readouterr()
+        assert await command(home, "status", "--json") == 1
+        status = capsys.readouterr()
+        told = json.loads(status.out)["partitions"]
+        assert [each["partition"] for each in told if each["problem"]] == [lost]
+        assert f"heliograph cluster recover {lost}" in status.err
+        # what there is, and nothing done
+        assert await command(home, "recover", str(lost)) == 1
+        tale = capsys.readouterr()
+        assert "snapshot" in tale.out
+        assert "nothing was changed" in tale.err
+        assert "what it had" not in tale.err
+        assert (await readiness(home, home.nodes[0]))["unserved"]
+        assert await command(home, "recover", str(lost), "--yes", "--json") == 0
+        done = json.loads(capsys.readouterr().out)
+        assert (done["partition"], done["source"], done["place"]) == (lost, "snapshot", done["had"])
+        await home.until_ready()
+        await until(lambda: _is(readiness(home, home.nodes[0]), []))
+        # what was accepted before is there, and the device gets it with what comes
+        assert await scene.shown(1, before.json()["id"]) == 200
+        after = await scene.push(1, "after", ttl=3600)
+        assert after.status_code == 201, after.text
+        assert await command(home, "status") == 0
+        assert await command(home, "recover", str(lost), "--yes") == 1  # once more: it is served
+        # and over a restart of all of it
+        for node in home.nodes:
+            await node.kill()
+        for number in range(len(home.nodes)):
+            await home.restart(number)
+        await home.until_ready()
+        assert await scene.shown(0, after.json()["id"]) == 200
+
+
+async def _is(said: Awaitable[dict[str, Any]], unserved: list[Any]) -> bool:
+    return bool((await said)["unserved"] == unserved)
+
+
+async def test_servers_that_came_up_with_empty_disks_make_no_empty_partitions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bucket is gone too: all that is left are the nodes' folders."""
+    async with FleetHome(tmp_path, nodes=2, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
+        assert home.nats is not None
+        scene = Scene(home)
+        await scene.begin()
+        before = await scene.push(0, "before", ttl=3600)
+        assert before.status_code == 201, before.text
+        for node in home.nodes:
+            await node.kill()
+        server = home.nats.servers[0]
+        server.kill()
+        shutil.rmtree(server.folder / "store", ignore_errors=True)
+        shutil.rmtree(server.folder / "jetstream", ignore_errors=True)
+        await home.nats.start()
+        assert server.jetstream()["streams"] == 0
+        for node in home.nodes:
+            await node.spawn()
+        await asyncio.gather(*(node.until_serving() for node in home.nodes))
+
+        async def all_refused() -> bool:
+            return await home.nodes[0].figure(home.http, "heliograph_partitions_refused") == PARTITIONS
+
+        await until(all_refused)
+        for partition in range(PARTITIONS):
+            assert await command(home, "recover", str(partition), "--yes") == 0, capsys.readouterr().err
+        await home.until_ready()
+
+        async def is_there() -> bool:
+            return await scene.shown(1, before.json()["id"]) == 200
+
+        await until(is_there)
+        after = await scene.push(1, "after", ttl=3600)
+        assert after.status_code == 201, after.text
+
+
+async def test_nats_servers_that_are_killed_all_at_once_and_other_settings_are_no_loss(tmp_path: Path) -> None:
+    """What tells a stream from another is the same after that."""
+    async with FleetHome(tmp_path, nodes=2, nats=3, partitions=PARTITIONS, settings=SETTINGS) as home:
+        assert home.nats is not None
+        scene = Scene(home)
+        await scene.begin()
+        before = await scene.push(0, "before", ttl=3600)
+        assert before.status_code == 201, before.text
+        for node in home.nodes:
+            await node.kill()
+        for server in home.nats.servers:
+            server.kill()
+        await home.nats.start()
+        for number in range(len(home.nodes)):
+            await home.restart(number, "cluster.journal_bytes=67108864")
+        await home.until_ready()
+        assert await scene.shown(1, before.json()["id"]) == 200
+        after = await scene.push(1, "after", ttl=3600)
+        assert after.status_code == 201, after.text
+        # and under running gateways
+        for server in home.nats.servers:
+            server.kill()
+        await asyncio.sleep(2.0)
+        await home.nats.start()
+        await home.until_ready()
+
+        async def is_there() -> bool:
+            return await scene.shown(0, after.json()["id"]) == 200
+
+        await until(is_there)
+        for node in home.nodes:
+            assert (await readiness(home, node))["unserved"] == []
+            assert "partition_refused" not in node.log_file.read_text()
