@@ -22,6 +22,7 @@ from gateway.cluster.failures import Failures
 from gateway.cluster.fleet_records import (
     NODE,
     BadRecord,
+    Beat,
     Holding,
     build,
     parse_beat,
@@ -29,8 +30,9 @@ from gateway.cluster.fleet_records import (
     parse_partition_key,
     partition_key,
 )
-from gateway.cluster.leases import Changed, End, Entry, InDoubt, Leases
+from gateway.cluster.leases import Changed, Entry, InDoubt, Leases
 from gateway.cluster.others import Others
+from gateway.cluster.record_watch import RecordWatch
 from gateway.config.cluster_section import Cluster
 from gateway.metrics import Metrics
 from gateway.metrics.names import Metric
@@ -45,8 +47,6 @@ HOLD_S = 12.0
 #: partitions that are opened at a time: what takes long in it is NATS syncing, several at once
 ADOPTIONS = 8
 _TURN_S = 0.25
-#: the watch is made anew at least so often
-_WATCH_S = 60.0
 #: part of the lease after which its holder lets go: before the others take
 _EARLY = 0.95
 _DOUBT_S = 0.1
@@ -56,7 +56,8 @@ class FleetMembers:
     """`model.cluster.Members` of one node, from `start` to `close`. Control thread only.
 
     `links` says how many devices are connected; `is_up` whether the engine can be reached now; `on_ousted` is called
-    when another node has this one's name: nothing is owned any more, and the process should end.
+    when another node has this one's name: nothing is owned any more, and the process should end. `hear` gets each
+    record before it is looked at here.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class FleetMembers:
         links: Callable[[], int] = lambda: 0,
         is_up: Callable[[], bool] = lambda: True,
         on_ousted: Callable[[GatewayError], None] = lambda _error: None,
+        hear: Callable[[Entry], None] = lambda _entry: None,
         now: Callable[[], float] = clock,
     ) -> None:
         self._settings = settings
@@ -81,6 +83,7 @@ class FleetMembers:
         self._links = links
         self._is_up = is_up
         self._on_ousted = on_ousted
+        self._hear = hear
         self._now = now
         self._number = entrance.number
         self._name = entrance.beat.name
@@ -105,10 +108,8 @@ class FleetMembers:
         self._is_draining = False
         self._deciding: asyncio.Handle | None = None
         self._turning: asyncio.TimerHandle | None = None
-        self._end_watch: End | None = None
-        self._rewatching: asyncio.Task[None] | None = None
-        self._rewatched_at = now()
         self._has_missed = False
+        self._watch = RecordWatch(leases, self._name, settings.beat_s, failed=self._miss, now=now)
         self._cleaning: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
 
@@ -142,7 +143,7 @@ class FleetMembers:
         self._renewed_at = self._now()
         self._pulse.turned_at = self._now()
         self._heart.start(self._pulse, self)
-        self._end_watch = await self._patiently(lambda: self._leases.watch(self._on_entry))
+        await self._patiently(lambda: self._watch.start(self._on_entry))
         self._turn()
 
     async def drain(self, timeout_s: float) -> bool:
@@ -173,6 +174,7 @@ class FleetMembers:
         if self._is_closing:
             return
         self._is_closing = True
+        self._watch.stop()
         for partition, task in self._work.items():
             if partition not in self._owned:  # it is being opened
                 task.cancel()
@@ -183,13 +185,11 @@ class FleetMembers:
         for handle in (self._turning, self._deciding):
             if handle is not None:
                 handle.cancel()
-        for other in (self._rewatching, self._cleaning):
-            if other is not None:
-                other.cancel()
-                await asyncio.gather(other, return_exceptions=True)
+        if self._cleaning is not None:
+            self._cleaning.cancel()
+            await asyncio.gather(self._cleaning, return_exceptions=True)
         await self._heart.stop()
-        if self._end_watch is not None:
-            await self._end_watch()
+        await self._watch.close()
         if not self._is_ousted:
             with suppress(Changed, InDoubt):
                 await self._leases.delete(self._pulse.key, self._pulse.revision)
@@ -205,7 +205,7 @@ class FleetMembers:
         self._others.renewed()
         if self._has_missed:  # so may have the watch
             self._has_missed = False
-            self._watch_soon()
+            self._watch.again_soon()
         if self._is_lapsed:
             self._is_lapsed = False
             _log.info("lease_again", node=self._name)
@@ -213,8 +213,12 @@ class FleetMembers:
         self._decide_soon()
 
     def on_missed(self) -> None:
-        self._has_missed = True
+        self._miss()
         self._metrics.count(Metric.BEATS_MISSED)
+
+    def _miss(self) -> None:
+        """The watch is made anew with the next beat that gets through."""
+        self._has_missed = True
 
     def on_ousted(self) -> None:
         if self._is_ousted or self._is_closing:
@@ -241,7 +245,7 @@ class FleetMembers:
         if silent_s < lease_s:
             pause = min(pause, lease_s - silent_s + 0.001)
         self._turning = asyncio.get_running_loop().call_later(pause, self._turn)
-        self._look_after_watch(now)
+        self._watch.look_after(now, renewed_at=self._renewed_at, seen_at=self._others.seen_at or 0.0)
         self._clean_up()
         self._decide()
 
@@ -272,6 +276,7 @@ class FleetMembers:
     # --- the records
 
     def _on_entry(self, entry: Entry) -> None:
+        self._call(self._hear, entry)
         try:
             if entry.key.startswith(NODE):
                 self._on_node(entry)
@@ -327,28 +332,6 @@ class FleetMembers:
             told(*words, **named)
         except Exception:
             _log.exception("tenant_failed")
-
-    def _look_after_watch(self, now: float) -> None:
-        """Own beats got through, and did not come back: nothing else does either. And now and then in any case."""
-        seen_at = self._others.seen_at or 0.0
-        patience_s = max(3 * self._settings.beat_s, 0.5)
-        since_s = now - self._rewatched_at
-        if self._renewed_at - seen_at > patience_s and since_s > patience_s + 1.0:
-            _log.warning("watch_again", node=self._name)
-            self._watch_soon()
-        elif since_s > _WATCH_S:
-            self._watch_soon()
-
-    def _watch_soon(self) -> None:
-        if (self._rewatching is None or self._rewatching.done()) and not self._is_closing:
-            self._rewatched_at = self._now()
-            self._rewatching = asyncio.get_running_loop().create_task(self._watch_again())
-
-    async def _watch_again(self) -> None:
-        try:
-            await self._leases.watch_again()
-        except InDoubt:
-            self._has_missed = True  # with the next beat that gets through
 
     def _clean_up(self) -> None:
         """Records of nodes that never came back; one at a time, and it does not matter who does it."""
@@ -473,7 +456,13 @@ class FleetMembers:
 
     def announce(self, *, devices: str, api: str) -> None:
         """Where this node is found, once its doors are open."""
-        self._pulse.beat = self._pulse.beat.found_at(devices=devices, api=api)
+        self._say_at_once(self._pulse.beat.found_at(devices=devices, api=api))
+
+    def announce_keys(self, revision: int) -> None:
+        self._say_at_once(self._pulse.beat.knowing(revision))
+
+    def _say_at_once(self, beat: Beat) -> None:
+        self._pulse.beat = beat
         self._heart.hurry()
 
     def _end(self, partition: int) -> None:

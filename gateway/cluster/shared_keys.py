@@ -1,59 +1,36 @@
 """Keys that all nodes of a fleet share, and the operator's: made by the first node, sealed under the fleet's secret and
-kept with its records; must never be readable without that secret, nor made a second time.
+kept with its records; must never be made a second time.
 """
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cluster.entrance import patiently
 from gateway.cluster.fleet_records import KEYS
+from gateway.cluster.key_record import FleetSeal, OpenedKeys, open_keys
 from gateway.cluster.leases import Changed, Leases
-from gateway.config.cluster import read_secret
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 from gateway.store.environment import DATA_FILE
 from gateway.store.keys import KEY_FILE, ServerKeys, write_secret_file
 
-_NONCE_BYTES = 12
-_SPLIT = b"\n"
-
 
 class FleetKeys(NamedTuple):
+    #: `key_watch` changes its device keys while the node runs
     server: ServerKeys
     admin_key_file: Path
     admin_hash: bytes
+    seal: FleetSeal
+    #: of the record they were read from
+    revision: int
 
-
-class FleetSeal:
-    """AES-256-GCM under a key of the fleet's secret and name."""
-
-    def __init__(self, secret: bytes, name: str) -> None:
-        key = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"heliograph fleet keys " + name.encode())
-        self._cipher = AESGCM(key.derive(secret))
-
-    def seal(self, plain: bytes) -> bytes:
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, plain, None)
-
-    def open(self, sealed: bytes) -> bytes:
-        try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
-        except (InvalidTag, ValueError):
-            raise ConfigError(
-                "does not open the fleet's keys: it is another fleet's, or not the same on all nodes",
-                field="cluster.secret_file",
-            ) from None
+    def __repr__(self) -> str:
+        return f"FleetKeys(revision={self.revision})"
 
 
 async def share_keys(config: Config, leases: Leases) -> FleetKeys:
@@ -61,27 +38,26 @@ async def share_keys(config: Config, leases: Leases) -> FleetKeys:
 
     Keys that are in the first node's folder become the fleet's: those of a gateway alone that was there before, so that
     tokens and device secrets stay good."""
-    seal = FleetSeal(read_secret(config.cluster), config.cluster.name)
+    seal = FleetSeal.of(config.cluster)
     folder = Path(config.store.path)
     _make_folder(folder)
     _check_folder(folder)
-    sealed = await patiently(partial(_find_or_make, leases, seal, folder))
-    admin_text, _, server_text = seal.open(sealed).partition(_SPLIT)
-    write_secret_file(folder / KEY_FILE, server_text)
-    write_secret_file(folder / FILE_NAME, admin_text + b"\n")
+    found = await patiently(partial(_find_or_make, leases, seal, folder))
+    write_secret_file(folder / KEY_FILE, found.server.build())
+    write_secret_file(folder / FILE_NAME, found.admin + b"\n")
     admin = load_or_create(folder / FILE_NAME)
-    return FleetKeys(ServerKeys.load(folder, may_create=False), folder / FILE_NAME, admin.hash)
+    return FleetKeys(found.server, folder / FILE_NAME, admin.hash, seal, found.revision)
 
 
-async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> bytes:
+async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> OpenedKeys:
     while True:
         entry = await leases.get(KEYS)
         if entry is not None:
-            return entry.value
+            return open_keys(seal, entry.value, folder, entry.revision)
         server = ServerKeys.load(folder, may_create=True)
         admin = load_or_create(folder / FILE_NAME)
         with suppress(Changed):
-            await leases.create(KEYS, seal.seal(admin.text.encode() + _SPLIT + server.path.read_bytes()))
+            await leases.create(KEYS, OpenedKeys(admin.text.encode(), server).sealed(seal))
 
 
 def _check_folder(folder: Path) -> None:

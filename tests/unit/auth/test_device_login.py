@@ -21,9 +21,10 @@ from gateway.model.frames import Hello
 
 
 class Keys:
-    def __init__(self, keys: dict[int, bytes], current: int) -> None:
+    def __init__(self, keys: dict[int, bytes], current: int, following: int = -1) -> None:
         self.device_keys = keys
         self.device_key_id = current
+        self.device_key_next = following
 
 
 KEYS = Keys({1: b"a" * 32, 2: b"b" * 32}, 2)
