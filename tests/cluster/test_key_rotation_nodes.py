@@ -89,8 +89,8 @@ class Keys:
 async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[tuple[FleetHome, Keys]]]]:
     homes: list[FleetHome] = []
 
-    async def build(nodes: int = 2, ground: Loopback | None = None) -> tuple[FleetHome, Keys]:
-        home = FleetHome(tmp_path, nodes=nodes, nats=1, partitions=4, settings=SETTINGS, ground=ground)
+    async def build(nodes: int = 2, ground: Loopback | None = None, nats: int = 1) -> tuple[FleetHome, Keys]:
+        home = FleetHome(tmp_path, nodes=nodes, nats=nats, partitions=4, settings=SETTINGS, ground=ground)
         homes.append(home)
         await home.start()
         return home, Keys(home)
@@ -285,3 +285,43 @@ async def test_an_older_key_is_not_dropped_while_a_silent_node_may_use_it(start:
     said = await keys.run("keys", "drop", "1", "--yes")
     assert said.code == 0, said.err
     assert await keys.list() == {2: "current"}
+
+
+async def test_nats_servers_that_die_meanwhile_refuse_no_device_and_stop_no_rotation(start: Start) -> None:
+    home, keys = await start(nats=3)
+    assert home.nats is not None
+    shop = await Shop.open(home)
+    stores = [MemoryCredentials() for _ in range(4)]
+    tokens = [await shop.meet(home.nodes[0], store, home.nodes[1]) for store in stores]
+    is_over = asyncio.Event()
+
+    async def roam(number: int) -> int:
+        """From node to node, with what the last one gave: refused once is refused for good."""
+        rounds = 0
+        while not is_over.is_set():
+            async with Device(*home.nodes[(number + rounds) % 2].devices, store=stores[number]) as device:
+                async with asyncio.timeout(60):
+                    assert (await device.register("shop", "1.0")).token == tokens[number]
+            rounds += 1
+        return rounds
+
+    roaming = [asyncio.create_task(roam(number)) for number in range(4)]
+    try:
+        for server in range(3):
+            rotating = asyncio.create_task(keys.rotate())
+            await asyncio.sleep(1.5)
+            home.signal_nats(server, signal.SIGKILL)
+            await asyncio.sleep(1.0)
+            home.start_nats_server(server)
+            assert (await rotating)["id"] == server + 2
+            await home.nats_healthy()
+            await home.until_ready()
+    finally:
+        is_over.set()
+        rounds = await asyncio.gather(*roaming)
+    assert min(rounds) > 3
+    assert await keys.list() == {1: "old", 2: "old", 3: "old", 4: "current"}
+    for number, store in enumerate(stores):
+        assert await shop.meet(home.nodes[1], store, home.nodes[0]) == tokens[number]
+        assert await key_of(store) == 4
+    assert_nothing_shown(home, keys)
