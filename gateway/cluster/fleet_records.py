@@ -40,6 +40,7 @@ class Beat(msgspec.Struct, array_like=True, frozen=True):
     links: int = 0
     at_ms: int = 0  # the sender's own clock, of use to it alone
     keys: int = 0  # revision of the fleet's keys that it has; 0: it reads them at its start alone (an older program)
+    lease_s: float = 0.0  # as it is set there
 
     def changed(self, *, draining: bool, links: int) -> Beat:
         return msgspec.structs.replace(self, draining=draining, links=links)

@@ -52,7 +52,7 @@ class KeyRotation:
     def __init__(self, leases: Leases, record: KeyRecord, settings: Cluster, tell: Callable[[str], None]) -> None:
         self._leases = leases
         self._record = record
-        self._silent_s = SILENT_LEASES * settings.lease_s
+        self._lease_s = settings.lease_s
         self._step_s = min(settings.beat_s, settings.lease_s / 4)
         self._tell = tell
 
@@ -68,13 +68,13 @@ class KeyRotation:
             )
         if key_id == NO_KEY and finish:
             self._tell("no rotation is under way")
-            return Told(found.server.device_key_id, await self._until_taken(found.revision, least_s=0.0))
+            return Told(found.server.device_key_id, await self._until_taken(found.revision))
         if not finish:
             found = await self._change(found, found.server.ring.with_next())
             key_id = found.server.device_key_next
         self._tell(f"device key {key_id} is made; it is used when each node has it")
         try:
-            await self._until_taken(found.revision, least_s=self._silent_s)
+            await self._until_taken(found.revision, and_waited=True)
         except (NodeUnreachable, Conflict, ConfigError) as exc:
             raise type(exc)(
                 f"{exc.message}; device key {key_id} is not used yet, `heliograph keys rotate --finish` goes on"
@@ -100,7 +100,7 @@ class KeyRotation:
                 raise Conflict(
                     f"device key {ring.next} is on its way: `heliograph keys rotate --finish` first, or drop that one"
                 )
-            silent = await self._until_taken(found.revision, least_s=0.0)
+            silent = await self._until_taken(found.revision)
             if silent:
                 raise Conflict(
                     f"{_names(silent)} may make secrets with an older key still: silent, and did not hear of the one in"
@@ -111,7 +111,7 @@ class KeyRotation:
     async def _told(self, found: OpenedKeys, key_id: int) -> Told:
         """It is done: a node that does not say so is told of, and undoes nothing."""
         try:
-            return Told(key_id, await self._until_taken(found.revision, least_s=0.0))
+            return Told(key_id, await self._until_taken(found.revision))
         except (NodeUnreachable, Conflict, ConfigError) as exc:
             raise type(exc)(f"{exc.message}; the change itself is made") from None
 
@@ -126,14 +126,17 @@ class KeyRotation:
 
     # --- the nodes
 
-    async def _until_taken(self, revision: int, *, least_s: float) -> list[str]:
-        """Each node that lives has the keys of this revision: names of those that are silent and have not."""
+    async def _until_taken(self, revision: int, *, and_waited: bool = False) -> list[str]:
+        """Each node that lives has the keys of this revision, `and_waited`: and who was not seen may not take itself
+        for one that missed nothing. Names of those that are silent and have not."""
         loop = asyncio.get_running_loop()
         renewed: dict[str, tuple[int, float]] = {}  # record → its revision, and how much had passed by then
         passed, looked_at = 0.0, loop.time()
         while True:
             nodes = await self._nodes()
             self._refuse_versions(nodes)
+            # the longest lease: a node goes by its own
+            silent_s = SILENT_LEASES * max([self._lease_s, *(node.beat.lease_s for node in nodes.values())])
             # only time in which records could be read counts: where they can not, nobody's beats get through
             passed += min(loop.time() - looked_at, 2 * self._step_s)
             looked_at = loop.time()
@@ -143,10 +146,10 @@ class KeyRotation:
                 if renewed.get(key, (0, 0.0))[0] != node.revision:
                     renewed[key] = node.revision, passed
                 if node.beat.keys < revision:
-                    (silent if passed - renewed[key][1] >= self._silent_s else living).append(node.name)
-            if not living and passed >= least_s:
+                    (silent if passed - renewed[key][1] >= silent_s else living).append(node.name)
+            if not living and (passed >= silent_s or not and_waited):
                 return sorted(silent)
-            if living and passed >= self._silent_s + TAKEN_S:
+            if living and passed >= silent_s + TAKEN_S:
                 raise NodeUnreachable(f"{_names(living)} did not take the fleet's keys (its log says why)")
             await asyncio.sleep(self._step_s)
 

@@ -26,7 +26,6 @@ from gateway.store.keys import write_secret_file
 _log = structlog.get_logger(__name__)
 
 #: part of the lease for which an own beat says that nothing was missed; the rest is for clocks that do not run alike
-#: and for leases that are not set alike
 _CURRENT = 0.5
 
 
@@ -85,7 +84,7 @@ class KeyWatch:
         mine.take(found.ring)
         self._revision = entry.revision
         following = {} if found.device_key_next == NO_KEY else {"following": found.device_key_next}
-        _log.info("fleet_keys_changed", revision=entry.revision, device_key=found.device_key_id, **following)
+        _log.info("fleet_keys_changed", revision=entry.revision, in_use=found.device_key_id, **following)
         self._tell(entry.revision)
         self._unwritten = found.build()
         if self._writing is None or self._writing.done():

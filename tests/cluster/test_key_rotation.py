@@ -17,7 +17,7 @@ from virtual_time import run
 from gateway.auth.device import DeviceVerifier
 from gateway.cluster.beats import LoopHeart
 from gateway.cluster.entrance import enter
-from gateway.cluster.fleet_records import KEYS, build, parse_beat
+from gateway.cluster.fleet_records import KEYS, Beat, build, parse_beat
 from gateway.cluster.key_record import FleetSeal, KeyRecord, OpenedKeys
 from gateway.cluster.key_rotation import TAKEN_S, KeyRotation, Told
 from gateway.cluster.key_watch import KeyWatch
@@ -272,6 +272,21 @@ def test_a_silent_node_is_told_of_and_sends_devices_away_until_it_has_heard(tmp_
     live(work())
 
 
+def test_a_silent_node_is_waited_for_as_long_as_its_own_lease_asks(tmp_path: Path) -> None:
+    async def work() -> None:
+        fleet, a, _ = await two(tmp_path)
+        beat = Beat(900, "slow", "", "", VERSION, keys=1, lease_s=20.0)
+        await LocalLeases(fleet.bucket).create("node.slow", build(beat))
+        rotating = asyncio.create_task(fleet.rotation().rotate())
+        await asyncio.sleep(39.0)
+        assert a.make()[1][0] == 1
+        assert (await rotating).silent == ["slow"]
+        assert a.make()[1][0] == 2
+        await fleet.end()
+
+    live(work())
+
+
 def test_a_wrong_secret_is_refused_at_once_by_a_node_that_missed_nothing(tmp_path: Path) -> None:
     async def work() -> None:
         fleet, a, b = await two(tmp_path)
@@ -374,10 +389,8 @@ def test_a_node_of_another_program_is_named_and_nothing_is_changed(
     async def work() -> None:
         fleet, a, _ = await two(tmp_path)
         leases = LocalLeases(fleet.bucket)
-        entry = await leases.get("node.a")
-        assert entry is not None
         other = {"keys": 1, "version": VERSION, **beat}
-        said = build(type(parse_beat(entry.value))(900, "other", "", "", other["version"], keys=other["keys"]))
+        said = build(Beat(900, "other", "", "", other["version"], keys=other["keys"]))
         revision = await leases.create("node.other", said)  # a silent one: it may come back as it was
         before = fleet.bucket.entries[KEYS].revision
         with pytest.raises(Conflict, match=f"'other'.*{words}"):
