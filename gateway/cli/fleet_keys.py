@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeVar
 
 from gateway.cli.output import say
-from gateway.cluster.key_record import FleetSeal, KeyRecord
+from gateway.cluster.key_record import KeyRecord
 from gateway.cluster.key_rotation import KeyRotation, Told
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.nats_link import NatsLink
+from gateway.cluster.shared_keys import FleetSeal
 from gateway.config.cluster_section import Cluster
 from gateway.config.logging import setup_logging
 from gateway.config.sections import Log

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from gateway.cluster.entrance import patiently
 from gateway.cluster.fleet_records import NODE, BadRecord, Beat, parse_beat
-from gateway.cluster.key_record import KeyRecord, OpenedKeys
+from gateway.cluster.key_record import KeyRecord
 from gateway.cluster.leases import Changed, Leases
+from gateway.cluster.shared_keys import OpenedKeys
 from gateway.config.cluster_section import Cluster
 from gateway.model.cluster import VERSION
 from gateway.model.errors import ConfigError, Conflict, NodeUnreachable

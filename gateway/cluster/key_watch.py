@@ -16,9 +16,8 @@ import structlog
 from gateway.cluster.beats import clock
 from gateway.cluster.entrance import Entrance
 from gateway.cluster.fleet_records import KEYS, BadRecord, parse_beat
-from gateway.cluster.key_record import open_keys
 from gateway.cluster.leases import Entry
-from gateway.cluster.shared_keys import FleetKeys
+from gateway.cluster.shared_keys import FleetKeys, open_keys
 from gateway.model.errors import ConfigError
 from gateway.store.device_keys import NO_KEY
 from gateway.store.keys import write_secret_file
@@ -74,7 +73,7 @@ class KeyWatch:
     def _hear_keys(self, entry: Entry) -> None:
         mine = self._keys.server
         try:
-            found = open_keys(self._keys.seal, entry.value, mine.path.parent, entry.revision).server
+            found = open_keys(self._keys.seal, entry, mine.path.parent).server
             fixed = [(keys.token_key, keys.push_id_key, keys.hash_key) for keys in (mine, found)]
             if fixed[0] != fixed[1]:
                 raise ConfigError("other token or push id keys than this node began with", field="cluster.name")

@@ -32,7 +32,7 @@ from gateway.cluster.fleet_records import (
 )
 from gateway.cluster.leases import Changed, Entry, InDoubt, Leases
 from gateway.cluster.others import Others
-from gateway.cluster.record_watch import RecordWatch
+from gateway.cluster.records_watch import RecordsWatch
 from gateway.config.cluster_section import Cluster
 from gateway.metrics import Metrics
 from gateway.metrics.names import Metric
@@ -108,8 +108,7 @@ class FleetMembers:
         self._is_draining = False
         self._deciding: asyncio.Handle | None = None
         self._turning: asyncio.TimerHandle | None = None
-        self._has_missed = False
-        self._watch = RecordWatch(leases, self._name, settings.beat_s, failed=self._miss, now=now)
+        self._watch = RecordsWatch(leases, self._name, settings.beat_s, now)
         self._cleaning: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
 
@@ -174,7 +173,6 @@ class FleetMembers:
         if self._is_closing:
             return
         self._is_closing = True
-        self._watch.stop()
         for partition, task in self._work.items():
             if partition not in self._owned:  # it is being opened
                 task.cancel()
@@ -185,11 +183,12 @@ class FleetMembers:
         for handle in (self._turning, self._deciding):
             if handle is not None:
                 handle.cancel()
+        await self._watch.stop()
         if self._cleaning is not None:
             self._cleaning.cancel()
             await asyncio.gather(self._cleaning, return_exceptions=True)
         await self._heart.stop()
-        await self._watch.close()
+        await self._watch.end()
         if not self._is_ousted:
             with suppress(Changed, InDoubt):
                 await self._leases.delete(self._pulse.key, self._pulse.revision)
@@ -203,9 +202,7 @@ class FleetMembers:
             self._lapse()
         self._renewed_at = max(self._renewed_at, at)
         self._others.renewed()
-        if self._has_missed:  # so may have the watch
-            self._has_missed = False
-            self._watch.again_soon()
+        self._watch.renewed()
         if self._is_lapsed:
             self._is_lapsed = False
             _log.info("lease_again", node=self._name)
@@ -213,12 +210,8 @@ class FleetMembers:
         self._decide_soon()
 
     def on_missed(self) -> None:
-        self._miss()
+        self._watch.missed()
         self._metrics.count(Metric.BEATS_MISSED)
-
-    def _miss(self) -> None:
-        """The watch is made anew with the next beat that gets through."""
-        self._has_missed = True
 
     def on_ousted(self) -> None:
         if self._is_ousted or self._is_closing:
@@ -245,7 +238,7 @@ class FleetMembers:
         if silent_s < lease_s:
             pause = min(pause, lease_s - silent_s + 0.001)
         self._turning = asyncio.get_running_loop().call_later(pause, self._turn)
-        self._watch.look_after(now, renewed_at=self._renewed_at, seen_at=self._others.seen_at or 0.0)
+        self._watch.look(self._renewed_at, self._others.seen_at or 0.0)
         self._clean_up()
         self._decide()
 

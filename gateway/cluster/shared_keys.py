@@ -1,23 +1,33 @@
 """Keys that all nodes of a fleet share, and the operator's: made by the first node, sealed under the fleet's secret and
-kept with its records; must never be made a second time.
+kept with its records; must never be readable without that secret, nor made a second time.
 """
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cluster.entrance import patiently
 from gateway.cluster.fleet_records import KEYS
-from gateway.cluster.key_record import FleetSeal, OpenedKeys, open_keys
-from gateway.cluster.leases import Changed, Leases
+from gateway.cluster.leases import Changed, Entry, Leases
+from gateway.config.cluster import read_secret
+from gateway.config.cluster_section import Cluster
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 from gateway.store.environment import DATA_FILE
 from gateway.store.keys import KEY_FILE, ServerKeys, write_secret_file
+
+_NONCE_BYTES = 12
+_SPLIT = b"\n"
 
 
 class FleetKeys(NamedTuple):
@@ -33,6 +43,56 @@ class FleetKeys(NamedTuple):
         return f"FleetKeys(revision={self.revision})"
 
 
+class FleetSeal:
+    """AES-256-GCM under a key of the fleet's secret and name."""
+
+    def __init__(self, secret: bytes, name: str) -> None:
+        key = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"heliograph fleet keys " + name.encode())
+        self._cipher = AESGCM(key.derive(secret))
+
+    @classmethod
+    def of(cls, settings: Cluster) -> FleetSeal:
+        """ConfigError; reads disk."""
+        return cls(read_secret(settings), settings.name)
+
+    def seal(self, plain: bytes) -> bytes:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, plain, None)
+
+    def open(self, sealed: bytes) -> bytes:
+        try:
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
+        except (InvalidTag, ValueError):
+            raise ConfigError(
+                "does not open the fleet's keys: it is another fleet's, or not the same on all nodes",
+                field="cluster.secret_file",
+            ) from None
+
+
+def build_shared(admin: str, server: bytes) -> bytes:
+    """Both keys as they are sealed. `server`: the file's bytes."""
+    return admin.encode() + _SPLIT + server
+
+
+class OpenedKeys(NamedTuple):
+    """The record without its seal."""
+
+    #: text of the operator's key
+    admin: str
+    server: ServerKeys
+    #: of the record: it rises with each change
+    revision: int
+
+    def __repr__(self) -> str:
+        return f"OpenedKeys(revision={self.revision})"
+
+
+def open_keys(seal: FleetSeal, sealed: Entry, folder: Path) -> OpenedKeys:
+    """`folder`: where these keys stand, or would stand, in a file. ConfigError."""
+    admin, _, server = seal.open(sealed.value).partition(_SPLIT)
+    return OpenedKeys(admin.decode(), ServerKeys.parse(folder / KEY_FILE, server), sealed.revision)
+
+
 async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     """Written into the node's folder too, where local tools look for them. ConfigError.
 
@@ -42,22 +102,22 @@ async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     folder = Path(config.store.path)
     _make_folder(folder)
     _check_folder(folder)
-    found = await patiently(partial(_find_or_make, leases, seal, folder))
+    found = open_keys(seal, await patiently(partial(_find_or_make, leases, seal, folder)), folder)
     write_secret_file(folder / KEY_FILE, found.server.build())
-    write_secret_file(folder / FILE_NAME, found.admin + b"\n")
+    write_secret_file(folder / FILE_NAME, f"{found.admin}\n".encode())
     admin = load_or_create(folder / FILE_NAME)
     return FleetKeys(found.server, folder / FILE_NAME, admin.hash, seal, found.revision)
 
 
-async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> OpenedKeys:
+async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> Entry:
     while True:
         entry = await leases.get(KEYS)
         if entry is not None:
-            return open_keys(seal, entry.value, folder, entry.revision)
+            return entry
         server = ServerKeys.load(folder, may_create=True)
         admin = load_or_create(folder / FILE_NAME)
         with suppress(Changed):
-            await leases.create(KEYS, OpenedKeys(admin.text.encode(), server).sealed(seal))
+            await leases.create(KEYS, seal.seal(build_shared(admin.text, server.path.read_bytes())))
 
 
 def _check_folder(folder: Path) -> None:

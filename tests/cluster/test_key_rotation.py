@@ -18,12 +18,12 @@ from gateway.auth.device import DeviceVerifier
 from gateway.cluster.beats import LoopHeart
 from gateway.cluster.entrance import enter
 from gateway.cluster.fleet_records import KEYS, Beat, build, parse_beat
-from gateway.cluster.key_record import FleetSeal, KeyRecord, OpenedKeys
+from gateway.cluster.key_record import KeyRecord
 from gateway.cluster.key_rotation import TAKEN_S, KeyRotation, Told
 from gateway.cluster.key_watch import KeyWatch
 from gateway.cluster.leases import Bucket, Entry, InDoubt, LocalLeases
 from gateway.cluster.members import FleetMembers
-from gateway.cluster.shared_keys import share_keys
+from gateway.cluster.shared_keys import FleetSeal, OpenedKeys, build_shared, share_keys
 from gateway.config.sections import Auth, Config
 from gateway.model.cluster import VERSION
 from gateway.model.errors import ConfigError, Conflict, GatewayError, NodeUnreachable
@@ -466,7 +466,7 @@ def test_a_record_that_is_not_this_fleets_changes_nothing_and_is_logged_without_
         (tmp_path / "other").mkdir()
         other = ServerKeys.load(tmp_path / "other", may_create=True)
         seal = FleetSeal(SECRET, "heliograph" if what == "other tokens" else "x")
-        sealed = b"garbage" if what == "garbage" else OpenedKeys(b"k", other).sealed(seal)
+        sealed = b"garbage" if what == "garbage" else seal.seal(build_shared("k", other.build()))
         leases = LocalLeases(fleet.bucket)
         await leases.update(KEYS, sealed, fleet.bucket.entries[KEYS].revision)
         await fleet.until(lambda: [each for each in logs if each["event"] == "fleet_keys_refused"])
@@ -491,7 +491,7 @@ def test_there_is_nothing_to_rotate_where_no_node_ever_started() -> None:
 
 def test_keys_do_not_show_in_what_is_printed_of_them(tmp_path: Path) -> None:
     server = ServerKeys.load(tmp_path, may_create=True)
-    opened = OpenedKeys(b"operator", server, 7)
+    opened = OpenedKeys("operator", server, 7)
     shown = repr(opened) + repr(server.ring)
     assert "operator" not in shown
     assert repr(server.device_keys[1]) not in shown

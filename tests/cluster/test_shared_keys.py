@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from gateway.auth.admin_key import load_or_create
 from gateway.cluster.fleet_records import KEYS
-from gateway.cluster.key_record import FleetSeal
 from gateway.cluster.leases import Bucket, LocalLeases
-from gateway.cluster.shared_keys import share_keys
+from gateway.cluster.shared_keys import FleetSeal, share_keys
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 from gateway.store.keys import ServerKeys
