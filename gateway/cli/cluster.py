@@ -57,7 +57,7 @@ def status(config: ConfigFile = None, overrides: Overrides = None, as_json: Json
 
 def _print(found: FleetStatus) -> None:
     print_table(
-        ("node", "number", "state", "devices", "partitions", "for devices", "for providers", "version"),
+        ("node", "number", "state", "devices", "partitions", "for devices", "for providers", "version", "keys"),
         (
             [
                 member.name,
@@ -68,10 +68,11 @@ def _print(found: FleetStatus) -> None:
                 member.devices,
                 member.api,
                 member.version,
+                member.keys if member.keys >= found.keys else f"{member.keys or 'of its start'}, behind",
             ]
             for member in found.members
         ),
-        title=f"fleet {found.name}",
+        title=f"fleet {found.name}, keys {found.keys}",
     )
     print()
     print_table(

@@ -32,7 +32,7 @@ from gateway.edge.plane import AckEvent, Event, Plane, build_error, build_goaway
 from gateway.edge.ports import Home
 from gateway.edge.requests import DeviceRequests
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import Flapping, GatewayError, Overloaded, Takeover, Unauthorized
+from gateway.model.errors import Flapping, GatewayError, NodeUnreachable, Overloaded, Takeover, Unauthorized
 from gateway.model.frames import PROTOCOL_VERSION, FrameType, Hello, ProviderWelcome, build_frame
 from gateway.model.ports import Ack, EdgeEvents, ImDoor, ProviderDoor
 from gateway.model.registration import Registration
@@ -406,7 +406,7 @@ class EdgeServer:
                 accepted.refuse_flapping()
         except GatewayError as exc:
             self._metrics.count(Metric.LOGINS, label=exc.name)
-            if not isinstance(exc, Unauthorized | Flapping):
+            if not isinstance(exc, Unauthorized | Flapping | NodeUnreachable):
                 self._metrics.count(Metric.FRAMES_MALFORMED, label=exc.name)
             self.close(link, build_error(exc, versions=getattr(exc, "versions", None)))
             return

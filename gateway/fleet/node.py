@@ -20,6 +20,7 @@ from gateway.cluster.beats import ThreadHeart
 from gateway.cluster.broadcast_stream import BroadcastStream
 from gateway.cluster.entrance import Entrance, enter
 from gateway.cluster.far_door import FarDoor
+from gateway.cluster.key_watch import KeyWatch
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.members import FleetMembers
 from gateway.cluster.nats_bus import NatsBus
@@ -101,7 +102,9 @@ class FleetNode:
             links=lambda: self.edge.plane.links(),
             is_up=lambda: link.is_up,
             on_ousted=self._on_ousted,
+            hear=lambda entry: self._key_watch.hear(entry),
         )
+        self._key_watch = KeyWatch(keys, entrance, settings.lease_s, self.members.announce_keys)
         server_keys = keys.server
         push_ids = PushIds(server_keys.push_id_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
@@ -130,9 +133,10 @@ class FleetNode:
         def home_of(device: str, app: str, account: str) -> int:
             return partition_of(token_of_triple(server_keys.token_key, device, app, account), settings.partitions)
 
+        verifier = DeviceVerifier(config.auth, server_keys, is_current=self._key_watch.is_current)
         self._devices = NodeEdge(
             config,
-            DeviceLogin(config.edge, DeviceVerifier(config.auth, server_keys).verify, key_of),
+            DeviceLogin(config.edge, verifier.verify, key_of),
             self._bus,
             self.members,
             metrics,
@@ -175,7 +179,9 @@ class FleetNode:
             leases = KvLeases(link, settings)
             await leases.open()
             keys = await share_keys(config, leases)
-            entrance = await enter(settings, leases, devices=_advertised(config), api=_api_url(config))
+            entrance = await enter(
+                settings, leases, devices=_advertised(config), api=_api_url(config), keys=keys.revision
+            )
             spool = Spool.open(config, metrics, unix_ms) if settings.spool else None
             self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)), spool)
         except BaseException:
@@ -355,6 +361,7 @@ class FleetNode:
         await self.streams.close()
         await self.edge.stop()
         await self.members.close()
+        await self._key_watch.close()
         for core in list(self.cores.values()):
             self.lost(core.partition)
         await asyncio.gather(*self._closings.values(), return_exceptions=True)
