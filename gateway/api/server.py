@@ -65,7 +65,7 @@ log = structlog.get_logger("gateway.api")
 def build_routes(
     backend: Backend, *, once: Once | None = None, heartbeat_s: float = HEARTBEAT_S, is_described: bool = True
 ) -> list[Route]:
-    """Every route with its handler. `once`: idempotency keys where another door has them too. `is_described`: it answers
+    """Every route with its handler. `once`: idempotency keys where another door has them too. `is_described`: it says
     what the API is, which takes a tenth of a second to write down."""
     once = once or Once(backend)
     operations = OperationRoutes(backend)
