@@ -35,6 +35,8 @@ class Seen:
         self.answers: Counter[int] = Counter()
         #: connections that gave no answer, by what the client says of it
         self.broken: Counter[str] = Counter()
+        #: answers 503 that do not say when to come again
+        self.timeless = 0
         #: doors that took no connection
         self.closed = 0
         #: pushes that ended well and otherwise
@@ -44,6 +46,11 @@ class Seen:
         self.waits: list[float] = []
         #: of the provider itself
         self.faults: list[BaseException] = []
+
+    def note(self, answer: httpx.Response | None) -> None:
+        self.answers[answer.status_code if answer is not None else 0] += 1
+        if answer is not None and answer.status_code == 503 and "retry-after" not in answer.headers:
+            self.timeless += 1
 
     @property
     def refused(self) -> int:
@@ -106,7 +113,7 @@ class PlainProvider:
         began = time.monotonic()
         while True:
             answer = await self._ask(body)
-            self.seen.answers[answer.status_code if answer is not None else 0] += 1
+            self.seen.note(answer)
             if answer is not None and answer.status_code != 503:
                 break
             if not self._retries:
