@@ -23,8 +23,8 @@ from gateway.cluster.far_wire import (
     build_body,
     parse_body,
 )
-from gateway.cluster.node_events import NodeEvents
 from gateway.cluster.lateness import monotonic_ms
+from gateway.cluster.node_events import NodeEvents
 from gateway.cluster.node_homes import NodeHomes
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.edge.link_requests import Enrolled, Fetching, LinkRequests, Work
