@@ -324,13 +324,22 @@ class FarEdge:
             self._rounds_of.frombytes(bytes(missing))
 
     def left(self, number: int, link: int) -> None:
-        """Its node says so, and tells of what is lost with its link. What was to be looked at when the node said what
-        is in flight there is looked at now: nobody else will."""
+        """Its node says so, and tells of what is lost with its link. Where it had not said yet what is in flight there,
+        what waited for that is looked at now: nobody else will."""
+        was_held = link in self._held
         self.unbind(number, link)
-        for seq in self._journal.pending_of(number):
-            delivery = self._journal.get(seq)
-            if delivery is not None and delivery.state == State.ACCEPTED:
-                self.events.on_lost(seq, number, spilled=False)
+        if was_held:
+            self._backlog.add(self._look_at_new(number))
+
+    def _look_at_new(self, number: int) -> Iterator[None]:
+        """At what an owner before this one left behind for it."""
+        pending = self._journal.pending_of(number)
+        for start in range(0, len(pending), SLICE):
+            for seq in pending[start : start + SLICE]:
+                delivery = self._journal.get(seq)
+                if delivery is not None and delivery.state == State.ACCEPTED:
+                    self.events.on_lost(seq, number, spilled=False)
+            yield
 
     def unbind(self, number: int, link: int) -> None:
         device = self.registry.device(number)
