@@ -150,6 +150,7 @@ class PlainProvider:
 def what_providers_saw(patient: Seen, other: Seen) -> dict[str, str]:
     """Rows of a table."""
     return {
+        "kept in a node's spool (202)": f"{patient.answers[202] + other.answers[202]:,}",
         "of a provider that repeats: pushes, 503s, failed": (
             f"{len(patient.waits):,}, {patient.refused:,}, {patient.failed:,}"
         ),
