@@ -329,16 +329,15 @@ async def test_stop_ends_streams_and_waiting_requests_and_lets_pushes_finish():
 
 async def test_the_first_request_of_a_connection_made_before_the_stop_is_answered():
     door = Door()
-    async with serving(door) as server:
-        async with connected(server) as (reader, writer), connected(server) as (silent, _):
-            await until(lambda: door.metrics.gauges.get((Metric.API_CONNECTIONS, ""), 0) == 2)
-            listening = server._server.servers[0]
-            stopping = asyncio.create_task(server.stop())
-            await until(lambda: not listening.is_serving())
-            writer.write(head(door, "GET", "/healthz"))
-            assert b"HTTP/1.1 200" in await read_all(reader)
-            assert await read_all(silent) == b""
-            await stopping
+    async with serving(door) as server, connected(server) as (reader, writer), connected(server) as (silent, _):
+        await until(lambda: door.metrics.gauges.get((Metric.API_CONNECTIONS, ""), 0) == 2)
+        listening = server._server.servers[0]
+        stopping = asyncio.create_task(server.stop())
+        await until(lambda: not listening.is_serving())
+        writer.write(head(door, "GET", "/healthz"))
+        assert b"HTTP/1.1 200" in await read_all(reader)
+        assert await read_all(silent) == b""
+        await stopping
 
 
 async def test_stop_has_a_bound():
