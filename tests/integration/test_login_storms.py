@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -73,8 +72,10 @@ async def test_a_storm_that_comes_again_faster_than_it_is_decided_ends(
     await first.login(device="first")
     decide = house.gateway.edge._login.decide
 
+    cost = threading.Event()  # never set
+
     def slowly(hello: Any) -> Any:
-        time.sleep(DECIDING_S)
+        cost.wait(DECIDING_S)
         return decide(hello)
 
     monkeypatch.setattr(house.gateway.edge._login, "decide", slowly)
