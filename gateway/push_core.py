@@ -132,9 +132,9 @@ class PushCore:
         reports.on_step = self.t8_reports.on_step
         self.once = Once(self.backend)
 
-    def build_app(self) -> Starlette:
-        """The provider door's application, with what the backend has by now."""
-        return build_app(self.backend, once=self.once)
+    def build_app(self, *, is_described: bool = True) -> Starlette:
+        """The provider door's application, with what the backend has by now. `is_described`: as of build_routes."""
+        return build_app(self.backend, once=self.once, is_described=is_described)
 
     def start_calls(self) -> None:
         """Post to apps' servers from now on."""

@@ -190,6 +190,9 @@ class Backend:
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)
+    #: the door closes soon, and others are open: each answer of HTTP/1.1 ends its connection, so that no request is on
+    #: its way over one that is closed
+    is_leaving: bool = False
     # counts one push of this app and key where its quotas are counted, in a fleet; None: here
     admit_elsewhere: Callable[[App, str], Awaitable[None]] | None = None
 

@@ -91,7 +91,7 @@ class PartitionCore:
         store.directory.watch(self._edge)
         push.backend.dispatcher = self._wide.attach(push.dispatcher, push.acceptor, push.scheduler)
         near.providers.join(self)
-        self._asgi: ASGIApp = push.build_app()
+        self._asgi: ASGIApp = push.build_app(is_described=False)  # the node's door is
         self._is_open = False
 
     # --- fleet.ports.Core

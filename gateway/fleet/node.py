@@ -346,6 +346,7 @@ class FleetNode:
     async def drain(self) -> None:
         """Hand the partitions over, take no more pushes and connections, send the devices to other nodes."""
         self.draining = True
+        self._providers.backend.is_leaving = True
         drain_s = self.config.edge.drain_s
         with suppress(GatewayError):
             await self.members.drain(max(drain_s, self.config.cluster.lease_s))
