@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cluster.entrance import patiently
 from gateway.cluster.fleet_records import KEYS
+from gateway.cluster.import_record import finished_import
 from gateway.cluster.leases import Changed, Leases
 from gateway.config.cluster import read_secret
 from gateway.config.sections import Config
@@ -56,6 +57,11 @@ class FleetSeal:
             ) from None
 
 
+def build_shared(admin: str, server: bytes) -> bytes:
+    """Both keys as they are sealed. `server`: the file's bytes."""
+    return admin.encode() + _SPLIT + server
+
+
 async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     """Written into the node's folder too, where local tools look for them. ConfigError.
 
@@ -65,6 +71,8 @@ async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     folder = Path(config.store.path)
     _make_folder(folder)
     _check_folder(folder)
+    # whose keys an import brings must not have others in its folder
+    await patiently(partial(finished_import, leases))
     sealed = await patiently(partial(_find_or_make, leases, seal, folder))
     admin_text, _, server_text = seal.open(sealed).partition(_SPLIT)
     write_secret_file(folder / KEY_FILE, server_text)
@@ -81,7 +89,7 @@ async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> bytes:
         server = ServerKeys.load(folder, may_create=True)
         admin = load_or_create(folder / FILE_NAME)
         with suppress(Changed):
-            await leases.create(KEYS, seal.seal(admin.text.encode() + _SPLIT + server.path.read_bytes()))
+            await leases.create(KEYS, seal.seal(build_shared(admin.text, server.path.read_bytes())))
 
 
 def _check_folder(folder: Path) -> None:
@@ -89,9 +97,9 @@ def _check_folder(folder: Path) -> None:
     written over."""
     if (folder / DATA_FILE).exists():
         raise ConfigError(
-            f"{str(folder)!r} has the store of a gateway alone, and a fleet does not take over its registrations and"
-            f" pushes: name another folder. To keep its keys copy {KEY_FILE} and {FILE_NAME} into the first node's"
-            " (docs/cluster.md)",
+            f"{str(folder)!r} has the store of a gateway alone: `heliograph cluster import` brings all of it into a new"
+            f" fleet. Name an empty folder for the node. To keep the keys and nothing else copy {KEY_FILE} and"
+            f" {FILE_NAME} into the first node's (docs/cluster.md)",
             field="store.path",
         )
 
