@@ -58,7 +58,14 @@ class Taken(Protocol):
     """A batch that was taken in (delivery.batch_accept.TakenBatch)."""
 
     @property
-    def results(self) -> list[int | GatewayError | None]:
+    def count(self) -> int: ...
+
+    @property
+    def first(self) -> int:
+        """Where all were accepted, one behind the other, the sequence of the first; else 0. Final when `done` is."""
+        ...
+
+    def result(self, index: int) -> int | GatewayError | None:
         """Sequence of an accepted push, the error of a refused one, None for one to be looked at alone; final when
         `done` is."""
         ...

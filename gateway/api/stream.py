@@ -8,8 +8,9 @@ says what a provider does about that).
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ import structlog
 
 from gateway.api.media import MSGPACK, decode
 from gateway.api.once import Once, Push, settle
-from gateway.api.ports import Backend
+from gateway.api.ports import Backend, Taken
 from gateway.api.views import view_receipt
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.delivery.request import PushRequest
@@ -171,10 +172,8 @@ class ProviderStreams:
         def finish(singles: dict[int, Any]) -> None:
             stream.unanswered -= count
             if self._streams.get(link) is stream:
-                results = self._results(stream.app, taken.results, singles)
-                if refusal is not None:
-                    results += [describe(refusal)] * (count - room)
-                self._answer(link, ask.req, results)
+                results = self._results(stream.app, count, taken, singles, refusal)
+                self._answer_packed(link, ask.req, results)
 
         if not taken.apart:
             taken.done.add_done_callback(lambda _: finish({}))
@@ -208,19 +207,31 @@ class ProviderStreams:
         push_id = self._backend.push_ids.build(app, push.seq)
         return push_id if push.targeted == 1 else {"id": push_id, "targeted": push.targeted}
 
-    def _results(self, app: str, taken: list[int | GatewayError | None], singles: dict[int, Any]) -> list[Any]:
-        ids = iter(self._backend.push_ids.build_many(app, [seq for seq in taken if isinstance(seq, int)]))
-        return [
-            next(ids)
-            if isinstance(result, int)
-            else describe(result)
-            if isinstance(result, GatewayError)
-            else singles[index]
-            for index, result in enumerate(taken)
-        ]
+    def _results(
+        self, app: str, count: int, taken: Taken, singles: Mapping[int, Any], refusal: GatewayError | None
+    ) -> bytes:
+        """Packed. Those behind what was taken have the refusal."""
+        seqs = array("Q", bytes(8 * count))
+        told = dict(singles)
+        room = taken.count
+        if taken.first:
+            seqs[:room] = array("Q", range(taken.first, taken.first + room))
+        else:
+            for index in range(room):
+                result = taken.result(index)
+                if isinstance(result, int):
+                    seqs[index] = result
+                elif result is not None:
+                    told[index] = describe(result)
+        if refusal is not None:
+            told.update(dict.fromkeys(range(room, count), describe(refusal)))
+        return self._backend.push_ids.pack_results(app, seqs, told)
 
     def _answer(self, link: int, req: int, results: list[Any]) -> None:
-        pushed = frames.Pushed(req=req, results=msgspec.Raw(_pack(results)))
+        self._answer_packed(link, req, _pack(results))
+
+    def _answer_packed(self, link: int, req: int, results: bytes) -> None:
+        pushed = frames.Pushed(req=req, results=msgspec.Raw(results))
         self._links.send(link, build_frame(FrameType.PUSHED, pushed))
 
     # --- receipts

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from struct import Struct
 from typing import Any
 
@@ -24,16 +24,17 @@ from gateway.model.errors import BadRequest, GatewayError, LogFenced, NodeUnreac
 
 #: what a partition answers; called at once, in the order of arrival, and what it returns may be awaited
 Answerer = Callable[[Core, bytes], bytes | Awaitable[bytes]]
+_Begun = bytes | GatewayError | asyncio.Future[bytes]
 
 _NUMBER = Struct(">H")
 #: questions that may wait for an owner at once; past it they are refused
 MOST_WAITING = 10_000
 #: and look for one again after this time in any case
 LOOK_AGAIN_S = 1.0
-#: kinds of messages to many partitions of one node
+#: kinds of messages to many partitions of one node: the same for all, or something for each
 _EACH = ".each"
 _encode = msgspec.msgpack.Encoder().encode
-_decode_asked = msgspec.msgpack.Decoder(tuple[list[int], bytes]).decode
+_decode_asked = msgspec.msgpack.Decoder(tuple[list[int], list[bytes]]).decode
 _decode_answers = msgspec.msgpack.Decoder(list[tuple[int, bytes | list[Any]]]).decode
 
 
@@ -66,12 +67,16 @@ class Owners:
 
         def on_each(sender: int, body: bytes) -> Awaitable[bytes]:  # noqa: ARG001
             try:
-                partitions, rest = _decode_asked(body)
+                partitions, bodies = _decode_asked(body)
             except (msgspec.DecodeError, ValueError) as error:
                 raise BadRequest("a message without partitions") from error
+            if len(bodies) == 1:
+                bodies *= len(partitions)
+            if len(bodies) != len(partitions):
+                raise BadRequest("a message with other partitions")
             # each begins now, in the order of arrival
-            begun = [(partition, self._begin(kind, partition, rest)) for partition in partitions]
-            return self._collect(begun)
+            begun = [self._begin(kind, partition, rest) for partition, rest in zip(partitions, bodies, strict=True)]
+            return self._collect(partitions, begun)
 
         self.bus.serve(kind, on_one)
         self.bus.serve(kind + _EACH, on_each)
@@ -83,18 +88,18 @@ class Owners:
             raise LogFenced("This node does not own this part of the fleet; ask again.")
         return core
 
-    def _begin(self, kind: str, partition: int, body: bytes) -> bytes | Awaitable[bytes] | GatewayError:
+    def _begin(self, kind: str, partition: int, body: bytes) -> _Begun:
         try:
-            return self._answerers[kind](self.own(partition), body)
+            answer = self._answerers[kind](self.own(partition), body)
         except GatewayError as error:
             return error
+        return answer if isinstance(answer, bytes) else asyncio.ensure_future(answer)
 
-    async def _collect(self, begun: list[tuple[int, bytes | Awaitable[bytes] | GatewayError]]) -> bytes:
-        answers = await asyncio.gather(*(_settle(answer) for _, answer in begun))
+    async def _collect(self, partitions: list[int], begun: list[_Begun]) -> bytes:
         return _encode(
             [
                 (partition, build_error_row(answer) if isinstance(answer, GatewayError) else answer)
-                for (partition, _), answer in zip(begun, answers, strict=True)
+                for partition, answer in zip(partitions, await _settle(begun), strict=True)
             ]
         )
 
@@ -159,31 +164,36 @@ class Owners:
                 by_node.setdefault(node, []).append(partition)
             except NodeUnreachable as error:
                 found[partition] = error
-        asked = [self._ask_many(node, kind, theirs, body, timeout_s) for node, theirs in by_node.items()]
-        for answers in await asyncio.gather(*asked):
-            found.update(answers)
+        asked = [self._ask_many(node, kind, theirs, [body], timeout_s) for node, theirs in by_node.items()]
+        for theirs, answers in zip(by_node.values(), await asyncio.gather(*asked), strict=True):
+            found.update(zip(theirs, answers, strict=True))
         return dict(sorted(found.items()))
 
+    async def ask_node(self, node: int, kind: str, bodies: Sequence[tuple[int, bytes]]) -> list[bytes | GatewayError]:
+        """What partitions answer, each to a body of its own, in order, with one message to the node that owned them all
+        a moment ago; LogFenced where it does not any more, and nothing was done."""
+        return await self._ask_many(node, kind, [partition for partition, _ in bodies], [body for _, body in bodies])
+
     async def _ask_many(
-        self, node: int, kind: str, partitions: list[int], body: bytes, timeout_s: float | None
-    ) -> dict[int, bytes | GatewayError]:
+        self, node: int, kind: str, partitions: list[int], bodies: list[bytes], timeout_s: float | None = None
+    ) -> list[bytes | GatewayError]:
+        """`bodies`: one for all, or each its own."""
         if node == self.bus.number:
-            begun = [self._begin(kind, partition, body) for partition in partitions]
-            return dict(zip(partitions, await asyncio.gather(*map(_settle, begun)), strict=True))
-        message = _encode((partitions, body))
+            theirs = bodies * len(partitions) if len(bodies) == 1 else bodies
+            return await _settle([self._begin(kind, *each) for each in zip(partitions, theirs, strict=True)])
+        message = _encode((partitions, bodies))
         try:
             raw = await self.bus.ask(node, kind + _EACH, message, timeout_s=timeout_s or self.timeout_s)
             answers = _decode_answers(raw)
+            if [partition for partition, _ in answers] != partitions:
+                raise NodeUnreachable("a node answered for other parts of the fleet")
+            return [answer if isinstance(answer, bytes) else parse_error_row(answer) for _, answer in answers]
         except NodeUnreachable:
-            return dict.fromkeys(partitions, self._unreachable("no answer", certain=False))
+            return [self._unreachable("no answer", certain=False)] * len(partitions)
         except GatewayError as error:
-            return dict.fromkeys(partitions, error)
+            return [error] * len(partitions)
         except (msgspec.DecodeError, ValueError):
-            return dict.fromkeys(partitions, NodeUnreachable("a node answered with something that is no answer"))
-        found: dict[int, bytes | GatewayError] = dict.fromkeys(partitions, NodeUnreachable())
-        for partition, answer in answers:
-            found[partition] = answer if isinstance(answer, bytes) else parse_error_row(answer)
-        return found
+            return [NodeUnreachable("a node answered with something that is no answer")] * len(partitions)
 
     def _unreachable(self, why: str, *, certain: bool) -> NodeUnreachable:
         self._metrics.count(Metric.FLEET_UNREACHABLE, label=why)
@@ -197,10 +207,21 @@ class Owners:
         )
 
 
-async def _settle(answer: bytes | Awaitable[bytes] | GatewayError) -> bytes | GatewayError:
-    if isinstance(answer, bytes | GatewayError):
-        return answer
+async def _settle(begun: list[_Begun]) -> list[bytes | GatewayError]:
+    """The answers of all, each a GatewayError where that is what it came to."""
+    settled: list[bytes | GatewayError] = []
     try:
-        return await answer
-    except GatewayError as error:
-        return error
+        for answer in begun:
+            if isinstance(answer, bytes | GatewayError):
+                settled.append(answer)
+                continue
+            try:
+                settled.append(await answer)
+            except GatewayError as error:
+                settled.append(error)
+    except BaseException:
+        for answer in begun[len(settled) :]:
+            if isinstance(answer, asyncio.Future):
+                answer.cancel()
+        raise
+    return settled

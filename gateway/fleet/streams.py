@@ -7,6 +7,7 @@ The same frames and bounds as gateway.api.stream, which is for one gateway alone
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from gateway.api.stream import RECEIPT_BYTES, RECEIPTS_A_TURN, count_of, describ
 from gateway.api.wire import ReceiptView
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.fleet.feeds import Feeds, Reading
-from gateway.fleet.pushes import ManyPushes, Pushed, Result, split, tokens_of
+from gateway.fleet.pushes import ManyPushes, Part, Result, place_seqs
 from gateway.fleet.quota_home import QuotaHome
 from gateway.metrics import Metric
 from gateway.model import frames
@@ -127,7 +128,7 @@ class FleetStreams:
             raise Unauthorized("The API key is no longer valid.")
         if count > self._config.provider_batch:
             raise InvalidField(f"at most {self._config.provider_batch} pushes in a batch", field="pushes")
-        parts = split(pushes)
+        parts = self._pushes.split(stream.app, pushes)
         if self._backend.stopping.is_set:
             self._answer(link, ask.req, [describe(Draining())] * count)
             return
@@ -138,16 +139,15 @@ class FleetStreams:
             return
         self._backend.metrics.count(Metric.PROVIDER_BATCHES)
         stream.unanswered += count
-        work = self._carry(link, stream, app, ask.req, parts, tokens_of(pushes, parts))
+        work = self._carry(link, stream, app, ask.req, pushes, parts)
         task = asyncio.get_running_loop().create_task(work)
         stream.tasks.add(task)
         task.add_done_callback(stream.tasks.discard)
 
-    async def _carry(
-        self, link: int, stream: _Stream, app: App, req: int, parts: list[msgspec.Raw], tokens: list[str]
-    ) -> None:
-        count = len(parts)
-        results: list[Result | None] = [None] * count
+    async def _carry(self, link: int, stream: _Stream, app: App, req: int, pushes: bytes, parts: list[Part]) -> None:
+        count = sum(part.length for part in parts)
+        told: dict[int, Any] = {}
+        seqs = array("Q", bytes(8 * count))
         try:
             async with stream.order:
                 try:
@@ -156,31 +156,27 @@ class FleetStreams:
                     room, refusal = 0, error
                 if refusal is not None:
                     self._backend.metrics.count(Metric.PUSHES_REFUSED, count - room, refusal.name)
-                    results[room:] = [refusal] * (count - room)
-                sent = self._pushes.send(stream.app, tokens[:room], parts[:room])
-            for part in sent:
-                for place, result in zip(part.places, await part.results, strict=True):
-                    results[place] = result
+                    told.update(dict.fromkeys(range(room, count), describe(refusal)))
+                    parts = self._pushes.split(stream.app, pushes, room)
+                sent = self._pushes.send(stream.app, parts)
+            for part, answer in sent:
+                for place, result in place_seqs(seqs, part, await answer).items():
+                    told[place] = self._told(stream.app, result)
         finally:
             stream.unanswered -= count
         if self._streams.get(link) is stream:
-            self._answer(link, req, self._told(stream.app, results))
+            self._answer_packed(link, req, self._backend.push_ids.pack_results(stream.app, seqs, told))
 
-    def _told(self, app: str, results: list[Result | None]) -> list[Any]:
-        accepted = [result for result in results if isinstance(result, Pushed)]
-        ids = iter(self._backend.push_ids.build_many(app, [pushed.seq for pushed in accepted]))
-        told: list[Any] = []
-        for result in results:
-            if isinstance(result, Pushed):
-                push_id = next(ids)
-                told.append(push_id if result.targeted == 1 else {"id": push_id, "targeted": result.targeted})
-            else:
-                assert result is not None
-                told.append(describe(result))
-        return told
+    def _told(self, app: str, result: Result) -> Any:
+        if isinstance(result, GatewayError):
+            return describe(result)
+        return {"id": self._backend.push_ids.build(app, result.seq), "targeted": result.targeted}
 
     def _answer(self, link: int, req: int, results: list[Any]) -> None:
-        pushed = frames.Pushed(req=req, results=msgspec.Raw(_pack(results)))
+        self._answer_packed(link, req, _pack(results))
+
+    def _answer_packed(self, link: int, req: int, results: bytes) -> None:
+        pushed = frames.Pushed(req=req, results=msgspec.Raw(results))
         self._links.send(link, build_frame(FrameType.PUSHED, pushed))
 
     # --- receipts
