@@ -59,6 +59,8 @@ _EPOCH = 0
 #: how long a step waits for servers that make a stream or elect a leader
 PATIENCE_S = 60.0
 _AGAIN_S = 0.25
+#: progress is told so often
+SAY_S = 1.0
 #: of one request that makes or removes a stream
 _ANSWER_S = 10.0
 
@@ -97,7 +99,7 @@ async def import_store(config: Config, store: Path, *, dry_run: bool, work: Path
         importer = _Importer(settings, split, link, seal, say)
         was_done = await importer.look()
         if not was_done and not dry_run:
-            with _work_folder(work) as folder:
+            with _work_folder(work, importer.source) as folder:
                 await importer.run(folder)
         elif was_done and not dry_run:
             importer.mark()
@@ -112,12 +114,16 @@ async def import_store(config: Config, store: Path, *, dry_run: bool, work: Path
 
 
 @contextlib.contextmanager
-def _work_folder(work: Path | None) -> Iterator[Path]:
-    """New and private, and gone afterwards: it has all that the store has."""
+def _work_folder(work: Path | None, source: str) -> Iterator[Path]:
+    """New and private, and gone afterwards: it has all that the store has. What a command that was killed has left goes
+    too; we have the store, so nobody works there."""
+    prefix = f"heliograph-import-{source}-"
     try:
         if work is not None:
             work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="heliograph-import-", dir=work))
+        for left in Path(work or tempfile.gettempdir()).glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=work))
     except OSError as exc:
         raise ConfigError(f"no folder for the import can be made: {exc.strerror}; name one with --work") from exc
     try:
@@ -140,7 +146,7 @@ class _Importer:
         self._seal = seal
         self._say = say
         self._js = JetStream(link, timeout_s=_ANSWER_S)
-        self._source = source_of(split.keys.token_key)
+        self.source = source_of(split.keys.token_key)
         self._record: Import | None = None
         self._revision = 0
 
@@ -154,7 +160,7 @@ class _Importer:
             await leases.open()
             entries = {entry.key: entry for entry in await patiently(leases.all)}
             record = read_import(entries.pop(IMPORT, None))
-            if record is not None and record.source != self._source:
+            if record is not None and record.source != self.source:
                 raise ConfigError(
                     "another store was imported into this fleet, or begun to be: name another fleet",
                     field="cluster.name",
@@ -217,10 +223,15 @@ class _Importer:
         loop = asyncio.get_running_loop()
         rows, began_s = self._split.rows(), loop.time()
         is_stopped = threading.Event()
+        said_s = began_s
 
         def on_rows(done: int) -> None:
+            nonlocal said_s
             if is_stopped.is_set():
                 raise _Stopped
+            if loop.time() < said_s + SAY_S:
+                return
+            said_s = loop.time()
             self._say(f"{done} of about {rows} rows, {loop.time() - began_s:.0f} s")
 
         reading = loop.run_in_executor(None, self._split.run, work, self._settings.partitions, on_rows)
@@ -238,7 +249,7 @@ class _Importer:
         """The record that keeps nodes out, before anything they could find."""
         entry = await patiently(partial(leases.get, IMPORT))
         self._revision = 0 if entry is None else entry.revision
-        record = Import(self._source, secrets.token_hex(8))
+        record = Import(self.source, secrets.token_hex(8))
         await self._write(leases, record)
         if entry is None:
             # a node that was faster has its keys there by now, and one that is slower sees the record
@@ -297,9 +308,14 @@ class _Importer:
         try:
             for place, seq in enumerate(self._split.live, 1):
                 told = self._split.told(seq)
+                if len(message := build_message(Told(told))) > stream.most_bytes:
+                    raise ConfigError(
+                        f"a broadcast that runs takes {len(message)} bytes, more than the fleet's: raise it",
+                        field="cluster.message_bytes",
+                    )
                 left_s = max(0, told.expires_s - int(time.time())) + MARGIN_S
                 once = f"told {told.push}"
-                at = await self._until(partial(stream.append, build_message(Told(told)), once=once, ttl_s=left_s))
+                at = await self._until(partial(stream.append, message, once=once, ttl_s=left_s))
                 if at != place:
                     raise ConfigError("somebody else writes into this fleet at the same time", field="cluster.name")
         finally:

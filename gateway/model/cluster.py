@@ -46,6 +46,10 @@ def learn_strays(strays: Mapping[bytes, int]) -> None:
     _strays.update(strays)
 
 
+def has_strays() -> bool:
+    return bool(_strays)
+
+
 def partition_of(token: bytes, partitions: int) -> int:
     """Where a token belongs. Tokens are outputs of an HMAC, so their first bits spread evenly."""
     slot = (token[0] << 2) | (token[1] >> 6)

@@ -157,11 +157,12 @@ async def test_devices_and_providers_go_on_in_the_fleet_where_the_gateway_stoppe
     alone = move.alone
     tokens: dict[str, str] = {}
     for at in range(12):
-        phone = await move.phone(f"p{at}", alone, tags=["all"], alias=f"user-{at % 4}")
+        labels = {"tags": ["all"], "alias": "solo" if at == 5 else f"user-{at % 4}"}
+        phone = await move.phone(f"p{at}", alone, **labels)
         if at % 3 == 0:  # a second token of the same triple
             await phone.unregister()
             await phone.leave()
-            await phone.come(alone, tags=["all"], alias=f"user-{at % 4}")
+            await phone.come(alone, **labels)
         tokens[phone.name] = phone.token
     ids: dict[str, str] = {}
     ids["live"] = await move.push(alone, "live", target={"token": tokens["p1"]})
@@ -187,9 +188,18 @@ async def test_devices_and_providers_go_on_in_the_fleet_where_the_gateway_stoppe
     ids["everyone"] = await move.push(alone, "everyone", target={"everyone": True})
     ids["taken back"] = await move.push(alone, "taken back", target={"tag": "all"})
     ids["one taken back"] = await move.push(alone, "one taken back", target={"token": tokens["p2"]})
-    ids["at once"] = await move.push(
-        alone, "at once", target={"token": tokens["p3"]}, idempotency_key="once-1"
-    )
+    ids["solo"] = await move.push(alone, "solo", target={"alias": "solo"})
+    ids["solo taken back"] = await move.push(alone, "solo taken back", target={"alias": "solo"})
+    operator = (alone.store / "admin.key").read_text().strip()
+    await move.ask("PATCH", f"/v1/apps/{APP}", alone, key=operator, json={"webpush": "open"})
+    resources = {}
+    for title in ("web", "web taken back"):
+        answer = await move.home.http.post(
+            f"{alone.api}/push/{tokens['p7']}", content=title, headers={"ttl": "3600", "content-type": "text/plain"}
+        )
+        assert answer.status_code == 201, answer.text
+        resources[title] = answer.headers["location"].removeprefix(alone.api)
+    ids["at once"] = await move.push(alone, "at once", target={"token": tokens["p3"]}, idempotency_key="once-1")
     soon = int(time.time()) + 25
     ids["later"] = await move.push(alone, "later", target={"token": tokens["p4"]}, deliver_at=soon)
     ids["later all"] = await move.push(alone, "later all", target={"tag": "all"}, deliver_at=soon)
@@ -215,17 +225,18 @@ async def test_devices_and_providers_go_on_in_the_fleet_where_the_gateway_stoppe
     code, again, said = await move.import_()
     assert code == 0, said
     assert again["was_done"]
-    with pytest.raises(NotStarted):
-        await alone.spawn()
+    await alone.spawn()
+    with pytest.raises(NotStarted, match="imported into the fleet"):
         await alone.until_serving()
-    assert "imported into the fleet" in alone.last_words()
 
     # --- the fleet
     await move.start_fleet()
     first, second = move.home.nodes
     assert (first.store / "admin.key").read_text() == (alone.store / "admin.key").read_text()
-    for title in ("taken back", "one taken back"):
+    for title in ("taken back", "one taken back", "solo taken back"):
         await move.ask("DELETE", f"/v1/push/{ids[title]}", second)
+    gone = [await move.home.http.delete(f"{second.api}{resources['web taken back']}") for _ in range(2)]
+    assert [answer.status_code for answer in gone] == [204, 404]
     for at, phone in enumerate(phones):
         assert await phone.come(move.home.nodes[at % 2]) == tokens[phone.name]
 
@@ -233,7 +244,8 @@ async def test_devices_and_providers_go_on_in_the_fleet_where_the_gateway_stoppe
         at = int(phone.name[1:])
         titles = {f"one {phone.name}", f"batch {phone.name}", "many", "everyone", "later all"}
         titles |= {"live all", "live everyone"} | ({"live"} if at == 1 else set())
-        titles |= ({"alias"} if at % 4 == 1 else set()) | ({"at once"} if at == 3 else set())
+        titles |= {"solo"} if at == 5 else set()
+        titles |= ({"alias"} if at % 4 == 1 and at != 5 else set()) | ({"at once"} if at == 3 else set())
         return titles | ({"later"} if at == 4 else set())
 
     async def all_came() -> bool:
@@ -276,6 +288,7 @@ async def test_devices_and_providers_go_on_in_the_fleet_where_the_gateway_stoppe
         assert {title for title, count in phone.shown.items() if count > 1} == set(), phone.name
         assert "taken back" not in phone.shown
         assert "one taken back" not in phone.shown
+        assert "solo taken back" not in phone.shown
     # and over a restart of all of it
     await asyncio.gather(*(node.kill() for node in move.home.nodes))
     await move.start_fleet()
@@ -302,7 +315,7 @@ async def test_an_import_that_is_killed_keeps_nodes_out_and_is_finished_by_anoth
         await move.push(alone, f"push {at}", target={"token": token})
     await move.push(alone, "everyone", target={"everyone": True})
     await alone.kill()  # as hard as it gets
-    for words in (b"rows", b"partition 1 of", b"partition 5 of", b"partition 8 of"):
+    for words in (b"partition 1 of", b"partition 5 of", b"partition 8 of"):
         process = await move.start_import()
         assert process.stderr is not None
         async for line in process.stderr:
@@ -310,10 +323,9 @@ async def test_an_import_that_is_killed_keeps_nodes_out_and_is_finished_by_anoth
                 break
         process.kill()
         await process.wait()
-        with pytest.raises(NotStarted):
-            await move.home.nodes[0].spawn()
+        await move.home.nodes[0].spawn()
+        with pytest.raises(NotStarted, match="cluster import"):
             await move.home.nodes[0].until_serving()
-        assert "cluster import" in move.home.nodes[0].last_words()
     code, done, said = await move.import_()
     assert code == 0, said
     assert done["carried"]["pending"] == 30
@@ -340,4 +352,4 @@ async def test_a_fleet_that_has_anything_takes_no_import(move: Move) -> None:
     assert "is not new" in said
     await move.alone.spawn()
     await move.alone.until_serving()
-    assert httpx.codes.OK == (await move.home.http.get(f"{move.alone.api}/healthz")).status_code
+    assert (await move.home.http.get(f"{move.alone.api}/healthz")).status_code == httpx.codes.OK

@@ -51,9 +51,7 @@ class Parts:
     def of(self, device: str, account: str = "") -> tuple[Store, int]:
         """Where a device finds its registration, as a node looks for it."""
         found = [
-            (store, number)
-            for store in self.stores
-            if (number := store.directory.known(device, APP, account)[2]) >= 0
+            (store, number) for store in self.stores if (number := store.directory.known(device, APP, account)[2]) >= 0
         ]
         assert len(found) == 1
         return found[0]
@@ -142,7 +140,7 @@ async def test_what_is_pending_is_there_once_for_each_device_under_the_sequence_
 async def test_new_sequences_and_numbers_are_above_those_that_were_brought(tmp_path: Path, clock: Clock) -> None:
     store = await with_app(await open_store(tmp_path / "alone", clock))
     numbers = [register(store, f"phone-{at}") for at in range(20)]
-    seq, commit = push(store, *numbers)
+    _, commit = push(store, *numbers)
     await commit
     await store.close()
     parts = await split_of(tmp_path, clock)
@@ -179,11 +177,7 @@ async def test_a_push_to_many_goes_on_in_each_partition_and_is_known_as_before(t
         assert {record.notification.push for record in records} == {known}
         # its home can tell of it and take it back, whoever has deliveries
         assert parts.stores[home_of(APP, PARTITIONS)].receipts.lookup(APP, known) is not None
-    feed = [
-        receipt
-        for each in parts.stores
-        for receipt in each.receipts.after(APP, 0, 1_000)
-    ]
+    feed = [receipt for each in parts.stores for receipt in each.receipts.after(APP, 0, 1_000)]
     assert len(feed) == 40
     assert {receipt.push or receipt.outcome.notification for receipt in feed} == {seq, over}
     assert len({receipt.cursor for receipt in feed}) == 40
@@ -226,7 +220,7 @@ async def test_a_token_of_a_triple_that_had_another_before_stays_good_for_device
         await store.directory.revoke(number)
         number = register(store, f"phone-{at}")
         tokens[f"phone-{at}"] = store.directory.registration(number).token  # type: ignore[union-attr]
-        seq, commit = push(store, number, text=f"to phone-{at}")
+        _, commit = push(store, number, text=f"to phone-{at}")
         await commit
     await store.close()
     parts = await split_of(tmp_path, clock)
@@ -467,5 +461,3 @@ async def test_an_empty_store_makes_empty_partitions(tmp_path: Path, clock: Cloc
     assert all(not list(each.directory.app_names()) for each in parts.stores)
     await asyncio.sleep(0)
     await close(parts)
-
-
