@@ -78,6 +78,7 @@ class Parts:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr("gateway.store.split.time.time_ns", lambda: START_MS * 1_000_000)
+    monkeypatch.setattr("gateway.model.cluster._strays", {})
     return Clock()
 
 
