@@ -132,6 +132,12 @@ def _work_folder(work: Path | None, source: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _taken_over() -> ConfigError:
+    return ConfigError(
+        "another import into this fleet runs at the same time, and took this one over", field="cluster.name"
+    )
+
+
 class _Stopped(Exception):
     """The command was interrupted."""
 
@@ -209,11 +215,14 @@ class _Importer:
         snapshots = Snapshots(self._link, self._settings)
         await self._until(snapshots.prepare)
         for target in targets:
+            await self._check_mine(leases)
             await self._partition(snapshots, target, work)
+        await self._check_mine(leases)
         await self._broadcasts()
         chunks = await StrayTokens(self._link, self._settings).write(self._split.strays)
         await self._records(leases, work)
         assert self._record is not None
+        await self._check_mine(leases)
         # from here on the store must not be served alone, and after the next step nodes start
         self.mark()
         await self._write(leases, msgspec.structs.replace(self._record, done=True, stray_chunks=chunks))
@@ -270,13 +279,17 @@ class _Importer:
                 entry = await leases.get(IMPORT)
                 if entry is not None and entry.value == raw:
                     return entry.revision  # it was in doubt, and is carried out
-                raise ConfigError(
-                    "another import into this fleet runs at the same time, and took this one over",
-                    field="cluster.name",
-                ) from None
+                raise _taken_over() from None
 
         self._revision = await patiently(write)
         self._record = record
+
+    async def _check_mine(self, leases: Leases) -> None:
+        """Before anything is removed or written: of two copies of a store the one that began later has the fleet, and
+        may have made it already."""
+        entry = await patiently(partial(leases.get, IMPORT))
+        if entry is None or entry.revision != self._revision:
+            raise _taken_over()
 
     async def _partition(self, snapshots: Snapshots, target: SplitTarget, work: Path) -> None:
         loop = asyncio.get_running_loop()
