@@ -8,6 +8,7 @@ partition's rows and the tokens that lie elsewhere than their first bits say.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from gateway.config.sections import Store as StoreConfig
 from gateway.model.cluster import broadcast_seq
 from gateway.model.errors import ConfigError
 from gateway.model.notification import Notification
-from gateway.store.environment import DATA_FILE, Environment, is_of_node
+from gateway.store.environment import DATA_FILE, WRITE_ERRORS, Environment, is_of_node
 from gateway.store.keys import ServerKeys
 from gateway.store.records import Db
 from gateway.store.split_pushes import SplitPushes
@@ -122,8 +123,8 @@ class StoreSplit:
         return sum(self.source.entries(db) for db in Db)
 
     def run(self, work: Path, partitions: int, on_rows: Callable[[int], None]) -> list[SplitTarget]:
-        """The stores of all partitions in folders below `work`, to be closed by who calls. ConfigError where one is
-        full."""
+        """The stores of all partitions in folders below `work`, to be closed by who calls. ConfigError where there is
+        no room for them, or this store is damaged."""
         rows = 0
 
         def tick() -> None:
@@ -148,6 +149,12 @@ class StoreSplit:
                 f"a partition takes more than {self._config.max_bytes} bytes: raise it, or take more partitions",
                 field="store.max_bytes",
             ) from None
+        except (ValueError, IndexError, struct.error, msgspec.DecodeError) as exc:
+            raise ConfigError(f"the folder holds a damaged store ({exc}); restore a backup", field=_FIELD) from exc
+        except WRITE_ERRORS as exc:
+            raise ConfigError(
+                f"the partitions can not be made in {str(work)!r} ({exc}): name a folder with room, --work"
+            ) from exc
         on_rows(rows)
         return self._targets
 

@@ -227,6 +227,8 @@ class SplitPushes:
                 self._put_pending(first + index, seat, build_notification(about, seat.number))
                 continue
             seq = first + index
+            if self._source.get(Db.OUTCOMES, pack_u64(seq)) is not None:
+                continue  # a line was added to its history later, which says the rest too
             outcome = Outcome(seq, seq, registration, name, record.state, record.at_ms, _steps_of(record))
             self._put_outcome(outcome, Spot(seat.partition, seq), seat, seq, build_metadata(about))
 

@@ -18,6 +18,8 @@ from gateway.store.sequences import MARK_KEY
 BUFFER_BYTES = 32 << 20
 SLICE_BYTES = 16 << 10
 SLICE_ROWS = 1_000
+#: what must not be lost: no row of these is written twice
+COUNTED = (Db.REGISTRATIONS, Db.JOURNAL, Db.SCHEDULED, Db.OUTCOMES)
 
 
 class SplitTarget:
@@ -35,10 +37,13 @@ class SplitTarget:
         self._next_seq = first_seq(partition)
         self._next_number = 1
         self._nobody = 0
+        self._counts = dict.fromkeys(COUNTED, 0)
 
     def put(self, db: Db, key: bytes, value: bytes) -> None:
         self._rows.append((PUT, db, key, value))
         self._bytes += len(key) + len(value)
+        if db in self._counts:
+            self._counts[db] += 1
         if self._bytes >= self._slice_bytes or len(self._rows) >= SLICE_ROWS:
             self.flush()
 
@@ -64,10 +69,13 @@ class SplitTarget:
         return self._next_seq - count
 
     def finish(self) -> None:
-        """Everything is written, and numbering goes on behind it."""
+        """Everything is written, and numbering goes on behind it. ValueError where a row took another's place."""
         self.put(Db.META, MARK_KEY, pack_u64(self._next_seq))
         self.put(Db.META, NUMBERS_KEY, pack_u64(self._next_number))
         self.flush()
+        for db, count in self._counts.items():
+            if self.environment.entries(db) != count:
+                raise ValueError(f"two rows of {db.name.lower()} with one key")
 
     def close(self) -> None:
         self._rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -201,6 +202,11 @@ async def test_devices_and_providers_go_on_in_the_fleet_where_the_gateway_stoppe
     soon = int(time.time()) + 25
     ids["later"] = await move.push(alone, "later", target={"token": tokens["p4"]}, deliver_at=soon)
     ids["later all"] = await move.push(alone, "later all", target={"tag": "all"}, deliver_at=soon)
+    ids["later everyone"] = await move.push(alone, "later everyone", target={"everyone": True}, deliver_at=soon)
+    ids["later nobody"] = await move.push(alone, "later nobody", target={"tag": "nobody"}, deliver_at=soon)
+    ids["much later one"] = await move.push(
+        alone, "much later one", target={"token": tokens["p6"]}, deliver_at=soon + 3_000
+    )
     ids["much later"] = await move.push(alone, "much later", target={"tag": "all"}, deliver_at=soon + 3_000)
     before = await move.ask("GET", "/v1/receipts?limit=1000", alone)
 
@@ -217,7 +223,7 @@ async def test_devices_and_providers_go_on_in_the_fleet_where_the_gateway_stoppe
     assert code == 0, said
     assert done["carried"]["apps"] == 1
     assert done["carried"]["registrations"] == 12
-    assert done["carried"]["scheduled"] == 3
+    assert done["carried"]["scheduled"] == 6
     assert done["carried"]["strays"] > 0
     assert not list((move.home.folder / "work").iterdir())
     code, again, said = await move.import_()
@@ -240,7 +246,7 @@ async def test_devices_and_providers_go_on_in_the_fleet_where_the_gateway_stoppe
 
     def wanted(phone: Phone) -> set[str]:
         at = int(phone.name[1:])
-        titles = {f"one {phone.name}", f"batch {phone.name}", "many", "everyone", "later all"}
+        titles = {f"one {phone.name}", f"batch {phone.name}", "many", "everyone", "later all", "later everyone"}
         titles |= {"live all", "live everyone"} | ({"live"} if at == 1 else set())
         titles |= {"solo"} if at == 5 else set()
         titles |= ({"alias"} if at % 4 == 1 and at != 5 else set()) | ({"at once"} if at == 3 else set())
@@ -265,7 +271,11 @@ async def test_devices_and_providers_go_on_in_the_fleet_where_the_gateway_stoppe
     assert (await move.ask("GET", f"/v1/push/{ids['live everyone']}/statistics", second))["targeted"] == 12
     assert (await move.ask("GET", f"/v1/push/{ids['taken back']}", second))["state"] in ("recalled", "done")
     waiting = await move.ask("GET", "/v1/scheduled", first)
-    assert [row["id"] for row in waiting["scheduled"]] == [ids["much later"]]
+    assert {row["id"] for row in waiting["scheduled"]} == {ids["much later"], ids["much later one"]}
+    for title in ("much later", "much later one"):
+        await move.ask("DELETE", f"/v1/push/{ids[title]}", second)
+        assert (await move.ask("GET", f"/v1/push/{ids[title]}", first))["state"] == "recalled"
+    assert (await move.ask("GET", "/v1/scheduled", first))["count"] == 0
     # a key that was used is used
     body = {"title": "many", "ttl": 3_600, "target": {"tag": "all"}, "idempotency_key": "many-1"}
     assert (await move.ask("POST", "/v1/push", second, json=body))["id"] == ids["many"]
@@ -335,6 +345,33 @@ async def test_an_import_that_is_killed_keeps_nodes_out_and_is_finished_by_anoth
 
     async def all_came() -> bool:
         return len(phone.shown) == 31
+
+    await until(all_came)
+    assert set(phone.shown.values()) == {1}
+
+
+async def test_a_nats_server_that_dies_in_the_middle_costs_the_import_nothing(move: Move) -> None:
+    phone = await move.phone("p", move.alone)
+    token = phone.token
+    await phone.leave()
+    for at in range(20):
+        await move.push(move.alone, f"push {at}", target={"token": token})
+    await move.alone.terminate()
+    process = await move.start_import()
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if b"partition 2 of" in line:
+            break
+    move.home.signal_nats(0, signal.SIGKILL)
+    said = await asyncio.wait_for(process.stderr.read(), 120)
+    assert await process.wait() == 0, said.decode()
+    move.home.start_nats_server(0)
+    await move.home.nats_healthy()
+    await move.start_fleet()
+    assert await phone.come(move.home.nodes[0]) == token
+
+    async def all_came() -> bool:
+        return len(phone.shown) == 20
 
     await until(all_came)
     assert set(phone.shown.values()) == {1}

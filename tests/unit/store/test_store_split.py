@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from batch_rig import Links, append, to
+from batch_rig import Links, ack, append, to
 from memory_log import MemoryJournal, MemoryLog
 from store_rig import (
     APP,
@@ -31,11 +31,11 @@ from gateway.model.notification import Target
 from gateway.model.outcome import State, Step
 from gateway.model.registration import build_token
 from gateway.store import Store
-from gateway.store.environment import StoreInUse
+from gateway.store.environment import Environment, StoreInUse
 from gateway.store.keys import ServerKeys
 from gateway.store.moved import MOVED_FILE, mark_moved
 from gateway.store.partition import Partition
-from gateway.store.records import Db
+from gateway.store.records import PUT, Db, pack_u64
 from gateway.store.split import StoreSplit
 
 PARTITIONS = 4
@@ -208,6 +208,36 @@ async def test_deliveries_of_a_batch_that_are_pending_keep_their_sequences(tmp_p
         assert len(parts.lookups(accepted.first + at)) == 1
         assert len(parts.lookups(ended.first + at)) == 1
     assert parts.split.carried.receipts == 17
+    await close(parts)
+
+
+async def test_acks_of_a_batch_are_settled_once_and_a_line_that_was_added_stays(tmp_path: Path, clock: Clock) -> None:
+    store = await with_app(await open_store(tmp_path / "alone", clock))
+    links = Links(store)
+    numbers = [register(store, f"phone-{at}") for at in range(4)]
+    tokens = [build_token(store.directory.registration(number).token) for number in numbers]  # type: ignore[union-attr]
+    await store.journal.committed()
+    accepted = append(store, links, *(to(token) for token in tokens))
+    await accepted.done
+    for at in range(3):
+        assert ack(store, accepted.first + at, numbers[at])
+    await store.journal.committed()
+    store.journal.amend(accepted.first, Step(START_MS + 9, "shown", "edge"), numbers[0])
+    await store.journal.committed()
+    links.close()
+    await store.close()
+    parts = await split_of(tmp_path, clock)
+    steps = {}
+    for at in range(3):
+        assert parts.pending(f"phone-{at}") == []
+        there, _ = parts.of(f"phone-{at}")
+        outcome = there._history.outcome(accepted.first + at)
+        assert outcome is not None
+        assert outcome.state == State.ACKED
+        steps[at] = [step.what for step in outcome.steps]
+    assert steps == {0: ["sent", "acked", "shown"], 1: ["sent", "acked"], 2: ["sent", "acked"]}
+    assert parts.pending("phone-3") == [accepted.first + 3]
+    assert parts.split.carried.receipts == parts.split.carried.settled == 3
     await close(parts)
 
 
@@ -424,8 +454,6 @@ async def test_a_store_that_is_in_use_is_refused(tmp_path: Path, clock: Clock) -
 async def test_what_a_fleet_can_not_have_is_named(tmp_path: Path, clock: Clock) -> None:
     store = await with_app(await open_store(tmp_path / "alone", clock))
     await store.close()
-    from gateway.store.environment import Environment
-
     environment = Environment.open(config(tmp_path / "alone"))
     environment.apply([[(0, Db.CARDS, b"card", b"x"), (0, Db.IM_USERS, b"user", b"x")]])
     environment.close()
@@ -454,6 +482,34 @@ async def test_a_store_that_was_moved_is_not_served_alone_until_that_is_taken_ba
         await open_store(folder, clock)
     (folder / MOVED_FILE).unlink()
     await (await open_store(folder, clock)).close()
+
+
+async def test_a_damaged_row_is_told_of_and_not_left_out(tmp_path: Path, clock: Clock) -> None:
+    store = await with_app(await open_store(tmp_path / "alone", clock))
+    number = register(store, "phone")
+    seq, commit = push(store, number)
+    await commit
+    await store.close()
+    environment = Environment.open(config(tmp_path / "alone"))
+    environment.apply([[(PUT, Db.JOURNAL, pack_u64(seq + 1), b"\1\0\0\0\1")]])
+    environment.close()
+    with pytest.raises(ConfigError, match="damaged store"):
+        await split_of(tmp_path, clock)
+
+
+async def test_a_partition_that_has_no_room_is_told_of_with_the_setting(tmp_path: Path, clock: Clock) -> None:
+    store = await with_app(await open_store(tmp_path / "alone", clock))
+    number = register(store, "phone")
+    for _ in range(40):
+        _, commit = push(store, number, text="x" * 16_000)
+    await commit
+    await store.close()
+    split = StoreSplit(config(tmp_path / "fleet", max_bytes=1 << 18), tmp_path / "alone")
+    (tmp_path / "work").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        split.run(tmp_path / "work", PARTITIONS, lambda _: None)
+    split.close()
+    assert caught.value.field == "store.max_bytes"
 
 
 async def test_an_empty_store_makes_empty_partitions(tmp_path: Path, clock: Clock) -> None:
