@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 #: what stays behind, in the words of the command
 NOT_CARRIED = (
-    "not carried: which message of a push to many a device has shown and not acked (it is shown once more);"
-    " devices' connections (they come back by themselves)"
+    "not carried: that a device was sent a broadcast and has not acked it (it may be shown once more); devices'"
+    " connections (they come back by themselves)"
 )
 
 

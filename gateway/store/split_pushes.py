@@ -1,9 +1,9 @@
 """Pushes of a gateway's store, into those of partitions: what is pending, what waits for its time, what became of the
 rest; must never lose a delivery that is pending, nor write one twice.
 
-A delivery of a push to one registration, of a batch too, keeps its sequence: the same message to a device that has it
-already. A push to many becomes one in each partition that has deliveries of it, numbered anew, as if the fleet had
-spread it, and both its home and these tie it to the sequence that its provider knows.
+Everything keeps its sequence, which lies below those of all partitions: order stays, and a delivery is the same message
+to a device that has it already. A push to many stands in each partition that has deliveries of it, and at its home; a
+delivery of a batch becomes one of its own.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _Part:
     """What one partition has of a push to many."""
 
     def __init__(self) -> None:
-        self.count = self.pending = self.base = self.at = 0
+        self.pending = 0
         self.ended_ms = 0
         self.figures: dict[str, int] = {}
 
@@ -157,7 +157,7 @@ class SplitPushes:
                 if head.registration:
                     self._pending_one(unpack_u64(key), head.registration, raw)
                 else:
-                    self._to_many(parse_notification(raw), 0)
+                    self._to_many(parse_notification(raw), raw, None)
 
     def _pending_one(self, seq: int, registration: int, raw: bytes) -> None:
         seat = self._scratch.seat(registration)
@@ -234,46 +234,34 @@ class SplitPushes:
 
     # --- to many --------------------------------------------------------------------------------------------
 
-    def _to_many(self, notification: Notification, ended_s: int) -> None:
-        """`ended_s`: when it was over; 0: something of it is pending."""
-        old, app = notification.seq, notification.app
-        parts: dict[int, _Part] = {self._people.home(app): _Part()}
+    def _to_many(self, notification: Notification, row: bytes, end: PushEnd | None) -> None:
+        """`row`: of the journal, where something of it is pending, else its `end`."""
+        seq = notification.seq
+        parts: dict[int, _Part] = {self._people.home(notification.app): _Part()}
         for delivery in self._deliveries(notification):
+            self._tick()
             part = parts.setdefault(delivery.seat.partition, _Part())
-            part.count += 1
+            spot = Spot(delivery.seat.partition, delivery.seq)
             if delivery.outcome is None:
                 part.pending += 1
+                self._put_pending(delivery.seq, delivery.seat, build_delivery(delivery.seat.number, delivery.seq - seq))
             else:
                 name = State(delivery.outcome.state).name.lower()
                 part.figures[name] = part.figures.get(name, 0) + 1
                 part.ended_ms = max(part.ended_ms, delivery.outcome.at_ms)
-        known = self._known_as(old)
+                self._put_outcome(delivery.outcome, spot, delivery.seat, seq, b"")
+        key = pack_u64(seq)
         for partition, part in parts.items():
             target = self._targets[partition]
-            part.base = target.take_seqs(1 + part.count)
-            mine = msgspec.structs.replace(notification, seq=part.base, count=part.count, push=known)
-            key = pack_u64(part.base)
             if part.pending:
-                target.put(Db.JOURNAL, key, build_notification(mine))
+                target.put(Db.JOURNAL, key, row)
             else:
-                at_s = ended_s or part.ended_ms // 1_000 or self._now_s
-                target.put(Db.PUSHES, key, build_push(PushEnd(at_s, NO_STATE, build_metadata(mine))))
+                at_s = part.ended_ms // 1_000 or self._now_s
+                mine = end or PushEnd(at_s, NO_STATE, build_metadata(notification))
+                target.put(Db.PUSHES, key, build_push(mine))
             if part.figures:
                 target.put(Db.FIGURES, key, build_figures(part.figures))
-            for one, other, is_later in ((known, part.base, True), (part.base, known, False)):
-                target.put(Db.RELEASED, pack_u64(one), build_tie(other, is_later=is_later))
-        for delivery in self._deliveries(notification):
-            self._tick()
-            part = parts[delivery.seat.partition]
-            part.at += 1
-            spot = Spot(delivery.seat.partition, part.base + part.at)
-            if delivery.outcome is None:
-                row = build_delivery(delivery.seat.number, part.at)
-                self._targets[spot.partition].put(Db.JOURNAL, pack_u64(spot.seq), row)
-                self._scratch.put_spot(delivery.seq, spot)
-                self.pending += 1
-            else:
-                self._put_outcome(delivery.outcome, spot, delivery.seat, part.base, b"")
+            self._tie(target, seq)
 
     def _deliveries(self, notification: Notification) -> Iterator[_Delivery]:
         """Of those in its row of sequences that are pending or have a history, ascending; the same each time."""
@@ -317,7 +305,7 @@ class SplitPushes:
                 continue
             about = parse_metadata(end.metadata)
             if end.state == NO_STATE and about.count:
-                self._to_many(msgspec.structs.replace(about, seq=unpack_u64(key)), end.at_s)
+                self._to_many(about, b"", end)
                 continue
             target = self._home(about)
             target.put(Db.PUSHES, key, raw)
@@ -372,14 +360,19 @@ class SplitPushes:
         return seq if is_later else other
 
     def _ties(self) -> None:
-        """Of what kept its sequence; pushes to many have theirs, and broadcasts get them from the stream."""
+        """Of what has one place; pushes to many have theirs, and broadcasts get them from the stream."""
         for key, raw in self._source.scan(Db.RELEASED):
             became, is_later = parse_tie(raw, unpack_u64(key))
             spot = self._scratch.spot(became) if is_later else None
-            if spot is not None and spot.seq == became:
-                target = self._targets[spot.partition]
-                target.put(Db.RELEASED, key, build_tie(became, is_later=True))
-                target.put(Db.RELEASED, pack_u64(became), build_tie(unpack_u64(key), is_later=False))
+            if spot is not None:
+                self._tie(self._targets[spot.partition], became)
+
+    def _tie(self, target: SplitTarget, seq: int) -> None:
+        """To the sequence that its provider knows it by, where that is another."""
+        known = self._known_as(seq)
+        if known != seq:
+            target.put(Db.RELEASED, pack_u64(known), build_tie(seq, is_later=True))
+            target.put(Db.RELEASED, pack_u64(seq), build_tie(known, is_later=False))
 
     # --- histories and feeds --------------------------------------------------------------------------------
 

@@ -34,7 +34,6 @@ class SplitTarget:
         self._slice_bytes = max(SLICE_BYTES, BUFFER_BYTES // partitions)
         self._rows: list[Row] = []
         self._bytes = 0
-        self._next_seq = first_seq(partition)
         self._next_number = 1
         self._nobody = 0
         self._counts = dict.fromkeys(COUNTED, 0)
@@ -63,14 +62,9 @@ class SplitTarget:
             self._nobody = self.take_number()
         return self._nobody
 
-    def take_seqs(self, count: int) -> int:
-        """The first of so many in a row."""
-        self._next_seq += count
-        return self._next_seq - count
-
     def finish(self) -> None:
         """Everything is written, and numbering goes on behind it. ValueError where a row took another's place."""
-        self.put(Db.META, MARK_KEY, pack_u64(self._next_seq))
+        self.put(Db.META, MARK_KEY, pack_u64(first_seq(self.partition)))
         self.put(Db.META, NUMBERS_KEY, pack_u64(self._next_number))
         self.flush()
         for db, count in self._counts.items():

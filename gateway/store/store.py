@@ -161,6 +161,7 @@ class Store:
             config,
             clock,
             self._receipt_numbers,
+            in_fleet=partition is not None,
         )
         self.broadcasts = Broadcasts(
             self.committer, registry, groups, contents, self._figures, self.receipts, config, metrics, clock

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from pathlib import Path
 
 import pytest
@@ -175,13 +176,49 @@ async def test_a_push_to_many_goes_on_in_each_partition_and_is_known_as_before(t
         assert sum(record.figures.get("pending", 0) for record in records) == pending
         assert sum(record.figures.get("acked", 0) for record in records) == 30 - pending
         assert sum(len(record.deliveries) for record in records) == 30
-        assert {record.notification.push for record in records} == {known}
+        assert {record.notification.push_seq for record in records} == {known}
+        pages = [each.receipts.lookup(APP, known, offset=at, limit=1) for each in parts.stores for at in range(30)]
+        assert sorted(delivery.seq for page in pages if page for delivery in page.deliveries) == list(
+            range(known + 1, known + 31)
+        )
         # its home can tell of it and take it back, whoever has deliveries
         assert parts.stores[home_of(APP, PARTITIONS)].receipts.lookup(APP, known) is not None
     feed = [receipt for each in parts.stores for receipt in each.receipts.after(APP, 0, 1_000)]
     assert len(feed) == 40
     assert {receipt.push or receipt.outcome.notification for receipt in feed} == {seq, over}
     assert len({receipt.cursor for receipt in feed}) == 40
+    await close(parts)
+
+
+async def test_the_order_of_pushes_to_a_device_stays_whatever_they_were_sent_by(tmp_path: Path, clock: Clock) -> None:
+    store = await with_app(await open_store(tmp_path / "alone", clock))
+    links = Links(store)
+    numbers = {f"phone-{at}": register(store, f"phone-{at}") for at in range(9)}
+    tokens = [build_token(store.directory.registration(number).token) for number in numbers.values()]  # type: ignore[union-attr]
+    await store.journal.committed()
+    chance = random.Random(7)
+    for at in range(40):
+        kind = chance.choice(("one", "many", "batch"))
+        some = chance.sample(range(9), chance.randint(2, 9))
+        if kind == "one":
+            await push(store, list(numbers.values())[some[0]], text=f"{at}")[1]
+        elif kind == "many":
+            await push(store, *(list(numbers.values())[each] for each in some), text=f"{at}", target=Target(tag="x"))[1]
+        else:
+            await append(store, links, *(to(tokens[each], f"{at}") for each in some)).done
+    waiting = {
+        device: [
+            (seq, store.journal.notification(store.journal.get(seq).notification).content.text)  # type: ignore[union-attr]
+            for seq in store.journal.pending_of(number)
+        ]
+        for device, number in numbers.items()
+    }
+    links.close()
+    await store.close()
+    parts = await split_of(tmp_path, clock)
+    for device, expected in waiting.items():
+        assert len(expected) > 10
+        assert list(zip(parts.pending(device), parts.texts(device), strict=True)) == expected
     await close(parts)
 
 
