@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from bare_device import BareDevice
 
 from gateway.client import Device, MemoryCredentials, Registration
 from gateway.client.content import Notification
@@ -315,6 +316,35 @@ async def _came(phone: Phone, title: str) -> bool:
 async def _is_over(move: Move, push_id: str, node: GatewayNode) -> bool:
     view = await move.ask("GET", f"/v1/push/{push_id}", node)
     return view["state"] in ("done", "live")
+
+
+async def test_what_was_in_flight_comes_again_under_its_id_and_in_its_order(move: Move) -> None:
+    device = BareDevice(move.alone.device_port)
+    token = await device.join(APP)
+    await device.register(APP, tags=["all"])
+    other = BareDevice(move.alone.device_port)
+    await other.join(APP)
+    await other.register(APP, tags=["all"])
+    await move.push(move.alone, "acked", target={"token": token})
+    await device.note(ack=True)
+    for title, target in (("many", {"tag": "all"}), ("one", {"token": token}), ("more", {"tag": "all"})):
+        await move.push(move.alone, title, target=target)
+    await move.batch(move.alone, [{"target": {"token": token}, "title": "batch"}])
+    sent = [(note["id"], note["title"]) for note in await device.notes(4)]
+    assert (await move.ask("GET", "/v1/receipts?wait=20", move.alone))["receipts"]  # the ack is durable
+    await move.alone.kill()
+    code, _, said = await move.import_()
+    assert code == 0, said
+    await move.start_fleet()
+    device.port = move.home.nodes[1].device_port
+    await device.connect()
+    assert await device.join(APP) == token
+    again = [(note["id"], note["title"]) for note in await device.notes(4, ack=True)]
+    assert again == sent
+    await device.sync()
+    assert not device.waiting()
+    device.close()
+    other.close()
 
 
 async def test_an_import_that_is_killed_keeps_nodes_out_and_is_finished_by_another(move: Move) -> None:
