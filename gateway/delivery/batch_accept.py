@@ -23,15 +23,24 @@ Result = int | GatewayError | None
 class TakenBatch:
     """What became of a batch; final when `done` is, which never fails, for each push has its own result."""
 
-    __slots__ = ("_batch", "_results", "apart", "done", "first")
+    __slots__ = ("_batch", "_results", "apart", "done", "first", "refusal")
 
-    def __init__(self, batch: PushBatch, first: int, results: list[Result], apart: list[int]) -> None:
+    def __init__(
+        self,
+        batch: PushBatch,
+        first: int,
+        results: list[Result],
+        apart: list[int],
+        refusal: GatewayError | None = None,
+    ) -> None:
         self._batch = batch
         #: where all were accepted, one behind the other, the sequence of the first; else 0
         self.first = first
         self._results = results
         #: indices of those to be looked at alone
         self.apart = apart
+        #: why the journal took nothing of it; None: it did, or there was nothing for it
+        self.refusal = refusal
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -96,7 +105,7 @@ class BatchAcceptor:
             taken = TakenBatch(batch, accepted.first, [], [])
         else:
             places = [APART if each_counts and place >= 0 else place for place in batch.places]
-            taken = TakenBatch(batch, 0, *self._settle(places, accepted, refused))
+            taken = TakenBatch(batch, 0, *self._settle(places, accepted, refused), refused)
         if accepted is None:
             taken.settle()
         else:

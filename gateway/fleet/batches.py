@@ -17,8 +17,9 @@ from gateway.api.once import Push
 from gateway.api.ports import Backend
 from gateway.api.wire import BatchResult
 from gateway.auth.api_keys import Provider
+from gateway.delivery.batch_gathering import pack_array
 from gateway.delivery.request import PushRequest
-from gateway.fleet.pushes import Answer, ManyPushes, Sent, pack_array
+from gateway.fleet.pushes import Answer, ManyPushes, Sent
 from gateway.fleet.quota_home import QuotaHome
 from gateway.fleet.spool_side import SpoolSide
 from gateway.model.errors import AcceptTimeout, BadRequest, GatewayError, LogUnavailable

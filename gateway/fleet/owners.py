@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import struct
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from struct import Struct
 from typing import Any
 
 import msgspec
@@ -26,7 +26,8 @@ from gateway.model.errors import BadRequest, GatewayError, LogFenced, NodeUnreac
 Answerer = Callable[[Core, bytes], bytes | Awaitable[bytes]]
 _Begun = bytes | GatewayError | asyncio.Future[bytes]
 
-_NUMBER = Struct(">H")
+_NUMBER = struct.Struct(">H")
+_SIZE = struct.Struct(">I")
 #: questions that may wait for an owner at once; past it they are refused
 MOST_WAITING = 10_000
 #: and look for one again after this time in any case
@@ -34,7 +35,7 @@ LOOK_AGAIN_S = 1.0
 #: kinds of messages to many partitions of one node: the same for all, or something for each
 _EACH = ".each"
 _encode = msgspec.msgpack.Encoder().encode
-_decode_asked = msgspec.msgpack.Decoder(tuple[list[int], list[bytes]]).decode
+_decode_head = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
 _decode_answers = msgspec.msgpack.Decoder(list[tuple[int, bytes | list[Any]]]).decode
 
 
@@ -66,14 +67,7 @@ class Owners:
             return answerer(self.own(_NUMBER.unpack_from(body)[0]), body[_NUMBER.size :])
 
         def on_each(sender: int, body: bytes) -> Awaitable[bytes]:  # noqa: ARG001
-            try:
-                partitions, bodies = _decode_asked(body)
-            except (msgspec.DecodeError, ValueError) as error:
-                raise BadRequest("a message without partitions") from error
-            if len(bodies) == 1:
-                bodies *= len(partitions)
-            if len(bodies) != len(partitions):
-                raise BadRequest("a message with other partitions")
+            partitions, bodies = parse_asked(body)
             # each begins now, in the order of arrival
             begun = [self._begin(kind, partition, rest) for partition, rest in zip(partitions, bodies, strict=True)]
             return self._collect(partitions, begun)
@@ -181,7 +175,7 @@ class Owners:
         if node == self.bus.number:
             theirs = bodies * len(partitions) if len(bodies) == 1 else bodies
             return await _settle([self._begin(kind, *each) for each in zip(partitions, theirs, strict=True)])
-        message = _encode((partitions, bodies))
+        message = build_asked(partitions, bodies)
         try:
             raw = await self.bus.ask(node, kind + _EACH, message, timeout_s=timeout_s or self.timeout_s)
             answers = _decode_answers(raw)
@@ -205,6 +199,28 @@ class Owners:
             "A node of the fleet gave no answer in time; it may still be done, so repeat a push with the same "
             "idempotency key."
         )
+
+
+def build_asked(partitions: list[int], bodies: list[bytes]) -> bytes:
+    """A message to many partitions: a head, msgpack, and the bodies as they are, for they may be large."""
+    head = _encode((partitions, [len(body) for body in bodies]))
+    return b"".join((_SIZE.pack(len(head)), head, *bodies))
+
+
+def parse_asked(message: bytes) -> tuple[list[int], list[bytes]]:
+    """Partitions, and a body for each. BadRequest."""
+    try:
+        start = _SIZE.size + _SIZE.unpack_from(message)[0]
+        partitions, sizes = _decode_head(message[_SIZE.size : start])
+    except (msgspec.DecodeError, struct.error, ValueError) as error:
+        raise BadRequest("a message without partitions") from error
+    if len(sizes) not in (1, len(partitions)) or min(sizes, default=0) < 0 or start + sum(sizes) != len(message):
+        raise BadRequest("a message for other partitions")
+    bodies = []
+    for size in sizes:
+        bodies.append(message[start : start + size])
+        start += size
+    return partitions, bodies * len(partitions) if len(sizes) == 1 else bodies
 
 
 async def _settle(begun: list[_Begun]) -> list[bytes | GatewayError]:

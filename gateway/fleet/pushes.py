@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +21,7 @@ from gateway._native.batch_parts import scatter
 from gateway._native.batch_parts import split as split_native
 from gateway.api.media import MSGPACK, decode
 from gateway.api.once import Push, settle
-from gateway.api.ports import Taken
+from gateway.delivery.batch_gathering import HEAD_BYTES, TakenPart, pack_array
 from gateway.delivery.request import PushRequest
 from gateway.fleet.error_rows import build_error_row, parse_error_row
 from gateway.fleet.owners import Owners
@@ -28,6 +29,7 @@ from gateway.fleet.ports import Core
 from gateway.fleet.stray_pushes import place_strays
 from gateway.model.cluster import SLOTS, home_of
 from gateway.model.errors import BadRequest, Draining, GatewayError, LogFenced, NodeUnreachable, UnknownApp
+from gateway.model.registration import App
 
 log = structlog.get_logger("gateway.fleet")
 
@@ -36,8 +38,8 @@ _WHOLE = (1 << 32) - 1
 #: batches are put together up to so much for one partition; a larger one goes alone
 MOST_PUSHES = 4_096
 MOST_BYTES = 524_288
-#: of a packed array as the native split makes it
-_HEAD_BYTES = 5
+#: a message to a node is closed when it has so much
+MESSAGE_BYTES = 1_048_576
 
 
 class _Asked(NamedTuple):
@@ -97,9 +99,11 @@ class Sent(NamedTuple):
 class _Load:
     """Parts of one partition and app that go out as one."""
 
-    __slots__ = ("length", "sent", "size")
+    __slots__ = ("app", "length", "partition", "sent", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, app: str, partition: int) -> None:
+        self.app = app
+        self.partition = partition
         self.sent: list[Sent] = []
         self.length = 0
         self.size = 0
@@ -112,14 +116,16 @@ class _Load:
     def takes(self, part: Part) -> bool:
         return self.length + part.length <= MOST_PUSHES and self.size + len(part.pushes) <= MOST_BYTES
 
-    def pack(self, app: str) -> bytes:
+    def pack(self) -> bytes:
         """As an owner is asked for it."""
-        if len(self.sent) == 1:
-            return _encode(_Asked(app, self.length, self.sent[0].part.pushes))
-        packed = pack_array((sent.part.pushes[_HEAD_BYTES:] for sent in self.sent), self.length)
-        return _encode(_Asked(app, self.length, packed))
+        pushes = self.sent[0].part.pushes
+        if len(self.sent) > 1:
+            bare = (memoryview(sent.part.pushes)[HEAD_BYTES:] for sent in self.sent)
+            pushes = pack_array(bare, self.length)
+        return _encode(_Asked(self.app, self.length, pushes))
 
     def tell(self, answer: Answer) -> None:
+        """Whoever was told something before does not hear it."""
         at = 0
         for part, told in self.sent:
             if not told.done():
@@ -127,8 +133,17 @@ class _Load:
             at += part.length
 
 
-def pack_array(parts: Iterable[bytes], count: int) -> bytes:
-    return b"\xdd" + count.to_bytes(4, "big") + b"".join(parts)
+def _messages(loads: list[_Load]) -> list[list[_Load]]:
+    """In the same order, told apart by how much one message should have."""
+    made: list[list[_Load]] = []
+    size = MESSAGE_BYTES
+    for load in loads:
+        if size >= MESSAGE_BYTES:
+            made.append([])
+            size = 0
+        made[-1].append(load)
+        size += load.size
+    return made
 
 
 class ManyPushes:
@@ -138,6 +153,7 @@ class ManyPushes:
         self._owners = owners
         self._timeout_s = accept_timeout_s
         self._asking: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[None]] = set()
         #: what goes out at the end of this turn, by app and partition, in order
         self._loads: dict[tuple[str, int], list[_Load]] = {}
         partitions = owners.partitions
@@ -165,78 +181,88 @@ class ManyPushes:
         for each in sent:
             loads = self._loads.setdefault((app, each.part.partition), [])
             if not loads or not loads[-1].takes(each.part):
-                loads.append(_Load())
+                loads.append(_Load(app, each.part.partition))
             loads[-1].add(each)
         return sent
 
     async def close(self) -> None:
-        """Nobody waits for results any more."""
-        self._loads.clear()
-        asking = list(self._asking)
-        for task in asking:
+        """Who still waits is told that there is no answer."""
+        self._flush()  # each load is a task's, and told by its end
+        tasks = [*self._asking, *self._settling]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _flush(self) -> None:
         loads, self._loads = self._loads, {}
         owner = self._owners.members.owner
-        by_node: dict[int, list[tuple[int, str, _Load]]] = {}
-        for (app, partition), theirs in loads.items():
-            by_node.setdefault(owner(partition).node, []).extend((partition, app, load) for load in theirs)
-        for node, theirs_of_node in by_node.items():
-            # tasks begin in this order, and all of this turn before any of the next
-            task = asyncio.get_running_loop().create_task(self._ask(node, theirs_of_node))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+        by_node: dict[int, list[_Load]] = {}
+        for (_, partition), theirs in loads.items():
+            by_node.setdefault(owner(partition).node, []).extend(theirs)
+        for node, all_of_node in by_node.items():
+            for together in _messages(all_of_node):
+                # tasks begin in this order, and all of this turn before any of the next
+                task = asyncio.get_running_loop().create_task(self._ask(node, together))
+                self._asking.add(task)
+                task.add_done_callback(partial(self._on_asked, together))
 
-    async def _ask(self, node: int, loads: list[tuple[int, str, _Load]]) -> None:
+    def _on_asked(self, loads: list[_Load], task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        for load in loads:  # whoever was not told anything
+            load.tell(_refused(NodeUnreachable(), load.length))
+
+    async def _ask(self, node: int, loads: list[_Load]) -> None:
         """`node` 0: nobody's now."""
         try:
-            bodies = [(partition, load.pack(app)) for partition, app, load in loads]
+            bodies = [(load.partition, load.pack()) for load in loads]
             if node:
                 found = await self._owners.ask_node(node, KIND, bodies)
             else:
                 found = [LogFenced()] * len(loads)
             again: list[Awaitable[None]] = []
-            for (_, _, load), (partition, body), answer in zip(loads, bodies, found, strict=True):
+            for load, (_, body), answer in zip(loads, bodies, found, strict=True):
                 if isinstance(answer, LogFenced):  # its owner has changed meanwhile, and nothing was done
-                    again.append(self._ask_one(partition, body, load))
+                    again.append(self._ask_one(load, body))
                 else:
                     load.tell(_parse(answer, load.length))
             await asyncio.gather(*again)
         except Exception as exc:
             log.error("pushes could not be sent to their owner", kind=type(exc).__name__)
-            for _, _, load in loads:
-                load.tell(_refused(GatewayError(), load.length))
 
-    async def _ask_one(self, partition: int, body: bytes, load: _Load) -> None:
+    async def _ask_one(self, load: _Load, body: bytes) -> None:
         """Of whoever owns it by now."""
         try:
-            load.tell(_parse(await self._owners.ask(partition, KIND, body), load.length))
+            load.tell(_parse(await self._owners.ask(load.partition, KIND, body), load.length))
         except GatewayError as error:
             load.tell(_refused(error, load.length))
 
     # --- at the owner
 
     def _on_pushes(self, core: Core, body: bytes) -> Awaitable[bytes]:
-        """Everything is taken in before this returns, so that what comes later is behind it."""
+        """In the order of arrival: what comes later is taken in behind it."""
         asked = parse_pushes(body)
-        backend = core.backend
-        app = backend.directory.app(asked.app)
+        app = core.backend.directory.app(asked.app)
         if app is None:
             raise UnknownApp
-        if backend.stopping.is_set:
+        if core.backend.stopping.is_set:
             raise Draining
-        taken = backend.batches.accept(app, asked.pushes, asked.most, backend.now_ms())
-        if not taken.apart:
-            answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-            def tell(_: asyncio.Future[None]) -> None:
-                if not answered.done():
-                    answered.set_result(build_answer(taken))
+        def hear(taken: TakenPart | GatewayError) -> None:
+            if isinstance(taken, GatewayError):
+                _fail(answered, taken)
+            elif isinstance(taken.refusal, LogFenced):
+                _fail(answered, taken.refusal)  # nothing was done: the next owner is asked
+            elif taken.apart:
+                self._settle_apart(core, app, taken, answered)
+            else:
+                taken.done.add_done_callback(lambda _: _resolve(answered, taken))
 
-            taken.done.add_done_callback(tell)
-            return answered
+        core.gathering.take(app, asked.pushes, asked.most, hear)
+        return answered
+
+    def _settle_apart(self, core: Core, app: App, taken: TakenPart, answered: asyncio.Future[bytes]) -> None:
+        """Of those to be looked at alone each begins now."""
         singles: dict[int, Push | GatewayError] = {}
         for index in taken.apart:
             try:
@@ -245,11 +271,13 @@ class ManyPushes:
             except GatewayError as error:
                 singles[index] = error
 
-        async def answer() -> bytes:
+        async def settle_all() -> None:
             await asyncio.wait((taken.done,))
-            return build_answer(taken, {index: await self._row(single) for index, single in singles.items()})
+            _resolve(answered, taken, {index: await self._row(single) for index, single in singles.items()})
 
-        return answer()
+        task = asyncio.get_running_loop().create_task(settle_all())
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
 
     async def _row(self, single: Push | GatewayError) -> Any:
         if isinstance(single, GatewayError):
@@ -259,6 +287,16 @@ class ManyPushes:
         except GatewayError as error:
             return build_error_row(error)
         return (single.seq, single.targeted, single.replayed)
+
+
+def _resolve(answered: asyncio.Future[bytes], taken: TakenPart, singles: dict[int, Any] | None = None) -> None:
+    if not answered.done():
+        answered.set_result(build_answer(taken, singles))
+
+
+def _fail(answered: asyncio.Future[bytes], error: GatewayError) -> None:
+    if not answered.done():
+        answered.set_exception(error)
 
 
 def place_seqs(seqs: array[int], part: Part, answer: Answer) -> dict[int, Result]:
@@ -275,7 +313,7 @@ def place_seqs(seqs: array[int], part: Part, answer: Answer) -> dict[int, Result
     return others
 
 
-def build_answer(taken: Taken, singles: dict[int, Any] | None = None) -> bytes:
+def build_answer(taken: TakenPart, singles: dict[int, Any] | None = None) -> bytes:
     """A number: all were accepted, this was the first; else a row each: its sequence, what `singles` has, an error."""
     if taken.first:
         return _encode(taken.first)

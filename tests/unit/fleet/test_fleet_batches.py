@@ -16,12 +16,12 @@ from fleet_rig import PARTITIONS, Fleet, Wire, WireBus
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.delivery.batch_gathering import pack_array
 from gateway.fleet.owners import Owners
 from gateway.fleet.pushes import (
     ManyPushes,
     Part,
     Pushed,
-    pack_array,
     parse_answer,
     parse_pushes,
     place_seqs,
