@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cluster.entrance import patiently
 from gateway.cluster.fleet_records import KEYS
+from gateway.cluster.import_record import finished_import
 from gateway.cluster.leases import Changed, Entry, Leases
 from gateway.config.cluster import read_secret
 from gateway.config.cluster_section import Cluster
@@ -102,6 +103,8 @@ async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     folder = Path(config.store.path)
     _make_folder(folder)
     _check_folder(folder)
+    # whose keys an import brings must not have others in its folder
+    await patiently(partial(finished_import, leases))
     found = open_keys(seal, await patiently(partial(_find_or_make, leases, seal, folder)), folder)
     write_secret_file(folder / KEY_FILE, found.server.build())
     write_secret_file(folder / FILE_NAME, f"{found.admin}\n".encode())
@@ -125,9 +128,9 @@ def _check_folder(folder: Path) -> None:
     written over."""
     if (folder / DATA_FILE).exists():
         raise ConfigError(
-            f"{str(folder)!r} has the store of a gateway alone, and a fleet does not take over its registrations and"
-            f" pushes: name another folder. To keep its keys copy {KEY_FILE} and {FILE_NAME} into the first node's"
-            " (docs/cluster.md)",
+            f"{str(folder)!r} has the store of a gateway alone: `heliograph cluster import` brings all of it into a new"
+            f" fleet. Name an empty folder for the node. To keep the keys and nothing else copy {KEY_FILE} and"
+            f" {FILE_NAME} into the first node's (docs/cluster.md)",
             field="store.path",
         )
 

@@ -26,6 +26,7 @@ from gateway.delivery.request import PushRequest
 from gateway.fleet.error_rows import build_error_row, parse_error_row
 from gateway.fleet.owners import Owners
 from gateway.fleet.ports import Core
+from gateway.fleet.stray_pushes import place_strays
 from gateway.model.cluster import SLOTS, home_of
 from gateway.model.errors import BadRequest, Draining, GatewayError, LogFenced, NodeUnreachable, UnknownApp
 from gateway.model.registration import App
@@ -166,7 +167,8 @@ class ManyPushes:
         where this is no array."""
         home = home_of(app, self._owners.partitions)
         try:
-            return [Part._make(part) for part in split_native(pushes, self._partition_of_slot, home, most)]
+            parts = split_native(pushes, self._partition_of_slot, home, most)
+            return [Part._make(part) for part in place_strays(parts, self._owners.partitions)]
         except ValueError as error:
             raise BadRequest(str(error), field="pushes") from None
 
