@@ -30,40 +30,51 @@ cdef struct part_t:
     uint32_t count
 
 
-cdef int slot_of(gw_reader_t r) noexcept nogil:
-    """Of the token a push names, by its first two characters; -1: it names none, or is no push. Where a name stands
-    more than once the last counts, as for whoever decodes it."""
-    cdef int64_t fields = gw_read_map(&r), inner, n, i, j
+cdef enum:
+    NONE = -1                       # no token is named
+    BROKEN = -2
+
+
+cdef int slot_of_target(gw_reader_t *r) noexcept nogil:
+    """Of the token in a target, by its first two characters; the reader stands behind it."""
+    cdef int64_t fields = gw_read_map(r), n, _
     cdef const uint8_t *s
-    cdef int slot = -1, high, low
-    for i in range(fields):
+    cdef int slot = NONE, high, low
+    for _ in range(fields):
+        n = gw_read_str(r, &s)
+        if n < 0:
+            return BROKEN
+        if n != 5 or memcmp(s, b"token", 5):
+            if not gw_skip(r):
+                return BROKEN
+            continue
+        n = gw_read_str(r, &s)
+        if n < 0:
+            return BROKEN
+        slot = NONE
+        if n >= 2:
+            high, low = gw_char64(s[0]), gw_char64(s[1])
+            if high >= 0 and low >= 0:
+                slot = (high << 6 | low) >> 2
+    return slot if fields >= 0 else BROKEN
+
+
+cdef int slot_of(gw_reader_t r) noexcept nogil:
+    """Of the token a push names; negative: it names none, or is no push. Where a name stands more than once the last
+    counts, as for whoever decodes it."""
+    cdef int64_t fields = gw_read_map(&r), n, _
+    cdef const uint8_t *s
+    cdef int slot = NONE
+    for _ in range(fields):
         n = gw_read_str(&r, &s)
         if n < 0:
-            return -1
-        if n != 6 or memcmp(s, b"target", 6):
-            if not gw_skip(&r):
-                return -1
-            continue
-        slot = -1
-        inner = gw_read_map(&r)
-        if inner < 0:
-            return -1
-        for j in range(inner):
-            n = gw_read_str(&r, &s)
-            if n < 0:
-                return -1
-            if n != 5 or memcmp(s, b"token", 5):
-                if not gw_skip(&r):
-                    return -1
-                continue
-            n = gw_read_str(&r, &s)
-            if n < 0:
-                return -1
-            slot = -1
-            if n >= 2:
-                high, low = gw_char64(s[0]), gw_char64(s[1])
-                if high >= 0 and low >= 0:
-                    slot = (high << 6 | low) >> 2
+            return BROKEN
+        if n == 6 and not memcmp(s, b"target", 6):
+            slot = slot_of_target(&r)
+            if slot == BROKEN:
+                return BROKEN
+        elif not gw_skip(&r):
+            return BROKEN
     return slot
 
 

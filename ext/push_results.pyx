@@ -1,5 +1,5 @@
-"""The results of a batch as a provider gets them: sequences as blocks to be enciphered, and the enciphered blocks as push
-ids in one packed array; knows no key."""
+"""The results of a batch as a provider gets them: sequences as blocks to be enciphered, and the enciphered blocks as
+push ids in one packed array; knows no key."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset

@@ -1,4 +1,4 @@
-"""`heliograph cluster`: a fleet as NATS has it; asks no node, and must never change one but by `import` and `recover`."""
+"""`heliograph cluster`: a fleet as NATS has it; asks no node, and changes one only by `import` and `recover`."""
 
 from __future__ import annotations
 
