@@ -86,8 +86,6 @@ async def test_a_storm_that_comes_again_faster_than_it_is_decided_ends(
     finally:
         await crowd.end()
     assert house.value(Metric.LOGINS, "late") > 0
-    # decided for nobody: less than were decided for somebody
-    assert house.value(Metric.LOGINS, "ok") < 2 * DEVICES
     assert not first.closed
 
 
