@@ -416,7 +416,5 @@ class Readiness(_Out):
     reasons: list[str]
     unserved: Annotated[
         list[UnservedPartition] | msgspec.UnsetType,
-        Meta(
-            description="of a fleet, where there are any: parts that no node has served for a while; this node is ready all the same"
-        ),
+        Meta(description="of a fleet, where there are any: parts that no node has served for a while"),
     ] = msgspec.UNSET
