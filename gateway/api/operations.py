@@ -56,10 +56,9 @@ class OperationRoutes:
             reasons.append("draining")
         headers = {"retry-after": "1"} if reasons else {}
         # the same at every node of the fleet: whoever went by it would take all of them out of service at once
-        stranded = self._backend.stranded
-        unserved = UNSET if stranded is None else [UnservedPartition(**each._asdict()) for each in stranded()]
+        unserved = [UnservedPartition(**each._asdict()) for each in self._backend.stranded()]
         return call.answer(
-            Readiness(ready=not reasons, reasons=reasons, unserved=unserved),
+            Readiness(ready=not reasons, reasons=reasons, unserved=unserved or UNSET),
             status=503 if reasons else 200,
             headers=headers,
         )

@@ -169,8 +169,8 @@ class Backend:
     is_connected: Callable[[int], bool]
     # why the gateway can not take pushes now; empty = ready
     readiness: Callable[[], Sequence[str]]
-    # parts of a fleet that nobody serves: this door takes pushes for all others; None: there is no fleet
-    stranded: Callable[[], Sequence[Stranded]] | None = None
+    # parts of a fleet that nobody serves: this door takes pushes for all others
+    stranded: Callable[[], Sequence[Stranded]] = tuple
     # longest time to live a push may have, seconds
     max_ttl_s: int = 2_419_200
     # Unix milliseconds

@@ -416,5 +416,5 @@ class Readiness(_Out):
     reasons: list[str]
     unserved: Annotated[
         list[UnservedPartition] | msgspec.UnsetType,
-        Meta(description="of a fleet: parts that no node has served for a while; they do not make this node unready"),
+        Meta(description="of a fleet, where there are any: parts that no node has served for a while"),
     ] = msgspec.UNSET

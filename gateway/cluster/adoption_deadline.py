@@ -40,15 +40,15 @@ class AdoptionDeadline:
             raise Overdue
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._tenant.adopt(partition, epoch))
-        steps, got_on_s = -1, loop.time()
+        pause_s = self._timeout_s / _LOOKS
+        steps, still_s, looked_s = -1, 0.0, loop.time()
         try:
-            while not task.done():
-                await asyncio.wait((task,), timeout=self._timeout_s / _LOOKS)
-                now = self._tenant.steps(partition)
-                if now != steps:
-                    steps, got_on_s = now, loop.time()
-                elif loop.time() - got_on_s >= self._timeout_s:
-                    break
+            while not task.done() and still_s < self._timeout_s:
+                await asyncio.wait((task,), timeout=pause_s)
+                now_s, now = loop.time(), self._tenant.steps(partition)
+                # a thread that reads a large partition back does not turn meanwhile: that is no standing still
+                still_s = 0.0 if now != steps else still_s + min(now_s - looked_s, 2 * pause_s)
+                steps, looked_s = now, now_s
             if task.done():
                 return task.result()
             task.cancel()

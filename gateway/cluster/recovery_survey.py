@@ -25,6 +25,7 @@ from gateway.cluster.jetstream import JetStream, JetStreamError, StreamState
 from gateway.cluster.journal_past import Lack, Mark, Past, Pasts, lacking, parse_lack, parse_lack_key
 from gateway.cluster.journal_records import journal_stream
 from gateway.cluster.leases import Entry, Leases
+from gateway.cluster.members import HOLD_S
 from gateway.cluster.nats_link import NatsLink
 from gateway.cluster.snapshots import MalformedSnapshot, Manifest, Snapshots
 from gateway.config.cluster_section import Cluster
@@ -165,10 +166,11 @@ class Surveyor:
         return beat.name if beat is not None and beat.name in await self._live(entries) else ""
 
     async def _live(self, before: list[Entry]) -> set[str]:
-        """Names of nodes whose record is renewed within a lease."""
+        """Names of nodes whose record is renewed within a lease; where nobody's is, the bucket's servers may be
+        electing a leader, and a node holds on for longer."""
         known = {entry.key: entry.revision for entry in before}
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._settings.lease_s
+        began_s, lease_s = loop.time(), self._settings.lease_s
         live: set[str] = set()
         while True:
             after = {entry.key: entry for entry in await patiently(self._leases.all)}
@@ -176,7 +178,8 @@ class Surveyor:
                 beat = _beat(entry)
                 if beat is not None and known.get(key) != entry.revision:
                     live.add(beat.name)
-            if loop.time() >= end or len(live) == sum(1 for key in after if key.startswith(NODE)):
+            patience_s = lease_s if live else max(lease_s, HOLD_S)
+            if loop.time() - began_s >= patience_s or len(live) == sum(1 for key in after if key.startswith(NODE)):
                 return live
             await asyncio.sleep(self._settings.beat_s / 2)
 

@@ -5,14 +5,16 @@ loop, in virtual time.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
-from fleet_in_process import Fleet, Tenantry
+from fleet_in_process import Fleet, Tenantry, Watcher
 from structlog.testing import capture_logs
 from virtual_time import run
 
+from gateway.cluster.adoption_deadline import AdoptionDeadline, Overdue
 from gateway.cluster.assignment import rank
 from gateway.cluster.fleet_records import Holding, build, partition_key
 from gateway.cluster.journal_past import JournalLacking, Lack, Past, Pasts, lack_key, past_key
@@ -139,6 +141,26 @@ def test_an_adoption_that_does_not_even_end_holds_up_nobody_else_and_is_not_begu
         await fleet.close()
 
     live(work())
+
+
+async def test_a_thread_that_reads_a_large_partition_back_is_not_taken_for_standing_still() -> None:
+    tenant = Tenantry("a", Watcher())
+
+    async def adopt(partition: int, epoch: int) -> None:
+        for _ in range(3):
+            time.sleep(0.5)  # nothing else is done meanwhile
+            await asyncio.sleep(0)
+
+    tenant.adopt = adopt  # type: ignore[method-assign]
+    over: list[None] = []
+    deadline = AdoptionDeadline(tenant, 0.4, lambda: over.append(None))
+    await deadline.adopt(3, 1)
+    tenant.adopt = lambda partition, epoch: asyncio.sleep(60)  # type: ignore[method-assign]
+    began = time.monotonic()
+    with pytest.raises(Overdue):
+        await deadline.adopt(3, 2)
+    assert 0.4 <= time.monotonic() - began < 5
+    assert over == [None]
 
 
 def test_a_node_that_is_closed_while_an_adoption_hangs_gives_the_partition_up() -> None:

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from test_adoption import accept_some, check_some
 
 from gateway.cluster import follower as follower_module
-from gateway.cluster import recovery
+from gateway.cluster import recovery, recovery_survey
 from gateway.cluster.fleet_records import FLEET, Beat, Fleet, Holding, build, partition_key
 from gateway.cluster.jetstream import JetStream
 from gateway.cluster.journal_past import JournalLacking, Pasts
@@ -36,6 +36,7 @@ async def fleet(
     tmp_path: Path, fleet_settings: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[JournalFleet]:
     monkeypatch.setattr(follower_module, "LOOK_S", 0.5)  # these servers know what they have
+    monkeypatch.setattr(recovery_survey, "HOLD_S", 0.5)
     fleet = JournalFleet(tmp_path, fleet_settings)
     node = await fleet.node("first")
     await node.leases.create(FLEET, build(Fleet(1, 16, 3)))

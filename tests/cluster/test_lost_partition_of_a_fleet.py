@@ -59,7 +59,7 @@ async def command(home: FleetHome, *words: str) -> int:
 
 async def readiness(home: FleetHome, node: GatewayNode) -> dict[str, Any]:
     answer = await home.http.get(f"{node.api}/readyz")
-    return {"status": answer.status_code, **answer.json()}
+    return {"status": answer.status_code, "unserved": [], **answer.json()}
 
 
 async def remove_journal(home: FleetHome, partition: int) -> None:
