@@ -43,7 +43,7 @@ def first_of(pushes: bytes, count: int) -> bytes:
     """The first of a packed array, packed; InvalidField where it is none."""
     try:
         return bytes(_pack(_unpack(pushes)[:count]))
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise InvalidField("an array of pushes is expected", field="pushes") from error
 
 
