@@ -3,7 +3,6 @@ know, and what a fleet can not have is refused."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import random
 from pathlib import Path
@@ -555,5 +554,4 @@ async def test_an_empty_store_makes_empty_partitions(tmp_path: Path, clock: Cloc
     await (await open_store(tmp_path / "alone", clock)).close()
     parts = await split_of(tmp_path, clock, 16)
     assert all(not list(each.directory.app_names()) for each in parts.stores)
-    await asyncio.sleep(0)
     await close(parts)
