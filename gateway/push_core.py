@@ -19,6 +19,7 @@ from gateway.auth.service_keys import ServiceKeys
 from gateway.config.sections import Config
 from gateway.delivery.accept import Acceptor
 from gateway.delivery.batch_accept import BatchAcceptor
+from gateway.delivery.batch_gathering import BatchGathering
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.one_machine import ONE_MACHINE
 from gateway.delivery.push_ids import PushIds
@@ -97,15 +98,18 @@ class PushCore:
             metrics=metrics,
             clock=unix_ms,
         )
+        batches = BatchAcceptor(
+            edge=edge, journal=store.journal, dispatcher=self.dispatcher, config=config, metrics=metrics
+        )
+        #: for those that come in parts from other nodes
+        self.gathering = BatchGathering(batches, store.journal, unix_ms)
         self.backend = Backend(
             config=config.api,
             keys=ApiKeys(directory, admin_hash),
             directory=directory,
             receipts=store.receipts,
             acceptor=self.acceptor,
-            batches=BatchAcceptor(
-                edge=edge, journal=store.journal, dispatcher=self.dispatcher, config=config, metrics=metrics
-            ),
+            batches=batches,
             dispatcher=self.dispatcher,
             memory=store.receipts,
             quotas=Quotas(store.quotas),
@@ -128,9 +132,9 @@ class PushCore:
         reports.on_step = self.t8_reports.on_step
         self.once = Once(self.backend)
 
-    def build_app(self) -> Starlette:
-        """The provider door's application, with what the backend has by now."""
-        return build_app(self.backend, once=self.once)
+    def build_app(self, *, is_described: bool = True) -> Starlette:
+        """The provider door's application, with what the backend has by now. `is_described`: as of build_routes."""
+        return build_app(self.backend, once=self.once, is_described=is_described)
 
     def start_calls(self) -> None:
         """Post to apps' servers from now on."""

@@ -71,6 +71,10 @@ def nats_cpu_s(stage: FleetStage) -> float:
     return sum(cpu_seconds(server.process.pid) for server in stage.home.nats.servers if server.process is not None)
 
 
+def gateway_cpu_s(stage: FleetStage) -> float:
+    return sum(cpu_seconds(node.pid) for node in stage.home.nodes)
+
+
 async def bare(stage: FleetStage, size: int, seconds: float, cores: set[int]) -> dict[str, Any]:
     words = [stage.urls, str(stage.partitions), str(size), str(seconds)]
     child = await asyncio.create_subprocess_exec(
@@ -103,10 +107,10 @@ async def take(run: Run) -> Measured:
             await asyncio.gather(*(swarm.do("drop", count=n // 3) for swarm in swarms))
             cores = share_out(stage, [*(node.pid for node in stage.home.nodes), *(swarm.pid for swarm in swarms)])
             await asyncio.sleep(SETTLE_S)
-            before, cpu = await journal(stage), nats_cpu_s(stage)
+            before, cpu, ours = await journal(stage), nats_cpu_s(stage), gateway_cpu_s(stage)
             run.say(f"a stream to each node, {seconds:g} s")
             answers = await asyncio.gather(*(_push(swarm, seconds) for swarm in swarms))
-            after, cpu = await journal(stage), nats_cpu_s(stage) - cpu
+            after, cpu, ours = await journal(stage), nats_cpu_s(stage) - cpu, gateway_cpu_s(stage) - ours
         accepts = sum(answer["accepted"] for answer in answers)
         rate = sum(answer["accepted_per_s"] for answer in answers)
         messages, size = after[0] - before[0], after[1] - before[1]
@@ -128,11 +132,12 @@ async def take(run: Run) -> Measured:
         ratio=rate / bare_rows,
         note=f"{rows:,.0f} accepts in a message of {size / messages:,.0f} bytes, {messages / seconds:,.0f} messages/s; "
         f"bare {floor['messages_per_s']:,.0f} messages/s, p50 {floor['p50_ms']:.1f} ms; NATS had {row_us:.1f} "
-        f"and {bare_row_us:.1f} µs of CPU for an accept; refused {refused}",
+        f"and {bare_row_us:.1f} µs of CPU for an accept, gateways {ours / accepts * 1e6:.1f}; refused {refused}",
         more={
             "nats_cpu_ratio": bare_row_us / row_us,
             "nats_us": row_us,
             "bare_nats_us": bare_row_us,
+            "gateway_us": ours / accepts * 1e6,
             "accepts": accepts,
             "messages": messages,
             "message_bytes": size / messages,

@@ -176,18 +176,21 @@ static inline uint8_t *gw_write_str(uint8_t *p, const void *s, uint32_t n) {
     return p + n;
 }
 
+/* Six bits of a character of base64url; -1: it is none. */
+static inline int gw_char64(uint8_t c) {
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (c >= '0' && c <= '9') return c - '0' + 52;
+    return c == '-' ? 62 : c == '_' ? 63 : -1;
+}
+
 /* Token, 16 bytes ↔ 22 characters of base64url. */
 static inline int gw_parse_token(const uint8_t *s, uint8_t *token) {
     uint32_t bits = 0, held = 0;
     for (int i = 0; i < 22; i++) {
-        uint8_t c = s[i], v;
-        if (c >= 'A' && c <= 'Z') v = c - 'A';
-        else if (c >= 'a' && c <= 'z') v = c - 'a' + 26;
-        else if (c >= '0' && c <= '9') v = c - '0' + 52;
-        else if (c == '-') v = 62;
-        else if (c == '_') v = 63;
-        else return 0;
-        bits = bits << 6 | v;
+        int v = gw_char64(s[i]);
+        if (v < 0) return 0;
+        bits = bits << 6 | (uint32_t)v;
         held += 6;
         if (held >= 8) {
             held -= 8;

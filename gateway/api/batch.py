@@ -252,7 +252,7 @@ class BatchAnswer(Response):
         done = batched.taken.done
         if not done.done():
             await asyncio.wait((done,), timeout=max(due - asyncio.get_running_loop().time(), 0))
-        result = batched.taken.results[batched.place]
+        result = batched.taken.result(batched.place)
         if isinstance(result, GatewayError):
             return result
         if not done.done():

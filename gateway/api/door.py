@@ -85,6 +85,7 @@ class Observer:
 
     def __init__(self, app: ASGIApp, backend: Backend) -> None:
         self._app = app
+        self._backend = backend
         self._metrics = backend.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +103,8 @@ class Observer:
                 status = message["status"]
                 if not forwarded:
                     message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                    if self._backend.is_leaving and scope.get("http_version") in ("1.0", "1.1"):
+                        message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:

@@ -19,6 +19,9 @@ from gateway.api.http_protocol import BoundedHttpProtocol, Limits
 from gateway.api.tls_peer import describe_tls
 from gateway.metrics import Metric, Metrics
 
+#: a connection that was made when the door closed: its first request may be on its way for so long
+FIRST_WORDS_S = 0.25
+
 
 class Negotiator(asyncio.Protocol):
     """Stands for a connection until it is known what it speaks. Made as uvicorn makes its protocols."""
@@ -43,6 +46,7 @@ class Negotiator(asyncio.Protocol):
         self._loop = _loop or asyncio.get_running_loop()
         self._first = b""
         self._deadline: asyncio.TimerHandle | None = None
+        self._is_ending = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -70,8 +74,11 @@ class Negotiator(asyncio.Protocol):
         self._leave()
 
     def shutdown(self) -> None:
-        """The server drains."""
-        self.transport.close()
+        """The server drains. Who connected just now has seen an open door: the request behind is answered."""
+        self._is_ending = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_later(FIRST_WORDS_S, self.transport.close)
 
     def _become(self, *, http2: bool) -> None:
         self._leave()
@@ -95,6 +102,8 @@ class Negotiator(asyncio.Protocol):
         protocol.connection_made(transport)
         if first:
             protocol.data_received(first)
+        if self._is_ending:
+            protocol.shutdown()
 
     def _leave(self) -> None:
         if self._deadline is not None:

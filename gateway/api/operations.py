@@ -37,7 +37,7 @@ _HARDENED = {
 class OperationRoutes:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        #: set by build_app once the routes are known
+        #: set by build_routes once they are known; empty where the door in front of this one describes itself
         self.openapi = b""
         self.openapi_for_page = b""
         page = _PAGE.read_bytes()
@@ -67,10 +67,10 @@ class OperationRoutes:
         return Response(self._backend.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     async def description(self, call: Call) -> Response:  # noqa: ARG002
-        return Response(self.openapi, media_type="application/json")
+        return _description(self.openapi)
 
     async def page_description(self, call: Call) -> Response:  # noqa: ARG002
-        return Response(self.openapi_for_page, media_type="application/json")
+        return _description(self.openapi_for_page)
 
     async def home(self, call: Call) -> Response:  # noqa: ARG002
         return RedirectResponse("/docs", status_code=307)
@@ -88,6 +88,12 @@ class OperationRoutes:
             body = self._assets[name] = _read_asset(name)
         headers = {**_HARDENED, "content-type": _ASSETS[name], "cache-control": "public, max-age=86400"}
         return Response(body, headers=headers)
+
+
+def _description(document: bytes) -> Response:
+    if not document:
+        raise NotFound
+    return Response(document, media_type="application/json")
 
 
 def _read_asset(name: str) -> bytes:

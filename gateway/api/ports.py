@@ -59,7 +59,14 @@ class Taken(Protocol):
     """A batch that was taken in (delivery.batch_accept.TakenBatch)."""
 
     @property
-    def results(self) -> list[int | GatewayError | None]:
+    def count(self) -> int: ...
+
+    @property
+    def first(self) -> int:
+        """Where all were accepted, one behind the other, the sequence of the first; else 0. Final when `done` is."""
+        ...
+
+    def result(self, index: int) -> int | GatewayError | None:
         """Sequence of an accepted push, the error of a refused one, None for one to be looked at alone; final when
         `done` is."""
         ...
@@ -183,6 +190,9 @@ class Backend:
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)
+    #: the door closes soon, and others are open: each answer of HTTP/1.1 ends its connection, so that no request is on
+    #: its way over one that is closed
+    is_leaving: bool = False
     # counts one push of this app and key where its quotas are counted, in a fleet; None: here
     admit_elsewhere: Callable[[App, str], Awaitable[None]] | None = None
 

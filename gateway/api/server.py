@@ -62,8 +62,11 @@ from gateway.model.errors import ConfigError
 log = structlog.get_logger("gateway.api")
 
 
-def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: float = HEARTBEAT_S) -> list[Route]:
-    """Every route with its handler. `once`: idempotency keys where another door has them too."""
+def build_routes(
+    backend: Backend, *, once: Once | None = None, heartbeat_s: float = HEARTBEAT_S, is_described: bool = True
+) -> list[Route]:
+    """Every route with its handler. `once`: idempotency keys where another door has them too. `is_described`: it says
+    what the API is, which takes a tenth of a second to write down."""
     once = once or Once(backend)
     operations = OperationRoutes(backend)
     receipts = ReceiptRoutes(backend, heartbeat_s=heartbeat_s)
@@ -89,15 +92,20 @@ def build_routes(backend: Backend, *, once: Once | None = None, heartbeat_s: flo
         *(t8_routes(T8Routes(backend)) if backend.opaque is not None else ()),
         *operation_routes(operations),
     ]
-    document = build_document(routes)
-    operations.openapi = msgspec.json.encode(document)
-    operations.openapi_for_page = msgspec.json.encode(build_document_3_0(document))
+    if is_described:
+        document = build_document(routes)
+        operations.openapi = msgspec.json.encode(document)
+        operations.openapi_for_page = msgspec.json.encode(build_document_3_0(document))
     return routes
 
 
-def build_app(backend: Backend, *, once: Once | None = None, heartbeat_s: float = HEARTBEAT_S) -> Starlette:
-    """The ASGI application. `heartbeat_s`: how often an idle receipt stream says that it is there."""
-    return build_app_of(build_routes(backend, once=once, heartbeat_s=heartbeat_s), backend)
+def build_app(
+    backend: Backend, *, once: Once | None = None, heartbeat_s: float = HEARTBEAT_S, is_described: bool = True
+) -> Starlette:
+    """The ASGI application. `heartbeat_s`: how often an idle receipt stream says that it is there; `is_described` as of
+    build_routes."""
+    routes = build_routes(backend, once=once, heartbeat_s=heartbeat_s, is_described=is_described)
+    return build_app_of(routes, backend)
 
 
 def build_app_of(routes: Sequence[Route], backend: Backend) -> Starlette:

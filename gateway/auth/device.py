@@ -2,7 +2,8 @@
 
 secret: the gateway issues device id and secret at the first HELLO. The secret is derived from a server key, so that
 checking it needs no table, and begins with the number of that key, so that keys can be rotated: as long as the older
-key is kept, its secrets are good and are replaced at the next login.
+key is kept, its secrets are good and are replaced at the next login. A node of a fleet that may have missed a new key
+can not tell a secret of it from a wrong one, and sends the device away until it can.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.config.sections import Auth
-from gateway.model.errors import ConfigError, InvalidField, Unauthorized
+from gateway.model.errors import ConfigError, InvalidField, NodeUnreachable, Unauthorized
 from gateway.model.frames import Hello
 
 MAX_DEVICE_BYTES = 128
@@ -47,6 +48,11 @@ class DeviceKeys(Protocol):
         """The one new secrets are made with."""
         ...
 
+    @property
+    def device_key_next(self) -> int:
+        """The one that will be next, known and perhaps in use at another node already; -1: there is none."""
+        ...
+
 
 class Verified(NamedTuple):
     """The device id to use from now on; `secret` is to be sent in WELCOME, empty where the device's own is good."""
@@ -64,10 +70,14 @@ def build_secret(key_id: int, key: bytes, device: str) -> bytes:
 
 
 class DeviceVerifier:
-    """Checks HELLOs in the configured mode. Control thread only; a few microseconds a login."""
+    """Checks HELLOs in the configured mode. Control thread only; a few microseconds a login.
 
-    def __init__(self, config: Auth, keys: DeviceKeys) -> None:
+    `is_current`: are these all the keys that anything was made with until now?
+    """
+
+    def __init__(self, config: Auth, keys: DeviceKeys, *, is_current: Callable[[], bool] = lambda: True) -> None:
         self._keys = keys
+        self._is_current = is_current
         self._jwt = _JwtVerifier(config) if config.device == "jwt" else None
         self.verify = {"open": self._verify_open, "secret": self._verify_secret, "jwt": self._verify_jwt}[config.device]
 
@@ -91,9 +101,16 @@ class DeviceVerifier:
         _checked(device)
         key_id = hello.secret[0]
         key = self._keys.device_keys.get(key_id)
+        if key is None and not self._is_current():
+            # `unauthorized` would end a good device for ever: another node may have made this with a newer key
+            raise NodeUnreachable("This node does not know yet whether the secret is good; come back.")
         if key is None or not hmac.compare_digest(hello.secret, build_secret(key_id, key, device)):
             raise Unauthorized("The device secret is wrong or no longer valid.")
-        return Verified(device, b"" if key_id == self._keys.device_key_id else self._secret(device))
+        return Verified(device, self._secret(device) if self._is_older(key_id) else b"")
+
+    def _is_older(self, key_id: int) -> bool:
+        """Is this surely no key that others use already? Else a device would get an older secret for a newer one."""
+        return key_id not in (self._keys.device_key_id, self._keys.device_key_next) and self._is_current()
 
     def _secret(self, device: str) -> bytes:
         key_id = self._keys.device_key_id

@@ -1,4 +1,4 @@
-"""`heliograph cluster`: a fleet as NATS has it; asks no node, and must never change anything but by `recover`."""
+"""`heliograph cluster`: a fleet as NATS has it; asks no node, and changes one only by `import` and `recover`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from gateway.cli.cluster_import import import_store_of
 from gateway.cli.cluster_recovery import recover
 from gateway.cli.options import ConfigFile, Json, Overrides, read_config
 from gateway.cli.output import CommandFailed, print_json, print_table
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.cluster.fleet_status import FleetStatus
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
+group.command(name="import")(import_store_of)
 
 
 @group.callback()
@@ -57,7 +59,7 @@ def status(config: ConfigFile = None, overrides: Overrides = None, as_json: Json
 
 def _print(found: FleetStatus) -> None:
     print_table(
-        ("node", "number", "state", "devices", "partitions", "for devices", "for providers", "version"),
+        ("node", "number", "state", "devices", "partitions", "for devices", "for providers", "version", "keys"),
         (
             [
                 member.name,
@@ -68,10 +70,11 @@ def _print(found: FleetStatus) -> None:
                 member.devices,
                 member.api,
                 member.version,
+                member.keys if member.keys >= found.keys else f"{member.keys or 'of its start'}, behind",
             ]
             for member in found.members
         ),
-        title=f"fleet {found.name}",
+        title=f"fleet {found.name}, keys {found.keys}",
     )
     print()
     print_table(

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.options import ConfigFile, Json, StoreFolder, store_folder, store_of_one
+from gateway.cli.options import ConfigFile, Json, Overrides, StoreFolder, read_config, store_folder, store_of_one
 from gateway.cli.output import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from gateway.config.cluster_section import Cluster
+    from gateway.store.device_keys import DeviceKeyRing
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -23,7 +27,8 @@ class Of(StrEnum):
 
 _NAMES = {Of.DEVICES: "device key", Of.IM: "IM key"}
 _IN_A_FLEET = (
-    "its keys are the fleet's, sealed in NATS, and each start writes this file anew; a fleet can not change them yet"
+    "its keys are the fleet's, sealed in NATS, and this file is a copy; give the node's configuration (--config), not"
+    " its folder"
 )
 WhichKeys = Annotated[Of, typer.Option("--of", help="Which keys: of device secrets, or of IM users.")]
 
@@ -38,17 +43,49 @@ def keys() -> None:
     A key of IM wraps the keys of users, whose credentials and messages are sealed under those. After `rotate` and a
     restart the gateway wraps them all again; `drop` refuses while one is left.
 
-    A running gateway reads the keys at its next start. A fleet (cluster.url) keeps the keys it began with.
+    A gateway alone reads the keys at its next start. In a fleet (cluster.url in the configuration) the keys are in
+    NATS, and its nodes have the new ones when the command returns, without a restart.
     """
+
+
+def _fleet(store: Path | None, config: Path | None, overrides: list[str] | None, of: Of) -> Cluster | None:
+    """Settings of the fleet whose keys are meant; None: those in a folder are. ConfigError."""
+    from gateway.model.errors import ConfigError
+
+    if store is not None:
+        return None
+    settings = read_config(config, overrides).cluster
+    if not settings.url:
+        return None
+    if of is Of.IM:
+        raise ConfigError("a fleet has no IM (im.app), so nothing is sealed under an IM key", field="cluster.url")
+    return settings
+
+
+def _say_silent(silent: list[str]) -> None:
+    if silent:
+        say(f"silent now, and not told before they come back: {', '.join(silent)}")
 
 
 @group.command("list")
 def list_keys(
-    of: WhichKeys = Of.DEVICES, store: StoreFolder = None, config: ConfigFile = None, as_json: Json = False
+    of: WhichKeys = Of.DEVICES,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
-    """Numbers of the keys, and which one is in use."""
+    """Numbers of the keys, and which one is in use.
+
+    In a fleet also which one is `next`: all nodes are to have it before it is used.
+    """
     from gateway.store.keys import ServerKeys
 
+    if (settings := _fleet(store, config, overrides, of)) is not None:
+        from gateway.cli.fleet_keys import read_ring
+
+        _list_ring(read_ring(settings), as_json=as_json)
+        return
     found = ServerKeys.load(store_folder(store, config), may_create=False)
     numbers, current = (found.im_keys, found.im_key_id) if of is Of.IM else (found.device_keys, found.device_key_id)
     rows = [{"id": key_id, "current": key_id == current} for key_id in sorted(numbers)]
@@ -58,13 +95,47 @@ def list_keys(
         print_table(("id", "current"), ([row["id"], row["current"]] for row in rows))
 
 
+def _list_ring(ring: DeviceKeyRing, *, as_json: bool) -> None:
+    rows = [{"id": key, "current": key == ring.current, "next": key == ring.next} for key in sorted(ring.keys)]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(("id", "current", "next"), ([row["id"], row["current"], row["next"]] for row in rows))
+
+
 @group.command()
 def rotate(
-    of: WhichKeys = Of.DEVICES, store: StoreFolder = None, config: ConfigFile = None, as_json: Json = False
+    of: WhichKeys = Of.DEVICES,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="In a fleet: take a rotation that was interrupted to its end.")
+    ] = False,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
-    """Make a new key; older ones stay good until dropped."""
+    """Make a new key; older ones stay good until dropped.
+
+    In a fleet it is made first, and used when each node that lives has it: two leases at least. Stopped in between, all
+    goes on with the key before, and `--finish` does the rest.
+
+    [dim]heliograph keys rotate --config /etc/heliograph.toml[/dim]
+    """
+    from gateway.model.errors import ConfigError
     from gateway.store.keys import ServerKeys
 
+    if (settings := _fleet(store, config, overrides, of)) is not None:
+        from gateway.cli import fleet_keys
+
+        told = fleet_keys.rotate(settings, finish=finish)
+        if as_json:
+            print_json({"id": told.key_id, "current": True, "silent": told.silent})
+        else:
+            say(f"device key {told.key_id} is in use on each node that lives")
+            _say_silent(told.silent)
+        return
+    if finish:
+        raise ConfigError("--finish is for a fleet: one machine makes a key and uses it in one step")
     found = ServerKeys.load(store_of_one(store, config, _IN_A_FLEET), may_create=False)
     key_id = found.rotate_im_key() if of is Of.IM else found.rotate_device_key()
     if as_json:
@@ -80,20 +151,41 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     store: StoreFolder = None,
     config: ConfigFile = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Drop an older key: device secrets made with it are good no longer; of IM, where nothing needs it any more."""
+    """Drop an older key: device secrets made with it are good no longer; of IM, where nothing needs it any more.
+
+    In a fleet also the one that is `next`, which nothing was made with: that ends the rotation.
+    """
     from gateway.store.keys import ServerKeys
 
+    if (settings := _fleet(store, config, overrides, of)) is not None:
+        _drop_of_fleet(settings, key_id, yes=yes)
+        return
     folder = store_of_one(store, config, _IN_A_FLEET)
     found = ServerKeys.load(folder, may_create=False)
     if of is Of.IM:
         _check_unused(folder, key_id)
         found.drop_im_key(key_id)
     else:
-        if not yes and key_id in found.device_keys and key_id != found.device_key_id:  # else nothing to ask about
-            typer.confirm(f"Devices whose secret was made with key {key_id} must begin anew. Drop it?", abort=True)
+        _ask(found.ring, key_id, yes=yes)
         found.drop_device_key(key_id)
     say(f"{_NAMES[of]} {key_id} is dropped; restart the gateway to make it so")
+
+
+def _drop_of_fleet(settings: Cluster, key_id: int, *, yes: bool) -> None:
+    from gateway.cli import fleet_keys
+
+    _ask(fleet_keys.read_ring(settings), key_id, yes=yes)
+    told = fleet_keys.drop(settings, key_id)
+    say(f"device key {key_id} is dropped")
+    _say_silent(told.silent)
+
+
+def _ask(ring: DeviceKeyRing, key_id: int, *, yes: bool) -> None:
+    if yes or key_id not in ring.keys or key_id in (ring.current, ring.next):  # nothing to ask about
+        return
+    typer.confirm(f"Devices whose secret was made with key {key_id} must begin anew. Drop it?", abort=True)
 
 
 def _check_unused(folder: Path, key_id: int) -> None:

@@ -45,14 +45,16 @@ class Frame(NamedTuple):
     body: bytes
 
 
-def build_frame(frame: Frame) -> bytes:
+def pieces_of(frame: Frame) -> tuple[bytes, bytes]:
+    """Head and body: a body may be large, and is copied only into its message."""
     kind = frame.kind.encode()
-    return b"".join((_FRAME.pack(frame.type, len(kind), frame.request, len(frame.body)), kind, frame.body))
+    return _FRAME.pack(frame.type, len(kind), frame.request, len(frame.body)) + kind, frame.body
 
 
-def parse_frames(bundle: bytes) -> list[Frame]:
+def parse_frames(bundle: bytes | memoryview) -> list[Frame]:
     """All of them, or BadMessage: nothing of a broken bundle is carried out."""
     frames, at, end = [], 0, len(bundle)
+    bundle = memoryview(bundle)
     while at < end:
         if end - at < _FRAME.size:
             raise BadMessage("a frame's head is cut off")
@@ -63,11 +65,11 @@ def parse_frames(bundle: bytes) -> list[Frame]:
         if end - at < kind_bytes + body_bytes:
             raise BadMessage("a frame's body is cut off")
         try:
-            kind = bundle[at : at + kind_bytes].decode()
+            kind = str(bundle[at : at + kind_bytes], "utf-8")
         except UnicodeDecodeError:
             raise BadMessage("a kind is no UTF-8") from None
         at += kind_bytes
-        frames.append(Frame(type_, kind, request, bundle[at : at + body_bytes]))
+        frames.append(Frame(type_, kind, request, bytes(bundle[at : at + body_bytes])))
         at += body_bytes
     return frames
 
@@ -107,7 +109,7 @@ class Message(NamedTuple):
     number: int
     begins: bool
     ends: bool
-    part: bytes
+    part: bytes | memoryview
 
     @property
     def is_mark(self) -> bool:
@@ -115,8 +117,11 @@ class Message(NamedTuple):
 
 
 def build_message(message: Message) -> bytes:
-    flags = (_BEGINS if message.begins else 0) | (_ENDS if message.ends else 0)
-    return _MESSAGE.pack(LAYOUT, message.sender, message.number, flags) + message.part
+    return _build_head(message.sender, message.number, message.begins, message.ends) + message.part
+
+
+def _build_head(sender: int, number: int, begins: bool, ends: bool) -> bytes:
+    return _MESSAGE.pack(LAYOUT, sender, number, (_BEGINS if begins else 0) | (_ENDS if ends else 0))
 
 
 def parse_message(raw: bytes) -> Message:
@@ -128,7 +133,7 @@ def parse_message(raw: bytes) -> Message:
         raise BadMessage("a message of another layout")
     if flags & ~(_BEGINS | _ENDS) or sender == 0:
         raise BadMessage("a message's head makes no sense")
-    return Message(sender, number, bool(flags & _BEGINS), bool(flags & _ENDS), raw[HEADER_BYTES:])
+    return Message(sender, number, bool(flags & _BEGINS), bool(flags & _ENDS), memoryview(raw)[HEADER_BYTES:])
 
 
 class Outbox:
@@ -138,20 +143,22 @@ class Outbox:
     def __init__(self, sender: int, limit_bytes: int) -> None:
         self._sender = sender
         self._limit_bytes = limit_bytes
-        self._frames: deque[bytes | None] = deque()  # None: something was dropped here
+        self._frames: deque[tuple[bytes, bytes] | None] = deque()  # None: something was dropped here
         self.waiting_bytes = 0
         self.number = 0  # of the last message
 
     def __bool__(self) -> bool:
         return bool(self._frames)
 
-    def put(self, frame: bytes) -> bool:
+    def put(self, frame: Frame) -> bool:
         """False: it did not fit."""
-        if self.waiting_bytes + len(frame) > self._limit_bytes:
+        pieces = pieces_of(frame)
+        size = _size_of(pieces)
+        if self.waiting_bytes + size > self._limit_bytes:
             self._leave_gap()
             return False
-        self._frames.append(frame)
-        self.waiting_bytes += len(frame)
+        self._frames.append(pieces)
+        self.waiting_bytes += size
         return True
 
     def clear(self) -> int:
@@ -177,26 +184,33 @@ class Outbox:
                 if bundle:
                     break
                 self.number += 1  # nobody sends a message with this number
-            elif bundle and size + len(frame) > BUNDLE_BYTES:
+            elif bundle and size + _size_of(frame) > BUNDLE_BYTES:
                 break
             else:
-                bundle.append(frame)
-                size += len(frame)
+                bundle += frame
+                size += _size_of(frame)
             self._frames.popleft()
         self.waiting_bytes -= size
         if not bundle:
             return []
-        whole = b"".join(bundle)
         most = message_bytes - HEADER_BYTES
+        if size <= most:
+            self.number += 1
+            return [b"".join((_build_head(self._sender, self.number, True, True), *bundle))]
+        whole = memoryview(b"".join(bundle))
         messages = []
         for at in range(0, size, most):
             self.number += 1
-            part = whole[at : at + most] if size > most else whole
+            part = whole[at : at + most]
             messages.append(build_message(Message(self._sender, self.number, at == 0, at + most >= size, part)))
         return messages
 
     def mark(self) -> bytes:
         return build_message(Message(self._sender, self.number, begins=False, ends=False, part=b""))
+
+
+def _size_of(pieces: tuple[bytes, bytes]) -> int:
+    return len(pieces[0]) + len(pieces[1])
 
 
 class Inbox:
@@ -205,10 +219,10 @@ class Inbox:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._last = 0
-        self._parts: list[bytes] | None = None
+        self._parts: list[bytes | memoryview] | None = None
         self._size = 0
 
-    def take(self, message: Message) -> tuple[bytes, bool]:
+    def take(self, message: Message) -> tuple[bytes | memoryview, bool]:
         """(a bundle that is whole now, or nothing; was something lost before it?)."""
         if message.number <= self._last:  # a mark with nothing lost, or the same message again
             return b"", False

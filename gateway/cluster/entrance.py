@@ -74,6 +74,7 @@ async def enter(
     *,
     devices: str = "",
     api: str = "",
+    keys: int = 0,
     version: int = VERSION,
     now: Callable[[], float] = clock,
 ) -> Entrance:
@@ -84,7 +85,8 @@ async def enter(
     await door.check_versions()
     revision = await door.wait_for_name()
     number = await door.patiently(door.take_number)
-    beat = Beat(number, door.name, devices, api, version, at_ms=int(now() * 1000))
+    at_ms = int(now() * 1000)
+    beat = Beat(number, door.name, devices, api, version, at_ms=at_ms, keys=keys, lease_s=settings.lease_s)
     return await door.patiently(partial(door.write, beat, revision))
 
 

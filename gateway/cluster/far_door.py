@@ -12,6 +12,7 @@ from gateway.cluster.far_asks import FarAsks
 from gateway.cluster.far_edge import FarEdge
 from gateway.cluster.far_hearing import FarHearing
 from gateway.cluster.far_wire import AskEnd, AskFetch, AskRegister, parse_body, parse_message
+from gateway.cluster.lateness import Lateness
 from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import Bus, Member, Members
 from gateway.model.errors import BadRequest, NodeUnreachable
@@ -43,6 +44,7 @@ class FarDoor:
         self._members = members
         self._metrics = metrics
         self._cores: dict[int, _Core] = {}
+        self._lateness = Lateness()
 
     def serve(self) -> None:
         self._bus.serve(TOLD, self._on_told)
@@ -71,6 +73,7 @@ class FarDoor:
             core.edge.ask_again(member.number)
 
     def member_gone(self, number: int) -> None:
+        self._lateness.forget(number)
         for core in self._cores.values():
             core.edge.member_gone(number)
 
@@ -106,9 +109,18 @@ class FarDoor:
             raise NodeUnreachable
         return core, ask
 
-    def _on_register(self, sender: int, body: bytes) -> Awaitable[bytes]:  # noqa: ARG002 - the port's signature
+    def _on_register(self, sender: int, body: bytes) -> Awaitable[bytes]:
         core, ask = self._core_for(body, AskRegister)
+        if self._is_late(sender, ask):
+            # Its node has told the device to come again: carried out for nobody it would hold up those that do.
+            self._drop("late")
+            raise NodeUnreachable
         return core.asks.register(ask)
+
+    def _is_late(self, sender: int, ask: AskRegister) -> bool:
+        if not ask.wait_ms or self._members.member(sender) is None:
+            return False
+        return self._lateness.waited_ms(sender, ask.asked_ms) >= ask.wait_ms
 
     def _on_end(self, sender: int, body: bytes) -> Awaitable[bytes]:
         core, ask = self._core_for(body, AskEnd)

@@ -32,7 +32,7 @@ from gateway.model.cluster import Bus, attachment_of_link, far_link, node_of_lin
 from gateway.model.cohort import build_cohort
 from gateway.model.frames import FrameType, build_frame
 from gateway.model.outcome import State
-from gateway.model.ports import Broadcasts, EdgeEvents, Journal
+from gateway.model.ports import Broadcasts, Delivery, EdgeEvents, Journal
 from gateway.model.registration import Registration
 from gateway.store.directory import Directory
 
@@ -323,6 +323,24 @@ class FarEdge:
             self._bound_ms.frombytes(bytes(8 * missing))
             self._rounds_of.frombytes(bytes(missing))
 
+    def left(self, number: int, link: int) -> None:
+        """Its node says so, and tells of what is lost with its link. Where it had not said yet what is in flight there,
+        what waited for that is looked at now: nobody else will."""
+        was_held = link in self._held
+        self.unbind(number, link)
+        if was_held:
+            self._backlog.add(self._look_at_new(number))
+
+    def _look_at_new(self, number: int) -> Iterator[None]:
+        """At what an owner before this one left behind for it."""
+        pending = self._journal.pending_of(number)
+        for start in range(0, len(pending), SLICE):
+            for seq in pending[start : start + SLICE]:
+                delivery = self._journal.get(seq)
+                if delivery is not None and delivery.state == State.ACCEPTED:
+                    self.events.on_lost(seq, number, spilled=False)
+            yield
+
     def unbind(self, number: int, link: int) -> None:
         device = self.registry.device(number)
         self.registry.unbind(number)
@@ -346,11 +364,22 @@ class FarEdge:
         self._held_devices.pop(link, None)
         here = [number for number in numbers if self.registry.link(number) == link]
         if here:
+            for seq in in_flight:
+                # What an owner before this one sent is looked after as if it left now.
+                delivery = self._journal.get(seq)
+                if delivery is not None and delivery.state == State.ACCEPTED:
+                    self._watch(delivery)
             self._ready_link, self._ready_room = link, room
             try:
                 self.events.on_ready(here, in_flight)
             finally:
                 self._ready_link = 0
+
+    def _watch(self, delivery: Delivery) -> None:
+        """It is in flight: where nothing is heard of it in its ack time, its node is asked."""
+        notification = self._journal.notification(delivery.notification)
+        if notification is not None:
+            self._flights.add(delivery.seq, delivery.registration, self._clock(), notification.ack_ms)
 
     # --- nodes that come, go, or lost something
 
@@ -406,10 +435,10 @@ class FarEdge:
                 yield
 
     def _lose(self, number: int) -> None:
-        """Whatever is in flight for it never comes back."""
+        """Whatever is in flight for it never comes back, whoever sent it."""
         for seq in self._journal.pending_of(number):
             delivery = self._journal.get(seq)
-            if delivery is not None and delivery.state == State.SENT:
+            if delivery is not None and delivery.state in (State.ACCEPTED, State.SENT):
                 self._metrics.count(Metric.FAR_LOST, label="lost")
                 self.events.on_lost(seq, number, spilled=False)
         for seq in self._broadcasts.waiting(number):
@@ -444,6 +473,7 @@ class FarEdge:
                     if link:
                         self._metrics.count(Metric.FAR_LOST, label="asked")
                         self.hold(number, link)
+                        self._watch(delivery)  # what is in flight still may be lost after that
                     else:
                         self._metrics.count(Metric.FAR_LOST, label="lost")
                         self.events.on_lost(seq, number, spilled=False)

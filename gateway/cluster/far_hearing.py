@@ -150,7 +150,7 @@ class FarHearing:
     def _on_left(self, node: int, record: Record) -> None:
         link = self._link(node, record)
         if link:
-            self._edge.unbind(record.number, link)
+            self._edge.left(record.number, link)
 
     def _on_floor(self, node: int, record: Record) -> None:
         link = self._link(node, record)

@@ -203,6 +203,9 @@ class AskRegister(_Body):
     quiet: str | None
     vapid_key: str | None
     pages: bool
+    #: by the asking node's monotonic clock, and how long it waits; 0: a node of the version before, which does not say
+    asked_ms: int = 0
+    wait_ms: int = 0
 
 
 class Registered(_Body):

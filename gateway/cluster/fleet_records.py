@@ -39,12 +39,17 @@ class Beat(msgspec.Struct, array_like=True, frozen=True):
     draining: bool = False
     links: int = 0
     at_ms: int = 0  # the sender's own clock, of use to it alone
+    keys: int = 0  # revision of the fleet's keys that it has; 0: it reads them at its start alone (an older program)
+    lease_s: float = 0.0  # as it is set there
 
     def changed(self, *, draining: bool, links: int) -> Beat:
         return msgspec.structs.replace(self, draining=draining, links=links)
 
     def found_at(self, *, devices: str, api: str) -> Beat:
         return msgspec.structs.replace(self, devices=devices, api=api)
+
+    def knowing(self, keys: int) -> Beat:
+        return msgspec.structs.replace(self, keys=keys)
 
     def member(self) -> Member:
         return Member(self.number, self.name, self.devices, self.api, self.version, self.draining, self.links)

@@ -11,6 +11,7 @@ import msgspec
 from gateway.cluster.entrance import patiently
 from gateway.cluster.fleet_records import (
     FLEET,
+    KEYS,
     NODE,
     BadRecord,
     Beat,
@@ -51,6 +52,7 @@ class MemberStatus(msgspec.Struct):
     devices: str
     api: str
     version: int
+    keys: int  # revision of the fleet's keys that it has; 0: it takes none while it runs (an older program)
 
 
 class PartitionStatus(msgspec.Struct):
@@ -76,6 +78,7 @@ class FleetStatus(msgspec.Struct):
     members: list[MemberStatus]
     partitions: list[PartitionStatus]
     streams: list[StreamStatus]
+    keys: int  # revision of the fleet's keys; 0: there are none yet
 
 
 async def look(settings: Cluster) -> FleetStatus:
@@ -156,10 +159,12 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
             devices=beat.devices,
             api=beat.api,
             version=beat.version,
+            keys=beat.keys,
         )
         for key, beat in sorted(beats.items())
     ]
-    return FleetStatus(settings.name, members, partitions, streams)
+    keys = max((entry.revision for entry in entries if entry.key == KEYS), default=0)
+    return FleetStatus(settings.name, members, partitions, streams, keys)
 
 
 def _problem(holding: Holding, past: Past | None, lack: Lack | None, last: int | None) -> str:

@@ -118,7 +118,7 @@ class JetStream:
             raise NoAnswer(type(exc).__name__) from None
         try:
             said = _decode(answer.data)
-        except msgspec.DecodeError:
+        except ValueError:
             raise NoAnswer("an answer that can not be read") from None
         if not isinstance(said, dict):
             raise NoAnswer("an answer that can not be read")

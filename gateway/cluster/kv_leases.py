@@ -53,6 +53,8 @@ class KvLeases:
         self._hear: Hear | None = None
         self._subscription: JetStreamContext.PushSubscription | None = None
         self._lock = asyncio.Lock()
+        self._heard = 0  # number of the last message of the watch's consumer; -1: one was lost, nothing more is heard
+        self._mending: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Makes the bucket where there is none; waits for its leader. ConfigError where the servers can not keep it."""
@@ -149,6 +151,8 @@ class KvLeases:
 
         async def end() -> None:
             self._hear = None
+            if self._mending is not None:
+                await asyncio.gather(self._mending, return_exceptions=True)
             async with self._lock:
                 if self._subscription is not None:
                     await _end(self._subscription)
@@ -182,8 +186,23 @@ class KvLeases:
         )
 
     async def _take(self, message: Msg) -> None:
-        if self._hear is not None:
-            self._hear(self._entry(message))
+        """The client looks for gaps now and then alone. What came behind one would not be in order, so it is dropped,
+        and all is told again by a consumer that counts from 1."""
+        number = message.metadata.sequence.consumer
+        if self._hear is None or (number != 1 and self._heard < 0):
+            return
+        if number not in (1, self._heard + 1):
+            self._heard = -1
+            _log.info("watch_torn", number=number)
+            if self._mending is None or self._mending.done():
+                self._mending = asyncio.get_running_loop().create_task(self._mend())
+            return
+        self._heard = number
+        self._hear(self._entry(message))
+
+    async def _mend(self) -> None:
+        with suppress(InDoubt):  # else whoever misses its own records makes the watch again
+            await self.watch_again()
 
     def _entry(self, message: Msg) -> Entry:
         headers = message.headers or {}

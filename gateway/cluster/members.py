@@ -23,6 +23,7 @@ from gateway.cluster.failures import Failures
 from gateway.cluster.fleet_records import (
     NODE,
     BadRecord,
+    Beat,
     Holding,
     build,
     parse_beat,
@@ -58,7 +59,8 @@ class FleetMembers:
     """`model.cluster.Members` of one node, from `start` to `close`. Control thread only.
 
     `links` says how many devices are connected; `is_up` whether the engine can be reached now; `on_ousted` is called
-    when another node has this one's name: nothing is owned any more, and the process should end.
+    when another node has this one's name: nothing is owned any more, and the process should end. `hear` gets each
+    record before it is looked at here.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class FleetMembers:
         links: Callable[[], int] = lambda: 0,
         is_up: Callable[[], bool] = lambda: True,
         on_ousted: Callable[[GatewayError], None] = lambda _error: None,
+        hear: Callable[[Entry], None] = lambda _entry: None,
         now: Callable[[], float] = clock,
     ) -> None:
         self._settings = settings
@@ -83,6 +86,7 @@ class FleetMembers:
         self._links = links
         self._is_up = is_up
         self._on_ousted = on_ousted
+        self._hear = hear
         self._now = now
         self._number = entrance.number
         self._name = entrance.beat.name
@@ -272,6 +276,7 @@ class FleetMembers:
     # --- the records
 
     def _on_entry(self, entry: Entry) -> None:
+        self._call(self._hear, entry)
         try:
             if entry.key.startswith(NODE):
                 self._on_node(entry)
@@ -454,7 +459,13 @@ class FleetMembers:
 
     def announce(self, *, devices: str, api: str) -> None:
         """Where this node is found, once its doors are open."""
-        self._pulse.beat = self._pulse.beat.found_at(devices=devices, api=api)
+        self._say_at_once(self._pulse.beat.found_at(devices=devices, api=api))
+
+    def announce_keys(self, revision: int) -> None:
+        self._say_at_once(self._pulse.beat.knowing(revision))
+
+    def _say_at_once(self, beat: Beat) -> None:
+        self._pulse.beat = beat
         self._heart.hurry()
 
     def _end(self, partition: int) -> None:

@@ -148,7 +148,7 @@ class MessageBus(ABC):
         outbox = self._outboxes.get(node)
         if outbox is None:
             outbox = self._outboxes[node] = Outbox(self._number, self._outbox_bytes)
-        fits = outbox.put(bus_frames.build_frame(frame))
+        fits = outbox.put(frame)
         if not fits:
             self._drop("outbox", 1)
         self._dirty[node] = None

@@ -96,7 +96,7 @@ async def _ask(client: httpx.AsyncClient, monitor: str, patience_s: float) -> di
             answer = msgspec.json.decode(response.content)
             if response.status_code == 200 and isinstance(answer, dict):
                 return answer
-        except (httpx.HTTPError, msgspec.DecodeError):
+        except (httpx.HTTPError, ValueError):
             pass
         if loop.time() >= end:
             return None

@@ -23,6 +23,7 @@ from gateway.cluster.far_wire import (
     build_body,
     parse_body,
 )
+from gateway.cluster.lateness import monotonic_ms
 from gateway.cluster.node_events import NodeEvents
 from gateway.cluster.node_homes import NodeHomes
 from gateway.config.sections import Edge as EdgeConfig
@@ -105,6 +106,8 @@ class NodeRequests(LinkRequests):
             quiet=ask.quiet,
             vapid_key=ask.vapid_key,
             pages=ask.pages,
+            asked_ms=monotonic_ms(),
+            wait_ms=int(self._timeout_s * 1000),
         )
         return self._register(link, session, ask, node, question)
 

@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cluster.entrance import patiently
 from gateway.cluster.fleet_records import KEYS
-from gateway.cluster.leases import Changed, Leases
+from gateway.cluster.import_record import finished_import
+from gateway.cluster.leases import Changed, Entry, Leases
 from gateway.config.cluster import read_secret
+from gateway.config.cluster_section import Cluster
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 from gateway.store.environment import DATA_FILE
@@ -30,9 +32,16 @@ _SPLIT = b"\n"
 
 
 class FleetKeys(NamedTuple):
+    #: `key_watch` changes its device keys while the node runs
     server: ServerKeys
     admin_key_file: Path
     admin_hash: bytes
+    seal: FleetSeal
+    #: of the record they were read from
+    revision: int
+
+    def __repr__(self) -> str:
+        return f"FleetKeys(revision={self.revision})"
 
 
 class FleetSeal:
@@ -41,6 +50,11 @@ class FleetSeal:
     def __init__(self, secret: bytes, name: str) -> None:
         key = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"heliograph fleet keys " + name.encode())
         self._cipher = AESGCM(key.derive(secret))
+
+    @classmethod
+    def of(cls, settings: Cluster) -> FleetSeal:
+        """ConfigError; reads disk."""
+        return cls(read_secret(settings), settings.name)
 
     def seal(self, plain: bytes) -> bytes:
         nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -56,32 +70,57 @@ class FleetSeal:
             ) from None
 
 
+def build_shared(admin: str, server: bytes) -> bytes:
+    """Both keys as they are sealed. `server`: the file's bytes."""
+    return admin.encode() + _SPLIT + server
+
+
+class OpenedKeys(NamedTuple):
+    """The record without its seal."""
+
+    #: text of the operator's key
+    admin: str
+    server: ServerKeys
+    #: of the record: it rises with each change
+    revision: int
+
+    def __repr__(self) -> str:
+        return f"OpenedKeys(revision={self.revision})"
+
+
+def open_keys(seal: FleetSeal, sealed: Entry, folder: Path) -> OpenedKeys:
+    """`folder`: where these keys stand, or would stand, in a file. ConfigError."""
+    admin, _, server = seal.open(sealed.value).partition(_SPLIT)
+    return OpenedKeys(admin.decode(), ServerKeys.parse(folder / KEY_FILE, server), sealed.revision)
+
+
 async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     """Written into the node's folder too, where local tools look for them. ConfigError.
 
     Keys that are in the first node's folder become the fleet's: those of a gateway alone that was there before, so that
     tokens and device secrets stay good."""
-    seal = FleetSeal(read_secret(config.cluster), config.cluster.name)
+    seal = FleetSeal.of(config.cluster)
     folder = Path(config.store.path)
     _make_folder(folder)
     _check_folder(folder)
-    sealed = await patiently(partial(_find_or_make, leases, seal, folder))
-    admin_text, _, server_text = seal.open(sealed).partition(_SPLIT)
-    write_secret_file(folder / KEY_FILE, server_text)
-    write_secret_file(folder / FILE_NAME, admin_text + b"\n")
+    # whose keys an import brings must not have others in its folder
+    await patiently(partial(finished_import, leases))
+    found = open_keys(seal, await patiently(partial(_find_or_make, leases, seal, folder)), folder)
+    write_secret_file(folder / KEY_FILE, found.server.build())
+    write_secret_file(folder / FILE_NAME, f"{found.admin}\n".encode())
     admin = load_or_create(folder / FILE_NAME)
-    return FleetKeys(ServerKeys.load(folder, may_create=False), folder / FILE_NAME, admin.hash)
+    return FleetKeys(found.server, folder / FILE_NAME, admin.hash, seal, found.revision)
 
 
-async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> bytes:
+async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> Entry:
     while True:
         entry = await leases.get(KEYS)
         if entry is not None:
-            return entry.value
+            return entry
         server = ServerKeys.load(folder, may_create=True)
         admin = load_or_create(folder / FILE_NAME)
         with suppress(Changed):
-            await leases.create(KEYS, seal.seal(admin.text.encode() + _SPLIT + server.path.read_bytes()))
+            await leases.create(KEYS, seal.seal(build_shared(admin.text, server.path.read_bytes())))
 
 
 def _check_folder(folder: Path) -> None:
@@ -89,9 +128,9 @@ def _check_folder(folder: Path) -> None:
     written over."""
     if (folder / DATA_FILE).exists():
         raise ConfigError(
-            f"{str(folder)!r} has the store of a gateway alone, and a fleet does not take over its registrations and"
-            f" pushes: name another folder. To keep its keys copy {KEY_FILE} and {FILE_NAME} into the first node's"
-            " (docs/cluster.md)",
+            f"{str(folder)!r} has the store of a gateway alone: `heliograph cluster import` brings all of it into a new"
+            f" fleet. Name an empty folder for the node. To keep the keys and nothing else copy {KEY_FILE} and"
+            f" {FILE_NAME} into the first node's (docs/cluster.md)",
             field="store.path",
         )
 

@@ -63,7 +63,7 @@ def build_manifest(manifest: Manifest) -> bytes:
 def parse_manifest(raw: bytes) -> Manifest:
     try:
         manifest = _decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise MalformedSnapshot("a manifest that can not be read") from exc
     chunks = -(-manifest.size // CHUNK_BYTES)
     if manifest.format != FORMAT or manifest.size < 0 or manifest.place < 0 or len(manifest.digests) != chunks:

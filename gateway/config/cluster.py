@@ -25,7 +25,7 @@ SECRET_BYTES, MAX_SECRET_BYTES = 32, 4_096
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _NODE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 #: sections whose state has one place, and a fleet has many
-_ALONE = ("paging", "service", "wap", "trigger", "radius", "ip", "ims", "diameter", "identity")
+ALONE = ("paging", "service", "wap", "trigger", "radius", "ip", "ims", "diameter", "identity")
 _EVERYBODY = ("0.0.0.0", "::")  # noqa: S104 - looked for, not bound
 
 
@@ -134,22 +134,28 @@ def _check_sizes(cluster: Cluster) -> None:
             raise ConfigError(f"{value:_} is more than cluster.{limit} = {most:_}", field=f"cluster.{name}")
 
 
+def _needs_one(what: str) -> str:
+    return (
+        f"is set, and {what} can not be in a fleet (cluster.url): leave it out here, and serve {what} from a gateway"
+        " of its own, without cluster.url (docs/cluster.md)"
+    )
+
+
 def _alone(config: Config) -> list[tuple[str, str]]:
     """What needs one machine, and is set."""
-    words = "and a fleet (cluster.url) can not have it yet: one machine alone can"
     found = []
     if config.im.app:
-        found.append(("im.app", f"is set, {words}"))
+        found.append(("im.app", _needs_one("IM")))
     if config.ota.port >= 0:
-        found.append(("ota.port", f"is set, {words}"))
-    for name in _ALONE:
+        found.append(("ota.port", _needs_one("cards")))
+    for name in ALONE:
         section = getattr(config, name)
         default = type(section)()
         changed = [
             field.name for field in fields(section) if getattr(section, field.name) != getattr(default, field.name)
         ]
         if changed:
-            found.append((f"{name}.{changed[0]}", f"is set, {words}"))
+            found.append((f"{name}.{changed[0]}", _needs_one("an operator's network")))
     return found
 
 

@@ -7,7 +7,7 @@ What is not plain is left to the caller, who decodes it and gives it to `accept`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from gateway.config.sections import Config
 from gateway.delivery.dispatcher import Dispatcher
@@ -21,20 +21,48 @@ Result = int | GatewayError | None
 
 
 class TakenBatch:
-    """What became of a batch. `results` is final when `done` is; it never fails, for each push has its own result."""
+    """What became of a batch; final when `done` is, which never fails, for each push has its own result."""
 
-    __slots__ = ("_batch", "apart", "done", "results")
+    __slots__ = ("_batch", "_results", "apart", "done", "first", "refusal")
 
-    def __init__(self, batch: PushBatch, results: list[Result], apart: list[int], done: asyncio.Future[None]) -> None:
+    def __init__(
+        self,
+        batch: PushBatch,
+        first: int,
+        results: list[Result],
+        apart: list[int],
+        refusal: GatewayError | None = None,
+    ) -> None:
         self._batch = batch
-        self.results = results
+        #: where all were accepted, one behind the other, the sequence of the first; else 0
+        self.first = first
+        self._results = results
         #: indices of those to be looked at alone
         self.apart = apart
-        self.done = done
+        #: why the journal took nothing of it; None: it did, or there was nothing for it
+        self.refusal = refusal
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def count(self) -> int:
+        return self._batch.count
+
+    def result(self, index: int) -> Result:
+        return self.first + index if self.first else self._results[index]
 
     def raw(self, index: int) -> bytes:
         """A push as it came, packed."""
         return self._batch.raw(index)
+
+    def refuse(self, lost: Container[int], failure: GatewayError) -> None:
+        """The commit failed: of those accepted these were lost."""
+        results = [self.first + index for index in range(self._batch.count)] if self.first else self._results
+        self._results = [failure if isinstance(result, int) and result in lost else result for result in results]
+        self.first = 0
+
+    def settle(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
 
 
 class BatchAcceptor:
@@ -63,27 +91,28 @@ class BatchAcceptor:
             batch = self._journal.read_batch(app.name, pushes, limits)
         except (ValueError, OverflowError) as error:
             raise BadRequest(str(error), field="pushes") from None
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        places = batch.places
         accepted: AcceptedBatch | None = None
         refused: GatewayError | None = None
-        if app.device_per_hour or app.device_per_day:
-            places = [APART if place >= 0 else place for place in places]  # each counts against its registration
-        elif batch.ready:
+        each_counts = bool(app.device_per_hour or app.device_per_day)  # against its registration
+        if batch.ready and not each_counts:
             try:
                 accepted = self._journal.append_batch(batch, limits, self._edge.router, now_ms)
             except GatewayError as error:
                 refused = error
             except MemoryError:
                 refused = QueueFull("memory is short; nothing was accepted")
-        results, apart = self._settle(places, accepted, refused)
+        if accepted is not None and batch.ready == batch.count:
+            taken = TakenBatch(batch, accepted.first, [], [])
+        else:
+            places = [APART if each_counts and place >= 0 else place for place in batch.places]
+            taken = TakenBatch(batch, 0, *self._settle(places, accepted, refused), refused)
         if accepted is None:
-            done.set_result(None)
+            taken.settle()
         else:
             self._metrics.count(Metric.PUSHES, batch.ready, "token")
             self._dispatcher.look_at(accepted.odd)
-            accepted.done.add_done_callback(self._on_commit(accepted, places, results, done))
-        return TakenBatch(batch, results, apart, done)
+            accepted.done.add_done_callback(self._on_commit(accepted, taken))
+        return taken
 
     def _limits(self, app: App, most: int) -> BatchLimits:
         defaults = self._delivery
@@ -119,19 +148,13 @@ class BatchAcceptor:
             results.append(result)
         return results, apart
 
-    def _on_commit(
-        self, accepted: AcceptedBatch, places: list[int], results: list[Result], done: asyncio.Future[None]
-    ) -> Callable[[asyncio.Future[None]], None]:
+    def _on_commit(self, accepted: AcceptedBatch, taken: TakenBatch) -> Callable[[asyncio.Future[None]], None]:
         def on_commit(commit: asyncio.Future[None]) -> None:
             error = None if commit.cancelled() else commit.exception()
             if commit.cancelled() or error is not None:
                 self._dispatcher.take_back(accepted.withdrawn)
-                lost = {seq for seq, _ in accepted.withdrawn}
                 failure = error if isinstance(error, GatewayError) else StoreUnavailable()
-                for index, place in enumerate(places):
-                    if place >= 0 and accepted.first + place in lost:
-                        results[index] = failure
-            if not done.done():
-                done.set_result(None)
+                taken.refuse({seq for seq, _ in accepted.withdrawn}, failure)
+            taken.settle()
 
         return on_commit

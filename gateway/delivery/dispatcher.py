@@ -482,6 +482,10 @@ class Dispatcher:
             self._executor.apply(seq, Event.SPILLED if spilled else Event.LOST)
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
+        for seq in in_flight:
+            # At once: what is heard of it before its turn comes below must find it sent.
+            if seq not in self.broadcast:
+                self._executor.note_underway(seq, registrations)
         if not self._ready_working and len(registrations) <= SLICE:
             looked = 0
             for place, registration in enumerate(registrations):
@@ -521,8 +525,6 @@ class Dispatcher:
         room = self._edge.room(registration)
         for looked, seq in enumerate(order):
             if seq in in_flight:
-                if seq not in self.broadcast:
-                    self._executor.note_underway(seq)
                 continue
             if room <= 0:
                 self._edge.await_room(registration)

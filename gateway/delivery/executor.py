@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import IntEnum
 
 from gateway.config.sections import Config
@@ -129,11 +129,11 @@ class Executor:
             return Sent.NOTHING
         return self.carry_out(delivery, notification, event)
 
-    def note_underway(self, seq: int) -> None:
-        """Its link has it. Where an owner before this one sent it, what ends it has to find it sent. One that waits was
-        sent by us: its ack time is over, and what it waits for sends it again."""
+    def note_underway(self, seq: int, registrations: Collection[int]) -> None:
+        """A link of these has it. Where an owner before this one sent it, what ends it has to find it sent. One that
+        waits was sent by us: its ack time is over, and what it waits for sends it again."""
         delivery = self._journal.get(seq)
-        if delivery is not None and delivery.state == State.ACCEPTED:
+        if delivery is not None and delivery.state == State.ACCEPTED and delivery.registration in registrations:
             self.apply(seq, Event.UNDERWAY)
 
     def carry_out(
@@ -146,6 +146,8 @@ class Executor:
         detail: str = "",
         after_ms: int = 0,
     ) -> Sent:
+        if event is Event.LOST and delivery.state == State.ACCEPTED:
+            event = Event.ROUTE  # an owner before this one sent it: it is new here
         if self.held and event in _LOOKS and delivery.notification in self.held:
             return Sent.NOTHING
         seq, registration = delivery.seq, delivery.registration

@@ -10,16 +10,21 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping
 from functools import cached_property
 from struct import Struct
+from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
+from gateway._native.push_results import build_blocks, pack_results
+
+_pack = msgspec.msgpack.Encoder().encode
 _BLOCK_BYTES = 16
-_PADDED_BYTES, _PADDED_CHARS = 18, 24
 TEXT_CHARS = 22  # base64url of a block without padding
 _BLOCK = Struct(">Q8x")
 #: apps whose keys are kept ready
@@ -65,15 +70,11 @@ class PushIds:
         block = self._of(app)[0].update(_BLOCK.pack(seq))
         return base64.urlsafe_b64encode(block)[:TEXT_CHARS].decode()
 
-    def build_many(self, app: str, seqs: Sequence[int]) -> list[str]:
-        """The same for many."""
-        blocks = self._of(app)[0].update(b"".join(map(_BLOCK.pack, seqs)))
-        # each with two zero bytes behind fills whole groups of base64, so all are written in one go
-        padded = bytearray(len(seqs) * _PADDED_BYTES)
-        for place in range(_BLOCK_BYTES):
-            padded[place::_PADDED_BYTES] = blocks[place::_BLOCK_BYTES]
-        text = base64.urlsafe_b64encode(padded).decode()
-        return [text[at : at + TEXT_CHARS] for at in range(0, len(text), _PADDED_CHARS)]
+    def pack_results(self, app: str, seqs: array[int], others: Mapping[int, Any]) -> bytes:
+        """Results of a batch as a packed array: the push id of each sequence (array of "Q"); where that is 0, what
+        `others` has for its place."""
+        blocks = self._of(app)[0].update(build_blocks(seqs))
+        return pack_results(seqs, blocks, [_pack(others[place]) for place in sorted(others)])
 
     def parse(self, text: str, app: str) -> int | None:
         """The sequence, or None where the text is no push id of this app."""

@@ -19,6 +19,7 @@ import structlog
 
 from gateway.config.sections import Api
 from gateway.delivery.no_cookies import build_no_cookies
+from gateway.delivery.public_tls import public_authorities
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.signature import HEADER, build_signature
 from gateway.metrics import Metric, Metrics
@@ -66,6 +67,7 @@ class ReceiptsWebhook:
         self._metrics = metrics
         self._clock = clock
         self._client = client or httpx.AsyncClient(
+            verify=public_authorities(),
             timeout=TIMEOUT_S,
             # No pool limit: one task an app is limit enough, and slow endpoints must not take the others' connections.
             limits=httpx.Limits(max_connections=None),

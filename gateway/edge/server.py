@@ -27,12 +27,13 @@ from gateway.edge.farewell import Elsewhere, farewell_of_drain, farewell_of_over
 from gateway.edge.flapping import FlappingGuard
 from gateway.edge.link_requests import LinkRequests, req_of
 from gateway.edge.login import DeviceLogin, Session, agree_heartbeat, parse_hello, silence_ms
+from gateway.edge.login_queue import LoginQueue
 from gateway.edge.pages import LinkPages
 from gateway.edge.plane import AckEvent, Event, Plane, build_error, build_goaway
 from gateway.edge.ports import Home
 from gateway.edge.requests import DeviceRequests
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import Flapping, GatewayError, Overloaded, Takeover, Unauthorized
+from gateway.model.errors import Flapping, GatewayError, NodeUnreachable, Overloaded, Takeover, Unauthorized
 from gateway.model.frames import PROTOCOL_VERSION, FrameType, Hello, ProviderWelcome, build_frame
 from gateway.model.ports import Ack, EdgeEvents, ImDoor, ProviderDoor
 from gateway.model.registration import Registration
@@ -98,6 +99,7 @@ class EdgeServer:
         self.certificates = Certificates(config.edge, metrics, self.plane.use_tls)
         self.router = Router(self.plane.reactors, self._held, self._floors)
         self.asks = Asks(self)
+        self._queue = LoginQueue(self._echo, config.edge.login_timeout_s)
         self._requests = (
             DeviceRequests(self, cast(Directory, directory), config.edge, clock, service_keys)
             if requests is None
@@ -337,7 +339,8 @@ class EdgeServer:
                 elif kind == native.EVENT_TIMEOUT:
                     events.on_ack_timeout(a, b)
                 elif kind == native.EVENT_ECHO:
-                    self._requests.on_echo(link)
+                    if not self._queue.on_echo(link):
+                        self._requests.on_echo(link)
                 elif kind == native.EVENT_LATE:
                     # The reactor no longer knows which registration it was for; the delivery floor does.
                     if (link, a, c) not in repeats:
@@ -395,7 +398,13 @@ class EdgeServer:
         except GatewayError as exc:
             self.refuse(link, exc, req_of(body))
 
+    def _echo(self, link: int) -> bool:
+        return self.plane.of(link).echo(link)
+
     def _on_hello(self, link: int, body: bytes) -> None:
+        if self._queue.is_late(link):
+            self._metrics.count(Metric.LOGINS, label="late")
+            return  # the reactor has ended the link, or does so now
         try:
             hello = parse_hello(body)
             if hello.role == "provider":
@@ -406,7 +415,7 @@ class EdgeServer:
                 accepted.refuse_flapping()
         except GatewayError as exc:
             self._metrics.count(Metric.LOGINS, label=exc.name)
-            if not isinstance(exc, Unauthorized | Flapping):
+            if not isinstance(exc, Unauthorized | Flapping | NodeUnreachable):
                 self._metrics.count(Metric.FRAMES_MALFORMED, label=exc.name)
             self.close(link, build_error(exc, versions=getattr(exc, "versions", None)))
             return
@@ -417,6 +426,7 @@ class EdgeServer:
         if not self.plane.sent(welcomed):
             return  # the reactor ends the link at its login deadline
         self._metrics.count(Metric.LOGINS, label="ok")
+        self._queue.welcomed(link)
         before = self._registry.bound(session.key)
         self.pages.leave(before)
         self.attendance.left(before)
@@ -454,6 +464,7 @@ class EdgeServer:
         self._metrics.count(Metric.LOGINS, label="provider")
 
     def _on_down(self, link: int, device: int) -> None:
+        self._queue.on_down(link)
         if link in self._streams:
             self._streams.remove(link)
             assert self._providers is not None

@@ -17,8 +17,9 @@ from gateway.api.once import Push
 from gateway.api.ports import Backend
 from gateway.api.wire import BatchResult
 from gateway.auth.api_keys import Provider
+from gateway.delivery.batch_gathering import pack_array
 from gateway.delivery.request import PushRequest
-from gateway.fleet.pushes import ManyPushes, Result
+from gateway.fleet.pushes import Answer, ManyPushes, Sent
 from gateway.fleet.quota_home import QuotaHome
 from gateway.fleet.spool_side import SpoolSide
 from gateway.model.errors import AcceptTimeout, BadRequest, GatewayError, LogUnavailable
@@ -30,8 +31,8 @@ WINDOW = 64
 class _Sent(NamedTuple):
     """A push that went out in a part; its result is the part's to tell."""
 
-    results: asyncio.Future[list[Result]]
-    place: int
+    sent: Sent
+    place: int  # in its part
     #: where there is a spool that may keep it
     request: PushRequest | None
 
@@ -68,7 +69,7 @@ class FleetBatchAnswer(BatchAnswer):
         once: Any = None  # keys are settled by the owners
         super().__init__(batches.backend, once, provider, kind, as_msgpack, PIECE_S)
         self._batches = batches
-        self._waiting: set[asyncio.Future[list[Result]]] = set()
+        self._waiting: set[asyncio.Future[Answer]] = set()
 
     async def _accept(self, group: list[PushRequest | GatewayError]) -> None:
         wanted = sum(not isinstance(item, GatewayError) for item in group)
@@ -77,7 +78,6 @@ class FleetBatchAnswer(BatchAnswer):
         except GatewayError as error:
             room, refusal = 0, error
         results: list[GatewayError | _Sent | _Kept | _Refused | None] = []
-        tokens: list[str] = []
         packed: list[bytes] = []
         asked: list[PushRequest | None] = []
         spool = self._batches.spool
@@ -95,14 +95,15 @@ class FleetBatchAnswer(BatchAnswer):
                 continue
             results.append(None)
             asked.append(item if spool.is_there else None)
-            tokens.append(item.target.token)
             packed.append(raw)
         sent: list[_Sent | None] = [None] * len(packed)
-        for part in self._batches.pushes.send(self._app.name, tokens, packed):
-            for at, place in enumerate(part.places):
-                sent[place] = _Sent(part.results, at, asked[place])
-            self._waiting.add(part.results)
-            part.results.add_done_callback(self._waiting.discard)
+        pushes = self._batches.pushes
+        parts = pushes.split(self._app.name, pack_array(packed, len(packed)))
+        for each in pushes.send(self._app.name, parts):
+            for at, place in enumerate(each.part.each_place()):
+                sent[place] = _Sent(each, at, asked[place])
+            self._waiting.add(each.answer)
+            each.answer.add_done_callback(self._waiting.discard)
         due = asyncio.get_running_loop().time() + self._backend.config.accept_timeout_s
         started = iter(sent)
         self._results.extend((next(started) if result is None else result, due) for result in results)
@@ -113,7 +114,7 @@ class FleetBatchAnswer(BatchAnswer):
     def _is_open(self, result: Any) -> bool:
         if isinstance(result, asyncio.Task):
             return not result.done()
-        return isinstance(result, _Refused) or (isinstance(result, _Sent) and not result.results.done())
+        return isinstance(result, _Refused) or (isinstance(result, _Sent) and not result.sent.answer.done())
 
     async def _line(self, index: int, result: Any, due: float) -> bytes:
         if isinstance(result, asyncio.Task):
@@ -123,11 +124,11 @@ class FleetBatchAnswer(BatchAnswer):
             return await self._refusal(index, result.error, result.request, due)
         if not isinstance(result, _Sent):
             return await super()._line(index, result, due)
-        if not result.results.done():
-            await asyncio.wait((result.results,), timeout=max(due - asyncio.get_running_loop().time(), 0))
-        if not result.results.done():
+        if not result.sent.answer.done():
+            await asyncio.wait((result.sent.answer,), timeout=max(due - asyncio.get_running_loop().time(), 0))
+        if not result.sent.answer.done():
             return await super()._line(index, AcceptTimeout(), due)
-        answer = result.results.result()[result.place]
+        answer = result.sent.answer.result().at(result.place)
         if not isinstance(answer, GatewayError):
             return await super()._line(index, Push(answer.seq, None, answer.replayed, answer.targeted), due)
         return await self._refusal(index, answer, result.request, due)

@@ -16,6 +16,7 @@ from gateway.auth.service_keys import ServiceKeys
 from gateway.cluster.far_door import FarDoor
 from gateway.cluster.far_edge import FarEdge
 from gateway.config.sections import Config
+from gateway.delivery.batch_gathering import BatchGathering
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.reports import Reports
 from gateway.fleet.broadcast_feed import BroadcastFeed
@@ -90,7 +91,7 @@ class PartitionCore:
         store.directory.watch(self._edge)
         push.backend.dispatcher = self._wide.attach(push.dispatcher, push.acceptor, push.scheduler)
         near.providers.join(self)
-        self._asgi: ASGIApp = push.build_app()
+        self._asgi: ASGIApp = push.build_app(is_described=False)  # the node's door is
         self._is_open = False
 
     # --- fleet.ports.Core
@@ -106,6 +107,10 @@ class PartitionCore:
     @property
     def once(self) -> Once:
         return self._push.once
+
+    @property
+    def gathering(self) -> BatchGathering:
+        return self._push.gathering
 
     @property
     def apps(self) -> AppRecords:

@@ -93,8 +93,9 @@ class CorePushes:
             audience = audience._replace(registrations=chosen)
         if self._is_settled(kept):  # recalled meanwhile
             return 0
-        # Where nobody is, nothing is written; but its home can tell of it in any case.
-        if audience.registrations or partition_of_seq(kept.seq) == self.partition:
+        # Where nobody is, nothing is written; but its home can tell of it in any case. What was kept by a gateway that
+        # was alone does not say its home.
+        if audience.registrations or partition_of_seq(kept.seq) in (self.partition, -1):
             await self._acceptor.take_over(kept, audience, self._clock())
         return len(audience.registrations)
 
@@ -104,7 +105,8 @@ class CorePushes:
     async def recall(self, kept: Notification) -> int:
         """Durable when it returns how many deliveries were still pending. Where it did not come here yet it never
         will."""
-        if self._schedules.became(kept.seq):
+        # What was imported may be its own only delivery.
+        if self._schedules.became(kept.seq) or self._journal.notification(kept.seq) is not None:
             try:
                 return await self._dispatcher.recall(kept.app, kept.seq)
             except UnknownPush:

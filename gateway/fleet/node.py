@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,8 +19,10 @@ from gateway.auth.service_keys import PURPOSE, ServiceKeys
 from gateway.cluster.adoption import PartitionStores
 from gateway.cluster.beats import ThreadHeart
 from gateway.cluster.broadcast_stream import BroadcastStream
-from gateway.cluster.entrance import Entrance, enter
+from gateway.cluster.entrance import Entrance, enter, patiently
 from gateway.cluster.far_door import FarDoor
+from gateway.cluster.import_record import finished_import
+from gateway.cluster.key_watch import KeyWatch
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.members import FleetMembers
 from gateway.cluster.nats_bus import NatsBus
@@ -27,6 +30,7 @@ from gateway.cluster.nats_checks import check_nats
 from gateway.cluster.nats_link import NatsLink
 from gateway.cluster.node_edge import NodeEdge
 from gateway.cluster.shared_keys import FleetKeys, share_keys
+from gateway.cluster.stray_tokens import StrayTokens
 from gateway.config.cluster import node_name
 from gateway.config.sections import Config
 from gateway.delivery.push_ids import PushIds
@@ -41,7 +45,7 @@ from gateway.fleet.provider_side import ProviderSide
 from gateway.fleet.spool import Spool
 from gateway.fleet.spread import Spread
 from gateway.metrics import Metric, Metrics
-from gateway.model.cluster import Member, Owner, partition_of
+from gateway.model.cluster import Member, Owner, learn_strays, partition_of
 from gateway.model.device_address import DeviceAddress, parse_device_address
 from gateway.model.errors import ConfigError, GatewayError, LogUnavailable
 from gateway.model.quiet import load_timezones
@@ -101,7 +105,9 @@ class FleetNode:
             links=lambda: self.edge.plane.links(),
             is_up=lambda: link.is_up,
             on_ousted=self._on_ousted,
+            hear=lambda entry: self._key_watch.hear(entry),
         )
+        self._key_watch = KeyWatch(keys, entrance, settings.lease_s, self.members.announce_keys)
         server_keys = keys.server
         push_ids = PushIds(server_keys.push_id_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
@@ -130,9 +136,10 @@ class FleetNode:
         def home_of(device: str, app: str, account: str) -> int:
             return partition_of(token_of_triple(server_keys.token_key, device, app, account), settings.partitions)
 
+        verifier = DeviceVerifier(config.auth, server_keys, is_current=self._key_watch.is_current)
         self._devices = NodeEdge(
             config,
-            DeviceLogin(config.edge, DeviceVerifier(config.auth, server_keys).verify, key_of),
+            DeviceLogin(config.edge, verifier.verify, key_of),
             self._bus,
             self.members,
             metrics,
@@ -175,7 +182,10 @@ class FleetNode:
             leases = KvLeases(link, settings)
             await leases.open()
             keys = await share_keys(config, leases)
-            entrance = await enter(settings, leases, devices=_advertised(config), api=_api_url(config))
+            await _learn_strays(config, link, leases)
+            entrance = await enter(
+                settings, leases, devices=_advertised(config), api=_api_url(config), keys=keys.revision
+            )
             spool = Spool.open(config, metrics, unix_ms) if settings.spool else None
             self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)), spool)
         except BaseException:
@@ -340,6 +350,7 @@ class FleetNode:
     async def drain(self) -> None:
         """Hand the partitions over, take no more pushes and connections, send the devices to other nodes."""
         self.draining = True
+        self._providers.backend.is_leaving = True
         drain_s = self.config.edge.drain_s
         with suppress(GatewayError):
             await self.members.drain(max(drain_s, self.config.cluster.lease_s))
@@ -355,6 +366,7 @@ class FleetNode:
         await self.streams.close()
         await self.edge.stop()
         await self.members.close()
+        await self._key_watch.close()
         for core in list(self.cores.values()):
             self.lost(core.partition)
         await asyncio.gather(*self._closings.values(), return_exceptions=True)
@@ -369,6 +381,14 @@ class FleetNode:
         await self._bus.close()
         await self._link.close()
         self.metrics.set(Metric.CLUSTER_UP, 0.0)
+
+
+async def _learn_strays(config: Config, link: NatsLink, leases: KvLeases) -> None:
+    """Which tokens lie elsewhere, where the fleet was imported. ConfigError while it is not whole: looked at behind the
+    keys, for an import that begins later finds those."""
+    imported = await patiently(partial(finished_import, leases))
+    if imported is not None and imported.stray_chunks:
+        learn_strays(await StrayTokens(link, config.cluster).read(imported.stray_chunks))
 
 
 async def _patiently(start: Callable[[], Awaitable[None]]) -> None:

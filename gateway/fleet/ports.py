@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from gateway.api.once import Once
 from gateway.api.ports import Backend
+from gateway.delivery.batch_gathering import BatchGathering
 from gateway.model.registration import App
 
 
@@ -49,6 +50,11 @@ class Core(Protocol):
     @property
     def once(self) -> Once:
         """The idempotency keys that `asgi` was built with."""
+        ...
+
+    @property
+    def gathering(self) -> BatchGathering:
+        """The way in for parts of batches."""
         ...
 
     @property

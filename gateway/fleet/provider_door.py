@@ -30,7 +30,7 @@ from gateway.api.wire import PushView, RegistrationPage, ScheduledPage, Statisti
 from gateway.fleet import merges
 from gateway.fleet.calls import Answered, Asked, Calls, Relayed
 from gateway.fleet.places import Place, place_of
-from gateway.model.cluster import home_of, partition_of, partition_of_seq
+from gateway.model.cluster import home_of, is_imported_seq, partition_of, partition_of_seq
 from gateway.model.errors import ERRORS, BadRequest, GatewayError, UnknownPush
 from gateway.model.registration import parse_token
 
@@ -40,6 +40,8 @@ _Page = TypeVar("_Page", RegistrationPage, ScheduledPage)
 _Any = TypeVar("_Any")
 #: most of an offset
 _FAR = 1 << 31
+#: a push of before the fleet was imported: all are asked
+ANYWHERE = -1
 
 
 class _Target(msgspec.Struct):
@@ -132,10 +134,24 @@ class ProviderDoor:
         return await self._relay(call, token_partition(token, self._partitions) or 0, body)
 
     async def _push(self, call: Call) -> Response:
-        return await self._relay(call, self._partition_of_push(call))
+        partition = self._partition_of_push(call)
+        if partition == ANYWHERE:
+            views = await self._values(self._about(call), PushView, absent=404)
+            if not views:
+                raise UnknownPush
+            # one to many is taken back by the home, which tells all that have it
+            one = len(views) == 1
+            partition = next(iter(views)) if one else self._home_of(call)
+        return await self._relay(call, partition)
 
     async def _message(self, call: Call) -> Response:
         message = self._names.parse_message(call.path("id"))
+        if message is not None and is_imported_seq(message.seq):
+            found = await self._calls.each(build_asked(call, b""))  # one at most has it
+            answers = [answered for answered in found.answers.values() if answered.status != 404]
+            if not answers and found.error is not None:
+                raise found.error
+            return relayed(call, answers[0] if answers else next(iter(found.answers.values())))
         partition = -1 if message is None else partition_of_seq(message.seq)
         return await self._relay(call, partition if 0 <= partition < self._partitions else 0)
 
@@ -152,10 +168,12 @@ class ProviderDoor:
         return home_of(call.app.name, self._partitions)
 
     def _partition_of_push(self, call: Call) -> int:
-        """Where it was accepted; UnknownPush."""
+        """Where it was accepted, or ANYWHERE; UnknownPush."""
         seq = self._backend.push_ids.parse(call.path("id"), call.app.name)
         if seq is None:
             raise UnknownPush
+        if is_imported_seq(seq):
+            return ANYWHERE
         partition = partition_of_seq(seq)
         if partition >= self._partitions:
             raise UnknownPush
@@ -177,6 +195,11 @@ class ProviderDoor:
         """Where is my push? One to a token is known to its partition alone, others to all that have deliveries."""
         partition = self._partition_of_push(call)
         asked = build_asked(call, b"")
+        if partition == ANYWHERE:
+            views = await self._values(self._about(call), PushView, absent=404)
+            if not views:
+                raise UnknownPush
+            partition = next(iter(views))
         if not asked.path.endswith("/statistics"):
             answered = await self._calls.ask(partition, asked)
             view = value_of(answered, PushView)
@@ -184,11 +207,14 @@ class ProviderDoor:
             if view is None or view.target.token:
                 return relayed(call, answered)
             return await self._merged_view(call, asked)
-        about = packed(asked, "limit=0", path=f"/v1/push/{call.path('id')}")
-        view = value_of(await self._calls.ask(partition, about), PushView)
+        view = value_of(await self._calls.ask(partition, self._about(call)), PushView)
         if view is not None and view.target.token:
             return relayed(call, await self._calls.ask(partition, asked))
         return await self._merged_statistics(call, asked)
+
+    def _about(self, call: Call) -> Asked:
+        """Of the push in the path, without its deliveries."""
+        return packed(_get(build_asked(call, b"")), "limit=0", path=f"/v1/push/{call.path('id')}")
 
     async def _merged_view(self, call: Call, asked: Asked) -> Response:
         offset = call.query("offset", 0, 0, _FAR)
@@ -280,6 +306,10 @@ def build_asked(call: Call, body: bytes) -> Asked:
         scheme=scope.get("scheme", "http"),
         certificates=list(tls.get("client_cert_chain", ())),
     )
+
+
+def _get(asked: Asked) -> Asked:
+    return msgspec.structs.replace(asked, method="GET")
 
 
 def packed(asked: Asked, query: str, *, path: str = "") -> Asked:

@@ -1,45 +1,45 @@
-"""Many pushes at once: told apart by partition, one message and one journal row at each owner; must never change the
-order of pushes to one token, nor tell of a push what its owner did not.
+"""Many pushes at once: told apart by partition, one message to each node and one journal row at each owner; must never
+change the order of pushes to one token, nor tell of a push what its owner did not.
 
-A push goes out as it came, packed; only its token is looked at here. What is no push to a token goes to the app's home,
-which says what is wrong with it, if anything is.
+What batches of one turn of the loop have for a partition goes there as one, so parts grow with the load. A push goes
+out as it came, packed; only its token is looked at here. What is no push to a token goes to the app's home, which says
+what is wrong with it, if anything is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import string
-from collections.abc import Awaitable, Iterable, Sequence
+from array import array
+from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
+from gateway._native.batch_parts import scatter
+from gateway._native.batch_parts import split as split_native
 from gateway.api.media import MSGPACK, decode
 from gateway.api.once import Push, settle
+from gateway.delivery.batch_gathering import HEAD_BYTES, TakenPart, pack_array
 from gateway.delivery.request import PushRequest
 from gateway.fleet.error_rows import build_error_row, parse_error_row
 from gateway.fleet.owners import Owners
 from gateway.fleet.ports import Core
+from gateway.fleet.stray_pushes import place_strays
 from gateway.model.cluster import SLOTS, home_of
-from gateway.model.errors import BadRequest, Draining, GatewayError, NodeUnreachable, UnknownApp
+from gateway.model.errors import BadRequest, Draining, GatewayError, LogFenced, NodeUnreachable, UnknownApp
+from gateway.model.registration import App
 
 log = structlog.get_logger("gateway.fleet")
 
 KIND = "pushes"
-_CHARS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
-#: first two characters of a token → its slot: ten of their twelve bits
-_SLOT = {
-    high + low: (at_high << 6 | at_low) >> 2 for at_high, high in enumerate(_CHARS) for at_low, low in enumerate(_CHARS)
-}
-
-
-class _Target(msgspec.Struct):
-    token: str = ""
-
-
-class _Peek(msgspec.Struct):
-    target: _Target
+_WHOLE = (1 << 32) - 1
+#: batches are put together up to so much for one partition; a larger one goes alone
+MOST_PUSHES = 4_096
+MOST_BYTES = 524_288
+#: a message to a node is closed when it has so much
+MESSAGE_BYTES = 1_048_576
 
 
 class _Asked(NamedTuple):
@@ -59,116 +59,210 @@ class Pushed(NamedTuple):
 Result = Pushed | GatewayError
 
 _encode = msgspec.msgpack.Encoder().encode
-_peek_all = msgspec.msgpack.Decoder(list[_Peek]).decode
-_peek = msgspec.msgpack.Decoder(_Peek).decode
-_split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_asked = msgspec.msgpack.Decoder(_Asked).decode
-_decode_results = msgspec.msgpack.Decoder(list[int | list[Any]]).decode
-
-
-def partition_of_text(token: str, partitions: int, otherwise: int) -> int:
-    """By its first characters alone: what is no token is unknown wherever it is asked for."""
-    slot = _SLOT.get(token[:2])
-    return otherwise if slot is None else slot * partitions // SLOTS
-
-
-def split(pushes: bytes) -> list[msgspec.Raw]:
-    """A packed array taken apart. BadRequest where it is none."""
-    try:
-        return _split(pushes)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError):
-        raise BadRequest("an array of pushes is expected", field="pushes") from None
-
-
-def tokens_of(pushes: bytes, parts: Sequence[msgspec.Raw | bytes]) -> list[str]:
-    """Of each push the token it names; empty where it names none, or is no push."""
-    try:
-        return [peek.target.token for peek in _peek_all(pushes)]
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError):
-        return [_token_of(part) for part in parts]
-
-
-def _token_of(part: msgspec.Raw | bytes) -> str:
-    try:
-        return _peek(part).target.token
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError):
-        return ""
-
-
-def pack_array(parts: Iterable[msgspec.Raw | bytes], count: int) -> bytes:
-    return b"\xdd" + count.to_bytes(4, "big") + b"".join(parts)
+_decode_answer = msgspec.msgpack.Decoder(int | list[int | list[Any]]).decode
 
 
 class Part(NamedTuple):
-    """The pushes of one batch that are one partition's, and what becomes of them: never fails."""
+    """The pushes of one batch that are one partition's."""
 
-    places: list[int]
-    results: asyncio.Future[list[Result]]
+    partition: int
+    length: int
+    pushes: bytes  # packed array
+    places: bytes  # of each in the batch
+
+    def each_place(self) -> Sequence[int]:
+        return memoryview(self.places).cast("I")
+
+
+class Answer(NamedTuple):
+    """What became of a part."""
+
+    #: where all were accepted, one behind the other, the sequence of the first; else 0, and each has its own
+    first: int = 0
+    results: Sequence[Result] = ()
+
+    def at(self, index: int) -> Result:
+        return Pushed(self.first + index) if self.first else self.results[index]
+
+    def slice(self, start: int, length: int) -> Answer:
+        return Answer(self.first + start) if self.first else Answer(0, self.results[start : start + length])
+
+
+class Sent(NamedTuple):
+    """A part on its way."""
+
+    part: Part
+    answer: asyncio.Future[Answer]  # never fails
+
+
+class _Load:
+    """Parts of one partition and app that go out as one."""
+
+    __slots__ = ("app", "length", "partition", "sent", "size")
+
+    def __init__(self, app: str, partition: int) -> None:
+        self.app = app
+        self.partition = partition
+        self.sent: list[Sent] = []
+        self.length = 0
+        self.size = 0
+
+    def add(self, sent: Sent) -> None:
+        self.sent.append(sent)
+        self.length += sent.part.length
+        self.size += len(sent.part.pushes)
+
+    def takes(self, part: Part) -> bool:
+        return self.length + part.length <= MOST_PUSHES and self.size + len(part.pushes) <= MOST_BYTES
+
+    def pack(self) -> bytes:
+        """As an owner is asked for it."""
+        pushes = self.sent[0].part.pushes
+        if len(self.sent) > 1:
+            bare = (memoryview(sent.part.pushes)[HEAD_BYTES:] for sent in self.sent)
+            pushes = pack_array(bare, self.length)
+        return _encode(_Asked(self.app, self.length, pushes))
+
+    def tell(self, answer: Answer) -> None:
+        """Whoever was told something before does not hear it."""
+        at = 0
+        for part, told in self.sent:
+            if not told.done():
+                told.set_result(answer.slice(at, part.length))
+            at += part.length
+
+
+def _messages(loads: list[_Load]) -> list[list[_Load]]:
+    """In the same order, told apart by how much one message should have."""
+    made: list[list[_Load]] = []
+    size = MESSAGE_BYTES
+    for load in loads:
+        if size >= MESSAGE_BYTES:
+            made.append([])
+            size = 0
+        made[-1].append(load)
+        size += load.size
+    return made
 
 
 class ManyPushes:
-    """Control thread only. `most` and the accept time-out are those of the configuration."""
+    """Control thread only. `accept_timeout_s` is that of the configuration."""
 
     def __init__(self, owners: Owners, accept_timeout_s: float) -> None:
         self._owners = owners
         self._timeout_s = accept_timeout_s
-        self._asking: set[asyncio.Task[list[Result]]] = set()
+        self._asking: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+        #: what goes out at the end of this turn, by app and partition, in order
+        self._loads: dict[tuple[str, int], list[_Load]] = {}
+        partitions = owners.partitions
+        self._partition_of_slot = array("H", (slot * partitions // SLOTS for slot in range(SLOTS)))
         owners.serve(KIND, self._on_pushes)
 
     # --- at the node that was asked
 
-    def send(self, app: str, tokens: Sequence[str], parts: Sequence[msgspec.Raw | bytes]) -> list[Part]:
-        """On their way when it returns, in order. `tokens`: of each; empty: the app's home decides."""
-        partitions = self._owners.partitions
-        home = home_of(app, partitions)
-        places: dict[int, list[int]] = {}
-        for place, token in enumerate(tokens):
-            partition = partition_of_text(token, partitions, home)
-            if partition in places:
-                places[partition].append(place)
-            else:
-                places[partition] = [place]
+    def split(self, app: str, pushes: bytes, most: int = _WHOLE) -> list[Part]:
+        """The first `most` of a packed array told apart, in order; those without a token are its home's. BadRequest
+        where this is no array."""
+        home = home_of(app, self._owners.partitions)
+        try:
+            parts = split_native(pushes, self._partition_of_slot, home, most)
+            return [Part._make(part) for part in place_strays(parts, self._owners.partitions)]
+        except ValueError as error:
+            raise BadRequest(str(error), field="pushes") from None
+
+    def send(self, app: str, parts: Sequence[Part]) -> list[Sent]:
+        """They go out in this turn of the loop, in order."""
         loop = asyncio.get_running_loop()
-        sent: list[Part] = []
-        for partition, theirs in places.items():
-            packed = pack_array((parts[place] for place in theirs), len(theirs))
-            body = _encode(_Asked(app, len(theirs), packed))
-            # tasks begin in this order, and all of this batch before any of the next
-            task = loop.create_task(self._ask(partition, body, len(theirs)))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
-            sent.append(Part(theirs, task))
+        if not self._loads:
+            loop.call_soon(self._flush)
+        sent = [Sent(part, loop.create_future()) for part in parts]
+        for each in sent:
+            loads = self._loads.setdefault((app, each.part.partition), [])
+            if not loads or not loads[-1].takes(each.part):
+                loads.append(_Load(app, each.part.partition))
+            loads[-1].add(each)
         return sent
 
     async def close(self) -> None:
-        """Nobody waits for results any more."""
-        asking = list(self._asking)
-        for task in asking:
+        """Who still waits is told that there is no answer."""
+        self._flush()  # each load is a task's, and told by its end
+        tasks = [*self._asking, *self._settling]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, partition: int, body: bytes, count: int) -> list[Result]:
+    def _flush(self) -> None:
+        loads, self._loads = self._loads, {}
+        owner = self._owners.members.owner
+        by_node: dict[int, list[_Load]] = {}
+        for (_, partition), theirs in loads.items():
+            by_node.setdefault(owner(partition).node, []).extend(theirs)
+        for node, all_of_node in by_node.items():
+            for together in _messages(all_of_node):
+                # tasks begin in this order, and all of this turn before any of the next
+                task = asyncio.get_running_loop().create_task(self._ask(node, together))
+                self._asking.add(task)
+                task.add_done_callback(partial(self._on_asked, together))
+
+    def _on_asked(self, loads: list[_Load], task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        for load in loads:  # whoever was not told anything
+            load.tell(_refused(NodeUnreachable(), load.length))
+
+    async def _ask(self, node: int, loads: list[_Load]) -> None:
+        """`node` 0: nobody's now."""
         try:
-            results = parse_results(await self._owners.ask(partition, KIND, body))
-        except GatewayError as error:
-            return [error] * count
+            bodies = [(load.partition, load.pack()) for load in loads]
+            if node:
+                found = await self._owners.ask_node(node, KIND, bodies)
+            else:
+                found = [LogFenced()] * len(loads)
+            again: list[Awaitable[None]] = []
+            for load, (_, body), answer in zip(loads, bodies, found, strict=True):
+                if isinstance(answer, LogFenced):  # its owner has changed meanwhile, and nothing was done
+                    again.append(self._ask_one(load, body))
+                else:
+                    load.tell(_parse(answer, load.length))
+            await asyncio.gather(*again)
         except Exception as exc:
             log.error("pushes could not be sent to their owner", kind=type(exc).__name__)
-            return [GatewayError()] * count
-        return results if len(results) == count else [NodeUnreachable("a node answered for other pushes")] * count
+
+    async def _ask_one(self, load: _Load, body: bytes) -> None:
+        """Of whoever owns it by now."""
+        try:
+            load.tell(_parse(await self._owners.ask(load.partition, KIND, body), load.length))
+        except GatewayError as error:
+            load.tell(_refused(error, load.length))
 
     # --- at the owner
 
     def _on_pushes(self, core: Core, body: bytes) -> Awaitable[bytes]:
-        """Everything is taken in before this returns, so that what comes later is behind it."""
+        """In the order of arrival: what comes later is taken in behind it."""
         asked = parse_pushes(body)
-        backend = core.backend
-        app = backend.directory.app(asked.app)
+        app = core.backend.directory.app(asked.app)
         if app is None:
             raise UnknownApp
-        if backend.stopping.is_set:
+        if core.backend.stopping.is_set:
             raise Draining
-        taken = backend.batches.accept(app, asked.pushes, asked.most, backend.now_ms())
+        answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def hear(taken: TakenPart | GatewayError) -> None:
+            if isinstance(taken, GatewayError):
+                _fail(answered, taken)
+            elif isinstance(taken.refusal, LogFenced):
+                _fail(answered, taken.refusal)  # nothing was done: the next owner is asked
+            elif taken.apart:
+                self._settle_apart(core, app, taken, answered)
+            else:
+                taken.done.add_done_callback(lambda _: _resolve(answered, taken))
+
+        core.gathering.take(app, asked.pushes, asked.most, hear)
+        return answered
+
+    def _settle_apart(self, core: Core, app: App, taken: TakenPart, answered: asyncio.Future[bytes]) -> None:
+        """Of those to be looked at alone each begins now."""
         singles: dict[int, Push | GatewayError] = {}
         for index in taken.apart:
             try:
@@ -177,14 +271,13 @@ class ManyPushes:
             except GatewayError as error:
                 singles[index] = error
 
-        async def answer() -> bytes:
+        async def settle_all() -> None:
             await asyncio.wait((taken.done,))
-            rows: list[Any] = []
-            for index, result in enumerate(taken.results):
-                rows.append(await self._row(singles[index]) if index in singles else _row_of(result))
-            return _encode(rows)
+            _resolve(answered, taken, {index: await self._row(single) for index, single in singles.items()})
 
-        return answer()
+        task = asyncio.get_running_loop().create_task(settle_all())
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
 
     async def _row(self, single: Push | GatewayError) -> Any:
         if isinstance(single, GatewayError):
@@ -196,11 +289,45 @@ class ManyPushes:
         return (single.seq, single.targeted, single.replayed)
 
 
-def _row_of(result: int | GatewayError | None) -> Any:
-    if isinstance(result, GatewayError):
-        return build_error_row(result)
-    assert result is not None, "what is looked at alone has a result of its own"
-    return result
+def _resolve(answered: asyncio.Future[bytes], taken: TakenPart, singles: dict[int, Any] | None = None) -> None:
+    if not answered.done():
+        answered.set_result(build_answer(taken, singles))
+
+
+def _fail(answered: asyncio.Future[bytes], error: GatewayError) -> None:
+    if not answered.done():
+        answered.set_exception(error)
+
+
+def place_seqs(seqs: array[int], part: Part, answer: Answer) -> dict[int, Result]:
+    """Sequences of accepted pushes at their places of the batch; returns what is not just that, by place."""
+    if answer.first:
+        scatter(seqs, part.places, answer.first)
+        return {}
+    others: dict[int, Result] = {}
+    for place, result in zip(part.each_place(), answer.results, strict=True):
+        if isinstance(result, Pushed) and result.targeted == 1:
+            seqs[place] = result.seq
+        else:
+            others[place] = result
+    return others
+
+
+def build_answer(taken: TakenPart, singles: dict[int, Any] | None = None) -> bytes:
+    """A number: all were accepted, this was the first; else a row each: its sequence, what `singles` has, an error."""
+    if taken.first:
+        return _encode(taken.first)
+    rows: list[Any] = []
+    for index in range(taken.count):
+        result = taken.result(index)
+        if isinstance(result, GatewayError):
+            rows.append(build_error_row(result))
+        elif result is None:
+            assert singles is not None, "what is looked at alone has a result of its own"
+            rows.append(singles[index])
+        else:
+            rows.append(result)
+    return _encode(rows)
 
 
 def parse_pushes(body: bytes) -> _Asked:
@@ -211,12 +338,33 @@ def parse_pushes(body: bytes) -> _Asked:
         raise BadRequest("these are no pushes of another node") from error
 
 
-def parse_results(body: bytes) -> list[Result]:
-    """NodeUnreachable where these are none."""
+def parse_answer(body: bytes, count: int) -> Answer:
+    """NodeUnreachable where it is none, or one for other pushes."""
     try:
-        return [Pushed(row) if isinstance(row, int) else _parse_row(row) for row in _decode_results(body)]
+        answer = _decode_answer(body)
+        if isinstance(answer, int):
+            if answer <= 0 or count <= 0:
+                raise BadRequest("no sequence of a push")
+            return Answer(answer)
+        results = [Pushed(row) if isinstance(row, int) else _parse_row(row) for row in answer]
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, BadRequest) as error:
         raise NodeUnreachable("a node answered with something that is no answer") from error
+    if len(results) != count:
+        raise NodeUnreachable("a node answered for other pushes")
+    return Answer(0, results)
+
+
+def _parse(answer: bytes | GatewayError, count: int) -> Answer:
+    if isinstance(answer, GatewayError):
+        return _refused(answer, count)
+    try:
+        return parse_answer(answer, count)
+    except NodeUnreachable as error:
+        return _refused(error, count)
+
+
+def _refused(error: GatewayError, count: int) -> Answer:
+    return Answer(0, [error] * count)
 
 
 def _parse_row(row: list[Any]) -> Result:

@@ -16,7 +16,8 @@ class Metric(Enum):
     FAR_DROPPED = Spec(
         "heliograph_far_dropped_total",
         "counter",
-        "What nodes said to each other about devices and was not heard, by reason: malformed, stale, homeless",
+        "What nodes said to each other about devices and was not heard, by reason: malformed, stale, homeless; "
+        "REGISTERs that nobody waited for any more: late",
         "reason",
     )
     FAR_LOST = Spec(

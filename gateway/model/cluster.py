@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 #: tokens fall into so many slots, by their first ten bits; a number of partitions divides it
@@ -31,9 +31,30 @@ _ATTACHMENTS = (1 << _NODE_SHIFT) - 1
 CURSOR_SHIFT = 12
 
 
+#: token → slot of those that lie elsewhere than their first bits say: a gateway that was alone gave them out, and its
+#: registrations were imported. Which they are never changes, so it is known to the whole process
+_strays: dict[bytes, int] = {}
+
+
+def first_bits(token: bytes) -> int:
+    """The slot that a token says."""
+    return (token[0] << 2) | (token[1] >> 6)
+
+
+def learn_strays(strays: Mapping[bytes, int]) -> None:
+    """From now on `partition_of` knows where these lie; before a door is opened."""
+    _strays.update(strays)
+
+
+def has_strays() -> bool:
+    return bool(_strays)
+
+
 def partition_of(token: bytes, partitions: int) -> int:
     """Where a token belongs. Tokens are outputs of an HMAC, so their first bits spread evenly."""
     slot = (token[0] << 2) | (token[1] >> 6)
+    if _strays:
+        slot = _strays.get(token, slot)
     return slot * partitions // SLOTS
 
 
@@ -53,6 +74,11 @@ def partition_of_seq(seq: int) -> int:
     """-1: a broadcast, or of one machine alone."""
     field = seq >> SEQ_SHIFT
     return -1 if field == BROADCAST_FIELD else field - 1
+
+
+def is_imported_seq(seq: int) -> bool:
+    """Of a gateway that was alone, whose store was imported: any partition may have it."""
+    return seq >> SEQ_SHIFT == 0
 
 
 def is_broadcast_seq(seq: int) -> bool:

@@ -273,6 +273,15 @@ class Journal(Protocol):
         """Store a broadcast once (A3)."""
         ...
 
+    @property
+    def is_committing(self) -> bool:
+        """A commit is under way: what is accepted now is durable with the next one at the earliest."""
+        ...
+
+    def at_commit_end(self, call: Callable[[], None]) -> None:
+        """`call` once, when the commit under way has ended, however it did: what it accepts is in the next one."""
+        ...
+
     def read_batch(self, app: str, pushes: bytes, limits: BatchLimits) -> PushBatch:
         """Read a packed array of pushes and look their registrations up; ValueError where it is none, OverflowError
         where they are too many."""

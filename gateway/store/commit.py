@@ -140,6 +140,7 @@ class Committer:
         self._closed = False
         self._sources: list[Call] = []
         self._hooks: list[Call] = []
+        self._at_landing: list[Call] = []
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="heliograph-commit", daemon=True)
         self._thread.start()
@@ -212,6 +213,16 @@ class Committer:
     def add_hook(self, hook: Call) -> None:
         """`hook` is called after each commit, after its entries' own `done`."""
         self._hooks.append(hook)
+
+    @property
+    def is_flying(self) -> bool:
+        """A commit is under way: what is submitted now waits for the next one."""
+        return self._flying is not None
+
+    def at_landing(self, call: Call) -> None:
+        """`call` once, when the commit under way has ended, however it did: what it submits is in the next one. It does
+        not raise."""
+        self._at_landing.append(call)
 
     def nudge(self) -> None:
         """Cut a batch soon although nothing was submitted: a source has something."""
@@ -333,6 +344,7 @@ class Committer:
             # the folder is behind: who opens it next applies this from the log
             self._resolve(self._flying or [])
             self._flying, self._flying_job, self._flying_rows = None, None, 0
+            self._call_at_landing()
         else:
             applied: Row = (PUT, Db.META, APPLIED_KEY, pack_u64(appended.result()))
             # all in one: a place is applied as a whole
@@ -415,6 +427,7 @@ class Committer:
             if self._log is None or not self._has_failed_with_log(batch, error):
                 self._on_failed(batch, error)
             self._flying_job = None
+            self._call_at_landing()
             return
         self._flying_job = None
         if self._log is not None:
@@ -429,10 +442,16 @@ class Committer:
                 entry.future.set_result(None)
         for hook in self._hooks:
             hook()
+        self._call_at_landing()
         if self._probing:
             self._probe_on()
         else:
             self._cut()
+
+    def _call_at_landing(self) -> None:
+        calls, self._at_landing = self._at_landing, []
+        for call in calls:
+            call()
 
     # --- trouble --------------------------------------------------------------------------------------------
 

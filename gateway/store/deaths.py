@@ -33,6 +33,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Row).decode
 
 
+def token_of_death(raw: bytes) -> bytes:
+    """Whose row this is."""
+    return _decode(raw).token
+
+
 class Deaths:
     """Control thread only; model.ports.Deaths."""
 

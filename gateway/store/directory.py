@@ -239,8 +239,7 @@ class Directory:
         token, generation = self._tokens.build(device, app, account, 0), 0
         number = self.registry.find(token)
         if number < 0 and (generation := self._tokens.revoked(token)):
-            token = self._tokens.build(device, app, account, generation)
-            number = self.registry.find(token)
+            token, number = self._tokens.current(device, app, account, generation, self.registry.find)
         return token, generation, number
 
     def locate(self, token: bytes) -> Whereabouts:

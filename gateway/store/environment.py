@@ -65,8 +65,11 @@ class Environment:
         self._dbs: list[Any] = []
 
     @classmethod
-    def open(cls, config: StoreConfig, *, readonly: bool = False, room: int = 1) -> Environment:
-        """Open or create; falls back to read-only where the folder can not be written.
+    def open(
+        cls, config: StoreConfig, *, readonly: bool = False, exclusive: bool = False, room: int = 1
+    ) -> Environment:
+        """Open or create; falls back to read-only where the folder can not be written. `exclusive`: nobody else may
+        have it open, though it is only read.
 
         Raises ConfigError where it can not be opened at all, StoreSchemaTooNew where a newer version wrote it.
         """
@@ -75,7 +78,8 @@ class Environment:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
             raise ConfigError(f"the store folder can not be made: {exc.strerror}", field=_FIELD) from exc
-        self = cls(folder, config, readonly=readonly, lock=-1 if readonly else _own(folder), room=room)
+        lock = _own(folder) if exclusive or not readonly else -1
+        self = cls(folder, config, readonly=readonly, lock=lock, room=room)
         try:
             self._open()
         except BaseException:

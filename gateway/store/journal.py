@@ -188,6 +188,13 @@ class Journal:
     def append_batch(self, batch: Batch, limits: BatchLimits, router: Router, now_ms: int) -> AcceptedBatch:
         return self._batches.append(batch, limits, router, now_ms)
 
+    @property
+    def is_committing(self) -> bool:
+        return self._committer.is_flying
+
+    def at_commit_end(self, call: Callable[[], None]) -> None:
+        self._committer.at_landing(call)
+
     def acks_settled(self) -> None:
         self._batches.nudge()
 

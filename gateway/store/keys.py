@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.model.errors import ConfigError
+from gateway.store.device_keys import KEY_BYTES as KEY_BYTES
+from gateway.store.device_keys import KEY_IDS as KEY_IDS
+from gateway.store.device_keys import NO_KEY, DeviceKeyRing
 
 KEY_FILE = "keys.json"
-KEY_BYTES = 32
-#: a device secret names its key in one byte
-KEY_IDS = 256
 #: 1: without keys of IM. An older program would write the file without them, so it has to refuse it
 _FORMAT, _FORMAT_BEFORE_IM = 2, 1
 _NAMES = ("token_key", "push_id_key", "hash_key")
@@ -38,6 +38,7 @@ class ServerKeys:
         hash_key: bytes,
         device_keys: dict[int, bytes],
         device_key_id: int,
+        device_key_next: int = NO_KEY,
         im_keys: dict[int, bytes] | None = None,
         im_key_id: int = 0,
     ) -> None:
@@ -51,6 +52,8 @@ class ServerKeys:
         #: device secrets are made with the current one and verified with the one they name
         self.device_keys = device_keys
         self.device_key_id = device_key_id
+        #: a fleet's newest, which nothing is made with before all nodes have it; NO_KEY: there is none
+        self.device_key_next = device_key_next
         #: wrap the data keys of IM users; the current one wraps new ones, 0: there is none yet
         self.im_keys = im_keys or {}
         self.im_key_id = im_key_id
@@ -76,6 +79,11 @@ class ServerKeys:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise ConfigError(f"{KEY_FILE} can be read by others; chmod 600 it", field=_FIELD)
             raw = file.read()
+        return cls.parse(path, raw)
+
+    @classmethod
+    def parse(cls, path: Path, raw: bytes) -> ServerKeys:
+        """What `build` made. ConfigError."""
         try:
             return cls._parse(path, json.loads(raw))
         except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
@@ -106,6 +114,9 @@ class ServerKeys:
         current = record["device_key_id"]
         if not isinstance(current, int) or current not in device_keys:
             raise ValueError
+        following = record.get("device_key_next", NO_KEY)
+        if following != NO_KEY and (not isinstance(following, int) or following not in device_keys):
+            raise ValueError
         im_keys = {int(key_id): _parse_key(text) for key_id, text in record.get("im_keys", {}).items()}
         im_current = record.get("im_key_id", 0)
         if not isinstance(im_current, int) or (im_current != 0 and im_current not in im_keys):
@@ -115,26 +126,31 @@ class ServerKeys:
             **named,
             device_keys=device_keys,
             device_key_id=current,
+            device_key_next=following,
             im_keys=im_keys,
             im_key_id=im_current,
         )
 
+    @property
+    def ring(self) -> DeviceKeyRing:
+        return DeviceKeyRing(self.device_keys, self.device_key_id, self.device_key_next)
+
+    def take(self, ring: DeviceKeyRing) -> None:
+        """These are its device keys from now on, in RAM alone."""
+        self.device_keys, self.device_key_id, self.device_key_next = ring
+
     def rotate_device_key(self) -> int:
         """New device secrets use a new key from now on; those made with older ones stay valid until dropped."""
-        free = ((self.device_key_id + step) % KEY_IDS for step in range(1, KEY_IDS))
-        key_id = next((key_id for key_id in free if key_id not in self.device_keys), -1)
-        if key_id < 0:
-            raise ConfigError("all device key ids are in use; drop old ones first", field="device_key_id")
-        self._replace(device_keys={**self.device_keys, key_id: secrets.token_bytes(KEY_BYTES)}, device_key_id=key_id)
-        return key_id
+        ring = self.ring.with_next().with_next_used()
+        self._replace_ring(ring)
+        return ring.current
 
     def drop_device_key(self, key_id: int) -> None:
         """Secrets made with this key are no longer valid. ConfigError for the current key or an unknown id."""
-        if key_id == self.device_key_id:
-            raise ConfigError("the current device key can not be dropped; rotate first", field="device_key_id")
-        if key_id not in self.device_keys:
-            raise ConfigError("there is no device key with this id", field="device_key_id")
-        self._replace(device_keys={k: v for k, v in self.device_keys.items() if k != key_id})
+        self._replace_ring(self.ring.without(key_id))
+
+    def _replace_ring(self, ring: DeviceKeyRing) -> None:
+        self._replace(device_keys=ring.keys, device_key_id=ring.current, device_key_next=ring.next)
 
     def rotate_im_key(self) -> int:
         """Data keys of IM users are wrapped with a new key from now on; the gateway wraps the others again when it
@@ -170,13 +186,19 @@ class ServerKeys:
             raise
 
     def _save(self) -> None:
+        write_secret_file(self.path, self.build())
+
+    def build(self) -> bytes:
+        """The text of the key file: secret."""
         record: dict[str, object] = {"format": _FORMAT}
         record.update({name: _build_key(getattr(self, name)) for name in _NAMES})
         record["device_keys"] = {str(key_id): _build_key(key) for key_id, key in self.device_keys.items()}
         record["device_key_id"] = self.device_key_id
+        if self.device_key_next != NO_KEY:
+            record["device_key_next"] = self.device_key_next
         record["im_keys"] = {str(key_id): _build_key(key) for key_id, key in self.im_keys.items()}
         record["im_key_id"] = self.im_key_id
-        write_secret_file(self.path, json.dumps(record, indent=1).encode() + b"\n")
+        return json.dumps(record, indent=1).encode() + b"\n"
 
 
 def write_secret_file(path: Path, raw: bytes) -> None:

@@ -8,10 +8,13 @@ order in time by which history is swept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from gateway.config.sections import Store as StoreConfig
+from gateway.model.cluster import is_imported_seq
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, State
 from gateway.model.ports import PushRecord, Receipt
@@ -73,6 +76,8 @@ class Receipts:
         config: StoreConfig,
         clock: Callable[[], int],
         numbers: FeedNumbers,
+        *,
+        in_fleet: bool = False,
     ) -> None:
         self._environment = environment
         self._committer = committer
@@ -82,6 +87,7 @@ class Receipts:
         self._clock = clock
         self._retention_s = int(config.history_days * 86_400)
         self._numbers = numbers
+        self._in_fleet = in_fleet
         self._landed = numbers.last
         self._fed = False
         self._subscribers: list[Callable[[], None]] = []
@@ -252,14 +258,29 @@ class Receipts:
             return PushRecord(notification, shown, figures, None)
         if state is not None:  # kept for its time, and over before that came
             return PushRecord(notification, [], {}, state)
-        last = seq + notification.count
-        deliveries = [
-            delivery
-            for number in range(seq + 1 + max(0, offset), min(last, seq + max(0, offset) + max(0, limit)) + 1)
-            if (delivery := self._delivery(number, app)) is not None
-        ]
-        figures = {"targeted": notification.count, "pending": self._journal.outstanding(seq), **self._figures.of(seq)}
-        return PushRecord(notification, deliveries, figures, None)
+        last, offset, limit = seq + notification.count, max(0, offset), max(0, limit)
+        pending, figures = self._journal.outstanding(seq), self._figures.of(seq)
+        if self._in_fleet and is_imported_seq(seq):  # others of its deliveries are in other partitions
+            targeted = pending + sum(figures.values())
+            numbers: Iterable[int] = list(islice(self._there(seq + 1, last), offset, offset + limit)) if limit else ()
+        else:
+            targeted = notification.count
+            numbers = range(seq + 1 + offset, min(last, seq + offset + limit) + 1)
+        found = [self._delivery(number, app) for number in numbers]
+        deliveries = [delivery for delivery in found if delivery is not None]
+        return PushRecord(notification, deliveries, {"targeted": targeted, "pending": pending, **figures}, None)
+
+    def _there(self, first: int, last: int) -> Iterator[int]:
+        """Numbers of these deliveries that are pending or have a history, ascending; use it up at once."""
+        scans = (self._environment.scan(db, pack_u64(first)) for db in (Db.JOURNAL, Db.OUTCOMES))
+        before = 0
+        for key in merge(*((key for key, _ in scan) for scan in scans)):
+            number = unpack_u64(key)
+            if number > last:
+                return
+            if number != before:
+                yield number
+            before = number
 
     def _settled(self, seq: int) -> tuple[Notification | None, int | None]:
         metadata = self._history.metadata(seq)

@@ -58,7 +58,7 @@ def parse_rows(raw: bytes) -> Iterator[list[Row]]:
             raise MalformedRows("a block is cut short")
         try:
             rows = _decode(view[start:place])
-        except (msgspec.DecodeError, RecursionError) as exc:
+        except (ValueError, RecursionError) as exc:
             raise MalformedRows("a block is no rows") from exc
         for operation, db, key, value in rows:
             if operation not in _OPERATIONS or db not in _DATABASES or not 0 < len(key) <= MOST_KEY_BYTES:

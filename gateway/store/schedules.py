@@ -259,8 +259,7 @@ class Schedules:
             raw = self._environment.get(Db.RELEASED, pack_u64(seq))
             if raw is None:
                 return 0
-            other = unpack_u64(raw)
-            known = (other, raw[_DUE_BYTES:] == _LATER if len(raw) > _DUE_BYTES else other > seq)
+            known = parse_tie(raw, seq)
         return known[0] if known[1] == later else 0
 
     def forget(self, seq: int) -> list[Row]:
@@ -271,8 +270,19 @@ class Schedules:
         return [(DELETE, Db.RELEASED, pack_u64(seq), b""), (DELETE, Db.RELEASED, pack_u64(first), b"")] if first else []
 
 
+def build_tie(other: int, *, is_later: bool) -> bytes:
+    """The row of a sequence that is the same push as another one."""
+    return pack_u64(other) + (_LATER if is_later else _EARLIER)
+
+
+def parse_tie(raw: bytes, seq: int) -> tuple[int, bool]:
+    """(the other sequence, is that one the later?) in the row of this one."""
+    other = unpack_u64(raw)
+    return other, raw[_DUE_BYTES:] == _LATER if len(raw) > _DUE_BYTES else other > seq
+
+
 def _tie_rows(seq: int, became: int) -> list[Row]:
     return [
-        (PUT, Db.RELEASED, pack_u64(seq), pack_u64(became) + _LATER),
-        (PUT, Db.RELEASED, pack_u64(became), pack_u64(seq) + _EARLIER),
+        (PUT, Db.RELEASED, pack_u64(seq), build_tie(became, is_later=True)),
+        (PUT, Db.RELEASED, pack_u64(became), build_tie(seq, is_later=False)),
     ]

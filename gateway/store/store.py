@@ -44,6 +44,7 @@ from gateway.store.im_stores import ImStores
 from gateway.store.im_uploads import UploadRows
 from gateway.store.journal import Journal
 from gateway.store.keys import ServerKeys
+from gateway.store.moved import refuse_moved
 from gateway.store.partition import Partition
 from gateway.store.quotas import QuotaCounts
 from gateway.store.receipts import Receipts
@@ -160,6 +161,7 @@ class Store:
             config,
             clock,
             self._receipt_numbers,
+            in_fleet=partition is not None,
         )
         self.broadcasts = Broadcasts(
             self.committer, registry, groups, contents, self._figures, self.receipts, config, metrics, clock
@@ -253,6 +255,8 @@ class Store:
         loop = loop or asyncio.get_running_loop()
         if partition is not None:  # what a power cut takes is had again from the log
             config = dataclasses.replace(config, sync=False)
+        else:
+            refuse_moved(Path(config.path))
         environment = Environment.open(config, room=1 if partition is None else VIEW_ROOM)
         try:
             needed = (Db.REGISTRATIONS, Db.SUBSCRIBERS, Db.CARDS, Db.CARD_COUNTERS, Db.IM_USER_KEYS)

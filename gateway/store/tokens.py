@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Callable
 
 from gateway.model.registration import TOKEN_BYTES
 from gateway.store.environment import Environment
@@ -58,6 +59,19 @@ class Tokens:
         if generation and self._in_fleet:
             return in_slot_of(token_of_triple(self._key, device, app, account), token)
         return token
+
+    def current(
+        self, device: str, app: str, account: str, generation: int, find: Callable[[bytes], int]
+    ) -> tuple[bytes, int]:
+        """The token of a triple of which so many were revoked, and the number of its registration as `find` has it."""
+        token = self.build(device, app, account, generation)
+        number = find(token)
+        if number < 0 and self._in_fleet:
+            # a gateway that was alone may have given it out, and was imported: it lies in whichever slot
+            alone = token_of_triple(self._key, device, app, account, generation)
+            if (known := find(alone)) >= 0:
+                return alone, known
+        return token, number
 
     def revoked(self, first: bytes) -> int:
         """How many tokens of the triple with this first token were revoked."""

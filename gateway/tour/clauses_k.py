@@ -20,6 +20,7 @@ from gateway.tour.fleet import Fleet
 from gateway.tour.fleet_home import FleetHome, NotStarted
 from gateway.tour.fleet_load import OPEN, FleetLoad, Ledger, Phone
 from gateway.tour.nats_servers import nats_server
+from gateway.tour.plain_providers import PlainProvider, what_providers_saw
 from gateway.tour.stage import Failed, Shown, Skipped, Stage, check, eventually
 
 PHONES = 30
@@ -31,6 +32,8 @@ SETTINGS = (f"cluster.lease_s={LEASE_S}", "cluster.beat_s=0.4", "cluster.ask_tim
 DRAIN_S = 30.0
 #: of each provider, between two pushes
 PAUSE_S = 0.02
+#: the same of providers that do not wait for the answers
+PLAIN_PAUSE_S = 0.04
 
 
 class Scene:
@@ -307,14 +310,17 @@ async def without_nats(stage: Stage, _fleet: Fleet) -> str:
     )
 
 
-async def rolling_restart(stage: Stage, _fleet: Fleet) -> str:
-    """K5: each node is drained and started again, under load."""
+async def rolling_restart(stage: Stage, _fleet: Fleet) -> Shown:
+    """K5: each node is drained and started again, under load; what devices and providers see of it."""
     scene = await _scene(stage)
     load, home = scene.load, scene.home
     ledger = load.ledger = _new_ledger(load)
     for phone in load.phones:
         phone.gaps.clear()
-    load.start_pushing(PAUSE_S)
+    patient = PlainProvider(load, retries=True, name="patient", pause_s=PLAIN_PAUSE_S)
+    other = PlainProvider(load, retries=False, name="once", pause_s=PLAIN_PAUSE_S)
+    patient.start()
+    other.start()
     moved = 0
     try:
         for number, node in enumerate(home.nodes):
@@ -329,14 +335,25 @@ async def rolling_restart(stage: Stage, _fleet: Fleet) -> str:
     except NotStarted as exc:
         raise Failed(str(exc)) from None
     finally:
-        await load.stop_pushing()
+        await asyncio.gather(patient.stop(), other.stop())
     await load.all_shown()
     gaps = sorted(gap for phone in load.phones for gap in phone.gaps)
     check(gaps, "no device was sent away")
     check(ledger.twice() == 0, f"{ledger.twice()} came twice")
-    return (
+    seen = patient.seen
+    check(not seen.failed, f"a provider that repeats was refused: {dict(seen.answers)}")
+    figures = {
+        "accepted": f"{len(ledger.promises):,}",
+        "shown twice": f"{ledger.twice():,}",
+        "devices sent to another node": f"{moved:,}",
+        "without a link, half of them, all": f"{gaps[len(gaps) // 2]:.1f}, {gaps[-1]:.1f} s",
+        **what_providers_saw(seen, other.seen),
+    }
+    return Shown(
         f"{len(ledger.promises)} pushes accepted meanwhile, all shown once; {moved} devices sent to another node by "
-        f"name, half of them back inside {gaps[len(gaps) // 2]:.1f} s, all inside {gaps[-1]:.1f} s"
+        f"name, half of them back inside {gaps[len(gaps) // 2]:.1f} s, all inside {gaps[-1]:.1f} s; a provider saw "
+        f"{seen.refused} times 503 in {len(seen.waits)} pushes, and waited {seen.wait(1):.2f} s at most",
+        figures,
     )
 
 

@@ -131,7 +131,7 @@ class Core:
         assert app is not None
         taken = self.batches.accept(app, msgspec.msgpack.encode(pushes), 10_000, now_ms())
         await taken.done
-        return taken.results
+        return [taken.result(index) for index in range(taken.count)]
 
     def state(self, seq: int) -> State:
         record = self.store.receipts.lookup("shop", seq)

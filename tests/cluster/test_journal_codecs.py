@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.cluster.jetstream import parse_headers
@@ -136,6 +136,7 @@ def test_manifests_come_back(size: int, place: int, epoch: int) -> None:
 
 
 @given(st.binary(max_size=200))
+@example(b"\x98\x00\x00\xa4\x00\x00\x00\x80")  # a text that is no UTF-8
 def test_foreign_bytes_are_no_manifest_and_no_chunk(raw: bytes) -> None:
     with contextlib.suppress(MalformedSnapshot):
         parse_manifest(raw)

@@ -109,11 +109,12 @@ def test_a_device_that_sends_without_end_keeps_nothing_from_the_others() -> None
     """Nobody takes events meanwhile: reads rest, but commands, what goes out and deadlines do not suffer."""
     with Rig(login_ms=300) as rig:
         flooder, _ = rig.login(1)
-        peer, link = rig.login(2, silence_ms=300)
+        peer, link = rig.login(2)
         flooder.sock.setblocking(False)
         while not rig.reactor.counters()["mailbox_full"]:
             with contextlib.suppress(BlockingIOError):
                 flooder.sock.send(bytes((0x33, 0)) * 8_000)
+        rig.reactor.set_silence(link, 300)  # not before: filling it may take longer
         unread = rig.connect()
         unread.send(FrameType.HELLO, {"v": 1})
         peer.send(FrameType.PING)

@@ -13,7 +13,19 @@ EXT = ROOT / "ext"
 #: compiled modules by floor; one may cimport only from floors below its own
 FLOORS = [
     # know nothing of each other
-    {"frame", "wheel", "group", "token_index", "mailbox", "outbox", "proxy", "records", "far_records"},
+    {
+        "frame",
+        "wheel",
+        "group",
+        "token_index",
+        "mailbox",
+        "outbox",
+        "proxy",
+        "records",
+        "far_records",
+        "batch_parts",
+        "push_results",
+    },
     {"farewell", "link", "registry", "pending", "tls_state", "cattp_plane"},
     {"batches", "tls_light", "tls_context", "cattp_links"},
     {"tls", "cattp_sending"},

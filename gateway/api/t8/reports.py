@@ -22,6 +22,7 @@ from gateway.api.ports import Backend
 from gateway.api.t8.transactions import Kept, Transactions, is_delivered, result_of
 from gateway.api.t8.wire import DeliveryReport, DeliveryResult
 from gateway.delivery.no_cookies import build_no_cookies
+from gateway.delivery.public_tls import public_authorities
 from gateway.metrics import Metric
 from gateway.notifiers.webpush.addresses import Addresses
 
@@ -55,6 +56,7 @@ class T8Reports:
         self._addresses = addresses
         # no bound of its own: places are, and those are each app's
         self._client = client or httpx.AsyncClient(
+            verify=public_authorities(),
             timeout=TIMEOUT_S,
             follow_redirects=False,
             trust_env=False,

@@ -48,10 +48,14 @@ class Apart:
     """A batch in which every push is to be looked at alone."""
 
     def __init__(self, count: int) -> None:
-        self.results: list[Any] = [None] * count
+        self.count = count
+        self.first = 0
         self.apart = list(range(count))
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.done.set_result(None)
+
+    def result(self, index: int) -> None:
+        pass
 
     def raw(self, index: int) -> bytes:
         raise NotImplementedError

@@ -172,6 +172,22 @@ async def test_a_kept_connection_serves_many_requests():
     assert door.metrics.value(Metric.API_CUT, "slow_headers") == 0
 
 
+async def test_a_door_that_will_close_ends_each_connection_with_its_answer():
+    door = Door()
+    async with serving(door) as server:
+        async with connected(server) as (reader, writer):
+            writer.write(head(door, "GET", "/healthz"))
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert b"connection: close" not in answer.lower()
+            door.backend.is_leaving = True
+            writer.write(head(door, "GET", "/healthz"))
+            answer = await read_all(reader)  # to the end of the connection
+            assert b"HTTP/1.1 200" in answer
+            assert answer.lower().count(b"connection: close") == 1
+        async with client(door, server) as web:
+            assert [(await web.get("/healthz")).status_code for _ in range(3)] == [200] * 3
+
+
 async def test_pipelined_requests_are_answered_in_order():
     door = Door()
     async with serving(door) as server, connected(server) as (reader, writer):
@@ -309,6 +325,19 @@ async def test_stop_ends_streams_and_waiting_requests_and_lets_pushes_finish():
         door.floors.hold[0].set_result(None)
         assert (await pushing).status_code == 201
         await asyncio.wait_for(stopping, 10)
+
+
+async def test_the_first_request_of_a_connection_made_before_the_stop_is_answered():
+    door = Door()
+    async with serving(door) as server, connected(server) as (reader, writer), connected(server) as (silent, _):
+        await until(lambda: door.metrics.gauges.get((Metric.API_CONNECTIONS, ""), 0) == 2)
+        listening = server._server.servers[0]
+        stopping = asyncio.create_task(server.stop())
+        await until(lambda: not listening.is_serving())
+        writer.write(head(door, "GET", "/healthz"))
+        assert b"HTTP/1.1 200" in await read_all(reader)
+        assert await read_all(silent) == b""
+        await stopping
 
 
 async def test_stop_has_a_bound():

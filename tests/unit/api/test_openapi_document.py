@@ -7,6 +7,7 @@ import hashlib
 import re
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from api_doubles import Door
@@ -15,7 +16,7 @@ from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValida
 
 from gateway.api.batch import BatchRoutes
 from gateway.api.route import ANYBODY
-from gateway.api.server import build_routes
+from gateway.api.server import build_app, build_routes
 from gateway.model.errors import ERRORS, StoreUnavailable
 
 
@@ -40,6 +41,14 @@ async def test_it_is_valid_as_3_1_and_the_pages_one_as_3_0(door, document):
     OpenAPIV30SpecValidator(older).validate()
     assert set(older["paths"]) == set(document["paths"])
     assert '"type": "null"' not in str(older).replace("'", '"')
+
+
+async def test_a_door_behind_another_does_not_say_what_the_api_is(door):
+    asgi = build_app(door.backend, is_described=False)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://core") as client:
+        answers = [(await client.get(path)).status_code for path in ("/openapi.json", "/docs/openapi-3.0.json")]
+        assert answers == [404, 404]
+        assert (await client.get("/healthz")).status_code == 200
 
 
 async def test_every_route_is_there_with_its_errors_and_examples(door, document):

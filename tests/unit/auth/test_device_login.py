@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 
 from gateway.auth.device import SECRET_BYTES, DeviceVerifier, build_secret
 from gateway.config.sections import Auth
-from gateway.model.errors import ConfigError, InvalidField, Unauthorized
+from gateway.model.errors import ConfigError, InvalidField, NodeUnreachable, Unauthorized
 from gateway.model.frames import Hello
 
 
 class Keys:
-    def __init__(self, keys: dict[int, bytes], current: int) -> None:
+    def __init__(self, keys: dict[int, bytes], current: int, following: int = -1) -> None:
         self.device_keys = keys
         self.device_key_id = current
+        self.device_key_next = following
 
 
 KEYS = Keys({1: b"a" * 32, 2: b"b" * 32}, 2)
@@ -101,6 +102,27 @@ def test_an_older_kept_key_logs_in_and_is_replaced():
     assert verifier().verify(hello(device=old.device, secret=renewed.secret)).secret == b""
     with pytest.raises(Unauthorized):  # once the old key is gone its secrets are
         verifier(keys=Keys({2: b"b" * 32}, 2)).verify(hello(device=old.device, secret=old.secret))
+
+
+def test_a_key_that_others_use_already_is_not_replaced_by_an_older_one():
+    device = "x~1"
+    newer = build_secret(3, b"c" * 32, device)
+    keys = Keys({1: b"a" * 32, 2: b"b" * 32, 3: b"c" * 32}, 2, following=3)
+    assert verifier(keys=keys).verify(hello(device=device, secret=newer)).secret == b""
+    older = build_secret(1, b"a" * 32, device)
+    assert verifier(keys=keys).verify(hello(device=device, secret=older)).secret[0] == 2
+
+
+def test_who_may_have_missed_a_key_sends_its_devices_away_and_makes_no_secret_older():
+    door = DeviceVerifier(Auth(device="secret"), KEYS, is_current=lambda: False)
+    device = "x~1"
+    with pytest.raises(NodeUnreachable) as caught:  # `unauthorized` would end the device
+        door.verify(hello(device=device, secret=build_secret(3, b"c" * 32, device)))
+    assert caught.value.retryable
+    assert device not in caught.value.message
+    assert door.verify(hello(device=device, secret=build_secret(1, b"a" * 32, device))).secret == b""
+    with pytest.raises(Unauthorized):  # a known key tells
+        door.verify(hello(device=device, secret=bytes((1,)) + bytes(24)))
 
 
 @given(st.integers(0, SECRET_BYTES * 8 - 1), st.text(max_size=20))

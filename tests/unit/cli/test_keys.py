@@ -103,3 +103,40 @@ def test_the_folder_of_a_node_is_refused_with_what_to_do(
     assert "of a node of a fleet" in capsys.readouterr().err
     assert (store / KEY_FILE).read_bytes() == before
     assert listed(store, capsys) == [(1, True)]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    """Configuration of a node; nobody is at the address of its NATS server."""
+    secret = tmp_path / "fleet.secret"
+    secret.write_text("s" * 40)
+    secret.chmod(0o600)
+    file = tmp_path / "node.toml"
+    file.write_text(
+        f'[cluster]\nurl = "nats://127.0.0.1:1"\nallow_unsynced = true\nnode = "a"\nsecret_file = "{secret}"\n'
+        f'[store]\npath = "{tmp_path / "node"}"\n'
+    )
+    return file
+
+
+@pytest.mark.parametrize("command", [["list"], ["rotate"], ["drop", "1", "--yes"]])
+def test_a_fleet_has_no_keys_of_im(fleet: Path, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keys", *command, "--of", "im", "--config", str(fleet)]) == 2
+    assert "im.app" in capsys.readouterr().err
+
+
+def test_without_nats_the_keys_of_a_fleet_are_not_changed_and_it_is_said(
+    fleet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cli.fleet_keys._PATIENCE_S", 0.1)
+    assert run(["keys", "rotate", "--config", str(fleet)]) != 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "NATS" in captured.err
+    assert not (fleet.parent / "node").exists()
+
+
+def test_a_rotation_of_one_machine_has_nothing_to_finish(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keys", "rotate", "--finish", "--store", str(store)]) == 2
+    assert "fleet" in capsys.readouterr().err
+    assert listed(store, capsys) == [(1, True)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.config.check import advice, conflicts
-from gateway.config.cluster import read_secret
+from gateway.config.cluster import ALONE, read_secret
+from gateway.config.cluster import conflicts as conflicts_of_fleet
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 
@@ -70,20 +72,33 @@ def test_what_is_wrong_is_named(secret: Path, changed: dict[str, Any], field: st
     assert [name for name, _ in conflicts(fleet(secret, **changed))] == [field]
 
 
-@pytest.mark.parametrize(
-    ("section", "name", "value"),
-    [
-        ("im", "app", "im"),
-        ("ota", "port", 0),
-        ("radius", "port", 1813),
-        ("identity", "host", "push.example"),
-    ],
-)
-def test_what_needs_one_machine_is_not_in_a_fleet(secret: Path, section: str, name: str, value: Any) -> None:
-    config = fleet(secret)
-    setattr(getattr(config, section), name, value)
-    found = dict(conflicts(config))
-    assert "cluster.url" in found[f"{section}.{name}"]
+def other_than(value: object) -> object:
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case str():
+            return value + "x"
+        case list():
+            return [*value, "x"]
+    raise AssertionError(type(value))
+
+
+@pytest.mark.parametrize(("section", "name"), [("im", "app"), ("ota", "port"), *((section, "") for section in ALONE)])
+def test_what_needs_one_machine_is_refused_in_a_fleet_with_the_setting_and_the_way_out(
+    secret: Path, section: str, name: str
+) -> None:
+    for field in [name] if name else [field.name for field in fields(getattr(Config(), section))]:
+        config = fleet(secret)
+        settings = getattr(config, section)
+        setattr(settings, field, other_than(getattr(settings, field)))
+        assert [where for where, _ in conflicts_of_fleet(config)] == [f"{section}.{field}"]
+        (_, words), *_ = conflicts_of_fleet(config)
+        assert "leave it out" in words
+        assert "without cluster.url" in words
+        config.cluster.url = ""
+        assert conflicts_of_fleet(config) == []
 
 
 def test_a_secret_is_for_its_owner_alone_and_long_enough(secret: Path) -> None:

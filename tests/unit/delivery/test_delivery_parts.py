@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -163,9 +165,27 @@ def test_a_registration_that_asks_again_and_again_waits_in_a_spread_broadcast_on
     assert spread.waiting == 0
 
 
-@given(st.lists(st.integers(0, (1 << 64) - 1), max_size=70))
-def test_many_ids_are_those_of_each_and_lead_back(seqs: list[int]) -> None:
+@given(
+    seqs=st.lists(st.integers(0, (1 << 64) - 1), max_size=70),
+    other=st.none() | st.integers(0, 1 << 40) | st.dictionaries(st.text(max_size=3), st.text(max_size=300), max_size=2),
+)
+def test_packed_results_are_the_ids_of_each_and_what_has_none_in_its_place(seqs: list[int], other: Any) -> None:
     ids = PushIds(b"k" * 16)
-    many = ids.build_many("shop", seqs)
-    assert many == [ids.build("shop", seq) for seq in seqs]
-    assert [ids.parse(text, "shop") for text in many] == seqs
+    others = {place: [other, place] for place, seq in enumerate(seqs) if seq == 0}
+    packed = ids.pack_results("shop", array("Q", seqs), others)
+    results = [ids.build("shop", seq) if seq else [other, place] for place, seq in enumerate(seqs)]
+    assert packed == msgspec.msgpack.encode(results)
+    assert [ids.parse(text, "shop") for text in results if isinstance(text, str)] == [seq for seq in seqs if seq]
+
+
+def test_a_result_without_a_push_or_a_push_without_a_result_is_a_fault() -> None:
+    ids = PushIds(b"k" * 16)
+    for seqs, others in (([5, 0], {}), ([5], {0: "x"}), ([0], {0: "x", 1: "y"})):
+        with pytest.raises(ValueError, match="sequence"):
+            ids.pack_results("shop", array("Q", seqs), others)
+
+
+@pytest.mark.parametrize("count", [15, 16, 65_535, 65_536])
+def test_results_of_any_number_are_one_array(count: int) -> None:
+    packed = PushIds(b"k" * 16).pack_results("shop", array("Q", range(1, count + 1)), {})
+    assert len(msgspec.msgpack.decode(packed)) == count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from house import House
 
+from gateway.delivery.dispatcher import READY_SLICE
 from gateway.metrics import Metric
 from gateway.model.outcome import State
 
@@ -62,3 +63,21 @@ async def test_one_whose_ack_time_is_over_goes_on_waiting_though_its_link_has_it
     house.edge.bound.add(device.number)
     house.dispatcher.on_ready([device.number], {seq})
     assert house.state(seq) is State.WAITING
+
+
+async def test_one_whose_ack_time_is_over_while_its_ready_waits_its_turn_is_tried_again(house: House) -> None:
+    """READY of many devices at once is worked off in slices, and what is heard meanwhile is newer than it."""
+    house.app(fallback=["stub"])
+    device, crowd = house.directory.add(), house.directory.add()
+    seq = await house.accepted(device, title="hi", fallback=[])
+    for _ in range(READY_SLICE + 1):
+        await house.accepted(crowd, title="hi", fallback=[])
+    house.journal.set_state(seq, State.ACCEPTED, 0)  # as it is recovered
+    house.edge.bound.update((device.number, crowd.number))
+    house.dispatcher.on_ready([crowd.number])
+    house.dispatcher.on_ready([device.number], {seq})
+    house.dispatcher.on_ack_timeout(seq, device.number)
+    await house.settle_down()
+    assert "ack_timeout" in house.steps(seq)
+    await house.advance(house.config.delivery.retry_ms)
+    assert [frame.id for frame in house.frames(device)] == [seq]

@@ -193,6 +193,7 @@ class RigCore:
         self.asgi: ASGIApp = core.build_app()
         self.backend: Backend = core.backend
         self.once: Once = core.once
+        self.gathering = core.gathering
         self.apps: AppRecords = store.directory
 
     def receipts_watermark(self, seen: int) -> int:

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import json
+import string
+from array import array
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from fleet_rig import PARTITIONS, Fleet
+from fleet_rig import PARTITIONS, Fleet, Wire, WireBus
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.delivery.batch_gathering import pack_array
+from gateway.fleet.owners import Owners
 from gateway.fleet.pushes import (
+    ManyPushes,
+    Part,
     Pushed,
-    pack_array,
+    parse_answer,
     parse_pushes,
-    parse_results,
-    partition_of_text,
-    split,
-    tokens_of,
+    place_seqs,
 )
+from gateway.metrics import Metrics
 from gateway.model.cluster import home_of, partition_of, partition_of_seq
 from gateway.model.errors import BadRequest, GatewayError, NodeUnreachable
 from gateway.model.registration import build_token
+
+_CHARS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ async def test_results_come_in_the_order_of_the_batch(fleet: Fleet, node: int) -
             assert shown["target"]["token"] == token
 
 
-async def test_a_batch_is_one_message_for_each_partition_of_another_node(fleet: Fleet) -> None:
+async def test_a_batch_is_one_message_to_another_node_however_many_partitions_it_has(fleet: Fleet) -> None:
     key = await fleet.create_app("shop")
     tokens = [await fleet.register("shop", partition) for partition in (0, 1, 2)]
     fleet.wire.asked.clear()
@@ -61,7 +67,7 @@ async def test_a_batch_is_one_message_for_each_partition_of_another_node(fleet: 
     async with fleet.client(1, key) as http:
         answer = await http.post("/v1/push/batch", json=batch)
     assert [line["status"] for line in _lines(answer.text)] == [201] * 300
-    assert [kind for _, node, kind in fleet.wire.asked if node == 2] == ["pushes"]
+    assert [kind for _, node, kind in fleet.wire.asked if node == 2] == ["pushes.each"]
 
 
 async def test_what_is_wrong_with_one_is_told_of_that_one(fleet: Fleet) -> None:
@@ -132,13 +138,25 @@ async def test_a_push_without_a_token_is_its_apps_homes(fleet: Fleet) -> None:
 # --- the parts
 
 
+class _Members:
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+
+
+def _pushes(partitions: int) -> ManyPushes:
+    owners = Owners(WireBus(Wire(), 1), _Members(partitions), {}, Metrics(process=False), timeout_s=1.0)  # type: ignore[arg-type]
+    return ManyPushes(owners, 1.0)
+
+
 @given(token=st.binary(min_size=16, max_size=16), partitions=st.sampled_from([1, 2, 16, 128, 1024]))
 def test_the_first_characters_of_a_token_say_its_partition(token: bytes, partitions: int) -> None:
-    assert partition_of_text(build_token(token), partitions, -1) == partition_of(token, partitions)
+    packed = msgspec.msgpack.encode([{"title": "x", "target": {"token": build_token(token)}}])
+    (part,) = _pushes(partitions).split("shop", packed)
+    assert part == (partition_of(token, partitions), 1, pack_array([packed[1:]], 1), bytes(4))
 
 
 _ROW = (
-    st.integers(0, 2**63)
+    st.integers(1, 2**63)
     | st.tuples(st.integers(0, 2**63), st.none() | st.integers(0, 9), st.booleans())
     | st.tuples(st.sampled_from([1, 32, 57]), st.text(max_size=9), st.text(max_size=9), st.integers(0, 9))
 )
@@ -146,7 +164,9 @@ _ROW = (
 
 @given(rows=st.lists(_ROW))
 def test_results_come_through(rows: list[Any]) -> None:
-    for row, result in zip(rows, parse_results(msgspec.msgpack.encode(rows)), strict=True):
+    answer = parse_answer(msgspec.msgpack.encode(rows), len(rows))
+    for at, row in enumerate(rows):
+        result = answer.at(at)
         if isinstance(row, int):
             assert result == Pushed(row)
         elif len(row) == 3:
@@ -156,27 +176,82 @@ def test_results_come_through(rows: list[Any]) -> None:
             assert (result.code, result.field) == (row[0], row[2])
 
 
+@given(first=st.integers(1, 2**62), places=st.lists(st.integers(0, 99), unique=True, min_size=1, max_size=20))
+def test_a_run_of_sequences_comes_to_the_places_of_its_part(first: int, places: list[int]) -> None:
+    part = Part(0, len(places), b"", array("I", places).tobytes())
+    seqs = array("Q", bytes(8 * 100))
+    answer = parse_answer(msgspec.msgpack.encode(first), len(places))
+    assert place_seqs(seqs, part, answer) == {}
+    assert [seqs[place] for place in places] == [answer.at(at).seq for at in range(len(places))]  # type: ignore[union-attr]
+    assert sum(map(bool, seqs)) == len(places)
+
+
+def test_only_what_is_more_than_a_sequence_is_told_apart() -> None:
+    part = Part(0, 3, b"", array("I", [4, 0, 2]).tobytes())
+    seqs = array("Q", bytes(8 * 5))
+    error = (1, "no", "", 0)
+    others = place_seqs(seqs, part, parse_answer(msgspec.msgpack.encode([7, (8, None, True), error]), 3))
+    assert list(seqs) == [0, 0, 0, 0, 7]
+    assert others[0] == Pushed(8, None, True)
+    assert isinstance(others[2], GatewayError)
+
+
 @given(body=st.binary() | st.recursive(st.none() | st.integers(-5, 5), st.lists).map(msgspec.msgpack.encode))
 def test_what_is_no_message_of_a_node_is_refused(body: bytes) -> None:
-    for parse, error in ((parse_pushes, BadRequest), (parse_results, NodeUnreachable), (split, BadRequest)):
-        with contextlib.suppress(error):
-            parse(body)
+    pushes = _pushes(4)
+    with contextlib.suppress(BadRequest):
+        parse_pushes(body)
+    with contextlib.suppress(BadRequest):
+        pushes.split("shop", body)
+    for count in (0, 1):
+        with contextlib.suppress(NodeUnreachable):
+            parse_answer(body, count)
+
+
+@pytest.mark.parametrize("answer", [0, -1, [], [1, 2]])
+def test_an_answer_for_other_pushes_is_none(answer: Any) -> None:
+    with pytest.raises(NodeUnreachable):
+        parse_answer(msgspec.msgpack.encode(answer), 1)
 
 
 _JUNK = st.none() | st.integers(0, 9) | st.text(max_size=4) | st.lists(st.integers(0, 3), max_size=2)
+_TOKEN = st.binary(min_size=16, max_size=16).map(build_token)
 _PUSH = st.fixed_dictionaries(
-    {}, optional={"target": _JUNK | st.fixed_dictionaries({}, optional={"token": _JUNK}), "x": _JUNK}
+    {}, optional={"target": _JUNK | st.fixed_dictionaries({}, optional={"token": _JUNK | _TOKEN}), "x": _JUNK}
 )
 
 
-@given(pushes=st.lists(_PUSH | _JUNK, max_size=8))
-def test_tokens_are_read_one_by_one_where_one_is_no_push(pushes: list[Any]) -> None:
+@given(pushes=st.lists(_PUSH | _JUNK, max_size=12), most=st.integers(0, 13))
+def test_each_push_goes_to_the_partition_of_its_token_and_others_home(pushes: list[Any], most: int) -> None:
+    partitions, home = 16, home_of("shop", 16)
     packed = msgspec.msgpack.encode(pushes)
-    parts = split(packed)
-    expected = []
-    for push in pushes:
+    expected: dict[int, list[int]] = {}
+    for place, push in enumerate(pushes[:most]):
         target = push.get("target") if isinstance(push, dict) else None
-        token = target.get("token", "") if isinstance(target, dict) else ""
-        expected.append(token if isinstance(token, str) else "")
-    assert tokens_of(packed, parts) == expected
-    assert msgspec.msgpack.decode(pack_array(parts, len(parts))) == pushes
+        token = target.get("token") if isinstance(target, dict) else None
+        partition = home
+        if isinstance(token, str) and len(token) >= 2 and all(c in _CHARS for c in token[:2]):
+            partition = (_CHARS.index(token[0]) << 6 | _CHARS.index(token[1])) // 4 * partitions // 1024
+        expected.setdefault(partition, []).append(place)
+    parts = _pushes(partitions).split("shop", packed, most)
+    assert [part.partition for part in parts] == list(expected)
+    for part in parts:
+        places = expected[part.partition]
+        assert (part.length, list(part.each_place())) == (len(places), places)
+        assert msgspec.msgpack.decode(part.pushes) == [pushes[place] for place in places]
+
+
+def test_of_a_name_that_stands_twice_the_last_counts() -> None:
+    first, last = (bytes([high]) + bytes(15) for high in (0, 255))
+    key, text = msgspec.msgpack.encode("target"), [msgspec.msgpack.encode(build_token(t)) for t in (first, last)]
+    inner = [b"\x81" + msgspec.msgpack.encode("token") + each for each in text]
+    twice = b"\x91\x82" + key + inner[0] + key + inner[1]
+    assert [part.partition for part in _pushes(16).split("shop", twice)] == [15]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xdd\xff\xff\xff\xff", b"\x91", b"\x92\x01", b"\x90\x00", b"\x91\xc1", b"\x80"]
+)
+def test_what_is_no_whole_array_of_pushes_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        _pushes(16).split("shop", body)

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from bare_device import BareDevice
+from bare_device import BareDevice, pack
 from fleet_rig import PARTITIONS, Fleet, until
 
 from gateway.client import Provider
+from gateway.fleet import pushes
 from gateway.metrics import Metric
 from gateway.model.cluster import partition_of_seq
 from gateway.model.errors import GatewayError, NodeUnreachable, TooManyRequests, Unauthorized
@@ -82,6 +84,71 @@ async def test_pushes_to_one_token_keep_their_order_through_batches(fleet: Fleet
             seqs[partition_of_seq(seq)].append(seq)
     for theirs in seqs.values():
         assert theirs == sorted(theirs)
+    link.close()
+
+
+async def test_batches_of_one_turn_go_to_an_owner_as_one_and_each_hears_of_its_own(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    tokens = [await fleet.register("shop", partition) for partition in range(PARTITIONS)]
+    link = await _stream(fleet, 1, key)
+    fleet.wire.asked.clear()
+    store = fleet.core(2).store
+    rows = len(store.batches)
+    batches = [[_to(tokens[(req + at) % PARTITIONS], title="x") for at in range(7)] for req in range(1, 5)]
+    batches[2][3] = _to("A" * 22)
+    push = b"".join(pack(FrameType.PUSH, {"req": req, "pushes": batch}) for req, batch in enumerate(batches, 1))
+    link.send_raw(push)
+    answers = {}
+    for _ in batches:
+        pushed = await link.receive(FrameType.PUSHED)
+        answers[pushed["req"]] = pushed["results"]
+    of_partition: dict[int, list[int]] = {}
+    for req, batch in enumerate(batches, 1):
+        assert len(answers[req]) == len(batch)
+        for at, result in enumerate(answers[req]):
+            if (req, at) == (3, 3):
+                assert result["name"] == "unknown_token"
+                continue
+            seq = fleet.push_ids.parse(result, "shop")
+            assert seq is not None
+            assert partition_of_seq(seq) == (req + at) % PARTITIONS
+            of_partition.setdefault(partition_of_seq(seq), []).append(seq)
+    for seqs in of_partition.values():
+        assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+    assert len(store.batches) - rows == [kind for _, node, kind in fleet.wire.asked if node == 2].count("pushes.each")
+    link.close()
+
+
+async def test_a_node_that_ends_leaves_nobody_waiting_for_an_answer(fleet: Fleet) -> None:
+    await fleet.create_app("shop")
+    side = fleet.nodes[1].side
+    token = await fleet.register("shop", 2)
+    fleet.wire.open.clear()
+    packed = msgspec.msgpack.encode([_to(token)])
+    (asked,) = side.pushes.send("shop", side.pushes.split("shop", packed))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    (unsent,) = side.pushes.send("shop", side.pushes.split("shop", packed))
+    await side.pushes.close()
+    for sent in (asked, unsent):
+        assert isinstance((await sent.answer).at(0), NodeUnreachable)
+
+
+async def test_a_part_that_is_too_large_to_grow_leaves_the_next_its_own(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushes, "MOST_PUSHES", 10)
+    monkeypatch.setattr(pushes, "MESSAGE_BYTES", 500)
+    key = await fleet.create_app("shop")
+    token = await fleet.register("shop", 2)
+    link = await _stream(fleet, 1, key)
+    link.send_raw(b"".join(pack(FrameType.PUSH, {"req": req, "pushes": [_to(token)] * 7}) for req in range(1, 6)))
+    seqs = []
+    for req in range(1, 6):
+        pushed = await link.receive(FrameType.PUSHED)
+        assert pushed["req"] == req
+        seqs += [fleet.push_ids.parse(result, "shop") for result in pushed["results"]]
+    assert seqs == list(range(seqs[0], seqs[0] + 35))  # in order, through several parts and messages
     link.close()
 
 

@@ -128,3 +128,24 @@ def test_im_key_ids_are_from_1_to_255(tmp_path: Path) -> None:
     for key_id in (keys.im_key_id, 300):
         with pytest.raises(ConfigError):
             keys.drop_im_key(key_id)
+
+
+def test_a_key_that_waits_is_kept_in_the_file_and_ends_with_the_next_rotation(tmp_path: Path) -> None:
+    keys = ServerKeys.load(tmp_path, may_create=True)
+    keys.take(keys.ring.with_next())
+    keys.path.write_bytes(keys.build())
+    again = ServerKeys.load(tmp_path, may_create=False)
+    assert (again.device_key_id, again.device_key_next) == (1, 2)
+    assert again.device_keys == keys.device_keys
+    again.drop_device_key(2)
+    assert ServerKeys.load(tmp_path, may_create=False).device_key_next == -1
+    again.rotate_device_key()
+    assert ServerKeys.load(tmp_path, may_create=False).ring == (again.device_keys, 2, -1)
+
+
+def test_a_key_that_waits_has_to_be_there(tmp_path: Path) -> None:
+    keys = ServerKeys.load(tmp_path, may_create=True)
+    record = json.loads(keys.build())
+    for wrong in (7, "2", None, {}):
+        with pytest.raises(ConfigError, match="damaged"):
+            ServerKeys.parse(keys.path, json.dumps({**record, "device_key_next": wrong}).encode())

@@ -245,6 +245,48 @@ async def test_a_fenced_store_fails_its_promises_and_writes_nothing_any_more(tmp
     assert ends.said == ["fenced"]
 
 
+@pytest.mark.parametrize("end", ["landed", "refused", "fenced", "closed"])
+async def test_what_waits_for_the_end_of_a_commit_is_called_once_however_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr("gateway.store.commit.CLOSE_S", 0.05)
+    journal = MemoryJournal()
+    log = MemoryLog(journal)
+    store = await with_app(await open_partition(tmp_path / "a", log))
+    number = register(store, "one")
+    await store.committer.flush()
+    assert not store.journal.is_committing
+    log.hold()
+    written = push(store, number)[1]
+    while not log.held:
+        await asyncio.sleep(0)
+    assert store.journal.is_committing
+    calls: list[asyncio.Future[None]] = []
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def call() -> None:
+        ended.set_result(None)
+        if end == "landed":
+            calls.append(push(store, number)[1])
+
+    store.journal.at_commit_end(call)
+    log.refusing = end == "refused"
+    if end == "fenced":
+        MemoryLog(journal)
+    if end != "closed":
+        log.go_on()
+    else:
+        await asyncio.wait_for(store.close(), 20)
+    await asyncio.wait_for(ended, 20)
+    if end == "landed":
+        await written
+        await calls[0]
+    else:
+        with pytest.raises((StoreUnavailable, LogFenced)):
+            await written
+    await store.close()
+
+
 async def test_nothing_is_accepted_while_the_log_is_stalled_and_what_is_under_way_is_not_given_up(
     tmp_path: Path,
 ) -> None:

@@ -48,7 +48,7 @@ def parse_cursor(cursor: bytes) -> tuple[str, dict[str, str]]:
     """CursorForgotten where it is none of ours."""
     try:
         parsed = msgspec.json.decode(cursor, type=_Cursor)
-    except msgspec.DecodeError:
+    except ValueError:
         raise CursorForgotten("this cursor is none of XMPP") from None
     return parsed.last, dict(list(parsed.rooms.items())[:ROOMS])
 
