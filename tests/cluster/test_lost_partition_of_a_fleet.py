@@ -132,8 +132,12 @@ async def test_a_journal_that_was_removed_costs_its_partition_its_owner_and_a_co
         # a balancer that takes out every node would make it worse
         assert (said["status"], said["ready"], said["reasons"]) == (200, True, [])
         assert said["unserved"][0]["for_s"] > 3.0
-        assert await home.nodes[1].figure(home.http, "heliograph_partitions_stranded") == 1
-        assert await home.nodes[1].figure(home.http, "heliograph_partitions_refused") == 1
+
+        async def is_counted() -> bool:
+            names = ("heliograph_partitions_stranded", "heliograph_partitions_refused")
+            return [await home.nodes[1].figure(home.http, name) for name in names] == [1, 1]
+
+        await until(is_counted)  # with the node's next turn
         assert (await scene.push(0, "meanwhile")).status_code == 503
         capsys.readouterr()
         assert await command(home, "status", "--json") == 1
