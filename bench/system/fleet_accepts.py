@@ -2,8 +2,11 @@
 to as many streams on the same servers in the same run, in messages of the size that the fleet's commits had.
 
 The devices are away, so each push is one durable row and an answer after its commit. Half of the cores are the NATS
-servers', as if they had machines of their own, and half the clients': gateways and providers, or the bare client. So it
-is asked whether gateways on as many cores can make NATS as busy as a client does that only publishes.
+servers', as if they had machines of their own, and half the clients': gateways and providers, or the bare client.
+
+It is taken twice. In a fleet that grows, gateways become more and the NATS servers stay three, so they are what bounds
+it, and the figure is how much of them becomes accepts: for that the servers share `NATS_CORES`. Then with all of their
+cores, where on a small machine the gateways bound it: `even_ratio`.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.system.accepts import STREAM_BATCH, STREAM_WINDOW
+from bench.system.cpu_share import cpu_share
 from bench.system.figures import Measured, Run
 from bench.system.fleet_stage import FLEET, FleetStage
 from bench.system.stage import ROOT, BenchFailed, cpu_seconds, open_files, reactors_for
@@ -29,6 +33,8 @@ SECONDS_FULL, SECONDS_QUICK = 12.0, 4.0
 #: addresses of one swarm; the next begins behind them
 SOURCES = 100
 SETTLE_S = 1.0
+#: that the NATS servers have together while they are to be what bounds both
+NATS_CORES = 0.5
 #: of the provider to each node, each with a window of its own: a commit under way and the next one being filled
 CONNECTIONS = 3
 
@@ -46,13 +52,11 @@ async def journal(stage: FleetStage) -> tuple[int, int]:
 
 def share_out(stage: FleetStage, clients: list[int]) -> set[int]:
     """The machine's cores between NATS and its clients; returns the clients'."""
-    assert stage.home.nats is not None
     cores = sorted(os.sched_getaffinity(0))
     half = max(1, len(cores) // 2)
     theirs, ours = set(cores[:half]), set(cores[half:]) or set(cores)
-    for server in stage.home.nats.servers:
-        if server.process is not None:
-            pin(server.process.pid, theirs)
+    for pid in nats_pids(stage):
+        pin(pid, theirs)
     for pid in clients:
         pin(pid, ours)
     return ours
@@ -65,10 +69,14 @@ def pin(pid: int, cores: set[int]) -> None:
             os.sched_setaffinity(int(thread.name), cores)
 
 
+def nats_pids(stage: FleetStage) -> list[int]:
+    assert stage.home.nats is not None
+    return [server.process.pid for server in stage.home.nats.servers if server.process is not None]
+
+
 def nats_cpu_s(stage: FleetStage) -> float:
     """Of the three servers so far."""
-    assert stage.home.nats is not None
-    return sum(cpu_seconds(server.process.pid) for server in stage.home.nats.servers if server.process is not None)
+    return sum(cpu_seconds(pid) for pid in nats_pids(stage))
 
 
 def gateway_cpu_s(stage: FleetStage) -> float:
@@ -86,6 +94,72 @@ async def bare(stage: FleetStage, size: int, seconds: float, cores: set[int]) ->
         raise BenchFailed(f"the bare client failed with exit code {child.returncode}")
     answer: dict[str, Any] = json.loads(out)
     return answer
+
+
+class Fleet(NamedTuple):
+    """What the fleet took in."""
+
+    accepts: int
+    accepts_per_s: float
+    messages: int
+    message_bytes: int
+    refused: int
+    nats_us: float  # CPU for an accept
+    gateway_us: float
+    accept_ms: dict[str, Any]
+
+    @property
+    def rows(self) -> float:
+        """Accepts in a message."""
+        return self.accepts / self.messages
+
+
+class Compared(NamedTuple):
+    fleet: Fleet
+    bare: dict[str, Any]  # of the bare client
+    bare_nats_us: float
+
+    @property
+    def floor(self) -> float:
+        return float(self.bare["messages_per_s"]) * self.fleet.rows
+
+    @property
+    def ratio(self) -> float:
+        return self.fleet.accepts_per_s / self.floor
+
+    def numbers(self) -> dict[str, Any]:
+        bare = {name: self.bare[name] for name in ("messages_per_s", "p50_ms", "p99_ms")}
+        return {**self.fleet._asdict(), "bare": bare, "bare_nats_us": self.bare_nats_us, "ratio": self.ratio}
+
+
+async def push_all(run: Run, stage: FleetStage, swarms: list[Swarm], seconds: float) -> Fleet:
+    await asyncio.sleep(SETTLE_S)
+    before, cpu, ours = await journal(stage), nats_cpu_s(stage), gateway_cpu_s(stage)
+    run.say(f"a stream to each node, {seconds:g} s")
+    answers = await asyncio.gather(*(_push(swarm, seconds) for swarm in swarms))
+    after, cpu, ours = await journal(stage), nats_cpu_s(stage) - cpu, gateway_cpu_s(stage) - ours
+    accepts = sum(answer["accepted"] for answer in answers)
+    messages, size = after[0] - before[0], after[1] - before[1]
+    if not messages or not accepts:
+        raise BenchFailed(f"nothing was accepted: {answers}")
+    return Fleet(
+        accepts=accepts,
+        accepts_per_s=sum(answer["accepted_per_s"] for answer in answers),
+        messages=messages,
+        message_bytes=size // messages,
+        refused=sum(answer["refused"] for answer in answers),
+        nats_us=cpu / accepts * 1e6,
+        gateway_us=ours / accepts * 1e6,
+        accept_ms=answers[0]["accept_ms"],
+    )
+
+
+async def compare(run: Run, stage: FleetStage, fleet: Fleet, seconds: float, cores: set[int]) -> Compared:
+    run.say(f"{fleet.accepts:,} in {fleet.messages:,} messages of {fleet.message_bytes:,} bytes; the bare client")
+    cpu = nats_cpu_s(stage)
+    floor = await bare(stage, fleet.message_bytes, seconds, cores)
+    cpu = nats_cpu_s(stage) - cpu
+    return Compared(fleet, floor, cpu / (floor["messages"] * fleet.rows) * 1e6)
 
 
 async def take(run: Run) -> Measured:
@@ -106,46 +180,31 @@ async def take(run: Run) -> Measured:
             await asyncio.gather(*(swarm.connect(n // 3, at_once=AT_ONCE) for swarm in swarms))
             await asyncio.gather(*(swarm.do("drop", count=n // 3) for swarm in swarms))
             cores = share_out(stage, [*(node.pid for node in stage.home.nodes), *(swarm.pid for swarm in swarms)])
-            await asyncio.sleep(SETTLE_S)
-            before, cpu, ours = await journal(stage), nats_cpu_s(stage), gateway_cpu_s(stage)
-            run.say(f"a stream to each node, {seconds:g} s")
-            answers = await asyncio.gather(*(_push(swarm, seconds) for swarm in swarms))
-            after, cpu, ours = await journal(stage), nats_cpu_s(stage) - cpu, gateway_cpu_s(stage) - ours
-        accepts = sum(answer["accepted"] for answer in answers)
-        rate = sum(answer["accepted_per_s"] for answer in answers)
-        messages, size = after[0] - before[0], after[1] - before[1]
-        if not messages or not accepts:
-            raise BenchFailed(f"nothing was accepted: {answers}")
-        run.say(f"{accepts:,} in {messages:,} messages of {size // messages:,} bytes; the bare client")
-        bare_cpu = nats_cpu_s(stage)
-        floor = await bare(stage, size // messages, seconds, cores)
-        bare_cpu = nats_cpu_s(stage) - bare_cpu
-    rows = accepts / messages
-    bare_rows = floor["messages_per_s"] * rows
-    row_us, bare_row_us = cpu / accepts * 1e6, bare_cpu / (floor["messages"] * rows) * 1e6
-    refused = sum(answer["refused"] for answer in answers)
+            # the fleet before the bare client, which leaves no room for what a fleet has to say in time
+            even_fleet = await push_all(run, stage, swarms, seconds)
+            with cpu_share(nats_pids(stage), NATS_CORES) as is_bound:
+                run.say(f"the NATS servers share {NATS_CORES:g} cores" if is_bound else "no control group to be had")
+                bound_fleet = await push_all(run, stage, swarms, seconds) if is_bound else even_fleet
+                bound = await compare(run, stage, bound_fleet, seconds, cores)
+            even = await compare(run, stage, even_fleet, seconds, cores) if is_bound else bound
+    limit = f"NATS on {NATS_CORES:g} cores" if is_bound else "NATS NOT limited: no control group here"
+    fleet = bound.fleet
     return Measured(
-        value=rate,
+        value=fleet.accepts_per_s,
         unit="accepts/s",
         n=n,
-        floor=bare_rows,
-        ratio=rate / bare_rows,
-        note=f"{rows:,.0f} accepts in a message of {size / messages:,.0f} bytes, {messages / seconds:,.0f} messages/s; "
-        f"bare {floor['messages_per_s']:,.0f} messages/s, p50 {floor['p50_ms']:.1f} ms; NATS had {row_us:.1f} "
-        f"and {bare_row_us:.1f} µs of CPU for an accept, gateways {ours / accepts * 1e6:.1f}; refused {refused}",
+        floor=bound.floor,
+        ratio=bound.ratio,
+        note=f"{limit}: {fleet.rows:,.0f} accepts in a message of {fleet.message_bytes:,.0f} bytes, "
+        f"{fleet.messages / seconds:,.0f} messages/s; bare {bound.bare['messages_per_s']:,.0f}, p50 "
+        f"{bound.bare['p50_ms']:.1f} ms; CPU for an accept: NATS {fleet.nats_us:.1f} and bare {bound.bare_nats_us:.1f} "
+        f"µs, gateways {fleet.gateway_us:.1f}; refused {fleet.refused}. Half of the cores for each side: "
+        f"{even.fleet.accepts_per_s:,.0f} of {even.floor:,.0f}/s ({even.ratio:.2f})",
         more={
-            "nats_cpu_ratio": bare_row_us / row_us,
-            "nats_us": row_us,
-            "bare_nats_us": bare_row_us,
-            "gateway_us": ours / accepts * 1e6,
-            "accepts": accepts,
-            "messages": messages,
-            "message_bytes": size / messages,
-            "bare_messages_per_s": floor["messages_per_s"],
-            "bare_p50_ms": floor["p50_ms"],
-            "bare_p99_ms": floor["p99_ms"],
-            "accept_ms": answers[0]["accept_ms"],
-            "refused": refused,
+            "is_nats_bound": is_bound,
+            "nats_cpu_ratio": bound.bare_nats_us / fleet.nats_us,
+            "bound": bound.numbers(),
+            "even": even.numbers(),
         },
     )
 

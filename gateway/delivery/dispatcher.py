@@ -18,6 +18,7 @@ from gateway.delivery.backlog import SLICE, Backlog
 from gateway.delivery.broadcast import BroadcastRouter
 from gateway.delivery.executor import EDGE, Executor, Sent
 from gateway.metrics import Metric, Metrics
+from gateway.model.cluster import SEQ_SHIFT
 from gateway.model.errors import UnknownPush
 from gateway.model.notification import Notification
 from gateway.model.outcome import Event, Outcome, State, Step
@@ -98,6 +99,7 @@ class Dispatcher:
         self._task: asyncio.Task[None] | None = None
         # Those who were connected before the restart are back by then; only then is a device "disconnected" (B4).
         self._resume_at_ms: int | None = clock() + config.delivery.notifier_ack_ms
+        self._resume_below = journal.next_seq
 
     @property
     def notifiers(self) -> Mapping[str, Notifier]:
@@ -185,14 +187,17 @@ class Dispatcher:
             yield
 
     def _resume(self) -> Iterator[None]:
-        """After a restart: look once at what the journal held, in slices."""
+        """After a restart: look once at what the journal held then, in slices."""
+        field = self._resume_below >> SEQ_SHIFT
         left = self._journal.pending_count()
         looked = 0
         for part in self._directory.everybody():
             for registration in part:
                 for seq in self._journal.pending_of(registration):
-                    delivery = self._journal.get(seq)
                     left -= 1
+                    if seq >= self._resume_below and seq >> SEQ_SHIFT == field:
+                        continue  # it came since, and had its look
+                    delivery = self._journal.get(seq)
                     looked += SLICE // 10
                     if delivery is None:
                         continue

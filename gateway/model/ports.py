@@ -259,6 +259,11 @@ class Journal(Protocol):
         """False after a failed commit, until one succeeds (the journal probes by itself)."""
         ...
 
+    @property
+    def next_seq(self) -> int:
+        """Whatever is accepted from now on has this number or a higher one of the same partition."""
+        ...
+
     def reserve(self, count: int) -> int:
         """Take `count` consecutive sequence numbers; returns the first."""
         ...

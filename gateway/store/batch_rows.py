@@ -47,12 +47,12 @@ class Record(NamedTuple):
     flags: int
 
 
-def parse_batch_head(raw: bytes) -> BatchHead:
+def parse_batch_head(raw: bytes | memoryview) -> BatchHead:
     _, _, _, app_number, count, accepted_ms, ack_ms, notifier_ack_ms, _ = _HEAD.unpack_from(raw)
     return BatchHead(app_number, count, accepted_ms, ack_ms, notifier_ack_ms)
 
 
-def parse_batch_item(raw: bytes, index: int) -> BatchItem:
+def parse_batch_item(raw: bytes | memoryview, index: int) -> BatchItem:
     return BatchItem(*_ITEM.unpack_from(raw, _HEAD.size + index * _ITEM.size))
 
 
@@ -61,7 +61,7 @@ def head_of_batch(raw: bytes) -> bytes:
     return raw[: _HEAD.size + parse_batch_head(raw).pushes * _ITEM.size]
 
 
-def parse_batched(raw: bytes, index: int, first: int, app: str) -> Notification:
+def parse_batched(raw: bytes | memoryview, index: int, first: int, app: str) -> Notification:
     """The notification of one delivery; its content is empty where the row is only a head."""
     head, item = parse_batch_head(raw), parse_batch_item(raw, index)
     title = _HEAD.size + head.pushes * _ITEM.size + item.at
@@ -72,7 +72,9 @@ def parse_batched(raw: bytes, index: int, first: int, app: str) -> Notification:
         app=app,
         target=Target(token=build_token(item.token)),
         content=Content(
-            title=raw[title:text].decode(), text=raw[text:data].decode(), data=raw[data : data + item.data_bytes]
+            title=str(raw[title:text], "utf-8"),
+            text=str(raw[text:data], "utf-8"),
+            data=bytes(raw[data : data + item.data_bytes]),
         ),
         accepted_ms=head.accepted_ms,
         expires_s=item.expires_s,

@@ -327,12 +327,15 @@ class Batches:
     def notification(self, seq: int) -> Notification | None:
         """A delivery's notification with its content, as long as its batch is in the journal."""
         live = self._live_of(seq)
-        raw = b"" if live is None else self._raw(live)
-        if live is None or not raw:
+        if live is None:
             return None
-        return self._parse(raw, seq, live.first)
+        if live.raw:
+            return self._parse(live.raw, seq, live.first)
+        # a row may be large, and this is a small part of it
+        key = pack_u64(live.first)
+        return self._environment.look(Db.JOURNAL, key, lambda raw: self._parse(raw, seq, live.first))
 
-    def _parse(self, raw: bytes, seq: int, first: int) -> Notification:
+    def _parse(self, raw: bytes | memoryview, seq: int, first: int) -> Notification:
         app = self._directory.app_name(parse_batch_head(raw).app_number) or ""
         return parse_batched(raw, seq - first, first, app)
 

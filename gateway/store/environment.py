@@ -11,10 +11,10 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 import structlog
@@ -44,6 +44,8 @@ VIEW_ROOM = 2
 
 #: what LMDB raises when a write can not be done now but may be later
 WRITE_ERRORS = (lmdb.Error, OSError)
+
+_T = TypeVar("_T")
 
 
 class StoreInUse(ConfigError):
@@ -182,6 +184,14 @@ class Environment:
         with self._env.begin(db=self._dbs[db]) as txn:
             value: bytes | None = txn.get(key)
         return value
+
+    def look(self, db: Db, key: bytes, parse: Callable[[memoryview], _T]) -> _T | None:
+        """What `parse` makes of the value where it lies; None where there is none. It keeps nothing of that memory."""
+        if self._dbs[db] is None:
+            return None
+        with self._env.begin(db=self._dbs[db], buffers=True) as txn:
+            value = txn.get(key)
+            return None if value is None else parse(value)
 
     def get_many(self, db: Db, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each, in one transaction."""

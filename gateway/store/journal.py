@@ -105,6 +105,10 @@ class Journal:
     def writable(self) -> bool:
         return self._committer.writable
 
+    @property
+    def next_seq(self) -> int:
+        return self._sequences.next
+
     def reserve(self, count: int) -> int:
         return self._sequences.reserve(count)
 

@@ -171,6 +171,10 @@ class MemoryJournal:
     def writable(self, value: bool) -> None:
         self._writable = value
 
+    @property
+    def next_seq(self) -> int:
+        return self._next
+
     def reserve(self, count: int) -> int:
         assert count >= 1
         first = self._next
