@@ -2,11 +2,9 @@
 to as many streams on the same servers in the same run, in messages of the size that the fleet's commits had.
 
 The devices are away, so each push is one durable row and an answer after its commit. Half of the cores are the NATS
-servers', as if they had machines of their own, and half the clients': gateways and providers, or the bare client.
-
-It is taken twice. In a fleet that grows, gateways become more and the NATS servers stay three, so they are what bounds
-it, and the figure is how much of them becomes accepts: for that the servers share `NATS_CORES`. Then with all of their
-cores, where on a small machine the gateways bound it: `even_ratio`.
+servers', as if they had machines of their own, and half the clients': gateways and providers, or the bare client. So it
+is asked whether gateways on as many cores can make NATS as busy as a client does that only publishes. What NATS itself
+needs for an accept, by its CPU, is `nats_cpu_ratio`: that bounds a fleet whose gateways have more cores than NATS.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.system.accepts import STREAM_BATCH, STREAM_WINDOW
-from bench.system.cpu_share import cpu_share
 from bench.system.figures import Measured, Run
 from bench.system.fleet_stage import FLEET, FleetStage
 from bench.system.stage import ROOT, BenchFailed, cpu_seconds, open_files, reactors_for
@@ -32,9 +29,8 @@ AT_ONCE = 200
 SECONDS_FULL, SECONDS_QUICK = 12.0, 4.0
 #: addresses of one swarm; the next begins behind them
 SOURCES = 100
-SETTLE_S = 1.0
-#: that the NATS servers have together while they are to be what bounds both
-NATS_CORES = 0.5
+#: what went before is over when the NATS servers had less than this much of a core for so long; how long at most
+QUIET_CORES, QUIET_S, QUIET_MOST_S = 0.1, 1.0, 40.0
 #: of the provider to each node, each with a window of its own: a commit under way and the next one being filled
 CONNECTIONS = 3
 
@@ -132,8 +128,20 @@ class Compared(NamedTuple):
         return {**self.fleet._asdict(), "bare": bare, "bare_nats_us": self.bare_nats_us, "ratio": self.ratio}
 
 
+async def settle(stage: FleetStage) -> None:
+    """Standbys are level again, and nothing else is under way."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + QUIET_MOST_S
+    while loop.time() < end_s:
+        before = nats_cpu_s(stage)
+        await asyncio.sleep(QUIET_S)
+        if nats_cpu_s(stage) - before < QUIET_CORES * QUIET_S:
+            return
+    raise BenchFailed("the NATS servers did not come to rest")
+
+
 async def push_all(run: Run, stage: FleetStage, swarms: list[Swarm], seconds: float) -> Fleet:
-    await asyncio.sleep(SETTLE_S)
+    await settle(stage)
     before, cpu, ours = await journal(stage), nats_cpu_s(stage), gateway_cpu_s(stage)
     run.say(f"a stream to each node, {seconds:g} s")
     answers = await asyncio.gather(*(_push(swarm, seconds) for swarm in swarms))
@@ -156,6 +164,7 @@ async def push_all(run: Run, stage: FleetStage, swarms: list[Swarm], seconds: fl
 
 async def compare(run: Run, stage: FleetStage, fleet: Fleet, seconds: float, cores: set[int]) -> Compared:
     run.say(f"{fleet.accepts:,} in {fleet.messages:,} messages of {fleet.message_bytes:,} bytes; the bare client")
+    await settle(stage)
     cpu = nats_cpu_s(stage)
     floor = await bare(stage, fleet.message_bytes, seconds, cores)
     cpu = nats_cpu_s(stage) - cpu
@@ -180,32 +189,20 @@ async def take(run: Run) -> Measured:
             await asyncio.gather(*(swarm.connect(n // 3, at_once=AT_ONCE) for swarm in swarms))
             await asyncio.gather(*(swarm.do("drop", count=n // 3) for swarm in swarms))
             cores = share_out(stage, [*(node.pid for node in stage.home.nodes), *(swarm.pid for swarm in swarms)])
-            # the fleet before the bare client, which leaves no room for what a fleet has to say in time
-            even_fleet = await push_all(run, stage, swarms, seconds)
-            with cpu_share(nats_pids(stage), NATS_CORES) as is_bound:
-                run.say(f"the NATS servers share {NATS_CORES:g} cores" if is_bound else "no control group to be had")
-                bound_fleet = await push_all(run, stage, swarms, seconds) if is_bound else even_fleet
-                bound = await compare(run, stage, bound_fleet, seconds, cores)
-            even = await compare(run, stage, even_fleet, seconds, cores) if is_bound else bound
-    limit = f"NATS on {NATS_CORES:g} cores" if is_bound else "NATS NOT limited: no control group here"
-    fleet = bound.fleet
+            fleet = await push_all(run, stage, swarms, seconds)
+            # last, for it leaves no room for what a fleet has to say in time
+            taken = await compare(run, stage, fleet, seconds, cores)
     return Measured(
         value=fleet.accepts_per_s,
         unit="accepts/s",
         n=n,
-        floor=bound.floor,
-        ratio=bound.ratio,
-        note=f"{limit}: {fleet.rows:,.0f} accepts in a message of {fleet.message_bytes:,.0f} bytes, "
-        f"{fleet.messages / seconds:,.0f} messages/s; bare {bound.bare['messages_per_s']:,.0f}, p50 "
-        f"{bound.bare['p50_ms']:.1f} ms; CPU for an accept: NATS {fleet.nats_us:.1f} and bare {bound.bare_nats_us:.1f} "
-        f"µs, gateways {fleet.gateway_us:.1f}; refused {fleet.refused}. Half of the cores for each side: "
-        f"{even.fleet.accepts_per_s:,.0f} of {even.floor:,.0f}/s ({even.ratio:.2f})",
-        more={
-            "is_nats_bound": is_bound,
-            "nats_cpu_ratio": bound.bare_nats_us / fleet.nats_us,
-            "bound": bound.numbers(),
-            "even": even.numbers(),
-        },
+        floor=taken.floor,
+        ratio=taken.ratio,
+        note=f"{fleet.rows:,.0f} accepts in a message of {fleet.message_bytes:,.0f} bytes, "
+        f"{fleet.messages / seconds:,.0f} messages/s; bare {taken.bare['messages_per_s']:,.0f}, p50 "
+        f"{taken.bare['p50_ms']:.1f} ms; CPU for an accept: NATS {fleet.nats_us:.1f} and bare {taken.bare_nats_us:.1f} "
+        f"µs, gateways {fleet.gateway_us:.1f}; refused {fleet.refused}",
+        more={"nats_cpu_ratio": taken.bare_nats_us / fleet.nats_us, **taken.numbers()},
     )
 
 

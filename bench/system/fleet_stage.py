@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 import httpx
+from nats.js.errors import NoKeysError
 
 from bench.system.stage import APP, BenchFailed
 from gateway.cluster.fleet_records import NODE, BadRecord, parse_beat, parse_holding, parse_partition_key
@@ -71,7 +72,11 @@ class FleetStage:
             bucket = await js.key_value(f"{FLEET}_FLEET")
             names: dict[int, int] = {}
             found = [0] * self.partitions
-            for key in await bucket.keys():
+            try:
+                keys = await bucket.keys()
+            except NoKeysError:  # its servers are busy
+                return [-1] * self.partitions
+            for key in keys:
                 with contextlib.suppress(BadRecord):
                     raw = (await bucket.get(key)).value or b""
                     if key.startswith(NODE):

@@ -644,6 +644,18 @@ async def test_after_a_restart_what_is_still_away_goes_to_its_notifier(house: Ho
     assert house.edge.sent_to(back.number)[0] == other
 
 
+async def test_after_a_restart_what_came_since_is_not_looked_at_again(house: House) -> None:
+    before, since = house.directory.add(), house.directory.add()
+    await house.accepted(before)
+    house.start()
+    seq = await house.accepted(since)
+    assert house.state(seq) is State.WAITING
+    before.fallback = since.fallback = ["stub"]
+    await house.advance(31_000)
+    assert [call.registration for call in house.stub.calls] == [before.number]
+    assert house.state(seq) is State.WAITING
+
+
 async def test_timers_run_by_themselves_once_started(house: House) -> None:
     device = house.directory.add()
     seq = await house.accepted(device, ttl=1)
