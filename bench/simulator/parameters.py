@@ -61,7 +61,7 @@ class Parameters:
         4_184, "bytes", "docs/scale.md: kernel, slabs, both ends 8,368", "half of it: one end"
     )
     user_bytes: float = _measured(249, "bytes", SCALE, "| **249** |")
-    far_bytes: float = _measured(55.4, "bytes, both ends", BENCHMARKS, "**41.7 and 13.7 bytes**")
+    far_bytes: float = _measured(53.2, "bytes, both ends", BENCHMARKS, "**40.5 and 12.7 bytes**")
     heartbeat_s: float = _setting(240, "s", "edge.heartbeat_max_s")
     heartbeat_cpu_us: float = _measured(15.6, "µs", SCALE, "P12: 15.6 µs each")
     heartbeat_packets: float = _assumed(3, "packets", "PING, PONG, and an ACK of TCP that does not ride along")

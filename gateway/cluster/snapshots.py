@@ -31,6 +31,9 @@ CHUNK_BYTES = 512 * 1024
 #: chunks under way at once
 _AHEAD = 4
 _TRIES = 20
+#: how long a look for a manifest waits for its answer, and how often it is asked for again
+_LOOK_TRY_S = 0.5
+_LOOKS = 10
 _PAUSE_S = 0.25
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _SAY_BYTES = 256 * 1024 * 1024
@@ -94,6 +97,8 @@ class Snapshots:
 
     def __init__(self, link: NatsConnection, settings: Cluster) -> None:
         self._js = JetStream(link, timeout_s=5.0)
+        #: for what is small: servers that elect a leader say nothing to whom asked before
+        self._looks = JetStream(link, timeout_s=_LOOK_TRY_S)
         self._settings = settings
         self._stream = f"{settings.name}_S"
         self._uploads = 0
@@ -125,7 +130,13 @@ class Snapshots:
         return (await self._find(partition))[0]
 
     async def _find(self, partition: int) -> tuple[Manifest | None, int]:
-        message = await self._js.message(self._stream, last_of=self._manifest_subject(partition))
+        for left in reversed(range(_LOOKS)):
+            try:
+                message = await self._looks.message(self._stream, last_of=self._manifest_subject(partition))
+                break
+            except NoAnswer:
+                if not left:
+                    raise
         return (None, 0) if message is None else (parse_manifest(message.body), message.seq)
 
     async def fetch(self, manifest: Manifest, folder: Path, on_piece: Callable[[], None] = lambda: None) -> None:
