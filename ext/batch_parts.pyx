@@ -1,14 +1,13 @@
 """A batch of pushes between nodes: told apart by the partitions of its tokens, and the sequences they got put together
-again; looks at nothing of a push but its token, and never changes the order of those of one partition."""
+again; never changes the order of those of one partition."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from gateway._native.push_reader cimport gw_reader_t, push_t, read_push
+
 cdef extern from "gw_msgpack.h" nogil:
-    ctypedef struct gw_reader_t:
-        const uint8_t *p
-        const uint8_t *end
     int64_t gw_read_array(gw_reader_t *r)
     int64_t gw_read_map(gw_reader_t *r)
     int64_t gw_read_str(gw_reader_t *r, const uint8_t **s)
@@ -28,6 +27,7 @@ cdef struct piece_t:
 cdef struct part_t:
     uint64_t bytes
     uint32_t count
+    bint is_plain
 
 
 cdef enum:
@@ -78,9 +78,12 @@ cdef int slot_of(gw_reader_t r) noexcept nogil:
     return slot
 
 
-def split(bytes pushes not None, const uint16_t[::1] partition_of_slot not None, uint32_t otherwise, uint32_t most):
+def split(bytes pushes not None, const uint16_t[::1] partition_of_slot not None, uint32_t otherwise, uint32_t most, *,
+          uint32_t push_bytes, uint32_t inline_bytes, uint32_t most_ttl_s):
     """See batch_parts.pyi."""
-    cdef gw_reader_t r
+    cdef gw_reader_t r, ahead
+    cdef push_t push
+    cdef bint is_plain = False
     cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(pushes)
     cdef int64_t count
     cdef uint32_t i, taken
@@ -105,7 +108,11 @@ def split(bytes pushes not None, const uint16_t[::1] partition_of_slot not None,
         memset(parts, 0, sizeof(parts))
         for i in range(<uint32_t>count):
             if i < taken:
-                slot = slot_of(r)
+                ahead = r
+                memset(&push, 0, sizeof(push))
+                is_plain = read_push(&ahead, &push, most_ttl_s) and push.data_bytes <= inline_bytes and (
+                    <uint64_t>push.title_bytes + push.text_bytes + push.data_bytes <= push_bytes)
+                slot = (push.token[0] << 2) | (push.token[1] >> 6) if is_plain else slot_of(r)
                 pieces[i].partition = <uint16_t>otherwise if slot < 0 else partition_of_slot[slot]
                 pieces[i].raw = r.p
                 if pieces[i].partition >= SLOTS:
@@ -118,8 +125,10 @@ def split(bytes pushes not None, const uint16_t[::1] partition_of_slot not None,
                 if not parts[k].count:
                     order[partitions] = <uint16_t>k
                     partitions += 1
+                    parts[k].is_plain = True
                 parts[k].count += 1
                 parts[k].bytes += pieces[i].bytes
+                parts[k].is_plain &= is_plain
         if r.p != r.end:
             raise ValueError("something follows the array")
         made = build_parts(pieces, taken, parts, order, partitions)
@@ -148,7 +157,7 @@ cdef list build_parts(const piece_t *pieces, uint32_t taken, part_t *parts, cons
         p[4] = <uint8_t>count
         ends[k] = p + ARRAY32_BYTES
         next_place[k] = <uint32_t *>PyBytes_AS_STRING(places)
-        made.append((k, count, packed, places))
+        made.append((k, count, packed, places, parts[k].is_plain != 0))
     for i in range(taken):
         k = pieces[i].partition
         memcpy(ends[k], pieces[i].raw, pieces[i].bytes)

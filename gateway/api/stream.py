@@ -43,7 +43,7 @@ def first_of(pushes: bytes, count: int) -> bytes:
     """The first of a packed array, packed; InvalidField where it is none."""
     try:
         return bytes(_pack(_unpack(pushes)[:count]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidField("an array of pushes is expected", field="pushes") from error
 
 
@@ -94,17 +94,23 @@ class ProviderStreams(StreamSessions[_Stream]):
             taken.done.add_done_callback(lambda _: finish({}))
             return
 
-        async def one_by_one() -> None:
-            singles: dict[int, Any] = {}
-            started: list[tuple[int, Push]] = []
-            for place, index in enumerate(taken.apart, 1):
+        singles: dict[int, Any] = {}
+        started: list[tuple[int, Push]] = []
+
+        def start(indices: list[int]) -> None:
+            for index in indices:
                 try:
                     request = decode(taken.raw(index), PushRequest, kind=MSGPACK)
                     started.append((index, self._once.start(app, request)))
                 except GatewayError as error:
                     singles[index] = describe(error)
-                if not place % SLICE:
-                    await asyncio.sleep(0)
+
+        start(taken.apart[:SLICE])  # now: the next batch may be there already, and is behind them
+
+        async def one_by_one() -> None:
+            for place in range(SLICE, len(taken.apart), SLICE):
+                await asyncio.sleep(0)
+                start(taken.apart[place : place + SLICE])
             for index, push in started:
                 try:
                     await settle(push, self._backend.config.accept_timeout_s)

@@ -7,6 +7,7 @@ sent before its commit. Those after them wait here for its end, and are taken in
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
@@ -23,7 +24,7 @@ AT_ONCE = 2
 MOST_PUSHES = 4_096
 MOST_BYTES = 1_048_576
 #: and that wait; past either they are taken in before the commit has ended
-HELD_PUSHES = 65_536
+HELD_PUSHES = 16_384
 HELD_BYTES = 16_777_216
 #: of a packed array of pushes as a fleet's nodes send it
 HEAD_BYTES = 5
@@ -55,7 +56,8 @@ class TakenPart:
         self._taken = taken
         self._start = start
         self.count = count
-        self.apart = [index - start for index in taken.apart if start <= index < start + count]
+        begin, end = (bisect_left(taken.apart, index) for index in (start, start + count))
+        self.apart = [index - start for index in taken.apart[begin:end]]
         self.done = taken.done
 
     @property
@@ -77,6 +79,7 @@ class _Held(NamedTuple):
     app: App
     pushes: bytes
     length: int
+    is_plain: bool
     hear: Hear
 
 
@@ -93,10 +96,11 @@ class BatchGathering:
         self._held_pushes = 0
         self._held_bytes = 0
 
-    def take(self, app: App, pushes: bytes, count: int, hear: Hear) -> None:
-        """`pushes`: packed array of so many (5 bytes of head), each well-formed msgpack. `hear` is called before this
-        returns, or when the commit under way has ended."""
-        self._held.append(_Held(app, pushes, count, hear))
+    def take(self, app: App, pushes: bytes, count: int, is_plain: bool, hear: Hear) -> None:
+        """`pushes`: packed array of so many (5 bytes of head), each well-formed msgpack. `is_plain`: none of them is to
+        be looked at alone; other batches stay alone, for that begins when they are heard of. `hear` is called before
+        this returns, or when the commit under way has ended; it does not raise."""
+        self._held.append(_Held(app, pushes, count, is_plain, hear))
         self._held_pushes += count
         self._held_bytes += len(pushes)
         if not (self._journal.is_committing and self._journal.writable):
@@ -125,7 +129,8 @@ class BatchGathering:
             while end < len(held) and held[end].app is held[start].app:
                 pushes += held[end].length
                 size += len(held[end].pushes)
-                if end > start and (pushes > MOST_PUSHES or size > MOST_BYTES):
+                is_plain = held[start].is_plain and held[end].is_plain
+                if end > start and (not is_plain or pushes > MOST_PUSHES or size > MOST_BYTES):
                     break
                 end += 1
             self._accept(held[start:end])
@@ -136,16 +141,16 @@ class BatchGathering:
         packed = held[0].pushes
         if len(held) > 1:
             packed = pack_array((memoryview(each.pushes)[HEAD_BYTES:] for each in held), length)
-        start = 0
         try:
             taken = self._acceptor.accept(held[0].app, packed, length, self._clock())
-            for each in held:
-                each.hear(TakenPart(taken, start, each.length))
-                start += each.length
-        except GatewayError as error:
+        except Exception as exc:  # nobody may wait for ever, and the commit that called goes on
+            error = exc if isinstance(exc, GatewayError) else GatewayError()
+            if error is not exc:
+                _log.error("a batch could not be taken in", kind=type(exc).__name__)
             for each in held:
                 each.hear(error)
-        except Exception as exc:  # nobody may wait for ever, and the commit that called goes on
-            _log.error("a batch could not be taken in", kind=type(exc).__name__)
-            for each in held:
-                each.hear(GatewayError())
+            return
+        start = 0
+        for each in held:
+            each.hear(TakenPart(taken, start, each.length))
+            start += each.length

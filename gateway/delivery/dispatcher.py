@@ -194,9 +194,9 @@ class Dispatcher:
         for part in self._directory.everybody():
             for registration in part:
                 for seq in self._journal.pending_of(registration):
-                    left -= 1
                     if seq >= self._resume_below and seq >> SEQ_SHIFT == field:
                         continue  # it came since, and had its look
+                    left -= 1
                     delivery = self._journal.get(seq)
                     looked += SLICE // 10
                     if delivery is None:

@@ -19,7 +19,7 @@ from gateway.api.wire import BatchResult
 from gateway.auth.api_keys import Provider
 from gateway.delivery.batch_gathering import pack_array
 from gateway.delivery.request import PushRequest
-from gateway.fleet.pushes import Answer, ManyPushes, Sent
+from gateway.fleet.pushes import Answer, ManyPushes
 from gateway.fleet.quota_home import QuotaHome
 from gateway.fleet.spool_side import SpoolSide
 from gateway.model.errors import AcceptTimeout, BadRequest, GatewayError, LogUnavailable
@@ -31,7 +31,7 @@ WINDOW = 64
 class _Sent(NamedTuple):
     """A push that went out in a part; its result is the part's to tell."""
 
-    sent: Sent
+    answer: asyncio.Future[Answer]
     place: int  # in its part
     #: where there is a spool that may keep it
     request: PushRequest | None
@@ -101,7 +101,7 @@ class FleetBatchAnswer(BatchAnswer):
         parts = pushes.split(self._app.name, pack_array(packed, len(packed)))
         for each in pushes.send(self._app.name, parts):
             for at, place in enumerate(each.part.each_place()):
-                sent[place] = _Sent(each, at, asked[place])
+                sent[place] = _Sent(each.answer, at, asked[place])
             self._waiting.add(each.answer)
             each.answer.add_done_callback(self._waiting.discard)
         due = asyncio.get_running_loop().time() + self._backend.config.accept_timeout_s
@@ -114,7 +114,7 @@ class FleetBatchAnswer(BatchAnswer):
     def _is_open(self, result: Any) -> bool:
         if isinstance(result, asyncio.Task):
             return not result.done()
-        return isinstance(result, _Refused) or (isinstance(result, _Sent) and not result.sent.answer.done())
+        return isinstance(result, _Refused) or (isinstance(result, _Sent) and not result.answer.done())
 
     async def _line(self, index: int, result: Any, due: float) -> bytes:
         if isinstance(result, asyncio.Task):
@@ -124,11 +124,11 @@ class FleetBatchAnswer(BatchAnswer):
             return await self._refusal(index, result.error, result.request, due)
         if not isinstance(result, _Sent):
             return await super()._line(index, result, due)
-        if not result.sent.answer.done():
-            await asyncio.wait((result.sent.answer,), timeout=max(due - asyncio.get_running_loop().time(), 0))
-        if not result.sent.answer.done():
+        if not result.answer.done():
+            await asyncio.wait((result.answer,), timeout=max(due - asyncio.get_running_loop().time(), 0))
+        if not result.answer.done():
             return await super()._line(index, AcceptTimeout(), due)
-        answer = result.sent.answer.result().at(result.place)
+        answer = result.answer.result().at(result.place)
         if not isinstance(answer, GatewayError):
             return await super()._line(index, Push(answer.seq, None, answer.replayed, answer.targeted), due)
         return await self._refusal(index, answer, result.request, due)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import struct
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
+from struct import Struct
 from typing import Any
 
 import msgspec
@@ -24,18 +24,16 @@ from gateway.model.errors import BadRequest, GatewayError, LogFenced, NodeUnreac
 
 #: what a partition answers; called at once, in the order of arrival, and what it returns may be awaited
 Answerer = Callable[[Core, bytes], bytes | Awaitable[bytes]]
-_Begun = bytes | GatewayError | asyncio.Future[bytes]
 
-_NUMBER = struct.Struct(">H")
-_SIZE = struct.Struct(">I")
+_NUMBER = Struct(">H")
 #: questions that may wait for an owner at once; past it they are refused
 MOST_WAITING = 10_000
 #: and look for one again after this time in any case
 LOOK_AGAIN_S = 1.0
-#: kinds of messages to many partitions of one node: the same for all, or something for each
+#: kinds of messages to many partitions of one node
 _EACH = ".each"
 _encode = msgspec.msgpack.Encoder().encode
-_decode_head = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
+_decode_asked = msgspec.msgpack.Decoder(tuple[list[int], bytes]).decode
 _decode_answers = msgspec.msgpack.Decoder(list[tuple[int, bytes | list[Any]]]).decode
 
 
@@ -67,10 +65,13 @@ class Owners:
             return answerer(self.own(_NUMBER.unpack_from(body)[0]), body[_NUMBER.size :])
 
         def on_each(sender: int, body: bytes) -> Awaitable[bytes]:  # noqa: ARG001
-            partitions, bodies = parse_asked(body)
+            try:
+                partitions, rest = _decode_asked(body)
+            except (msgspec.DecodeError, ValueError) as error:
+                raise BadRequest("a message without partitions") from error
             # each begins now, in the order of arrival
-            begun = [self._begin(kind, partition, rest) for partition, rest in zip(partitions, bodies, strict=True)]
-            return self._collect(partitions, begun)
+            begun = [(partition, self._begin(kind, partition, rest)) for partition in partitions]
+            return self._collect(begun)
 
         self.bus.serve(kind, on_one)
         self.bus.serve(kind + _EACH, on_each)
@@ -82,18 +83,18 @@ class Owners:
             raise LogFenced("This node does not own this part of the fleet; ask again.")
         return core
 
-    def _begin(self, kind: str, partition: int, body: bytes) -> _Begun:
+    def _begin(self, kind: str, partition: int, body: bytes) -> bytes | Awaitable[bytes] | GatewayError:
         try:
-            answer = self._answerers[kind](self.own(partition), body)
+            return self._answerers[kind](self.own(partition), body)
         except GatewayError as error:
             return error
-        return answer if isinstance(answer, bytes) else asyncio.ensure_future(answer)
 
-    async def _collect(self, partitions: list[int], begun: list[_Begun]) -> bytes:
+    async def _collect(self, begun: list[tuple[int, bytes | Awaitable[bytes] | GatewayError]]) -> bytes:
+        answers = await asyncio.gather(*(_settle(answer) for _, answer in begun))
         return _encode(
             [
                 (partition, build_error_row(answer) if isinstance(answer, GatewayError) else answer)
-                for partition, answer in zip(partitions, await _settle(begun), strict=True)
+                for (partition, _), answer in zip(begun, answers, strict=True)
             ]
         )
 
@@ -158,36 +159,31 @@ class Owners:
                 by_node.setdefault(node, []).append(partition)
             except NodeUnreachable as error:
                 found[partition] = error
-        asked = [self._ask_many(node, kind, theirs, [body], timeout_s) for node, theirs in by_node.items()]
-        for theirs, answers in zip(by_node.values(), await asyncio.gather(*asked), strict=True):
-            found.update(zip(theirs, answers, strict=True))
+        asked = [self._ask_many(node, kind, theirs, body, timeout_s) for node, theirs in by_node.items()]
+        for answers in await asyncio.gather(*asked):
+            found.update(answers)
         return dict(sorted(found.items()))
 
-    async def ask_node(self, node: int, kind: str, bodies: Sequence[tuple[int, bytes]]) -> list[bytes | GatewayError]:
-        """What partitions answer, each to a body of its own, in order, with one message to the node that owned them all
-        a moment ago; LogFenced where it does not any more, and nothing was done."""
-        return await self._ask_many(node, kind, [partition for partition, _ in bodies], [body for _, body in bodies])
-
     async def _ask_many(
-        self, node: int, kind: str, partitions: list[int], bodies: list[bytes], timeout_s: float | None = None
-    ) -> list[bytes | GatewayError]:
-        """`bodies`: one for all, or each its own."""
+        self, node: int, kind: str, partitions: list[int], body: bytes, timeout_s: float | None
+    ) -> dict[int, bytes | GatewayError]:
         if node == self.bus.number:
-            theirs = bodies * len(partitions) if len(bodies) == 1 else bodies
-            return await _settle([self._begin(kind, *each) for each in zip(partitions, theirs, strict=True)])
-        message = build_asked(partitions, bodies)
+            begun = [self._begin(kind, partition, body) for partition in partitions]
+            return dict(zip(partitions, await asyncio.gather(*map(_settle, begun)), strict=True))
+        message = _encode((partitions, body))
         try:
             raw = await self.bus.ask(node, kind + _EACH, message, timeout_s=timeout_s or self.timeout_s)
             answers = _decode_answers(raw)
-            if [partition for partition, _ in answers] != partitions:
-                raise NodeUnreachable("a node answered for other parts of the fleet")
-            return [answer if isinstance(answer, bytes) else parse_error_row(answer) for _, answer in answers]
         except NodeUnreachable:
-            return [self._unreachable("no answer", certain=False)] * len(partitions)
+            return dict.fromkeys(partitions, self._unreachable("no answer", certain=False))
         except GatewayError as error:
-            return [error] * len(partitions)
+            return dict.fromkeys(partitions, error)
         except (msgspec.DecodeError, ValueError):
-            return [NodeUnreachable("a node answered with something that is no answer")] * len(partitions)
+            return dict.fromkeys(partitions, NodeUnreachable("a node answered with something that is no answer"))
+        found: dict[int, bytes | GatewayError] = dict.fromkeys(partitions, NodeUnreachable())
+        for partition, answer in answers:
+            found[partition] = answer if isinstance(answer, bytes) else parse_error_row(answer)
+        return found
 
     def _unreachable(self, why: str, *, certain: bool) -> NodeUnreachable:
         self._metrics.count(Metric.FLEET_UNREACHABLE, label=why)
@@ -201,43 +197,10 @@ class Owners:
         )
 
 
-def build_asked(partitions: list[int], bodies: list[bytes]) -> bytes:
-    """A message to many partitions: a head, msgpack, and the bodies as they are, for they may be large."""
-    head = _encode((partitions, [len(body) for body in bodies]))
-    return b"".join((_SIZE.pack(len(head)), head, *bodies))
-
-
-def parse_asked(message: bytes) -> tuple[list[int], list[bytes]]:
-    """Partitions, and a body for each. BadRequest."""
+async def _settle(answer: bytes | Awaitable[bytes] | GatewayError) -> bytes | GatewayError:
+    if isinstance(answer, bytes | GatewayError):
+        return answer
     try:
-        start = _SIZE.size + _SIZE.unpack_from(message)[0]
-        partitions, sizes = _decode_head(message[_SIZE.size : start])
-    except (msgspec.DecodeError, struct.error, ValueError) as error:
-        raise BadRequest("a message without partitions") from error
-    if len(sizes) not in (1, len(partitions)) or min(sizes, default=0) < 0 or start + sum(sizes) != len(message):
-        raise BadRequest("a message for other partitions")
-    bodies = []
-    for size in sizes:
-        bodies.append(message[start : start + size])
-        start += size
-    return partitions, bodies * len(partitions) if len(sizes) == 1 else bodies
-
-
-async def _settle(begun: list[_Begun]) -> list[bytes | GatewayError]:
-    """The answers of all, each a GatewayError where that is what it came to."""
-    settled: list[bytes | GatewayError] = []
-    try:
-        for answer in begun:
-            if isinstance(answer, bytes | GatewayError):
-                settled.append(answer)
-                continue
-            try:
-                settled.append(await answer)
-            except GatewayError as error:
-                settled.append(error)
-    except BaseException:
-        for answer in begun[len(settled) :]:
-            if isinstance(answer, asyncio.Future):
-                answer.cancel()
-        raise
-    return settled
+        return await answer
+    except GatewayError as error:
+        return error

@@ -25,7 +25,7 @@ from gateway.fleet.owners import Owners
 from gateway.fleet.places import Place
 from gateway.fleet.ports import Core, Cores
 from gateway.fleet.provider_door import Handler, ProviderDoor
-from gateway.fleet.pushes import ManyPushes
+from gateway.fleet.pushes import ManyPushes, PlainBounds
 from gateway.fleet.quota_home import QuotaHome
 from gateway.fleet.spool import Spool, fates_s
 from gateway.fleet.spool_side import SpoolSide
@@ -70,7 +70,8 @@ class ProviderSide:
         )
         # at once: its index looks for an unknown key only now and then
         self.book.hear = self.backend.keys.update
-        self.pushes = ManyPushes(owners, config.api.accept_timeout_s)
+        bounds = PlainBounds(config.api.max_push_bytes, config.delivery.inline_bytes, config.delivery.max_ttl_s)
+        self.pushes = ManyPushes(owners, config.api.accept_timeout_s, bounds)
         self.feeds = Feeds(owners, self.backend)
         routes = FeedRoutes(self.backend, self.feeds)
         self.spool = SpoolSide(

@@ -1,9 +1,10 @@
-"""Many pushes at once: told apart by partition, one message to each node and one journal row at each owner; must never
+"""Many pushes at once: told apart by partition, one question and one journal row for each owner's part; must never
 change the order of pushes to one token, nor tell of a push what its owner did not.
 
-What batches of one turn of the loop have for a partition goes there as one, so parts grow with the load. A push goes
-out as it came, packed; only its token is looked at here. What is no push to a token goes to the app's home, which says
-what is wrong with it, if anything is.
+Plain pushes that batches of one turn of the loop have for a partition go there as one, so parts grow with the load.
+What is not plain is looked at alone by its owner, so a part with such a push goes alone, and nothing overtakes it. A
+push goes out as it came, packed. What is no push to a token goes to the app's home, which says what is wrong with it,
+if anything is.
 """
 
 from __future__ import annotations
@@ -38,14 +39,13 @@ _WHOLE = (1 << 32) - 1
 #: batches are put together up to so much for one partition; a larger one goes alone
 MOST_PUSHES = 4_096
 MOST_BYTES = 524_288
-#: a message to a node is closed when it has so much
-MESSAGE_BYTES = 1_048_576
 
 
 class _Asked(NamedTuple):
     app: str
     most: int
     pushes: bytes  # packed array
+    is_plain: bool
 
 
 class Pushed(NamedTuple):
@@ -70,9 +70,18 @@ class Part(NamedTuple):
     length: int
     pushes: bytes  # packed array
     places: bytes  # of each in the batch
+    is_plain: bool  # all of them
 
     def each_place(self) -> Sequence[int]:
         return memoryview(self.places).cast("I")
+
+
+class PlainBounds(NamedTuple):
+    """What a push may have to be taken in by the plain way (ext/push_reader.pyx)."""
+
+    push_bytes: int
+    inline_bytes: int
+    most_ttl_s: int
 
 
 class Answer(NamedTuple):
@@ -99,11 +108,12 @@ class Sent(NamedTuple):
 class _Load:
     """Parts of one partition and app that go out as one."""
 
-    __slots__ = ("app", "length", "partition", "sent", "size")
+    __slots__ = ("app", "is_plain", "length", "partition", "sent", "size")
 
-    def __init__(self, app: str, partition: int) -> None:
+    def __init__(self, app: str, partition: int, is_plain: bool) -> None:
         self.app = app
         self.partition = partition
+        self.is_plain = is_plain
         self.sent: list[Sent] = []
         self.length = 0
         self.size = 0
@@ -114,6 +124,8 @@ class _Load:
         self.size += len(sent.part.pushes)
 
     def takes(self, part: Part) -> bool:
+        if not (self.is_plain and part.is_plain):
+            return False
         return self.length + part.length <= MOST_PUSHES and self.size + len(part.pushes) <= MOST_BYTES
 
     def pack(self) -> bytes:
@@ -122,7 +134,7 @@ class _Load:
         if len(self.sent) > 1:
             bare = (memoryview(sent.part.pushes)[HEAD_BYTES:] for sent in self.sent)
             pushes = pack_array(bare, self.length)
-        return _encode(_Asked(self.app, self.length, pushes))
+        return _encode(_Asked(self.app, self.length, pushes, self.is_plain))
 
     def tell(self, answer: Answer) -> None:
         """Whoever was told something before does not hear it."""
@@ -133,24 +145,12 @@ class _Load:
             at += part.length
 
 
-def _messages(loads: list[_Load]) -> list[list[_Load]]:
-    """In the same order, told apart by how much one message should have."""
-    made: list[list[_Load]] = []
-    size = MESSAGE_BYTES
-    for load in loads:
-        if size >= MESSAGE_BYTES:
-            made.append([])
-            size = 0
-        made[-1].append(load)
-        size += load.size
-    return made
-
-
 class ManyPushes:
-    """Control thread only. `accept_timeout_s` is that of the configuration."""
+    """Control thread only. `accept_timeout_s` and `bounds` are those of the configuration."""
 
-    def __init__(self, owners: Owners, accept_timeout_s: float) -> None:
+    def __init__(self, owners: Owners, accept_timeout_s: float, bounds: PlainBounds) -> None:
         self._owners = owners
+        self._bounds = bounds._asdict()
         self._timeout_s = accept_timeout_s
         self._asking: set[asyncio.Task[None]] = set()
         self._settling: set[asyncio.Task[None]] = set()
@@ -167,9 +167,9 @@ class ManyPushes:
         where this is no array."""
         home = home_of(app, self._owners.partitions)
         try:
-            parts = split_native(pushes, self._partition_of_slot, home, most)
+            parts = split_native(pushes, self._partition_of_slot, home, most, **self._bounds)
             return [Part._make(part) for part in place_strays(parts, self._owners.partitions)]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRequest(str(error), field="pushes") from None
 
     def send(self, app: str, parts: Sequence[Part]) -> list[Sent]:
@@ -181,7 +181,7 @@ class ManyPushes:
         for each in sent:
             loads = self._loads.setdefault((app, each.part.partition), [])
             if not loads or not loads[-1].takes(each.part):
-                loads.append(_Load(app, each.part.partition))
+                loads.append(_Load(app, each.part.partition, each.part.is_plain))
             loads[-1].add(each)
         return sent
 
@@ -195,46 +195,26 @@ class ManyPushes:
 
     def _flush(self) -> None:
         loads, self._loads = self._loads, {}
-        owner = self._owners.members.owner
-        by_node: dict[int, list[_Load]] = {}
-        for (_, partition), theirs in loads.items():
-            by_node.setdefault(owner(partition).node, []).extend(theirs)
-        for node, all_of_node in by_node.items():
-            for together in _messages(all_of_node):
+        for theirs in loads.values():
+            for load in theirs:
                 # tasks begin in this order, and all of this turn before any of the next
-                task = asyncio.get_running_loop().create_task(self._ask(node, together))
+                task = asyncio.get_running_loop().create_task(self._ask(load))
                 self._asking.add(task)
-                task.add_done_callback(partial(self._on_asked, together))
+                task.add_done_callback(partial(self._on_asked, load))
 
-    def _on_asked(self, loads: list[_Load], task: asyncio.Task[None]) -> None:
+    def _on_asked(self, load: _Load, task: asyncio.Task[None]) -> None:
         self._asking.discard(task)
-        for load in loads:  # whoever was not told anything
-            load.tell(_refused(NodeUnreachable(), load.length))
+        load.tell(_refused(NodeUnreachable(), load.length))  # whoever was not told anything
 
-    async def _ask(self, node: int, loads: list[_Load]) -> None:
-        """`node` 0: nobody's now."""
+    async def _ask(self, load: _Load) -> None:
+        """For itself: no partition waits for another. What a turn has for a node is one message of the bus."""
         try:
-            bodies = [(load.partition, load.pack()) for load in loads]
-            if node:
-                found = await self._owners.ask_node(node, KIND, bodies)
-            else:
-                found = [LogFenced()] * len(loads)
-            again: list[Awaitable[None]] = []
-            for load, (_, body), answer in zip(loads, bodies, found, strict=True):
-                if isinstance(answer, LogFenced):  # its owner has changed meanwhile, and nothing was done
-                    again.append(self._ask_one(load, body))
-                else:
-                    load.tell(_parse(answer, load.length))
-            await asyncio.gather(*again)
-        except Exception as exc:
-            log.error("pushes could not be sent to their owner", kind=type(exc).__name__)
-
-    async def _ask_one(self, load: _Load, body: bytes) -> None:
-        """Of whoever owns it by now."""
-        try:
-            load.tell(_parse(await self._owners.ask(load.partition, KIND, body), load.length))
+            load.tell(parse_answer(await self._owners.ask(load.partition, KIND, load.pack()), load.length))
         except GatewayError as error:
             load.tell(_refused(error, load.length))
+        except Exception as exc:
+            log.error("pushes could not be sent to their owner", kind=type(exc).__name__)
+            load.tell(_refused(GatewayError(), load.length))
 
     # --- at the owner
 
@@ -251,14 +231,14 @@ class ManyPushes:
         def hear(taken: TakenPart | GatewayError) -> None:
             if isinstance(taken, GatewayError):
                 _fail(answered, taken)
-            elif isinstance(taken.refusal, LogFenced):
-                _fail(answered, taken.refusal)  # nothing was done: the next owner is asked
+            elif isinstance(taken.refusal, LogFenced) or (taken.refusal and core.backend.stopping.is_set):
+                _fail(answered, LogFenced())  # nothing was done: the next owner is asked
             elif taken.apart:
                 self._settle_apart(core, app, taken, answered)
             else:
                 taken.done.add_done_callback(lambda _: _resolve(answered, taken))
 
-        core.gathering.take(app, asked.pushes, asked.most, hear)
+        core.gathering.take(app, asked.pushes, asked.most, asked.is_plain, hear)
         return answered
 
     def _settle_apart(self, core: Core, app: App, taken: TakenPart, answered: asyncio.Future[bytes]) -> None:
@@ -270,14 +250,23 @@ class ManyPushes:
                 singles[index] = core.once.start(app, request)
             except GatewayError as error:
                 singles[index] = error
+            except Exception as exc:
+                log.error("a push could not be looked at alone", kind=type(exc).__name__)
+                singles[index] = GatewayError()
 
         async def settle_all() -> None:
             await asyncio.wait((taken.done,))
             _resolve(answered, taken, {index: await self._row(single) for index, single in singles.items()})
 
+        def on_end(task: asyncio.Task[None]) -> None:
+            self._settling.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("pushes looked at alone could not be settled", kind=type(error).__name__)
+            _fail(answered, NodeUnreachable())  # where nothing was said
+
         task = asyncio.get_running_loop().create_task(settle_all())
         self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        task.add_done_callback(on_end)
 
     async def _row(self, single: Push | GatewayError) -> Any:
         if isinstance(single, GatewayError):
@@ -352,15 +341,6 @@ def parse_answer(body: bytes, count: int) -> Answer:
     if len(results) != count:
         raise NodeUnreachable("a node answered for other pushes")
     return Answer(0, results)
-
-
-def _parse(answer: bytes | GatewayError, count: int) -> Answer:
-    if isinstance(answer, GatewayError):
-        return _refused(answer, count)
-    try:
-        return parse_answer(answer, count)
-    except NodeUnreachable as error:
-        return _refused(error, count)
 
 
 def _refused(error: GatewayError, count: int) -> Answer:

@@ -15,8 +15,8 @@ import msgspec
 from gateway.model.cluster import has_strays, partition_of
 from gateway.model.registration import TOKEN_CHARS, parse_token
 
-#: partition, how many, packed array, their places in the batch: as the native split makes it
-Parted = tuple[int, int, bytes, bytes]
+#: partition, how many, packed array, their places in the batch, are they plain: as the native split makes it
+Parted = tuple[int, int, bytes, bytes, bool]
 
 
 class _Target(msgspec.Struct):
@@ -41,7 +41,7 @@ def place_strays(parts: Sequence[Parted], partitions: int) -> Sequence[Parted]:
 
 
 def _take_apart(part: Parted, partitions: int) -> list[Parted]:
-    here, _, packed, places = part
+    here, _, packed, places, is_plain = part
     wanted = [_partition(token, here, partitions) for token in _tokens(packed)]
     if all(partition == here for partition in wanted):
         return [part]
@@ -52,7 +52,7 @@ def _take_apart(part: Parted, partitions: int) -> list[Parted]:
         theirs.append(raw)
         where.append(place)
     return [
-        (partition, len(where), b"\xdd" + len(where).to_bytes(4, "big") + b"".join(theirs), where.tobytes())
+        (partition, len(where), b"\xdd" + len(where).to_bytes(4, "big") + b"".join(theirs), where.tobytes(), is_plain)
         for partition, (theirs, where) in pieces.items()
     ]
 

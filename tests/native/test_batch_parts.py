@@ -11,8 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway._native.batch_parts import scatter, split
+from gateway._native.batch_parts import scatter
+from gateway._native.batch_parts import split as split_native
 from gateway._native.push_results import build_blocks, pack_results
+
+
+def split(pushes: bytes, slots: array[int], otherwise: int, most: int) -> list[tuple[int, int, bytes, bytes, bool]]:
+    return split_native(pushes, slots, otherwise, most, push_bytes=4_096, inline_bytes=2_048, most_ttl_s=86_400)
+
 
 SLOTS = array("H", (slot // 64 for slot in range(1024)))
 
@@ -22,7 +28,7 @@ def test_any_bytes_are_told_apart_or_refused(raw: bytes, most: int) -> None:
     for body in (raw, b"\xdd\x00\x00\x00\x02" + raw, b"\x91" + raw):
         with suppress(ValueError):
             parts = split(body, SLOTS, 3, most)
-            assert sum(length for _, length, _, _ in parts) <= most
+            assert sum(length for _, length, *_ in parts) <= most
 
 
 _VALUE: Any = st.recursive(
@@ -37,7 +43,7 @@ def test_every_push_is_in_one_part_as_it_came(pushes: list[Any], flip: int, byte
     packed = msgspec.msgpack.encode(pushes)
     raws = msgspec.msgpack.decode(packed, type=list[msgspec.Raw])
     met: set[int] = set()
-    for _, length, part, places in split(packed, SLOTS, 3, len(pushes)):
+    for _, length, part, places, _ in split(packed, SLOTS, 3, len(pushes)):
         theirs = memoryview(places).cast("I").tolist()
         assert part[5:] == b"".join(raws[place] for place in theirs)
         assert length == len(theirs) == int.from_bytes(part[1:5], "big")

@@ -75,9 +75,9 @@ class _Scene:
         self.heard: list[TakenPart | GatewayError] = []
         self.gathering = BatchGathering(self.acceptor, self.journal, lambda: 7)  # type: ignore[arg-type]
 
-    def take(self, *numbers: int, app: App = SHOP) -> None:
+    def take(self, *numbers: int, app: App = SHOP, is_plain: bool = True) -> None:
         packed = b"\xdd" + len(numbers).to_bytes(4, "big") + b"".join(map(msgspec.msgpack.encode, numbers))
-        self.gathering.take(app, packed, len(numbers), self.heard.append)
+        self.gathering.take(app, packed, len(numbers), is_plain, self.heard.append)
 
     @property
     def taken(self) -> list[list[int]]:
@@ -138,6 +138,19 @@ async def test_apps_are_not_mixed_and_keep_their_order(scene: _Scene) -> None:
         scene.take(number, app=app)
     scene.journal.end()
     assert scene.acceptor.accepted[AT_ONCE:] == [("shop", [2]), ("other", [4, 6]), ("shop", [8])]
+
+
+async def test_what_is_looked_at_alone_begins_before_anything_behind_it_is_taken_in(scene: _Scene) -> None:
+    scene.journal.is_committing = True
+    for number in range(AT_ONCE):
+        scene.take(number * 2)
+    order: list[Any] = []
+    for numbers, is_plain in (((2,), True), ((4,), True), ((5,), False), ((6,), True), ((8,), True)):
+        packed = b"\xdd" + len(numbers).to_bytes(4, "big") + bytes(numbers)
+        scene.gathering.take(SHOP, packed, 1, is_plain, lambda _, n=numbers: order.append((n, len(scene.taken))))
+    scene.journal.end()
+    assert scene.taken[AT_ONCE:] == [[2, 4], [5], [6, 8]]
+    assert order[2] == ((5,), AT_ONCE + 2)
 
 
 async def test_each_hears_of_its_own(scene: _Scene) -> None:

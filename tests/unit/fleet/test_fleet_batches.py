@@ -21,6 +21,7 @@ from gateway.fleet.owners import Owners
 from gateway.fleet.pushes import (
     ManyPushes,
     Part,
+    PlainBounds,
     Pushed,
     parse_answer,
     parse_pushes,
@@ -67,7 +68,7 @@ async def test_a_batch_is_one_message_to_another_node_however_many_partitions_it
     async with fleet.client(1, key) as http:
         answer = await http.post("/v1/push/batch", json=batch)
     assert [line["status"] for line in _lines(answer.text)] == [201] * 300
-    assert [kind for _, node, kind in fleet.wire.asked if node == 2] == ["pushes.each"]
+    assert [kind for _, node, kind in fleet.wire.asked if node == 2] == ["pushes"]
 
 
 async def test_what_is_wrong_with_one_is_told_of_that_one(fleet: Fleet) -> None:
@@ -143,16 +144,19 @@ class _Members:
         self.partitions = partitions
 
 
+BOUNDS = PlainBounds(push_bytes=4_096, inline_bytes=2_048, most_ttl_s=86_400)
+
+
 def _pushes(partitions: int) -> ManyPushes:
     owners = Owners(WireBus(Wire(), 1), _Members(partitions), {}, Metrics(process=False), timeout_s=1.0)  # type: ignore[arg-type]
-    return ManyPushes(owners, 1.0)
+    return ManyPushes(owners, 1.0, BOUNDS)
 
 
 @given(token=st.binary(min_size=16, max_size=16), partitions=st.sampled_from([1, 2, 16, 128, 1024]))
 def test_the_first_characters_of_a_token_say_its_partition(token: bytes, partitions: int) -> None:
     packed = msgspec.msgpack.encode([{"title": "x", "target": {"token": build_token(token)}}])
     (part,) = _pushes(partitions).split("shop", packed)
-    assert part == (partition_of(token, partitions), 1, pack_array([packed[1:]], 1), bytes(4))
+    assert part == (partition_of(token, partitions), 1, pack_array([packed[1:]], 1), bytes(4), True)
 
 
 _ROW = (
@@ -178,7 +182,7 @@ def test_results_come_through(rows: list[Any]) -> None:
 
 @given(first=st.integers(1, 2**62), places=st.lists(st.integers(0, 99), unique=True, min_size=1, max_size=20))
 def test_a_run_of_sequences_comes_to_the_places_of_its_part(first: int, places: list[int]) -> None:
-    part = Part(0, len(places), b"", array("I", places).tobytes())
+    part = Part(0, len(places), b"", array("I", places).tobytes(), True)
     seqs = array("Q", bytes(8 * 100))
     answer = parse_answer(msgspec.msgpack.encode(first), len(places))
     assert place_seqs(seqs, part, answer) == {}
@@ -187,7 +191,7 @@ def test_a_run_of_sequences_comes_to_the_places_of_its_part(first: int, places: 
 
 
 def test_only_what_is_more_than_a_sequence_is_told_apart() -> None:
-    part = Part(0, 3, b"", array("I", [4, 0, 2]).tobytes())
+    part = Part(0, 3, b"", array("I", [4, 0, 2]).tobytes(), True)
     seqs = array("Q", bytes(8 * 5))
     error = (1, "no", "", 0)
     others = place_seqs(seqs, part, parse_answer(msgspec.msgpack.encode([7, (8, None, True), error]), 3))
@@ -255,3 +259,21 @@ def test_of_a_name_that_stands_twice_the_last_counts() -> None:
 def test_what_is_no_whole_array_of_pushes_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         _pushes(16).split("shop", body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_plain"),
+    [
+        ({"title": "a", "text": "b", "ttl": 60, "urgency": "high", "data": {"a": [1]}}, True),
+        ({"collapse_key": "k"}, False),
+        ({"idempotency_key": "k"}, False),
+        ({"ttl": 86_401}, False),
+        ({"data": "x" * 2_100}, False),
+        ({"text": "x" * 4_097}, False),
+        ({"urgency": "odd"}, False),
+    ],
+)
+def test_a_part_is_plain_where_nothing_of_it_is_looked_at_alone(fields: dict[str, Any], is_plain: bool) -> None:
+    target = {"token": build_token(bytes(16))}
+    packed = msgspec.msgpack.encode([{"target": target, "title": "a"}, {"target": target, **fields}])
+    assert [part.is_plain for part in _pushes(16).split("shop", packed)] == [is_plain]

@@ -21,7 +21,6 @@ from gateway.fleet.app_book import AppBook, parse_record
 from gateway.fleet.app_copies import parse_records
 from gateway.fleet.calls import Answered, Asked, build_answer, build_call, parse_answer, parse_call
 from gateway.fleet.error_rows import build_error_row, parse_error_row
-from gateway.fleet.owners import build_asked, parse_asked
 from gateway.fleet.quota_home import parse_wanted
 from gateway.metrics import Metric
 from gateway.model.cluster import home_of
@@ -305,30 +304,3 @@ def test_a_book_knows_how_many_changes_it_has_seen() -> None:
     book.put(encode(App(name="news", number=5, changes=1)))
     assert book.mark == (3 + 1) + (1 + 1)
     assert (book.app_name(4), book.app_name(5), book.app_name(6)) == ("shop", "news", None)
-
-
-@given(
-    partitions=st.lists(st.integers(0, 1023), min_size=1, max_size=6),
-    bodies=st.lists(st.binary(max_size=9), min_size=6, max_size=6),
-    is_same=st.booleans(),
-)
-def test_a_message_to_many_partitions_has_a_body_for_each(
-    partitions: list[int], bodies: list[bytes], is_same: bool
-) -> None:
-    theirs = bodies[: len(partitions)]
-    message = build_asked(partitions, theirs[:1] if is_same else theirs)
-    assert parse_asked(message) == (partitions, theirs[:1] * len(partitions) if is_same else theirs)
-    with pytest.raises(BadRequest):
-        parse_asked(message + b"x")
-
-
-_HEAD = st.tuples(st.lists(st.integers(-2, 9), max_size=3), st.lists(st.integers(-2, 9), max_size=3))
-
-
-@given(raw=st.binary(max_size=30), head=_HEAD)
-def test_what_is_no_message_to_many_partitions_is_refused(raw: bytes, head: Any) -> None:
-    packed = msgspec.msgpack.encode(head)
-    for message in (raw, len(packed).to_bytes(4, "big") + packed + raw, b"\xff" * 4 + raw):
-        with contextlib.suppress(BadRequest):
-            partitions, bodies = parse_asked(message)
-            assert len(partitions) == len(bodies)

@@ -115,7 +115,42 @@ async def test_batches_of_one_turn_go_to_an_owner_as_one_and_each_hears_of_its_o
             of_partition.setdefault(partition_of_seq(seq), []).append(seq)
     for seqs in of_partition.values():
         assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
-    assert len(store.batches) - rows == [kind for _, node, kind in fleet.wire.asked if node == 2].count("pushes.each")
+    assert len(store.batches) - rows == [kind for _, node, kind in fleet.wire.asked if node == 2].count("pushes")
+    link.close()
+
+
+@pytest.mark.parametrize("node", [1, 2])
+async def test_what_is_looked_at_alone_is_not_overtaken_by_the_next_batch(fleet: Fleet, node: int) -> None:
+    key = await fleet.create_app("shop")
+    token = await fleet.register("shop", 2)
+    link = await _stream(fleet, node, key)
+    batches = [[_to(token, title="x", collapse_key="k")], [_to(token, title="y")], [_to(token, title="z")]]
+    link.send_raw(b"".join(pack(FrameType.PUSH, {"req": req, "pushes": batch}) for req, batch in enumerate(batches, 1)))
+    answers = {}
+    for _ in batches:
+        pushed = await link.receive(FrameType.PUSHED)
+        answers[pushed["req"]] = fleet.push_ids.parse(pushed["results"][0], "shop")
+    assert answers[1] < answers[2] < answers[3]
+    link.close()
+
+
+async def test_a_partition_whose_journal_stands_still_holds_nobody_else_up(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    tokens = [await fleet.register("shop", partition) for partition in (0, 1)]
+    stuck: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    log = fleet.core(1).store.committer._log
+    assert log is not None
+    log.append = lambda rows: stuck  # type: ignore[method-assign]
+    link = await _stream(fleet, 2, key)
+    link.send_raw(
+        b"".join(pack(FrameType.PUSH, {"req": req, "pushes": [_to(token)]}) for req, token in enumerate(tokens))
+    )
+    pushed = await link.receive(FrameType.PUSHED)
+    assert pushed["req"] == 0
+    assert isinstance(pushed["results"][0], str)
+    stuck.set_result(1)
+    pushed = await link.receive(FrameType.PUSHED)
+    assert pushed["req"] == 1
     link.close()
 
 
@@ -138,7 +173,6 @@ async def test_a_part_that_is_too_large_to_grow_leaves_the_next_its_own(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pushes, "MOST_PUSHES", 10)
-    monkeypatch.setattr(pushes, "MESSAGE_BYTES", 500)
     key = await fleet.create_app("shop")
     token = await fleet.register("shop", 2)
     link = await _stream(fleet, 1, key)
@@ -148,7 +182,7 @@ async def test_a_part_that_is_too_large_to_grow_leaves_the_next_its_own(
         pushed = await link.receive(FrameType.PUSHED)
         assert pushed["req"] == req
         seqs += [fleet.push_ids.parse(result, "shop") for result in pushed["results"]]
-    assert seqs == list(range(seqs[0], seqs[0] + 35))  # in order, through several parts and messages
+    assert seqs == list(range(seqs[0], seqs[0] + 35))  # in order, through several parts
     link.close()
 
 

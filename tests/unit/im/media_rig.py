@@ -103,7 +103,7 @@ def door_routes(library: Library, uploads: Uploads, config: Im, metrics: Metrics
 
 
 def build_door(library: Library, uploads: Uploads, config: Im, metrics: Metrics) -> Starlette:
-    backend: Any = SimpleNamespace(config=Api(), keys=None, metrics=metrics)
+    backend: Any = SimpleNamespace(config=Api(), keys=None, metrics=metrics, is_leaving=False)
     by_path: dict[str, dict[str, Route]] = {}
     for route in door_routes(library, uploads, config, metrics):
         by_path.setdefault(route.path, {})[route.method] = route

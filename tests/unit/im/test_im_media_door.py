@@ -32,7 +32,7 @@ def at(offset: int) -> dict[str, str]:
 @asynccontextmanager
 async def served(rig: Rig, *, limits: Limits | None = None) -> AsyncIterator[int]:
     backend: Any = SimpleNamespace(
-        config=Api(host="127.0.0.1", port=0), metrics=rig.metrics, stopping=Stopping(), keys=None
+        config=Api(host="127.0.0.1", port=0), metrics=rig.metrics, stopping=Stopping(), keys=None, is_leaving=False
     )
     server = ApiServer(rig.app(), backend, limits=limits)
     await server.start()
