@@ -103,7 +103,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else (OK if exc.code is None else FAILED)
     except ConfigError as exc:
-        print(f"heliograph: {exc.message}", file=sys.stderr)
+        field = "" if not exc.field or exc.field in exc.message else f"{exc.field}: "
+        print(f"heliograph: {field}{exc.message}", file=sys.stderr)
         return USAGE
     except CommandFailed as exc:
         print(f"heliograph: {exc}", file=sys.stderr)

@@ -113,6 +113,10 @@ def what_is_wrong(found: FleetStatus) -> str:
     without = [stream.name for stream in found.streams if not stream.in_sync]
     lost = [str(each.partition) for each in found.partitions if each.problem]
     words = []
+    if found.importing:
+        words.append(
+            "an import is not finished, and no node starts before: `heliograph cluster import STORE` finishes it"
+        )
     if waiting:
         words.append(f"nobody serves partitions {', '.join(waiting)}")
     if lost:

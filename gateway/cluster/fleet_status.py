@@ -21,6 +21,7 @@ from gateway.cluster.fleet_records import (
     parse_holding,
     parse_partition_key,
 )
+from gateway.cluster.import_record import IMPORT, read_import
 from gateway.cluster.journal_past import (
     Lack,
     Past,
@@ -79,6 +80,8 @@ class FleetStatus(msgspec.Struct):
     partitions: list[PartitionStatus]
     streams: list[StreamStatus]
     keys: int  # revision of the fleet's keys; 0: there are none yet
+    #: a gateway's store is being brought in, or that was broken off: no node starts before it is finished
+    importing: bool = False
 
 
 async def look(settings: Cluster) -> FleetStatus:
@@ -164,7 +167,9 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
         for key, beat in sorted(beats.items())
     ]
     keys = max((entry.revision for entry in entries if entry.key == KEYS), default=0)
-    return FleetStatus(settings.name, members, partitions, streams, keys)
+    record = read_import(next((entry for entry in entries if entry.key == IMPORT), None))
+    importing = record is not None and not record.done
+    return FleetStatus(settings.name, members, partitions, streams, keys, importing)
 
 
 def _problem(holding: Holding, past: Past | None, lack: Lack | None, last: int | None) -> str:

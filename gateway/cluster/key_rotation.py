@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from gateway.cluster.entrance import patiently
 from gateway.cluster.fleet_records import NODE, BadRecord, Beat, parse_beat
+from gateway.cluster.import_record import finished_import
 from gateway.cluster.key_record import KeyRecord
 from gateway.cluster.leases import Changed, Leases
 from gateway.cluster.shared_keys import OpenedKeys
@@ -59,6 +61,7 @@ class KeyRotation:
 
     async def rotate(self, *, finish: bool = False) -> Told:
         """`finish`: the one that was interrupted, and no new one."""
+        await patiently(partial(finished_import, self._leases))  # which would bring its own keys once more
         self._refuse_versions(await self._nodes())
         found = await self._record.read()
         key_id = found.server.device_key_next
@@ -93,6 +96,7 @@ class KeyRotation:
 
     async def drop(self, key_id: int) -> Told:
         """An older key, or the one on its way: that ends the rotation."""
+        await patiently(partial(finished_import, self._leases))
         found = await self._record.read()
         ring = found.server.ring
         rest = ring.without(key_id)

@@ -32,7 +32,7 @@ from gateway.cluster.partition_folder import STREAM_KEY, PartitionFolder
 from gateway.cluster.recovery_survey import SNAPSHOT, STREAM, Copy, Sight, Survey, Surveyor, reaches
 from gateway.cluster.snapshots import MalformedSnapshot, Manifest, Snapshots
 from gateway.config.sections import Config
-from gateway.model.cluster import first_seq
+from gateway.model.cluster import first_seq, partition_of_seq
 from gateway.model.errors import ConfigError
 from gateway.store.commit import APPLIED_KEY
 from gateway.store.environment import Environment, backup_folder
@@ -86,10 +86,24 @@ async def recover(
         return await _Recovery(config, link, KvLeases(link, config.cluster), partition, work, say).run(source)
     except (JetStreamError, MalformedSnapshot, MalformedJournal) as exc:
         raise NotRecovered(f"{type(exc).__name__}: {exc}; run the command again") from exc
+    except (OSError, lmdb.Error) as exc:
+        raise NotRecovered(f"no copy could be made in {work}: {exc}; make room (TMPDIR), and run it again") from exc
     except Changed:
         raise NotRecovered("somebody else recovers this partition at the same time; let one of you go on") from None
     finally:
         await link.close()
+
+
+def _check_source(chosen: str, sight: Sight) -> None:
+    """Before anything is changed."""
+    if chosen == SNAPSHOT:
+        if sight.manifest is None:
+            raise NotRecovered("there is no snapshot that can be read; nothing was changed")
+    elif chosen == STREAM:
+        if sight.state is None or not reaches(sight.state, sight.manifest):
+            raise NotRecovered("the stream, or its beginning, is gone and no snapshot reaches it; nothing was changed")
+    elif chosen != EMPTY and not (Path(chosen) / "data.mdb").is_file():
+        raise NotRecovered(f"{chosen} is no folder of a partition; nothing was changed")
 
 
 class _Recovery:
@@ -114,6 +128,7 @@ class _Recovery:
         survey, sight = await self._surveyor.look(self._partition, self._work)
         require(survey)
         chosen = choose(survey, source)
+        _check_source(chosen, sight)
         past, revision = await self._begin(survey, sight)
         place, made = await self._materialize(chosen, sight)
         begins = max([*sight.places(), place]) + PLACE_GAP
@@ -164,8 +179,7 @@ class _Recovery:
             folder.path.rename(made)
             return 0, made
         if chosen == SNAPSHOT:
-            if sight.manifest is None:
-                raise NotRecovered("there is no snapshot that can be read; nothing was removed")
+            assert sight.manifest is not None
             self._say("fetching the snapshot")
             await self._snapshots.fetch(sight.manifest, made)
             return sight.manifest.place, made
@@ -179,8 +193,7 @@ class _Recovery:
 
     async def _read_stream(self, sight: Sight, made: Path) -> Mark:
         state = sight.state
-        if state is None or not reaches(state, sight.manifest):
-            raise NotRecovered("the stream is gone, or its beginning is and no snapshot reaches it; nothing was lost")
+        assert state is not None
         self._say("reading the stream")
         folder = PartitionFolder(dataclasses.replace(self._config.store, path=str(self._work)), self._partition)
         stub = _OfOneStream(self._snapshots, state.created)
@@ -195,12 +208,12 @@ class _Recovery:
         return Mark(state.created, place)
 
     async def _take_folder(self, path: Path, made: Path, sight: Sight) -> Mark:
-        if not (path / "data.mdb").is_file():
-            raise NotRecovered(f"{path} is no folder of a partition; nothing was removed")
         self._say("copying the folder")
         config = dataclasses.replace(self._config.store, path=str(path))
         await asyncio.get_running_loop().run_in_executor(None, backup_folder, config, made)
         mark = _mark_of(made)
+        if (other := _partition_in(made)) not in (self._partition, None):
+            raise NotRecovered(f"{path} is a folder of partition {other}; nothing was removed, run the command again")
         if not sight.follows(mark.created):
             self._say("(it follows another journal than this partition's last one)")
         return mark
@@ -284,6 +297,18 @@ class _NoPasts(Pasts):
 
 def _is_fresh(state: StreamState, begins: int) -> bool:
     return (state.first, state.last, state.messages) == (begins + 1, begins, 0)
+
+
+def _partition_in(folder: Path) -> int | None:
+    """Whose push numbers it counts; None: it says nothing of them."""
+    environment = lmdb.open(str(folder), readonly=True, lock=False, max_dbs=len(Db) + 1)
+    try:
+        meta = environment.open_db(b"meta", create=False)
+        with environment.begin(db=meta) as txn:
+            mark = txn.get(MARK_KEY)
+    finally:
+        environment.close()
+    return None if mark is None else partition_of_seq(unpack_u64(mark))
 
 
 def _mark_of(folder: Path) -> Mark:

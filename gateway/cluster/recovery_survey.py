@@ -5,6 +5,7 @@ each has come; must never change anything.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from gateway.cluster.fleet_records import (
     parse_holding,
     partition_key,
 )
+from gateway.cluster.import_record import finished_import
 from gateway.cluster.jetstream import JetStream, JetStreamError, StreamState
 from gateway.cluster.journal_past import Lack, Mark, Past, Pasts, lacking, parse_lack, parse_lack_key
 from gateway.cluster.journal_records import journal_stream
@@ -109,6 +111,7 @@ class Surveyor:
         looked into. ConfigError where there is no such partition; NodeUnreachable."""
         entries = await patiently(self._leases.all)
         self._check(partition, entries)
+        await patiently(partial(finished_import, self._leases))
         past, revision = await self.pasts.get(partition)
         try:
             state = await self._js.state(journal_stream(self._settings.name, partition))

@@ -31,7 +31,7 @@ from gateway.cluster.fleet_records import FLEET, KEYS, Fleet, build
 from gateway.cluster.import_record import IMPORT, Import, build_import, read_import
 from gateway.cluster.jetstream import NOT_FOUND, JetStream, JetStreamError, Refused
 from gateway.cluster.journal_records import journal_stream
-from gateway.cluster.journal_stream import JournalStream
+from gateway.cluster.journal_stream import JournalStream, journal_config
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.leases import Changed, Leases
 from gateway.cluster.nats_checks import check_nats
@@ -55,6 +55,8 @@ _T = TypeVar("_T")
 
 #: of the record that begins a journal: below whatever an owner has
 _EPOCH = 0
+#: of the journals that are made
+_FIRST_PLACE = 2
 #: how long a step waits for servers that make a stream or elect a leader
 PATIENCE_S = 60.0
 _AGAIN_S = 0.25
@@ -62,6 +64,8 @@ _AGAIN_S = 0.25
 SAY_S = 1.0
 #: of one request that makes or removes a stream
 _ANSWER_S = 10.0
+#: how long NATS may take to be reached
+_PATIENCE_S = 5.0
 
 
 class Imported(msgspec.Struct):
@@ -93,7 +97,7 @@ async def import_store(config: Config, store: Path, *, dry_run: bool, work: Path
     try:
         seal = FleetSeal.of(settings)
         link = NatsLink(settings, purpose="import")
-        await link.connect()
+        await link.connect(_PATIENCE_S)
         await check_nats(settings, link)
         importer = _Importer(settings, split, link, seal, say)
         was_done = await importer.look()
@@ -293,6 +297,9 @@ class _Importer:
     async def _partition(self, snapshots: Snapshots, target: SplitTarget, work: Path) -> None:
         loop = asyncio.get_running_loop()
         await self._remove(journal_stream(self._settings.name, target.partition))
+        # Not from the first place: a journal that begins there has everything, and this one begins in its snapshot.
+        config = {**journal_config(self._settings, target.partition), "first_seq": _FIRST_PLACE}
+        await self._until(partial(self._js.ensure, config, _ANSWER_S))
         journal = JournalStream(self._link, self._settings, target.partition)
         try:
             state, place = await self._until(partial(journal.open, _EPOCH))

@@ -228,6 +228,30 @@ async def test_a_recovery_from_a_folder_of_a_machine_that_is_no_node_any_more(fl
     await other.close()
 
 
+async def test_a_copy_that_can_not_be_the_partitions_changes_nothing(fleet: JournalFleet) -> None:
+    first, second = await fleet.node(), await fleet.node()
+    for partition in (P, P + 1):
+        store = await first.adopt(partition, 1)
+        await accept_some(store)
+        await store.close()
+    await remove(first)
+    with pytest.raises(JournalLacking):
+        await second.adopt(P, 2)
+    before = await Pasts(first.leases).get(P)
+    for source in ("/nowhere", str(tmp_folder(fleet)), recovery_survey.STREAM, recovery_survey.SNAPSHOT):
+        with pytest.raises(NotRecovered, match="nothing was changed"):
+            await recover(fleet, second, source)
+    assert await Pasts(first.leases).get(P) == before
+    with pytest.raises(NotRecovered, match=f"folder of partition {P + 1}"):
+        await recover(fleet, second, str(first.folder / "partitions" / str(P + 1)))
+
+
+def tmp_folder(fleet: JournalFleet) -> Path:
+    folder = fleet.folder / "nothing"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 async def test_what_a_stream_that_was_made_anew_has_can_be_gone_on_with_too(fleet: JournalFleet) -> None:
     first, second = await fleet.node(), await fleet.node()
     store = await first.adopt(P, 1)
