@@ -31,9 +31,8 @@ CHUNK_BYTES = 512 * 1024
 #: chunks under way at once
 _AHEAD = 4
 _TRIES = 20
-#: how long a look for a manifest waits for its answer, and how often it is asked for again
-_LOOK_TRY_S = 0.5
-_LOOKS = 10
+#: how long a look for a manifest waits for its answer, each time it is asked for again
+_LOOKS_S = (0.5, 1.0, 2.0, 4.0)
 _PAUSE_S = 0.25
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _SAY_BYTES = 256 * 1024 * 1024
@@ -98,7 +97,7 @@ class Snapshots:
     def __init__(self, link: NatsConnection, settings: Cluster) -> None:
         self._js = JetStream(link, timeout_s=5.0)
         #: for what is small: servers that elect a leader say nothing to whom asked before
-        self._looks = JetStream(link, timeout_s=_LOOK_TRY_S)
+        self._looks = [JetStream(link, timeout_s=timeout_s) for timeout_s in _LOOKS_S]
         self._settings = settings
         self._stream = f"{settings.name}_S"
         self._uploads = 0
@@ -130,12 +129,12 @@ class Snapshots:
         return (await self._find(partition))[0]
 
     async def _find(self, partition: int) -> tuple[Manifest | None, int]:
-        for left in reversed(range(_LOOKS)):
+        for look in self._looks:
             try:
-                message = await self._looks.message(self._stream, last_of=self._manifest_subject(partition))
+                message = await look.message(self._stream, last_of=self._manifest_subject(partition))
                 break
             except NoAnswer:
-                if not left:
+                if look is self._looks[-1]:
                     raise
         return (None, 0) if message is None else (parse_manifest(message.body), message.seq)
 
