@@ -177,10 +177,6 @@ class FarEdge:
 
     # --- model.ports.Edge
 
-    def local_of(self, registration: int) -> int:
-        """Its number at its node, where it is bound."""
-        return self._sink.local(registration)
-
     def is_connected(self, registration: int) -> bool:
         return self.registry.link(registration) != 0
 

@@ -43,7 +43,7 @@ MOST_BYTES = 524_288
 
 class _Asked(NamedTuple):
     app: str
-    most: int
+    length: int
     pushes: bytes  # packed array
     is_plain: bool
 
@@ -238,7 +238,7 @@ class ManyPushes:
             else:
                 taken.done.add_done_callback(lambda _: _resolve(answered, taken))
 
-        core.gathering.take(app, asked.pushes, asked.most, asked.is_plain, hear)
+        core.gathering.take(app, asked.pushes, asked.length, asked.is_plain, hear)
         return answered
 
     def _settle_apart(self, core: Core, app: App, taken: TakenPart, answered: asyncio.Future[bytes]) -> None:
