@@ -54,7 +54,8 @@ class Leases(Protocol):
 
     async def watch(self, hear: Hear) -> End:
         """`hear` gets each record as it stands, then each change, in the order of revisions; after trouble the state of
-        each record again. Await what is returned to end it."""
+        each record again. What was replaced before it could be told is left out: the last state always comes. Await
+        what is returned to end it."""
         ...
 
     async def watch_again(self) -> None:

@@ -119,6 +119,24 @@ def test_timeline_is_in_order_and_begins_with_acceptance() -> None:
     assert [s.what for s in timeline(n, waiting)] == ["accepted", "lost"]
 
 
+def test_a_step_is_never_told_before_what_was_written_before_it() -> None:
+    """The reactor that heard the ack has a clock of its own, a millisecond behind here."""
+    steps = [
+        Step(5_000_600, "sent"),
+        Step(5_000_700, "ack_timeout"),
+        Step(5_000_700, "notified"),
+        Step(5_000_800, "recheck"),
+        Step(5_000_799, "sent"),
+        Step(5_000_799, "acked"),
+    ]
+    told = timeline(notification(), Outcome(7, 7, 1, "shop", State.ACKED, 5_000_799, steps))
+    whats = [step.what for step in told]
+    assert [what for what in whats if what != "sent"] == ["accepted", "ack_timeout", "notified", "recheck", "acked"]
+    assert [step.at_ms for step in told] == sorted(step.at_ms for step in told)
+    early = timeline(notification(), Outcome(7, 7, 1, "shop", State.ACKED, 9, [Step(1, "sent"), Step(1, "acked")]))
+    assert [(step.what, step.at_ms - 5_000_500) for step in early] == [("accepted", 0), ("sent", 0), ("acked", 0)]
+
+
 def test_memory_forgets_the_oldest_and_counts_it() -> None:
     metrics = Metrics(process=False)
     memory: Remembered[str] = Remembered(2, metrics, "trail")
