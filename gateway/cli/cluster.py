@@ -9,7 +9,7 @@ import typer
 from gateway.cli.cluster_import import import_store_of
 from gateway.cli.cluster_recovery import recover
 from gateway.cli.options import ConfigFile, Json, Overrides, read_config
-from gateway.cli.output import CommandFailed, print_json, print_table
+from gateway.cli.output import CommandFailed, print_json, print_table, say
 
 if TYPE_CHECKING:
     from gateway.cluster.fleet_status import FleetStatus
@@ -76,6 +76,12 @@ def _print(found: FleetStatus) -> None:
         ),
         title=f"fleet {found.name}, keys {found.keys}",
     )
+    for member in found.members:
+        if member.strangers:
+            say(
+                f"node {member.name} has {member.strangers} partition folders of another fleet in its store.path, and"
+                " uses nothing of them; its log names them (partition_folders_of_another_fleet)"
+            )
     print()
     print_table(
         ("partition", "owner", "epoch", "state", "problem"),

@@ -54,6 +54,7 @@ class MemberStatus(msgspec.Struct):
     api: str
     version: int
     keys: int  # revision of the fleet's keys that it has; 0: it takes none while it runs (an older program)
+    strangers: int = 0  # partition folders of another fleet in its store.path, when it started
 
 
 class PartitionStatus(msgspec.Struct):
@@ -82,6 +83,8 @@ class FleetStatus(msgspec.Struct):
     keys: int  # revision of the fleet's keys; 0: there are none yet
     #: a gateway's store is being brought in, or that was broken off: no node starts before it is finished
     importing: bool = False
+    #: tells it from another fleet; empty: only nodes of an older program were there
+    ident: str = ""
 
 
 async def look(settings: Cluster) -> FleetStatus:
@@ -128,11 +131,12 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
     holdings: dict[int, Holding] = {}
     pasts: dict[int, Past] = {}
     lacks: dict[int, Lack] = {}
-    count = settings.partitions
+    count, ident = settings.partitions, ""
     for entry in entries:
         try:
             if entry.key == FLEET:
-                count = parse_fleet(entry.value).partitions
+                fleet = parse_fleet(entry.value)
+                count, ident = fleet.partitions, fleet.ident
             elif (partition := parse_partition_key(entry.key)) >= 0:
                 holdings[partition] = parse_holding(entry.value)
             elif (partition := parse_past_key(entry.key)) >= 0:
@@ -163,13 +167,14 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
             api=beat.api,
             version=beat.version,
             keys=beat.keys,
+            strangers=beat.strangers,
         )
         for key, beat in sorted(beats.items())
     ]
     keys = max((entry.revision for entry in entries if entry.key == KEYS), default=0)
     record = read_import(next((entry for entry in entries if entry.key == IMPORT), None))
     importing = record is not None and not record.done
-    return FleetStatus(settings.name, members, partitions, streams, keys, importing)
+    return FleetStatus(settings.name, members, partitions, streams, keys, importing, ident)
 
 
 def _problem(holding: Holding, past: Past | None, lack: Lack | None, last: int | None) -> str:

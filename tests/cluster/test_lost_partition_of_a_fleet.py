@@ -17,9 +17,12 @@ import structlog
 from bare_device import BareDevice
 
 from gateway.cli import run
+from gateway.cluster.fleet_identity import FleetIdentity
 from gateway.cluster.jetstream import JetStream
 from gateway.cluster.nats_link import NatsLink
+from gateway.cluster.partition_folder import PartitionFolder
 from gateway.config.cluster_section import Cluster
+from gateway.config.sections import Store
 from gateway.model.cluster import partition_of
 from gateway.model.registration import parse_token
 from gateway.tour.fleet_home import FleetHome, GatewayNode
@@ -247,3 +250,23 @@ async def test_nats_servers_that_are_killed_all_at_once_and_other_settings_are_n
         for node in home.nodes:
             assert (await readiness(home, node))["unserved"] == []
             assert "partition_refused" not in node.log_file.read_text()
+
+
+async def test_the_status_tells_of_a_node_with_folders_of_another_fleet_and_every_partition_is_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = FleetIdentity("shop", "0123456789abcdef")
+    for partition in (0, 2):
+        folder = PartitionFolder(Store(path=str(tmp_path / "g1" / "store")), partition, other)
+        folder.create("made there")
+        folder.apply([], 700)
+        folder.close()
+    async with FleetHome(tmp_path, nodes=1, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
+        await home.until_ready()
+        assert await command(home, "status") == 0
+        said = capsys.readouterr()
+        assert "node g1 has 2 partition folders of another fleet" in said.err
+        assert await command(home, "status", "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [member["strangers"] for member in found["members"]] == [2]
+        assert len(found["ident"]) == len(other.ident)
