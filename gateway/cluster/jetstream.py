@@ -153,6 +153,16 @@ class JetStream:
             raise
         return _state(said)
 
+    async def names(self, subjects: str = "") -> list[str]:
+        """Of the streams that take messages of these subjects (pattern); all where it is empty."""
+        found: list[str] = []
+        while True:
+            said = await self.api("STREAM.NAMES", {"offset": len(found), **({"subject": subjects} if subjects else {})})
+            page = said.get("streams") or []
+            found += map(str, page)
+            if not page or len(found) >= int(said.get("total", 0)):
+                return sorted(found)
+
     async def ensure(self, config: dict[str, Any], timeout_s: float | None = None) -> StreamState:
         """Make it where there is none; change it where what is wanted is another. `timeout_s`: of making it."""
         name = config["name"]
