@@ -64,6 +64,8 @@ class StreamState(NamedTuple):
     messages: int
     subjects: dict[str, int]  # messages of each, of those that were asked for
     config: dict[str, Any]
+    first_at: str = ""  # when the first message was written, by a server's clock
+    last_at: str = ""
 
 
 class StoredMessage(NamedTuple):
@@ -235,4 +237,6 @@ def _state(said: dict[str, Any]) -> StreamState:
         int(state["messages"]),
         dict(state.get("subjects") or {}),
         dict(said["config"]),
+        str(state.get("first_ts", "")),
+        str(state.get("last_ts", "")),
     )

@@ -112,12 +112,8 @@ class PartitionFolder:
         """Open it; why that can not be done."""
         if not (self.path / "data.mdb").exists():
             return "new"
-        try:
-            boot = (self.path / BOOT_FILE).read_text().strip()
-        except (OSError, UnicodeDecodeError):
-            boot = ""
-        self.was_clean = boot == _CLEAN
-        if boot not in (_CLEAN, this_boot()):
+        self.was_clean = _boot_of(self.path) == _CLEAN
+        if not ended_well(self.path):
             return "the machine was started again without a clean end"
         try:
             self._begin()
@@ -227,6 +223,18 @@ class PartitionFolder:
         with suppress(FileNotFoundError):
             shutil.rmtree(self.path)
         self.applied = 0
+
+
+def _boot_of(folder: Path) -> str:
+    try:
+        return (folder / BOOT_FILE).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def ended_well(folder: Path) -> bool:
+    """Has a folder of a partition what it says it has? Not where the machine stopped while it was open."""
+    return _boot_of(folder) in (_CLEAN, this_boot())
 
 
 def applied_of(folder: Path) -> int:
