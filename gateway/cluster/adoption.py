@@ -15,7 +15,7 @@ import structlog
 from gateway.cluster.fleet_identity import fleet_identity
 from gateway.cluster.follower import Follower
 from gateway.cluster.jetstream import JetStreamError, NatsConnection, NoAnswer
-from gateway.cluster.journal_past import JournalLacking, Pasts
+from gateway.cluster.journal_past import JournalUnusable, Pasts
 from gateway.cluster.journal_stream import JournalStream
 from gateway.cluster.leases import Leases
 from gateway.cluster.partition_folder import PartitionFolder
@@ -203,7 +203,7 @@ class PartitionStores:
             self._stages[partition] += 1
         except BaseException as exc:
             await follower.stop()
-            if isinstance(exc, JournalLacking):
+            if isinstance(exc, JournalUnusable):
                 await self._refused.take(exc, follower, epoch)
             follower.folder.close(clean=False)
             await journal.close()

@@ -23,7 +23,6 @@ from gateway.cluster.fleet_records import (
 )
 from gateway.cluster.import_record import IMPORT, read_import
 from gateway.cluster.journal_past import (
-    Lack,
     Past,
     parse_lack,
     parse_lack_key,
@@ -63,6 +62,7 @@ class PartitionStatus(msgspec.Struct):
     epoch: int
     ready: bool  # it serves
     problem: str = ""  # why nobody takes it over, where that is known
+    refusals: dict[str, str] = {}  # what each node said that did not take it over, while nobody serves it
 
 
 class StreamStatus(msgspec.Struct):
@@ -130,7 +130,7 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
     beats = _beats(entries)
     holdings: dict[int, Holding] = {}
     pasts: dict[int, Past] = {}
-    lacks: dict[int, Lack] = {}
+    refusals: dict[int, dict[str, str]] = {}  # by partition and node
     count, ident = settings.partitions, ""
     for entry in entries:
         try:
@@ -141,8 +141,8 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
                 holdings[partition] = parse_holding(entry.value)
             elif (partition := parse_past_key(entry.key)) >= 0:
                 pasts[partition] = parse_past(entry.value)
-            elif (partition := parse_lack_key(entry.key)[0]) >= 0:
-                lacks[partition] = parse_lack(entry.value)
+            elif (lack := parse_lack_key(entry.key))[0] >= 0:
+                refusals.setdefault(lack[0], {})[lack[1]] = parse_lack(entry.value).reason
         except BadRecord:
             continue
     lasts = {stream.name: stream.last for stream in streams}
@@ -153,8 +153,9 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
         # a number without a member: its node is gone, and nobody took the partition yet
         owner = names.get(holding.node, f"#{holding.node}" if holding.node else "")
         last = lasts.get(journal_stream(settings.name, partition))
-        problem = _problem(holding, pasts.get(partition), lacks.get(partition), last)
-        partitions.append(PartitionStatus(partition, owner, holding.epoch, holding.ready, problem))
+        said = {} if holding.ready else dict(sorted(refusals.get(partition, {}).items()))
+        problem = _problem(pasts.get(partition), said, last)
+        partitions.append(PartitionStatus(partition, owner, holding.epoch, holding.ready, problem, said))
     members = [
         MemberStatus(
             name=beat.name,
@@ -177,16 +178,18 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
     return FleetStatus(settings.name, members, partitions, streams, keys, importing, ident)
 
 
-def _problem(holding: Holding, past: Past | None, lack: Lack | None, last: int | None) -> str:
+def _problem(past: Past | None, refusals: dict[str, str], last: int | None) -> str:
     """Of its journal; `last`: where that ends, None: there is none. A node that tried knows it best; where none lives
-    it is seen all the same."""
+    it is seen all the same. What one lacks another may have, so each is heard where they differ."""
     if past is not None and past.recovery:
         return "it is being recovered, or that ended in the middle"
     if past is not None and last is None:
         return f"its journal is gone, which had {past.place} at least"
     if past is not None and last is not None and last < past.place:
         return f"its journal ends at {last}, and had {past.place}"
-    return lack.reason if lack is not None and not holding.ready else ""
+    if len(set(refusals.values())) > 1:
+        return "; ".join(f"{node}: {reason}" for node, reason in refusals.items())
+    return next(iter(refusals.values()), "")
 
 
 async def _streams(link: NatsLink, name: str) -> list[StreamStatus]:

@@ -27,16 +27,16 @@ _AGAIN_S = 0.1
 
 
 class JournalUnusable(ConfigError):
-    """What would be needed of a partition is not there: neither in its journal nor in a snapshot."""
-
-
-class JournalLacking(JournalUnusable):
-    """The stream is not what the partition had: it stays without an owner until somebody says how to go on."""
+    """What would be needed of a partition is not there: neither in its journal nor in a snapshot, nor on this node."""
 
     def __init__(self, partition: int, reason: str) -> None:
         super().__init__(f"partition {partition} is not taken over: {reason}", field="cluster.name")
         self.partition = partition
         self.reason = reason
+
+
+class JournalLacking(JournalUnusable):
+    """The stream is not what the partition had: it stays without an owner until somebody says how to go on."""
 
 
 class Past(msgspec.Struct, array_like=True, frozen=True):
