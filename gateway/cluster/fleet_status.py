@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cluster.entrance import patiently
+from gateway.cluster.fleet_lookup import require_fleet
 from gateway.cluster.fleet_records import (
     FLEET,
     KEYS,
@@ -34,7 +35,7 @@ from gateway.cluster.kv_leases import KvLeases, bucket_of
 from gateway.cluster.leases import Entry
 from gateway.cluster.nats_link import NatsLink
 from gateway.config.cluster_section import Cluster
-from gateway.model.errors import ConfigError, NodeUnreachable
+from gateway.model.errors import NodeUnreachable
 
 if TYPE_CHECKING:
     from nats.js.api import StreamInfo
@@ -92,9 +93,8 @@ async def look(settings: Cluster) -> FleetStatus:
     link = NatsLink(settings, purpose="status")
     await link.connect(_PATIENCE_S)
     try:
-        streams = await _streams(link, settings.name)
-        if not any(stream.name == f"KV_{bucket_of(settings.name)}" for stream in streams):
-            raise ConfigError(f"NATS keeps no fleet {settings.name!r}", field="cluster.name")
+        await _streams(link, settings.name)  # who gets no answer is told so before there is more to wait for
+        await require_fleet(link, settings.name)
         leases = KvLeases(link, settings)
         before = await patiently(leases.all)
         after = before

@@ -21,6 +21,7 @@ import lmdb
 import msgspec
 
 from gateway.cluster.fleet_identity import read_identity
+from gateway.cluster.fleet_lookup import require_fleet
 from gateway.cluster.follower import Follower
 from gateway.cluster.jetstream import JetStream, JetStreamError, NoAnswer, NobodyThere, NotSent, Refused, StreamState
 from gateway.cluster.journal_past import Mark, Past, Pasts
@@ -71,6 +72,7 @@ async def look(config: Config, partition: int, work: Path) -> Survey:
     link = NatsLink(config.cluster, purpose="recovery")
     await link.connect(PATIENCE_S)
     try:
+        await require_fleet(link, config.cluster.name)
         return (await Surveyor(link, KvLeases(link, config.cluster), config.cluster).look(partition, work))[0]
     finally:
         await link.close()
@@ -84,6 +86,7 @@ async def recover(
     link = NatsLink(config.cluster, purpose="recovery")
     await link.connect(PATIENCE_S)
     try:
+        await require_fleet(link, config.cluster.name)
         return await _Recovery(config, link, KvLeases(link, config.cluster), partition, work, say).run(source)
     except (JetStreamError, MalformedSnapshot, MalformedJournal) as exc:
         raise NotRecovered(f"{type(exc).__name__}: {exc}; run the command again") from exc
