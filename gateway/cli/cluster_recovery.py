@@ -45,9 +45,8 @@ def recover(
     [dim]heliograph cluster recover 5 --config /etc/heliograph.toml --from empty --yes[/dim]
     """
     import asyncio
-    import tempfile
-    from pathlib import Path
 
+    from gateway.cli.recovery_folder import recovery_folder
     from gateway.cluster import recovery
     from gateway.config.logging import setup_logging
     from gateway.config.sections import Log
@@ -58,9 +57,9 @@ def recover(
         raise ConfigError("is empty: this gateway is alone", field="cluster.url")
     # what is wrong is in the command's own answer, and stdout is for that alone
     setup_logging(Log(level="error", format="text"))
-    with tempfile.TemporaryDirectory(prefix="heliograph-recovery-") as work:
+    with recovery_folder(say) as work:
         try:
-            survey = asyncio.run(recovery.look(settings, partition, Path(work)))
+            survey = asyncio.run(recovery.look(settings, partition, work))
             if not as_json:
                 _print(survey)
             recovery.require(survey)
@@ -69,7 +68,7 @@ def recover(
                 if as_json:
                     print_json(survey)
                 raise CommandFailed("nothing was changed; --yes goes on like this, --from names another copy")
-            done = asyncio.run(recovery.recover(settings, partition, source, Path(work), say))
+            done = asyncio.run(recovery.recover(settings, partition, source, work, say))
         except recovery.NotRecovered as exc:
             if as_json and not yes:
                 print_json(survey)
