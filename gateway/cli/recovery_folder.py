@@ -52,6 +52,7 @@ def _make(below: Path) -> tuple[Path, int]:
 
 def _remove_left(below: Path, say: Callable[[str], None]) -> None:
     """Of commands that were killed."""
+    older = []
     for folder in sorted(below.glob(f"{PREFIX}*")):
         try:
             found = folder.lstat()
@@ -59,8 +60,7 @@ def _remove_left(below: Path, say: Callable[[str], None]) -> None:
                 continue
             lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            if folder.exists():
-                say(f"{folder} is of a recovery by an older program: remove it when that has ended")
+            older.append(folder)
             continue
         except OSError:
             continue  # nothing that this program makes
@@ -70,6 +70,8 @@ def _remove_left(below: Path, say: Callable[[str], None]) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(lock)
+    if names := [folder.name for folder in older if folder.exists()]:
+        say(f"of recoveries by an older program, remove them when those have ended: {', '.join(names)} in {below}")
 
 
 def _take(lock: int) -> bool:

@@ -31,7 +31,7 @@ from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.leases import Changed, Leases
 from gateway.cluster.nats_link import NatsLink
 from gateway.cluster.partition_folder import STREAM_KEY, PartitionFolder, ended_well
-from gateway.cluster.recovery_survey import SNAPSHOT, STREAM, Copy, Sight, Survey, Surveyor
+from gateway.cluster.recovery_survey import GONE, SNAPSHOT, STREAM, Copy, Sight, Survey, Surveyor
 from gateway.cluster.snapshots import MalformedSnapshot, Manifest, Snapshots
 from gateway.config.sections import Config
 from gateway.model.cluster import first_seq, partition_of_seq
@@ -98,21 +98,25 @@ async def recover(
         await link.close()
 
 
-def _check_source(chosen: str, sight: Sight) -> None:
-    """Before anything is changed; a stream that begins later than the partition is looked at by `_base`."""
+def check_source(chosen: str, survey: Survey) -> None:
+    """Before anything is changed; NotRecovered. What a stream goes on from is looked at by the recovery itself."""
     if chosen == SNAPSHOT:
-        if sight.manifest is None:
-            raise NotRecovered("there is no snapshot that can be read; nothing was changed")
+        if all(copy.where != SNAPSHOT for copy in survey.copies):
+            raise NotRecovered("there is no snapshot that can be read; nothing was changed. Name another copy (--from)")
     elif chosen == STREAM:
-        if sight.state is None:
-            raise NotRecovered(f"{sight.gap}; nothing was changed. Restore it from a backup, or name another copy")
+        if survey.gap == GONE:
+            raise NotRecovered(f"{GONE}; nothing was changed. Restore it from a backup, or name another copy (--from)")
     elif chosen != EMPTY:
         if not (Path(chosen) / DATA_FILE).is_file():
-            raise NotRecovered(f"{chosen} is no folder of a partition; nothing was changed")
-        other = read_identity(Path(chosen))
-        if other is not None and sight.fleet.ident and other.ident != sight.fleet.ident:
             raise NotRecovered(
-                f"{chosen} is a folder of another fleet, {other}: its tokens are of other keys; nothing was changed"
+                f"{chosen} is no folder of a partition, which has a {DATA_FILE}; nothing was changed. Name the folder"
+                f" partitions/{survey.partition} below a node's store.path (--from)"
+            )
+        other = read_identity(Path(chosen))
+        if other is not None and survey.fleet and other.ident != survey.fleet:
+            raise NotRecovered(
+                f"{chosen} is a folder of another fleet, {other}: its tokens are of other keys; nothing was changed."
+                " Name another copy (--from)"
             )
 
 
@@ -138,7 +142,7 @@ class _Recovery:
         survey, sight = await self._surveyor.look(self._partition, self._work)
         require(survey)
         chosen = choose(survey, source)
-        _check_source(chosen, sight)
+        check_source(chosen, survey)
         base = await self._base(sight) if chosen == STREAM else None
         past, revision = await self._begin(survey, sight)
         place, made = await self._materialize(chosen, sight, base)
@@ -199,7 +203,7 @@ class _Recovery:
         raise NotRecovered(
             f"{sight.gap}; nothing was changed. Restore the stream of the snapshots ({self._settings.name}_S) from the"
             f" same backup; or run this on the machine of a node whose folder partitions/{self._partition} has what is"
-            " missing, with that node's configuration; or name another copy"
+            " missing, with that node's configuration; or name another copy (--from)"
         )
 
     def _is_trusted(self, path: Path, sight: Sight) -> bool:
@@ -389,7 +393,10 @@ def choose(survey: Survey, source: str) -> str:
     """The source that FURTHEST stands for; others as they are. NotRecovered, ConfigError."""
     if source != FURTHEST:
         if source not in (SNAPSHOT, STREAM, EMPTY) and "/" not in source:
-            raise ConfigError(f"{source!r}: {FURTHEST}, {SNAPSHOT}, {STREAM}, {EMPTY}, or the path of a folder")
+            raise ConfigError(
+                f"{source!r} is no copy: {FURTHEST}, {SNAPSHOT}, {STREAM}, {EMPTY}, or the path of a folder (with a /)",
+                field="--from",
+            )
         return source
     best: Copy | None = survey.furthest()
     if best is None:
@@ -401,6 +408,6 @@ def choose(survey: Survey, source: str) -> str:
         raise NotRecovered(
             f"the furthest copy is the {best.where}, which is not in NATS yet; nothing was changed. That node brings it"
             " there when it next tries to take the partition over; or run this on that machine, with --from and the"
-            f" path of its folder partitions/{survey.partition}; or name another copy"
+            f" path of its folder partitions/{survey.partition}; or name another copy (--from)"
         )
     return best.where

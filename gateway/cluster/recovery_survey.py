@@ -36,6 +36,8 @@ from gateway.config.cluster_section import Cluster
 from gateway.model.errors import ConfigError, NodeUnreachable
 
 SNAPSHOT, STREAM = "snapshot", "stream"
+#: said of a stream
+GONE = "the stream is gone"
 _FOLDER = "folder of "
 
 
@@ -57,6 +59,8 @@ class Survey(msgspec.Struct):
     serves: bool  # that node has opened it
     copies: list[Copy]  # the furthest first
     silent: list[str]  # nodes that told of no copy and do not live: they may have one
+    gap: str = ""  # why the stream can not be gone on with, or not with the snapshot; empty: it can
+    fleet: str = ""  # identity of the fleet; empty: only nodes of an older program were there
 
     def furthest(self) -> Copy | None:
         return next((copy for copy in self.copies if not copy.is_other), None)
@@ -128,7 +132,9 @@ class Surveyor:
             copy = None if manifest is None else Mark(manifest.created, manifest.place)
             sight.gap = await self.gap(sight, partition, copy, 0 if manifest is None else manifest.epoch)
         except JetStreamError as exc:
-            raise NodeUnreachable(f"NATS does not say what it has of the partition: {exc}") from exc
+            raise NodeUnreachable(
+                f"NATS does not say what it has of the partition: {exc}; see that its servers run, and run this again"
+            ) from exc
         beats = [beat for entry in entries if (beat := _beat(entry)) is not None]
         live = await self._live(entries)
         has = next((beat.name for beat in beats if beat.number == holding.node and beat.name in live), "")
@@ -142,13 +148,15 @@ class Surveyor:
             bool(has) and holding.ready,
             copies,
             sorted(beat.name for beat in beats if beat.name not in live and beat.name not in sight.lacks),
+            sight.gap,
+            sight.fleet.ident,
         )
         return survey, sight
 
     async def gap(self, sight: Sight, partition: int, copy: Mark | None, epoch: int) -> str:
         """Why the stream does not go on where a copy ends. JetStreamError."""
         if sight.state is None:
-            return "the stream is gone"
+            return GONE
         stream = journal_stream(self._settings.name, partition)
         return await gap(self._js, stream, sight.state, sight.created(), copy, epoch)
 
@@ -161,9 +169,14 @@ class Surveyor:
         except BadRecord:
             raise ConfigError("the fleet's records are of a newer version", field="cluster.name") from None
         if not 0 <= partition < said.partitions:
-            raise ConfigError(f"there is no partition {partition}: the fleet has {said.partitions}, from 0 on")
+            raise ConfigError(
+                f"there is no partition {partition}: the fleet has {said.partitions}, from 0 on", field="PARTITION"
+            )
         if said.replicas != self._settings.replicas:
-            raise ConfigError(f"{self._settings.replicas}, but the fleet has {said.replicas}", field="cluster.replicas")
+            raise ConfigError(
+                f"{self._settings.replicas}, but the fleet {self._settings.name!r} has {said.replicas}: set it so",
+                field="cluster.replicas",
+            )
         return said
 
     async def _manifest(self, partition: int) -> Manifest | None:
@@ -220,7 +233,7 @@ class Surveyor:
         except MalformedSnapshot:
             return f"its journal begins at {state.first}, and the snapshot before it is not whole"
         except JetStreamError as exc:
-            raise NodeUnreachable(f"the snapshot can not be read: {exc}") from exc
+            raise NodeUnreachable(f"the snapshot can not be read: {exc}; run this again") from exc
         return ""
 
 

@@ -49,7 +49,7 @@ from gateway.fleet.broadcast_message import Told, build_message
 from gateway.model.cluster import VERSION
 from gateway.model.errors import ConfigError, LogUnavailable
 from gateway.store.commit import APPLIED_KEY
-from gateway.store.moved import mark_moved, moved_to
+from gateway.store.moved import MOVED_FILE, mark_moved, moved_to
 from gateway.store.records import PUT, Db, pack_u64
 from gateway.store.split import Carried, StoreSplit
 from gateway.store.split_target import SplitTarget
@@ -131,7 +131,10 @@ def _work_folder(work: Path | None, source: str) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=work))
     except OSError as exc:
-        raise ConfigError(f"no folder for the import can be made: {exc.strerror}; name one with --work") from exc
+        raise ConfigError(
+            f"no folder for the import can be made: {exc.strerror}; name one with room for twice the store",
+            field="--work",
+        ) from exc
     try:
         yield folder
     finally:
@@ -189,7 +192,11 @@ class _Importer:
                 self._say("an import of this store was broken off: it begins anew")
                 return False
         if moved := moved_to(self._split.folder):
-            raise ConfigError(f"this store was imported into the fleet {moved!r} already", field="store.path")
+            raise ConfigError(
+                f"this store was imported into the fleet {moved!r} already (cluster.name). Where no node of that fleet"
+                f" was started, remove {MOVED_FILE} from the folder to import it into another",
+                field="store.path",
+            )
         await self._refuse_streams()
         return False
 
