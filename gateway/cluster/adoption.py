@@ -103,7 +103,7 @@ class PartitionStores:
                 continue
             folder.close(clean=folder.was_clean)
             if mark is not None and mark.place:
-                await self._pasts.remember(partition, mark)
+                await self._pasts.remember(partition, mark, node_name(self._settings))
 
     def _strangers(self, below: Path, found: set[int]) -> set[int]:
         others = {partition: other for partition in found if (other := self._folder(partition).stranger()) is not None}
@@ -116,8 +116,8 @@ class PartitionStores:
                 below=str(below),
                 consequence="nothing of them is used or told of; one in the way is renamed and kept",
                 remedy="remove them, or give this node a store.path of its own. Where NATS lost all that the fleet had,"
-                " and this is its data: stop all nodes, remove the fleet's streams, put the keys back that were kept"
-                " here (keys.json.of-…), and start this node first",
+                " and this is its data: stop all nodes, remove the fleet's streams, give the keys that were kept here"
+                " (keys.json.of-…) and the folders that were renamed their names back, and start this node first",
             )
         return set(others)
 

@@ -184,9 +184,9 @@ def _problem(past: Past | None, refusals: dict[str, str], last: int | None) -> s
     if past is not None and past.recovery:
         return "it is being recovered, or that ended in the middle"
     if past is not None and last is None:
-        return f"its journal is gone, which had {past.place} at least"
+        return f"its journal is gone, of which {past.who()} had {past.place}"
     if past is not None and last is not None and last < past.place:
-        return f"its journal ends at {last}, and had {past.place}"
+        return f"its journal ends at {last}, and {past.who()} had {past.place}"
     if len(set(refusals.values())) > 1:
         return "; ".join(f"{node}: {reason}" for node, reason in refusals.items())
     return next(iter(refusals.values()), "")

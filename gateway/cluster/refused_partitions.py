@@ -78,7 +78,7 @@ class RefusedPartitions:
     async def _bring(self, partition: int, epoch: int, reason: str, mark: Mark | None, made: Path | None) -> None:
         try:
             if mark is not None and mark.place:
-                await self._pasts.remember(partition, mark)
+                await self._pasts.remember(partition, mark, self._node)
             await self._pasts.say(partition, self._node, Lack(reason, *(mark or ("", 0))))
             if made is not None and mark is not None:
                 async with self._storing:

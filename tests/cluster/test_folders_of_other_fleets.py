@@ -117,8 +117,11 @@ async def test_where_nats_lost_all_a_folder_of_this_fleet_is_still_waited_for(
     now, other = await fleet.node("mine"), await fleet.node()
     await now.stores.tell_of_folders()
     assert await Pasts(now.leases).known() == {P}
-    with pytest.raises(JournalLacking):
+    with pytest.raises(JournalLacking, match=f"the folder of node '{now.settings.node}' had"):
         await other.adopt(P, 2)
+    # so that people find it, where it is not of this fleet after all
+    found = fleet_status.describe(now.settings, await now.leases.all(), set(), [])
+    assert f"node '{now.settings.node}'" in found.partitions[P].problem
 
 
 def test_a_second_folder_of_another_fleet_takes_no_place_of_the_first(tmp_path: Path) -> None:
