@@ -4,6 +4,8 @@ take servers that do not answer for a no.
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
+
 from gateway.cluster.jetstream import JetStream, JetStreamError, NatsConnection
 from gateway.cluster.kv_leases import bucket_of
 from gateway.model.errors import ConfigError
@@ -24,6 +26,7 @@ async def require_fleet(link: NatsConnection, name: str) -> None:
         return
     suffix = bucket_of("")
     fleets = [each.removeprefix(_BUCKET).removesuffix(suffix) for each in streams if _is_bucket(each, suffix)]
+    fleets.sort(key=lambda each: -SequenceMatcher(None, each, name).ratio())  # the one that was meant first
     there = ", ".join(map(repr, fleets[:_MOST_NAMES])) + (" and more" if len(fleets) > _MOST_NAMES else "")
     raise ConfigError(
         f"NATS keeps no fleet {name!r}"
