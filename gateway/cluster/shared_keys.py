@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cluster.entrance import patiently
+from gateway.cluster.fleet_identity import fleet_identity
 from gateway.cluster.fleet_records import KEYS
 from gateway.cluster.import_record import finished_import
 from gateway.cluster.leases import Changed, Entry, Leases
@@ -24,8 +26,10 @@ from gateway.config.cluster import read_secret
 from gateway.config.cluster_section import Cluster
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
-from gateway.store.environment import DATA_FILE
+from gateway.store.environment import DATA_FILE, is_of_node
 from gateway.store.keys import KEY_FILE, ServerKeys, write_secret_file
+
+_log = structlog.get_logger(__name__)
 
 _NONCE_BYTES = 12
 _SPLIT = b"\n"
@@ -39,6 +43,8 @@ class FleetKeys(NamedTuple):
     seal: FleetSeal
     #: of the record they were read from
     revision: int
+    #: tells this fleet from others, and from an earlier one of its name
+    ident: str
 
     def __repr__(self) -> str:
         return f"FleetKeys(revision={self.revision})"
@@ -106,10 +112,12 @@ async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     # whose keys an import brings must not have others in its folder
     await patiently(partial(finished_import, leases))
     found = open_keys(seal, await patiently(partial(_find_or_make, leases, seal, folder)), folder)
+    _keep_others(folder, found.server, config.cluster.name)
     write_secret_file(folder / KEY_FILE, found.server.build())
     write_secret_file(folder / FILE_NAME, f"{found.admin}\n".encode())
     admin = load_or_create(folder / FILE_NAME)
-    return FleetKeys(found.server, folder / FILE_NAME, admin.hash, seal, found.revision)
+    ident = fleet_identity(config.cluster.name, found.server.token_key).ident
+    return FleetKeys(found.server, folder / FILE_NAME, admin.hash, seal, found.revision, ident)
 
 
 async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> Entry:
@@ -121,6 +129,28 @@ async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> Entry:
         admin = load_or_create(folder / FILE_NAME)
         with suppress(Changed):
             await leases.create(KEYS, seal.seal(build_shared(admin.text, server.path.read_bytes())))
+
+
+def _keep_others(folder: Path, mine: ServerKeys, name: str) -> None:
+    """Keys of another fleet whose partitions lie here: without them nothing of those could be read any more."""
+    if not is_of_node(folder):
+        return
+    try:
+        found = ServerKeys.parse(folder / KEY_FILE, (folder / KEY_FILE).read_bytes())
+    except (OSError, ConfigError):
+        return  # there are none, or none that are of use
+    if found.token_key == mine.token_key:
+        return
+    ident = fleet_identity(name, found.token_key).ident
+    for file in (KEY_FILE, FILE_NAME):
+        kept = folder / f"{file}.of-{ident}"
+        if (folder / file).exists() and not kept.exists():
+            write_secret_file(kept, (folder / file).read_bytes())
+    _log.warning(
+        "keys_of_another_fleet_kept",
+        kept=str(folder / f"{KEY_FILE}.of-{ident}"),
+        consequence="this node uses the keys of its fleet; remove the file when nobody asks for the other's data",
+    )
 
 
 def _check_folder(folder: Path) -> None:

@@ -184,7 +184,12 @@ class FleetNode:
             keys = await share_keys(config, leases)
             await _learn_strays(config, link, leases)
             entrance = await enter(
-                settings, leases, devices=_advertised(config), api=_api_url(config), keys=keys.revision
+                settings,
+                leases,
+                devices=_advertised(config),
+                api=_api_url(config),
+                keys=keys.revision,
+                ident=keys.ident,
             )
             spool = Spool.open(config, metrics, unix_ms) if settings.spool else None
             self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)), spool)
@@ -213,6 +218,7 @@ class FleetNode:
         self.members.announce(
             devices=_advertised(self.config, self.edge.port, self.edge.tls_port),
             api=_api_url(self.config, self.api.port),
+            strangers=len(self._stores.strangers),
         )
         await self.members.start()
         self._providers.start()
