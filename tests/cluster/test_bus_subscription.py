@@ -1,4 +1,4 @@
-"""A bus that has started is heard by its server: the order of what the client writes, told by a server of a few words."""
+"""A bus that has started is known to its server: the order of what the client writes, as a server sees it."""
 
 from __future__ import annotations
 
