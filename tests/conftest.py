@@ -1,7 +1,13 @@
-"""For all tests."""
+"""What holds for every test: properties are tried with the same examples each time, however slow the machine is.
+
+`--hypothesis-profile=explore` looks for others; what it finds becomes an `@example`.
+"""
+
+from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-# No test is about how long an example takes: a busy machine is not a finding.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+# A time that a busy machine can miss is no property, neither of an example nor of making one.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("steady", settings.get_profile("explore"), derandomize=True, database=None)
+settings.load_profile("steady")

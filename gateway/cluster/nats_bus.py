@@ -76,15 +76,19 @@ class NatsBus(MessageBus):
 
     async def _subscribe(self) -> None:
         self._life = self._link.life
+        client = self._link.nats
         subject = f"{self._prefix}{self.number}"
         self._link.hear_directly(subject, self._take)
-        self._subscription = await self._link.nats.subscribe(
+        self._subscription = await client.subscribe(
             subject,
             cb=self._hear,
             pending_msgs_limit=_UNREAD,
             pending_bytes_limit=2 * self._outbox_bytes,
         )
-        await self._link.nats.flush(_FLUSH_S)  # nobody knows of us before the server does
+        # Nobody knows of us before the server does. The client writes a PING at once and a SUB a turn later, so the
+        # answer to the first says nothing yet.
+        for _ in range(2):
+            await client.flush(_FLUSH_S)
 
     async def _subscribe_again(self) -> None:
         while self._life != self._link.life and not self._is_closed:
