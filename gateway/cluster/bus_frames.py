@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.model.cluster import Body
 from gateway.model.errors import ERRORS, GatewayError
 
 #: of this layout; a message of another one is not read
@@ -45,10 +46,14 @@ class Frame(NamedTuple):
     body: bytes
 
 
-def pieces_of(frame: Frame) -> tuple[bytes, bytes]:
-    """Head and body: a body may be large, and is copied only into its message."""
+def pieces_of(frame: Frame, body: Body | None = None) -> tuple[bytes | memoryview, ...]:
+    """Head and body (or another one than the frame's): it may be large, and is copied only into its message."""
     kind = frame.kind.encode()
-    return _FRAME.pack(frame.type, len(kind), frame.request, len(frame.body)) + kind, frame.body
+    pieces = (frame.body,) if body is None else (body,) if isinstance(body, bytes) else body
+    size = sum(map(len, pieces))
+    if size > MAX_BODY_BYTES:
+        raise ValueError("larger than a frame can be")
+    return (_FRAME.pack(frame.type, len(kind), frame.request, size) + kind, *pieces)
 
 
 def parse_frames(bundle: bytes | memoryview) -> list[Frame]:
@@ -143,16 +148,16 @@ class Outbox:
     def __init__(self, sender: int, limit_bytes: int) -> None:
         self._sender = sender
         self._limit_bytes = limit_bytes
-        self._frames: deque[tuple[bytes, bytes] | None] = deque()  # None: something was dropped here
+        self._frames: deque[tuple[bytes | memoryview, ...] | None] = deque()  # None: something was dropped here
         self.waiting_bytes = 0
         self.number = 0  # of the last message
 
     def __bool__(self) -> bool:
         return bool(self._frames)
 
-    def put(self, frame: Frame) -> bool:
-        """False: it did not fit."""
-        pieces = pieces_of(frame)
+    def put(self, frame: Frame, body: Body | None = None) -> bool:
+        """False: it did not fit. `body`: another one than the frame's, in pieces."""
+        pieces = pieces_of(frame, body)
         size = _size_of(pieces)
         if self.waiting_bytes + size > self._limit_bytes:
             self._leave_gap()
@@ -176,7 +181,7 @@ class Outbox:
 
     def take(self, message_bytes: int) -> list[bytes]:
         """The next bundle, as messages of at most so many bytes; empty when nothing waits."""
-        bundle: list[bytes] = []
+        bundle: list[bytes | memoryview] = []
         size = 0
         while self._frames:
             frame = self._frames[0]
@@ -209,8 +214,8 @@ class Outbox:
         return build_message(Message(self._sender, self.number, begins=False, ends=False, part=b""))
 
 
-def _size_of(pieces: tuple[bytes, bytes]) -> int:
-    return len(pieces[0]) + len(pieces[1])
+def _size_of(pieces: tuple[bytes | memoryview, ...]) -> int:
+    return sum(map(len, pieces))
 
 
 class Inbox:

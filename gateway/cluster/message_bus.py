@@ -14,10 +14,10 @@ from inspect import isawaitable
 import structlog
 
 from gateway.cluster import bus_frames
-from gateway.cluster.bus_frames import ANSWER, ASK, ERROR, MAX_BODY_BYTES, MAX_KIND_BYTES, TELL, Frame, Inbox, Outbox
+from gateway.cluster.bus_frames import ANSWER, ASK, ERROR, MAX_KIND_BYTES, TELL, Frame, Inbox, Outbox
 from gateway.metrics import Metrics
 from gateway.metrics.names import Metric
-from gateway.model.cluster import Handler
+from gateway.model.cluster import Body, Handler, whole_of
 from gateway.model.errors import GatewayError, NodeUnreachable, QueueFull, UnknownFrame
 
 _log = structlog.get_logger(__name__)
@@ -70,9 +70,9 @@ class MessageBus(ABC):
             raise ValueError(f"{kind!r} is served already, or is no kind")
         self._handlers[kind] = handler
 
-    async def ask(self, node: int, kind: str, body: bytes, *, timeout_s: float) -> bytes:
+    async def ask(self, node: int, kind: str, body: Body, *, timeout_s: float) -> bytes:
         if node == self._number:
-            return await self._ask_self(kind, body, timeout_s)
+            return await self._ask_self(kind, whole_of(body), timeout_s)
         if self._is_closed or not self.is_up:
             self._metrics.count(Metric.BUS_ASKS_FAILED, label="down")
             raise NodeUnreachable
@@ -83,7 +83,7 @@ class MessageBus(ABC):
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._asks[request] = node, future
         try:
-            if not self._put(node, Frame(ASK, kind, request, body)):
+            if not self._put(node, Frame(ASK, kind, request, b""), body):
                 self._metrics.count(Metric.BUS_ASKS_FAILED, label="outbox")
                 raise NodeUnreachable
             async with asyncio.timeout(timeout_s):
@@ -140,15 +140,13 @@ class MessageBus(ABC):
     def _flush_others(self) -> None:
         """Sends what waits for other nodes; called once a turn in which something came."""
 
-    def _put(self, node: int, frame: Frame) -> bool:
+    def _put(self, node: int, frame: Frame, body: Body | None = None) -> bool:
         if self._is_closed:
             return False
-        if len(frame.body) > MAX_BODY_BYTES:
-            raise ValueError("larger than a frame can be")
         outbox = self._outboxes.get(node)
         if outbox is None:
             outbox = self._outboxes[node] = Outbox(self._number, self._outbox_bytes)
-        fits = outbox.put(frame)
+        fits = outbox.put(frame, body)
         if not fits:
             self._drop("outbox", 1)
         self._dirty[node] = None

@@ -11,6 +11,7 @@ import structlog
 
 from gateway.cluster.message_bus import MARK_S, MessageBus
 from gateway.cluster.nats_link import NatsLink
+from gateway.cluster.nats_transport import publish
 from gateway.metrics import Metrics
 from gateway.metrics.names import Metric
 
@@ -145,7 +146,7 @@ class NatsBus(MessageBus):
     async def _publish(self, node: int, message: bytes) -> None:
         try:
             client = self._link.nats
-            await client.publish(f"{self._prefix}{node}", message)
+            await publish(client, f"{self._prefix}{node}", message)
             while client.pending_data_size > _UNSENT_BYTES and self.is_up and client is self._link.nats:
                 with suppress(TimeoutError):
                     await client.flush(_FLUSH_S)

@@ -24,6 +24,8 @@ DEFAULT_PORT = 4222
 #: payload bytes that came and were not taken; past it the connection is not read from
 UNTAKEN_BYTES = 1_048_576
 
+#: a payload below this is cheaper copied than sent apart
+_COPIED_BYTES = 4_096
 _UNREADABLE = "what a NATS server sent can not be read"
 
 T = TypeVar("T")
@@ -244,8 +246,29 @@ class NatsParser:
                 await client._process_err(event[1].decode("utf-8", "replace").lower())
 
 
+async def publish(client: Client, subject: str, payload: bytes) -> None:
+    """As the client does, but that a large payload is not copied into its command."""
+    inside: Any = client
+    if len(payload) < _COPIED_BYTES or not isinstance(inside._ps, NatsParser) or not client.is_connected:
+        await client.publish(subject, payload)
+        return
+    if len(payload) > client.max_payload:
+        raise ValueError("larger than the servers take")
+    for piece in (f"PUB {subject} {len(payload)}\r\n".encode(), payload):
+        inside._pending.append(piece)
+        inside._pending_data_size += len(piece)
+    await inside._send_command(b"\r\n")
+    if inside._flush_queue is not None and inside._flush_queue.empty():
+        await inside._flush_pending()
+
+
 #: of the client, what is used here of its insides
 _INSIDES = (
+    "_pending",
+    "_pending_data_size",
+    "_send_command",
+    "_flush_pending",
+    "_flush_queue",
     "_transport",
     "_ps",
     "_subs",

@@ -36,9 +36,13 @@ _log = structlog.get_logger("gateway.delivery")
 Hear = Callable[["TakenPart | GatewayError"], None]
 
 
+def pack_array_head(count: int) -> bytes:
+    return _ARRAY + count.to_bytes(4, "big")
+
+
 def pack_array(parts: Iterable[bytes | memoryview], count: int) -> bytes:
     """A packed array of so many, from what is packed already."""
-    return b"".join((_ARRAY, count.to_bytes(4, "big"), *parts))
+    return b"".join((pack_array_head(count), *parts))
 
 
 class Accepts(Protocol):

@@ -19,7 +19,7 @@ import msgspec
 from gateway.fleet.error_rows import build_error_row, parse_error_row
 from gateway.fleet.ports import Core, Cores
 from gateway.metrics import Metric, Metrics
-from gateway.model.cluster import Bus, Members
+from gateway.model.cluster import Body, Bus, Members, whole_of
 from gateway.model.errors import BadRequest, GatewayError, LogFenced, NodeUnreachable
 
 #: what a partition answers; called at once, in the order of arrival, and what it returns may be awaited
@@ -100,17 +100,18 @@ class Owners:
 
     # --- asking
 
-    async def ask(self, partition: int, kind: str, body: bytes, *, timeout_s: float | None = None) -> bytes:
+    async def ask(self, partition: int, kind: str, body: Body, *, timeout_s: float | None = None) -> bytes:
         """The owner's answer; any GatewayError it raised, NodeUnreachable where there is none now."""
-        message = _NUMBER.pack(partition) + body
+        pieces = (body,) if isinstance(body, bytes) else body
         until_s = asyncio.get_running_loop().time() + (timeout_s or self.timeout_s)
         refused = 0
         while True:
             node = await self._node(partition, refused, until_s)
             try:
                 if node == self.bus.number:
-                    answer = self._answerers[kind](self.own(partition), body)
+                    answer = self._answerers[kind](self.own(partition), whole_of(body))
                     return await answer if inspect.isawaitable(answer) else answer
+                message = (_NUMBER.pack(partition), *pieces)
                 return await self.bus.ask(node, kind, message, timeout_s=timeout_s or self.timeout_s)
             except LogFenced:
                 refused = node

@@ -140,6 +140,14 @@ class Handler(Protocol):
     def __call__(self, sender: int, body: bytes) -> bytes | Awaitable[bytes]: ...
 
 
+#: what goes to another node; what is large goes in pieces, so that it is copied once
+Body = bytes | tuple[bytes | memoryview, ...]
+
+
+def whole_of(body: Body) -> bytes:
+    return body if isinstance(body, bytes) else b"".join(body)
+
+
 class Bus(Protocol):
     """Between nodes. What one node tells and answers another arrives in that order, at most once; what was lost shows
     as a gap (`on_gap`). All on the control thread."""
@@ -159,7 +167,7 @@ class Bus(Protocol):
         arrival, and before anything that arrived later."""
         ...
 
-    async def ask(self, node: int, kind: str, body: bytes, *, timeout_s: float) -> bytes:
+    async def ask(self, node: int, kind: str, body: Body, *, timeout_s: float) -> bytes:
         """NodeUnreachable where no answer came in time (it may have been carried out); any GatewayError the other
         raised. Asking oneself is a plain call."""
         ...

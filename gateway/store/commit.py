@@ -26,6 +26,7 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import CommitLog
 from gateway.model.errors import GatewayError, LogFenced, LogUnavailable, QueueFull, StoreUnavailable
 from gateway.store.environment import WRITE_ERRORS, Environment
+from gateway.store.folder_size import FolderSize
 from gateway.store.records import DELETE, PUT, Db, Row, pack_u64
 from gateway.store.row_codec import build_rows
 
@@ -33,8 +34,6 @@ log = structlog.get_logger(__name__)
 
 #: place in the log of the last commit that the folder has
 APPLIED_KEY = b"applied"
-#: with a log: the size of the folder is looked at after so many commits, or after one with so many rows
-_SIZE_COMMITS, _SIZE_ROWS = 64, 1_000
 #: with a log: how long `close` waits for what is not durable yet
 CLOSE_S = 10.0
 #: kept rows while nothing can be written, as a multiple of max_uncommitted. Past it the newest settled entry is
@@ -110,9 +109,7 @@ class Committer:
         self._log = commit_log
         self._on_fenced = on_fenced
         self._on_behind = on_behind
-        self._max_bytes = config.max_bytes
-        self._commits = 0
-        self._over = False  # with a log: the folder is larger than it may be, so nothing is accepted
+        self._size = FolderSize(environment, config.max_bytes)  # with a log
         self._end: GatewayError | None = None  # with a log: why nothing is written any more
         self._flying_job: _Job | None = None
         self._metrics = metrics
@@ -168,7 +165,7 @@ class Committer:
         if not self.writable:
             self._metrics.count(Metric.STORE_REFUSED, label="unavailable")
             raise StoreUnavailable() if self._end is None else type(self._end)()
-        if rows and self._over:
+        if rows and self._size.is_over:
             self._metrics.count(Metric.STORE_REFUSED, label="full")
             raise StoreUnavailable("the store is full; nothing was accepted")
         # an entry larger than the whole bound is taken when nothing else waits, else it never could be
@@ -373,18 +370,6 @@ class Committer:
             self._tell(self._on_behind)
         return True
 
-    def _look_at_size(self, rows: int) -> None:
-        self._commits += 1
-        if rows < _SIZE_ROWS and self._commits % _SIZE_COMMITS and not self._over:
-            return
-        over = self._environment.used_bytes() > self._max_bytes
-        if over != self._over:
-            self._over = over
-            if over:
-                log.error("partition_full", setting="store.max_bytes", consequence="pushes get 503 until rows are gone")
-            else:
-                log.info("partition_has_room")
-
     def _tell(self, call: Call) -> None:
         if not self._closed:  # else there is nothing left to end
             call()
@@ -431,7 +416,7 @@ class Committer:
             return
         self._flying_job = None
         if self._log is not None:
-            self._look_at_size(rows)
+            self._size.committed(rows)
         self._metrics.count(Metric.STORE_COMMITS)
         self._metrics.count(Metric.STORE_COMMIT_ROWS, rows)
         self._metrics.observe(Metric.STORE_COMMIT_SECONDS, self._loop.time() - self._started_s)

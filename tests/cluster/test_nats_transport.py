@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from nats.aio.client import Client
 
 from gateway.cluster.nats_link import NatsLink
-from gateway.cluster.nats_transport import UNTAKEN_BYTES, NatsTransport, read_natively
+from gateway.cluster.nats_transport import UNTAKEN_BYTES, NatsTransport, publish, read_natively
 from gateway.config.cluster_section import Cluster
 from gateway.tour.nats_servers import HOST, NatsServers
 
@@ -100,6 +100,30 @@ def test_messages_of_any_size_come_whole_and_in_order(run: Run, settings: Cluste
         answer = asyncio.ensure_future(link.nats.request("of.nobody.here", b"", timeout=5))
         with pytest.raises(Exception, match="no responders"):
             await answer
+        await link.close()
+
+    run(scene())
+
+
+def test_what_is_published_in_pieces_comes_whole_between_others(run: Run, settings: Cluster) -> None:
+    async def scene() -> None:
+        link = NatsLink(settings, purpose="test")
+        await link.connect()
+        came: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def hear(message: Any) -> None:
+            came.put_nowait(message.data)
+
+        await link.nats.subscribe("in.pieces", cb=hear)
+        sent = [bytes([place]) * size for place, size in enumerate((4_095, 4_096, 1, 1_000_000, 0, 300_000))]
+        for place, payload in enumerate(sent):
+            await publish(link.nats, "in.pieces", payload)
+            if place == 3:
+                await link.nats.flush(5)
+        assert await heard(came, len(sent)) == sent
+        with pytest.raises(ValueError, match="larger"):
+            await publish(link.nats, "in.pieces", bytes(link.nats.max_payload + 1))
+        await link.nats.flush(5)
         await link.close()
 
     run(scene())

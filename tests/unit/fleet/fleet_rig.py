@@ -27,7 +27,7 @@ from gateway.fleet.ports import AppRecords
 from gateway.fleet.provider_side import ProviderSide
 from gateway.fleet.spool import Spool
 from gateway.metrics import Metrics
-from gateway.model.cluster import Handler, Member, Owner, partition_of
+from gateway.model.cluster import Body, Handler, Member, Owner, partition_of, whole_of
 from gateway.model.errors import GatewayError, NodeUnreachable
 from gateway.model.registration import build_token
 from gateway.push_core import PushCore, unix_ms
@@ -97,7 +97,7 @@ class WireBus:
         assert kind not in self.handlers
         self.handlers[kind] = handler
 
-    async def ask(self, node: int, kind: str, body: bytes, *, timeout_s: float) -> bytes:
+    async def ask(self, node: int, kind: str, body: Body, *, timeout_s: float) -> bytes:
         wire = self._wire
         wire.asked.append((self._number, node, kind))
         if node != self._number and not wire.cut.isdisjoint((node, self._number)):
@@ -109,7 +109,7 @@ class WireBus:
 
         def arrive() -> None:
             try:
-                answer = handle(self._number, bytes(body))
+                answer = handle(self._number, whole_of(body))
             except GatewayError as error:
                 if not arrived.done():
                     arrived.set_exception(error)
