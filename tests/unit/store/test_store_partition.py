@@ -585,7 +585,7 @@ async def test_one_machine_alone_counts_as_before(tmp_path: Path) -> None:
 async def test_a_partition_larger_than_it_may_be_accepts_nothing_and_still_follows_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.store.commit._SIZE_COMMITS", 1)
+    monkeypatch.setattr("gateway.store.folder_size._COMMITS", 1)
     journal = MemoryJournal()
     ends = Ends()
     metrics = Metrics(process=False)
