@@ -76,13 +76,17 @@ class NatsBus(MessageBus):
 
     async def _subscribe(self) -> None:
         self._life = self._link.life
-        self._subscription = await self._link.nats.subscribe(
+        client = self._link.nats
+        self._subscription = await client.subscribe(
             f"{self._prefix}{self.number}",
             cb=self._hear,
             pending_msgs_limit=_UNREAD,
             pending_bytes_limit=2 * self._outbox_bytes,
         )
-        await self._link.nats.flush(_FLUSH_S)  # nobody knows of us before the server does
+        # Nobody knows of us before the server does. The client writes a PING at once and a SUB a turn later, so the
+        # answer to the first says nothing yet.
+        for _ in range(2):
+            await client.flush(_FLUSH_S)
 
     async def _subscribe_again(self) -> None:
         while self._life != self._link.life and not self._is_closed:
