@@ -55,7 +55,7 @@ class CardMessagesScene(SmsScene):
 
     async def say(self, message: bytes, source: Address | None = None, **fields: Any) -> int:
         """A message from a card."""
-        await until(lambda: self.smsc.is_bound)
+        await self.bound()
         where = Address(TON_INTERNATIONAL, NPI_E164, MSISDN) if source is None else source
         sm = ShortMessage(source=where, destination=Address(0, 1, "4999"), message=message, **fields)
         return await self.smsc.deliver(sm)

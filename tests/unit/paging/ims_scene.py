@@ -172,7 +172,7 @@ class ImsScene(SmsScene):
         self.ims = ImsPaging(Parts(self.config, house, house, house, house, notifiers, called, self.metrics, unix_ms))
         self.ims.start()
         await until(lambda: all(link.is_up for link in self.ims.links))
-        await until(lambda: self.smsc.is_bound)
+        await self.bound()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -146,6 +146,10 @@ class SmsScene:
         for smsc in self.smscs:
             await smsc.close()
 
+    async def bound(self) -> None:
+        """Each link knows: an SMSC takes itself for bound a moment before its answer is read, or while it is left."""
+        await until(lambda: all(link.is_bound for link in self.bearer.links))
+
     async def push(self, *, address: str = OPAQUE, seq: int = 9, **changes: Any) -> NotifierResult:
         now_s = int(time.time())
         return await push_through(self.notifier, self.settings, address, now_s=now_s, seq=seq, **changes)

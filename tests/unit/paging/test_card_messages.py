@@ -200,7 +200,7 @@ async def test_a_throttling_smsc_is_left_alone_for_as_long_as_it_rests(status: S
 async def test_who_waits_for_a_turn_leaves_an_smsc_alone_that_began_to_rest() -> None:
     """Else each card would make the rest longer, and no page would go out until the last had its turn."""
     async with CardMessagesScene(ota={"smsc_rate": 20.0}, paging={"smsc_throttle_s": 0.5}) as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         scene.smsc.next.append(Behaviour(status=Status.RTHROTTLED))
         cards = [asyncio.create_task(scene.send(bytes((number,)), reference=number)) for number in range(30)]
         sent = await asyncio.gather(*cards)
@@ -212,7 +212,7 @@ async def test_who_waits_for_a_turn_leaves_an_smsc_alone_that_began_to_rest() ->
 
 async def test_who_waits_for_a_turn_goes_to_the_next_smsc_where_the_first_began_to_rest() -> None:
     async with CardMessagesScene(2, ota={"smsc_rate": 20.0}, paging={"smsc_throttle_s": 60.0}) as scene:
-        await until(lambda: all(link.is_bound for link in scene.bearer.links))
+        await scene.bound()
         scene.smsc.next.append(Behaviour(status=Status.RTHROTTLED))
         sent = await asyncio.gather(*(scene.send(bytes((number,)), reference=number) for number in range(8)))
         assert {each.fate for each in sent} == {Fate.TAKEN}
@@ -221,7 +221,7 @@ async def test_who_waits_for_a_turn_goes_to_the_next_smsc_where_the_first_began_
 
 async def test_the_next_smsc_takes_what_the_first_does_not() -> None:
     async with CardMessagesScene(2) as scene:
-        await until(lambda: all(link.is_bound for link in scene.bearer.links))
+        await scene.bound()
         scene.smsc.next.append(Behaviour(status=Status.RTHROTTLED))
         assert (await scene.send(LONG_PACKET)).fate is Fate.TAKEN
         assert (len(scene.smsc.submissions), len(scene.smscs[1].submissions)) == (0, 3)
@@ -230,7 +230,7 @@ async def test_the_next_smsc_takes_what_the_first_does_not() -> None:
 
 async def test_a_message_is_not_torn_between_two_smscs() -> None:
     async with CardMessagesScene(2) as scene:
-        await until(lambda: all(link.is_bound for link in scene.bearer.links))
+        await scene.bound()
         scene.smsc.next += [Behaviour(), Behaviour(status=Status.RTHROTTLED)]
         assert (await scene.send(LONG_PACKET)).fate is Fate.LATER
         assert (len(scene.smsc.submissions), len(scene.smscs[1].submissions)) == (1, 0)
@@ -242,10 +242,10 @@ async def test_a_message_is_not_torn_between_two_smscs() -> None:
 
 async def test_a_link_that_breaks_before_the_answer() -> None:
     async with CardMessagesScene(ota={"smsc_retry_s": 3.0}) as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         scene.smsc.next.append(Behaviour(closes=True))
         assert await scene.send() == SentMessage(Fate.UNANSWERED, 0, "link_lost")
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         assert (await scene.send()).fate is Fate.TAKEN
         # the card can not do anything with a part of a message
         scene.smsc.next += [Behaviour(), Behaviour(closes=True)]
@@ -254,7 +254,7 @@ async def test_a_link_that_breaks_before_the_answer() -> None:
 
 async def test_an_smsc_that_does_not_answer_in_time() -> None:
     async with CardMessagesScene(answer_s=0.05) as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         scene.smsc.next.append(Behaviour(hangs=True))
         sent = await scene.send()
         assert (sent.fate, sent.detail) == (Fate.UNANSWERED, "no answer")
@@ -266,7 +266,7 @@ async def test_an_smsc_that_does_not_answer_in_time() -> None:
 
 async def test_the_receipt_of_a_message_that_was_not_answered_is_heard() -> None:
     async with CardMessagesScene(answer_s=0.05) as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         scene.smsc.next.append(Behaviour(delay_s=0.3, receipt_first=True, echoes_reference=True))
         assert (await scene.send()).fate is Fate.UNANSWERED
         assert await scene.fate() is Fate.DELIVERED
@@ -309,7 +309,7 @@ async def test_who_is_cut_off_leaves_nothing_behind() -> None:
 
 async def test_no_more_to_cards_than_their_rate_and_in_order() -> None:
     async with CardMessagesScene(ota={"smsc_rate": 50.0}) as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         sent = await asyncio.gather(*(scene.send(bytes((number,)), reference=number) for number in range(8)))
         assert {each.fate for each in sent} == {Fate.TAKEN}
         assert [each.message.message[-1] for each in scene.smsc.submissions] == list(range(8))
@@ -338,7 +338,7 @@ async def test_who_finds_no_room_in_the_window_comes_back() -> None:
     async with CardMessagesScene(
         paging={"smsc_window": 2}, ota={"smsc_wait_s": 0.01, "smsc_retry_s": 4.0}, answer_s=5.0
     ) as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         taken: list[Submission] = []
         scene.smsc.on_submission = taken.append
         scene.smsc.next.append(Behaviour(delay_s=0.5))
@@ -351,7 +351,7 @@ async def test_who_finds_no_room_in_the_window_comes_back() -> None:
 async def test_pages_do_not_stand_behind_cards() -> None:
     """Half of the window is theirs, whatever cards do."""
     async with CardMessagesScene(paging={"smsc_window": 4}, window=4) as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         taken: list[Submission] = []
         scene.smsc.on_submission = taken.append
         scene.smsc.behaviour = Behaviour(delay_s=0.3)

@@ -163,34 +163,34 @@ async def test_a_refusal_is_the_row_of_its_status(status: int, dead: bool, word:
 
 @pytest.mark.parametrize("status", [Status.RTHROTTLED, Status.RMSGQFUL])
 async def test_a_throttle_rests_the_lane_and_then_it_goes_on(status: Status) -> None:
-    async with SmsScene() as scene:
+    async with SmsScene(paging={"smsc_throttle_s": 60.0}) as scene:
         scene.smsc.next.append(Behaviour(status=status))
         result = await scene.push()
         assert not result.ok
         assert not result.dead
-        assert 0 < result.retry_after_ms <= 200
+        assert 0 < result.retry_after_ms <= 60_000
         refused = await scene.push()
         assert not refused.asked
         assert len(scene.smsc.submissions) == 0
-        await asyncio.sleep(0.25)
+        scene.moved_ms = 60_001
         assert (await scene.push()).ok
 
 
 async def test_throttled_at_one_it_goes_to_the_next() -> None:
-    async with SmsScene(2) as scene:
-        await until(lambda: all(smsc.is_bound for smsc in scene.smscs))
+    async with SmsScene(2, paging={"smsc_throttle_s": 60.0}) as scene:
+        await scene.bound()
         scene.smscs[0].next.append(Behaviour(status=Status.RTHROTTLED))
         assert (await scene.push()).ok
         assert (await scene.push()).ok
         assert [len(smsc.submissions) for smsc in scene.smscs] == [0, 2]
-        await asyncio.sleep(0.25)
+        scene.moved_ms = 60_001
         assert (await scene.push()).ok
         assert [len(smsc.submissions) for smsc in scene.smscs] == [1, 2]
 
 
 async def test_both_throttle_and_the_lane_rests_as_long_as_the_first() -> None:
     async with SmsScene(2) as scene:
-        await until(lambda: all(smsc.is_bound for smsc in scene.smscs))
+        await scene.bound()
         for smsc in scene.smscs:
             smsc.next.append(Behaviour(status=Status.RTHROTTLED))
         result = await scene.push()
@@ -207,7 +207,7 @@ async def test_a_refused_bind_is_counted_by_its_reason_and_nothing_is_sent() -> 
         assert (result.ok, result.dead) == (False, False)
         assert "not_bound" in result.detail
         scene.smsc.password = "secret"
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         assert (await scene.push()).ok
 
 
@@ -216,7 +216,7 @@ async def test_a_refused_bind_is_counted_by_its_reason_and_nothing_is_sent() -> 
 
 async def test_down_then_up_again() -> None:
     async with SmsScene() as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         port = scene.smsc.port
         await scene.smsc.close()
         await until(lambda: scene.metrics.value(Metric.SMSC_ENDED, "connection") >= 1)
@@ -224,13 +224,13 @@ async def test_down_then_up_again() -> None:
         assert "not_bound" in result.detail
         assert scene.metrics.value(Metric.SMSC_LINKS, "smsc0") == 0
         await scene.smsc.start(port)
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         assert (await scene.push()).ok
 
 
 async def test_the_first_is_down_and_the_second_takes_it() -> None:
     async with SmsScene(2) as scene:
-        await until(lambda: all(smsc.is_bound for smsc in scene.smscs))
+        await scene.bound()
         await scene.smscs[0].close()
         await until(lambda: scene.metrics.value(Metric.SMSC_LINKS, "smsc0") == 0)
         assert (await scene.push()).ok
@@ -239,7 +239,7 @@ async def test_the_first_is_down_and_the_second_takes_it() -> None:
 
 async def test_one_that_hangs_costs_its_time_and_no_second_smsc_gets_the_message() -> None:
     async with SmsScene(2, answer_s=0.2) as scene:
-        await until(lambda: all(smsc.is_bound for smsc in scene.smscs))
+        await scene.bound()
         scene.smscs[0].next.append(Behaviour(hangs=True))
         result = await scene.push()
         assert (result.ok, result.dead, result.detail) == (False, False, "timeout")
@@ -279,10 +279,10 @@ async def test_silence_is_asked_about_and_then_ended() -> None:
 
 async def test_it_unbinds_when_it_ends_and_obeys_when_the_smsc_does() -> None:
     async with SmsScene() as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         scene.smsc.unbind()
         await until(lambda: scene.metrics.value(Metric.SMSC_ENDED, "unbind") == 1)
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         await scene.notifier.close()
         await until(lambda: scene.smsc.unbinds == 1)
 
@@ -290,16 +290,16 @@ async def test_it_unbinds_when_it_ends_and_obeys_when_the_smsc_does() -> None:
 @pytest.mark.parametrize("data", [b"\0\0\0\1", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 16])
 async def test_a_peer_that_speaks_something_else_is_left_and_tried_again(data: bytes) -> None:
     async with SmsScene() as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         scene.smsc.send(data)
         await until(lambda: scene.metrics.value(Metric.SMSC_ENDED, "malformed") == 1)
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         assert (await scene.push()).ok
 
 
 async def test_pdus_that_are_whole_and_wrong_are_answered_and_the_link_stays() -> None:
     async with SmsScene() as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         scene.smsc.send(
             build_pdu(5, 1, b"\xff") + build_pdu(0x102, 2) + build_pdu(0x7777, 3) + build_pdu(0x80000004, 99)
         )
@@ -322,7 +322,7 @@ async def test_no_more_than_the_window_is_without_an_answer() -> None:
 
 async def test_no_more_than_the_rate_allows() -> None:
     async with SmsScene(rate=50.0) as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         await asyncio.gather(*(scene.push(seq=seq) for seq in range(1, 12)))
         times = [each.at_s for each in scene.smsc.submissions]
         assert times[-1] - times[0] >= 0.19
@@ -333,7 +333,7 @@ async def test_no_more_than_the_rate_allows() -> None:
 
 async def test_a_subscriber_that_is_back_is_told_to_who_wants_to_know() -> None:
     async with SmsScene() as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         scene.smsc.alert(Address(1, 1, MSISDN))
         scene.smsc.alert(Address(0, 6, IMSI), 0)
         scene.smsc.alert(Address(1, 1, "4900"), 2)  # not available
@@ -343,7 +343,7 @@ async def test_a_subscriber_that_is_back_is_told_to_who_wants_to_know() -> None:
 
 async def test_a_binary_message_from_a_terminal_is_taken() -> None:
     async with SmsScene() as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         sm = ShortMessage(
             Address(1, 1, MSISDN), Address(0, 0, "1"), b"\x06\x05\x04\x3e\x82\0\0\x01\xff", esm_class=0x40
         )
@@ -450,7 +450,7 @@ async def every_trouble(content: Content, behaviours: list[Behaviour]) -> list[s
                     told.append(repr(await scene.push(content=content)))
                     scene.smsc.next.clear()
                     scene.moved_ms += 5_000
-                    await until(lambda: scene.smsc.is_bound)
+                    await scene.bound()
         scene.smsc.alert(Address(1, 1, MSISDN))
         scene.smsc.send(build_pdu(5, 1, f"{MSISDN}{IMSI}geheim".encode()))
         await until(lambda: scene.metrics.value(Metric.SMS_INCOMING, "malformed") >= 1)
@@ -471,7 +471,7 @@ async def test_time_is_bounded_whatever_an_smsc_does() -> None:
 
 async def test_a_call_that_is_cut_off_behind_its_message_still_hears_the_receipt() -> None:
     async with SmsScene(answer_s=5.0) as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         scene.smsc.behaviour = Behaviour(delay_s=0.4, receipt_delay_s=0.1, echoes_reference=True)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
@@ -481,7 +481,7 @@ async def test_a_call_that_is_cut_off_behind_its_message_still_hears_the_receipt
 
 async def test_who_is_cut_off_while_the_rate_holds_it_back_takes_no_turn_from_others() -> None:
     async with SmsScene(rate=10.0, window=100) as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
 
         async def page(seq: int) -> None:
             with contextlib.suppress(TimeoutError):

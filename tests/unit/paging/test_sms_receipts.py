@@ -80,7 +80,7 @@ async def test_of_a_message_in_parts_one_is_refused_and_all_are_tried_again() ->
 
 async def test_receipts_that_belong_to_nothing_are_taken_and_counted() -> None:
     async with SmsScene() as scene:
-        await until(lambda: scene.smsc.is_bound)
+        await scene.bound()
         there, here = Address(1, 1, MSISDN), Address(0, 0, "1")
         unknown = ShortMessage(there, here, b"id:zz stat:DELIVRD err:000", esm_class=4)
         garbage = ShortMessage(there, here, b"\xff\0what", esm_class=4)
