@@ -126,7 +126,8 @@ def test_a_client_that_sends_byte_by_byte_gets_through() -> None:
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "not_tls"),
         (build_frame(FrameType.HELLO, {"v": 1}) + b"\0" * 64, "not_tls"),
-        (os.urandom(3) + b"\xff" * 400, "not_tls"),
+        (b"\x2b\x91\x07" + b"\xff" * 400, "not_tls"),
+        (b"\x80\x2e\x01" + b"\xff" * 400, "protocol"),  # the hello of SSL 2
         (b"\x16\x03\x01\x00\x04\x01\x00\xff\xff" + b"\0" * 64, None),
     ],
 )
