@@ -6,6 +6,8 @@
 #endif
 #include <malloc.h>
 #include <sched.h>
+#include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -16,9 +18,21 @@
 #endif
 #define GW_CLOSE_RANGE_UNSHARE 2u
 
+/* The calling thread handles no signal but those of its own faults. */
+static inline void gw_take_no_signals(void) {
+    static const int faults[] = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
+    sigset_t all;
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&all, faults[i]);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+}
+
 /* Give the calling thread a descriptor table of its own that holds 0, 1, 2 and the two given descriptors.
+ * Signals are left to other threads then: a handler tells the loop by a write to a descriptor of the process (Python's
+ * wake-up, libuv's pipe), and here that number is closed, or a device's socket.
  * Falls back to unshare(2) where close_range(2) is missing (before Linux 5.9). 0, or -1 with errno. */
 static inline int gw_own_descriptors(int keep_a, int keep_b) {
+    gw_take_no_signals();
 #ifdef __SANITIZE_THREAD__
     /* The sanitizer takes a descriptor's number for one thing in the whole process; with a table for each thread it would
      * see races between sockets that only share a number. */

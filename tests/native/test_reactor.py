@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import time
+from pathlib import Path
 
 import pytest
 from reactor_rig import Rig
@@ -445,6 +447,16 @@ def test_the_reactor_has_a_descriptor_table_of_its_own() -> None:
         ours = len(os.listdir("/proc/self/fd"))
         # The devices' ends only; under the thread sanitizer there is one table for all (ext/include/gw_sys.h).
         assert ours - before == (58 if os.environ.get("GATEWAY_SANITIZER") == "tsan" else 29)
+
+
+def test_no_signal_is_handled_where_the_descriptors_of_the_process_are_others() -> None:
+    """A handler wakes a loop by a write to a descriptor: in a reactor's table that is closed, or a device's socket."""
+    with Rig() as rig:
+        status = Path(f"/proc/self/task/{rig.thread.native_id}/status").read_text()
+    (blocked,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk"))
+    heard = {number for number in signal.valid_signals() if not blocked >> (number - 1) & 1}
+    assert not heard & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM, signal.SIGUSR1}
+    assert heard >= {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT}  # its own faults are told
 
 
 def test_a_link_takes_112_bytes() -> None:
