@@ -25,6 +25,7 @@ async def test_a_device_of_one_node_gets_what_comes_for_it_at_another_and_its_ac
     assert (note["id"], note["token"], note["title"], note["data"]) == (seq, token, "Anna", {"chat": 7})
     await core.reaches(seq, State.ACKED)
     assert core.steps(seq) == ["sent", "acked"]
+    await core.store.journal.committed()  # the feed has what is durable
     assert [r.outcome.seq for r in core.store.receipts.after("shop", 0, 10)] == [seq]
 
 

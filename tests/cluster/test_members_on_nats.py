@@ -192,13 +192,14 @@ async def test_the_status_of_a_fleet_is_read_from_nats_alone(
     secret = tmp_path / "fleet.secret"
     secret.write_bytes(b"s" * 40)
     secret.chmod(0o600)
-    settings = fleet_settings(secret_file=str(secret))
+    # the command is loaded in this process, and a busy machine may take longer for that than a lease of a second
+    settings = fleet_settings(secret_file=str(secret), lease_s=10.0)
     names = ("url", "monitors", "name", "lease_s", "beat_s", "secret_file")
     options = [f"--set=cluster.{name}={getattr(settings, name)}" for name in names]
     command = ["cluster", "status", "--json", *options]
     assert await asyncio.to_thread(run, command) == 2  # there is no such fleet
     watcher = Watcher()
-    nodes = [Node(fleet_settings(node=name), watcher) for name in "ab"]
+    nodes = [Node(fleet_settings(node=name, lease_s=10.0), watcher) for name in "ab"]
     await asyncio.gather(*(node.start() for node in nodes))
     await until(lambda: all(p in nodes["ab".index(rank(p, "ab")[0])].members.owned() for p in range(16)))
     await until(lambda: all(nodes[0].members.owner(p).node for p in range(16)))
