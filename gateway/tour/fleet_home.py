@@ -9,7 +9,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any, Protocol, Self
 import httpx
 import msgspec
 
-from gateway.tour.nats_servers import HOST, NatsServers, tied
+from gateway.tour.nats_servers import HOST, NatsServers, free_ports, tied
 
 START_S = 120.0
 END_S = 20.0
@@ -56,20 +55,6 @@ class Loopback:
         return ()
 
 
-def find_ports(count: int) -> list[int]:
-    """Free ports below those the kernel hands out: nobody takes one while the gateway is away, and no device that
-    knocks meanwhile is connected to itself."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    while len(found) < count:
-        port = max(2_000, lowest - 20_000) + secrets.randbelow(min(20_000, lowest - 2_000))
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((HOST, port))
-            if port not in found:
-                found.append(port)
-    return found
-
-
 class GatewayNode:
     """`heliograph serve` on one store folder and fixed ports; each start is a new `life`."""
 
@@ -78,7 +63,7 @@ class GatewayNode:
         self.folder = folder
         self.store = folder / "store"
         self.host = host
-        self.device_port, self.api_port = find_ports(2)
+        self.device_port, self.api_port = free_ports(2)
         self.settings: list[str] = []
         self.environment: dict[str, str] = {}
         self.life = 0

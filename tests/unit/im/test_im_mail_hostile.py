@@ -85,6 +85,9 @@ class Imap:
         self.answers = answers
         self.seen: list[bytes] = []
 
+    def asked(self, word: bytes) -> int:
+        return sum(word in line for line in self.seen)
+
     async def __call__(self, reader: Reader, writer: Writer) -> None:
         writer.write(b"* OK [CAPABILITY IMAP4rev1 IDLE AUTH=PLAIN] hello\r\n")
         while line := await reader.readline():
@@ -392,22 +395,28 @@ async def _next(opened: Session) -> object:
 async def test_waiting_begins_anew_before_a_server_hangs_up() -> None:
     imap = Imap(SEARCH=NOTHING)
     async with server(imap) as port, connector(idle_s=0.1).open(form(port), None) as opened:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         waiting = asyncio.create_task(_next(opened))
-        await asyncio.sleep(0.6)
+        async with asyncio.timeout(10):
+            while imap.asked(b"IDLE") < 4:
+                await asyncio.sleep(0.005)
+        # no sooner than it has to, but for what is on its way
+        assert imap.asked(b"IDLE") <= (loop.time() - begun) / 0.1 + 2
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-    assert 3 <= sum(b"IDLE" in line for line in imap.seen) <= 7
 
 
 async def test_a_server_without_idle_is_asked_now_and_then() -> None:
     imap = Imap(SEARCH=NOTHING, CAPABILITY=b"* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\nTAG OK done\r\n")
     async with server(imap) as port, connector(request_s=0.2).open(form(port), None) as opened:
         waiting = asyncio.create_task(_next(opened))
-        await asyncio.sleep(0.7)
+        async with asyncio.timeout(10):
+            while imap.asked(b"NOOP") < 2:
+                await asyncio.sleep(0.005)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-    assert not any(b"IDLE" in line for line in imap.seen)
-    assert sum(b"NOOP" in line for line in imap.seen) >= 2
+    assert imap.asked(b"IDLE") == 0
 
 
 async def test_news_behind_the_answer_to_idle_is_not_overslept() -> None:

@@ -96,7 +96,7 @@ async def test_an_unused_turn_costs_nobody_anything() -> None:
     for _ in range(50):
         await admission.enter(0)
         admission.leave(unused=True)
-    assert asyncio.get_running_loop().time() - begun < 0.5
+    assert asyncio.get_running_loop().time() - begun < 5  # 50 turns would take 25 s
 
 
 @given(st.integers(1, 200), st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 5)), max_size=200))

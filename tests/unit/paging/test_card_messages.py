@@ -253,7 +253,7 @@ async def test_a_link_that_breaks_before_the_answer() -> None:
 
 
 async def test_an_smsc_that_does_not_answer_in_time() -> None:
-    async with CardMessagesScene(answer_s=0.05) as scene:
+    async with CardMessagesScene(answer_s=0.3) as scene:
         await scene.bound()
         scene.smsc.next.append(Behaviour(hangs=True))
         sent = await scene.send()
@@ -310,11 +310,12 @@ async def test_who_is_cut_off_leaves_nothing_behind() -> None:
 async def test_no_more_to_cards_than_their_rate_and_in_order() -> None:
     async with CardMessagesScene(ota={"smsc_rate": 50.0}) as scene:
         await scene.bound()
+        began = asyncio.get_running_loop().time()
         sent = await asyncio.gather(*(scene.send(bytes((number,)), reference=number) for number in range(8)))
         assert {each.fate for each in sent} == {Fate.TAKEN}
         assert [each.message.message[-1] for each in scene.smsc.submissions] == list(range(8))
-        times = [each.at_s for each in scene.smsc.submissions]
-        assert times[-1] - times[0] >= 0.13
+        # from before the first: a busy machine may take that late, and the others in their time
+        assert scene.smsc.submissions[-1].at_s - began >= 0.139
 
 
 async def test_each_smsc_has_a_rate_of_its_own() -> None:
@@ -444,7 +445,7 @@ async def test_who_fails_on_a_message_does_not_make_the_smsc_say_it_again(caplog
 
 async def test_no_number_and_no_byte_is_ever_shown(caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
     caplog.set_level(logging.DEBUG)
-    async with CardMessagesScene(answer_s=0.05) as scene:
+    async with CardMessagesScene(answer_s=0.3) as scene:
         scene.smsc.next += [
             Behaviour(),
             NOT_DELIVERED,

@@ -323,9 +323,10 @@ async def test_no_more_than_the_window_is_without_an_answer() -> None:
 async def test_no_more_than_the_rate_allows() -> None:
     async with SmsScene(rate=50.0) as scene:
         await scene.bound()
+        began = asyncio.get_running_loop().time()
         await asyncio.gather(*(scene.push(seq=seq) for seq in range(1, 12)))
-        times = [each.at_s for each in scene.smsc.submissions]
-        assert times[-1] - times[0] >= 0.19
+        # from before the first: a busy machine may take that late, and the others in their time
+        assert scene.smsc.submissions[-1].at_s - began >= 0.199
 
 
 # --- what else an SMSC says

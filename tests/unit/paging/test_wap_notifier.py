@@ -245,7 +245,7 @@ async def test_every_answer_has_its_outcome(tmp_path: Path, behaviour: Behaviour
 
 @pytest.mark.parametrize("behaviour", [Behaviour(hangs=True), Behaviour(keeps_back=10), Behaviour(delay_s=5.0)])
 async def test_a_ppg_that_hangs_is_given_up_in_time(tmp_path: Path, behaviour: Behaviour) -> None:
-    async with WapScene(tmp_path, ppg_timeout_s=0.1) as scene:
+    async with WapScene(tmp_path, ppg_timeout_s=0.5) as scene:
         scene.ppg.next.append(behaviour)
         began = time.monotonic()
         result = await scene.push()
@@ -448,7 +448,7 @@ async def test_no_number_link_or_text_is_shown_whatever_goes_wrong(tmp_path: Pat
         caplog.set_level(logging.WARNING, logger=name)
     seen: list[str] = []
     with structlog.testing.capture_logs() as logs:
-        async with WapScene(tmp_path, ppg_timeout_s=0.1) as scene:
+        async with WapScene(tmp_path, ppg_timeout_s=0.5) as scene:
             troubles = [
                 Behaviour(),
                 Behaviour(code=2000, as_bad_message=True),
