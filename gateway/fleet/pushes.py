@@ -1,17 +1,16 @@
 """Many pushes at once: told apart by partition, one question and one journal row for each owner's part; must never
 change the order of pushes to one token, nor tell of a push what its owner did not.
 
-Plain pushes that batches of one turn of the loop have for a partition go there as one, and so do those that come while
-a partition has enough to answer, so parts grow with the load. What is not plain is looked at alone by its owner, so a
-part with such a push goes alone, and nothing overtakes it. A push goes out as it came, packed. What is no push to a
-token goes to the app's home, which says what is wrong with it, if anything is.
+Plain pushes that batches of one turn of the loop have for a partition go there as one, so parts grow with the load.
+What is not plain is looked at alone by its owner, so a part with such a push goes alone, and nothing overtakes it. A
+push goes out as it came, packed. What is no push to a token goes to the app's home, which says what is wrong with it,
+if anything is.
 """
 
 from __future__ import annotations
 
 import asyncio
 from array import array
-from collections import deque
 from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -40,8 +39,6 @@ _WHOLE = (1 << 32) - 1
 #: batches are put together up to so much for one partition; a larger one goes alone
 MOST_PUSHES = 4_096
 MOST_BYTES = 524_288
-#: of an app, asked of a partition and not answered: one is in a commit there and one waits for the next
-ASKED_AT_ONCE = 2
 
 
 class _Asked(NamedTuple):
@@ -111,13 +108,12 @@ class Sent(NamedTuple):
 class _Load:
     """Parts of one partition and app that go out as one."""
 
-    __slots__ = ("app", "is_plain", "length", "partition", "sent", "since_s", "size")
+    __slots__ = ("app", "is_plain", "length", "partition", "sent", "size")
 
-    def __init__(self, app: str, partition: int, is_plain: bool, since_s: float) -> None:
+    def __init__(self, app: str, partition: int, is_plain: bool) -> None:
         self.app = app
         self.partition = partition
         self.is_plain = is_plain
-        self.since_s = since_s  # of the loop's clock; an answer is due from here on
         self.sent: list[Sent] = []
         self.length = 0
         self.size = 0
@@ -149,16 +145,6 @@ class _Load:
             at += part.length
 
 
-class _Lane:
-    """What an app has for a partition, in order."""
-
-    __slots__ = ("asked", "loads")
-
-    def __init__(self) -> None:
-        self.loads: deque[_Load] = deque()  # not asked yet
-        self.asked = 0  # and not answered
-
-
 class ManyPushes:
     """Control thread only. `accept_timeout_s` and `bounds` are those of the configuration."""
 
@@ -168,9 +154,8 @@ class ManyPushes:
         self._timeout_s = accept_timeout_s
         self._asking: set[asyncio.Task[None]] = set()
         self._settling: set[asyncio.Task[None]] = set()
-        #: by app and partition, as long as there is something
-        self._lanes: dict[tuple[str, int], _Lane] = {}
-        self._flushing: asyncio.Handle | None = None  # at the end of this turn
+        #: what goes out at the end of this turn, by app and partition, in order
+        self._loads: dict[tuple[str, int], list[_Load]] = {}
         partitions = owners.partitions
         self._partition_of_slot = array("H", (slot * partitions // SLOTS for slot in range(SLOTS)))
         owners.serve(KIND, self._on_pushes)
@@ -188,63 +173,43 @@ class ManyPushes:
             raise BadRequest(str(error), field="pushes") from None
 
     def send(self, app: str, parts: Sequence[Part]) -> list[Sent]:
-        """They go out in order, in this turn of the loop where their partitions do not have enough to answer."""
+        """They go out in this turn of the loop, in order."""
         loop = asyncio.get_running_loop()
-        if self._flushing is None:
-            self._flushing = loop.call_soon(self._flush)
-        now_s = loop.time()
+        if not self._loads:
+            loop.call_soon(self._flush)
         sent = [Sent(part, loop.create_future()) for part in parts]
         for each in sent:
-            lane = self._lanes.setdefault((app, each.part.partition), _Lane())
-            if not lane.loads or not lane.loads[-1].takes(each.part):
-                lane.loads.append(_Load(app, each.part.partition, each.part.is_plain, now_s))
-            lane.loads[-1].add(each)
+            loads = self._loads.setdefault((app, each.part.partition), [])
+            if not loads or not loads[-1].takes(each.part):
+                loads.append(_Load(app, each.part.partition, each.part.is_plain))
+            loads[-1].add(each)
         return sent
 
     async def close(self) -> None:
         """Who still waits is told that there is no answer."""
-        for lane in self._lanes.values():
-            for load in lane.loads:
-                load.tell(_refused(_not_asked(), load.length))
-            lane.loads.clear()
+        self._flush()  # each load is a task's, and told by its end
         tasks = [*self._asking, *self._settling]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _flush(self) -> None:
-        self._flushing = None
-        for lane in list(self._lanes.values()):
-            self._ask_on(lane)
+        loads, self._loads = self._loads, {}
+        for theirs in loads.values():
+            for load in theirs:
+                # tasks begin in this order, and all of this turn before any of the next
+                task = asyncio.get_running_loop().create_task(self._ask(load))
+                self._asking.add(task)
+                task.add_done_callback(partial(self._on_asked, load))
 
-    def _ask_on(self, lane: _Lane) -> None:
-        while lane.loads and lane.asked < ASKED_AT_ONCE:
-            load = lane.loads.popleft()
-            lane.asked += 1
-            # tasks begin in this order, and all of this turn before any of the next
-            task = asyncio.get_running_loop().create_task(self._ask(load))
-            self._asking.add(task)
-            task.add_done_callback(partial(self._on_asked, lane, load))
-
-    def _on_asked(self, lane: _Lane, load: _Load, task: asyncio.Task[None]) -> None:
+    def _on_asked(self, load: _Load, task: asyncio.Task[None]) -> None:
         self._asking.discard(task)
-        if task.cancelled():  # before it began, too
-            load.tell(_refused(NodeUnreachable(), load.length))
-        lane.asked -= 1
-        key = load.app, load.partition
-        if lane.loads:
-            self._ask_on(lane)
-        elif not lane.asked and self._lanes.get(key) is lane:
-            del self._lanes[key]
+        load.tell(_refused(NodeUnreachable(), load.length))  # whoever was not told anything
 
     async def _ask(self, load: _Load) -> None:
         """For itself: no partition waits for another. What a turn has for a node is one message of the bus."""
-        left_s = load.since_s + self._owners.timeout_s - asyncio.get_running_loop().time()
         try:
-            if left_s <= 0:
-                raise _not_asked()
-            answer = await self._owners.ask(load.partition, KIND, load.pack(), timeout_s=left_s)
-            load.tell(parse_answer(answer, load.length))
+            load.tell(parse_answer(await self._owners.ask(load.partition, KIND, load.pack()), load.length))
         except GatewayError as error:
             load.tell(_refused(error, load.length))
         except Exception as exc:
@@ -376,12 +341,6 @@ def parse_answer(body: bytes, count: int) -> Answer:
     if len(results) != count:
         raise NodeUnreachable("a node answered for other pushes")
     return Answer(0, results)
-
-
-def _not_asked() -> NodeUnreachable:
-    error = NodeUnreachable("The part of the fleet that has to answer this is too slow now; nothing was done.")
-    error.nothing_done = True
-    return error
 
 
 def _refused(error: GatewayError, count: int) -> Answer:
