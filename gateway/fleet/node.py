@@ -112,7 +112,7 @@ class FleetNode:
         push_ids = PushIds(server_keys.push_id_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
         self._stores = PartitionStores(link, settings, config.store, server_keys, leases, metrics)
-        self._feed = BroadcastFeed(BroadcastStream(link, settings), metrics, unix_ms)
+        self._feed = BroadcastFeed(BroadcastStream(link, settings, begins=lambda: unix_ms() // 1_000), metrics, unix_ms)
         cores: dict[int, Core] = self.cores  # type: ignore[assignment]
         self._providers = ProviderSide(
             config,
