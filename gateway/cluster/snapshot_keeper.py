@@ -89,6 +89,8 @@ class SnapshotKeeper:
             except (GatewayError, JetStreamError, MalformedSnapshot, OSError) as exc:
                 log.warning("snapshot_failed", partition=self._partition, reason=f"{type(exc).__name__}: {exc}")
                 await asyncio.sleep(PAUSE_S)
+                with suppress(JetStreamError):  # somebody may have removed their stream
+                    await self._snapshots.prepare()
 
     async def _note(self) -> None:
         place = self._journal.last
