@@ -106,6 +106,7 @@ async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     # whose keys an import brings must not have others in its folder
     await patiently(partial(finished_import, leases))
     found = open_keys(seal, await patiently(partial(_find_or_make, leases, seal, folder)), folder)
+    _check_partitions(folder, found.server)
     write_secret_file(folder / KEY_FILE, found.server.build())
     write_secret_file(folder / FILE_NAME, f"{found.admin}\n".encode())
     admin = load_or_create(folder / FILE_NAME)
@@ -131,6 +132,22 @@ def _check_folder(folder: Path) -> None:
             f"{str(folder)!r} has the store of a gateway alone: `heliograph cluster import` brings all of it into a new"
             f" fleet. Name an empty folder for the node. To keep the keys and nothing else copy {KEY_FILE} and"
             f" {FILE_NAME} into the first node's (docs/cluster.md)",
+            field="store.path",
+        )
+
+
+def _check_partitions(folder: Path, fleets: ServerKeys) -> None:
+    """Partitions of a folder are worth nothing without the keys they were made under, and the only copy of those may be
+    the one that would be written over: where all of NATS was lost, and a node with an empty folder came first."""
+    if not (folder / KEY_FILE).exists() or not any(folder.glob("partitions/*/data.mdb")):
+        return
+    mine = ServerKeys.load(folder, may_create=False)
+    if (mine.token_key, mine.push_id_key, mine.hash_key) != (fleets.token_key, fleets.push_id_key, fleets.hash_key):
+        raise ConfigError(
+            f"{str(folder)!r} has partitions under other keys than the fleet's, which would be worth nothing without"
+            f" their own {KEY_FILE}. If NATS was lost and a node with an empty folder made new keys: stop all nodes,"
+            " remove the fleet's streams, and start a node with such a folder first. If what the folder has is not"
+            " wanted: name an empty folder (docs/cluster.md)",
             field="store.path",
         )
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -22,13 +23,16 @@ from gateway.cluster.broadcast_stream import BroadcastStream
 from gateway.cluster.entrance import Entrance, enter, patiently
 from gateway.cluster.far_door import FarDoor
 from gateway.cluster.import_record import finished_import
+from gateway.cluster.journal_past import Pasts
 from gateway.cluster.key_watch import KeyWatch
 from gateway.cluster.kv_leases import KvLeases
+from gateway.cluster.leases import Entry
 from gateway.cluster.members import FleetMembers
 from gateway.cluster.nats_bus import NatsBus
 from gateway.cluster.nats_checks import check_nats
 from gateway.cluster.nats_link import NatsLink
 from gateway.cluster.node_edge import NodeEdge
+from gateway.cluster.remembered_pasts import RememberedPasts
 from gateway.cluster.shared_keys import FleetKeys, share_keys
 from gateway.cluster.stray_tokens import StrayTokens
 from gateway.config.cluster import node_name
@@ -105,9 +109,11 @@ class FleetNode:
             links=lambda: self.edge.plane.links(),
             is_up=lambda: link.is_up,
             on_ousted=self._on_ousted,
-            hear=lambda entry: self._key_watch.hear(entry),
+            hear=self._on_record,
         )
         self._key_watch = KeyWatch(keys, entrance, settings.lease_s, self.members.announce_keys)
+        self._pasts = Pasts(leases)
+        self._remembered = RememberedPasts(Path(config.store.path), settings.name, entrance.bucket)
         server_keys = keys.server
         push_ids = PushIds(server_keys.push_id_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
@@ -201,6 +207,8 @@ class FleetNode:
     async def _begin(self, apps: Sequence[str]) -> None:
         await self._bus.start()
         await _patiently(self._feed.start)
+        # what is remembered first: a folder may be one that was left behind when its journal was recovered
+        await _patiently(partial(self._remembered.tell, self._pasts))
         await _patiently(self._stores.tell_of_folders)
         await self.edge.start()
         api = self.config.api
@@ -227,6 +235,8 @@ class FleetNode:
         reasons = []
         if not self._link.is_up:
             reasons.append("NATS can not be reached")
+        elif trouble := self.members.trouble():
+            reasons.append(trouble)
         elif not self._providers.copies.is_filled.is_set():
             reasons.append("the fleet's apps are not known yet")
         if self.draining:
@@ -325,6 +335,10 @@ class FleetNode:
         if partition not in self.cores:
             self._stores.follow(partition)
 
+    def _on_record(self, entry: Entry) -> None:
+        self._key_watch.hear(entry)
+        self._remembered.hear(entry)
+
     def _on_ousted(self, error: GatewayError) -> None:
         if self.ousted is not None and not self.ousted.done():
             self.ousted.set_result(error)
@@ -367,6 +381,7 @@ class FleetNode:
         await self.edge.stop()
         await self.members.close()
         await self._key_watch.close()
+        await self._remembered.close()
         for core in list(self.cores.values()):
             self.lost(core.partition)
         await asyncio.gather(*self._closings.values(), return_exceptions=True)

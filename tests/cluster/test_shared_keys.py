@@ -98,6 +98,24 @@ async def test_the_store_of_a_gateway_alone_is_refused_and_keeps_its_keys(tmp_pa
     assert (KEYS in bucket.entries) is not is_first
 
 
+async def test_partitions_under_other_keys_are_not_left_without_them(tmp_path: Path) -> None:
+    """All of NATS was lost, and a node that never was in the fleet came first."""
+    had = await share_keys(config_of(tmp_path, "a"), LocalLeases(Bucket()))
+    bucket = Bucket()
+    config = config_of(tmp_path, "a")
+    folder = Path(config.store.path)
+    (folder / "partitions" / "3").mkdir(parents=True)
+    (folder / "partitions" / "3" / "data.mdb").write_bytes(b"")
+    await share_keys(config_of(tmp_path, "new"), LocalLeases(bucket))
+    with pytest.raises(ConfigError, match="partitions under other keys") as caught:
+        await share_keys(config, LocalLeases(bucket))
+    assert caught.value.field == "store.path"
+    assert same(ServerKeys.load(folder, may_create=False), had.server)
+    # under the same keys it is at home
+    again = await share_keys(config, LocalLeases(Bucket()))
+    assert same(again.server, had.server)
+
+
 @given(st.binary(max_size=200))
 def test_garbage_does_not_open(raw: bytes) -> None:
     with pytest.raises(ConfigError):

@@ -1,0 +1,85 @@
+"""What a node keeps on its disk of the fleet's journals, and tells a bucket that knows nothing of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.cluster.journal_past import Mark, Past, Pasts, build, past_key
+from gateway.cluster.leases import Bucket, Entry, LocalLeases
+from gateway.cluster.remembered_pasts import FILE, RememberedPasts
+
+OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z"
+
+
+def entry(partition: int, past: Past | None, revision: int = 1) -> Entry:
+    return Entry(past_key(partition), b"" if past is None else build(past), revision)
+
+
+async def known_of(bucket: Bucket) -> dict[int, Mark]:
+    pasts = Pasts(LocalLeases(bucket))
+    found = {partition: (await pasts.get(partition))[0] for partition in await pasts.known()}
+    return {partition: Mark(past.created, past.place) for partition, past in found.items() if past is not None}
+
+
+async def remember(folder: Path, bucket: str = OLD, fleet: str = "heliograph") -> None:
+    memory = RememberedPasts(folder, fleet, bucket)
+    memory.hear(Entry("node.a", b"another kind", 1))
+    memory.hear(entry(1, Past("s1", 5)))
+    memory.hear(entry(2, Past("s2", 7)))
+    memory.hear(entry(3, Past("s3", 9)))
+    memory.hear(entry(1, Past("s1", 50)))  # it went on
+    memory.hear(entry(2, Past("s2b", 8)))  # it was recovered
+    memory.hear(entry(3, None))  # it was given up
+    await memory.close()
+
+
+async def test_a_bucket_that_knows_nothing_is_told_of_each_journal_and_how_far_it_came(tmp_path: Path) -> None:
+    await remember(tmp_path)
+    bucket = Bucket(NEW)
+    await RememberedPasts(tmp_path, "heliograph", NEW).tell(Pasts(LocalLeases(bucket)))
+    assert await known_of(bucket) == {1: Mark("s1", 50), 2: Mark("s2b", 8)}
+
+
+async def test_what_the_fleet_knows_is_not_changed(tmp_path: Path) -> None:
+    await remember(tmp_path)
+    bucket = Bucket(NEW)
+    await Pasts(LocalLeases(bucket)).remember(2, Mark("newer", 3))
+    await RememberedPasts(tmp_path, "heliograph", NEW).tell(Pasts(LocalLeases(bucket)))
+    assert await known_of(bucket) == {1: Mark("s1", 50), 2: Mark("newer", 3)}
+
+
+@pytest.mark.parametrize(
+    ("fleet", "bucket"), [("heliograph", OLD), ("another", NEW)], ids=["the same bucket", "another fleet"]
+)
+async def test_nothing_is_told_where_the_records_are_the_truth_or_another_fleets(
+    tmp_path: Path, fleet: str, bucket: str
+) -> None:
+    """In the same bucket a journal without a record was given up by somebody."""
+    await remember(tmp_path)
+    there = Bucket(bucket)
+    await RememberedPasts(tmp_path, fleet, bucket).tell(Pasts(LocalLeases(there)))
+    assert await known_of(there) == {}
+
+
+async def test_what_is_known_goes_along_into_the_next_bucket_though_nothing_was_heard_there(tmp_path: Path) -> None:
+    await remember(tmp_path)
+    memory = RememberedPasts(tmp_path, "heliograph", NEW)
+    await memory.tell(Pasts(LocalLeases(Bucket(NEW))))
+    memory.hear(entry(1, Past("s1", 60)))
+    await memory.close()
+    third = Bucket("2026-03-03T00:00:00Z")
+    await RememberedPasts(tmp_path, "heliograph", third.made).tell(Pasts(LocalLeases(third)))
+    assert await known_of(third) == {1: Mark("s1", 60), 2: Mark("s2b", 8)}
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b'{"fleet": "heliograph"}', b"\xff\xfe"])
+async def test_a_file_that_can_not_be_read_is_none_and_is_written_anew(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / FILE).write_bytes(raw)
+    bucket = Bucket(NEW)
+    await RememberedPasts(tmp_path, "heliograph", NEW).tell(Pasts(LocalLeases(bucket)))
+    assert await known_of(bucket) == {}
+    await remember(tmp_path)
+    await RememberedPasts(tmp_path, "heliograph", NEW).tell(Pasts(LocalLeases(bucket)))
+    assert len(await known_of(bucket)) == 2
