@@ -57,12 +57,12 @@ class RememberedPasts:
             return None
         return kept if kept.fleet == self._fleet else None
 
-    async def tell(self, pasts: Pasts) -> None:
-        """Before this node takes anything: of journals that another bucket knew of, and this one does not.
-        LogUnavailable."""
+    async def tell(self, pasts: Pasts, partitions: int) -> None:
+        """Before this node takes anything: of journals that another bucket knew of, and this one does not; of a fleet
+        with so many partitions. LogUnavailable."""
         if self._before is None or self._before.bucket == self._bucket:
             return
-        told = sorted(self._before.pasts.keys() - await pasts.known())
+        told = sorted((self._before.pasts.keys() & set(range(partitions))) - await pasts.known())
         for partition in told:
             await pasts.remember(partition, self._before.pasts[partition])
         _log.warning("fleet_records_are_others", bucket=self._bucket, before=self._before.bucket, told=len(told))

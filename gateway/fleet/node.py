@@ -32,6 +32,7 @@ from gateway.cluster.nats_bus import NatsBus
 from gateway.cluster.nats_checks import check_nats
 from gateway.cluster.nats_link import NatsLink
 from gateway.cluster.node_edge import NodeEdge
+from gateway.cluster.oustings import bucket_lost
 from gateway.cluster.remembered_pasts import RememberedPasts
 from gateway.cluster.shared_keys import FleetKeys, share_keys
 from gateway.cluster.stray_tokens import StrayTokens
@@ -187,11 +188,14 @@ class FleetNode:
             await check_nats(settings, link)
             leases = KvLeases(link, settings)
             await leases.open()
+            bucket = await patiently(leases.made)
             keys = await share_keys(config, leases)
             await _learn_strays(config, link, leases)
             entrance = await enter(
                 settings, leases, devices=_advertised(config), api=_api_url(config), keys=keys.revision
             )
+            if entrance.bucket != bucket:  # the keys are of the one before
+                raise bucket_lost(settings.name, is_gone=False).error
             spool = Spool.open(config, metrics, unix_ms) if settings.spool else None
             self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)), spool)
         except BaseException:
@@ -208,7 +212,7 @@ class FleetNode:
         await self._bus.start()
         await _patiently(self._feed.start)
         # what is remembered first: a folder may be one that was left behind when its journal was recovered
-        await _patiently(partial(self._remembered.tell, self._pasts))
+        await _patiently(partial(self._remembered.tell, self._pasts, self.config.cluster.partitions))
         await _patiently(self._stores.tell_of_folders)
         await self.edge.start()
         api = self.config.api

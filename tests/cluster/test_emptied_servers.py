@@ -25,6 +25,7 @@ from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.nats_link import NatsLink
 from gateway.config.cluster_section import Cluster
 from gateway.model.cluster import partition_of
+from gateway.model.frames import FrameType
 from gateway.model.registration import parse_token
 from gateway.tour.fleet_home import FleetHome, GatewayNode
 
@@ -147,10 +148,10 @@ class Scene:
             self.device.close()
             await self.device.end()
         assert await self.device.join() == self.token
-        came = [note["title"] for note in await self.device.notes(len(titles), ack=True, timeout_s=30)]
-        assert sorted(came) == sorted(titles)
+        came = await self.device.notes(len(titles), ack=True, timeout_s=30)
         await self.device.sync()
-        assert self.device.waiting() == []
+        assert sorted(note["title"] for note in came) == sorted(titles), (came, self.device.waiting())
+        assert self.device.waiting() == [], came
 
 
 async def test_gateways_leave_emptied_servers_and_started_again_begin_nothing_empty_and_deliver_what_they_had(
@@ -223,10 +224,10 @@ async def test_gateways_whose_records_another_one_made_anew_leave_at_once_and_ge
     async with FleetHome(tmp_path, nodes=3, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
         scene = Scene(home)
         await scene.begin()
-        scene.device.close()
         before = await numbers_of(home)
         late = home.nodes[2]
         assert await late.terminate() == 0
+        assert not scene.device.closed
         await empty_servers(home)
         await late.spawn()
         await late.until_serving()
@@ -235,6 +236,9 @@ async def test_gateways_whose_records_another_one_made_anew_leave_at_once_and_ge
                 await watch_reasons(home, node)
             await left(node, "were made anew on the NATS servers")
             await node.spawn()
+        goaway = (await scene.device.end())[-1]
+        assert (goaway.kind, goaway.body["name"]) == (FrameType.GOAWAY, "draining")
+        assert "host" not in goaway.body  # the others have to leave as well
         await asyncio.gather(*(node.until_serving() for node in home.nodes))
         after = await numbers_of(home)
         assert after.keys() == before.keys()
