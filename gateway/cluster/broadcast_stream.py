@@ -208,7 +208,7 @@ class BroadcastStream:
         now = asyncio.get_running_loop().time()
         if self._missed_since is None:
             self._missed_since = now
-            _log.error(
+            _log.warning(
                 "broadcast_stream_gone",
                 consequence="pushes to everyone wait; one that is under way does not reach partitions that move now",
                 remedy=f"it is made again in {GONE_S:g} s",

@@ -233,7 +233,7 @@ class FleetMembers:
         self._metrics.count(Metric.BEATS_MISSED)
         if is_gone and not self._is_bucket_missing:
             self._is_bucket_missing = True
-            _log.error("fleet_records_missing", node=self._name, bucket=bucket_of(self._settings.name))
+            _log.warning("fleet_records_missing", node=self._name, bucket=bucket_of(self._settings.name))
 
     def on_ousted(self) -> None:
         self._oust(name_taken(self._name))
