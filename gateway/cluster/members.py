@@ -588,11 +588,12 @@ class FleetMembers:
         return written
 
     async def _patiently(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Again while there is no answer and the lease is not over."""
+        """Again while there is no answer and the lease is not over; who leaves does not wait for a bucket to come
+        back."""
         while True:
             try:
                 return await work()
             except InDoubt:
-                if self._is_lapsed:
+                if self._is_lapsed or (self._is_closing and self._is_bucket_missing):
                     raise Changed from None
             await asyncio.sleep(_DOUBT_S)
