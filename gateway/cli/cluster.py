@@ -57,7 +57,8 @@ def status(config: ConfigFile = None, overrides: Overrides = None, as_json: Json
         raise CommandFailed(problem)
 
 
-def _keys_of(has: int, newest: int) -> str:
+def keys_of(has: int, newest: int) -> str:
+    """How the column says which revision of the fleet's keys a node has."""
     if has == newest:
         return str(has)
     # a revision that the fleet's keys have not got to is one of another bucket's
@@ -77,7 +78,7 @@ def _print(found: FleetStatus) -> None:
                 member.devices,
                 member.api,
                 member.version,
-                _keys_of(member.keys, found.keys),
+                keys_of(member.keys, found.keys),
             ]
             for member in found.members
         ),
