@@ -9,6 +9,7 @@ same.
 from __future__ import annotations
 
 import asyncio
+from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
@@ -28,17 +29,18 @@ FILE = "fleet-pasts.json"
 class _Kept(msgspec.Struct):
     """The file."""
 
-    fleet: str
+    fleet: str  # its name and a hash of the key of its tokens
     bucket: str  # when the bucket was made whose records these are
     pasts: dict[int, Mark]  # by partition
 
 
 class RememberedPasts:
-    """Control thread only. `folder`: the node's store.path; `bucket`: when the one was made that it came into."""
+    """Control thread only. `folder`: the node's store.path; `fleet` its name, and `token_key` what tells it from an
+    earlier one of that name; `bucket`: when the one was made that it came into."""
 
-    def __init__(self, folder: Path, fleet: str, bucket: str) -> None:
+    def __init__(self, folder: Path, fleet: str, token_key: bytes, bucket: str) -> None:
         self._path = folder / FILE
-        self._fleet = fleet
+        self._fleet = f"{fleet}.{blake2b(token_key, digest_size=8).hexdigest()}"
         self._bucket = bucket
         self._before = self._read()
         self._pasts: dict[int, Mark] = {} if self._before is None else dict(self._before.pasts)

@@ -114,8 +114,10 @@ class FleetNode:
         )
         self._key_watch = KeyWatch(keys, entrance, settings.lease_s, self.members.announce_keys)
         self._pasts = Pasts(leases)
-        self._remembered = RememberedPasts(Path(config.store.path), settings.name, entrance.bucket)
         server_keys = keys.server
+        self._remembered = RememberedPasts(
+            Path(config.store.path), settings.name, server_keys.token_key, entrance.bucket
+        )
         push_ids = PushIds(server_keys.push_id_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
         self._stores = PartitionStores(link, settings, config.store, server_keys, leases, metrics)

@@ -11,6 +11,7 @@ from gateway.cluster.leases import Bucket, Entry, LocalLeases
 from gateway.cluster.remembered_pasts import FILE, RememberedPasts
 
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z"
+KEY = b"k" * 32
 
 
 def entry(partition: int, past: Past | None, revision: int = 1) -> Entry:
@@ -24,7 +25,7 @@ async def known_of(bucket: Bucket) -> dict[int, Mark]:
 
 
 async def remember(folder: Path, bucket: str = OLD, fleet: str = "heliograph") -> None:
-    memory = RememberedPasts(folder, fleet, bucket)
+    memory = RememberedPasts(folder, fleet, KEY, bucket)
     memory.hear(Entry("node.a", b"another kind", 1))
     memory.hear(entry(1, Past("s1", 5)))
     memory.hear(entry(2, Past("s2", 7)))
@@ -38,14 +39,14 @@ async def remember(folder: Path, bucket: str = OLD, fleet: str = "heliograph") -
 async def test_a_bucket_that_knows_nothing_is_told_of_each_journal_and_how_far_it_came(tmp_path: Path) -> None:
     await remember(tmp_path)
     bucket = Bucket(NEW)
-    await RememberedPasts(tmp_path, "heliograph", NEW).tell(Pasts(LocalLeases(bucket)), 16)
+    await RememberedPasts(tmp_path, "heliograph", KEY, NEW).tell(Pasts(LocalLeases(bucket)), 16)
     assert await known_of(bucket) == {1: Mark("s1", 50), 2: Mark("s2b", 8)}
 
 
 async def test_a_fleet_that_was_begun_afresh_with_fewer_partitions_is_told_of_no_others(tmp_path: Path) -> None:
     await remember(tmp_path)
     bucket = Bucket(NEW)
-    await RememberedPasts(tmp_path, "heliograph", NEW).tell(Pasts(LocalLeases(bucket)), 2)
+    await RememberedPasts(tmp_path, "heliograph", KEY, NEW).tell(Pasts(LocalLeases(bucket)), 2)
     assert await known_of(bucket) == {1: Mark("s1", 50)}
 
 
@@ -53,31 +54,33 @@ async def test_what_the_fleet_knows_is_not_changed(tmp_path: Path) -> None:
     await remember(tmp_path)
     bucket = Bucket(NEW)
     await Pasts(LocalLeases(bucket)).remember(2, Mark("newer", 3))
-    await RememberedPasts(tmp_path, "heliograph", NEW).tell(Pasts(LocalLeases(bucket)), 16)
+    await RememberedPasts(tmp_path, "heliograph", KEY, NEW).tell(Pasts(LocalLeases(bucket)), 16)
     assert await known_of(bucket) == {1: Mark("s1", 50), 2: Mark("newer", 3)}
 
 
 @pytest.mark.parametrize(
-    ("fleet", "bucket"), [("heliograph", OLD), ("another", NEW)], ids=["the same bucket", "another fleet"]
+    ("fleet", "key", "bucket"),
+    [("heliograph", KEY, OLD), ("another", KEY, NEW), ("heliograph", b"o" * 32, NEW)],
+    ids=["the same bucket", "another fleet", "another of its name"],
 )
 async def test_nothing_is_told_where_the_records_are_the_truth_or_another_fleets(
-    tmp_path: Path, fleet: str, bucket: str
+    tmp_path: Path, fleet: str, key: bytes, bucket: str
 ) -> None:
     """In the same bucket a journal without a record was given up by somebody."""
     await remember(tmp_path)
     there = Bucket(bucket)
-    await RememberedPasts(tmp_path, fleet, bucket).tell(Pasts(LocalLeases(there)), 16)
+    await RememberedPasts(tmp_path, fleet, key, bucket).tell(Pasts(LocalLeases(there)), 16)
     assert await known_of(there) == {}
 
 
 async def test_what_is_known_goes_along_into_the_next_bucket_though_nothing_was_heard_there(tmp_path: Path) -> None:
     await remember(tmp_path)
-    memory = RememberedPasts(tmp_path, "heliograph", NEW)
+    memory = RememberedPasts(tmp_path, "heliograph", KEY, NEW)
     await memory.tell(Pasts(LocalLeases(Bucket(NEW))), 16)
     memory.hear(entry(1, Past("s1", 60)))
     await memory.close()
     third = Bucket("2026-03-03T00:00:00Z")
-    await RememberedPasts(tmp_path, "heliograph", third.made).tell(Pasts(LocalLeases(third)), 16)
+    await RememberedPasts(tmp_path, "heliograph", KEY, third.made).tell(Pasts(LocalLeases(third)), 16)
     assert await known_of(third) == {1: Mark("s1", 60), 2: Mark("s2b", 8)}
 
 
@@ -85,8 +88,8 @@ async def test_what_is_known_goes_along_into_the_next_bucket_though_nothing_was_
 async def test_a_file_that_can_not_be_read_is_none_and_is_written_anew(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / FILE).write_bytes(raw)
     bucket = Bucket(NEW)
-    await RememberedPasts(tmp_path, "heliograph", NEW).tell(Pasts(LocalLeases(bucket)), 16)
+    await RememberedPasts(tmp_path, "heliograph", KEY, NEW).tell(Pasts(LocalLeases(bucket)), 16)
     assert await known_of(bucket) == {}
     await remember(tmp_path)
-    await RememberedPasts(tmp_path, "heliograph", NEW).tell(Pasts(LocalLeases(bucket)), 16)
+    await RememberedPasts(tmp_path, "heliograph", KEY, NEW).tell(Pasts(LocalLeases(bucket)), 16)
     assert len(await known_of(bucket)) == 2
