@@ -322,7 +322,7 @@ cdef class Batches:
                 like.seq = like.notification = first + i
                 like.registration = items[i].registration
                 like.expires_s = items[i].expires_s
-                if pending_add(self.b.pending, &like) != PENDING_OK:
+                if pending_add(self.b.pending, &like, NULL) != PENDING_OK:
                     raise MemoryError
             return slot
         finally:

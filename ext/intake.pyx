@@ -17,8 +17,8 @@ from gateway._native.far_records cimport GW_FAR_REACTOR, FarSink
 from gateway._native.mailbox cimport gw_ring_publish, gw_ring_reserve
 from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_t
 from gateway._native.pending cimport (
-    PENDING_BATCHED, PENDING_OK, PENDING_PLAIN, Pending, pending_add, pending_count_of, pending_get, pending_remove,
-    pending_row_t, pending_t)
+    PENDING_BATCHED, PENDING_OK, PENDING_PLAIN, Pending, pending_add, pending_count_of, pending_prefetch,
+    pending_prefetch_last, pending_prefetch_of, pending_remove, pending_row_t, pending_t)
 from gateway._native.plane cimport CMD_NOTIFY, command_t, reactor_t
 from gateway._native.push_reader cimport gw_reader_t, push_t, read_push
 from gateway._native.reactor cimport Reactor
@@ -39,6 +39,7 @@ cdef enum:
     REACTORS_MAX = 256
     REACTOR_SHIFT = 56
     TOKEN_CHARS = 22
+    AHEAD = 8                       # pushes whose rows are fetched into the cache before their turn
     URGENCY_NORMAL = 2
     NOTIFY = 0x08                   # frame type
 
@@ -267,6 +268,8 @@ cdef class Batch:
             # what is not found has the number 2^32-1, which has no link
             registry_links(registry, <const uint32_t *>numbers, self.count, links)
             for i in range(self.count):
+                if i + AHEAD < self.count and numbers[i + AHEAD] >= 0:
+                    pending_prefetch_of(self.pending.p, <uint32_t>numbers[i + AHEAD])
                 push = &self.items[i]
                 if push.place < 0:
                     continue
@@ -316,6 +319,7 @@ cdef class Batch:
         cdef registry_t *registry = self.registry.r
         cdef pending_row_t like
         cdef pending_row_t *row
+        cdef pending_row_t **rows       # of those that are ready
         cdef registration_t *registration
         cdef gw_buffer_t *frame
         cdef push_t *push
@@ -328,45 +332,56 @@ cdef class Batch:
             raise ValueError("nothing is ready, or it was accepted already")
         stored = self.build_row(now_ms, ack_ms, notifier_ack_ms)
         router.begin()
-        slot = batches_open(&self.batches.b, first, self.ready, self.app)
+        rows = <pending_row_t **>malloc(self.ready * sizeof(pending_row_t *))
+        slot = -1 if rows == NULL else batches_open(&self.batches.b, first, self.ready, self.app)
         if slot < 0:
+            free(rows)
             raise MemoryError
         memset(&like, 0, sizeof(like))
         like.collapse = <uint32_t>slot
         like.flags = PENDING_BATCHED | PENDING_PLAIN
+        for i in range(min(self.ready, <uint32_t>AHEAD)):
+            pending_prefetch(pending, first + i)
         for i in range(self.count):
             push = &self.items[i]
             if push.place < 0:
                 continue
+            pending_prefetch(pending, first + <uint32_t>push.place + AHEAD)
+            if i + AHEAD < self.count and self.items[i + AHEAD].place >= 0:
+                pending_prefetch_last(pending, <uint32_t>self.items[i + AHEAD].number)
             like.seq = like.notification = first + <uint32_t>push.place
             like.registration = <uint32_t>push.number
             like.expires_s = expires_of(push, now_ms)
-            if pending_add(pending, &like) != PENDING_OK:
+            if pending_add(pending, &like, &rows[push.place]) != PENDING_OK:
                 for seq in range(first, like.seq):
                     pending_remove(pending, seq)
                 batches_close(&self.batches.b, <uint32_t>slot)
+                free(rows)
                 raise MemoryError
         self.first = first
-        for i in range(self.count):
-            push = &self.items[i]
-            if push.place < 0:
-                continue
-            seq = first + <uint32_t>push.place
-            row = pending_get(pending, seq)
-            registration = registry_get(registry, row.registration)
-            if push.link and registration != NULL and not registration.flags & REGISTRATION_QUIET:
-                if router.takes(push.link, push.urgency):
-                    frame = build_notify(push, seq, now_ms // 1000, row.expires_s)
-                    if frame != NULL and router.notify(push.link, frame, seq, row.registration, max(ack_ms, 1u)):
-                        row.state = STATE_SENT
-                        continue
-            elif may_wait and not push.link:
-                if (registration != NULL and registration.flags & REGISTRATION_PLAIN
-                        and not registration.flags & REGISTRATION_QUIET):
-                    row.state = STATE_WAITING
+        try:
+            for i in range(self.count):
+                push = &self.items[i]
+                if push.place < 0:
                     continue
-            row.flags &= ~<uint8_t>PENDING_PLAIN
-            odd.append(seq)
+                seq = first + <uint32_t>push.place
+                row = rows[push.place]
+                registration = registry_get(registry, row.registration)
+                if push.link and registration != NULL and not registration.flags & REGISTRATION_QUIET:
+                    if router.takes(push.link, push.urgency):
+                        frame = build_notify(push, seq, now_ms // 1000, row.expires_s)
+                        if frame != NULL and router.notify(push.link, frame, seq, row.registration, max(ack_ms, 1u)):
+                            row.state = STATE_SENT
+                            continue
+                elif may_wait and not push.link:
+                    if (registration != NULL and registration.flags & REGISTRATION_PLAIN
+                            and not registration.flags & REGISTRATION_QUIET):
+                        row.state = STATE_WAITING
+                        continue
+                row.flags &= ~<uint8_t>PENDING_PLAIN
+                odd.append(seq)
+        finally:
+            free(rows)
         router.publish(max(ack_ms, 1u))
         return stored, slot, odd
 

@@ -59,7 +59,11 @@ cdef struct pending_t:
 
 cdef void pending_init(pending_t *p, uint64_t now_ms) noexcept nogil
 cdef void pending_free(pending_t *p) noexcept nogil
-cdef int pending_add(pending_t *p, const pending_row_t *like) noexcept nogil
+cdef void pending_prefetch(const pending_t *p, uint64_t seq) noexcept nogil
+cdef void pending_prefetch_of(const pending_t *p, uint32_t registration) noexcept nogil
+cdef void pending_prefetch_last(const pending_t *p, uint32_t registration) noexcept nogil
+# `added` (or NULL) gets the row, which stays where it is until it is removed.
+cdef int pending_add(pending_t *p, const pending_row_t *like, pending_row_t **added) noexcept nogil
 # NULL where there is none; good until the row is removed.
 cdef pending_row_t *pending_get(const pending_t *p, uint64_t seq) noexcept nogil
 cdef bint pending_remove(pending_t *p, uint64_t seq) noexcept nogil

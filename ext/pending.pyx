@@ -13,6 +13,12 @@ from gateway._native.wheel cimport (
 )
 
 
+cdef extern from *:
+    """
+    #define gw_prefetch(address) __builtin_prefetch(address)
+    """
+    void gw_prefetch(const void *address) nogil
+
 cdef extern from "gw_pending.h" nogil:
     ctypedef struct gw_seq_row_t:
         uint32_t row
@@ -24,6 +30,9 @@ cdef extern from "gw_pending.h" nogil:
     void gw_set_seq(gw_seq_row_t *entry, uint64_t seq, uint32_t row)
     void gw_seqs_init(gw_seqs_t *t, uint64_t seed)
     void gw_seqs_free(gw_seqs_t *t)
+    uint64_t gw_mix64(uint64_t v)
+    void gw_seqs_prefetch_hashed(const gw_seqs_t *t, uint64_t hash)
+    void gw_chains_prefetch_hashed(const gw_chains_t *t, uint64_t hash)
     gw_seq_row_t *gw_seqs_find(const gw_seqs_t *t, uint64_t seq)
     int gw_seqs_reserve(gw_seqs_t *t, uint64_t seq)
     void gw_seqs_unreserve(gw_seqs_t *t, uint64_t seq)
@@ -257,7 +266,23 @@ cdef void chain_insert(pending_t *p, gw_chain_row_t *chain, pending_row_t *row, 
     chain.count += 1
 
 
-cdef int pending_add(pending_t *p, const pending_row_t *like) noexcept nogil:
+cdef void pending_prefetch(const pending_t *p, uint64_t seq) noexcept nogil:
+    """Soon there will be one with this sequence, or it is looked up."""
+    gw_seqs_prefetch_hashed(&p.seqs, gw_mix64(seq))
+
+
+cdef void pending_prefetch_of(const pending_t *p, uint32_t registration) noexcept nogil:
+    gw_chains_prefetch_hashed(&p.chains, gw_mix64(registration))
+
+
+cdef void pending_prefetch_last(const pending_t *p, uint32_t registration) noexcept nogil:
+    """Behind this one the next row of the registration is put in."""
+    cdef const gw_chain_row_t *chain = gw_chains_find(&p.chains, registration)
+    if chain != NULL:
+        gw_prefetch(row_at(p, chain.last))
+
+
+cdef int pending_add(pending_t *p, const pending_row_t *like, pending_row_t **added) noexcept nogil:
     """Takes seq, notification, registration, expires_s, collapse, state, hop and flags; arms the expiry."""
     cdef gw_chain_row_t *chain
     cdef pending_row_t *row
@@ -292,6 +317,8 @@ cdef int pending_add(pending_t *p, const pending_row_t *like) noexcept nogil:
     row.flags = like.flags
     chain_insert(p, chain, row, number)
     arm_tick(p, row, expiry_tick(p, row), True)
+    if added != NULL:
+        added[0] = row
     return PENDING_OK
 
 
@@ -398,7 +425,7 @@ cdef class Pending:
         like.collapse = collapse
         like.state = state
         like.hop = hop
-        raise_for(pending_add(self.p, &like))
+        raise_for(pending_add(self.p, &like, NULL))
 
     @cython.critical_section
     def load(self, list rows, Py_ssize_t start):
@@ -423,7 +450,7 @@ cdef class Pending:
             like.expires_s = <uint32_t>big_endian(p + 5, 4)
             like.collapse = <uint32_t>big_endian(p + 9, 4)
             check_number(like.registration)
-            raise_for(pending_add(self.p, &like))
+            raise_for(pending_add(self.p, &like, NULL))
         return len(rows)
 
     @cython.critical_section
@@ -450,7 +477,7 @@ cdef class Pending:
             for i in range(n):
                 memcpy(&like.registration, <const uint8_t *>view.buf + i * sizeof(uint32_t), sizeof(uint32_t))
                 like.seq = first_seq + i
-                result = pending_add(self.p, &like)
+                result = pending_add(self.p, &like, NULL)
                 if result != PENDING_OK:
                     for added in range(i):      # all of them or none
                         pending_remove(self.p, first_seq + added)

@@ -178,34 +178,45 @@ static inline uint8_t *gw_write_str(uint8_t *p, const void *s, uint32_t n) {
 
 /* Six bits of a character of base64url; -1: it is none. */
 static inline int gw_char64(uint8_t c) {
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (c >= '0' && c <= '9') return c - '0' + 52;
-    return c == '-' ? 62 : c == '_' ? 63 : -1;
+    static const int8_t values[128] = {
+        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 62, -1, -1,
+        52, 53, 54, 55, 56, 57, 58, 59, 60, 61, -1, -1, -1, -1, -1, -1,
+        -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,
+        15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, -1, -1, -1, -1, 63,
+        -1, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40,
+        41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, -1, -1, -1, -1, -1,
+    };
+    return c < 128 ? values[c] : -1;
 }
 
-/* Token, 16 bytes ↔ 22 characters of base64url. */
+/* Token, 16 bytes ↔ 22 characters of base64url. Without a branch for each: what they are can not be foreseen. */
 static inline int gw_parse_token(const uint8_t *s, uint8_t *token) {
-    uint32_t bits = 0, held = 0;
-    for (int i = 0; i < 22; i++) {
-        int v = gw_char64(s[i]);
-        if (v < 0) return 0;
-        bits = bits << 6 | (uint32_t)v;
-        held += 6;
-        if (held >= 8) {
-            held -= 8;
-            *token++ = (uint8_t)(bits >> held);
-        }
+    int any = 0, last;
+    for (int i = 0; i < 5; i++, s += 4, token += 3) {
+        int a = gw_char64(s[0]), b = gw_char64(s[1]), c = gw_char64(s[2]), d = gw_char64(s[3]);
+        uint32_t bits = (uint32_t)a << 18 | (uint32_t)b << 12 | (uint32_t)c << 6 | (uint32_t)d;
+        any |= a | b | c | d;
+        token[0] = (uint8_t)(bits >> 16);
+        token[1] = (uint8_t)(bits >> 8);
+        token[2] = (uint8_t)bits;
     }
-    return (bits & ((1u << held) - 1)) == 0; /* only the canonical form */
+    last = gw_char64(s[1]);
+    any |= gw_char64(s[0]) | last;
+    *token = (uint8_t)((uint32_t)gw_char64(s[0]) << 2 | (uint32_t)last >> 4);
+    return any >= 0 && (last & 15) == 0; /* only the canonical form */
 }
 static inline void gw_build_token(const uint8_t *token, uint8_t *s) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    uint32_t bits = 0, held = 0;
-    for (int i = 0; i < 16; i++) {
-        bits = bits << 8 | token[i];
-        for (held += 8; held >= 6; held -= 6) *s++ = (uint8_t)digits[bits >> (held - 6) & 63];
+    for (int i = 0; i < 5; i++, token += 3, s += 4) {
+        uint32_t bits = (uint32_t)token[0] << 16 | (uint32_t)token[1] << 8 | token[2];
+        s[0] = (uint8_t)digits[bits >> 18];
+        s[1] = (uint8_t)digits[bits >> 12 & 63];
+        s[2] = (uint8_t)digits[bits >> 6 & 63];
+        s[3] = (uint8_t)digits[bits & 63];
     }
-    *s = (uint8_t)digits[bits << (6 - held) & 63];
+    s[0] = (uint8_t)digits[*token >> 2];
+    s[1] = (uint8_t)digits[*token << 4 & 63];
 }
 #endif

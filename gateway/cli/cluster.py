@@ -9,7 +9,7 @@ import typer
 from gateway.cli.cluster_import import import_store_of
 from gateway.cli.cluster_recovery import recover
 from gateway.cli.options import ConfigFile, Json, Overrides, read_config
-from gateway.cli.output import CommandFailed, print_json, print_table
+from gateway.cli.output import CommandFailed, print_json, print_table, say
 
 if TYPE_CHECKING:
     from gateway.cluster.fleet_status import FleetStatus
@@ -20,7 +20,11 @@ group.command(name="import")(import_store_of)
 
 @group.callback()
 def cluster() -> None:
-    """A fleet of gateways on NATS: its members, who owns what, its streams; what to do where a journal is lost."""
+    """A fleet of gateways on NATS: its members, who owns what, its streams; what to do where a journal is lost.
+
+    Each command asks NATS and no node, with the configuration of any node (--config). Exit codes: 0 done and well, 1
+    not so, 2 wrong usage or configuration.
+    """
 
 
 group.command()(recover)
@@ -30,8 +34,8 @@ group.command()(recover)
 def status(config: ConfigFile = None, overrides: Overrides = None, as_json: Json = False) -> None:
     """Members, partitions with owner and epoch, streams with size and copies in sync, from NATS itself.
 
-    Exit code 1 where a partition has no live owner that serves it, a journal is not what it was, or a stream has no
-    leader.
+    Exit codes: 0 each partition is served by a live node, each journal is what it was, each stream has a leader; 1 not
+    so, or NATS does not say it; 2 wrong usage or configuration, or there is no such fleet.
 
     [dim]heliograph cluster status --config /etc/heliograph.toml[/dim]
     [dim]heliograph cluster status --config /etc/heliograph.toml --json[/dim]
@@ -45,7 +49,9 @@ def status(config: ConfigFile = None, overrides: Overrides = None, as_json: Json
 
     settings = read_config(config, overrides).cluster
     if not settings.url:
-        raise ConfigError("is empty: this gateway is alone", field="cluster.url")
+        raise ConfigError(
+            "is empty, as of a gateway alone: give the configuration of a node (--config)", field="cluster.url"
+        )
     # what is wrong is in the command's own answer, and stdout is for that alone
     setup_logging(Log(level="error", format="text"))
     found = asyncio.run(look(settings))
@@ -84,6 +90,12 @@ def _print(found: FleetStatus) -> None:
         ),
         title=f"fleet {found.name}, keys {found.keys}",
     )
+    for member in found.members:
+        if member.strangers:
+            say(
+                f"node {member.name} has {member.strangers} partition folders of another fleet in its store.path, and"
+                " uses nothing of them; its log names them (partition_folders_of_another_fleet)"
+            )
     print()
     print_table(
         ("partition", "owner", "epoch", "state", "problem"),
@@ -126,12 +138,15 @@ def what_is_wrong(found: FleetStatus) -> str:
             "an import is not finished, and no node starts before: `heliograph cluster import STORE` finishes it"
         )
     if waiting:
-        words.append(f"nobody serves partitions {', '.join(waiting)}")
+        remedy = "" if live or found.importing else ": no node lives, start them (heliograph serve)"
+        words.append(f"nobody serves partitions {', '.join(waiting)}{remedy}")
     if lost:
         words.append(
             f"the journals of partitions {', '.join(lost)} are not what they had: heliograph cluster recover {lost[0]}"
             " tells what there still is"
         )
     if without:
-        words.append(f"streams without a leader: {', '.join(without)}")
+        words.append(
+            f"streams without a leader: {', '.join(without)}; see that most NATS servers run and reach each other"
+        )
     return "; ".join(words)

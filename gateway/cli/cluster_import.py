@@ -39,6 +39,9 @@ def import_store_of(
     The configuration is that of a node (cluster.url). Stop the gateway first, start the nodes afterwards, each with an
     empty store.path. May be killed and repeated: no node starts before it is done.
 
+    Exit codes: 0 it is done, or was, or (--dry-run) nothing is in the way; 1 NATS did not take it: repeat it; 2 wrong
+    usage or configuration, or something is in the way, which is named.
+
     [dim]heliograph cluster import /var/lib/heliograph --config gw1.toml --dry-run[/dim]
     [dim]heliograph cluster import /var/lib/heliograph --config gw1.toml[/dim]
     """
@@ -51,11 +54,19 @@ def import_store_of(
 
     settings = read_config(config, overrides)
     if not settings.cluster.url:
-        raise ConfigError("is empty: name the NATS servers of the new fleet", field="cluster.url")
+        raise ConfigError(
+            "is empty: give the configuration of a node (--config), with the NATS servers of the new fleet",
+            field="cluster.url",
+        )
     # what is wrong is in the command's own answer, and stdout is for that alone
     setup_logging(Log(level="error", format="text"))
     _raise_file_limit()
-    done = asyncio.run(import_store(settings, store, dry_run=dry_run, work=work, say=say))
+    try:
+        done = asyncio.run(import_store(settings, store, dry_run=dry_run, work=work, say=say))
+    except ConfigError as exc:
+        if exc.field == "store.path":  # of the gateway whose store it is, not of this configuration
+            raise ConfigError(exc.message, field="STORE") from None
+        raise
     if as_json:
         print_json(done)
     else:

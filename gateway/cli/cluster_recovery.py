@@ -18,8 +18,8 @@ Source = Annotated[
     str,
     typer.Option(
         "--from",
-        help="The copy to go on with: furthest, snapshot, stream, the path of a node's folder partitions/<p>, or empty"
-        " (give up all that it had).",
+        help="The copy to go on with: furthest, snapshot, stream (one that was restored from a backup, or made anew),"
+        " the path of a node's folder partitions/<p>, or empty (give up all that it had).",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this it is only told.")]
@@ -39,15 +39,17 @@ def recover(
     nodes take it over within seconds. Refuses where a node serves the partition, or its journal is whole. What ends in
     the middle is begun again by the same command. Run it where $TMPDIR has room for the partition.
 
+    Exit codes: 0 a node takes it over now, 1 nothing was changed or it has to be run again (it says which), 2 wrong
+    usage or configuration.
+
     [dim]heliograph cluster recover 5 --config /etc/heliograph.toml[/dim]
     [dim]heliograph cluster recover 5 --config /etc/heliograph.toml --yes[/dim]
     [dim]heliograph cluster recover 5 --config /etc/heliograph.toml --from /var/lib/heliograph/partitions/5 --yes[/dim]
     [dim]heliograph cluster recover 5 --config /etc/heliograph.toml --from empty --yes[/dim]
     """
     import asyncio
-    import tempfile
-    from pathlib import Path
 
+    from gateway.cli.recovery_folder import recovery_folder
     from gateway.cluster import recovery
     from gateway.config.logging import setup_logging
     from gateway.config.sections import Log
@@ -55,21 +57,25 @@ def recover(
 
     settings = read_config(config, overrides)
     if not settings.cluster.url:
-        raise ConfigError("is empty: this gateway is alone", field="cluster.url")
+        raise ConfigError(
+            "is empty, as of a gateway alone: give the configuration of a node (--config)", field="cluster.url"
+        )
     # what is wrong is in the command's own answer, and stdout is for that alone
     setup_logging(Log(level="error", format="text"))
-    with tempfile.TemporaryDirectory(prefix="heliograph-recovery-") as work:
+    with recovery_folder(say) as work:
         try:
-            survey = asyncio.run(recovery.look(settings, partition, Path(work)))
+            survey = asyncio.run(recovery.look(settings, partition, work))
             if not as_json:
                 _print(survey)
             recovery.require(survey)
-            say(what_may_be_lost(survey, recovery.choose(survey, source)))
+            chosen = recovery.choose(survey, source)
+            recovery.check_source(chosen, survey)
+            say(what_may_be_lost(survey, chosen))
             if not yes:
                 if as_json:
                     print_json(survey)
                 raise CommandFailed("nothing was changed; --yes goes on like this, --from names another copy")
-            done = asyncio.run(recovery.recover(settings, partition, source, Path(work), say))
+            done = asyncio.run(recovery.recover(settings, partition, source, work, say))
         except recovery.NotRecovered as exc:
             if as_json and not yes:
                 print_json(survey)
@@ -87,6 +93,7 @@ def _print(survey: Survey) -> None:
             ("journal", survey.reason or "whole"),
             ("had", f"commits up to place {survey.had}, as far as is known"),
             ("owner", f"{survey.owner} ({'serves it' if survey.serves else 'tries'})" if survey.owner else "nobody"),
+            ("stream", survey.gap),
             ("silent nodes", survey.silent),
         )
     )
@@ -108,6 +115,7 @@ def _print(survey: Survey) -> None:
 def what_may_be_lost(survey: Survey, chosen: str) -> str:
     """In words, for who has to say yes."""
     from gateway.cluster.recovery import EMPTY
+    from gateway.cluster.recovery_survey import STREAM
 
     words = []
     if chosen == EMPTY:
@@ -135,6 +143,11 @@ def what_may_be_lost(survey: Survey, chosen: str) -> str:
                 f"the {copy.where} has all that is known of (place {copy.place}); what was accepted later than anybody"
                 " knows of is lost"
             )
+    if chosen == STREAM and survey.gap:
+        words.append(
+            f"{survey.gap}: it is gone on with only where this machine's node has in its folder"
+            f" partitions/{survey.partition} what is missing"
+        )
     if survey.silent:
         words.append(f"nodes that do not live may have a copy that is further: {', '.join(survey.silent)}")
     return "; ".join(words)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeVar
 
 from gateway.cli.output import say
+from gateway.cluster.fleet_lookup import require_fleet
 from gateway.cluster.key_record import KeyRecord
 from gateway.cluster.key_rotation import KeyRotation, Told
 from gateway.cluster.kv_leases import KvLeases
@@ -34,6 +35,7 @@ async def _opened(settings: Cluster) -> AsyncIterator[_Fleet]:
     link = NatsLink(settings, purpose="keys")
     await link.connect(_PATIENCE_S)
     try:
+        await require_fleet(link, settings.name)
         leases = KvLeases(link, settings)
         record = KeyRecord(leases, seal)
         yield _Fleet(record, KeyRotation(leases, record, settings, say))

@@ -44,7 +44,8 @@ def keys() -> None:
     restart the gateway wraps them all again; `drop` refuses while one is left.
 
     A gateway alone reads the keys at its next start. In a fleet (cluster.url in the configuration) the keys are in
-    NATS, and its nodes have the new ones when the command returns, without a restart.
+    NATS, and its nodes have the new ones when the command returns, without a restart. --store names the folder of a
+    gateway alone, and goes with no configuration of a fleet.
     """
 
 
@@ -53,6 +54,7 @@ def _fleet(store: Path | None, config: Path | None, overrides: list[str] | None,
     from gateway.model.errors import ConfigError
 
     if store is not None:
+        _refuse_two_stores(config, overrides or [])
         return None
     settings = read_config(config, overrides).cluster
     if not settings.url:
@@ -60,6 +62,22 @@ def _fleet(store: Path | None, config: Path | None, overrides: list[str] | None,
     if of is Of.IM:
         raise ConfigError("a fleet has no IM (im.app), so nothing is sealed under an IM key", field="cluster.url")
     return settings
+
+
+def _refuse_two_stores(config: Path | None, overrides: list[str]) -> None:
+    """--store names a folder, so nothing else that was asked for may name other keys: one of them would be left as it
+    is without a word. $HELIOGRAPH_CONFIG is no question, a flag is meant to go before it."""
+    from gateway.model.errors import ConfigError
+
+    if any(each.startswith("store.path=") for each in overrides):
+        raise ConfigError("and --set store.path each name a folder: give one of them", field="--store")
+    is_asked = config is not None or any(each.startswith("cluster.") for each in overrides)
+    if is_asked and read_config(config, overrides).cluster.url:
+        raise ConfigError(
+            "is the folder of a gateway alone, and the configuration (--config, --set) that of a fleet, whose keys are"
+            " in NATS: give one of them",
+            field="--store",
+        )
 
 
 def _say_silent(silent: list[str]) -> None:
@@ -79,6 +97,7 @@ def list_keys(
 
     In a fleet also which one is `next`: all nodes are to have it before it is used.
     """
+    from gateway.store.environment import is_of_node
     from gateway.store.keys import ServerKeys
 
     if (settings := _fleet(store, config, overrides, of)) is not None:
@@ -86,7 +105,10 @@ def list_keys(
 
         _list_ring(read_ring(settings), as_json=as_json)
         return
-    found = ServerKeys.load(store_folder(store, config), may_create=False)
+    folder = store_folder(store, config, overrides)
+    if is_of_node(folder):
+        say(f"{folder} is of a node of a fleet: {_IN_A_FLEET}")
+    found = ServerKeys.load(folder, may_create=False)
     numbers, current = (found.im_keys, found.im_key_id) if of is Of.IM else (found.device_keys, found.device_key_id)
     rows = [{"id": key_id, "current": key_id == current} for key_id in sorted(numbers)]
     if as_json:
@@ -135,8 +157,11 @@ def rotate(
             _say_silent(told.silent)
         return
     if finish:
-        raise ConfigError("--finish is for a fleet: one machine makes a key and uses it in one step")
-    found = ServerKeys.load(store_of_one(store, config, _IN_A_FLEET), may_create=False)
+        raise ConfigError(
+            "is for a fleet (cluster.url): a gateway alone makes a key and uses it in one step; leave it out",
+            field="--finish",
+        )
+    found = ServerKeys.load(store_of_one(store, config, _IN_A_FLEET, overrides), may_create=False)
     key_id = found.rotate_im_key() if of is Of.IM else found.rotate_device_key()
     if as_json:
         print_json({"id": key_id, "current": True})
@@ -162,7 +187,7 @@ def drop(
     if (settings := _fleet(store, config, overrides, of)) is not None:
         _drop_of_fleet(settings, key_id, yes=yes)
         return
-    folder = store_of_one(store, config, _IN_A_FLEET)
+    folder = store_of_one(store, config, _IN_A_FLEET, overrides)
     found = ServerKeys.load(folder, may_create=False)
     if of is Of.IM:
         _check_unused(folder, key_id)

@@ -48,22 +48,24 @@ def read_config(path: Path | None = None, overrides: list[str] | None = None) ->
     return load(path, overrides=overrides or [])
 
 
-def store_folder(store: Path | None, config: Path | None = None) -> Path:
+def store_folder(store: Path | None, config: Path | None = None, overrides: list[str] | None = None) -> Path:
     """The folder of an existing store. Raises ConfigError where there is none."""
     from gateway.model.errors import ConfigError
 
-    folder = store if store is not None else Path(read_config(config).store.path)
-    if not folder.is_dir():
-        raise ConfigError(f"there is no store at {folder}; name its folder with --store", field="store.path")
-    return folder
+    folder = store if store is not None else Path(read_config(config, overrides).store.path)
+    if folder.is_dir():
+        return folder
+    if store is not None:
+        raise ConfigError(f"there is no store at {folder}", field="--store")
+    raise ConfigError(f"there is no store at {folder}; name its folder with --store", field="store.path")
 
 
-def store_of_one(store: Path | None, config: Path | None, instead: str) -> Path:
+def store_of_one(store: Path | None, config: Path | None, instead: str, overrides: list[str] | None = None) -> Path:
     """As `store_folder`, for what only the store of a gateway alone can do; `instead`: what to do in a fleet."""
     from gateway.model.errors import ConfigError
     from gateway.store.environment import is_of_node
 
-    folder = store_folder(store, config)
+    folder = store_folder(store, config, overrides)
     if is_of_node(folder):
         raise ConfigError(f"{folder} is of a node of a fleet: {instead} (docs/cluster.md)", field="store.path")
     return folder

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import structlog
 
+from gateway.cluster.fleet_identity import fleet_identity
 from gateway.cluster.follower import Follower
 from gateway.cluster.jetstream import JetStreamError, NatsConnection, NoAnswer
-from gateway.cluster.journal_past import JournalLacking, Pasts
+from gateway.cluster.journal_past import JournalUnusable, Pasts
 from gateway.cluster.journal_stream import JournalStream
 from gateway.cluster.leases import Leases
 from gateway.cluster.partition_folder import PartitionFolder
@@ -54,8 +55,11 @@ class PartitionStores:
         self._settings = settings
         self._config = config
         self._keys = keys
+        self._fleet = fleet_identity(settings.name, keys.token_key)
         self._metrics = metrics
         self._clock = clock
+        #: partitions of whose folders here `tell_of_folders` found that they are another fleet's
+        self.strangers: set[int] = set()
         self._snapshots = Snapshots(link, settings)
         self._pasts = Pasts(leases)
         self._refused = RefusedPartitions(self._pasts, self._snapshots, node_name(settings))
@@ -81,14 +85,17 @@ class PartitionStores:
 
     async def tell_of_folders(self) -> None:
         """Before this node is in the fleet: of partitions that the fleet knows nothing of, and this node has had. Where
-        all of NATS was lost, nobody may begin such a one empty. LogUnavailable."""
+        all of NATS was lost, nobody may begin such a one empty. What another fleet had says nothing of this one: that
+        is told to people alone. LogUnavailable."""
         below = Path(self._config.path) / "partitions"
         found = {int(each.name) for each in below.iterdir() if each.name.isdecimal()} if below.is_dir() else set()
         found &= set(range(self._settings.partitions))
+        self.strangers = self._strangers(below, found)
+        found -= self.strangers
         if not found:
             return
         for partition in sorted(found - await self._pasts.known()):
-            folder = PartitionFolder(self._config, partition)
+            folder = self._folder(partition)
             try:
                 mark = folder.look()
             except GatewayError as exc:
@@ -96,7 +103,24 @@ class PartitionStores:
                 continue
             folder.close(clean=folder.was_clean)
             if mark is not None and mark.place:
-                await self._pasts.remember(partition, mark)
+                await self._pasts.remember(partition, mark, node_name(self._settings))
+
+    def _strangers(self, below: Path, found: set[int]) -> set[int]:
+        others = {partition: other for partition in found if (other := self._folder(partition).stranger()) is not None}
+        for fleet in sorted(set(others.values())):
+            log.error(
+                "partition_folders_of_another_fleet",
+                partitions=sorted(partition for partition, other in others.items() if other == fleet),
+                fleet=str(fleet),
+                this_fleet=str(self._fleet),
+                below=str(below),
+                consequence="nothing of them is used or told of; one in the way is renamed and kept",
+                remedy="remove them, or give this node a store.path of its own. Where NATS lost all that the fleet had,"
+                " and this is its data: stop all nodes, remove the fleet's streams and each node's fleet-pasts.json,"
+                " give the keys that were kept here (keys.json.of-…) and the folders that were renamed their names"
+                " back, and start this node first",
+            )
+        return set(others)
 
     # --- standbys -------------------------------------------------------------------------------------------
 
@@ -118,8 +142,11 @@ class PartitionStores:
         return 0 if follower is None else follower.applied
 
     def _follower(self, partition: int) -> Follower:
-        folder = PartitionFolder(self._config, partition)
+        folder = self._folder(partition)
         return Follower(self._link, self._settings, folder, self._snapshots, self._pasts, partition)
+
+    def _folder(self, partition: int) -> PartitionFolder:
+        return PartitionFolder(self._config, partition, self._fleet)
 
     async def close(self) -> None:
         """Of the standbys; a store is closed by who opened it."""
@@ -177,7 +204,7 @@ class PartitionStores:
             self._stages[partition] += 1
         except BaseException as exc:
             await follower.stop()
-            if isinstance(exc, JournalLacking):
+            if isinstance(exc, JournalUnusable):
                 await self._refused.take(exc, follower, epoch)
             follower.folder.close(clean=False)
             await journal.close()

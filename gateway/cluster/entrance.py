@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+import msgspec
 import structlog
 
 from gateway.cluster.beats import clock
@@ -78,12 +79,13 @@ async def enter(
     devices: str = "",
     api: str = "",
     keys: int = 0,
+    ident: str = "",
     version: int = VERSION,
     now: Callable[[], float] = clock,
 ) -> Entrance:
     """ConfigError says what keeps this node out. Takes a lease's time where a node of this name was there and is not
     any more."""
-    door = _Door(settings, leases, version, now)
+    door = _Door(settings, leases, version, now, ident)
     bucket = await door.patiently(leases.made)  # before anything is written: all of it has to be in this one
     await door.patiently(door.agree)
     await door.check_versions()
@@ -95,11 +97,12 @@ async def enter(
 
 
 class _Door:
-    def __init__(self, settings: Cluster, leases: Leases, version: int, now: Callable[[], float]) -> None:
+    def __init__(self, settings: Cluster, leases: Leases, version: int, now: Callable[[], float], ident: str) -> None:
         self._settings = settings
         self._leases = leases
         self._version = version
         self._now = now
+        self._ident = ident
         self.name = node_name(settings)
         self._key = f"{NODE}{self.name}"
 
@@ -108,7 +111,7 @@ class _Door:
 
     async def agree(self) -> None:
         """On what the fleet is: the first node says it."""
-        mine = Fleet(self._version, self._settings.partitions, self._settings.replicas)
+        mine = Fleet(self._version, self._settings.partitions, self._settings.replicas, self._ident)
         while True:
             entry = await self._leases.get(FLEET)
             if entry is not None:
@@ -129,6 +132,11 @@ class _Door:
                 raise ConfigError(
                     f"{here}, but the fleet {self._settings.name!r} has {there}: set it so, or name another fleet",
                     field=f"cluster.{field}",
+                )
+        if self._ident and fleet.ident != self._ident:  # a program of before made the record
+            with suppress(Changed):  # another node writes the same
+                await self._leases.update(
+                    FLEET, build(msgspec.structs.replace(fleet, ident=self._ident)), entry.revision
                 )
 
     async def check_versions(self) -> None:

@@ -26,6 +26,7 @@ class Fleet(msgspec.Struct, frozen=True):
     version: int
     partitions: int
     replicas: int
+    ident: str = ""  # tells it from another fleet (fleet_identity); empty: only programs of before were there
 
 
 class Beat(msgspec.Struct, array_like=True, frozen=True):
@@ -41,12 +42,13 @@ class Beat(msgspec.Struct, array_like=True, frozen=True):
     at_ms: int = 0  # the sender's own clock, of use to it alone
     keys: int = 0  # revision of the fleet's keys that it has; 0: it reads them at its start alone (an older program)
     lease_s: float = 0.0  # as it is set there
+    strangers: int = 0  # partition folders of another fleet in its store.path, when it started
 
     def changed(self, *, draining: bool, links: int) -> Beat:
         return msgspec.structs.replace(self, draining=draining, links=links)
 
-    def found_at(self, *, devices: str, api: str) -> Beat:
-        return msgspec.structs.replace(self, devices=devices, api=api)
+    def found_at(self, *, devices: str, api: str, strangers: int) -> Beat:
+        return msgspec.structs.replace(self, devices=devices, api=api, strangers=strangers)
 
     def knowing(self, keys: int) -> Beat:
         return msgspec.structs.replace(self, keys=keys)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cluster.entrance import patiently
+from gateway.cluster.fleet_lookup import require_fleet
 from gateway.cluster.fleet_records import (
     FLEET,
     KEYS,
@@ -23,7 +24,6 @@ from gateway.cluster.fleet_records import (
 )
 from gateway.cluster.import_record import IMPORT, read_import
 from gateway.cluster.journal_past import (
-    Lack,
     Past,
     parse_lack,
     parse_lack_key,
@@ -35,7 +35,7 @@ from gateway.cluster.kv_leases import KvLeases, bucket_of
 from gateway.cluster.leases import Entry
 from gateway.cluster.nats_link import NatsLink
 from gateway.config.cluster_section import Cluster
-from gateway.model.errors import ConfigError, NodeUnreachable
+from gateway.model.errors import NodeUnreachable
 
 if TYPE_CHECKING:
     from nats.js.api import StreamInfo
@@ -54,6 +54,7 @@ class MemberStatus(msgspec.Struct):
     api: str
     version: int
     keys: int  # revision of the fleet's keys that it has; 0: it takes none while it runs (an older program)
+    strangers: int = 0  # partition folders of another fleet in its store.path, when it started
 
 
 class PartitionStatus(msgspec.Struct):
@@ -62,6 +63,7 @@ class PartitionStatus(msgspec.Struct):
     epoch: int
     ready: bool  # it serves
     problem: str = ""  # why nobody takes it over, where that is known
+    refusals: dict[str, str] = {}  # what each node said that did not take it over, while nobody serves it
 
 
 class StreamStatus(msgspec.Struct):
@@ -82,6 +84,8 @@ class FleetStatus(msgspec.Struct):
     keys: int  # revision of the fleet's keys; 0: there are none yet
     #: a gateway's store is being brought in, or that was broken off: no node starts before it is finished
     importing: bool = False
+    #: tells it from another fleet; empty: only nodes of an older program were there
+    ident: str = ""
 
 
 async def look(settings: Cluster) -> FleetStatus:
@@ -89,9 +93,8 @@ async def look(settings: Cluster) -> FleetStatus:
     link = NatsLink(settings, purpose="status")
     await link.connect(_PATIENCE_S)
     try:
-        streams = await _streams(link, settings.name)
-        if not any(stream.name == f"KV_{bucket_of(settings.name)}" for stream in streams):
-            raise ConfigError(f"NATS keeps no fleet {settings.name!r}", field="cluster.name")
+        await _streams(link, settings.name)  # who gets no answer is told so before there is more to wait for
+        await require_fleet(link, settings.name)
         leases = KvLeases(link, settings)
         before = await patiently(leases.all)
         after = before
@@ -127,18 +130,19 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
     beats = _beats(entries)
     holdings: dict[int, Holding] = {}
     pasts: dict[int, Past] = {}
-    lacks: dict[int, Lack] = {}
-    count = settings.partitions
+    refusals: dict[int, dict[str, str]] = {}  # by partition and node
+    count, ident = settings.partitions, ""
     for entry in entries:
         try:
             if entry.key == FLEET:
-                count = parse_fleet(entry.value).partitions
+                fleet = parse_fleet(entry.value)
+                count, ident = fleet.partitions, fleet.ident
             elif (partition := parse_partition_key(entry.key)) >= 0:
                 holdings[partition] = parse_holding(entry.value)
             elif (partition := parse_past_key(entry.key)) >= 0:
                 pasts[partition] = parse_past(entry.value)
-            elif (partition := parse_lack_key(entry.key)[0]) >= 0:
-                lacks[partition] = parse_lack(entry.value)
+            elif (lack := parse_lack_key(entry.key))[0] >= 0:
+                refusals.setdefault(lack[0], {})[lack[1]] = parse_lack(entry.value).reason
         except BadRecord:
             continue
     lasts = {stream.name: stream.last for stream in streams}
@@ -149,8 +153,9 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
         # a number without a member: its node is gone, and nobody took the partition yet
         owner = names.get(holding.node, f"#{holding.node}" if holding.node else "")
         last = lasts.get(journal_stream(settings.name, partition))
-        problem = _problem(holding, pasts.get(partition), lacks.get(partition), last)
-        partitions.append(PartitionStatus(partition, owner, holding.epoch, holding.ready, problem))
+        said = {} if holding.ready else dict(sorted(refusals.get(partition, {}).items()))
+        problem = _problem(pasts.get(partition), said, last)
+        partitions.append(PartitionStatus(partition, owner, holding.epoch, holding.ready, problem, said))
     members = [
         MemberStatus(
             name=beat.name,
@@ -163,25 +168,28 @@ def describe(settings: Cluster, entries: list[Entry], live: set[str], streams: l
             api=beat.api,
             version=beat.version,
             keys=beat.keys,
+            strangers=beat.strangers,
         )
         for key, beat in sorted(beats.items())
     ]
     keys = max((entry.revision for entry in entries if entry.key == KEYS), default=0)
     record = read_import(next((entry for entry in entries if entry.key == IMPORT), None))
     importing = record is not None and not record.done
-    return FleetStatus(settings.name, members, partitions, streams, keys, importing)
+    return FleetStatus(settings.name, members, partitions, streams, keys, importing, ident)
 
 
-def _problem(holding: Holding, past: Past | None, lack: Lack | None, last: int | None) -> str:
+def _problem(past: Past | None, refusals: dict[str, str], last: int | None) -> str:
     """Of its journal; `last`: where that ends, None: there is none. A node that tried knows it best; where none lives
-    it is seen all the same."""
+    it is seen all the same. What one lacks another may have, so each is heard where they differ."""
     if past is not None and past.recovery:
         return "it is being recovered, or that ended in the middle"
     if past is not None and last is None:
-        return f"its journal is gone, which had {past.place} at least"
+        return f"its journal is gone, of which {past.who()} had {past.place}"
     if past is not None and last is not None and last < past.place:
-        return f"its journal ends at {last}, and had {past.place}"
-    return lack.reason if lack is not None and not holding.ready else ""
+        return f"its journal ends at {last}, and {past.who()} had {past.place}"
+    if len(set(refusals.values())) > 1:
+        return "; ".join(f"{node}: {reason}" for node, reason in refusals.items())
+    return next(iter(refusals.values()), "")
 
 
 async def _streams(link: NatsLink, name: str) -> list[StreamStatus]:

@@ -51,8 +51,6 @@ class Follower:
     ) -> None:
         self.folder = folder
         self.partition = partition
-        #: what its folder has, where that was looked at and can be trusted
-        self.mark: Mark | None = None
         #: rises while it gets on
         self.steps = 0
         self._js = JetStream(link)
@@ -176,15 +174,15 @@ class Follower:
             await asyncio.sleep(PAUSE_S)
 
     async def _lacking(self, state: StreamState | None) -> str:
-        self.mark = self.folder.look()
+        mark = self.folder.look()
         (past, _), snapshot = await asyncio.gather(self._pasts.get(self.partition), self._snapshot())
         self.steps += 1
-        reason = lacking(state, past, snapshot, self.mark)
+        reason = lacking(state, past, snapshot, mark)
         if not reason or state is None:
             return reason
         # an owner that lives may have noted more since the stream was looked at
         now = await self._state()
-        return lacking(now, past, snapshot, self.mark) if now and now.created == state.created else reason
+        return lacking(now, past, snapshot, mark) if now and now.created == state.created else reason
 
     async def _snapshot(self) -> Mark | None:
         try:
@@ -214,9 +212,9 @@ class Follower:
                     return
                 if manifest is not None and manifest.created != state.created:
                     raise JournalUnusable(
-                        f"the journal of partition {self.partition} was made anew, and the snapshot is of the one"
-                        " before; which of them is right is not for a program to guess",
-                        field="cluster.name",
+                        self.partition,
+                        "its journal was made anew, and the snapshot is of the one before; which of them is right is"
+                        " not for a program to guess",
                     )
                 if manifest is not None and manifest.place + 1 >= state.first:
                     await self._snapshots.fetch(manifest, made, self._got_on)
@@ -231,10 +229,7 @@ class Follower:
                 raise LogUnavailable(f"the snapshot of a partition can not be read: {exc}") from exc
             await asyncio.sleep(PAUSE_S)
             state = await self._state() or state
-        raise JournalUnusable(
-            f"the journal of partition {self.partition} begins at {state.first}, and no whole snapshot reaches it",
-            field="cluster.name",
-        )
+        raise JournalUnusable(self.partition, f"its journal begins at {state.first}, and no whole snapshot reaches it")
 
     async def _apply_from_stream(self, end: int) -> None:
         loop = asyncio.get_running_loop()

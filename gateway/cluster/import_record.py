@@ -21,6 +21,8 @@ class Import(msgspec.Struct, frozen=True):
     done: bool = False
     #: chunks of tokens that lie elsewhere than their first bits say
     stray_chunks: int = 0
+    #: most that any try of it made journals for, so that the last one knows what to remove; 0: an older program
+    partitions: int = 0
 
 
 _decoder = msgspec.msgpack.Decoder(Import)

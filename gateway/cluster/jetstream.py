@@ -64,6 +64,8 @@ class StreamState(NamedTuple):
     messages: int
     subjects: dict[str, int]  # messages of each, of those that were asked for
     config: dict[str, Any]
+    first_at: str = ""  # when the first message was written, by a server's clock
+    last_at: str = ""
 
 
 class StoredMessage(NamedTuple):
@@ -153,6 +155,16 @@ class JetStream:
             raise
         return _state(said)
 
+    async def names(self, subjects: str = "") -> list[str]:
+        """Of the streams that take messages of these subjects (pattern); all where it is empty."""
+        found: list[str] = []
+        while True:
+            said = await self.api("STREAM.NAMES", {"offset": len(found), **({"subject": subjects} if subjects else {})})
+            page = said.get("streams") or []
+            found += map(str, page)
+            if not page or len(found) >= int(said.get("total", 0)):
+                return sorted(found)
+
     async def ensure(self, config: dict[str, Any], timeout_s: float | None = None) -> StreamState:
         """Make it where there is none; change it where what is wanted is another. `timeout_s`: of making it."""
         name = config["name"]
@@ -225,4 +237,6 @@ def _state(said: dict[str, Any]) -> StreamState:
         int(state["messages"]),
         dict(state.get("subjects") or {}),
         dict(said["config"]),
+        str(state.get("first_ts", "")),
+        str(state.get("last_ts", "")),
     )

@@ -27,16 +27,16 @@ _AGAIN_S = 0.1
 
 
 class JournalUnusable(ConfigError):
-    """What would be needed of a partition is not there: neither in its journal nor in a snapshot."""
-
-
-class JournalLacking(JournalUnusable):
-    """The stream is not what the partition had: it stays without an owner until somebody says how to go on."""
+    """What would be needed of a partition is not there: neither in its journal nor in a snapshot, nor on this node."""
 
     def __init__(self, partition: int, reason: str) -> None:
         super().__init__(f"partition {partition} is not taken over: {reason}", field="cluster.name")
         self.partition = partition
         self.reason = reason
+
+
+class JournalLacking(JournalUnusable):
+    """The stream is not what the partition had: it stays without an owner until somebody says how to go on."""
 
 
 class Past(msgspec.Struct, array_like=True, frozen=True):
@@ -46,6 +46,10 @@ class Past(msgspec.Struct, array_like=True, frozen=True):
     place: int  # that the stream had at least
     recovery: str = ""  # one that is under way, or ended in the middle: nobody takes the partition over
     made: str = ""  # the stream that this recovery made
+    node: str = ""  # whose folder told of it, where nobody has adopted the partition since; empty: an owner wrote it
+
+    def who(self) -> str:
+        return f"the folder of node {self.node!r}" if self.node else "the fleet's records"
 
 
 class Lack(msgspec.Struct, array_like=True, frozen=True):
@@ -124,7 +128,7 @@ def lacking(state: StreamState | None, past: Past | None, snapshot: Mark | None,
     then; without a record (the bucket was lost, or an older version ran) each of them tells of an earlier owner."""
     if past is not None and past.recovery:
         return "a recovery is under way, or ended in the middle; in that case run it again"
-    known: list[tuple[str, Mark]] = [] if past is None else [("the fleet's records", Mark(past.created, past.place))]
+    known: list[tuple[str, Mark]] = [] if past is None else [(past.who(), Mark(past.created, past.place))]
     for who, mark in (("a snapshot", snapshot), ("this node's folder", folder)):
         if mark is not None and mark.place and (past is None or mark.created == past.created):
             known.append((who, mark))
@@ -217,11 +221,11 @@ class Pasts:
             except Changed:
                 continue
 
-    async def remember(self, partition: int, mark: Mark) -> None:
-        """What a copy tells of a journal that has no record: for nodes without that copy."""
+    async def remember(self, partition: int, mark: Mark, node: str) -> None:
+        """What a copy on a node tells of a journal that has no record: for nodes without that copy."""
         try:
             if (await self.get(partition))[0] is None:
-                await self.change(partition, Past(mark.created, mark.place), 0)
+                await self.change(partition, Past(mark.created, mark.place, node=node), 0)
         except Changed:
             return  # another node did
 

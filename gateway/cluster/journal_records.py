@@ -16,7 +16,7 @@ EPOCH = "Heliograph-Epoch"
 PART = "Heliograph-Part"
 #: parts of one commit at most: more would be a fault
 MOST_PARTS = 1 << 20
-_MOST_EPOCH = (1 << 63) - 1
+MOST_EPOCH = (1 << 63) - 1
 
 
 class MalformedJournal(ValueError):
@@ -68,7 +68,7 @@ def parse_record(headers: Mapping[str, str] | None) -> Record:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 19) or int(text) > _MOST_EPOCH:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19) or int(text) > MOST_EPOCH:
         raise MalformedJournal("headers that are not a journal's")
     return int(text)
 

@@ -471,9 +471,9 @@ class FleetMembers:
             self._lose(partition)
             self._decide_soon()
 
-    def announce(self, *, devices: str, api: str) -> None:
-        """Where this node is found, once its doors are open."""
-        self._say_at_once(self._pulse.beat.found_at(devices=devices, api=api))
+    def announce(self, *, devices: str, api: str, strangers: int = 0) -> None:
+        """Where this node is found, once its doors are open; `strangers`: folders of another fleet that it has."""
+        self._say_at_once(self._pulse.beat.found_at(devices=devices, api=api, strangers=strangers))
 
     def announce_keys(self, revision: int) -> None:
         self._say_at_once(self._pulse.beat.knowing(revision))

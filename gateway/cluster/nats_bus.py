@@ -76,8 +76,10 @@ class NatsBus(MessageBus):
 
     async def _subscribe(self) -> None:
         self._life = self._link.life
+        subject = f"{self._prefix}{self.number}"
+        self._link.hear_directly(subject, self._take)
         self._subscription = await self._link.nats.subscribe(
-            f"{self._prefix}{self.number}",
+            subject,
             cb=self._hear,
             pending_msgs_limit=_UNREAD,
             pending_bytes_limit=2 * self._outbox_bytes,
@@ -94,8 +96,11 @@ class NatsBus(MessageBus):
                 await asyncio.sleep(0.25)
 
     async def _hear(self, message: Msg) -> None:
+        self._take(message.data)
+
+    def _take(self, message: bytes) -> None:
         self._metrics.count(Metric.BUS_MESSAGES, label="in")
-        self.receive(message.data)
+        self.receive(message)
 
     def _on_change(self, up: bool) -> None:
         self._metrics.set(Metric.CLUSTER_UP, float(up))

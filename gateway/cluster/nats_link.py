@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from gateway.cluster.nats_transport import Hear, NatsParser, read_natively
 from gateway.config.cluster import split_list
 from gateway.config.cluster_section import Cluster
 from gateway.model.errors import ConfigError, NodeUnreachable
@@ -56,6 +57,7 @@ class NatsLink:
         self._name = " ".join(filter(None, ("heliograph", node, purpose)))
         self._purpose = purpose
         self._client: Client | None = None
+        self._parser: NatsParser | None = None
         self._js: JetStreamContext | None = None
         self._hearers: list[Callable[[bool], None]] = []
         self._is_closing = False
@@ -94,6 +96,12 @@ class NatsLink:
 
         return end
 
+    def hear_directly(self, subject: str, hear: Hear) -> None:
+        """Payloads of a subject come in the turn in which they are read, and not by the callback of the subscription,
+        which is to be made after this; where that can not be had they come by the callback. For this `life`."""
+        if self._parser is not None:
+            self._parser.directly[subject.encode()] = hear
+
     async def connect(self, patience_s: float = PATIENCE_S) -> None:
         """ConfigError where no server answers in time, or they refuse the credentials."""
         load_client()
@@ -129,6 +137,7 @@ class NatsLink:
 
         settings = self._settings
         client = Client()
+        parser = read_natively(client)
 
         async def on_lost() -> None:
             if client is self._client:
@@ -176,7 +185,7 @@ class NatsLink:
             ) from None
         except (OSError, ValueError) as exc:
             raise ConfigError(f"can not be used: {type(exc).__name__}", field="cluster.credentials_file") from None
-        self._client = client
+        self._client, self._parser = client, parser
         self._js = client.jetstream()
         self.life += 1
         self.down_since = None

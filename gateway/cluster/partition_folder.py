@@ -17,6 +17,7 @@ from pathlib import Path
 import lmdb
 import structlog
 
+from gateway.cluster.fleet_identity import FleetIdentity, read_identity, write_identity
 from gateway.cluster.journal_past import Mark
 from gateway.config.sections import Store as StoreConfig
 from gateway.model.errors import ConfigError, GatewayError, StoreSchemaTooNew
@@ -44,12 +45,13 @@ def this_boot() -> str:
 
 
 class PartitionFolder:
-    """Closed at first. One thread at a time."""
+    """Closed at first. One thread at a time. `fleet`: whose it has to be; None: whosever it is."""
 
-    def __init__(self, config: StoreConfig, partition: int) -> None:
+    def __init__(self, config: StoreConfig, partition: int, fleet: FleetIdentity | None = None) -> None:
         self.path = Path(config.path) / "partitions" / str(partition)
         self.config = dataclasses.replace(config, path=str(self.path), sync=False)
         self.partition = partition
+        self._fleet = fleet
         self._environment: Environment | None = None
         self._is_last_copy = False
         self._unfit = ""  # why it was not opened
@@ -62,9 +64,19 @@ class PartitionFolder:
             raise RuntimeError("the folder is closed")
         return self._environment
 
+    def stranger(self) -> FleetIdentity | None:
+        """The other fleet that it is of. One that says nothing is of this fleet: an older program made it."""
+        if self._fleet is None or self._environment is not None:
+            return None
+        found = read_identity(self.path)
+        return None if found == self._fleet else found
+
     def look(self) -> Mark | None:
-        """Open it, and say how far it has come in which stream; None: there is nothing that can be trusted. Closed
-        then, and nothing is removed: what it is worth is told by what there is besides."""
+        """Open it, and say how far it has come in which stream; None: there is nothing that can be trusted, or it is
+        another fleet's. Closed then, and nothing is removed: what it is worth is told by what there is besides."""
+        if (other := self.stranger()) is not None:
+            self._unfit = f"it is of another fleet, {other}"
+            return None
         if self._environment is None and (reason := self._try()):
             self._unfit = reason
             return None
@@ -85,6 +97,8 @@ class PartitionFolder:
         elif self.applied + 1 < first:
             self._unfit = f"the stream begins at {first} only"
         else:
+            if read_identity(self.path) is None:
+                self._sign()
             return True
         self.close(clean=False)
         return False
@@ -98,12 +112,8 @@ class PartitionFolder:
         """Open it; why that can not be done."""
         if not (self.path / "data.mdb").exists():
             return "new"
-        try:
-            boot = (self.path / BOOT_FILE).read_text().strip()
-        except (OSError, UnicodeDecodeError):
-            boot = ""
-        self.was_clean = boot == _CLEAN
-        if boot not in (_CLEAN, this_boot()):
+        self.was_clean = _boot_of(self.path) == _CLEAN
+        if not ended_well(self.path):
             return "the machine was started again without a clean end"
         try:
             self._begin()
@@ -115,8 +125,11 @@ class PartitionFolder:
 
     def _make_way(self) -> None:
         """For another in its place. Where the journal is another stream by now, because somebody said so, what this one
-        has may be wanted all the same: the first one is kept, for what is left behind later is less."""
+        has may be wanted all the same: the first one is kept, for what is left behind later is less. One of another
+        fleet is kept in any case: this fleet knows nothing of what it is worth."""
         self.close(clean=False)
+        if (other := self.stranger()) is not None:
+            self._keep_stranger(other)
         kept = self.path.with_name(f"{self.path.name}.lost")
         if self._is_last_copy and self.path.exists() and not kept.exists():
             self.path.rename(kept)
@@ -132,10 +145,27 @@ class PartitionFolder:
         self._is_last_copy, self._unfit = False, ""
         self.drop()
 
+    def _keep_stranger(self, other: FleetIdentity) -> None:
+        stem, number = f"{self.path.name}.of-{other.name}-{other.ident}", 1
+        kept = self.path.with_name(stem)
+        while kept.exists():
+            number += 1
+            kept = self.path.with_name(f"{stem}-{number}")
+        self.path.rename(kept)
+        log.warning(
+            "partition_folder_kept",
+            partition=self.partition,
+            reason=f"it is of another fleet, {other}",
+            consequence="this fleet uses nothing of it; remove the folder when nobody asks for it",
+            kept=str(kept),
+        )
+        self._is_last_copy, self._unfit = False, ""
+
     def create(self, created: str) -> None:
         """An empty one, at the beginning of the stream."""
         self._make_way()
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._sign()
         self._begin()
         self.environment.apply([[(PUT, Db.META, STREAM_KEY, created.encode())]])
 
@@ -144,8 +174,13 @@ class PartitionFolder:
         self._make_way()
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         made.rename(self.path)
+        self._sign()
         self._begin()
         self.environment.apply([[(PUT, Db.META, STREAM_KEY, created.encode())]])
+
+    def _sign(self) -> None:
+        if self._fleet is not None:
+            write_identity(self.path, self._fleet)
 
     def _begin(self) -> None:
         # before anything is written: what an unclean end leaves has to be told by it
@@ -188,6 +223,18 @@ class PartitionFolder:
         with suppress(FileNotFoundError):
             shutil.rmtree(self.path)
         self.applied = 0
+
+
+def _boot_of(folder: Path) -> str:
+    try:
+        return (folder / BOOT_FILE).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def ended_well(folder: Path) -> bool:
+    """Has a folder of a partition what it says it has? Not where the machine stopped while it was open."""
+    return _boot_of(folder) in (_CLEAN, this_boot())
 
 
 def applied_of(folder: Path) -> int:

@@ -20,22 +20,24 @@ from pathlib import Path
 import lmdb
 import msgspec
 
+from gateway.cluster.fleet_identity import read_identity
+from gateway.cluster.fleet_lookup import require_fleet
 from gateway.cluster.follower import Follower
 from gateway.cluster.jetstream import JetStream, JetStreamError, NoAnswer, NobodyThere, NotSent, Refused, StreamState
 from gateway.cluster.journal_past import Mark, Past, Pasts
-from gateway.cluster.journal_records import MalformedJournal, journal_stream
+from gateway.cluster.journal_records import MOST_EPOCH, MalformedJournal, journal_stream
 from gateway.cluster.journal_stream import MAKE_S, journal_config
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.leases import Changed, Leases
 from gateway.cluster.nats_link import NatsLink
-from gateway.cluster.partition_folder import STREAM_KEY, PartitionFolder
-from gateway.cluster.recovery_survey import SNAPSHOT, STREAM, Copy, Sight, Survey, Surveyor, reaches
+from gateway.cluster.partition_folder import STREAM_KEY, PartitionFolder, ended_well
+from gateway.cluster.recovery_survey import GONE, SNAPSHOT, STREAM, Copy, Sight, Survey, Surveyor
 from gateway.cluster.snapshots import MalformedSnapshot, Manifest, Snapshots
 from gateway.config.sections import Config
 from gateway.model.cluster import first_seq, partition_of_seq
 from gateway.model.errors import ConfigError
 from gateway.store.commit import APPLIED_KEY
-from gateway.store.environment import Environment, backup_folder
+from gateway.store.environment import DATA_FILE, Environment, backup_folder
 from gateway.store.records import PUT, Db, pack_u64, unpack_u64
 from gateway.store.sequences import MARK_KEY
 
@@ -70,6 +72,7 @@ async def look(config: Config, partition: int, work: Path) -> Survey:
     link = NatsLink(config.cluster, purpose="recovery")
     await link.connect(PATIENCE_S)
     try:
+        await require_fleet(link, config.cluster.name)
         return (await Surveyor(link, KvLeases(link, config.cluster), config.cluster).look(partition, work))[0]
     finally:
         await link.close()
@@ -83,6 +86,7 @@ async def recover(
     link = NatsLink(config.cluster, purpose="recovery")
     await link.connect(PATIENCE_S)
     try:
+        await require_fleet(link, config.cluster.name)
         return await _Recovery(config, link, KvLeases(link, config.cluster), partition, work, say).run(source)
     except (JetStreamError, MalformedSnapshot, MalformedJournal) as exc:
         raise NotRecovered(f"{type(exc).__name__}: {exc}; run the command again") from exc
@@ -94,16 +98,26 @@ async def recover(
         await link.close()
 
 
-def _check_source(chosen: str, sight: Sight) -> None:
-    """Before anything is changed."""
+def check_source(chosen: str, survey: Survey) -> None:
+    """Before anything is changed; NotRecovered. What a stream goes on from is looked at by the recovery itself."""
     if chosen == SNAPSHOT:
-        if sight.manifest is None:
-            raise NotRecovered("there is no snapshot that can be read; nothing was changed")
+        if all(copy.where != SNAPSHOT for copy in survey.copies):
+            raise NotRecovered("there is no snapshot that can be read; nothing was changed. Name another copy (--from)")
     elif chosen == STREAM:
-        if sight.state is None or not reaches(sight.state, sight.manifest):
-            raise NotRecovered("the stream, or its beginning, is gone and no snapshot reaches it; nothing was changed")
-    elif chosen != EMPTY and not (Path(chosen) / "data.mdb").is_file():
-        raise NotRecovered(f"{chosen} is no folder of a partition; nothing was changed")
+        if survey.gap == GONE:
+            raise NotRecovered(f"{GONE}; nothing was changed. Restore it from a backup, or name another copy (--from)")
+    elif chosen != EMPTY:
+        if not (Path(chosen) / DATA_FILE).is_file():
+            raise NotRecovered(
+                f"{chosen} is no folder of a partition, which has a {DATA_FILE}; nothing was changed. Name the folder"
+                f" partitions/{survey.partition} below a node's store.path (--from)"
+            )
+        other = read_identity(Path(chosen))
+        if other is not None and survey.fleet and other.ident != survey.fleet:
+            raise NotRecovered(
+                f"{chosen} is a folder of another fleet, {other}: its tokens are of other keys; nothing was changed."
+                " Name another copy (--from)"
+            )
 
 
 class _Recovery:
@@ -128,9 +142,10 @@ class _Recovery:
         survey, sight = await self._surveyor.look(self._partition, self._work)
         require(survey)
         chosen = choose(survey, source)
-        _check_source(chosen, sight)
+        check_source(chosen, survey)
+        base = await self._base(sight) if chosen == STREAM else None
         past, revision = await self._begin(survey, sight)
-        place, made = await self._materialize(chosen, sight)
+        place, made = await self._materialize(chosen, sight, base)
         begins = max([*sight.places(), place]) + PLACE_GAP
         await asyncio.get_running_loop().run_in_executor(None, self._renumber, made, begins)
         self._say("making the journal anew")
@@ -168,7 +183,35 @@ class _Recovery:
 
     # --- the copy -------------------------------------------------------------------------------------------
 
-    async def _materialize(self, chosen: str, sight: Sight) -> tuple[int, Path]:
+    async def _base(self, sight: Sight) -> Path | None:
+        """What the stream goes on from: a copy of the folder of this machine's node; None: nothing, or the snapshot.
+        NotRecovered where there is nothing that it goes on from."""
+        if not sight.gap:
+            return None
+        path = PartitionFolder(self._config.store, self._partition).path
+        try:
+            if self._is_trusted(path, sight):
+                made = self._work / "base"
+                self._say(f"copying {path}, for there is no snapshot that the stream goes on from")
+                config = dataclasses.replace(self._config.store, path=str(path))
+                await asyncio.get_running_loop().run_in_executor(None, backup_folder, config, made)
+                # an owner of any epoch may have written what a folder has
+                if not await self._surveyor.gap(sight, self._partition, _mark_of(made), MOST_EPOCH):
+                    return made
+        except (ConfigError, OSError, lmdb.Error) as exc:
+            self._say(f"the folder {path} can not be read: {exc}")
+        raise NotRecovered(
+            f"{sight.gap}; nothing was changed. Restore the stream of the snapshots ({self._settings.name}_S) from the"
+            f" same backup; or run this on the machine of a node whose folder partitions/{self._partition} has what is"
+            " missing, with that node's configuration; or name another copy (--from)"
+        )
+
+    def _is_trusted(self, path: Path, sight: Sight) -> bool:
+        other = read_identity(path)
+        is_ours = other is None or not sight.fleet.ident or other.ident == sight.fleet.ident
+        return is_ours and (path / DATA_FILE).is_file() and ended_well(path)
+
+    async def _materialize(self, chosen: str, sight: Sight, base: Path | None) -> tuple[int, Path]:
         """The copy as a folder: (place, folder). It is not in the stream alone when this returns: that goes next."""
         made = self._work / "copy"
         shutil.rmtree(made, ignore_errors=True)
@@ -185,18 +228,22 @@ class _Recovery:
             return sight.manifest.place, made
         if chosen != STREAM:
             return (await self._take_folder(Path(chosen), made, sight)).place, made
-        mark, manifest = await self._read_stream(sight, made), sight.manifest
+        mark, manifest = await self._read_stream(sight, base, made), sight.manifest
         if manifest is None or manifest.created != mark.created or manifest.place < mark.place:
             self._say("bringing it into NATS")
             await self._store(mark.created, mark.place, made)
         return mark.place, made
 
-    async def _read_stream(self, sight: Sight, made: Path) -> Mark:
+    async def _read_stream(self, sight: Sight, base: Path | None, made: Path) -> Mark:
         state = sight.state
         assert state is not None
         self._say("reading the stream")
         folder = PartitionFolder(dataclasses.replace(self._config.store, path=str(self._work)), self._partition)
-        stub = _OfOneStream(self._snapshots, state.created)
+        if base is not None:
+            folder.adopt(base, state.created)
+            folder.close()
+        is_begin = not sight.gap and state.first > 1 and sight.manifest is not None
+        stub = _OfOneStream(self._snapshots, state.created, sight.manifest if is_begin else None)
         follower = Follower(self._link, self._settings, folder, stub, _NoPasts(self._leases), self._partition)
         try:
             await follower.advance(state.last)
@@ -276,14 +323,18 @@ class _Recovery:
 
 
 class _OfOneStream(Snapshots):
-    """Those of a stream that is read as it is, whatever the partition had."""
+    """Those of a stream that is read as it is, whatever the partition had. `base`: one that it goes on from, though
+    that was taken of the stream before it was restored."""
 
-    def __init__(self, snapshots: Snapshots, created: str) -> None:
+    def __init__(self, snapshots: Snapshots, created: str, base: Manifest | None) -> None:
         self._all = snapshots
         self._created = created
+        self._base = base
 
     async def find(self, partition: int) -> Manifest | None:
         found = await self._all.find(partition)
+        if found is not None and self._base is not None and found.ident == self._base.ident:
+            return msgspec.structs.replace(found, created=self._created)
         return found if found is not None and found.created == self._created else None
 
     async def fetch(self, manifest: Manifest, folder: Path, on_piece: Callable[[], None] = lambda: None) -> None:
@@ -342,7 +393,10 @@ def choose(survey: Survey, source: str) -> str:
     """The source that FURTHEST stands for; others as they are. NotRecovered, ConfigError."""
     if source != FURTHEST:
         if source not in (SNAPSHOT, STREAM, EMPTY) and "/" not in source:
-            raise ConfigError(f"{source!r}: {FURTHEST}, {SNAPSHOT}, {STREAM}, {EMPTY}, or the path of a folder")
+            raise ConfigError(
+                f"{source!r} is no copy: {FURTHEST}, {SNAPSHOT}, {STREAM}, {EMPTY}, or the path of a folder (with a /)",
+                field="--from",
+            )
         return source
     best: Copy | None = survey.furthest()
     if best is None:
@@ -354,6 +408,6 @@ def choose(survey: Survey, source: str) -> str:
         raise NotRecovered(
             f"the furthest copy is the {best.where}, which is not in NATS yet; nothing was changed. That node brings it"
             " there when it next tries to take the partition over; or run this on that machine, with --from and the"
-            f" path of its folder partitions/{survey.partition}; or name another copy"
+            f" path of its folder partitions/{survey.partition}; or name another copy (--from)"
         )
     return best.where

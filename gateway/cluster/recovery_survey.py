@@ -16,6 +16,7 @@ from gateway.cluster.fleet_records import (
     NODE,
     BadRecord,
     Beat,
+    Fleet,
     Holding,
     parse_beat,
     parse_fleet,
@@ -29,11 +30,14 @@ from gateway.cluster.journal_records import journal_stream
 from gateway.cluster.leases import Entry, Leases
 from gateway.cluster.members import HOLD_S
 from gateway.cluster.nats_link import NatsLink
+from gateway.cluster.restored_journal import gap, is_restored
 from gateway.cluster.snapshots import MalformedSnapshot, Manifest, Snapshots
 from gateway.config.cluster_section import Cluster
 from gateway.model.errors import ConfigError, NodeUnreachable
 
 SNAPSHOT, STREAM = "snapshot", "stream"
+#: said of a stream
+GONE = "the stream is gone"
 _FOLDER = "folder of "
 
 
@@ -55,6 +59,8 @@ class Survey(msgspec.Struct):
     serves: bool  # that node has opened it
     copies: list[Copy]  # the furthest first
     silent: list[str]  # nodes that told of no copy and do not live: they may have one
+    gap: str = ""  # why the stream can not be gone on with, or not with the snapshot; empty: it can
+    fleet: str = ""  # identity of the fleet; empty: only nodes of an older program were there
 
     def furthest(self) -> Copy | None:
         return next((copy for copy in self.copies if not copy.is_other), None)
@@ -69,12 +75,17 @@ class Sight(msgspec.Struct):
     manifest: Manifest | None
     holding: Holding
     lacks: dict[str, Lack]
+    fleet: Fleet
+    gap: str = ""  # why the stream, with the snapshot, is not all that was there up to its end; empty: it is
 
     def follows(self, created: str) -> bool:
-        """Is a copy of this stream one of the partition? A recovery that ended in the middle has made one too."""
+        """Is a copy of this stream one of the partition? A recovery that ended in the middle has made one too, and a
+        backup brings the messages back as a stream of its own."""
         if self.past is None:
             return True
-        return created in (self.past.created, self.past.made) and created != ""
+        if created in (self.past.created, self.past.made) and created != "":
+            return True
+        return self.state is not None and created == self.state.created and is_restored(self.state, self.past.created)
 
     def created(self) -> str:
         """Of the journal that the partition had, as far as it can be told."""
@@ -110,16 +121,20 @@ class Surveyor:
         """Takes a lease's time where a node has the partition, or told of no copy. `work`: a folder for what has to be
         looked into. ConfigError where there is no such partition; NodeUnreachable."""
         entries = await patiently(self._leases.all)
-        self._check(partition, entries)
+        fleet = self._check(partition, entries)
         await patiently(partial(finished_import, self._leases))
         past, revision = await self.pasts.get(partition)
         try:
             state = await self._js.state(journal_stream(self._settings.name, partition))
             manifest = await self._manifest(partition)
+            holding = await self.holding(partition)
+            sight = Sight(past, revision, state, manifest, holding, _lacks(entries, partition), fleet)
+            copy = None if manifest is None else Mark(manifest.created, manifest.place)
+            sight.gap = await self.gap(sight, partition, copy, 0 if manifest is None else manifest.epoch)
         except JetStreamError as exc:
-            raise NodeUnreachable(f"NATS does not say what it has of the partition: {exc}") from exc
-        holding = await self.holding(partition)
-        sight = Sight(past, revision, state, manifest, holding, _lacks(entries, partition))
+            raise NodeUnreachable(
+                f"NATS does not say what it has of the partition: {exc}; see that its servers run, and run this again"
+            ) from exc
         beats = [beat for entry in entries if (beat := _beat(entry)) is not None]
         live = await self._live(entries)
         has = next((beat.name for beat in beats if beat.number == holding.node and beat.name in live), "")
@@ -133,10 +148,19 @@ class Surveyor:
             bool(has) and holding.ready,
             copies,
             sorted(beat.name for beat in beats if beat.name not in live and beat.name not in sight.lacks),
+            sight.gap,
+            sight.fleet.ident,
         )
         return survey, sight
 
-    def _check(self, partition: int, entries: list[Entry]) -> None:
+    async def gap(self, sight: Sight, partition: int, copy: Mark | None, epoch: int) -> str:
+        """Why the stream does not go on where a copy ends. JetStreamError."""
+        if sight.state is None:
+            return GONE
+        stream = journal_stream(self._settings.name, partition)
+        return await gap(self._js, stream, sight.state, sight.created(), copy, epoch)
+
+    def _check(self, partition: int, entries: list[Entry]) -> Fleet:
         fleet = next((entry for entry in entries if entry.key == FLEET), None)
         if fleet is None:
             raise ConfigError(f"NATS keeps no fleet {self._settings.name!r}", field="cluster.name")
@@ -145,9 +169,15 @@ class Surveyor:
         except BadRecord:
             raise ConfigError("the fleet's records are of a newer version", field="cluster.name") from None
         if not 0 <= partition < said.partitions:
-            raise ConfigError(f"there is no partition {partition}: the fleet has {said.partitions}, from 0 on")
+            raise ConfigError(
+                f"there is no partition {partition}: the fleet has {said.partitions}, from 0 on", field="PARTITION"
+            )
         if said.replicas != self._settings.replicas:
-            raise ConfigError(f"{self._settings.replicas}, but the fleet has {said.replicas}", field="cluster.replicas")
+            raise ConfigError(
+                f"{self._settings.replicas}, but the fleet {self._settings.name!r} has {said.replicas}: set it so",
+                field="cluster.replicas",
+            )
+        return said
 
     async def _manifest(self, partition: int) -> Manifest | None:
         try:
@@ -203,7 +233,7 @@ class Surveyor:
         except MalformedSnapshot:
             return f"its journal begins at {state.first}, and the snapshot before it is not whole"
         except JetStreamError as exc:
-            raise NodeUnreachable(f"the snapshot can not be read: {exc}") from exc
+            raise NodeUnreachable(f"the snapshot can not be read: {exc}; run this again") from exc
         return ""
 
 
@@ -212,20 +242,13 @@ def _copies(sight: Sight) -> list[Copy]:
     manifest, state = sight.manifest, sight.state
     if manifest is not None:
         found.append(Copy(SNAPSHOT, manifest.place, True, not sight.follows(manifest.created)))
-    if state is not None and state.last and reaches(state, manifest):
+    if state is not None and state.last and not sight.gap:
         found.append(Copy(STREAM, state.last, True, not sight.follows(state.created)))
     for node, lack in sight.lacks.items():
         if lack.place:
             found.append(Copy(f"{_FOLDER}{node}", lack.place, False, not sight.follows(lack.created)))
     # of two that have come as far the one that is in NATS
     return sorted(found, key=lambda copy: (copy.is_other, -copy.place, not copy.in_nats))
-
-
-def reaches(state: StreamState, manifest: Manifest | None) -> bool:
-    """Can all that the stream had be had from it, with the snapshot where that is of this stream?"""
-    if state.first <= 1:
-        return True
-    return manifest is not None and manifest.created == state.created and manifest.place + 1 >= state.first
 
 
 def _lacks(entries: list[Entry], partition: int) -> dict[str, Lack]:

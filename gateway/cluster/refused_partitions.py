@@ -1,6 +1,6 @@
-"""What a node does about partitions that it did not take over because their journal is not what they had: says so once,
-writes down what it has of them, and brings the furthest copy to where all can reach it; must never change the journal,
-nor replace a snapshot by one that has less.
+"""What a node does about partitions that it did not take over because of their journal: says so once, writes down why
+and what it has of them, and brings the furthest copy to where all can reach it; must never change the journal, nor
+replace a snapshot by one that has less.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import structlog
 
 from gateway.cluster.follower import Follower
 from gateway.cluster.jetstream import JetStreamError
-from gateway.cluster.journal_past import JournalLacking, Lack, Mark, Pasts
+from gateway.cluster.journal_past import JournalUnusable, Lack, Mark, Pasts
 from gateway.cluster.snapshots import MalformedSnapshot, Snapshots
 from gateway.cluster.task_end import end_task
 from gateway.model.errors import GatewayError
@@ -35,23 +35,26 @@ class RefusedPartitions:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._storing = asyncio.Lock()
 
-    async def take(self, error: JournalLacking, follower: Follower, epoch: int) -> None:
-        """The folder is open here where it can be trusted, and may be closed when this returns; the rest goes on by
-        itself. Raises nothing: whoever refused has an error already."""
-        partition, mark = error.partition, follower.mark
+    async def take(self, error: JournalUnusable, follower: Follower, epoch: int) -> None:
+        """The folder may be open or closed here, and may be closed when this returns; the rest goes on by itself.
+        Raises nothing: whoever refused has an error already."""
+        partition = error.partition
         if partition not in self._said:
             self._said.add(partition)
             log.error(
                 "partition_refused",
                 partition=partition,
                 reason=error.reason,
-                consequence="it stays without an owner: pushes and registrations there are answered 503",
+                consequence="without another node that can it stays without an owner: pushes and registrations there"
+                " are answered 503",
                 remedy=f"bring the stream back, or: heliograph cluster recover {partition}",
             )
         if partition in self._tasks:
             return
+        mark: Mark | None = None
         made: Path | None = None
         try:
+            mark = follower.folder.look()
             if mark is not None and await self._is_furthest(partition, mark):
                 made = await _copy(follower)
         except _FAULTS as exc:
@@ -75,7 +78,7 @@ class RefusedPartitions:
     async def _bring(self, partition: int, epoch: int, reason: str, mark: Mark | None, made: Path | None) -> None:
         try:
             if mark is not None and mark.place:
-                await self._pasts.remember(partition, mark)
+                await self._pasts.remember(partition, mark, self._node)
             await self._pasts.say(partition, self._node, Lack(reason, *(mark or ("", 0))))
             if made is not None and mark is not None:
                 async with self._storing:

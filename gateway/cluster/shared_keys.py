@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -17,15 +18,20 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cluster.entrance import patiently
+from gateway.cluster.fleet_identity import FleetIdentity, fleet_identity
 from gateway.cluster.fleet_records import KEYS
 from gateway.cluster.import_record import finished_import
-from gateway.cluster.leases import Changed, Entry, Leases
+from gateway.cluster.journal_past import Pasts
+from gateway.cluster.leases import Changed, Entry, InDoubt, Leases
+from gateway.cluster.remembered_pasts import RememberedPasts, remembers
 from gateway.config.cluster import read_secret
 from gateway.config.cluster_section import Cluster
 from gateway.config.sections import Config
-from gateway.model.errors import ConfigError
-from gateway.store.environment import DATA_FILE
+from gateway.model.errors import ConfigError, LogUnavailable
+from gateway.store.environment import DATA_FILE, is_of_node
 from gateway.store.keys import KEY_FILE, ServerKeys, write_secret_file
+
+_log = structlog.get_logger(__name__)
 
 _NONCE_BYTES = 12
 _SPLIT = b"\n"
@@ -39,6 +45,8 @@ class FleetKeys(NamedTuple):
     seal: FleetSeal
     #: of the record they were read from
     revision: int
+    #: tells this fleet from others, and from an earlier one of its name
+    ident: str
 
     def __repr__(self) -> str:
         return f"FleetKeys(revision={self.revision})"
@@ -98,30 +106,65 @@ async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     """Written into the node's folder too, where local tools look for them. ConfigError.
 
     Keys that are in the first node's folder become the fleet's: those of a gateway alone that was there before, so that
-    tokens and device secrets stay good."""
+    tokens and device secrets stay good. And before a bucket has keys, without which no node gets on, it is told of the
+    journals that this node remembers of its fleet: nobody may begin one of those empty meanwhile."""
     seal = FleetSeal.of(config.cluster)
     folder = Path(config.store.path)
     _make_folder(folder)
     _check_folder(folder)
     # whose keys an import brings must not have others in its folder
     await patiently(partial(finished_import, leases))
-    found = open_keys(seal, await patiently(partial(_find_or_make, leases, seal, folder)), folder)
-    _check_partitions(folder, found.server)
+    found = open_keys(seal, await patiently(partial(_find_or_make, config, leases, seal)), folder)
+    fleet = fleet_identity(config.cluster.name, found.server.token_key)
+    await patiently(partial(_tell_pasts, config, leases, fleet))
+    _keep_others(folder, found.server, config.cluster.name)
     write_secret_file(folder / KEY_FILE, found.server.build())
     write_secret_file(folder / FILE_NAME, f"{found.admin}\n".encode())
     admin = load_or_create(folder / FILE_NAME)
-    return FleetKeys(found.server, folder / FILE_NAME, admin.hash, seal, found.revision)
+    return FleetKeys(found.server, folder / FILE_NAME, admin.hash, seal, found.revision, fleet.ident)
 
 
-async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> Entry:
+async def _find_or_make(config: Config, leases: Leases, seal: FleetSeal) -> Entry:
+    folder, name = Path(config.store.path), config.cluster.name
     while True:
         entry = await leases.get(KEYS)
         if entry is not None:
             return entry
-        server = ServerKeys.load(folder, may_create=True)
+        server = ServerKeys.load(folder, may_create=not remembers(folder, name))
+        await _tell_pasts(config, leases, fleet_identity(name, server.token_key))
         admin = load_or_create(folder / FILE_NAME)
         with suppress(Changed):
             await leases.create(KEYS, seal.seal(build_shared(admin.text, server.path.read_bytes())))
+
+
+async def _tell_pasts(config: Config, leases: Leases, fleet: FleetIdentity) -> None:
+    memory = RememberedPasts(Path(config.store.path), fleet, await leases.made())
+    try:
+        await memory.tell(Pasts(leases), config.cluster.partitions)
+    except LogUnavailable as exc:
+        raise InDoubt(exc.message) from exc
+
+
+def _keep_others(folder: Path, mine: ServerKeys, name: str) -> None:
+    """Keys of another fleet whose partitions lie here: without them nothing of those could be read any more."""
+    if not is_of_node(folder):
+        return
+    try:
+        found = ServerKeys.parse(folder / KEY_FILE, (folder / KEY_FILE).read_bytes())
+    except (OSError, ConfigError):
+        return  # there are none, or none that are of use
+    if found.token_key == mine.token_key:
+        return
+    ident = fleet_identity(name, found.token_key).ident
+    for file in (KEY_FILE, FILE_NAME):
+        kept = folder / f"{file}.of-{ident}"
+        if (folder / file).exists() and not kept.exists():
+            write_secret_file(kept, (folder / file).read_bytes())
+    _log.warning(
+        "keys_of_another_fleet_kept",
+        kept=str(folder / f"{KEY_FILE}.of-{ident}"),
+        consequence="this node uses the keys of its fleet; remove the file when nobody asks for the other's data",
+    )
 
 
 def _check_folder(folder: Path) -> None:
@@ -132,22 +175,6 @@ def _check_folder(folder: Path) -> None:
             f"{str(folder)!r} has the store of a gateway alone: `heliograph cluster import` brings all of it into a new"
             f" fleet. Name an empty folder for the node. To keep the keys and nothing else copy {KEY_FILE} and"
             f" {FILE_NAME} into the first node's (docs/cluster.md)",
-            field="store.path",
-        )
-
-
-def _check_partitions(folder: Path, fleets: ServerKeys) -> None:
-    """Partitions of a folder are worth nothing without the keys they were made under, and the only copy of those may be
-    the one that would be written over: where all of NATS was lost, and a node with an empty folder came first."""
-    if not (folder / KEY_FILE).exists() or not any(folder.glob("partitions/*/data.mdb")):
-        return
-    mine = ServerKeys.load(folder, may_create=False)
-    if (mine.token_key, mine.push_id_key, mine.hash_key) != (fleets.token_key, fleets.push_id_key, fleets.hash_key):
-        raise ConfigError(
-            f"{str(folder)!r} has partitions under other keys than the fleet's, which would be worth nothing without"
-            f" their own {KEY_FILE}. If NATS was lost and a node with an empty folder made new keys: stop all nodes,"
-            " remove the fleet's streams, and start a node with such a folder first. If what the folder has is not"
-            " wanted: name an empty folder (docs/cluster.md)",
             field="store.path",
         )
 

@@ -261,6 +261,10 @@ class Snapshots:
             [ident for ident in idents if ident != manifest.ident and _epoch_of(ident) <= manifest.epoch],
         )
 
+    async def forget(self, partition: int) -> None:
+        """All that there is of a partition, for one that is none."""
+        await self._js.purge(self._stream, subject=f"{self._settings.name}.snapshot.{partition}.>")
+
     async def _remove(self, partition: int, idents: list[str]) -> None:
         for ident in idents:
             await self._js.purge(self._stream, subject=self._chunk_subject(partition, ident, "*"))

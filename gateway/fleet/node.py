@@ -22,8 +22,8 @@ from gateway.cluster.beats import ThreadHeart
 from gateway.cluster.broadcast_stream import BroadcastStream
 from gateway.cluster.entrance import Entrance, enter, patiently
 from gateway.cluster.far_door import FarDoor
+from gateway.cluster.fleet_identity import FleetIdentity
 from gateway.cluster.import_record import finished_import
-from gateway.cluster.journal_past import Pasts
 from gateway.cluster.key_watch import KeyWatch
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.leases import Entry
@@ -113,11 +113,9 @@ class FleetNode:
             hear=self._on_record,
         )
         self._key_watch = KeyWatch(keys, entrance, settings.lease_s, self.members.announce_keys)
-        self._pasts = Pasts(leases)
         server_keys = keys.server
-        self._remembered = RememberedPasts(
-            Path(config.store.path), settings.name, server_keys.token_key, entrance.bucket
-        )
+        fleet = FleetIdentity(settings.name, keys.ident)
+        self._remembered = RememberedPasts(Path(config.store.path), fleet, entrance.bucket)
         push_ids = PushIds(server_keys.push_id_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
         self._stores = PartitionStores(link, settings, config.store, server_keys, leases, metrics)
@@ -194,7 +192,12 @@ class FleetNode:
             keys = await share_keys(config, leases)
             await _learn_strays(config, link, leases)
             entrance = await enter(
-                settings, leases, devices=_advertised(config), api=_api_url(config), keys=keys.revision
+                settings,
+                leases,
+                devices=_advertised(config),
+                api=_api_url(config),
+                keys=keys.revision,
+                ident=keys.ident,
             )
             if entrance.bucket != bucket:  # the keys are of the one before
                 raise bucket_lost(settings.name, is_gone=False).error
@@ -213,8 +216,8 @@ class FleetNode:
     async def _begin(self, apps: Sequence[str]) -> None:
         await self._bus.start()
         await _patiently(self._feed.start)
-        # what is remembered first: a folder may be one that was left behind when its journal was recovered
-        await _patiently(partial(self._remembered.tell, self._pasts, self.config.cluster.partitions))
+        # what is remembered was told with the keys: a folder may be one that was left behind when its journal was
+        # recovered
         await _patiently(self._stores.tell_of_folders)
         await self.edge.start()
         api = self.config.api
@@ -227,6 +230,7 @@ class FleetNode:
         self.members.announce(
             devices=_advertised(self.config, self.edge.port, self.edge.tls_port),
             api=_api_url(self.config, self.api.port),
+            strangers=len(self._stores.strangers),
         )
         await self.members.start()
         self._providers.start()

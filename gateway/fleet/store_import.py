@@ -27,9 +27,12 @@ import msgspec
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cluster.broadcast_stream import BroadcastStream
 from gateway.cluster.entrance import patiently
+from gateway.cluster.fleet_identity import fleet_identity
 from gateway.cluster.fleet_records import FLEET, KEYS, Fleet, build
 from gateway.cluster.import_record import IMPORT, Import, build_import, read_import
 from gateway.cluster.jetstream import NOT_FOUND, JetStream, JetStreamError, Refused
+from gateway.cluster.journal_past import Past, parse_past_key, past_key
+from gateway.cluster.journal_past import build as build_past
 from gateway.cluster.journal_records import journal_stream
 from gateway.cluster.journal_stream import JournalStream, journal_config
 from gateway.cluster.kv_leases import KvLeases
@@ -46,7 +49,7 @@ from gateway.fleet.broadcast_message import Told, build_message
 from gateway.model.cluster import VERSION
 from gateway.model.errors import ConfigError, LogUnavailable
 from gateway.store.commit import APPLIED_KEY
-from gateway.store.moved import mark_moved, moved_to
+from gateway.store.moved import MOVED_FILE, mark_moved, moved_to
 from gateway.store.records import PUT, Db, pack_u64
 from gateway.store.split import Carried, StoreSplit
 from gateway.store.split_target import SplitTarget
@@ -128,7 +131,10 @@ def _work_folder(work: Path | None, source: str) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=work))
     except OSError as exc:
-        raise ConfigError(f"no folder for the import can be made: {exc.strerror}; name one with --work") from exc
+        raise ConfigError(
+            f"no folder for the import can be made: {exc.strerror}; name one with room for twice the store",
+            field="--work",
+        ) from exc
     try:
         yield folder
     finally:
@@ -180,12 +186,17 @@ class _Importer:
                 # what an import that was broken off may have left
                 entries.pop(FLEET, None)
                 entries.pop(KEYS, None)
+                entries = {key: entry for key, entry in entries.items() if parse_past_key(key) < 0}
             self._refuse_entries(sorted(entries))
             if record is not None:
                 self._say("an import of this store was broken off: it begins anew")
                 return False
         if moved := moved_to(self._split.folder):
-            raise ConfigError(f"this store was imported into the fleet {moved!r} already", field="store.path")
+            raise ConfigError(
+                f"this store was imported into the fleet {moved!r} already (cluster.name). Where no node of that fleet"
+                f" was started, remove {MOVED_FILE} from the folder to import it into another",
+                field="store.path",
+            )
         await self._refuse_streams()
         return False
 
@@ -198,9 +209,9 @@ class _Importer:
             )
 
     async def _refuse_streams(self) -> None:
+        """Of more partitions than are wanted too: where those come from nobody knows."""
         name = self._settings.name
-        journals = [journal_stream(name, partition) for partition in range(self._settings.partitions)]
-        for stream in (*journals, f"{name}_S", f"{name}_BROADCASTS"):
+        for stream in (*await self._js.names(f"{name}.journal.>"), f"{name}_S", f"{name}_BROADCASTS"):
             state = await self._js.state(stream)
             if state is not None and state.last:
                 raise ConfigError(
@@ -217,9 +228,10 @@ class _Importer:
         targets = await self._read(work)
         snapshots = Snapshots(self._link, self._settings)
         await self._until(snapshots.prepare)
+        await self._remove_surplus(leases, snapshots)
         for target in targets:
             await self._check_mine(leases)
-            await self._partition(snapshots, target, work)
+            await self._partition(leases, snapshots, target, work)
         await self._check_mine(leases)
         await self._broadcasts()
         chunks = await StrayTokens(self._link, self._settings).write(self._split.strays)
@@ -228,7 +240,10 @@ class _Importer:
         await self._check_mine(leases)
         # from here on the store must not be served alone, and after the next step nodes start
         self.mark()
-        await self._write(leases, msgspec.structs.replace(self._record, done=True, stray_chunks=chunks))
+        done = msgspec.structs.replace(
+            self._record, done=True, stray_chunks=chunks, partitions=self._settings.partitions
+        )
+        await self._write(leases, done)
 
     async def _read(self, work: Path) -> list[SplitTarget]:
         """In a thread, so that the connection lives on meanwhile."""
@@ -261,7 +276,9 @@ class _Importer:
         """The record that keeps nodes out, before anything they could find."""
         entry = await patiently(partial(leases.get, IMPORT))
         self._revision = 0 if entry is None else entry.revision
-        record = Import(self.source, secrets.token_hex(8))
+        before = read_import(entry)
+        most = max(self._settings.partitions, 0 if before is None else before.partitions)
+        record = Import(self.source, secrets.token_hex(8), partitions=most)
         await self._write(leases, record)
         if entry is None:
             # a node that was faster has its keys there by now, and one that is slower sees the record
@@ -294,7 +311,22 @@ class _Importer:
         if entry is None or entry.revision != self._revision:
             raise _taken_over()
 
-    async def _partition(self, snapshots: Snapshots, target: SplitTarget, work: Path) -> None:
+    async def _remove_surplus(self, leases: Leases, snapshots: Snapshots) -> None:
+        """What a try that was broken off made for partitions that are not wanted any more."""
+        assert self._record is not None
+        for partition in range(self._settings.partitions, self._record.partitions):
+            await self._check_mine(leases)
+            await self._remove(journal_stream(self._settings.name, partition))
+            await self._until(partial(snapshots.forget, partition))
+            await patiently(partial(self._forget, leases, past_key(partition)))
+
+    async def _forget(self, leases: Leases, key: str) -> None:
+        entry = await leases.get(key)
+        if entry is not None:
+            with contextlib.suppress(Changed):  # whoever took this import over forgets it too
+                await leases.delete(key, entry.revision)
+
+    async def _partition(self, leases: Leases, snapshots: Snapshots, target: SplitTarget, work: Path) -> None:
         loop = asyncio.get_running_loop()
         await self._remove(journal_stream(self._settings.name, target.partition))
         # Not from the first place: a journal that begins there has everything, and this one begins in its snapshot.
@@ -316,6 +348,8 @@ class _Importer:
             shutil.rmtree(made, ignore_errors=True)
         if stored is None:
             raise ConfigError("somebody else writes into this fleet at the same time", field="cluster.name")
+        # a node's folder of an earlier fleet of this name must not tell of another journal
+        await self._put(leases, past_key(target.partition), build_past(Past(state.created, place)))
         self._say(f"partition {target.partition + 1} of {self._settings.partitions}: {stored.size} bytes")
 
     async def _broadcasts(self) -> None:
@@ -346,7 +380,8 @@ class _Importer:
         admin_file = self._split.folder / FILE_NAME
         admin = load_or_create(admin_file if admin_file.exists() else work / FILE_NAME)
         server = self._split.keys.path.read_bytes()
-        fleet = Fleet(VERSION, self._settings.partitions, self._settings.replicas)
+        ident = fleet_identity(self._settings.name, self._split.keys.token_key).ident
+        fleet = Fleet(VERSION, self._settings.partitions, self._settings.replicas, ident)
         await self._put(leases, KEYS, self._seal.seal(build_shared(admin.text, server)))
         await self._put(leases, FLEET, build(fleet))
 

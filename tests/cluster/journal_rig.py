@@ -100,7 +100,7 @@ class JournalFleet:
         self._closing: list[Callable[[], Awaitable[Any]]] = []
         self._nodes = 0
 
-    async def node(self, name: str = "", **settings: Any) -> JournalNode:
+    async def node(self, name: str = "", /, **settings: Any) -> JournalNode:
         """A fresh one, or with the folder of that name."""
         self._nodes += 1
         # the servers reserve a journal's bytes

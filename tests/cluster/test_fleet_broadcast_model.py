@@ -216,10 +216,6 @@ class LongLife(BroadcastFleet):
 
 
 TestBroadcastFleet = BroadcastFleet.TestCase
-TestBroadcastFleet.settings = settings(
-    max_examples=4, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestBroadcastFleet.settings = settings(max_examples=4, stateful_step_count=15, suppress_health_check=list(HealthCheck))
 TestLongLife = pytest.mark.slow(LongLife.TestCase)
-TestLongLife.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestLongLife.settings = settings(max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck))

@@ -46,6 +46,7 @@ async def adopt(scene: Scene, link: NatsLink, name: str, epoch: int) -> Store:
     folder = StoreConfig(path=str(scene.path / name), max_bytes=1 << 26)
     stores = PartitionStores(link, settings, folder, keys, KvLeases(link, scene.config.cluster), Metrics(process=False))
     try:
+        await stores.tell_of_folders()
         return await stores.open_partition(0, epoch, on_fenced=lambda: None, on_behind=lambda: None)
     finally:
         await stores.close()

@@ -75,7 +75,7 @@ def test_what_is_not_the_journal_that_the_partition_had(
 def test_records_and_keys_of_others_are_no_records_of_ours() -> None:
     assert parse_past(build(Past("a", 3, "x", "b"))) == Past("a", 3, "x", "b")
     assert parse_past(b"\x92\xa1a\x03") == Past("a", 3)  # of a program that knew less
-    assert parse_past(b"\x95\xa1a\x03\xa0\xa0\xa3new") == Past("a", 3)  # and of one that knows more
+    assert parse_past(b"\x96\xa1a\x03\xa0\xa0\xa0\xa3new") == Past("a", 3)  # and of one that knows more
     assert parse_lack(build(Lack("why", "a", 3))) == Lack("why", "a", 3)
     for raw in (b"", b"\xc0", b"\x92\xa1a\xff", b"\x92\xa1\xff\x03", b"\x91\xa1a", b"{}"):
         with pytest.raises(BadRecord):

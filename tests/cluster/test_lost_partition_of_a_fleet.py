@@ -17,9 +17,13 @@ import structlog
 from bare_device import BareDevice
 
 from gateway.cli import run
+from gateway.cluster.fleet_identity import FleetIdentity
 from gateway.cluster.jetstream import JetStream
 from gateway.cluster.nats_link import NatsLink
+from gateway.cluster.partition_folder import PartitionFolder
+from gateway.cluster.remembered_pasts import FILE
 from gateway.config.cluster_section import Cluster
+from gateway.config.sections import Store
 from gateway.model.cluster import partition_of
 from gateway.model.registration import parse_token
 from gateway.tour.fleet_home import FleetHome, GatewayNode
@@ -181,35 +185,19 @@ async def test_servers_that_came_up_with_empty_disks_make_no_empty_partitions(
 ) -> None:
     """The bucket is gone too: all that is left are the nodes' folders."""
     async with FleetHome(tmp_path, nodes=2, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
-        assert home.nats is not None
         scene = Scene(home)
         await scene.begin()
         before = await scene.push(0, "before", ttl=3600)
         assert before.status_code == 201, before.text
-        for node in home.nodes:
-            await node.kill()
-        server = home.nats.servers[0]
-        server.kill()
-        shutil.rmtree(server.folder / "store", ignore_errors=True)
-        shutil.rmtree(server.folder / "jetstream", ignore_errors=True)
-        await home.nats.start()
-        assert server.jetstream()["streams"] == 0
+        await all_of_nats_is_lost(home)
         for node in home.nodes:
             await node.spawn()
         await asyncio.gather(*(node.until_serving() for node in home.nodes))
-
-        async def all_refused() -> bool:
-            return await home.nodes[0].figure(home.http, "heliograph_partitions_refused") == PARTITIONS
-
-        await until(all_refused)
+        await until(lambda: are_refused(home, PARTITIONS))
         for partition in range(PARTITIONS):
             assert await command(home, "recover", str(partition), "--yes") == 0, capsys.readouterr().err
         await home.until_ready()
-
-        async def is_there() -> bool:
-            return await scene.shown(1, before.json()["id"]) == 200
-
-        await until(is_there)
+        await until(lambda: is_shown(scene, 1, before.json()["id"]))
         after = await scene.push(1, "after", ttl=3600)
         assert after.status_code == 201, after.text
 
@@ -247,3 +235,131 @@ async def test_nats_servers_that_are_killed_all_at_once_and_other_settings_are_n
         for node in home.nodes:
             assert (await readiness(home, node))["unserved"] == []
             assert "partition_refused" not in node.log_file.read_text()
+
+
+async def test_the_status_tells_of_a_node_with_folders_of_another_fleet_and_every_partition_is_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = FleetIdentity("shop", "0123456789abcdef")
+    for partition in (0, 2):
+        folder = PartitionFolder(Store(path=str(tmp_path / "g1" / "store")), partition, other)
+        folder.create("made there")
+        folder.apply([], 700)
+        folder.close()
+    async with FleetHome(tmp_path, nodes=1, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
+        await home.until_ready()
+        assert await command(home, "status") == 0
+        said = capsys.readouterr()
+        assert "node g1 has 2 partition folders of another fleet" in said.err
+        assert await command(home, "status", "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [member["strangers"] for member in found["members"]] == [2]
+        assert len(found["ident"]) == len(other.ident)
+
+
+async def an_empty_folder_comes_first(home: FleetHome) -> tuple[Scene, str]:
+    """The first node has nothing of what the second one had, and makes a fleet with other keys. The scene of before,
+    and a push that was accepted there."""
+    empty, _ = home.nodes
+    scene = Scene(home)
+    await scene.begin()
+    before = await scene.push(0, "before", ttl=3600)
+    assert before.status_code == 201, before.text
+    await empty.terminate()
+    await home.until_ready()  # the other one has all of it
+    await all_of_nats_is_lost(home)
+    shutil.rmtree(empty.store)
+    await home.restart(0)
+    return scene, before.json()["id"]
+
+
+async def all_comes_back(home: FleetHome, scene: Scene, push: str, capsys: pytest.CaptureFixture[str]) -> None:
+    await home.restart(1)
+    await home.restart(0)
+    await until(lambda: are_refused(home, PARTITIONS))
+    for partition in range(PARTITIONS):
+        assert await command(home, "recover", str(partition), "--yes") == 0, capsys.readouterr().err
+    await home.until_ready()
+    await until(lambda: is_shown(scene, 0, push))
+
+
+async def test_nodes_that_remember_a_fleet_keep_out_of_one_that_a_node_with_an_empty_folder_made_after_nats_lost_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the error says to do is done, and all comes back."""
+    async with FleetHome(tmp_path, nodes=2, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
+        empty, whole = home.nodes
+        scene, before = await an_empty_folder_comes_first(home)
+        await whole.spawn()
+
+        async def has_left() -> bool:
+            return not whole.is_running
+
+        await until(has_left)
+        assert await whole.terminate() == 2
+        said = " ".join(whole.last_words().split())
+        assert "store.path" in said, said
+        assert f"knows of {PARTITIONS} partitions" in said, said
+        assert "stop all nodes, remove the fleet's streams, and start this node before any other" in said, said
+        assert list(whole.store.rglob("*.of-*")) == []
+        await empty.terminate()
+        await remove_the_streams(home)
+        (empty.store / FILE).unlink()
+        await all_comes_back(home, scene, before, capsys)
+
+
+async def test_a_node_that_forgot_its_fleet_goes_along_with_one_of_an_empty_folder_and_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an older program, whose folders alone tell. What its log says to do is done, word for word."""
+    async with FleetHome(tmp_path, nodes=2, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
+        _, whole = home.nodes
+        scene, before = await an_empty_folder_comes_first(home)
+        (whole.store / FILE).unlink()
+        await home.restart(1)
+        await home.until_ready()
+        assert "partition_folders_of_another_fleet" in whole.log_file.read_text()
+        assert await command(home, "status") == 0
+        assert "node g2 has 4 partition folders of another fleet" in capsys.readouterr().err
+
+        for node in home.nodes:
+            await node.terminate()
+            (node.store / FILE).unlink()
+        await remove_the_streams(home)
+        for kept in whole.store.glob("*.of-*"):
+            kept.rename(kept.with_name(kept.name.partition(".of-")[0]))
+        for kept in (whole.store / "partitions").glob("*.of-*"):
+            place = kept.with_name(kept.name.partition(".of-")[0])
+            shutil.rmtree(place)
+            kept.rename(place)
+        await all_comes_back(home, scene, before, capsys)
+
+
+async def all_of_nats_is_lost(home: FleetHome) -> None:
+    assert home.nats is not None
+    for node in home.nodes:
+        await node.kill()
+    server = home.nats.servers[0]
+    server.kill()
+    shutil.rmtree(server.folder / "store", ignore_errors=True)
+    shutil.rmtree(server.folder / "jetstream", ignore_errors=True)
+    await home.nats.start()
+    assert server.jetstream()["streams"] == 0
+
+
+async def remove_the_streams(home: FleetHome) -> None:
+    assert home.nats is not None
+    link = NatsLink(Cluster(url=home.nats.urls), purpose="test")
+    await link.connect()
+    js = JetStream(link)
+    for stream in await js.names():
+        await js.api(f"STREAM.DELETE.{stream}")
+    await link.close()
+
+
+async def are_refused(home: FleetHome, count: int) -> bool:
+    return await home.nodes[0].figure(home.http, "heliograph_partitions_refused") == count
+
+
+async def is_shown(scene: Scene, node: int, push: str) -> bool:
+    return await scene.shown(node, push) == 200

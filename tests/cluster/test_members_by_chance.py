@@ -92,26 +92,26 @@ def live_somehow(chance: random.Random) -> None:
 
 
 @given(chances)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_nodes_that_start_at_the_same_moment_agree(chance: random.Random) -> None:
     start_together(chance)
 
 
 @pytest.mark.slow
 @given(chances)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_nodes_that_start_at_the_same_moment_agree_however_often_it_is_tried(chance: random.Random) -> None:
     start_together(chance)
 
 
 @given(chances)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_however_nodes_start_die_sleep_and_come_back_every_partition_ends_with_one_owner(chance: random.Random) -> None:
     live_somehow(chance)
 
 
 @pytest.mark.slow
 @given(chances)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_many_lives_of_a_fleet_end_with_one_owner_for_each_partition(chance: random.Random) -> None:
     live_somehow(chance)

@@ -101,7 +101,7 @@ async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 @given(st.lists(FRAMES, max_size=25), st.integers(1, 60))
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_frames_in_any_pieces(frames, step):
     async def run() -> None:
         state, wire = State(), Wire()
@@ -125,7 +125,6 @@ def test_any_frames_in_any_pieces(frames, step):
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)
 def test_any_bytes_after_the_preface(data):
     async def run() -> None:
         state, wire = State(), Wire()

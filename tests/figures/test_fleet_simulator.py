@@ -128,7 +128,7 @@ def test_the_line_through_the_measured_points_of_nats_meets_them() -> None:
     limited=st.booleans(),
     rate=st.floats(2_000, 20_000),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_device_ends_connected_once(devices: float, spread: float, limited: bool, rate: float) -> None:
     seen = storm(SMALL, devices, Case("", spread, limited=limited), rate)
     assert seen.came == pytest.approx(devices, abs=1)

@@ -400,7 +400,7 @@ async def test_any_batch_gets_a_result_each_the_same_as_over_http(house: House) 
 
     loop = asyncio.get_running_loop()
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(PUSHES)
     def run(pushes: list[Any]) -> None:
         for one in pushes:
@@ -422,7 +422,7 @@ async def test_any_bytes_in_a_push_frame_get_an_answer_or_end_the_link(house: Ho
         if not link.closed:
             link.vanish()
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(st.binary(max_size=60) | st.builds(lambda raw: b"\x82\xa3req\x01\xa6pushes" + raw, st.binary(max_size=60)))
     def run(raw: bytes) -> None:
         asyncio.run_coroutine_threadsafe(send(raw), loop).result(20)

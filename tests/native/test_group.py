@@ -61,7 +61,7 @@ class GroupAgainstList(RuleBasedStateMachine):
 
 
 TestGroupAgainstList = GroupAgainstList.TestCase
-TestGroupAgainstList.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestGroupAgainstList.settings = settings(max_examples=80, stateful_step_count=30)
 
 
 def test_grows_by_half_and_gives_everything_back() -> None:

@@ -66,7 +66,7 @@ def test_places_mean_the_same_to_the_delivery_floor() -> None:
     assert (UNKNOWN_TOKEN, FULL, APART) == (ports.UNKNOWN_TOKEN, ports.FULL, ports.APART)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(TEXTS, TEXTS, DATA, st.sampled_from([*Urgency]), st.integers(1, 1_000_000), st.integers(1, 2**63 - 1))
 def test_a_notify_frame_is_the_one_that_python_builds(
     title: str, text: str, data: Any, urgency: Urgency, ttl: int, first: int

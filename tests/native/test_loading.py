@@ -50,7 +50,7 @@ class Numbering:
         return -1 if app == self.unknown else self.groups.setdefault((app, version), len(self.groups))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         st.one_of(st.integers(0, 3_000), st.just(LARGEST)),

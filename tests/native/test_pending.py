@@ -145,7 +145,7 @@ class PendingAgainstDicts(RuleBasedStateMachine):
 
 
 TestPendingAgainstDicts = PendingAgainstDicts.TestCase
-TestPendingAgainstDicts.settings = settings(max_examples=120, stateful_step_count=35, deadline=None)
+TestPendingAgainstDicts.settings = settings(max_examples=120, stateful_step_count=35)
 
 
 def test_a_timer_fires_on_its_own_tick_and_then_the_expiry_does() -> None:
@@ -209,7 +209,7 @@ def test_a_leap_of_the_clock_past_everything_fires_everything_at_once() -> None:
     assert sorted(pending.due(LARGEST_S * 1000, 1000)) == list(range(100))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.permutations(range(40)), st.randoms(use_true_random=False))
 def test_a_chain_ascends_in_whatever_order_it_is_filled(order: list[int], rng: random.Random) -> None:
     pending = Pending(START)

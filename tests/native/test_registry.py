@@ -154,7 +154,7 @@ class RegistryAgainstDicts(RuleBasedStateMachine):
 
 
 TestRegistryAgainstDicts = RegistryAgainstDicts.TestCase
-TestRegistryAgainstDicts.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRegistryAgainstDicts.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 @pytest.mark.parametrize("seed", range(4))

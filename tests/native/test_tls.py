@@ -504,7 +504,7 @@ def test_a_drain_reaches_tls_links_and_those_in_the_handshake() -> None:
         rig.event(native.EVENT_DRAINED)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=600))
 def test_any_bytes_on_the_tls_port_only_end_their_link(data: bytes) -> None:
     rig = shared_rig()

@@ -305,7 +305,7 @@ def test_a_closed_link_that_was_stalled_gets_all_and_then_its_end(tmp_path: Path
         client.close()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     parts=st.lists(
         st.one_of(

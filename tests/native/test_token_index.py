@@ -80,7 +80,7 @@ class IndexAgainstDict(RuleBasedStateMachine):
 
 
 TestIndexAgainstDict = IndexAgainstDict.TestCase
-TestIndexAgainstDict.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+TestIndexAgainstDict.settings = settings(max_examples=120, stateful_step_count=30)
 
 
 def test_at_most_32_bytes_an_entry_while_growing_and_while_shrinking() -> None:
@@ -108,7 +108,7 @@ def test_finds_all_of_many_in_one_call() -> None:
     assert found == [i if i < 20_000 else -1 for i in asked]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 600), st.integers(0, 255), st.randoms(use_true_random=False))
 def test_tokens_crowded_on_one_place_stay_correct(count: int, place: int, rng: random.Random) -> None:
     index = TokenIndex()

@@ -85,7 +85,7 @@ class WheelAgainstDict(RuleBasedStateMachine):
 
 
 TestWheelAgainstDict = WheelAgainstDict.TestCase
-TestWheelAgainstDict.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWheelAgainstDict.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 @pytest.mark.parametrize("start", [0, 255, 65_535, (1 << 31) - 5, MASK, MASK - 300, MASK - 70_000])

@@ -25,6 +25,7 @@ FLOORS = [
         "far_records",
         "push_reader",
         "push_results",
+        "nats_reader",
     },
     {"batch_parts", "farewell", "link", "registry", "pending", "tls_state", "cattp_plane"},
     {"batches", "tls_light", "tls_context", "cattp_links"},

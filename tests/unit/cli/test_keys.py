@@ -138,5 +138,67 @@ def test_without_nats_the_keys_of_a_fleet_are_not_changed_and_it_is_said(
 
 def test_a_rotation_of_one_machine_has_nothing_to_finish(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["keys", "rotate", "--finish", "--store", str(store)]) == 2
-    assert "fleet" in capsys.readouterr().err
+    assert "--finish: is for a fleet" in capsys.readouterr().err
     assert listed(store, capsys) == [(1, True)]
+
+
+COMMANDS = [["list"], ["rotate"], ["drop", "1", "--yes"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_that_is_set_is_the_one_that_is_meant(
+    store: Path, command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of the configuration without it: its keys would be changed unasked."""
+    other = store / "other"
+    other.mkdir()
+    ServerKeys.load(other, may_create=True).rotate_device_key()
+    monkeypatch.setenv("HELIOGRAPH_STORE_PATH", str(store))
+    assert run(["keys", *command, "--set", f"store.path={other}"]) == 0
+    assert listed(store, capsys) == [(1, True)]
+    assert len(listed(other, capsys)) == {"list": 2, "rotate": 3, "drop": 1}[command[0]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_and_a_fleet_are_not_asked_for_at_once(
+    store: Path, fleet: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (store / KEY_FILE).read_bytes()
+    secret = fleet.parent / "fleet.secret"
+    of_a_fleet = [
+        ["--config", str(fleet)],
+        [
+            "--set=cluster.url=nats://127.0.0.1:1",
+            "--set=cluster.allow_unsynced=1",
+            f"--set=cluster.secret_file={secret}",
+        ],
+    ]
+    for words in of_a_fleet:
+        assert run(["keys", *command, "--store", str(store), *words]) == 2
+        assert "--store: is the folder of a gateway alone" in capsys.readouterr().err
+    assert run(["keys", *command, "--store", str(store), "--set", f"store.path={store}"]) == 2
+    assert "--store: and --set store.path" in capsys.readouterr().err
+    assert (store / KEY_FILE).read_bytes() == before
+
+
+def test_a_folder_goes_before_the_configuration_of_the_environment(
+    store: Path, fleet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HELIOGRAPH_CONFIG", str(fleet))
+    assert run(["keys", "rotate", "--store", str(store), "--set", "log.level=error"]) == 0
+    assert listed(store, capsys) == [(1, False), (2, True)]
+
+
+def test_the_copy_of_a_node_is_listed_and_called_a_copy(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (store / "partitions").mkdir()
+    assert run(["keys", "list", "--store", str(store), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == [{"id": 1, "current": True}]
+    assert "is a copy" in said.err
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_that_of_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["keys", "list", "--store", str(tmp_path / "nothing")]) == 2
+    assert "--store: there is no store" in capsys.readouterr().err

@@ -930,7 +930,7 @@ def run_pieces(pieces: list[bytes]) -> tuple[list[str], dict[str, int]]:
     return out, core.counters.as_dict()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=40), garbage=st.binary(max_size=30))
 def test_any_split_of_the_stream_gives_the_same_events(cuts, garbage):
     stream = STREAM[: len(STREAM) - 10] + garbage if garbage else STREAM
@@ -965,7 +965,7 @@ FRAMES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pieces=st.lists(FRAMES, max_size=8), login=st.booleans())
 def test_garbage_raises_nothing_and_ends_in_a_documented_error(pieces, login):
     core = Core()

@@ -76,7 +76,7 @@ def check(scene: Scene, first: dict[str, bytes]) -> None:
         assert not scene.resolves(f"{local}@{scene.config.host}")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(STEPS, max_size=25))
 def test_any_order(steps: list[tuple[Any, ...]]) -> None:
     async def run() -> None:

@@ -278,7 +278,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_in_any_order(steps: list[Any]) -> None:
     async def run() -> None:
         model = Model()

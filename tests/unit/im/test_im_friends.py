@@ -242,7 +242,7 @@ acts = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(acts)
 def test_whatever_happens_friendship_is_mutual_and_blocks_hold(steps: list[tuple[str, list[int]]]) -> None:
     async def play() -> None:

@@ -395,7 +395,7 @@ async def test_nothing_of_a_mail_is_logged(door: Door, caplog: pytest.LogCapture
     assert not any(word in record.getMessage() for record in caplog.records for word in words)
 
 
-@with_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@with_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.one_of(st.binary(max_size=80), st.sampled_from([BEGIN, b"\r\n.\r\n", b"RSET\r\n", b"MAIL FROM:<", b"\r\n"]))

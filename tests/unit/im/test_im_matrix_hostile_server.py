@@ -166,7 +166,7 @@ async def test_who_answers_byte_by_byte_is_left() -> None:
             await open_once(port)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.binary(max_size=80), st.sampled_from(["raw", "body", "json"]), st.sampled_from(list(HONEST)))
 def test_whatever_it_says_to_one_request(data: bytes, how: str, which: str) -> None:
     def answer(path: str) -> bytes:

@@ -55,7 +55,7 @@ def test_a_network_that_loses_a_third_doubles_and_reorders(seed: int) -> None:
     assert isinstance(net.card.events[-1], Closed)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32),
     loss=st.floats(0, 0.3),
@@ -467,7 +467,7 @@ def test_nothing_of_what_is_sent_shows_in_a_repr() -> None:
     assert isinstance(net.card.events[-1], Received)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 0xFF).map(lambda f: f)), max_size=30), st.data())
 def test_no_pdu_breaks_a_link(inputs, data) -> None:
     """Any bytes, and any PDU that is whole: a link never raises, and what it sends is always a PDU."""

@@ -215,7 +215,7 @@ async def test_garbage_from_the_network_does_not_stop_a_card() -> None:
         assert (await scene.push_channel()).is_done
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(sorted(Instruction)), st.binary(max_size=60)), max_size=12), st.booleans())
 def test_no_apdu_breaks_a_card(apdus: list[tuple[Instruction, bytes]], has_channel: bool) -> None:
     card = Scene().card

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.ota.malformed import Malformed
@@ -106,7 +106,6 @@ COMMANDS = st.builds(
 TRANSPORTS = st.sampled_from(Transport)
 
 
-@settings(deadline=None)
 @given(COMMANDS, KEYS, TRANSPORTS)
 def test_commands_come_back(command: Command, keys: Keys, transport: Transport) -> None:
     packet = build_command(command, keys, transport)
@@ -116,7 +115,6 @@ def test_commands_come_back(command: Command, keys: Keys, transport: Transport) 
             parse_command(packet[:cut], lambda kic, kid: keys, transport)
 
 
-@settings(deadline=None)
 @given(COMMANDS, KEYS, TRANSPORTS, st.binary(max_size=200), st.integers(0, 0x0C))
 def test_answers_come_back(command: Command, keys: Keys, transport: Transport, data: bytes, status: int) -> None:
     answer = PacketAnswer(command.tar, command.counter, status, data)
@@ -127,7 +125,6 @@ def test_answers_come_back(command: Command, keys: Keys, transport: Transport, d
             parse_answer(packet[:cut], command, keys, transport)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=120), SPIS, TRANSPORTS)
 def test_any_bytes(data: bytes, spi: Spi, transport: Transport) -> None:
     for prefixed in (data, (len(data) & 0xFFFF).to_bytes(2, "big") + data, b"\2" + bytes((len(data),)) + data):

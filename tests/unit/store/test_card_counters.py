@@ -187,7 +187,7 @@ _ACTS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(_ACTS, max_size=25))
 def test_whatever_happens_each_is_given_out_once_and_they_only_rise(acts: list[tuple[str, int, int]]) -> None:
     with TemporaryDirectory() as folder:

@@ -121,7 +121,7 @@ class _Model:
         self.over: set[int] = set()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(_ACTS)
 def test_whatever_happens_the_newest_is_kept_and_each_end_has_one_line(acts: list[tuple[str, int]]) -> None:
     with TemporaryDirectory() as folder:

@@ -378,6 +378,5 @@ TestStoreBesidePlain = StoreBesidePlain.TestCase
 TestStoreBesidePlain.settings = settings(
     max_examples=20,
     stateful_step_count=40,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # each try opens stores: to shrink a failure takes minutes
 )

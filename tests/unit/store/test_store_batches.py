@@ -467,6 +467,6 @@ class BatchMachine(RuleBasedStateMachine):
 
 
 BatchMachine.TestCase.settings = settings(
-    max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=30, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
 )
 TestBatches = BatchMachine.TestCase

@@ -142,7 +142,7 @@ class BroadcastMachine(RuleBasedStateMachine):
 
 
 BroadcastMachine.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck)
 )
 TestBroadcastsLikeSets = BroadcastMachine.TestCase
 

@@ -181,7 +181,7 @@ class DirectoryMachine(RuleBasedStateMachine):
 
 
 DirectoryMachine.TestCase.settings = settings(
-    max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=25, suppress_health_check=list(HealthCheck)
 )
 TestDirectoryLikeDictionaries = DirectoryMachine.TestCase
 

@@ -158,7 +158,7 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 JournalMachine.TestCase.settings = settings(
-    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=30, suppress_health_check=list(HealthCheck)
 )
 TestJournalLikeAModel = JournalMachine.TestCase
 

@@ -221,7 +221,7 @@ async def test_ticks_write_behind_and_sweep_by_themselves(tmp_path: Path) -> Non
     await store.close()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 2**64 - 1)), st.integers(0, 2**32 - 1))
 def test_receipt_rows_read_as_written(seqs: list[int], at_s: int) -> None:
     assert parse_receipts(build_receipts(at_s, seqs)) == (at_s, tuple(seqs))

@@ -1,0 +1,272 @@
+"""The connection to NATS as it is read natively, under nats-py's client: on the loop of asyncio and on uvloop, with TLS
+and without, to a real server, and to one that sends what is no NATS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from nats.aio.client import Client
+
+from gateway.cluster.nats_link import NatsLink
+from gateway.cluster.nats_transport import UNTAKEN_BYTES, NatsTransport, read_natively
+from gateway.config.cluster_section import Cluster
+from gateway.tour.nats_servers import HOST, NatsServers
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+INFO = b'INFO {"server_id":"x","version":"2.11.0","proto":1,"headers":true,"max_payload":1048576}\r\n'
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    return request.param  # type: ignore[no-any-return]
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """(certificate, key) of a server on loopback, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nats")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = folder / "server.pem", folder / "server.key"
+    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return cert_file, key_file
+
+
+@pytest.fixture(params=["plain", "tls"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    extra, tls_ca = "", ""
+    if request.param == "tls":
+        cert_file, key_file = make_certificate(tmp_path)
+        extra, tls_ca = f'tls {{ cert_file: "{cert_file}"\n key_file: "{key_file}" }}\n', str(cert_file)
+    servers = NatsServers(tmp_path, 1, extra=extra)
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            thread.submit(lambda: asyncio.run(servers.start())).result()
+            yield Cluster(url=servers.urls, name="f", node="a", tls_ca=tls_ca)
+        finally:
+            thread.submit(lambda: asyncio.run(servers.close())).result()
+
+
+async def heard(queue: asyncio.Queue[Any], count: int) -> list[Any]:
+    async with asyncio.timeout(20):
+        return [await queue.get() for _ in range(count)]
+
+
+def test_messages_of_any_size_come_whole_and_in_order(run: Run, settings: Cluster) -> None:
+    async def scene() -> None:
+        link = NatsLink(settings, purpose="test")
+        await link.connect()
+        assert isinstance(link.nats._transport, NatsTransport)
+        queue: asyncio.Queue[tuple[str, bytes, dict[str, str] | None]] = asyncio.Queue()
+
+        async def hear(message: Any) -> None:
+            queue.put_nowait((message.subject, message.data, message.headers))
+
+        await link.nats.subscribe("of.*", cb=hear)
+        sent: list[tuple[str, bytes, dict[str, str] | None]] = []
+        for place, size in enumerate((0, 1, 100, 32_767, 32_768, 200_000, 0, 3_000_000, 5)):
+            headers = {"Place": str(place)} if place % 2 else None
+            sent.append((f"of.{place}", bytes([place]) * size, headers))
+            await link.nats.publish(sent[-1][0], sent[-1][1], headers=headers)
+        assert await heard(queue, len(sent)) == sent
+        answer = asyncio.ensure_future(link.nats.request("of.nobody.here", b"", timeout=5))
+        with pytest.raises(Exception, match="no responders"):
+            await answer
+        await link.close()
+
+    run(scene())
+
+
+def test_what_is_heard_directly_comes_in_order_and_once_and_again_after_a_loss(run: Run, settings: Cluster) -> None:
+    async def scene() -> None:
+        link = NatsLink(settings, purpose="test")
+        await link.connect()
+        came: asyncio.Queue[bytes] = asyncio.Queue()
+        by_callback: list[Any] = []
+
+        async def hear(message: Any) -> None:
+            by_callback.append(message)
+
+        link.hear_directly("straight", came.put_nowait)
+        subscription = await link.nats.subscribe("straight", cb=hear)
+        await link.nats.publish("straight", b"1")
+        await link.nats.publish("straight", b"2" * 100_000)
+        assert await heard(came, 2) == [b"1", b"2" * 100_000]
+        back = asyncio.Event()
+        link.watch(lambda up: back.set() if up else None)
+        await link.move()
+        async with asyncio.timeout(20):
+            await back.wait()
+        await link.nats.publish("straight", b"3")
+        assert await heard(came, 1) == [b"3"]
+        await subscription.unsubscribe()
+        await link.nats.publish("straight", b"4")
+        await link.nats.flush(5)
+        assert came.empty()
+        assert not by_callback
+        await link.close()
+
+    run(scene())
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
+) -> AsyncIterator[tuple[Any, asyncio.Queue[BaseException]]]:
+    """(client, its errors) of a server that does as a NATS server does until it is connected to, and then `answer`."""
+    errors: asyncio.Queue[BaseException] = asyncio.Queue()
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(INFO)
+            while await reader.readline() != b"PING\r\n":
+                pass
+            writer.write(b"PONG\r\n")
+            await answer(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            over.set()
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    client = Client()
+    assert read_natively(client) is not None
+
+    async def on_error(error: BaseException) -> None:
+        errors.put_nowait(error)
+
+    port = server.sockets[0].getsockname()[1]
+    await client.connect(f"nats://{HOST}:{port}", allow_reconnect=False, error_cb=on_error)
+    try:
+        yield client, errors
+    finally:
+        await client.close()
+        async with asyncio.timeout(20):
+            await over.wait()
+        server.close()
+        await server.wait_closed()
+
+
+async def until_closed(client: Client) -> None:
+    async with asyncio.timeout(20):
+        while not client.is_closed:
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    "said", [b"HTTP/1.1 400 Bad Request\r\n", b"MSG a 1 3\r\nabcdef\r\n", b"MSG a 1 999999999\r\n"]
+)
+def test_a_server_that_sends_what_is_no_nats_is_left(run: Run, said: bytes) -> None:
+    async def scene() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(said)
+            with contextlib.suppress(ConnectionResetError):
+                while await reader.read(1_000):  # until it hangs up
+                    pass
+
+        async with connected(answer) as (client, _):
+            await until_closed(client)
+
+    run(scene())
+
+
+def test_a_server_that_goes_is_noticed(run: Run) -> None:
+    async def scene() -> None:
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"MSG a 1 100\r\nabc")
+
+        async with connected(answer) as (client, errors):
+            await until_closed(client)
+            assert "EOF" in str(await heard(errors, 1))
+
+    run(scene())
+
+
+def test_what_is_not_taken_stops_the_reading(run: Run) -> None:
+    """A turn that lasts long: what came meanwhile stays below the bound and one read."""
+
+    async def scene() -> None:
+        piece = b"MSG a 1 65536\r\n" + b"x" * 65_536 + b"\r\n"
+
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for _ in range(500):
+                writer.write(piece)
+                await writer.drain()
+            writer.write(b"MSG b 1 3\r\nend\r\n")
+            await writer.drain()
+            await end.wait()
+
+        taken, most = 0, 0
+        end = asyncio.Event()
+        async with connected(answer) as (client, _):
+
+            async def process(_sid: int, subject: bytes, _reply: bytes, payload: bytes, _header: bytes | None) -> None:
+                nonlocal taken, most
+                connection = client._transport._connection
+                if not taken:
+                    while not connection.is_paused:
+                        await asyncio.sleep(0.001)
+                most = max(most, connection.reader.waiting_bytes)
+                taken += len(payload)
+                if subject == b"b":
+                    end.set()
+
+            client._process_msg = process
+            async with asyncio.timeout(60):
+                await end.wait()
+        assert taken == 500 * 65_536 + 3
+        assert UNTAKEN_BYTES < most <= UNTAKEN_BYTES + 65_536
+
+    run(scene())
+
+
+def test_a_certificate_that_is_not_good_is_not_taken(run: Run, tmp_path: Path) -> None:
+    cert_file, key_file = make_certificate(tmp_path)
+    servers = NatsServers(tmp_path, 1, extra=f'tls {{ cert_file: "{cert_file}"\n key_file: "{key_file}" }}\n')
+
+    async def scene() -> None:
+        await servers.start()
+        client = Client()
+        assert read_natively(client) is not None
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await client.connect(servers.urls, tls=ssl.create_default_context(), allow_reconnect=False)
+        await servers.close()
+
+    run(scene())
+
+
+def test_a_release_that_is_made_otherwise_reads_as_it_does() -> None:
+    class Another:
+        _transport = None
+
+    assert read_natively(Another()) is None  # type: ignore[arg-type]
