@@ -63,6 +63,14 @@ def status(config: ConfigFile = None, overrides: Overrides = None, as_json: Json
         raise CommandFailed(problem)
 
 
+def keys_of(has: int, newest: int) -> str:
+    """How the column says which revision of the fleet's keys a node has."""
+    if has == newest:
+        return str(has)
+    # a revision that the fleet's keys have not got to is one of another bucket's
+    return f"{has or 'of its start'}, {'behind' if has < newest else 'of other records'}"
+
+
 def _print(found: FleetStatus) -> None:
     print_table(
         ("node", "number", "state", "devices", "partitions", "for devices", "for providers", "version", "keys"),
@@ -76,7 +84,7 @@ def _print(found: FleetStatus) -> None:
                 member.devices,
                 member.api,
                 member.version,
-                member.keys if member.keys >= found.keys else f"{member.keys or 'of its start'}, behind",
+                keys_of(member.keys, found.keys),
             ]
             for member in found.members
         ),

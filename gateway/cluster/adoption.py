@@ -116,8 +116,9 @@ class PartitionStores:
                 below=str(below),
                 consequence="nothing of them is used or told of; one in the way is renamed and kept",
                 remedy="remove them, or give this node a store.path of its own. Where NATS lost all that the fleet had,"
-                " and this is its data: stop all nodes, remove the fleet's streams, give the keys that were kept here"
-                " (keys.json.of-…) and the folders that were renamed their names back, and start this node first",
+                " and this is its data: stop all nodes, remove the fleet's streams and each node's fleet-pasts.json,"
+                " give the keys that were kept here (keys.json.of-…) and the folders that were renamed their names"
+                " back, and start this node first",
             )
         return set(others)
 

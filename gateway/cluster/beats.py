@@ -19,7 +19,7 @@ import structlog
 
 from gateway.cluster.fleet_records import BadRecord, Beat, build, parse_beat
 from gateway.cluster.kv_leases import KvLeases
-from gateway.cluster.leases import Changed, InDoubt, Leases
+from gateway.cluster.leases import BucketGone, BucketReplaced, Changed, InDoubt, Leases
 from gateway.cluster.nats_link import NatsLink
 from gateway.config.cluster_section import Cluster
 from gateway.model.errors import GatewayError
@@ -28,6 +28,11 @@ _log = structlog.get_logger(__name__)
 
 #: a control thread that has not turned for so long does not come back
 HANG_S = 15.0
+#: the servers have said for so long that they have no bucket: it does not come back. More than an election of all their
+#: leaders takes, and than a node holds on without a lease (members.HOLD_S)
+GONE_S = 15.0
+#: of that, what counts at most between two such answers: who was cut off between them does not know
+_GONE_STEP_S = 1.0
 _AGAIN_S = 0.2
 #: every so many tries without an answer, from the first on: perhaps another server does better
 _MOVE_EVERY = 2
@@ -42,8 +47,10 @@ def clock() -> float:
 class Pulse:
     """What the control thread and the beats share. Each field is written by one of them and replaced as a whole."""
 
-    def __init__(self, key: str, revision: int, beat: Beat) -> None:
+    def __init__(self, key: str, revision: int, beat: Beat, bucket: str = "") -> None:
         self.key = key
+        #: when the bucket was made that this node came into; empty: not known
+        self.bucket = bucket
         #: of the record; the beats write it
         self.revision = revision
         #: what is said; the control thread writes it
@@ -63,7 +70,13 @@ class Hearer(Protocol):
         """Another node has this one's record: there will be no more beats."""
         ...
 
-    def on_missed(self) -> None: ...
+    def on_missed(self, *, is_gone: bool = False) -> None:
+        """`is_gone`: the servers answer, and have no bucket."""
+        ...
+
+    def on_replaced(self, *, is_gone: bool) -> None:
+        """The bucket is another one by now, or gone for good: there will be no more beats."""
+        ...
 
 
 class Beats:
@@ -91,13 +104,15 @@ class Beats:
         self._hurry = asyncio.Event()
         self._tried_at = now()
         self._is_in_doubt = False
+        self._gone_s = 0.0  # how long the servers have said that there is no bucket
+        self._gone_at: float | None = None  # when they said so last
 
     def hurry(self) -> None:
         """Beat now: what is said has changed. In the beats' own loop."""
         self._hurry.set()
 
     async def run(self) -> None:
-        """Until it is cancelled, or ousted."""
+        """Until it is cancelled or ousted, or the bucket is another one."""
         failed = 0
         self._tried_at = self._now()
         while True:
@@ -111,15 +126,24 @@ class Beats:
                 except Changed:
                     self._hearer.on_ousted()
                     return
-                except InDoubt:
+                except BucketReplaced:
+                    self._hearer.on_replaced(is_gone=False)
+                    return
+                except InDoubt as exc:
                     failed += 1
-                    self._hearer.on_missed()
+                    is_gone = isinstance(exc, BucketGone)
+                    self._hearer.on_missed(is_gone=is_gone)
+                    if is_gone and self._is_gone_for_good():
+                        self._hearer.on_replaced(is_gone=True)
+                        return
                     pause = min(_AGAIN_S, pause)
-                    if failed % _MOVE_EVERY == 1 and self._move is not None:
+                    # a server that knows of no bucket is no worse than the others
+                    if failed % _MOVE_EVERY == 1 and not is_gone and self._move is not None:
                         with suppress(Exception):
                             await self._move()
                 else:
                     failed = 0
+                    self._gone_s, self._gone_at = 0.0, None
                     self._hearer.on_renewed(began, slept=slept)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -143,8 +167,19 @@ class Beats:
             raise InDoubt from None  # it is still ours: the next try goes on from there
         self._is_in_doubt = False
 
+    def _is_gone_for_good(self) -> bool:
+        now = self._now()
+        if self._gone_at is not None:
+            self._gone_s += min(now - self._gone_at, _GONE_STEP_S)
+        self._gone_at = now
+        return self._gone_s >= GONE_S
+
     async def _look(self) -> None:
+        """Changed: another node has the record; BucketReplaced: it says nothing, for it is in another bucket."""
         entry = await self._leases.get(self._pulse.key)
+        # no beat costs this but one that failed: in another bucket nothing is at the revision that is expected
+        if self._pulse.bucket and await self._leases.made() != self._pulse.bucket:
+            raise BucketReplaced
         if entry is None:  # removed as that of a dead node
             self._pulse.revision = 0
             return
@@ -206,8 +241,11 @@ class _AcrossThreads:
     def on_ousted(self) -> None:
         self._soon(self._hearer.on_ousted)
 
-    def on_missed(self) -> None:
-        self._soon(self._hearer.on_missed)
+    def on_missed(self, *, is_gone: bool = False) -> None:
+        self._soon(lambda: self._hearer.on_missed(is_gone=is_gone))
+
+    def on_replaced(self, *, is_gone: bool) -> None:
+        self._soon(lambda: self._hearer.on_replaced(is_gone=is_gone))
 
     def _soon(self, call: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody wants to know

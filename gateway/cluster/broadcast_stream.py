@@ -29,11 +29,14 @@ _T = TypeVar("_T")
 ONCE_S = 600.0
 #: a reader looks by itself so often
 LOOK_S = 1.0
+#: a stream that somebody removed is made again after so long: longer than its servers know less for a moment, and than
+#: a node stays where they have lost all (beats.GONE_S)
+GONE_S = 30.0
 #: of one answer of the servers
 ANSWER_S = 5.0
 #: a message is read as base64 inside JSON, which must be below the servers' max_payload as a commit must be
 _GROWTH = 1.4
-_NOT_FOUND = 10_037
+_NOT_FOUND, _NO_STREAM = 10_037, 10_059
 _HEADER_SPACE = 4_096
 
 
@@ -53,11 +56,14 @@ class StreamLink(Protocol):
 
 
 class BroadcastStream:
-    """One node's end of it."""
+    """One node's end of it. `begins`: the first place of a stream that is made now. A node takes the second of the
+    clock: where a stream is lost, partitions and devices know places of it, and those of the next have to lie above.
+    There is less than a broadcast a second on the long run, so no stream has come so far by then."""
 
-    def __init__(self, link: StreamLink, settings: Cluster) -> None:
+    def __init__(self, link: StreamLink, settings: Cluster, *, begins: Callable[[], int] = lambda: 1) -> None:
         self._link = link
         self._replicas = settings.replicas
+        self._begins = begins
         self._most_bytes = settings.journal_bytes
         self._name = f"{settings.name}_BROADCASTS"
         self._subject = f"{settings.name}.broadcasts"
@@ -68,6 +74,7 @@ class BroadcastStream:
         self._reading = asyncio.Lock()
         self._woken = asyncio.Event()
         self._life = -1
+        self._missed_since: float | None = None  # when the servers first said that there is no stream
         self._is_closing = False
         self._task: asyncio.Task[None] | None = None
         self._errors: tuple[type[Exception], ...] = (OSError, TimeoutError, GatewayError)
@@ -108,6 +115,7 @@ class BroadcastStream:
             discard="new",  # type: ignore[arg-type]
             duplicate_window=ONCE_S,
             allow_msg_ttl=True,
+            first_seq=max(self._begins(), self._place + 1),
             republish=RePublish(src=self._subject, dest=self._stored, headers_only=True),
         )
         with suppress(NotFoundError):
@@ -182,13 +190,33 @@ class BroadcastStream:
                 async with self._reading:
                     while await self._read_next():
                         pass
-            except LogUnavailable:
+                self._missed_since = None
+            except LogUnavailable as error:
                 self._woken.clear()
+                await self._look_for_stream(error)
             except Exception:
                 _log.exception("broadcast_stream_failed")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._woken.wait()
+
+    async def _look_for_stream(self, error: LogUnavailable) -> None:
+        """What the lost one still held is lost to partitions that had not heard it; what comes is not."""
+        if getattr(error.__cause__, "err_code", 0) != _NO_STREAM:
+            self._missed_since = None
+            return
+        now = asyncio.get_running_loop().time()
+        if self._missed_since is None:
+            self._missed_since = now
+            _log.warning(
+                "broadcast_stream_gone",
+                consequence="pushes to everyone wait; one that is under way does not reach partitions that move now",
+                remedy=f"it is made again in {GONE_S:g} s",
+            )
+        elif now - self._missed_since >= GONE_S:
+            with suppress(LogUnavailable):
+                await self._ask(self._make_stream)
+                _log.warning("broadcast_stream_made_anew")
 
     async def _listen(self) -> None:
         """For what the stream says it has stored."""

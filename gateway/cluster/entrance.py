@@ -5,6 +5,7 @@ number; must never take the name of a node that lives.
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -63,6 +64,8 @@ class Entrance(NamedTuple):
     beat: Beat
     key: str
     revision: int
+    #: when the bucket was made that it came into (Leases.made)
+    bucket: str = ""
 
     @property
     def number(self) -> int:
@@ -83,13 +86,14 @@ async def enter(
     """ConfigError says what keeps this node out. Takes a lease's time where a node of this name was there and is not
     any more."""
     door = _Door(settings, leases, version, now, ident)
+    bucket = await door.patiently(leases.made)  # before anything is written: all of it has to be in this one
     await door.patiently(door.agree)
     await door.check_versions()
     revision = await door.wait_for_name()
-    number = await door.patiently(door.take_number)
+    number = await door.patiently(partial(door.take_number, bucket))
     at_ms = int(now() * 1000)
     beat = Beat(number, door.name, devices, api, version, at_ms=at_ms, keys=keys, lease_s=settings.lease_s)
-    return await door.patiently(partial(door.write, beat, revision))
+    return (await door.patiently(partial(door.write, beat, revision)))._replace(bucket=bucket)
 
 
 class _Door:
@@ -173,13 +177,14 @@ class _Door:
             looked_at = self._now()
         return False
 
-    async def take_number(self) -> int:
-        """One after the last one given, round and round, and nobody's that has a record."""
+    async def take_number(self, bucket: str) -> int:
+        """One after the last one given, round and round, and nobody's that has a record. A bucket's first is one of its
+        own: nodes of the one before it may still be there for a moment, with numbers of that one."""
         while True:
             entry = await self._leases.get(NUMBERS)
             taken = {beat.number for other in await self._leases.all() if (beat := _beat_of(other)) is not None}
             try:
-                number = 0 if entry is None else parse_number(entry.value)
+                number = zlib.crc32(bucket.encode()) % _LAST_NUMBER if entry is None else parse_number(entry.value)
             except BadRecord:
                 number = 0
             number = number % _LAST_NUMBER + 1

@@ -93,6 +93,7 @@ class JournalStream:
         self._since_s = 0.0  # when the commit under way was given; 0: none
         self._is_fenced = False
         self._short_since_s = 0.0  # when the stream first was seen to lack what it had; 0: it does not
+        self._gone_since_s = 0.0  # when it first was seen to be gone; 0: it is not
         self._task: asyncio.Task[None] | None = None
         #: what was written since the start, to know when a snapshot is due
         self.written_bytes = 0
@@ -129,8 +130,10 @@ class JournalStream:
             while True:
                 if now is None or now.last:
                     last = await self._js.message(self._stream, last_of=self._subject)
-                    if last is not None and parse_record(last.headers).epoch > epoch:
-                        raise LogFenced
+                    if last is not None and (reached := parse_record(last.headers).epoch) > epoch:
+                        fenced = LogFenced()
+                        fenced.epoch = reached
+                        raise fenced
                 else:
                     last = None  # one that was just made needs no look: whoever wrote since refuses what comes
                 # where it was emptied only its state knows where it goes on
@@ -208,6 +211,7 @@ class JournalStream:
             except (NotSent, NobodyThere) as exc:
                 # an election takes a moment
                 if not in_doubt and self._loop.time() > given_up_s:
+                    await self._look_for_stream()
                     raise LogUnavailable(f"{exc}") from exc
             except NoAnswer:
                 in_doubt = True
@@ -225,7 +229,21 @@ class JournalStream:
             pause_s = min(2 * pause_s, MOST_PAUSE_S)
             if in_doubt and await self._is_there(wanted, record.id):
                 break
-        self._last = wanted
+        self._last, self._gone_since_s = wanted, 0.0
+
+    async def _look_for_stream(self) -> None:
+        """JournalLost where it has been gone for a while: whoever would adopt the partition says so, this owner would
+        try for ever."""
+        try:
+            state = await self._js.state(self._stream)
+        except JetStreamError:
+            return
+        if state is not None:
+            self._gone_since_s = 0.0
+        elif not self._gone_since_s:
+            self._gone_since_s = self._loop.time()
+        elif self._loop.time() - self._gone_since_s > LOST_S:
+            raise JournalLost("the journal is gone: NATS has no such stream any more")
 
     async def _is_there(self, seq: int, ident: str) -> bool:
         """LogFenced where another's message stands there, or did."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from gateway.cluster.entrance import patiently
-from gateway.cluster.fleet_records import NODE, BadRecord, Beat, parse_beat
+from gateway.cluster.fleet_records import KEYS, NODE, BadRecord, Beat, parse_beat
 from gateway.cluster.import_record import finished_import
 from gateway.cluster.key_record import KeyRecord
 from gateway.cluster.leases import Changed, Leases
@@ -62,7 +62,7 @@ class KeyRotation:
     async def rotate(self, *, finish: bool = False) -> Told:
         """`finish`: the one that was interrupted, and no new one."""
         await patiently(partial(finished_import, self._leases))  # which would bring its own keys once more
-        self._refuse_versions(await self._nodes())
+        self._refuse_versions((await self._sight())[0])
         found = await self._record.read()
         key_id = found.server.device_key_next
         if key_id != NO_KEY and not finish:
@@ -138,7 +138,7 @@ class KeyRotation:
         renewed: dict[str, tuple[int, float]] = {}  # record → its revision, and how much had passed by then
         passed, looked_at = 0.0, loop.time()
         while True:
-            nodes = await self._nodes()
+            nodes, newest = await self._sight()
             self._refuse_versions(nodes)
             # the longest lease: a node goes by its own
             silent_s = SILENT_LEASES * max([self._lease_s, *(node.beat.lease_s for node in nodes.values())])
@@ -150,7 +150,8 @@ class KeyRotation:
             for key, node in nodes.items():
                 if renewed.get(key, (0, 0.0))[0] != node.revision:
                     renewed[key] = node.revision, passed
-                if node.beat.keys < revision:
+                # more than the newest is a revision of another bucket, out of which this node has not come yet
+                if not revision <= node.beat.keys <= newest:
                     (silent if passed - renewed[key][1] >= silent_s else living).append(node.name)
             if not living and (passed >= silent_s or not and_waited):
                 return sorted(silent)
@@ -158,17 +159,20 @@ class KeyRotation:
                 raise NodeUnreachable(f"{_names(living)} did not take the fleet's keys (its log says why)")
             await asyncio.sleep(self._step_s)
 
-    async def _nodes(self) -> dict[str, Node]:
-        found = {}
+    async def _sight(self) -> tuple[dict[str, Node], int]:
+        """The nodes by their records' keys, and the revision of the fleet's keys beside them."""
+        found, newest = {}, 0
         for entry in await patiently(self._leases.all):
-            if entry.key.startswith(NODE):
+            if entry.key == KEYS:
+                newest = entry.revision
+            elif entry.key.startswith(NODE):
                 try:
                     found[entry.key] = Node(parse_beat(entry.value), entry.revision)
                 except BadRecord:
                     raise ConfigError(
                         "a node's record can not be read: it is of a much newer program", field="cluster.name"
                     ) from None
-        return found
+        return found, newest
 
     def _refuse_versions(self, nodes: dict[str, Node]) -> None:
         """A silent one too: it comes back as it was, and would refuse devices for good."""

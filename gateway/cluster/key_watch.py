@@ -59,6 +59,7 @@ class KeyWatch:
         """Any of the fleet's records, as the watch brings them."""
         if entry.key == self._key:
             self._hear_beat(entry)
+        # of one bucket: where it is another, whose revisions begin anew, the watch tells nothing and the node leaves
         elif entry.key == KEYS and entry.value and entry.revision > self._revision:
             self._hear_keys(entry)
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from gateway.cluster.leases import Changed, End, Entry, Hear, InDoubt
+from gateway.cluster.jetstream import JetStream, JetStreamError
+from gateway.cluster.leases import BucketGone, Changed, End, Entry, Hear, InDoubt
 from gateway.cluster.nats_link import NatsLink
 from gateway.config.cluster_section import Cluster
-from gateway.model.errors import ConfigError
+from gateway.model.errors import ConfigError, NodeUnreachable
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -92,6 +93,15 @@ class KvLeases:
                     ) from None
             await asyncio.sleep(_AGAIN_S)
 
+    async def made(self) -> str:
+        try:
+            state = await JetStream(self._link, timeout_s=self._timeout_s).state(self._stream)
+        except (JetStreamError, NodeUnreachable) as exc:
+            raise InDoubt(f"no answer: {type(exc).__name__}") from None
+        if state is None:
+            raise BucketGone("there is no such bucket")
+        return state.created
+
     async def get(self, key: str) -> Entry | None:
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -99,7 +109,7 @@ class KvLeases:
         except Exception as exc:
             if _code(exc) == _NO_MESSAGE:
                 return None
-            raise InDoubt(f"no answer: {_words(exc)}") from None
+            raise _doubt(exc) from None
         if found.headers and _OPERATION in found.headers:
             return None
         return Entry(key, found.data or b"", found.seq or 0)
@@ -127,7 +137,7 @@ class KvLeases:
                 finally:
                     await _end(subscription)
         except Exception as exc:
-            raise InDoubt(f"no answer: {_words(exc)}") from None
+            raise _doubt(exc) from None
         return [entry for entry in found.values() if entry.value]
 
     async def create(self, key: str, value: bytes) -> int:
@@ -171,7 +181,7 @@ class KvLeases:
                 async with asyncio.timeout(4 * self._timeout_s):
                     self._subscription = await self._consume(self._take)
             except Exception as exc:
-                raise InDoubt(f"no answer: {_words(exc)}") from None
+                raise _doubt(exc) from None
 
     async def _consume(self, take: Any) -> JetStreamContext.PushSubscription:
         from nats.js import api
@@ -219,7 +229,7 @@ class KvLeases:
             async with asyncio.timeout(self._timeout_s):
                 found = await self._link.js.get_last_msg(self._stream, self._prefix + key, direct=False)
         except Exception as exc:
-            raise InDoubt(f"no answer: {_words(exc)}") from None
+            raise _doubt(exc) from None
         return found.seq if found.headers and _OPERATION in found.headers else None
 
     async def _put(self, key: str, value: bytes, expected: int, headers: dict[str, str] | None = None) -> int:
@@ -234,7 +244,7 @@ class KvLeases:
         except Exception as exc:
             if _code(exc) in _WRONG_LAST:
                 raise Changed from None
-            raise InDoubt(f"no answer: {_words(exc)}") from None
+            raise _doubt(exc) from None
         return ack.seq
 
 
@@ -246,6 +256,10 @@ async def _end(subscription: JetStreamContext.PushSubscription) -> None:
 def _code(error: Exception) -> int:
     """JetStream's number of an error; 0 of others."""
     return getattr(error, "err_code", 0) or 0
+
+
+def _doubt(error: Exception) -> InDoubt:
+    return (BucketGone if _code(error) == _NO_STREAM else InDoubt)(f"no answer: {_words(error)}")
 
 
 def _words(error: Exception) -> str:

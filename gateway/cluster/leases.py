@@ -25,12 +25,24 @@ class InDoubt(NodeUnreachable):
     """No answer: it may have been carried out. Read to know."""
 
 
+class BucketGone(InDoubt):
+    """The servers say that they have no such bucket: nothing was carried out. Those that start say so for a moment."""
+
+
+class BucketReplaced(Exception):
+    """The bucket is not the one that was entered, but another of its name."""
+
+
 Hear = Callable[[Entry], None]
 End = Callable[[], Awaitable[None]]
 
 
 class Leases(Protocol):
-    """Every call may raise InDoubt (NodeUnreachable). Of one loop."""
+    """Every call may raise InDoubt (NodeUnreachable), or BucketGone, which is one. Of one loop."""
+
+    async def made(self) -> str:
+        """When the bucket was made, as the majority knows it: tells it from another of its name, made later."""
+        ...
 
     async def get(self, key: str) -> Entry | None:
         """As the majority has it now."""
@@ -64,9 +76,11 @@ class Leases(Protocol):
 
 
 class Bucket:
-    """The records of fleets in one process, as the engine would keep them."""
+    """The records of fleets in one process, as the engine would keep them. `is_gone`: somebody removed it."""
 
-    def __init__(self) -> None:
+    def __init__(self, made: str = "") -> None:
+        self.made = made
+        self.is_gone = False
         self.entries: dict[str, Entry] = {}
         self.revision = 0
         self.watchers: list[LocalLeases] = []
@@ -86,7 +100,7 @@ class Bucket:
 
 class LocalLeases:
     """One node's view of a bucket, with switches for tests: `is_cut` (nothing gets through), `loses_answers` (carried
-    out, but nobody learns it), `latency_s`."""
+    out, but nobody learns it), `latency_s`. `bucket` may be replaced by another."""
 
     def __init__(self, bucket: Bucket, *, latency_s: float = 0.0) -> None:
         self.bucket = bucket
@@ -94,6 +108,12 @@ class LocalLeases:
         self.loses_answers = False
         self.latency_s = latency_s
         self._hear: Hear | None = None
+
+    async def made(self) -> str:
+        await self._travel()
+        made = self.bucket.made
+        await self._return()
+        return made
 
     async def get(self, key: str) -> Entry | None:
         await self._travel()
@@ -150,6 +170,8 @@ class LocalLeases:
         await asyncio.sleep(self.latency_s / 2)
         if self.is_cut:
             raise InDoubt
+        if self.bucket.is_gone:
+            raise BucketGone
 
     async def _return(self) -> None:
         await asyncio.sleep(self.latency_s / 2)

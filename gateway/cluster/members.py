@@ -15,7 +15,8 @@ from typing import Any
 
 import structlog
 
-from gateway.cluster.adoption_deadline import AdoptionDeadline, Overdue
+from gateway.cluster.adoption_deadline import AdoptionDeadline
+from gateway.cluster.adoption_failed import note_failed
 from gateway.cluster.assignment import Picture, Plan, Ranks, decide
 from gateway.cluster.beats import Heart, Pulse, clock
 from gateway.cluster.entrance import Entrance
@@ -31,16 +32,18 @@ from gateway.cluster.fleet_records import (
     parse_partition_key,
     partition_key,
 )
-from gateway.cluster.journal_past import JournalLacking
+from gateway.cluster.kv_leases import bucket_of
 from gateway.cluster.leases import Changed, Entry, InDoubt, Leases
 from gateway.cluster.others import Others
+from gateway.cluster.oustings import BUCKET_MISSING, Ousting, bucket_lost, name_taken
+from gateway.cluster.records_cleaner import RecordsCleaner
 from gateway.cluster.records_watch import RecordsWatch
 from gateway.cluster.unserved import Unserved
 from gateway.config.cluster_section import Cluster
 from gateway.metrics import Metrics
 from gateway.metrics.names import Metric
 from gateway.model.cluster import Member, Owner, Stranded, Tenant
-from gateway.model.errors import ConfigError, GatewayError
+from gateway.model.errors import GatewayError
 
 _log = structlog.get_logger(__name__)
 
@@ -59,8 +62,8 @@ class FleetMembers:
     """`model.cluster.Members` of one node, from `start` to `close`. Control thread only.
 
     `links` says how many devices are connected; `is_up` whether the engine can be reached now; `on_ousted` is called
-    when another node has this one's name: nothing is owned any more, and the process should end. `hear` gets each
-    record before it is looked at here.
+    when another node has this one's name, or the fleet's records are others: nothing is owned any more, and the process
+    should end. `hear` gets each record before it is looked at here.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class FleetMembers:
         self._now = now
         self._number = entrance.number
         self._name = entrance.beat.name
-        self._pulse = Pulse(entrance.key, entrance.revision, entrance.beat)
+        self._pulse = Pulse(entrance.key, entrance.revision, entrance.beat, entrance.bucket)
         self._others = Others(entrance.beat, settings.lease_s, settings.beat_s)
         self._ranks = Ranks()
         self._holdings: dict[int, tuple[Holding, int]] = {}  # with the revision of the record
@@ -106,13 +109,14 @@ class FleetMembers:
         self._adopting = asyncio.Semaphore(ADOPTIONS)
         self._renewed_at = now()
         self._is_lapsed = False
-        self._is_ousted = False
+        self._is_bucket_missing = self._is_bucket_lost = False
+        self._ousting: Ousting | None = None
         self._is_closing = False
         self._is_draining = False
         self._deciding: asyncio.Handle | None = None
         self._turning: asyncio.TimerHandle | None = None
-        self._watch = RecordsWatch(leases, self._name, settings.beat_s, now)
-        self._cleaning: asyncio.Task[None] | None = None
+        self._watch = RecordsWatch(leases, self._name, settings.beat_s, now, bucket=entrance.bucket)
+        self._cleaner = RecordsCleaner(leases)
         self._moved = asyncio.Event()
 
     # --- the port
@@ -125,6 +129,8 @@ class FleetMembers:
         return self._pulse.beat.member()
 
     def all(self) -> Sequence[Member]:
+        if self._is_bucket_lost:  # the others have to leave as well, and take nobody's devices
+            return [self.me()]
         found = list(self._others.members())
         return found if self._others.member(self._number) is not None else [self.me(), *found]
 
@@ -141,6 +147,12 @@ class FleetMembers:
     def stranded(self) -> list[Stranded]:
         """Partitions that nobody has served for so long that waiting does not seem to help."""
         return self._unserved.stranded(self._now())
+
+    def trouble(self) -> str:
+        """Why this node has no part in the fleet, where that does not end by itself; empty: there is nothing."""
+        if self._ousting is not None:
+            return self._ousting.readiness
+        return BUCKET_MISSING if self._is_bucket_missing else ""
 
     # --- its life
 
@@ -191,20 +203,19 @@ class FleetMembers:
             if handle is not None:
                 handle.cancel()
         await self._watch.stop()
-        if self._cleaning is not None:
-            self._cleaning.cancel()
-            await asyncio.gather(self._cleaning, return_exceptions=True)
+        await self._cleaner.close()
         await self._heart.stop()
         await self._watch.end()
-        if not self._is_ousted:
+        if self._ousting is None:
             with suppress(Changed, InDoubt):
                 await self._leases.delete(self._pulse.key, self._pulse.revision)
 
     # --- beats
 
     def on_renewed(self, at: float, *, slept: bool) -> None:
-        if self._is_ousted:
+        if self._ousting is not None:
             return
+        self._is_bucket_missing = False
         if slept and not self._is_lapsed:  # nobody could see that it was over while we could not either
             self._lapse()
         self._renewed_at = max(self._renewed_at, at)
@@ -212,26 +223,31 @@ class FleetMembers:
         self._watch.renewed()
         if self._is_lapsed:
             self._is_lapsed = False
+            self._unserved.trust()
             _log.info("lease_again", node=self._name)
             self._call(self._tenant.member_came, self.me())
         self._decide_soon()
 
-    def on_missed(self) -> None:
+    def on_missed(self, *, is_gone: bool = False) -> None:
         self._watch.missed()
         self._metrics.count(Metric.BEATS_MISSED)
+        if is_gone and not self._is_bucket_missing:
+            self._is_bucket_missing = True
+            _log.warning("fleet_records_missing", node=self._name, bucket=bucket_of(self._settings.name))
 
     def on_ousted(self) -> None:
-        if self._is_ousted or self._is_closing:
+        self._oust(name_taken(self._name))
+
+    def on_replaced(self, *, is_gone: bool) -> None:
+        self._is_bucket_lost = self._ousting is None
+        self._oust(bucket_lost(self._settings.name, is_gone=is_gone))
+
+    def _oust(self, ousting: Ousting) -> None:
+        if self._ousting is not None or self._is_closing:
             return
         self._lapse()
-        self._is_ousted = True
-        self._on_ousted(
-            ConfigError(
-                f"another node {self._name!r} came into the fleet and has this one's record; each needs a name of its"
-                " own",
-                field="cluster.node",
-            )
-        )
+        self._ousting = ousting
+        self._on_ousted(ousting.error)
 
     def _turn(self) -> None:
         """Now and then."""
@@ -267,6 +283,7 @@ class FleetMembers:
         if self._is_lapsed:
             return
         self._is_lapsed = True
+        self._unserved.distrust(self._now())
         self._metrics.count(Metric.LEASES_LAPSED)
         _log.warning("lease_over", node=self._name, partitions=len(self._owned))
         for partition in list(self._epochs):
@@ -276,6 +293,8 @@ class FleetMembers:
     # --- the records
 
     def _on_entry(self, entry: Entry) -> None:
+        if self._ousting is not None:  # what is heard now may be of another bucket
+            return
         self._call(self._hear, entry)
         try:
             if entry.key.startswith(NODE):
@@ -337,18 +356,13 @@ class FleetMembers:
             _log.exception("tenant_failed")
 
     def _clean_up(self) -> None:
-        """Records of nodes that never came back, and of why nobody served what is served here now; one at a time, and
-        it does not matter who does it."""
-        if self._cleaning is not None and not self._cleaning.done():
+        """Records of nodes that never came back, and of why nobody served what is served here now."""
+        if self._cleaner.is_busy:
             return
         dead = [(f"{NODE}{name}", revision) for name, revision in self._others.long_dead()]
         over = dead[0] if dead else self._unserved.settled(self._owned)
         if over is not None and not self._is_lapsed:
-            self._cleaning = asyncio.get_running_loop().create_task(self._remove_record(*over))
-
-    async def _remove_record(self, key: str, revision: int) -> None:
-        with suppress(Changed, InDoubt):
-            await self._leases.delete(key, revision)
+            self._cleaner.remove(*over)
 
     # --- what to do
 
@@ -502,18 +516,8 @@ class FleetMembers:
             await self._deadline.adopt(partition, epoch)
         except Exception as exc:
             del self._epochs[partition]
-            failed = {JournalLacking: "refused", Overdue: "overdue"}.get(type(exc), "failed")
-            self._metrics.count(Metric.PARTITION_MOVES, label=failed)
-            if isinstance(exc, Overdue):
-                seconds = self._settings.adopt_timeout_s
-                _log.warning("adoption_overdue", partition=partition, epoch=epoch, without_a_step_s=seconds)
-            elif isinstance(exc, JournalLacking):
-                pass  # it was said at length, once
-            elif isinstance(exc, GatewayError):  # NATS that does not answer, an owner after this one
-                _log.warning("partition_not_adopted", partition=partition, epoch=epoch, reason=exc.message)
-            else:
-                _log.error("partition_not_adopted", partition=partition, epoch=epoch, exc_info=exc)
-            await self._give_up(partition, epoch)
+            reached = note_failed(self._metrics, exc, partition, epoch, self._settings.adopt_timeout_s)
+            await self._give_up(partition, epoch, reached)
             return
         self._owned.add(partition)
         try:
@@ -542,12 +546,12 @@ class FleetMembers:
     async def _disown(self, partition: int) -> None:
         await self._give_up(partition, self._holdings[partition][0].epoch)
 
-    async def _give_up(self, partition: int, epoch: int) -> None:
-        """Nobody's, with the next epoch; where it is still this node's."""
+    async def _give_up(self, partition: int, epoch: int, reached: int = 0) -> None:
+        """Nobody's, with the next epoch, of which one is past `reached`; where it is still this node's."""
         holding, revision = self._holdings[partition]
         if (holding.node, holding.epoch) == (self._number, epoch):
             try:
-                await self._write(partition, Holding(0, epoch + 1), revision)
+                await self._write(partition, Holding(0, max(epoch, reached) + 1), revision)
             except Changed:
                 await self._look(partition)
 
@@ -584,11 +588,12 @@ class FleetMembers:
         return written
 
     async def _patiently(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Again while there is no answer and the lease is not over."""
+        """Again while there is no answer and the lease is not over; who leaves does not wait for a bucket to come
+        back."""
         while True:
             try:
                 return await work()
             except InDoubt:
-                if self._is_lapsed:
+                if self._is_lapsed or (self._is_closing and self._is_bucket_missing):
                     raise Changed from None
             await asyncio.sleep(_DOUBT_S)

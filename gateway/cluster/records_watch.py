@@ -19,9 +19,12 @@ _BETWEEN_S = 1.0
 
 
 class RecordsWatch:
-    def __init__(self, leases: Leases, name: str, beat_s: float, now: Callable[[], float]) -> None:
+    """`bucket`: when the one was made whose records these are; empty: not known."""
+
+    def __init__(self, leases: Leases, name: str, beat_s: float, now: Callable[[], float], *, bucket: str = "") -> None:
         self._leases = leases
         self._name = name
+        self._bucket = bucket
         self._patience_s = max(_PATIENCE_BEATS * beat_s, _PATIENCE_MIN_S)
         self._now = now
         self._end: End | None = None
@@ -58,6 +61,8 @@ class RecordsWatch:
 
     async def _again(self) -> None:
         try:
+            if self._bucket and await self._leases.made() != self._bucket:
+                return  # nothing of another one is news; the beats say that it is one
             await self._leases.watch_again()
         except InDoubt:
             self._has_missed = True  # with the next beat that gets through

@@ -18,14 +18,16 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.auth.admin_key import FILE_NAME, load_or_create
 from gateway.cluster.entrance import patiently
-from gateway.cluster.fleet_identity import fleet_identity
+from gateway.cluster.fleet_identity import FleetIdentity, fleet_identity
 from gateway.cluster.fleet_records import KEYS
 from gateway.cluster.import_record import finished_import
-from gateway.cluster.leases import Changed, Entry, Leases
+from gateway.cluster.journal_past import Pasts
+from gateway.cluster.leases import Changed, Entry, InDoubt, Leases
+from gateway.cluster.remembered_pasts import RememberedPasts, remembers
 from gateway.config.cluster import read_secret
 from gateway.config.cluster_section import Cluster
 from gateway.config.sections import Config
-from gateway.model.errors import ConfigError
+from gateway.model.errors import ConfigError, LogUnavailable
 from gateway.store.environment import DATA_FILE, is_of_node
 from gateway.store.keys import KEY_FILE, ServerKeys, write_secret_file
 
@@ -104,31 +106,43 @@ async def share_keys(config: Config, leases: Leases) -> FleetKeys:
     """Written into the node's folder too, where local tools look for them. ConfigError.
 
     Keys that are in the first node's folder become the fleet's: those of a gateway alone that was there before, so that
-    tokens and device secrets stay good."""
+    tokens and device secrets stay good. And before a bucket has keys, without which no node gets on, it is told of the
+    journals that this node remembers of its fleet: nobody may begin one of those empty meanwhile."""
     seal = FleetSeal.of(config.cluster)
     folder = Path(config.store.path)
     _make_folder(folder)
     _check_folder(folder)
     # whose keys an import brings must not have others in its folder
     await patiently(partial(finished_import, leases))
-    found = open_keys(seal, await patiently(partial(_find_or_make, leases, seal, folder)), folder)
+    found = open_keys(seal, await patiently(partial(_find_or_make, config, leases, seal)), folder)
+    fleet = fleet_identity(config.cluster.name, found.server.token_key)
+    await patiently(partial(_tell_pasts, config, leases, fleet))
     _keep_others(folder, found.server, config.cluster.name)
     write_secret_file(folder / KEY_FILE, found.server.build())
     write_secret_file(folder / FILE_NAME, f"{found.admin}\n".encode())
     admin = load_or_create(folder / FILE_NAME)
-    ident = fleet_identity(config.cluster.name, found.server.token_key).ident
-    return FleetKeys(found.server, folder / FILE_NAME, admin.hash, seal, found.revision, ident)
+    return FleetKeys(found.server, folder / FILE_NAME, admin.hash, seal, found.revision, fleet.ident)
 
 
-async def _find_or_make(leases: Leases, seal: FleetSeal, folder: Path) -> Entry:
+async def _find_or_make(config: Config, leases: Leases, seal: FleetSeal) -> Entry:
+    folder, name = Path(config.store.path), config.cluster.name
     while True:
         entry = await leases.get(KEYS)
         if entry is not None:
             return entry
-        server = ServerKeys.load(folder, may_create=True)
+        server = ServerKeys.load(folder, may_create=not remembers(folder, name))
+        await _tell_pasts(config, leases, fleet_identity(name, server.token_key))
         admin = load_or_create(folder / FILE_NAME)
         with suppress(Changed):
             await leases.create(KEYS, seal.seal(build_shared(admin.text, server.path.read_bytes())))
+
+
+async def _tell_pasts(config: Config, leases: Leases, fleet: FleetIdentity) -> None:
+    memory = RememberedPasts(Path(config.store.path), fleet, await leases.made())
+    try:
+        await memory.tell(Pasts(leases), config.cluster.partitions)
+    except LogUnavailable as exc:
+        raise InDoubt(exc.message) from exc
 
 
 def _keep_others(folder: Path, mine: ServerKeys, name: str) -> None:

@@ -24,7 +24,8 @@ from gateway.store import Store
 log = structlog.get_logger(__name__)
 
 CHECK_S = 0.5
-#: how far the journal has come is written into the fleet's records so often, where it has
+#: how far the journal has come is written into the fleet's records so often, where it has; and it is looked whether the
+#: snapshot is still there that a shortened journal needs
 NOTE_S = 30.0
 #: after one that failed
 PAUSE_S = 10.0
@@ -60,12 +61,14 @@ class SnapshotKeeper:
         self._counted = journal.written_bytes
         self._last_bytes = 0  # of the last snapshot
         self.taken = 0
+        self._needs_one = before.first > 1  # the journal alone does not tell all
+        self._is_missing = False
 
     @property
     def due(self) -> bool:
         grown = self._carried + self._journal.written_bytes - self._counted
         wanted = max(self._settings.snapshot_bytes, self._last_bytes)
-        return grown >= min(wanted, self._settings.journal_bytes // _FULL_PART)
+        return self._is_missing or grown >= min(wanted, self._settings.journal_bytes // _FULL_PART)
 
     def start(self, store: Store, folder: PartitionFolder) -> None:
         """Until the journal is closed."""
@@ -79,9 +82,11 @@ class SnapshotKeeper:
             await asyncio.sleep(CHECK_S)
             if store.committer.ended:
                 continue
-            if loop.time() - noted_s >= NOTE_S and self._journal.last > self._noted:
+            if loop.time() - noted_s >= NOTE_S:
                 noted_s = loop.time()
-                await self._note()
+                if self._journal.last > self._noted:
+                    await self._note()
+                await self._look_for_snapshot()
             if not self.due:
                 continue
             try:
@@ -89,12 +94,25 @@ class SnapshotKeeper:
             except (GatewayError, JetStreamError, MalformedSnapshot, OSError) as exc:
                 log.warning("snapshot_failed", partition=self._partition, reason=f"{type(exc).__name__}: {exc}")
                 await asyncio.sleep(PAUSE_S)
+                with suppress(JetStreamError):  # somebody may have removed their stream
+                    await self._snapshots.prepare()
 
     async def _note(self) -> None:
         place = self._journal.last
         with suppress(GatewayError):  # another time then
             await self._pasts.note(self._partition, self._created, place)
             self._noted = place
+
+    async def _look_for_snapshot(self) -> None:
+        """Somebody may have removed it, or the stream of all."""
+        if not self._needs_one or self._is_missing:
+            return
+        try:
+            self._is_missing = await self._snapshots.find(self._partition) is None
+        except (JetStreamError, MalformedSnapshot):
+            return
+        if self._is_missing:
+            log.warning("snapshot_missing", partition=self._partition, consequence="another is taken now")
 
     async def take(self, store: Store, folder: PartitionFolder) -> int:
         """One now; the place it stands at, 0 where another node took one meanwhile."""
@@ -109,13 +127,14 @@ class SnapshotKeeper:
             manifest = await self._snapshots.store(self._partition, self._epoch, self._created, place, made)
         finally:
             await loop.run_in_executor(None, lambda: shutil.rmtree(made, ignore_errors=True))
-        self._carried, self._counted = 0, counted
+        self._carried, self._counted, self._is_missing = 0, counted, False
         if manifest is None:
             return 0
         self._last_bytes = manifest.size
         # the last message that it has stays: whose the journal is can be read from it
         removed = await self._js.purge(self._journal.stream, below=place)
         self.taken += 1
+        self._needs_one = True
         log.info(
             "snapshot_taken",
             partition=self._partition,

@@ -15,6 +15,8 @@ from gateway.model.cluster import Stranded
 STRANDED_LEASES = 3
 _NOBODY = "no node has taken it over; heliograph_partition_moves_total and the logs of the nodes say why"
 
+_LAPSED = "this node's lease is over and it does not hear of the others: see cluster status whether they serve it"
+
 
 class Unserved:
     def __init__(self, partitions: int, lease_s: float) -> None:
@@ -24,6 +26,7 @@ class Unserved:
         self.orphan_since: dict[int, float] = {}
         #: the same, and those whose owner has not opened them yet
         self.since: dict[int, float] = {}
+        self._distrusted_at: float | None = None
         self._pasts: dict[int, Past] = {}
         #: by partition and node, with the revision of the record
         self._lacks: dict[int, dict[str, tuple[Lack, int]]] = {}
@@ -37,6 +40,14 @@ class Unserved:
                     since.pop(partition, None)
                 else:
                     since.setdefault(partition, now)
+
+    def distrust(self, now: float) -> None:
+        """This node's lease is over: whom it takes for an owner may be none."""
+        if self._distrusted_at is None:
+            self._distrusted_at = now
+
+    def trust(self) -> None:
+        self._distrusted_at = None
 
     def hear(self, entry: Entry) -> int:
         """A record of another kind is not looked at. The partition whose journal is another one by now, so that who
@@ -59,11 +70,14 @@ class Unserved:
         return -1
 
     def stranded(self, now: float) -> list[Stranded]:
-        """Those that will not be served by waiting, it seems, by number."""
+        """Those that will not be served by waiting, it seems, by number; while this node can not know, all."""
+        since = dict(self.since)
+        if self._distrusted_at is not None:
+            since = {each: min(since.get(each, now), self._distrusted_at) for each in range(self._partitions)}
         return [
-            Stranded(partition, round(now - since, 3), self._reason(partition))
-            for partition, since in sorted(self.since.items())
-            if now - since > self._patience_s
+            Stranded(partition, round(now - at, 3), self._reason(partition))
+            for partition, at in sorted(since.items())
+            if now - at > self._patience_s
         ]
 
     def refused(self) -> int:
@@ -71,6 +85,8 @@ class Unserved:
         return len(self.since.keys() & self._lacks.keys())
 
     def _reason(self, partition: int) -> str:
+        if self._distrusted_at is not None and partition not in self.since:
+            return _LAPSED
         past = self._pasts.get(partition)
         if past is not None and past.recovery:
             return "it is being recovered, or that ended in the middle"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -21,14 +22,18 @@ from gateway.cluster.beats import ThreadHeart
 from gateway.cluster.broadcast_stream import BroadcastStream
 from gateway.cluster.entrance import Entrance, enter, patiently
 from gateway.cluster.far_door import FarDoor
+from gateway.cluster.fleet_identity import FleetIdentity
 from gateway.cluster.import_record import finished_import
 from gateway.cluster.key_watch import KeyWatch
 from gateway.cluster.kv_leases import KvLeases
+from gateway.cluster.leases import Entry
 from gateway.cluster.members import FleetMembers
 from gateway.cluster.nats_bus import NatsBus
 from gateway.cluster.nats_checks import check_nats
 from gateway.cluster.nats_link import NatsLink
 from gateway.cluster.node_edge import NodeEdge
+from gateway.cluster.oustings import bucket_lost
+from gateway.cluster.remembered_pasts import RememberedPasts
 from gateway.cluster.shared_keys import FleetKeys, share_keys
 from gateway.cluster.stray_tokens import StrayTokens
 from gateway.config.cluster import node_name
@@ -105,14 +110,16 @@ class FleetNode:
             links=lambda: self.edge.plane.links(),
             is_up=lambda: link.is_up,
             on_ousted=self._on_ousted,
-            hear=lambda entry: self._key_watch.hear(entry),
+            hear=self._on_record,
         )
         self._key_watch = KeyWatch(keys, entrance, settings.lease_s, self.members.announce_keys)
         server_keys = keys.server
+        fleet = FleetIdentity(settings.name, keys.ident)
+        self._remembered = RememberedPasts(Path(config.store.path), fleet, entrance.bucket)
         push_ids = PushIds(server_keys.push_id_key)
         service_keys = ServiceKeys(push_ids.derive(PURPOSE))
         self._stores = PartitionStores(link, settings, config.store, server_keys, leases, metrics)
-        self._feed = BroadcastFeed(BroadcastStream(link, settings), metrics, unix_ms)
+        self._feed = BroadcastFeed(BroadcastStream(link, settings, begins=lambda: unix_ms() // 1_000), metrics, unix_ms)
         cores: dict[int, Core] = self.cores  # type: ignore[assignment]
         self._providers = ProviderSide(
             config,
@@ -181,6 +188,7 @@ class FleetNode:
             await check_nats(settings, link)
             leases = KvLeases(link, settings)
             await leases.open()
+            bucket = await patiently(leases.made)
             keys = await share_keys(config, leases)
             await _learn_strays(config, link, leases)
             entrance = await enter(
@@ -191,6 +199,8 @@ class FleetNode:
                 keys=keys.revision,
                 ident=keys.ident,
             )
+            if entrance.bucket != bucket:  # the keys are of the one before
+                raise bucket_lost(settings.name, is_gone=False).error
             spool = Spool.open(config, metrics, unix_ms) if settings.spool else None
             self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)), spool)
         except BaseException:
@@ -206,6 +216,8 @@ class FleetNode:
     async def _begin(self, apps: Sequence[str]) -> None:
         await self._bus.start()
         await _patiently(self._feed.start)
+        # what is remembered was told with the keys: a folder may be one that was left behind when its journal was
+        # recovered
         await _patiently(self._stores.tell_of_folders)
         await self.edge.start()
         api = self.config.api
@@ -233,6 +245,8 @@ class FleetNode:
         reasons = []
         if not self._link.is_up:
             reasons.append("NATS can not be reached")
+        elif trouble := self.members.trouble():
+            reasons.append(trouble)
         elif not self._providers.copies.is_filled.is_set():
             reasons.append("the fleet's apps are not known yet")
         if self.draining:
@@ -331,6 +345,10 @@ class FleetNode:
         if partition not in self.cores:
             self._stores.follow(partition)
 
+    def _on_record(self, entry: Entry) -> None:
+        self._key_watch.hear(entry)
+        self._remembered.hear(entry)
+
     def _on_ousted(self, error: GatewayError) -> None:
         if self.ousted is not None and not self.ousted.done():
             self.ousted.set_result(error)
@@ -373,6 +391,7 @@ class FleetNode:
         await self.edge.stop()
         await self.members.close()
         await self._key_watch.close()
+        await self._remembered.close()
         for core in list(self.cores.values()):
             self.lost(core.partition)
         await asyncio.gather(*self._closings.values(), return_exceptions=True)

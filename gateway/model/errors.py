@@ -271,6 +271,8 @@ class LogUnavailable(GatewayError):
 
 
 class LogFenced(GatewayError):
+    #: of who has taken it over, where that is known
+    epoch: int = 0
     code, name, status, retryable, after_ms = 59, "log_fenced", 503, True, 1_000
     summary = "Another node has taken over this part of the fleet; ask again."
 

@@ -74,8 +74,9 @@ async def test_an_older_epoch_can_not_take_over(fleet: JournalFleet) -> None:
     first, second = await fleet.node(), await fleet.node()
     store = await first.adopt(P, 7)
     await accept_some(store)
-    with pytest.raises(LogFenced):
+    with pytest.raises(LogFenced) as fenced:
         await second.adopt(P, 6)
+    assert fenced.value.epoch == 7  # whose records know less goes on from there
     await store.committer.flush()
     assert first.ends.said == []
     await store.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from spread_rig import until
+from structlog.testing import capture_logs
 
 from gateway.cluster.broadcast_stream import BroadcastStream
 from gateway.cluster.nats_link import NatsLink
@@ -65,6 +66,37 @@ async def test_all_hear_the_same_in_the_same_order(readers: Callable[[], Reader]
     assert one.heard == other.heard == sorted(zip(places, sent, strict=True))
     late = await readers().start()
     assert late.heard == one.heard
+
+
+async def test_a_stream_that_somebody_removed_is_made_again_with_places_above_those_before(
+    readers: Callable[[], Reader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices have cursors, and partitions know how far it had come."""
+    monkeypatch.setattr("gateway.cluster.broadcast_stream.GONE_S", 0.5)
+    monkeypatch.setattr("gateway.cluster.broadcast_stream.LOOK_S", 0.1)
+    one, other = readers(), readers()
+    for reader, begins in ((one, 1_000), (other, 5)):  # a clock that is behind as well
+        reader.stream._begins = lambda begins=begins: begins
+        await reader.start()
+    place = await one.stream.append(b"before", once="before", ttl_s=60)
+    assert place == 1_000
+    await until(lambda: one.texts == other.texts == [b"before"])
+    with capture_logs() as logs:
+        await one.link.js.delete_stream(one.stream._name)
+        with pytest.raises(LogUnavailable):
+            await one.stream.append(b"lost", once="lost", ttl_s=60)
+
+        async def takes() -> int:
+            while True:
+                try:
+                    return await one.stream.append(b"after", once="after", ttl_s=60)
+                except LogUnavailable:
+                    await asyncio.sleep(0.05)
+
+        async with asyncio.timeout(20):
+            assert await takes() > place
+        await until(lambda: one.texts == other.texts == [b"before", b"after"])
+    assert [line["event"] for line in logs].count("broadcast_stream_gone") == 2  # each node once
 
 
 async def test_the_same_told_again_is_the_same_message(readers: Callable[[], Reader]) -> None:

@@ -202,6 +202,42 @@ async def test_a_stream_that_lost_what_it_acknowledged_is_no_place_to_go_on(
         await first.append(b"more")
 
 
+async def test_an_owner_whose_stream_was_removed_refuses_each_commit_in_time_and_then_gives_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would say for ever that NATS takes nothing now; who adopts the partition next knows what to say."""
+    monkeypatch.setattr("gateway.cluster.journal_stream.LOST_S", 0.5)
+    journal, _ = await scene.owner(1)
+    await journal.append(b"one")
+    await (await scene.js()).api(f"STREAM.DELETE.{journal.stream}")
+    loop = asyncio.get_running_loop()
+    began, refused = loop.time(), 0
+
+    async def appends_until_it_ends() -> None:
+        nonlocal refused
+        while True:
+            asked = loop.time()
+            try:
+                await journal.append(b"more")
+            except LogUnavailable:
+                refused += 1
+                assert loop.time() - asked < 5
+
+    with pytest.raises(JournalLost, match="is gone"):
+        await appends_until_it_ends()
+    assert refused
+    assert loop.time() - began > 0.5
+
+
+async def test_an_owner_that_can_not_reach_nats_gives_nothing_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cluster.journal_stream.LOST_S", 0.0)
+    journal, faulty = await scene.owner(1)
+    await faulty.nats.close()
+    for _ in range(3):
+        with pytest.raises(LogUnavailable):
+            await journal.append(b"more")
+
+
 async def _config(scene: Scene) -> dict[str, object]:
     from gateway.cluster.journal_stream import journal_config
 

@@ -382,6 +382,23 @@ def test_a_node_that_does_not_take_the_keys_keeps_them_unused_and_is_named(tmp_p
     live(work())
 
 
+def test_keys_of_another_buckets_revision_do_not_count_as_taken(tmp_path: Path) -> None:
+    """A node that has not noticed yet that the records are others: what it has is a higher number, and not the key."""
+
+    async def work() -> None:
+        fleet, a, b = await two(tmp_path)
+        a.watch.hear = lambda _entry: None  # type: ignore[method-assign]
+        a.members._hear = a.watch.hear
+        a.members.announce_keys(1_000_000)
+        await asyncio.sleep(2)
+        with pytest.raises(NodeUnreachable, match=r"'a'.*--finish"):
+            await fleet.rotation().rotate()
+        assert b.make()[1][0] == 1
+        await fleet.end()
+
+    live(work())
+
+
 @pytest.mark.parametrize(("beat", "words"), [({"keys": 0}, "older program"), ({"version": VERSION + 1}, "newer")])
 def test_a_node_of_another_program_is_named_and_nothing_is_changed(
     tmp_path: Path, beat: dict[str, int], words: str

@@ -21,6 +21,7 @@ from gateway.cluster.fleet_identity import FleetIdentity
 from gateway.cluster.jetstream import JetStream
 from gateway.cluster.nats_link import NatsLink
 from gateway.cluster.partition_folder import PartitionFolder
+from gateway.cluster.remembered_pasts import FILE
 from gateway.config.cluster_section import Cluster
 from gateway.config.sections import Store
 from gateway.model.cluster import partition_of
@@ -256,41 +257,82 @@ async def test_the_status_tells_of_a_node_with_folders_of_another_fleet_and_ever
         assert len(found["ident"]) == len(other.ident)
 
 
-async def test_a_node_with_an_empty_folder_that_was_first_after_nats_lost_all_costs_nothing_that_is_not_brought_back(
+async def an_empty_folder_comes_first(home: FleetHome) -> tuple[Scene, str]:
+    """The first node has nothing of what the second one had, and makes a fleet with other keys. The scene of before,
+    and a push that was accepted there."""
+    empty, _ = home.nodes
+    scene = Scene(home)
+    await scene.begin()
+    before = await scene.push(0, "before", ttl=3600)
+    assert before.status_code == 201, before.text
+    await empty.terminate()
+    await home.until_ready()  # the other one has all of it
+    await all_of_nats_is_lost(home)
+    shutil.rmtree(empty.store)
+    await home.restart(0)
+    return scene, before.json()["id"]
+
+
+async def all_comes_back(home: FleetHome, scene: Scene, push: str, capsys: pytest.CaptureFixture[str]) -> None:
+    await home.restart(1)
+    await home.restart(0)
+    await until(lambda: are_refused(home, PARTITIONS))
+    for partition in range(PARTITIONS):
+        assert await command(home, "recover", str(partition), "--yes") == 0, capsys.readouterr().err
+    await home.until_ready()
+    await until(lambda: is_shown(scene, 0, push))
+
+
+async def test_nodes_that_remember_a_fleet_keep_out_of_one_that_a_node_with_an_empty_folder_made_after_nats_lost_all(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It made a fleet with other keys. What the log of the other node says to do is done, word for word."""
+    """What the error says to do is done, and all comes back."""
     async with FleetHome(tmp_path, nodes=2, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
         empty, whole = home.nodes
-        scene = Scene(home)
-        await scene.begin()
-        before = await scene.push(0, "before", ttl=3600)
-        assert before.status_code == 201, before.text
+        scene, before = await an_empty_folder_comes_first(home)
+        await whole.spawn()
+
+        async def has_left() -> bool:
+            return not whole.is_running
+
+        await until(has_left)
+        assert await whole.terminate() == 2
+        said = " ".join(whole.last_words().split())
+        assert "store.path" in said, said
+        assert f"knows of {PARTITIONS} partitions" in said, said
+        assert "stop all nodes, remove the fleet's streams, and start this node before any other" in said, said
+        assert list(whole.store.rglob("*.of-*")) == []
         await empty.terminate()
-        await home.until_ready()  # the other one has all of it
-        await all_of_nats_is_lost(home)
-        shutil.rmtree(empty.store)
-        await home.restart(0)
+        await remove_the_streams(home)
+        (empty.store / FILE).unlink()
+        await all_comes_back(home, scene, before, capsys)
+
+
+async def test_a_node_that_forgot_its_fleet_goes_along_with_one_of_an_empty_folder_and_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an older program, whose folders alone tell. What its log says to do is done, word for word."""
+    async with FleetHome(tmp_path, nodes=2, nats=1, partitions=PARTITIONS, settings=SETTINGS) as home:
+        _, whole = home.nodes
+        scene, before = await an_empty_folder_comes_first(home)
+        (whole.store / FILE).unlink()
         await home.restart(1)
         await home.until_ready()
         assert "partition_folders_of_another_fleet" in whole.log_file.read_text()
         assert await command(home, "status") == 0
         assert "node g2 has 4 partition folders of another fleet" in capsys.readouterr().err
 
-        await all_of_nats_is_lost(home)
+        for node in home.nodes:
+            await node.terminate()
+            (node.store / FILE).unlink()
+        await remove_the_streams(home)
         for kept in whole.store.glob("*.of-*"):
             kept.rename(kept.with_name(kept.name.partition(".of-")[0]))
         for kept in (whole.store / "partitions").glob("*.of-*"):
             place = kept.with_name(kept.name.partition(".of-")[0])
             shutil.rmtree(place)
             kept.rename(place)
-        await home.restart(1)
-        await home.restart(0)
-        await until(lambda: are_refused(home, PARTITIONS))
-        for partition in range(PARTITIONS):
-            assert await command(home, "recover", str(partition), "--yes") == 0, capsys.readouterr().err
-        await home.until_ready()
-        await until(lambda: is_shown(scene, 0, before.json()["id"]))
+        await all_comes_back(home, scene, before, capsys)
 
 
 async def all_of_nats_is_lost(home: FleetHome) -> None:
@@ -303,6 +345,16 @@ async def all_of_nats_is_lost(home: FleetHome) -> None:
     shutil.rmtree(server.folder / "jetstream", ignore_errors=True)
     await home.nats.start()
     assert server.jetstream()["streams"] == 0
+
+
+async def remove_the_streams(home: FleetHome) -> None:
+    assert home.nats is not None
+    link = NatsLink(Cluster(url=home.nats.urls), purpose="test")
+    await link.connect()
+    js = JetStream(link)
+    for stream in await js.names():
+        await js.api(f"STREAM.DELETE.{stream}")
+    await link.close()
 
 
 async def are_refused(home: FleetHome, count: int) -> bool:

@@ -16,7 +16,7 @@ from gateway.cluster.assignment import rank
 from gateway.cluster.beats import ThreadHeart
 from gateway.cluster.entrance import enter
 from gateway.cluster.kv_leases import KvLeases
-from gateway.cluster.leases import Bucket, Changed, Entry, Leases, LocalLeases
+from gateway.cluster.leases import Bucket, BucketGone, Changed, Entry, InDoubt, Leases, LocalLeases
 from gateway.cluster.members import FleetMembers
 from gateway.cluster.nats_link import NatsLink
 from gateway.config.cluster_section import Cluster
@@ -82,6 +82,29 @@ async def test_a_deleted_record_is_gone_and_can_be_made_again(make_leases: MakeL
     again = await leases.create("node.a.b", b"2")
     assert again > revision
     assert {entry.key: entry.value for entry in await leases.all()} == {"part.7": b"x", "node.a.b": b"2"}
+
+
+async def test_a_bucket_is_told_from_another_of_its_name(fleet_settings: Callable[..., Cluster]) -> None:
+    settings = fleet_settings()
+    link = NatsLink(settings, purpose="test")
+    await link.connect()
+    one, other = KvLeases(link, settings), KvLeases(link, settings)
+    await one.open()
+    await other.open()
+    made = await one.made()
+    assert made
+    await one.create("node.a", b"1")
+    assert await other.made() == made
+    await link.js.delete_stream(one._stream)
+    for call in (one.made(), one.get("node.a")):
+        with pytest.raises(BucketGone):
+            await call
+    with pytest.raises(InDoubt):
+        await one.update("node.a", b"2", 1)
+    await other.open()
+    assert await one.made() not in ("", made)
+    assert await one.get("node.a") is None
+    await link.close()
 
 
 async def test_an_empty_bucket_has_nothing(make_leases: MakeLeases) -> None:

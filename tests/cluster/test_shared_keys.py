@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.auth.admin_key import load_or_create
+from gateway.cluster.fleet_identity import FleetIdentity
 from gateway.cluster.fleet_records import KEYS
-from gateway.cluster.leases import Bucket, LocalLeases
+from gateway.cluster.journal_past import Past, Pasts, build, past_key
+from gateway.cluster.leases import Bucket, Entry, LocalLeases
+from gateway.cluster.remembered_pasts import FILE, RememberedPasts
 from gateway.cluster.shared_keys import FleetSeal, share_keys
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
-from gateway.store.keys import ServerKeys
+from gateway.store.keys import KEY_FILE, ServerKeys
 
 
 def config_of(tmp_path: Path, node: str, secret: bytes = b"s" * 40) -> Config:
@@ -96,6 +99,67 @@ async def test_the_store_of_a_gateway_alone_is_refused_and_keeps_its_keys(tmp_pa
     assert caught.value.field == "store.path"
     assert same(ServerKeys.load(folder, may_create=False), alone)
     assert (KEYS in bucket.entries) is not is_first
+
+
+async def remember(config: Config, ident: str, bucket: str) -> bytes:
+    """A journal that the node had heard of; what the file has."""
+    folder = Path(config.store.path)
+    memory = RememberedPasts(folder, FleetIdentity(config.cluster.name, ident), bucket)
+    memory.hear(Entry(past_key(3), build(Past("made", 700)), 1))
+    await memory.close()
+    return (folder / FILE).read_bytes()
+
+
+async def test_a_node_that_remembers_journals_keeps_out_of_a_fleet_that_one_without_a_folder_made(
+    tmp_path: Path,
+) -> None:
+    """All of NATS was lost, and a node that never was in the fleet came first: it would seem whole."""
+    config = config_of(tmp_path, "a")
+    folder = Path(config.store.path)
+    had = await share_keys(config, LocalLeases(Bucket("old")))
+    remembered = await remember(config, had.ident, "old")
+    bucket = Bucket("new")
+    await share_keys(config_of(tmp_path, "new"), LocalLeases(bucket))
+    with pytest.raises(ConfigError, match="stop all nodes, remove the fleet's streams, and start this node") as caught:
+        await share_keys(config, LocalLeases(bucket))
+    assert caught.value.field == "store.path"
+    # all is as it was, so doing what the error says brings all back
+    assert same(ServerKeys.load(folder, may_create=False), had.server)
+    assert load_or_create(had.admin_key_file).hash == had.admin_hash
+    assert (folder / FILE).read_bytes() == remembered
+    assert await Pasts(LocalLeases(bucket)).known() == set()
+    again = Bucket("again")
+    assert same((await share_keys(config, LocalLeases(again))).server, had.server)
+    assert await Pasts(LocalLeases(again)).known() == {3}
+
+
+async def test_a_bucket_is_told_of_journals_before_it_has_keys(tmp_path: Path) -> None:
+    """A node with an empty folder that starts together with this one waits for keys, and then knows."""
+    config = config_of(tmp_path, "a")
+    had = await share_keys(config, LocalLeases(Bucket("old")))
+    await remember(config, had.ident, "old")
+    bucket = Bucket("new")
+    revisions: dict[str, int] = {}
+
+    class Written(LocalLeases):
+        async def create(self, key: str, value: bytes) -> int:
+            revisions[key] = await super().create(key, value)
+            return revisions[key]
+
+    await share_keys(config, Written(bucket))
+    assert revisions[past_key(3)] < revisions[KEYS]
+
+
+async def test_a_node_that_remembers_journals_and_lost_its_keys_makes_no_others(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "a")
+    had = await share_keys(config, LocalLeases(Bucket("old")))
+    await remember(config, had.ident, "old")
+    (Path(config.store.path) / KEY_FILE).unlink()
+    bucket = Bucket("new")
+    with pytest.raises(ConfigError, match="put it back"):
+        await share_keys(config, LocalLeases(bucket))
+    assert KEYS not in bucket.entries
+    assert not (Path(config.store.path) / KEY_FILE).exists()
 
 
 @given(st.binary(max_size=200))

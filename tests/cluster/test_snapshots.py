@@ -169,6 +169,35 @@ async def test_a_standby_that_slept_goes_on_with_a_snapshot(fleet: JournalFleet)
     await other.close()
 
 
+async def test_a_snapshot_that_somebody_removed_is_taken_again_though_nothing_comes(
+    fleet: JournalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its stream, too. Without it no other node could have what went before the journal."""
+    monkeypatch.setattr("gateway.cluster.snapshot_keeper.CHECK_S", 0.05)
+    monkeypatch.setattr("gateway.cluster.snapshot_keeper.PAUSE_S", 0.1)
+    monkeypatch.setattr("gateway.cluster.snapshot_keeper.NOTE_S", 0.2)
+    first = await fleet.node(snapshot_bytes=65_536)
+    store = await with_app(await first.adopt(P, 1))
+    number = register(store, "one")
+    for _ in range(60):
+        seq, written = push(store, number, text="x" * 4_000)
+        await written
+        settle(store, seq)
+    async with asyncio.timeout(20):
+        while (await fleet.commits(P))[0].place < 10:
+            await asyncio.sleep(0.05)
+    kept, written = push(store, number)
+    await written
+    await JetStream(first.link).api(f"STREAM.DELETE.{first.settings.name}_S")
+    async with asyncio.timeout(20):
+        while await first.stores._snapshots.find(P) is None:
+            await asyncio.sleep(0.05)
+    other = await (await fleet.node()).adopt(P, 2)
+    assert other.journal.pending_of(number) == [kept]
+    await store.close()
+    await other.close()
+
+
 async def test_a_journal_without_what_a_snapshot_should_have_is_not_opened(fleet: JournalFleet) -> None:
     node = await fleet.node()
     store = await with_app(await node.adopt(P, 1))

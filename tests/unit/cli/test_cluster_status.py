@@ -1,4 +1,5 @@
-"""`heliograph cluster status` where there is no NATS: one line that says so, and nothing on stdout."""
+"""`heliograph cluster status` where there is no NATS: one line that says so, and nothing on stdout. And what it says of
+keys."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import pytest
 import structlog
 
 from gateway.cli import run
+from gateway.cli.cluster import keys_of
 from gateway.cluster import fleet_status
 
 
@@ -47,3 +49,10 @@ def test_without_nats_it_says_so_in_one_line(
     assert said.out == ""
     assert "no NATS server" in said.err
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("has", "said"), [(7, "7"), (3, "3, behind"), (0, "of its start, behind"), (9, "9, of other records")]
+)
+def test_whose_keys_a_node_has(has: int, said: str) -> None:
+    assert keys_of(has, 7) == said
