@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-import structlog
 
 from gateway.cli import run
 from gateway.cli.cluster import what_is_wrong
@@ -22,16 +20,7 @@ from gateway.config.cluster_section import Cluster
 from gateway.store.environment import DATA_FILE
 from gateway.store.moved import mark_moved
 
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """The commands set logs up for their process; the tests after this one have theirs."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 @pytest.fixture

@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import structlog
 from bare_device import BareDevice
 
 from gateway.cli import run
@@ -29,7 +27,7 @@ from gateway.model.frames import FrameType
 from gateway.model.registration import parse_token
 from gateway.tour.fleet_home import FleetHome, GatewayNode
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("own_logging")]
 PARTITIONS = 4
 SETTINGS = (
     "cluster.lease_s=1.0",
@@ -38,17 +36,6 @@ SETTINGS = (
     "cluster.snapshot_bytes=8388608",
 )
 BUCKET = "KV_heliograph_FLEET"
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """The commands set logs up for their process; the tests after this one have theirs."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 async def until(true: Callable[[], Awaitable[bool]], what: str, within_s: float = 60.0) -> None:

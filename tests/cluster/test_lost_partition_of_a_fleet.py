@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from bare_device import BareDevice
 
 from gateway.cli import run
@@ -28,7 +26,7 @@ from gateway.model.cluster import partition_of
 from gateway.model.registration import parse_token
 from gateway.tour.fleet_home import FleetHome, GatewayNode
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.usefixtures("own_logging")]
 PARTITIONS = 4
 SETTINGS = (
     "cluster.lease_s=1.0",
@@ -36,17 +34,6 @@ SETTINGS = (
     "cluster.journal_bytes=33554432",
     "cluster.snapshot_bytes=8388608",
 )
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """The commands set logs up for their process; the tests after this one have theirs."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 async def until(true: Callable[[], Awaitable[bool]], within_s: float = 60.0) -> None:

@@ -3,17 +3,16 @@ keys."""
 
 from __future__ import annotations
 
-import logging
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from gateway.cli import run
 from gateway.cli.cluster import keys_of
 from gateway.cluster import fleet_status
+
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 @pytest.fixture
@@ -27,17 +26,6 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         port = closed.getsockname()[1]
     pairs = (f"url=nats://127.0.0.1:{port}", "monitors=http://127.0.0.1:1", f"secret_file={secret}")
     return [part for pair in pairs for part in ("--set", f"cluster.{pair}")]
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """The command sets logs up for its process; the tests after this one have theirs."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])

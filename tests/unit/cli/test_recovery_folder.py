@@ -4,20 +4,19 @@ that runs keeps it.
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from gateway.cli import recovery_folder as module
 from gateway.cli import run
 from gateway.cli.recovery_folder import LOCK_FILE, PREFIX, recovery_folder
 from gateway.cluster import recovery
 from gateway.model.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 #: enters the folder, says where it is, and works until it is killed
 _WORKS = """
@@ -28,17 +27,6 @@ with recovery_folder(lambda _: None) as folder:
     print(folder, flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """The command sets logs up for its process; the tests after this one have theirs."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)
