@@ -10,6 +10,7 @@ from libc.string cimport memchr, memcmp, memcpy, memmove
 
 cdef enum:
     BUFFER = 32768                  # lines, and the beginnings of payloads
+    EVENT = 128                     # bytes of an event beside what it carries, about
     WORDS = 5                       # of a line's arguments
 
 cdef struct words_t:
@@ -182,6 +183,7 @@ cdef class NatsReader:
         if size >= 5 and not memcmp(line, b"HMSG ", 5):
             split_words(&words, line + 5, line + size)
             return self._begin_message(&words, True)
+        self.waiting_bytes += EVENT
         for name in (b"PING", b"PONG", b"+OK"):
             if line[:size].rstrip() == name:
                 self.events.append((name,))
@@ -189,6 +191,7 @@ cdef class NatsReader:
         for name in (b"INFO", b"-ERR"):
             if size > 5 and line[:5] == name + b" ":
                 self.events.append((name, line[5:size].strip()))
+                self.waiting_bytes += size
                 return 0
         raise ValueError("a line of an unknown kind")
 
@@ -220,6 +223,6 @@ cdef class NatsReader:
             self.into = self.payload
             return
         self.events.append((b"MSG", self.sid, self.subject, self.reply, self.payload, self.header))
-        self.waiting_bytes += len(self.payload)
+        self.waiting_bytes += EVENT + len(self.payload) + (len(self.header) if self.header is not None else 0)
         self.into = self.payload = self.header = None
         self.is_tailed = True

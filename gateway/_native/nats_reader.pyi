@@ -9,7 +9,7 @@ class NatsReader(Buffer):
     after it can be read.
     """
 
-    #: payload bytes of the events that were not taken yet
+    #: of the events that were not taken yet, about
     waiting_bytes: int
     def __init__(self, most: int) -> None: ...
     @property

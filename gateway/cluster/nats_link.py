@@ -137,7 +137,6 @@ class NatsLink:
 
         settings = self._settings
         client = Client()
-        parser = read_natively(client)
 
         async def on_lost() -> None:
             if client is self._client:
@@ -157,6 +156,7 @@ class NatsLink:
             options["user_credentials"] = settings.credentials_file
         if settings.tls_ca or any(url.startswith("tls:") for url in split_list(settings.url)):
             options["tls"] = self._tls()
+        parser = read_natively(client, needs_tls="tls" in options)
         try:
             await client.connect(
                 split_list(settings.url),

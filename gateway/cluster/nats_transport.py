@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import ParseResult
 
+import structlog
+
 from gateway._native.nats_reader import NatsReader
 
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 #: a server's own bound on a payload is at most this (max_payload), and headers are below 64 KiB
 MOST_BYTES = 64 * 1024 * 1024 + 65_536
 DEFAULT_PORT = 4222
-#: payload bytes that came and were not taken; past it the connection is not read from
+_log = structlog.get_logger(__name__)
+_CLOSE_S = 1.0
+#: bytes of messages that came and were not taken; past it the connection is not read from
 UNTAKEN_BYTES = 1_048_576
 
 #: a payload below this is cheaper copied than sent apart
@@ -29,7 +33,7 @@ _COPIED_BYTES = 4_096
 _UNREADABLE = "what a NATS server sent can not be read"
 
 T = TypeVar("T")
-#: gets a payload in the turn in which it is read; does not raise
+#: gets a payload in the turn in which it is read
 Hear = Callable[[bytes], None]
 
 
@@ -58,8 +62,7 @@ class _Connection(asyncio.BufferedProtocol):
             self.reader.received(nbytes)
         except ValueError as error:
             self._end(error)
-            if self.transport is not None:
-                self.transport.abort()
+            self.abort()
             return
         is_enough = self.reader.waiting_bytes > UNTAKEN_BYTES or self.reader.is_full
         if is_enough and self.transport is not None and not self.is_paused:
@@ -96,8 +99,12 @@ class _Connection(asyncio.BufferedProtocol):
             self._came.set()
 
     async def wait_room(self) -> None:
+        """Or until nothing can be sent any more, which who reads is told."""
         await self._has_room.wait()
-        self.raise_error()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
 
     def raise_error(self) -> None:
         if isinstance(self.error, OSError):
@@ -130,10 +137,13 @@ def _in_words(take: Callable[[], T]) -> T:
 
 
 class NatsTransport:
-    """A `nats.aio.transport.Transport`, but that `read` gives what was read already, for `NatsParser`."""
+    """A `nats.aio.transport.Transport`, but that `read` gives what was read already, for `NatsParser`. `needs_tls`:
+    nothing is said to a server that does not ask for TLS, for whoever is between could have taken that out."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, needs_tls: bool = False) -> None:
         self._connection: _Connection | None = None
+        self._needs_tls = needs_tls
+        self._is_tls = False
         self._is_at_end = False
 
     def __bool__(self) -> bool:
@@ -147,10 +157,12 @@ class NatsTransport:
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:  # noqa: ARG002
         loop = asyncio.get_running_loop()
+        if self._connection is not None:
+            self._connection.abort()  # of a try that failed
         async with asyncio.timeout(connect_timeout):
             host, port = uri.hostname or "", uri.port or DEFAULT_PORT
             _, self._connection = await loop.create_connection(_Connection, host, port)
-        self._is_at_end = False
+        self._is_at_end = self._is_tls = False
 
     async def connect_tls(
         self,
@@ -162,19 +174,33 @@ class NatsTransport:
         connection, loop = self._open, asyncio.get_running_loop()
         assert connection.transport is not None
         name = uri if isinstance(uri, str) else uri.hostname
-        async with asyncio.timeout(connect_timeout):
-            made = await loop.start_tls(connection.transport, connection, ssl_context, server_hostname=name)
-        if made is None:
+        if connection.is_over:
             raise ConnectionError("the connection ended before TLS began")
+        # what came in plain text is nobody's word, and not to be read as if it had come inside
+        connection.reader = NatsReader(MOST_BYTES)
+        connection.is_paused = False
+        try:
+            async with asyncio.timeout(connect_timeout):
+                made = await loop.start_tls(connection.transport, connection, ssl_context, server_hostname=name)
+            if made is None:
+                raise ConnectionError("the connection ended before TLS began")
+        except BaseException:
+            connection.abort()
+            connection.connection_lost(None)  # nobody else says so where the handshake did not end
+            raise
         connection.transport = made
+        self._is_tls = True
 
     def write(self, payload: bytes) -> None:
         self.writelines((payload,))
 
     def writelines(self, payload: Sequence[bytes]) -> None:
-        transport = self._open.transport
-        assert transport is not None
-        transport.writelines(payload)
+        connection = self._open
+        assert connection.transport is not None
+        if self._needs_tls and not self._is_tls:
+            raise ConnectionError("a NATS server does not ask for TLS, and the configuration does")
+        if not connection.is_over and not connection.transport.is_closing():  # who reads is told of the end
+            connection.transport.writelines(payload)
 
     async def read(self, buffer_size: int) -> list[Any]:  # noqa: ARG002
         """Events in order; none at the end. OSError where the connection broke."""
@@ -201,8 +227,16 @@ class NatsTransport:
         await self._open.wait_room()
 
     async def wait_closed(self) -> None:
-        if self._connection is not None:
-            await asyncio.shield(self._connection.closed)
+        """A server that reads no more gets a second for what was not sent."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await asyncio.shield(connection.closed)
+        except TimeoutError:
+            connection.abort()
+            await asyncio.shield(connection.closed)
 
     def close(self) -> None:
         if self._connection is not None and self._connection.transport is not None:
@@ -225,6 +259,12 @@ class NatsParser:
     def reset(self) -> None:
         """What it holds belongs to no connection."""
 
+    def _tell(self, hear: Hear, payload: bytes) -> None:
+        try:
+            hear(payload)
+        except Exception as exc:  # what comes after it is read all the same
+            _log.error("nats_message_unheard", kind=type(exc).__name__, exc_info=exc)
+
     async def parse(self, events: list[Any]) -> None:
         client = self._client
         for event in events:
@@ -235,11 +275,15 @@ class NatsParser:
                 if hear is None:
                     await client._process_msg(sid, subject, reply, payload, header)
                 elif sid in client._subs:
-                    hear(payload)
+                    self._tell(hear, payload)
             elif kind == b"PING":
                 await client._process_ping()
             elif kind == b"PONG":
-                await client._process_pong()
+                if client._pongs and client._pongs[0].done():  # who asked for it does not wait any more
+                    client._pongs.pop(0)
+                    client._pings_outstanding = 0
+                else:
+                    await client._process_pong()
             elif kind == b"INFO":
                 await client._process_info(json.loads(event[1]))
             elif kind == b"-ERR":
@@ -249,7 +293,8 @@ class NatsParser:
 async def publish(client: Client, subject: str, payload: bytes) -> None:
     """As the client does, but that a large payload is not copied into its command."""
     inside: Any = client
-    if len(payload) < _COPIED_BYTES or not isinstance(inside._ps, NatsParser) or not client.is_connected:
+    is_plain = isinstance(inside._ps, NatsParser) and client.is_connected and not client.is_draining
+    if len(payload) < _COPIED_BYTES or not is_plain:
         await client.publish(subject, payload)
         return
     if len(payload) > client.max_payload:
@@ -269,6 +314,8 @@ _INSIDES = (
     "_send_command",
     "_flush_pending",
     "_flush_queue",
+    "_pongs",
+    "_pings_outstanding",
     "_transport",
     "_ps",
     "_subs",
@@ -280,12 +327,13 @@ _INSIDES = (
 )
 
 
-def read_natively(client: Client) -> NatsParser | None:
-    """Before it connects. None: it is a release that is made otherwise, and reads as it does."""
+def read_natively(client: Client, *, needs_tls: bool = False) -> NatsParser | None:
+    """Before it connects. `needs_tls`: as for `NatsTransport`. None: it is a release that is made otherwise, and reads
+    as it does."""
     inside: Any = client
     if not all(hasattr(inside, name) for name in _INSIDES):
         return None
     parser = NatsParser(client)
-    inside._transport = NatsTransport()
+    inside._transport = NatsTransport(needs_tls=needs_tls)
     inside._ps = parser
     return parser

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import pytest
 import uvloop
@@ -270,6 +271,203 @@ def test_what_is_not_taken_stops_the_reading(run: Run) -> None:
                 await end.wait()
         assert taken == 500 * 65_536 + 3
         assert UNTAKEN_BYTES < most <= UNTAKEN_BYTES + 65_536
+
+    run(scene())
+
+
+def test_a_message_that_is_not_understood_does_not_end_the_reading(run: Run) -> None:
+    async def scene() -> None:
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await begun.wait()
+            writer.write(b"MSG a 1 3\r\nbad\r\nMSG a 1 4\r\ngood\r\n")
+            await over.wait()
+
+        begun, over = asyncio.Event(), asyncio.Event()
+        came: asyncio.Queue[bytes] = asyncio.Queue()
+        async with connected(answer) as (client, _):
+
+            def hear(payload: bytes) -> None:
+                if payload == b"bad":
+                    raise RuntimeError("of a handler")
+                came.put_nowait(payload)
+
+            client._ps.directly[b"a"] = hear
+            await client.subscribe("a")
+            begun.set()
+            assert await heard(came, 1) == [b"good"]
+            over.set()
+
+    run(scene())
+
+
+def test_a_pong_that_nobody_waits_for_any_more_does_not_end_the_reading(run: Run) -> None:
+    async def scene() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await late.wait()
+            writer.write(b"PONG\r\n")
+            while True:
+                line = await reader.readline()
+                if line == b"PING\r\n":
+                    pings.append(line)
+                    if len(pings) > 1:
+                        writer.write(b"PONG\r\n")
+                elif not line:
+                    return
+
+        late, pings = asyncio.Event(), list[bytes]()
+        async with connected(answer) as (client, _):
+            with pytest.raises(TimeoutError):
+                await client.flush(0.05)
+            late.set()
+            await client.flush(10)
+            assert client.is_connected
+
+    run(scene())
+
+
+def test_a_server_that_hangs_up_at_once_is_tried_again(run: Run) -> None:
+    """As one does that has no room for more connections, or is about to end."""
+
+    async def scene() -> None:
+        tries = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal tries
+            tries += 1
+            writer.write(INFO)
+            if 1 < tries < 6:
+                writer.write(b"-ERR 'maximum connections exceeded'\r\n")
+            else:
+                while (line := await reader.readline()) not in (b"PING\r\n", b""):
+                    pass
+                writer.write(b"PONG\r\n")
+                if tries == 6:
+                    with contextlib.suppress(ConnectionResetError):
+                        while line := await reader.readline():
+                            if line == b"PING\r\n":
+                                writer.write(b"PONG\r\n")
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+        server = await asyncio.start_server(serve, HOST, 0)
+        client = Client()
+        assert read_natively(client) is not None
+        back = asyncio.Event()
+
+        async def on_back() -> None:
+            back.set()
+
+        async def on_error(_: BaseException) -> None:
+            pass
+
+        await client.connect(
+            f"nats://{HOST}:{server.sockets[0].getsockname()[1]}",
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.01,  # type: ignore[arg-type]
+            reconnected_cb=on_back,
+            error_cb=on_error,
+        )
+        async with asyncio.timeout(30):
+            await back.wait()
+        assert tries == 6
+        await client.close()
+        server.close()
+        await server.wait_closed()
+
+    run(scene())
+
+
+def test_what_came_before_tls_is_not_read_as_if_it_had_come_inside(run: Run, tmp_path: Path) -> None:
+    cert_file, key_file = make_certificate(tmp_path)
+
+    async def scene() -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(cert_file, key_file)
+        said: list[bytes] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            info = INFO.replace(b'"headers"', b'"tls_required":true,"headers"')
+            writer.write(info + b"PONG\r\nMSG a 1 4\r\nEVIL\r\n")
+            await writer.start_tls(context)
+            while line := await reader.readline():
+                said.append(line)
+                if line == b"PING\r\n":
+                    writer.write(b"PONG\r\n")
+                if line.startswith(b"SUB"):
+                    writer.write(b"MSG a 1 4\r\ngood\r\n")
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+        server = await asyncio.start_server(serve, HOST, 0)
+        client = Client()
+        assert read_natively(client, needs_tls=True) is not None
+        client_context = ssl.create_default_context(cafile=str(cert_file))
+        await client.connect(
+            f"nats://{HOST}:{server.sockets[0].getsockname()[1]}", tls=client_context, allow_reconnect=False
+        )
+        came: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def hear(message: Any) -> None:
+            came.put_nowait(message.data)
+
+        await client.subscribe("a", cb=hear)
+        assert await heard(came, 1) == [b"good"]
+        await client.close()
+        server.close()
+        await server.wait_closed()
+
+    run(scene())
+
+
+def test_nothing_is_said_to_a_server_that_asks_for_no_tls_where_the_configuration_does(run: Run) -> None:
+    async def scene() -> None:
+        said: list[bytes] = []
+        over = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(INFO)
+            said.append(await reader.read())
+            writer.close()
+            over.set()
+
+        server = await asyncio.start_server(serve, HOST, 0)
+        client = Client()
+        assert read_natively(client, needs_tls=True) is not None
+        url = f"nats://{HOST}:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(ConnectionError, match="does not ask for TLS"):
+            await client.connect(url, tls=ssl.create_default_context(), allow_reconnect=False)
+        await client.close()
+        async with asyncio.timeout(20):
+            await over.wait()
+        assert said == [b""]
+        server.close()
+        await server.wait_closed()
+
+    run(scene())
+
+
+def test_a_try_that_failed_leaves_no_connection_behind(run: Run) -> None:
+    async def scene() -> None:
+        ends: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionResetError):
+                ends.put_nowait(await reader.read())  # and says nothing
+            writer.close()
+
+        server = await asyncio.start_server(serve, HOST, 0)
+        transport = NatsTransport()
+        uri = urlparse(f"nats://{HOST}:{server.sockets[0].getsockname()[1]}")
+        for _ in range(3):
+            await transport.connect(uri, 0, 5)
+        await heard(ends, 2)
+        transport.close()
+        await transport.wait_closed()
+        await heard(ends, 1)
+        server.close()
+        await server.wait_closed()
 
     run(scene())
 

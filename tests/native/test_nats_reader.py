@@ -125,7 +125,7 @@ def test_a_large_payload_is_received_into_what_is_handed_out() -> None:
     with memoryview(reader) as room:
         assert len(room) == 199_990
     put(reader, payload[10:] + b"\r\nMSG b 2 1\r\n")
-    assert reader.waiting_bytes == 200_000
+    assert 200_000 < reader.waiting_bytes < 201_000
     assert reader.take() == [(b"MSG", 1, b"a", b"", payload, None)]
     put(reader, b"x\r\n")
     assert reader.take() == [(b"MSG", 2, b"b", b"", b"x", None)]
