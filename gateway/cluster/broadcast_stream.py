@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
 
+from gateway.cluster.jetstream import placed
 from gateway.config.cluster_section import Cluster
 from gateway.model.errors import GatewayError, LogUnavailable
 
@@ -122,7 +123,7 @@ class BroadcastStream:
             await self._link.js.stream_info(self._name)
             return
         try:
-            await self._link.js.add_stream(wanted)
+            await placed(lambda: self._link.js.add_stream(wanted), APIError)
         except APIError:
             await self._link.js.stream_info(self._name)  # another node was faster
 

@@ -6,8 +6,10 @@ not carried out), `NoAnswer` (may have been carried out), `Refused` (the server'
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -15,9 +17,15 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
 
 PREFIX = "$JS.API"
+_T = TypeVar("_T")
 #: of the server's error numbers: the stream's last sequence is not the expected one
 WRONG_LAST = frozenset({10071, 10164})
 NOT_FOUND = frozenset({10059, 10037, 10014})
+#: … too few servers are known to the one that places a stream: where all are there it learns so from what each tells of
+#: itself every ten seconds
+TOO_FEW = 10005
+PLACE_S = 12.0
+_AGAIN_S = 0.1
 _HEADER_LINE = b"NATS/1.0\r\n"
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
@@ -50,9 +58,9 @@ class NoAnswer(JetStreamError):
 
 
 class Refused(JetStreamError):
-    def __init__(self, number: int, text: str) -> None:
-        super().__init__(f"{text} ({number})")
-        self.number = number
+    def __init__(self, err_code: int, text: str) -> None:
+        super().__init__(f"{text} ({err_code})")
+        self.err_code = err_code
         self.text = text
 
 
@@ -89,6 +97,19 @@ def parse_headers(raw: bytes) -> dict[str, str]:
         if colon:
             headers[name.decode("utf-8", "replace").strip()] = value.decode("utf-8", "replace").strip()
     return headers
+
+
+async def placed(make: Callable[[], Awaitable[_T]], refused: type[Exception]) -> _T:
+    """What `make` (of a stream) answers, asked again for `PLACE_S` while the servers say that they are too few."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PLACE_S
+    while True:
+        try:
+            return await make()
+        except refused as exc:
+            if getattr(exc, "err_code", None) != TOO_FEW or loop.time() > end:
+                raise
+        await asyncio.sleep(_AGAIN_S)
 
 
 class JetStream:
@@ -150,7 +171,7 @@ class JetStream:
         try:
             said = await self.api(f"STREAM.INFO.{stream}", {"subjects_filter": subjects} if subjects else None)
         except Refused as exc:
-            if exc.number in NOT_FOUND:
+            if exc.err_code in NOT_FOUND:
                 return None
             raise
         return _state(said)
@@ -170,7 +191,7 @@ class JetStream:
         name = config["name"]
         state = await self.state(name)
         if state is None:
-            return _state(await self.api(f"STREAM.CREATE.{name}", config, timeout_s))
+            return _state(await placed(lambda: self.api(f"STREAM.CREATE.{name}", config, timeout_s), Refused))
         if any(state.config.get(field) != value for field, value in config.items()):
             return _state(await self.api(f"STREAM.UPDATE.{name}", {**state.config, **config}))
         return state
@@ -180,7 +201,7 @@ class JetStream:
         try:
             said = await self.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": last_of} if last_of else {"seq": seq})
         except Refused as exc:
-            if exc.number in NOT_FOUND:
+            if exc.err_code in NOT_FOUND:
                 return None
             raise
         kept = said["message"]

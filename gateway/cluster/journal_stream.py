@@ -216,11 +216,11 @@ class JournalStream:
             except NoAnswer:
                 in_doubt = True
             except Refused as exc:
-                if exc.number in WRONG_LAST:
+                if exc.err_code in WRONG_LAST:
                     if await self._is_there(wanted, record.id):
                         break
                     in_doubt = True  # what is on its way counts as there for the server
-                elif not in_doubt and (exc.number in _FULL and "maximum" in exc.text):
+                elif not in_doubt and (exc.err_code in _FULL and "maximum" in exc.text):
                     raise LogUnavailable(f"the journal is full: {exc}") from exc
                 else:
                     log.warning("journal_refused", partition=self._partition, reason=str(exc))

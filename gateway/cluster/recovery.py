@@ -308,7 +308,7 @@ class _Recovery:
                 if not tries_left:
                     raise
             except Refused as exc:
-                if not tries_left or exc.number != _NAME_IN_USE:
+                if not tries_left or exc.err_code != _NAME_IN_USE:
                     raise
             await asyncio.sleep(_PAUSE_S)
         raise NoAnswer("the new journal can not be made")

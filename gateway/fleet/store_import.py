@@ -343,10 +343,12 @@ class _Importer:
             await loop.run_in_executor(None, target.environment.copy_to, made)
             target.close()
             shutil.rmtree(target.folder, ignore_errors=True)
-            stored = await snapshots.store(target.partition, _EPOCH, state.created, place, made)
+            # asked again it may find what it stored the first time: no other has this place of this journal
+            await self._until(partial(snapshots.store, target.partition, _EPOCH, state.created, place, made))
         finally:
             shutil.rmtree(made, ignore_errors=True)
-        if stored is None:
+        stored = await self._until(partial(snapshots.find, target.partition))
+        if stored is None or (stored.created, stored.place) != (state.created, place):
             raise ConfigError("somebody else writes into this fleet at the same time", field="cluster.name")
         # a node's folder of an earlier fleet of this name must not tell of another journal
         await self._put(leases, past_key(target.partition), build_past(Past(state.created, place)))
@@ -405,7 +407,7 @@ class _Importer:
             try:
                 await self._js.api(f"STREAM.DELETE.{stream}")
             except Refused as exc:
-                if exc.number not in NOT_FOUND:
+                if exc.err_code not in NOT_FOUND:
                     raise
 
         await self._until(remove)
@@ -418,6 +420,6 @@ class _Importer:
             try:
                 return await work()
             except (LogUnavailable, JetStreamError) as exc:
-                if loop.time() > end or (isinstance(exc, Refused) and exc.number not in NOT_FOUND):
+                if loop.time() > end or (isinstance(exc, Refused) and exc.err_code not in NOT_FOUND):
                     raise
             await asyncio.sleep(_AGAIN_S)

@@ -13,10 +13,11 @@ import pytest
 
 from gateway.cluster.fleet_records import KEYS
 from gateway.cluster.import_record import IMPORT, finished_import
-from gateway.cluster.jetstream import JetStream
+from gateway.cluster.jetstream import JetStream, NoAnswer
 from gateway.cluster.journal_records import journal_stream
 from gateway.cluster.kv_leases import KvLeases
 from gateway.cluster.nats_link import NatsLink
+from gateway.cluster.snapshots import Manifest, Snapshots
 from gateway.config.cluster_section import Cluster
 from gateway.config.sections import Config
 from gateway.config.sections import Store as StoreConfig
@@ -145,6 +146,27 @@ async def test_it_may_break_off_at_any_step(scene: Scene, step: str, monkeypatch
     assert moved_to(scene.store) == scene.config.cluster.name
     assert (await scene.run()).was_done
     assert not list((scene.path / "work").iterdir())
+
+
+@pytest.mark.parametrize("is_carried_out", [True, False])
+async def test_a_snapshot_whose_storing_went_unanswered_is_stored_again(
+    scene: Scene, is_carried_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, unanswered = Snapshots.store, []
+
+    async def lost_once(self: Snapshots, partition: int, *args: Any) -> Manifest | None:
+        if partition in unanswered:
+            return await store(self, partition, *args)
+        unanswered.append(partition)
+        if is_carried_out:
+            await store(self, partition, *args)
+        raise NoAnswer("TimeoutError")
+
+    monkeypatch.setattr(Snapshots, "store", lost_once)
+    done = await scene.run()
+    assert done.carried.pending == 10
+    assert sorted(unanswered) == list(range(PARTITIONS))
+    assert await scene.is_open()
 
 
 async def test_a_dry_run_writes_nothing(scene: Scene) -> None:
