@@ -83,7 +83,7 @@ def split(bytes pushes not None, const uint16_t[::1] partition_of_slot not None,
     """See batch_parts.pyi."""
     cdef gw_reader_t r, ahead
     cdef push_t push
-    cdef bint is_plain = False
+    cdef bint is_plain = False, was_read = False
     cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(pushes)
     cdef int64_t count
     cdef uint32_t i, taken
@@ -110,14 +110,18 @@ def split(bytes pushes not None, const uint16_t[::1] partition_of_slot not None,
             if i < taken:
                 ahead = r
                 memset(&push, 0, sizeof(push))
-                is_plain = read_push(&ahead, &push, most_ttl_s) and push.data_bytes <= inline_bytes and (
+                was_read = read_push(&ahead, &push, most_ttl_s)
+                is_plain = was_read and push.data_bytes <= inline_bytes and (
                     <uint64_t>push.title_bytes + push.text_bytes + push.data_bytes <= push_bytes)
                 slot = (push.token[0] << 2) | (push.token[1] >> 6) if is_plain else slot_of(r)
                 pieces[i].partition = <uint16_t>otherwise if slot < 0 else partition_of_slot[slot]
                 pieces[i].raw = r.p
                 if pieces[i].partition >= SLOTS:
                     raise ValueError("a slot of no partition")
-            if not gw_skip(&r):
+            if was_read:            # to its end
+                r = ahead
+                was_read = False
+            elif not gw_skip(&r):
                 raise ValueError(f"pushes[{i}]: this is no msgpack, or it is cut")
             if i < taken:
                 k = pieces[i].partition

@@ -6,6 +6,7 @@ push, a first look that ends in a send on a link that takes it, or in waiting wh
 notifier. Those two decisions are rows of the table in gateway/delivery/policy.py, held equal by a test.
 """
 cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -189,13 +190,19 @@ cdef class Router:
         return 0
 
 
+cdef inline void begin_reading(gw_reader_t *r, const Py_buffer *array) noexcept nogil:
+    r.p = <const uint8_t *>array.buf
+    r.end = r.p + array.len
+
+
 @cython.final
 cdef class Batch:
     """Pushes that were read together; see intake.pyi."""
     cdef Registry registry
     cdef Pending pending
     cdef Batches batches
-    cdef bytes pushes               # what the pointers point into
+    cdef Py_buffer *arrays          # what the pointers point into
+    cdef uint32_t held              # of them
     cdef push_t *items
     cdef readonly uint32_t count
     cdef readonly uint32_t ready
@@ -203,48 +210,72 @@ cdef class Batch:
     cdef uint64_t first             # sequence, once accepted
 
     def __cinit__(self, Registry registry not None, Pending pending not None, Batches batches not None,
-                  bytes pushes not None, uint32_t app, *, uint32_t most, uint32_t push_bytes, uint32_t inline_bytes,
+                  list arrays not None, uint32_t app, *, uint32_t most, uint32_t push_bytes, uint32_t inline_bytes,
                   uint32_t pending_of_one, uint32_t ttl_s, uint32_t most_ttl_s):
-        cdef gw_reader_t r, ahead
-        cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(pushes)
+        cdef gw_reader_t r
         cdef int64_t count
-        cdef push_t *push
-        cdef uint32_t i
+        cdef uint64_t total = 0
+        cdef Py_ssize_t i
         self.registry = registry
         self.pending = pending
         self.batches = batches
-        self.pushes = pushes
         self.app = app
-        r.p = base
-        r.end = base + len(pushes)
-        count = gw_read_array(&r)
-        if count < 0:
-            raise ValueError("pushes: an array of pushes is expected")
-        if count > min(most, <uint32_t>GW_BATCH_MOST):
-            raise OverflowError(f"pushes: at most {min(most, <uint32_t>GW_BATCH_MOST)} in a batch")
-        self.items = <push_t *>malloc(max(<size_t>1, <size_t>count) * sizeof(push_t))
+        self.arrays = <Py_buffer *>malloc(max(<size_t>1, <size_t>len(arrays)) * sizeof(Py_buffer))
+        if self.arrays == NULL:
+            raise MemoryError
+        for i in range(len(arrays)):
+            PyObject_GetBuffer(arrays[i], &self.arrays[i], PyBUF_SIMPLE)
+            self.held += 1
+            begin_reading(&r, &self.arrays[i])
+            count = gw_read_array(&r)
+            if count < 0:
+                raise ValueError("pushes: an array of pushes is expected")
+            total += <uint64_t>count
+            if total > min(most, <uint32_t>GW_BATCH_MOST):
+                raise OverflowError(f"pushes: at most {min(most, <uint32_t>GW_BATCH_MOST)} in a batch")
+        self.items = <push_t *>malloc(max(<size_t>1, <size_t>total) * sizeof(push_t))
         if self.items == NULL:
             raise MemoryError
-        for i in range(<uint32_t>count):
-            push = &self.items[i]
+        for i in range(len(arrays)):
+            self.read(&self.arrays[i], push_bytes, inline_bytes, ttl_s, most_ttl_s)
+        self.look_up(pending_of_one)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.held):
+            PyBuffer_Release(&self.arrays[i])
+        free(self.arrays)
+        free(self.items)
+
+    cdef int read(self, const Py_buffer *array, uint32_t push_bytes, uint32_t inline_bytes, uint32_t ttl_s,
+                  uint32_t most_ttl_s) except -1:
+        """Its pushes behind those that were read before."""
+        cdef gw_reader_t r, ahead
+        cdef push_t *push
+        cdef bint is_plain
+        cdef int64_t count, _
+        begin_reading(&r, array)
+        count = gw_read_array(&r)
+        for _ in range(count):
+            push = &self.items[self.count]
             memset(push, 0, sizeof(push_t))
             push.raw = r.p
             push.urgency = URGENCY_NORMAL
             push.ttl_s = ttl_s
             ahead = r
-            if not gw_skip(&r):
-                raise ValueError(f"pushes[{i}]: this is no msgpack, or it is cut")
+            is_plain = read_push(&ahead, push, most_ttl_s)
+            if is_plain:            # it was read to its end
+                r = ahead
+            elif not gw_skip(&r):
+                raise ValueError(f"pushes[{self.count}]: this is no msgpack, or it is cut")
             push.raw_bytes = <uint32_t>(r.p - push.raw)
-            if not read_push(&ahead, push, most_ttl_s) or ttl_s == 0 or push.data_bytes > inline_bytes or (
+            if not is_plain or ttl_s == 0 or push.data_bytes > inline_bytes or (
                     <uint64_t>push.title_bytes + push.text_bytes + push.data_bytes > push_bytes):
                 push.place = PLACE_APART
+            self.count += 1
         if r.p != r.end:
             raise ValueError("pushes: something follows the array")
-        self.count = <uint32_t>count
-        self.look_up(pending_of_one)
-
-    def __dealloc__(self):
-        free(self.items)
+        return 0
 
     cdef int look_up(self, uint32_t pending_of_one) except -1:
         """Registrations and links of the plain ones; their places among those that are ready."""

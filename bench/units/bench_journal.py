@@ -71,7 +71,7 @@ def test_journal_batch(benchmark: Any, on_disk: StoreOnDisk) -> None:
     packed = msgspec.msgpack.encode([{"target": {"token": token}, "text": "x" * 100} for token in on_disk.texts])
 
     async def push() -> None:
-        batch = journal.read_batch("shop", packed, LIMITS)
+        batch = journal.read_batch("shop", [packed], LIMITS)
         assert batch.ready == ROWS
         await journal.append_batch(batch, LIMITS, router, 1_800_000_000_000).done
 

@@ -19,14 +19,15 @@ class Router:
 
 @final
 class Batch:
-    """A packed array of pushes, read and looked up. ValueError: it is none; OverflowError: more than `most`.
-    Bounds in bytes, times in seconds; `ttl_s` for a push that says none."""
+    """Packed arrays of pushes, one behind the other, read and looked up. ValueError: one is none; OverflowError: more
+    than `most`. They are held, not copied, and must not change. Bounds in bytes, times in seconds; `ttl_s` for a push
+    that says none."""
     def __new__(
         cls,
         registry: Registry,
         pending: Pending,
         batches: Batches,
-        pushes: bytes,
+        arrays: list[bytes | memoryview],
         app: int,
         *,
         most: int,

@@ -186,7 +186,7 @@ class BatchAnswer(Response):
             packed = msgspec.msgpack.encode(plain)
         except (OverflowError, TypeError, ValueError, RecursionError):
             return self._start_singly(plain, now_ms)  # one of them can not be sent to a device: each says for itself
-        taken = self._backend.batches.accept(self._app, packed, len(plain), now_ms)
+        taken = self._backend.batches.accept(self._app, [packed], len(plain), now_ms)
         results: list[Result] = [_Batched(taken, index) for index in range(len(plain))]
         singles = self._start_singly([plain[index] for index in taken.apart], now_ms) if taken.apart else []
         for index, single in zip(taken.apart, singles, strict=True):

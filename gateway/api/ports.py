@@ -87,8 +87,9 @@ class Taken(Protocol):
 class TakesBatches(Protocol):
     """The way in for many pushes at once; delivery.batch_accept.BatchAcceptor."""
 
-    def accept(self, app: App, pushes: bytes, most: int, now_ms: int) -> Taken:
-        """`pushes`: packed array of push maps. BadRequest where it is none, or has more than `most`."""
+    def accept(self, app: App, arrays: list[bytes | memoryview], most: int, now_ms: int) -> Taken:
+        """`arrays`: packed arrays of push maps, one behind the other. BadRequest where one is none, or they have more
+        than `most`."""
         ...
 
 

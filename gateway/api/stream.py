@@ -80,7 +80,7 @@ class ProviderStreams(StreamSessions[_Stream]):
             return
         if refusal is not None:
             pushes = first_of(pushes, room)
-        taken = self._backend.batches.accept(app, pushes, self._config.provider_batch, self._backend.now_ms())
+        taken = self._backend.batches.accept(app, [pushes], self._config.provider_batch, self._backend.now_ms())
         self._backend.metrics.count(Metric.PROVIDER_BATCHES)
         stream.unanswered += count
 

@@ -8,7 +8,8 @@ import asyncio
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from inspect import isawaitable
 
 import structlog
@@ -24,7 +25,7 @@ _log = structlog.get_logger(__name__)
 
 #: questions of this node without an answer; past it QueueFull
 MAX_ASKS = 65_536
-#: async handlers that run at a time; past it questions are refused, and what was told counts as lost
+#: handlers without an answer yet; past it questions are refused, and what was told counts as lost
 MAX_RUNNING = 16_384
 #: a node that was told something hears the last number again after so long, so many times
 MARK_S = 0.5
@@ -50,8 +51,11 @@ class MessageBus(ABC):
         self._flushing: asyncio.Handle | None = None
         self._marking: asyncio.TimerHandle | None = None
         self._asks: dict[int, tuple[int, asyncio.Future[bytes]]] = {}
+        #: until when they are waited for, of each length of time in order; those that were answered go in passing
+        self._ends: dict[float, deque[tuple[float, int]]] = {}
+        self._ending: asyncio.TimerHandle | None = None
         self._requests = itertools.count(1)
-        self._running: set[asyncio.Future[None]] = set()
+        self._running: set[asyncio.Future[bytes]] = set()
         self._gap_hearers: list[Callable[[int], None]] = []
         self._is_closed = False
 
@@ -73,6 +77,18 @@ class MessageBus(ABC):
     async def ask(self, node: int, kind: str, body: Body, *, timeout_s: float) -> bytes:
         if node == self._number:
             return await self._ask_self(kind, whole_of(body), timeout_s)
+        request, future = self._begin_ask(node, kind, body, timeout_s)
+        try:
+            return await future
+        finally:
+            self._asks.pop(request, None)
+
+    def ask_soon(self, node: int, kind: str, body: Body, *, timeout_s: float) -> asyncio.Future[bytes]:
+        if node == self._number:
+            return asyncio.ensure_future(self._ask_self(kind, whole_of(body), timeout_s))
+        return self._begin_ask(node, kind, body, timeout_s)[1]
+
+    def _begin_ask(self, node: int, kind: str, body: Body, timeout_s: float) -> tuple[int, asyncio.Future[bytes]]:
         if self._is_closed or not self.is_up:
             self._metrics.count(Metric.BUS_ASKS_FAILED, label="down")
             raise NodeUnreachable
@@ -80,19 +96,41 @@ class MessageBus(ABC):
             self._metrics.count(Metric.BUS_ASKS_FAILED, label="full")
             raise QueueFull
         request = next(self._requests)
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        if not self._put(node, Frame(ASK, kind, request, b""), body):
+            self._metrics.count(Metric.BUS_ASKS_FAILED, label="outbox")
+            raise NodeUnreachable
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes] = loop.create_future()
         self._asks[request] = node, future
-        try:
-            if not self._put(node, Frame(ASK, kind, request, b""), body):
-                self._metrics.count(Metric.BUS_ASKS_FAILED, label="outbox")
-                raise NodeUnreachable
-            async with asyncio.timeout(timeout_s):
-                return await future
-        except TimeoutError:
-            self._metrics.count(Metric.BUS_ASKS_FAILED, label="timeout")
-            raise NodeUnreachable from None
-        finally:
-            del self._asks[request]
+        ends = self._ends.get(timeout_s)
+        if ends is None:
+            ends = self._ends[timeout_s] = deque()
+        while ends and ends[0][1] not in self._asks:
+            ends.popleft()
+        ends.append((loop.time() + timeout_s, request))
+        if self._ending is None or self._ending.when() > ends[-1][0]:
+            self._wait_for_ends()
+        return request, future
+
+    def _wait_for_ends(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+        at_s = min((ends[0][0] for ends in self._ends.values() if ends), default=0.0)
+        self._ending = asyncio.get_running_loop().call_at(at_s, self._end_asks) if at_s else None
+
+    def _end_asks(self) -> None:
+        """Those whose time is over."""
+        self._ending = None
+        now_s = asyncio.get_running_loop().time()
+        for timeout_s, ends in list(self._ends.items()):
+            while ends and (ends[0][0] <= now_s or ends[0][1] not in self._asks):
+                _, future = self._asks.pop(ends.popleft()[1], (0, None))
+                if future is not None and not future.done():
+                    self._metrics.count(Metric.BUS_ASKS_FAILED, label="timeout")
+                    future.set_exception(NodeUnreachable())
+            if not ends:
+                del self._ends[timeout_s]
+        self._wait_for_ends()
 
     def tell(self, node: int, kind: str, body: bytes) -> None:
         frame = Frame(TELL, kind, 0, body)
@@ -113,7 +151,7 @@ class MessageBus(ABC):
 
     async def close(self) -> None:
         self._is_closed = True
-        for handle in (self._marking, self._flushing):
+        for handle in (self._marking, self._flushing, self._ending):
             if handle is not None:
                 handle.cancel()
         self._fail_asks(None)
@@ -236,7 +274,7 @@ class MessageBus(ABC):
         except Exception as exc:
             self._refuse(sender, frame, self._as_refusal(frame, exc))
             return
-        if not isawaitable(result):
+        if isinstance(result, bytes) or not isawaitable(result):
             self._answer(sender, frame, result)
         elif len(self._running) >= MAX_RUNNING:
             if hasattr(result, "close"):
@@ -246,17 +284,19 @@ class MessageBus(ABC):
             if frame.type == TELL:
                 self._tell_gap(sender)
         else:
-            task = asyncio.ensure_future(self._run(sender, frame, result))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            future = asyncio.ensure_future(result)  # a future needs no task
+            self._running.add(future)
+            future.add_done_callback(partial(self._on_result, sender, frame))
 
-    async def _run(self, sender: int, frame: Frame, result: Awaitable[bytes]) -> None:
-        try:
-            answer = await result
-        except Exception as exc:
-            self._refuse(sender, frame, self._as_refusal(frame, exc))
-        else:
-            self._answer(sender, frame, answer)
+    def _on_result(self, sender: int, frame: Frame, future: asyncio.Future[bytes]) -> None:
+        self._running.discard(future)
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._answer(sender, frame, future.result())
+        elif isinstance(error, Exception):
+            self._refuse(sender, frame, self._as_refusal(frame, error))
 
     def _as_refusal(self, frame: Frame, exc: Exception) -> GatewayError:
         if isinstance(exc, GatewayError):
@@ -278,7 +318,9 @@ class MessageBus(ABC):
         node, future = self._asks.get(frame.request, (0, None))
         if future is None or node != sender or future.done():
             self._drop("late", 1)
-        elif frame.type == ANSWER:
+            return
+        del self._asks[frame.request]
+        if frame.type == ANSWER:
             future.set_result(frame.body)
         else:
             try:
@@ -290,10 +332,12 @@ class MessageBus(ABC):
 
     def _fail_asks(self, node: int | None) -> None:
         """Those of one node, or all."""
-        for asked, future in self._asks.values():
-            if node in (None, asked) and not future.done():
-                self._metrics.count(Metric.BUS_ASKS_FAILED, label="gone")
-                future.set_exception(NodeUnreachable())
+        for request, (asked, future) in list(self._asks.items()):
+            if node in (None, asked):
+                del self._asks[request]
+                if not future.done():
+                    self._metrics.count(Metric.BUS_ASKS_FAILED, label="gone")
+                    future.set_exception(NodeUnreachable())
 
     async def _ask_self(self, kind: str, body: bytes, timeout_s: float) -> bytes:
         handler = self._handlers.get(kind)

@@ -84,11 +84,12 @@ class BatchAcceptor:
         self._max_push_bytes = config.api.max_push_bytes
         self._metrics = metrics
 
-    def accept(self, app: App, pushes: bytes, most: int, now_ms: int) -> TakenBatch:
-        """`pushes`: a packed msgpack array of push maps, at most so many. BadRequest where it is none."""
+    def accept(self, app: App, arrays: list[bytes | memoryview], most: int, now_ms: int) -> TakenBatch:
+        """`arrays`: packed msgpack arrays of push maps, one behind the other, at most so many in all. BadRequest where
+        one is none."""
         limits = self._limits(app, most)
         try:
-            batch = self._journal.read_batch(app.name, pushes, limits)
+            batch = self._journal.read_batch(app.name, arrays, limits)
         except (ValueError, OverflowError) as error:
             raise BadRequest(str(error), field="pushes") from None
         accepted: AcceptedBatch | None = None

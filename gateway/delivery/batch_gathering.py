@@ -48,7 +48,7 @@ def pack_array(parts: Iterable[bytes | memoryview], count: int) -> bytes:
 class Accepts(Protocol):
     """delivery.batch_accept.BatchAcceptor."""
 
-    def accept(self, app: App, pushes: bytes, most: int, now_ms: int) -> TakenBatch: ...
+    def accept(self, app: App, arrays: list[bytes | memoryview], most: int, now_ms: int) -> TakenBatch: ...
 
 
 class TakenPart:
@@ -81,7 +81,7 @@ class TakenPart:
 
 class _Held(NamedTuple):
     app: App
-    pushes: bytes
+    pushes: bytes | memoryview
     length: int
     is_plain: bool
     hear: Hear
@@ -100,7 +100,7 @@ class BatchGathering:
         self._held_pushes = 0
         self._held_bytes = 0
 
-    def take(self, app: App, pushes: bytes, count: int, is_plain: bool, hear: Hear) -> None:
+    def take(self, app: App, pushes: bytes | memoryview, count: int, is_plain: bool, hear: Hear) -> None:
         """`pushes`: packed array of so many (5 bytes of head), each well-formed msgpack. `is_plain`: none of them is to
         be looked at alone; other batches stay alone, for that begins when they are heard of. `hear` is called before
         this returns, or when the commit under way has ended; it does not raise."""
@@ -142,11 +142,8 @@ class BatchGathering:
 
     def _accept(self, held: list[_Held]) -> None:
         length = sum(each.length for each in held)
-        packed = held[0].pushes
-        if len(held) > 1:
-            packed = pack_array((memoryview(each.pushes)[HEAD_BYTES:] for each in held), length)
         try:
-            taken = self._acceptor.accept(held[0].app, packed, length, self._clock())
+            taken = self._acceptor.accept(held[0].app, [each.pushes for each in held], length, self._clock())
         except Exception as exc:  # nobody may wait for ever, and the commit that called goes on
             error = exc if isinstance(exc, GatewayError) else GatewayError()
             if error is not exc:

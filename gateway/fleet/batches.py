@@ -5,6 +5,7 @@ never hold more of it than so many pushes that have no answer yet.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +20,7 @@ from gateway.api.wire import BatchResult
 from gateway.auth.api_keys import Provider
 from gateway.delivery.batch_gathering import pack_array
 from gateway.delivery.request import PushRequest
-from gateway.fleet.pushes import Answer, ManyPushes
+from gateway.fleet.pushes import Answer, ManyPushes, Part
 from gateway.fleet.quota_home import QuotaHome
 from gateway.fleet.spool_side import SpoolSide
 from gateway.model.errors import AcceptTimeout, BadRequest, GatewayError, LogUnavailable
@@ -99,11 +100,14 @@ class FleetBatchAnswer(BatchAnswer):
         sent: list[_Sent | None] = [None] * len(packed)
         pushes = self._batches.pushes
         parts = pushes.split(self._app.name, pack_array(packed, len(packed)))
-        for each in pushes.send(self._app.name, parts):
-            for at, place in enumerate(each.part.each_place()):
-                sent[place] = _Sent(each.answer, at, asked[place])
-            self._waiting.add(each.answer)
-            each.answer.add_done_callback(self._waiting.discard)
+        loop = asyncio.get_running_loop()
+        for part in parts:
+            waiting: asyncio.Future[Answer] = loop.create_future()
+            for at, place in enumerate(part.each_place()):
+                sent[place] = _Sent(waiting, at, asked[place])
+            self._waiting.add(waiting)
+            waiting.add_done_callback(self._waiting.discard)
+            pushes.send(self._app.name, [part], partial(_hear, waiting))
         due = asyncio.get_running_loop().time() + self._backend.config.accept_timeout_s
         started = iter(sent)
         self._results.extend((next(started) if result is None else result, due) for result in results)
@@ -141,6 +145,11 @@ class FleetBatchAnswer(BatchAnswer):
 
     def _kept(self, index: int, kept: BatchResult) -> bytes:
         return self._encode(msgspec.structs.replace(kept, index=index))
+
+
+def _hear(waiting: asyncio.Future[Answer], _: Part, answer: Answer) -> None:
+    if not waiting.done():
+        waiting.set_result(answer)
 
 
 def _pack(item: PushRequest) -> bytes | GatewayError:

@@ -24,6 +24,8 @@ from gateway.model.errors import BadRequest, GatewayError, LogFenced, NodeUnreac
 
 #: what a partition answers; called at once, in the order of arrival, and what it returns may be awaited
 Answerer = Callable[[Core, bytes], bytes | Awaitable[bytes]]
+#: the same of a kind whose messages are large: it is given what came, without a copy
+ViewAnswerer = Callable[[Core, memoryview], bytes | Awaitable[bytes]]
 
 _NUMBER = Struct(">H")
 #: questions that may wait for an owner at once; past it they are refused
@@ -60,9 +62,7 @@ class Owners:
         self._answerers[kind] = answerer
 
         def on_one(sender: int, body: bytes) -> bytes | Awaitable[bytes]:  # noqa: ARG001
-            if len(body) < _NUMBER.size:
-                raise BadRequest("a message without a partition")
-            return answerer(self.own(_NUMBER.unpack_from(body)[0]), body[_NUMBER.size :])
+            return answerer(self.own(_number_of(body)), body[_NUMBER.size :])
 
         def on_each(sender: int, body: bytes) -> Awaitable[bytes]:  # noqa: ARG001
             try:
@@ -75,6 +75,15 @@ class Owners:
 
         self.bus.serve(kind, on_one)
         self.bus.serve(kind + _EACH, on_each)
+
+    def serve_views(self, kind: str, answerer: ViewAnswerer) -> None:
+        """What a partition answers to a kind that is asked of one alone."""
+        self._answerers[kind] = lambda core, body: answerer(core, memoryview(body))
+
+        def on_one(sender: int, body: bytes) -> bytes | Awaitable[bytes]:  # noqa: ARG001
+            return answerer(self.own(_number_of(body)), memoryview(body)[_NUMBER.size :])
+
+        self.bus.serve(kind, on_one)
 
     def own(self, partition: int) -> Core:
         """The core of a partition of this node; LogFenced where it is not (any more, or yet)."""
@@ -100,23 +109,32 @@ class Owners:
 
     # --- asking
 
-    async def ask(self, partition: int, kind: str, body: Body, *, timeout_s: float | None = None) -> bytes:
-        """The owner's answer; any GatewayError it raised, NodeUnreachable where there is none now."""
-        pieces = (body,) if isinstance(body, bytes) else body
+    async def ask(
+        self, partition: int, kind: str, body: Body, *, timeout_s: float | None = None, refused: int = 0
+    ) -> bytes:
+        """The owner's answer; any GatewayError it raised, NodeUnreachable where there is none now. `refused`: a node
+        that is known not to have the partition."""
         until_s = asyncio.get_running_loop().time() + (timeout_s or self.timeout_s)
-        refused = 0
         while True:
             node = await self._node(partition, refused, until_s)
             try:
                 if node == self.bus.number:
                     answer = self._answerers[kind](self.own(partition), whole_of(body))
                     return await answer if inspect.isawaitable(answer) else answer
-                message = (_NUMBER.pack(partition), *pieces)
-                return await self.bus.ask(node, kind, message, timeout_s=timeout_s or self.timeout_s)
+                return await self.bus.ask(node, kind, _message(partition, body), timeout_s=timeout_s or self.timeout_s)
             except LogFenced:
                 refused = node
             except NodeUnreachable:
-                raise self._unreachable("no answer", certain=False) from None
+                raise self.unanswered() from None
+
+    def ask_soon(self, node: int, partition: int, kind: str, body: Body) -> asyncio.Future[bytes]:
+        """Another node that is thought to own it, without a task. LogFenced as the answer: it does not, and `ask` looks
+        for who does; NodeUnreachable: `unanswered` says so to a provider."""
+        return self.bus.ask_soon(node, kind, _message(partition, body), timeout_s=self.timeout_s)
+
+    def unanswered(self) -> NodeUnreachable:
+        """It may have been done, or not."""
+        return self._unreachable("no answer", certain=False)
 
     async def _node(self, partition: int, refused: int, until_s: float) -> int:
         """Who owns it, and did not refuse just now; waits for one as long as a question may take. NodeUnreachable:
@@ -176,7 +194,7 @@ class Owners:
             raw = await self.bus.ask(node, kind + _EACH, message, timeout_s=timeout_s or self.timeout_s)
             answers = _decode_answers(raw)
         except NodeUnreachable:
-            return dict.fromkeys(partitions, self._unreachable("no answer", certain=False))
+            return dict.fromkeys(partitions, self.unanswered())
         except GatewayError as error:
             return dict.fromkeys(partitions, error)
         except (msgspec.DecodeError, ValueError):
@@ -196,6 +214,17 @@ class Owners:
             "A node of the fleet gave no answer in time; it may still be done, so repeat a push with the same "
             "idempotency key."
         )
+
+
+def _number_of(body: bytes) -> int:
+    if len(body) < _NUMBER.size:
+        raise BadRequest("a message without a partition")
+    number: int = _NUMBER.unpack_from(body)[0]
+    return number
+
+
+def _message(partition: int, body: Body) -> Body:
+    return (_NUMBER.pack(partition), *((body,) if isinstance(body, bytes) else body))
 
 
 async def _settle(answer: bytes | Awaitable[bytes] | GatewayError) -> bytes | GatewayError:

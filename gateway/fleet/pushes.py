@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Awaitable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from gateway._native.batch_parts import scatter
 from gateway._native.batch_parts import split as split_native
 from gateway.api.media import MSGPACK, decode
 from gateway.api.once import Push, settle
-from gateway.delivery.batch_gathering import HEAD_BYTES, TakenPart, pack_array_head
+from gateway.delivery.batch_gathering import HEAD_BYTES, TakenPart, pack_array, pack_array_head
 from gateway.delivery.request import PushRequest
 from gateway.fleet.error_rows import build_error_row, parse_error_row
 from gateway.fleet.owners import Owners
@@ -44,7 +45,7 @@ MOST_BYTES = 524_288
 class _Asked(NamedTuple):
     app: str
     length: int
-    pushes: bytes  # packed array
+    pushes: memoryview  # packed array
     is_plain: bool
 
 
@@ -98,50 +99,56 @@ class Answer(NamedTuple):
         return Answer(self.first + start) if self.first else Answer(0, self.results[start : start + length])
 
 
-class Sent(NamedTuple):
-    """A part on its way."""
-
-    part: Part
-    answer: asyncio.Future[Answer]  # never fails
+#: is told what became of a part, once; it does not raise
+HearPart = Callable[[Part, Answer], None]
 
 
 class _Load:
     """Parts of one partition and app that go out as one."""
 
-    __slots__ = ("app", "is_plain", "length", "partition", "sent", "size")
+    __slots__ = ("_hearers", "_parts", "app", "is_plain", "length", "partition", "size")
 
     def __init__(self, app: str, partition: int, is_plain: bool) -> None:
         self.app = app
         self.partition = partition
         self.is_plain = is_plain
-        self.sent: list[Sent] = []
+        self._parts: list[Part] = []
+        self._hearers: list[HearPart] = []
         self.length = 0
         self.size = 0
 
-    def add(self, sent: Sent) -> None:
-        self.sent.append(sent)
-        self.length += sent.part.length
-        self.size += len(sent.part.pushes)
+    def add(self, part: Part, hear: HearPart) -> None:
+        self._parts.append(part)
+        self._hearers.append(hear)
+        self.length += part.length
+        self.size += len(part.pushes)
 
     def takes(self, part: Part) -> bool:
         if not (self.is_plain and part.is_plain):
             return False
         return self.length + part.length <= MOST_PUSHES and self.size + len(part.pushes) <= MOST_BYTES
 
+    def array(self) -> bytes:
+        """All pushes, packed."""
+        return self._parts[0].pushes if len(self._parts) == 1 else pack_array(self._bare(), self.length)
+
     def pack(self) -> Body:
         """As an owner is asked for it: an `_Asked`, in pieces."""
-        bare = [memoryview(sent.part.pushes)[HEAD_BYTES:] for sent in self.sent]
+        bare = self._bare()
         head = pack_array_head(self.length)
         size = len(head) + sum(map(len, bare))
         packed = b"\x94" + _encode(self.app) + _encode(self.length) + b"\xc6" + size.to_bytes(4, "big") + head
         return (packed, *bare, _encode(self.is_plain))
 
+    def _bare(self) -> list[memoryview]:
+        return [memoryview(part.pushes)[HEAD_BYTES:] for part in self._parts]
+
     def tell(self, answer: Answer) -> None:
         """Whoever was told something before does not hear it."""
+        hearers, self._hearers = self._hearers, []
         at = 0
-        for part, told in self.sent:
-            if not told.done():
-                told.set_result(answer.slice(at, part.length))
+        for part, hear in zip(self._parts, hearers, strict=False):  # none where they were told
+            hear(part, answer.slice(at, part.length))
             at += part.length
 
 
@@ -152,13 +159,18 @@ class ManyPushes:
         self._owners = owners
         self._bounds = bounds._asdict()
         self._timeout_s = accept_timeout_s
+        #: with their owners
+        self._under_way: set[_Load] = set()
+        #: what waits for an owner, and is asked for by a task each
         self._asking: set[asyncio.Task[None]] = set()
+        self._waiting: Counter[int] = Counter()  # by partition: what comes after it goes behind it
+        self._is_closed = False
         self._settling: set[asyncio.Task[None]] = set()
         #: what goes out at the end of this turn, by app and partition, in order
         self._loads: dict[tuple[str, int], list[_Load]] = {}
         partitions = owners.partitions
         self._partition_of_slot = array("H", (slot * partitions // SLOTS for slot in range(SLOTS)))
-        owners.serve(KIND, self._on_pushes)
+        owners.serve_views(KIND, self._on_pushes)
 
     # --- at the node that was asked
 
@@ -172,56 +184,99 @@ class ManyPushes:
         except (ValueError, RecursionError) as error:
             raise BadRequest(str(error), field="pushes") from None
 
-    def send(self, app: str, parts: Sequence[Part]) -> list[Sent]:
-        """They go out in this turn of the loop, in order."""
-        loop = asyncio.get_running_loop()
+    def send(self, app: str, parts: Sequence[Part], hear: HearPart) -> None:
+        """They go out in this turn of the loop, in order. `hear` is told of each later."""
         if not self._loads:
-            loop.call_soon(self._flush)
-        sent = [Sent(part, loop.create_future()) for part in parts]
-        for each in sent:
-            loads = self._loads.setdefault((app, each.part.partition), [])
-            if not loads or not loads[-1].takes(each.part):
-                loads.append(_Load(app, each.part.partition, each.part.is_plain))
-            loads[-1].add(each)
-        return sent
+            asyncio.get_running_loop().call_soon(self._flush)
+        for part in parts:
+            loads = self._loads.setdefault((app, part.partition), [])
+            if not loads or not loads[-1].takes(part):
+                loads.append(_Load(app, part.partition, part.is_plain))
+            loads[-1].add(part, hear)
 
     async def close(self) -> None:
         """Who still waits is told that there is no answer."""
-        self._flush()  # each load is a task's, and told by its end
+        self._flush()
+        self._is_closed = True
         tasks = [*self._asking, *self._settling]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for load in list(self._under_way):
+            load.tell(_refused(NodeUnreachable(), load.length))
 
     def _flush(self) -> None:
+        """For itself: no partition waits for another. What a turn has for a node is one message of the bus."""
         loads, self._loads = self._loads, {}
         for theirs in loads.values():
             for load in theirs:
-                # tasks begin in this order, and all of this turn before any of the next
-                task = asyncio.get_running_loop().create_task(self._ask(load))
-                self._asking.add(task)
-                task.add_done_callback(partial(self._on_asked, load))
+                if self._waiting[load.partition] or not self._begin(load):
+                    self._wait_for_owner(load)
+
+    def _begin(self, load: _Load) -> bool:
+        """With the owner that is known now; False where there is none, and nothing was done."""
+        owners, node = self._owners, self._owners.members.owner(load.partition).node
+        try:
+            if node == owners.bus.number:
+                core = owners.own(load.partition)
+                answered = self._take(core, load.app, load.array(), load.length, load.is_plain)
+            elif node:
+                answered = owners.ask_soon(node, load.partition, KIND, load.pack())
+            else:
+                return False
+        except LogFenced:
+            return False
+        except NodeUnreachable:
+            load.tell(_refused(owners.unanswered(), load.length))
+        except GatewayError as error:
+            load.tell(_refused(error, load.length))
+        else:
+            self._under_way.add(load)
+            answered.add_done_callback(partial(self._on_answer, load, node))
+        return True
+
+    def _on_answer(self, load: _Load, node: int, answered: asyncio.Future[bytes]) -> None:
+        self._under_way.discard(load)
+        error = NodeUnreachable() if answered.cancelled() else answered.exception()
+        if error is None:
+            load.tell(_answer_of(answered.result(), load.length))
+        elif isinstance(error, LogFenced) and not self._is_closed:
+            self._wait_for_owner(load, refused=node)
+        elif isinstance(error, NodeUnreachable) and node != self._owners.bus.number:
+            load.tell(_refused(self._owners.unanswered(), load.length))
+        else:
+            load.tell(_failed(error, load.length))
+
+    def _wait_for_owner(self, load: _Load, refused: int = 0) -> None:
+        # tasks begin in this order, and all of this turn before any of the next
+        task = asyncio.get_running_loop().create_task(self._ask(load, refused))
+        self._asking.add(task)
+        self._waiting[load.partition] += 1
+        task.add_done_callback(partial(self._on_asked, load))
 
     def _on_asked(self, load: _Load, task: asyncio.Task[None]) -> None:
         self._asking.discard(task)
+        self._waiting[load.partition] -= 1
         load.tell(_refused(NodeUnreachable(), load.length))  # whoever was not told anything
 
-    async def _ask(self, load: _Load) -> None:
-        """For itself: no partition waits for another. What a turn has for a node is one message of the bus."""
+    async def _ask(self, load: _Load, refused: int) -> None:
         try:
-            load.tell(parse_answer(await self._owners.ask(load.partition, KIND, load.pack()), load.length))
-        except GatewayError as error:
-            load.tell(_refused(error, load.length))
-        except Exception as exc:
-            log.error("pushes could not be sent to their owner", kind=type(exc).__name__)
-            load.tell(_refused(GatewayError(), load.length))
+            answer = await self._owners.ask(load.partition, KIND, load.pack(), refused=refused)
+            load.tell(_answer_of(answer, load.length))
+        except Exception as error:
+            load.tell(_failed(error, load.length))
 
     # --- at the owner
 
-    def _on_pushes(self, core: Core, body: bytes) -> Awaitable[bytes]:
-        """In the order of arrival: what comes later is taken in behind it."""
+    def _on_pushes(self, core: Core, body: memoryview) -> Awaitable[bytes]:
         asked = parse_pushes(body)
-        app = core.backend.directory.app(asked.app)
+        return self._take(core, asked.app, asked.pushes, asked.length, asked.is_plain)
+
+    def _take(
+        self, core: Core, name: str, pushes: bytes | memoryview, length: int, is_plain: bool
+    ) -> asyncio.Future[bytes]:
+        """In the order of arrival: what comes later is taken in behind it."""
+        app = core.backend.directory.app(name)
         if app is None:
             raise UnknownApp
         if core.backend.stopping.is_set:
@@ -238,7 +293,7 @@ class ManyPushes:
             else:
                 taken.done.add_done_callback(lambda _: _resolve(answered, taken))
 
-        core.gathering.take(app, asked.pushes, asked.length, asked.is_plain, hear)
+        core.gathering.take(app, pushes, length, is_plain, hear)
         return answered
 
     def _settle_apart(self, core: Core, app: App, taken: TakenPart, answered: asyncio.Future[bytes]) -> None:
@@ -319,7 +374,7 @@ def build_answer(taken: TakenPart, singles: dict[int, Any] | None = None) -> byt
     return _encode(rows)
 
 
-def parse_pushes(body: bytes) -> _Asked:
+def parse_pushes(body: bytes | memoryview) -> _Asked:
     """BadRequest."""
     try:
         return _decode_asked(body)
@@ -341,6 +396,20 @@ def parse_answer(body: bytes, count: int) -> Answer:
     if len(results) != count:
         raise NodeUnreachable("a node answered for other pushes")
     return Answer(0, results)
+
+
+def _answer_of(body: bytes, count: int) -> Answer:
+    try:
+        return parse_answer(body, count)
+    except GatewayError as error:
+        return _refused(error, count)
+
+
+def _failed(error: BaseException, count: int) -> Answer:
+    if not isinstance(error, GatewayError):
+        log.error("pushes could not be sent to their owner", kind=type(error).__name__)
+        error = GatewayError()
+    return _refused(error, count)
 
 
 def _refused(error: GatewayError, count: int) -> Answer:

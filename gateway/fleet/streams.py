@@ -18,7 +18,7 @@ from gateway.api.stream_sessions import RECEIPT_BYTES, Session, StreamSessions, 
 from gateway.api.wire import ReceiptView
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.fleet.feeds import Feeds, Reading
-from gateway.fleet.pushes import ManyPushes, Part, Result, place_seqs
+from gateway.fleet.pushes import Answer, ManyPushes, Part, Result, place_seqs
 from gateway.fleet.quota_home import QuotaHome
 from gateway.metrics import Metric
 from gateway.model import frames
@@ -39,6 +39,25 @@ class _Stream(Session):
         #: receipts are read here; `room`: there may be some for more of them
         self.reading: asyncio.Task[None] | None = None
         self.room = asyncio.Event()
+
+
+class _Answers:
+    """To a batch of so many pushes, put together as the parts are told of."""
+
+    def __init__(self, count: int) -> None:
+        self.seqs = array("Q", bytes(8 * count))
+        #: what is not just accepted, by place
+        self.others: dict[int, Result] = {}
+        #: and what was refused before
+        self.told: dict[int, Any] = {}
+        self.left = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def hear(self, part: Part, answer: Answer) -> None:
+        self.others.update(place_seqs(self.seqs, part, answer))
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
 
 
 class FleetStreams(StreamSessions[_Stream]):
@@ -82,8 +101,8 @@ class FleetStreams(StreamSessions[_Stream]):
 
     async def _carry(self, link: int, stream: _Stream, app: App, req: int, pushes: bytes, parts: list[Part]) -> None:
         count = sum(part.length for part in parts)
-        told: dict[int, Any] = {}
-        seqs = array("Q", bytes(8 * count))
+        answers = _Answers(count)
+        told = answers.told
         try:
             async with stream.order:
                 try:
@@ -94,14 +113,16 @@ class FleetStreams(StreamSessions[_Stream]):
                     self._backend.metrics.count(Metric.PUSHES_REFUSED, count - room, refusal.name)
                     told.update(dict.fromkeys(range(room, count), describe(refusal)))
                     parts = self._pushes.split(stream.app, pushes, room)
-                sent = self._pushes.send(stream.app, parts)
-            for part, answer in sent:
-                for place, result in place_seqs(seqs, part, await answer).items():
-                    told[place] = self._told(stream.app, result)
+                answers.left = len(parts)
+                self._pushes.send(stream.app, parts, answers.hear)
+            if parts:
+                await answers.done
         finally:
             stream.unanswered -= count
         if self._is_open(link, stream):
-            self._answer(link, req, self._backend.push_ids.pack_results(stream.app, seqs, told))
+            for place, result in answers.others.items():
+                told[place] = self._told(stream.app, result)
+            self._answer(link, req, self._backend.push_ids.pack_results(stream.app, answers.seqs, told))
 
     def _told(self, app: str, result: Result) -> Any:
         if isinstance(result, GatewayError):

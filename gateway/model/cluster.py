@@ -172,6 +172,11 @@ class Bus(Protocol):
         raised. Asking oneself is a plain call."""
         ...
 
+    def ask_soon(self, node: int, kind: str, body: Body, *, timeout_s: float) -> asyncio.Future[bytes]:
+        """As `ask`, without a task: the future has the answer or the error, or what is known at once is raised. Whoever
+        gives it up waits for the time to be over all the same."""
+        ...
+
     def tell(self, node: int, kind: str, body: bytes) -> None:
         """Goes out at the end of the loop's turn, together with what else is for that node."""
         ...

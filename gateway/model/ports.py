@@ -287,9 +287,9 @@ class Journal(Protocol):
         """`call` once, when the commit under way has ended, however it did: what it accepts is in the next one."""
         ...
 
-    def read_batch(self, app: str, pushes: bytes, limits: BatchLimits) -> PushBatch:
-        """Read a packed array of pushes and look their registrations up; ValueError where it is none, OverflowError
-        where they are too many."""
+    def read_batch(self, app: str, arrays: list[bytes | memoryview], limits: BatchLimits) -> PushBatch:
+        """Read packed arrays of pushes and look their registrations up, one batch in this order; ValueError where one
+        is none, OverflowError where they are too many."""
         ...
 
     def append_batch(self, batch: Any, limits: BatchLimits, router: Any, now_ms: int) -> AcceptedBatch:

@@ -146,13 +146,13 @@ class Batches:
 
     # --- accepting ------------------------------------------------------------------------------------------
 
-    def read(self, app: str, pushes: bytes, limits: BatchLimits) -> Batch:
-        """Read and look up a packed array of pushes. ValueError: it is none; OverflowError: too many."""
+    def read(self, app: str, arrays: list[bytes | memoryview], limits: BatchLimits) -> Batch:
+        """Read and look up packed arrays of pushes. ValueError: one is none; OverflowError: too many."""
         return Batch(
             self._directory.registry,
             self._pending,
             self.table,
-            pushes,
+            arrays,
             self._directory.app_number(app),
             most=limits.pushes,
             push_bytes=limits.push_bytes,

@@ -186,8 +186,8 @@ class Journal:
     def broadcast(self, notification: Notification) -> asyncio.Future[None]:
         return self._broadcasts.store(notification)
 
-    def read_batch(self, app: str, pushes: bytes, limits: BatchLimits) -> Batch:
-        return self._batches.read(app, pushes, limits)
+    def read_batch(self, app: str, arrays: list[bytes | memoryview], limits: BatchLimits) -> Batch:
+        return self._batches.read(app, arrays, limits)
 
     def append_batch(self, batch: Batch, limits: BatchLimits, router: Router, now_ms: int) -> AcceptedBatch:
         return self._batches.append(batch, limits, router, now_ms)

@@ -129,7 +129,7 @@ class Core:
     async def push_batch(self, pushes: list[dict[str, Any]]) -> list[Any]:
         app = self.store.directory.app("shop")
         assert app is not None
-        taken = self.batches.accept(app, msgspec.msgpack.encode(pushes), 10_000, now_ms())
+        taken = self.batches.accept(app, [msgspec.msgpack.encode(pushes)], 10_000, now_ms())
         await taken.done
         return [taken.result(index) for index in range(taken.count)]
 

@@ -180,6 +180,43 @@ async def test_nobody_answers_in_time(make_bus: MakeBus) -> None:
     assert not one._asks
 
 
+async def test_questions_without_a_task_are_answered_refused_and_end_each_at_its_own_time(make_bus: MakeBus) -> None:
+    one, other = await pair(make_bus)
+    waiting: list[asyncio.Future[bytes]] = []
+
+    def wait(sender: int, body: bytes) -> asyncio.Future[bytes]:
+        waiting.append(asyncio.get_running_loop().create_future())
+        return waiting[-1]
+
+    async def own(_sender: int, _body: bytes) -> bytes:
+        return b"own"
+
+    one.serve("own", own)
+    other.serve("wait", wait)
+    await one.start()
+    await other.start()
+    ended: list[float] = []
+    asked = [one.ask_soon(2, "wait", b"", timeout_s=timeout_s) for timeout_s in (60, 0.3, 60, 0.1)]
+    for timeout_s, future in zip((60, 0.3, 60, 0.1), asked, strict=True):
+        future.add_done_callback(lambda _, timeout_s=timeout_s: ended.append(timeout_s))  # type: ignore[misc]
+    await until(lambda: len(waiting) == 4)
+    async with asyncio.timeout(10):
+        waiting[2].set_result(b"there")
+        assert await asked[2] == b"there"
+        waiting[0].set_exception(UnknownFrame())
+        with pytest.raises(UnknownFrame):
+            await asked[0]
+        for future in (asked[1], asked[3]):
+            with pytest.raises(NodeUnreachable):
+                await future
+    assert ended.index(0.1) < ended.index(0.3)
+    assert one._metrics.value(Metric.BUS_ASKS_FAILED, "timeout") == 2
+    waiting[1].set_result(b"late")
+    waiting[3].set_result(b"late")
+    assert await one.ask_soon(1, "own", b"", timeout_s=1) == b"own"
+    assert not one._asks
+
+
 async def test_who_is_forgotten_answers_no_more_and_is_heard_again_later(make_bus: MakeBus) -> None:
     one, other = await pair(make_bus)
     hold = asyncio.Event()

@@ -173,7 +173,7 @@ def test_a_batch_to_other_nodes_is_collected_by_node_with_the_frames_a_link_of_h
         {"target": {"token": build_token(tokens[i % 3])}, "data": "x" * 3000, "title": str(i)} for i in range(300)
     ]
     limits = {"most": 1000, "push_bytes": 60_000, "inline_bytes": 4096, "pending_of_one": 1000}
-    batch = Batch(registry, pending, batches, msgspec.msgpack.encode(pushes), 1, **limits, ttl_s=60, most_ttl_s=90)
+    batch = Batch(registry, pending, batches, [msgspec.msgpack.encode(pushes)], 1, **limits, ttl_s=60, most_ttl_s=90)
     _, _, odd = batch.accept(1000, NOW_MS, 3_000, 9_000, True, Router([], held, {}, sink))
     assert odd == [1000 + i for i in range(300) if i % 3 == 2]
     [(piles, seqs, numbers, ack_ms)] = heard
@@ -203,5 +203,5 @@ def test_a_batch_for_a_node_that_gave_no_number_is_looked_at_one_by_one() -> Non
     limits = {"most": 10, "push_bytes": 60_000, "inline_bytes": 4096, "pending_of_one": 1000}
     packed = msgspec.msgpack.encode([{"target": {"token": build_token(TOKEN)}}])
     for first, sink in ((1, None), (2, FarSink(lambda *_: None))):
-        batch = Batch(registry, pending, Batches(pending), packed, 1, **limits, ttl_s=60, most_ttl_s=90)
+        batch = Batch(registry, pending, Batches(pending), [packed], 1, **limits, ttl_s=60, most_ttl_s=90)
         assert batch.accept(first, NOW_MS, 1, 1, True, Router([], set(), {}, sink))[2] == [first]

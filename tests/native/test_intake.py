@@ -46,7 +46,9 @@ class House:
         self.batches = Batches(self.pending)
 
     def read(self, pushes: bytes | list[Any], **bounds: Any) -> Batch:
-        packed = pushes if isinstance(pushes, bytes) else msgspec.msgpack.encode(pushes)
+        return self.read_all([pushes if isinstance(pushes, bytes) else msgspec.msgpack.encode(pushes)], **bounds)
+
+    def read_all(self, arrays: list[bytes | memoryview], **bounds: Any) -> Batch:
         limits = {
             "most": 1_000,
             "push_bytes": 60_000,
@@ -55,7 +57,7 @@ class House:
             "ttl_s": 60,
             "most_ttl_s": 1_000_000,
         }
-        return Batch(self.registry, self.pending, self.batches, packed, APP, **(limits | bounds))
+        return Batch(self.registry, self.pending, self.batches, arrays, APP, **(limits | bounds))
 
 
 def to(**fields: Any) -> dict[str, Any]:
@@ -97,6 +99,49 @@ def test_a_notify_frame_is_the_one_that_python_builds(
     assert frame[0] == FrameType.NOTIFY
     assert parse_batched(row, 0, first, "shop") == wanted
     assert parse_batch_head(row).pushes == 1
+
+
+def _arrays(*sizes: int) -> list[list[dict[str, Any]]]:
+    """Pushes in so many arrays; each third is looked at alone."""
+    pushes = [to(title=f"push {at}", **({"colour": "red"} if at % 3 == 2 else {})) for at in range(sum(sizes))]
+    return [[pushes.pop(0) for _ in range(size)] for size in sizes]
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(0, 7), max_size=5))
+def test_arrays_one_behind_the_other_are_one_batch(sizes: list[int]) -> None:
+    arrays = _arrays(*sizes)
+    together = House().read([push for array in arrays for push in array])
+    packed = [msgspec.msgpack.encode(array) for array in arrays]
+    views = [memoryview(b"in front" + raw)[8:] if at % 2 else raw for at, raw in enumerate(packed)]
+    apart = House().read_all(views)
+    assert (apart.count, apart.ready, apart.places) == (together.count, together.ready, together.places)
+    assert [apart.raw(at) for at in range(apart.count)] == [together.raw(at) for at in range(together.count)]
+    if apart.ready:
+        rows = [batch.accept(9, NOW_MS, 3_000, 30_000, True, Router([], set(), {}))[0] for batch in (together, apart)]
+        assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_array_that_is_none_refuses_all(place: int) -> None:
+    packed: list[bytes | memoryview] = [msgspec.msgpack.encode(array) for array in _arrays(3, 4, 5)]
+    whole = packed[place]
+    for wrong in (b"", b"\x80", bytes(whole[:-1]), bytes(whole) + b"\xc0", b"\xdd\xff\xff\xff\xff"):
+        packed[place] = wrong
+        with pytest.raises((ValueError, OverflowError), match="pushes"):
+            House().read_all(packed)
+
+
+def test_arrays_have_one_bound_together() -> None:
+    packed: list[bytes | memoryview] = [msgspec.msgpack.encode(array) for array in _arrays(3, 4)]
+    assert House().read_all(packed, most=7).count == 7
+    with pytest.raises(OverflowError, match="at most 6"):
+        House().read_all(packed, most=6)
+
+
+def test_only_what_has_bytes_is_read() -> None:
+    with pytest.raises(TypeError):
+        House().read_all([b"\x90", None])  # type: ignore[list-item]
 
 
 def test_the_two_decisions_taken_natively_are_those_of_the_policy_table() -> None:

@@ -172,8 +172,8 @@ class Floors:
         return Taken(seq, done, None if broadcast else 1)
 
     # BatchAcceptor: nothing is plain here, so each push comes alone
-    def accept(self, app: App, pushes: bytes, most: int, now_ms: int) -> Apart:
-        return Apart(len(msgspec.msgpack.decode(pushes)))
+    def accept(self, app: App, arrays: list[bytes | memoryview], most: int, now_ms: int) -> Apart:
+        return Apart(sum(len(msgspec.msgpack.decode(pushes)) for pushes in arrays))
 
     def push_many(self, app: App, requests: Sequence[PushRequest], now_ms: int) -> list[Taken | GatewayError]:
         self.groups.append(len(requests))

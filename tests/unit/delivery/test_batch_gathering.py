@@ -53,8 +53,8 @@ class _Acceptor:
         self.accepted: list[tuple[str, list[int]]] = []
         self.error: GatewayError | None = None
 
-    def accept(self, app: App, pushes: bytes, most: int, now_ms: int) -> TakenBatch:
-        numbers = msgspec.msgpack.decode(pushes)
+    def accept(self, app: App, arrays: list[bytes | memoryview], most: int, now_ms: int) -> TakenBatch:
+        numbers = [number for pushes in arrays for number in msgspec.msgpack.decode(pushes)]
         assert len(numbers) == most
         if self.error is not None:
             raise self.error

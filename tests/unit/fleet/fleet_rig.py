@@ -98,12 +98,26 @@ class WireBus:
         self.handlers[kind] = handler
 
     async def ask(self, node: int, kind: str, body: Body, *, timeout_s: float) -> bytes:
+        self._check(node, kind)
+        if node != self._number:
+            await self._wire.open.wait()
+        return await self._answer(node, self._carry(node, kind, body), timeout_s)
+
+    def ask_soon(self, node: int, kind: str, body: Body, *, timeout_s: float) -> asyncio.Future[bytes]:
+        if node != self._number and not self._wire.open.is_set():
+            return asyncio.ensure_future(self.ask(node, kind, body, timeout_s=timeout_s))
+        self._check(node, kind)
+        # on its way before this returns
+        return asyncio.ensure_future(self._answer(node, self._carry(node, kind, body), timeout_s))
+
+    def _check(self, node: int, kind: str) -> None:
         wire = self._wire
         wire.asked.append((self._number, node, kind))
         if node != self._number and not wire.cut.isdisjoint((node, self._number)):
             raise NodeUnreachable
-        if node != self._number:
-            await wire.open.wait()
+
+    def _carry(self, node: int, kind: str, body: Body) -> asyncio.Future[Any]:
+        wire = self._wire
         handle = wire.buses[node].handlers[kind]
         arrived: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -132,14 +146,17 @@ class WireBus:
                 arrived.set_result(work.result())
 
         asyncio.get_running_loop().call_soon(arrive)
+        return arrived
+
+    async def _answer(self, node: int, arrived: asyncio.Future[Any], timeout_s: float) -> bytes:
         try:
             async with asyncio.timeout(timeout_s):
                 if node != self._number:
-                    await wire.handling.wait()
+                    await self._wire.handling.wait()
                 answer = await arrived
         except TimeoutError:
             raise NodeUnreachable from None
-        if wire.lose_answers and node != self._number:
+        if self._wire.lose_answers and node != self._number:
             raise NodeUnreachable
         return bytes(answer)
 

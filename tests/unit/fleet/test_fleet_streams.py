@@ -14,6 +14,7 @@ from fleet_rig import PARTITIONS, Fleet, until
 
 from gateway.client import Provider
 from gateway.fleet import pushes
+from gateway.fleet.pushes import Answer, Part
 from gateway.metrics import Metric
 from gateway.model.cluster import partition_of_seq
 from gateway.model.errors import GatewayError, NodeUnreachable, TooManyRequests, Unauthorized
@@ -159,14 +160,46 @@ async def test_a_node_that_ends_leaves_nobody_waiting_for_an_answer(fleet: Fleet
     side = fleet.nodes[1].side
     token = await fleet.register("shop", 2)
     fleet.wire.open.clear()
-    packed = msgspec.msgpack.encode([_to(token)])
-    (asked,) = side.pushes.send("shop", side.pushes.split("shop", packed))
+    parts = side.pushes.split("shop", msgspec.msgpack.encode([_to(token)]))
+    told: list[Answer] = []
+    side.pushes.send("shop", parts, lambda _, answer: told.append(answer))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    (unsent,) = side.pushes.send("shop", side.pushes.split("shop", packed))
+    side.pushes.send("shop", parts, lambda _, answer: told.append(answer))
     await side.pushes.close()
-    for sent in (asked, unsent):
-        assert isinstance((await sent.answer).at(0), NodeUnreachable)
+    assert len(told) == 2
+    assert all(isinstance(answer.at(0), NodeUnreachable) for answer in told)
+
+
+async def test_nothing_overtakes_what_waits_for_an_owner(fleet: Fleet) -> None:
+    await fleet.create_app("shop")
+    side = fleet.nodes[1].side
+    token = await fleet.register("shop", 2)
+    (part,) = side.pushes.split("shop", msgspec.msgpack.encode([_to(token)]))
+    owner, fleet.owners[part.partition] = fleet.owners[part.partition], 0
+    told: dict[str, Answer] = {}
+    came = asyncio.Event()
+
+    def send(name: str) -> None:
+        def hear(_: Part, answer: Answer) -> None:
+            told[name] = answer
+            if len(told) == 3:
+                came.set()
+
+        side.pushes.send("shop", [part], hear)
+
+    send("waits")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    send("behind it")
+    fleet.owners[part.partition] = owner
+    side.owners.owner_changed(part.partition)
+    await asyncio.sleep(0)
+    send("last")
+    async with asyncio.timeout(10):
+        await came.wait()
+    first = told["waits"].first
+    assert [told[name].first for name in ("waits", "behind it", "last")] == [first, first + 1, first + 2]
 
 
 async def test_a_part_that_is_too_large_to_grow_leaves_the_next_its_own(

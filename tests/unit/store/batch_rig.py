@@ -80,7 +80,7 @@ def to(token: str, text: str = "hello", **options: Any) -> dict[str, Any]:
 def append(
     store: Store, links: Links, *pushes: Any, app: str = APP, limits: BatchLimits = LIMITS, now_ms: int = START_MS
 ) -> Accepted:
-    batch = store.journal.read_batch(app, pack(*pushes), limits)
+    batch = store.journal.read_batch(app, [pack(*pushes)], limits)
     assert batch.ready == len(pushes), batch.places
     return store.journal.append_batch(batch, limits, links.router, now_ms)
 

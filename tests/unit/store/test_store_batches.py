@@ -223,7 +223,7 @@ async def test_places_say_why_a_push_is_not_ready(tmp_path: Path) -> None:
         {"target": {"alias": "ann"}},
         "no map",
     ]
-    batch = store.journal.read_batch(APP, pack(*pushes), LIMITS)
+    batch = store.journal.read_batch(APP, [pack(*pushes)], LIMITS)
     assert batch.places == [0, UNKNOWN_TOKEN, UNKNOWN_TOKEN, APART, 1, FULL, APART, APART]
     assert (batch.count, batch.ready) == (8, 2)
     assert batch.raw(7) == b"\xa6no map"
@@ -233,9 +233,9 @@ async def test_places_say_why_a_push_is_not_ready(tmp_path: Path) -> None:
 async def test_what_is_no_array_of_pushes_or_too_long_is_refused(store: Store) -> None:
     for wrong in (b"", b"\x80", b"\x91", b"\x91\x81", b"\x90\x00", b"\x92\x80", b"\xdd\xff\xff\xff\xff", b"\xc1"):
         with pytest.raises((ValueError, OverflowError)):
-            store.journal.read_batch(APP, wrong, LIMITS)
+            store.journal.read_batch(APP, [wrong], LIMITS)
     with pytest.raises(OverflowError, match="at most 1000"):
-        store.journal.read_batch(APP, pack(*[{}] * 1_001), LIMITS)
+        store.journal.read_batch(APP, [pack(*[{}] * 1_001)], LIMITS)
 
 
 async def test_a_link_that_takes_nothing_new_leaves_the_first_look_to_the_control_plane(

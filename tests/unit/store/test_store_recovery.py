@@ -44,7 +44,7 @@ def takes_the_lane(store: Store, token: bytes, app: str) -> bool:
     bounds = {"most": 1, "push_bytes": 4_096, "inline_bytes": 4_096, "pending_of_one": 9, "ttl_s": 60}
     number = store.directory.app_number(app)
     registry = store.directory.registry
-    batch = Batch(registry, pending, Batches(pending), packed, number, **bounds, most_ttl_s=600)
+    batch = Batch(registry, pending, Batches(pending), [packed], number, **bounds, most_ttl_s=600)
     _, _, odd = batch.accept(1, 0, 3_000, 30_000, True, Router([], set(), {}))
     return odd == []
 
