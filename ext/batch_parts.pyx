@@ -78,13 +78,13 @@ cdef int slot_of(gw_reader_t r) noexcept nogil:
     return slot
 
 
-def split(bytes pushes not None, const uint16_t[::1] partition_of_slot not None, uint32_t otherwise, uint32_t most, *,
-          uint32_t push_bytes, uint32_t inline_bytes, uint32_t most_ttl_s):
+def split(const uint8_t[::1] pushes not None, const uint16_t[::1] partition_of_slot not None, uint32_t otherwise,
+          uint32_t most, *, uint32_t push_bytes, uint32_t inline_bytes, uint32_t most_ttl_s):
     """See batch_parts.pyi."""
     cdef gw_reader_t r, ahead
     cdef push_t push
     cdef bint is_plain = False, was_read = False
-    cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(pushes)
+    cdef const uint8_t *base = &pushes[0] if pushes.shape[0] else NULL
     cdef int64_t count
     cdef uint32_t i, taken
     cdef int slot
@@ -96,7 +96,7 @@ def split(bytes pushes not None, const uint16_t[::1] partition_of_slot not None,
     if partition_of_slot.shape[0] != SLOTS or otherwise >= SLOTS:
         raise ValueError(f"{SLOTS} slots are expected")
     r.p = base
-    r.end = base + len(pushes)
+    r.end = base + pushes.shape[0]
     count = gw_read_array(&r)
     if count < 0 or count > r.end - r.p:
         raise ValueError("an array of pushes is expected")

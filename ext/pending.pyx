@@ -48,6 +48,7 @@ cdef extern from "gw_pending.h" nogil:
 cdef enum:
     HORIZON = 0x7FFFFFFF        # ticks ahead that the wheel can tell from the past: 6.8 years
     AGAIN = 10                  # ticks until an expired row is reported once more: 1 s
+    SEQ_SHIFT = 42              # of a sequence's field; model/cluster.py
     MOST_PLACES = 0x3FFFFF      # so that every row number is below PENDING_NONE
 
 
@@ -511,12 +512,15 @@ cdef class Pending:
         return removed
 
     @cython.critical_section
-    def of(self, uint32_t registration, uint32_t limit=0):
+    def of(self, uint32_t registration, uint32_t limit=0, uint64_t below=0):
         cdef list seqs = []
         cdef const pending_row_t *row
         check_number(registration)
         row = pending_first(self.p, registration)
         while row != NULL:
+            if below and row.seq >= below and row.seq >> SEQ_SHIFT == below >> SEQ_SHIFT:
+                row = pending_after(self.p, row)
+                continue
             seqs.append(row.seq)
             limit -= 1      # 0 wraps: as good as no limit
             if limit == 0:

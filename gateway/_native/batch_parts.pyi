@@ -1,7 +1,7 @@
 from typing_extensions import Buffer
 
 def split(
-    pushes: bytes,
+    pushes: bytes | memoryview,
     partition_of_slot: Buffer,
     otherwise: int,
     most: int,

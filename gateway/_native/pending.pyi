@@ -32,8 +32,8 @@ class Pending:
         """(registration, notification, state, hop, expires_s)"""
     def set_state(self, seq: int, state: int, hop: int) -> bool: ...
     def remove(self, seq: int) -> tuple[int, int, int, int, int] | None: ...
-    def of(self, registration: int, limit: int = 0) -> list[int]:
-        """Ascending; limit 0: all."""
+    def of(self, registration: int, limit: int = 0, below: int = 0) -> list[int]:
+        """Ascending; limit 0: all. Without those from `below` on that count in its field (model/cluster.py)."""
     def count_of(self, registration: int) -> int: ...
     def collapsed(self, registration: int, collapse: int) -> list[int]:
         """Sequences of the registration with this non-zero collapse hash (32 bit)."""

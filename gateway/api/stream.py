@@ -20,7 +20,7 @@ from gateway.config.sections import Edge as EdgeConfig
 from gateway.delivery.request import PushRequest
 from gateway.metrics import Metric
 from gateway.model import frames
-from gateway.model.errors import GatewayError, InvalidField
+from gateway.model.errors import BadRequest, GatewayError, InvalidField
 from gateway.model.frames import parse_body
 from gateway.model.ports import ProviderLinks
 
@@ -39,7 +39,7 @@ class _Stream(Session):
         self.pumping: asyncio.Handle | None = None
 
 
-def first_of(pushes: bytes, count: int) -> bytes:
+def first_of(pushes: bytes | memoryview, count: int) -> bytes:
     """The first of a packed array, packed; InvalidField where it is none."""
     try:
         return bytes(_pack(_unpack(pushes)[:count]))
@@ -80,7 +80,11 @@ class ProviderStreams(StreamSessions[_Stream]):
             return
         if refusal is not None:
             pushes = first_of(pushes, room)
-        taken = self._backend.batches.accept(app, [pushes], self._config.provider_batch, self._backend.now_ms())
+        try:
+            taken = self._backend.batches.accept(app, [pushes], self._config.provider_batch, self._backend.now_ms())
+        except BadRequest:
+            parse_body(body, frames.Push)  # MalformedFrame where it is no msgpack
+            raise
         self._backend.metrics.count(Metric.PROVIDER_BATCHES)
         stream.unanswered += count
 

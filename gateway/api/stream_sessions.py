@@ -20,7 +20,7 @@ from gateway.config.sections import Edge as EdgeConfig
 from gateway.metrics import Metric
 from gateway.model import frames
 from gateway.model.errors import Draining, GatewayError, InvalidField, QueueFull, Unauthorized, UnknownFrame
-from gateway.model.frames import FrameType, build_frame, parse_body
+from gateway.model.frames import FrameType, build_frame, parse_body, parse_push
 from gateway.model.ports import ProviderLinks
 from gateway.model.registration import App
 
@@ -50,11 +50,11 @@ class Asked(NamedTuple):
 
     req: int
     app: App
-    pushes: bytes  # packed array
+    pushes: bytes | memoryview  # packed array
     length: int  # as the array says; whether it is one was not looked at
 
 
-def count_of(pushes: bytes) -> int:
+def count_of(pushes: bytes | memoryview) -> int:
     """Length a packed array says it has; InvalidField where it is none."""
     tag = pushes[0] if pushes else 0
     if tag & 0xF0 == 0x90:
@@ -150,8 +150,7 @@ class StreamSessions(ABC, Generic[S]):
 
     def _look_at(self, link: int, stream: S, body: bytes) -> Asked | None:
         """A PUSH that may be taken in; None: it was answered. Unauthorized, InvalidField."""
-        ask = parse_body(body, frames.Push)
-        pushes = bytes(ask.pushes)
+        req, pushes = parse_push(body)
         count = count_of(pushes)
         app = self._backend.directory.app(stream.app)
         if app is None or all(key.id != stream.key_id for key in app.keys):
@@ -159,14 +158,14 @@ class StreamSessions(ABC, Generic[S]):
         if count > self._config.provider_batch:
             raise InvalidField(f"at most {self._config.provider_batch} pushes in a batch", field="pushes")
         if self._backend.stopping.is_set:
-            self._refuse(link, ask.req, Draining(), count)
+            self._refuse(link, req, Draining(), count)
             return None
         if stream.unanswered + count > self._config.provider_window:
             self._backend.metrics.count(Metric.PUSHES_REFUSED, count, QueueFull.name)
             full = QueueFull(f"more than {self._config.provider_window} pushes without a result; nothing was accepted")
-            self._refuse(link, ask.req, full, count)
+            self._refuse(link, req, full, count)
             return None
-        return Asked(ask.req, app, pushes, count)
+        return Asked(req, app, pushes, count)
 
     def _refuse(self, link: int, req: int, error: GatewayError, count: int) -> None:
         self._answer(link, req, _pack([describe(error)] * count))

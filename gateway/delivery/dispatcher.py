@@ -18,7 +18,6 @@ from gateway.delivery.backlog import SLICE, Backlog
 from gateway.delivery.broadcast import BroadcastRouter
 from gateway.delivery.executor import EDGE, Executor, Sent
 from gateway.metrics import Metric, Metrics
-from gateway.model.cluster import SEQ_SHIFT
 from gateway.model.errors import UnknownPush
 from gateway.model.notification import Notification
 from gateway.model.outcome import Event, Outcome, State, Step
@@ -100,6 +99,7 @@ class Dispatcher:
         # Those who were connected before the restart are back by then; only then is a device "disconnected" (B4).
         self._resume_at_ms: int | None = clock() + config.delivery.notifier_ack_ms
         self._resume_below = journal.next_seq
+        self._resume_left = journal.pending_count()
 
     @property
     def notifiers(self) -> Mapping[str, Notifier]:
@@ -143,7 +143,7 @@ class Dispatcher:
         if self._resume_at_ms is not None and now >= self._resume_at_ms:
             self._resume_at_ms = None
             self.broadcast.resume()
-            if self._journal.pending_count():
+            if self._resume_left:
                 self.backlog.add(self._resume())
         return len(due) >= DUE_SLICE
 
@@ -187,16 +187,12 @@ class Dispatcher:
             yield
 
     def _resume(self) -> Iterator[None]:
-        """After a restart: look once at what the journal held then, in slices."""
-        field = self._resume_below >> SEQ_SHIFT
-        left = self._journal.pending_count()
+        """After a restart: look once at what the journal held then, in slices. What came since had its look."""
         looked = 0
         for part in self._directory.everybody():
             for registration in part:
-                for seq in self._journal.pending_of(registration):
-                    if seq >= self._resume_below and seq >> SEQ_SHIFT == field:
-                        continue  # it came since, and had its look
-                    left -= 1
+                for seq in self._journal.pending_of(registration, below=self._resume_below):
+                    self._resume_left -= 1
                     delivery = self._journal.get(seq)
                     looked += SLICE // 10
                     if delivery is None:
@@ -206,7 +202,7 @@ class Dispatcher:
                         continue  # since the start: it has a timer, or had all its tries
                     if event is not None and not self._edge.is_connected(registration):
                         self._executor.apply(seq, event)
-                if left <= 0:
+                if self._resume_left <= 0:
                     return
                 looked += 1
                 if looked >= SLICE:

@@ -174,7 +174,7 @@ class ManyPushes:
 
     # --- at the node that was asked
 
-    def split(self, app: str, pushes: bytes, most: int = _WHOLE) -> list[Part]:
+    def split(self, app: str, pushes: bytes | memoryview, most: int = _WHOLE) -> list[Part]:
         """The first `most` of a packed array told apart, in order; those without a token are its home's. BadRequest
         where this is no array."""
         home = home_of(app, self._owners.partitions)

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from gateway.api.ports import Backend
-from gateway.api.stream_sessions import RECEIPT_BYTES, Session, StreamSessions, describe
+from gateway.api.stream_sessions import RECEIPT_BYTES, Asked, Session, StreamSessions, describe
 from gateway.api.wire import ReceiptView
 from gateway.config.sections import Edge as EdgeConfig
 from gateway.fleet.feeds import Feeds, Reading
@@ -22,10 +22,9 @@ from gateway.fleet.pushes import Answer, ManyPushes, Part, Result, place_seqs
 from gateway.fleet.quota_home import QuotaHome
 from gateway.metrics import Metric
 from gateway.model import frames
-from gateway.model.errors import GatewayError
+from gateway.model.errors import BadRequest, GatewayError
 from gateway.model.frames import parse_body
 from gateway.model.ports import ProviderLinks
-from gateway.model.registration import App
 
 _log = structlog.get_logger(__name__)
 _pack = msgspec.msgpack.Encoder().encode
@@ -93,26 +92,30 @@ class FleetStreams(StreamSessions[_Stream]):
         ask = self._look_at(link, stream, body)
         if ask is None:
             return
-        parts = self._pushes.split(stream.app, ask.pushes)
+        try:
+            parts = self._pushes.split(stream.app, ask.pushes)
+        except BadRequest:
+            parse_body(body, frames.Push)  # MalformedFrame where it is no msgpack
+            raise
         self._backend.metrics.count(Metric.PROVIDER_BATCHES)
         stream.unanswered += ask.length
-        work = self._carry(link, stream, ask.app, ask.req, ask.pushes, parts)
+        work = self._carry(link, stream, ask, parts)
         self._follow(stream, asyncio.get_running_loop().create_task(work))
 
-    async def _carry(self, link: int, stream: _Stream, app: App, req: int, pushes: bytes, parts: list[Part]) -> None:
+    async def _carry(self, link: int, stream: _Stream, ask: Asked, parts: list[Part]) -> None:
         count = sum(part.length for part in parts)
         answers = _Answers(count)
         told = answers.told
         try:
             async with stream.order:
                 try:
-                    room, refusal = await self._quotas.admit(app, stream.key_id, count)
+                    room, refusal = await self._quotas.admit(ask.app, stream.key_id, count)
                 except GatewayError as error:
                     room, refusal = 0, error
                 if refusal is not None:
                     self._backend.metrics.count(Metric.PUSHES_REFUSED, count - room, refusal.name)
                     told.update(dict.fromkeys(range(room, count), describe(refusal)))
-                    parts = self._pushes.split(stream.app, pushes, room)
+                    parts = self._pushes.split(stream.app, ask.pushes, room)
                 answers.left = len(parts)
                 self._pushes.send(stream.app, parts, answers.hear)
             if parts:
@@ -122,7 +125,7 @@ class FleetStreams(StreamSessions[_Stream]):
         if self._is_open(link, stream):
             for place, result in answers.others.items():
                 told[place] = self._told(stream.app, result)
-            self._answer(link, req, self._backend.push_ids.pack_results(stream.app, answers.seqs, told))
+            self._answer(link, ask.req, self._backend.push_ids.pack_results(stream.app, answers.seqs, told))
 
     def _told(self, app: str, result: Result) -> Any:
         if isinstance(result, GatewayError):

@@ -12,6 +12,9 @@ from gateway.metrics.spec import Spec as Spec
 
 
 class Metric(Enum):
+    # each count looks one up: Enum's own is a function of Python
+    __hash__ = object.__hash__
+
     # --- cluster: devices on any node
     FAR_DROPPED = Spec(
         "heliograph_far_dropped_total",

@@ -373,6 +373,12 @@ def build_frame(kind: int, body: Any = None) -> bytes:
     return bytes((kind,)) + build_varint(len(packed)) + packed
 
 
+#: of a PUSH as providers write it: a map of two, the first key; msgpack's unsigned integers up to `Req`; the second
+_PUSH_BEGINS = b"\x82\xa3req"
+_UINT_BYTES = {0xCC: 1, 0xCD: 2, 0xCE: 4}
+_PUSHES_KEY = b"\xa6pushes"
+
+
 def parse_body(body: bytes | memoryview, as_type: type[_T]) -> _T:
     """Decode and validate a frame body; raises InvalidField naming the field, MalformedFrame where it is no msgpack."""
     decoder = _decoders.get(as_type)
@@ -385,6 +391,20 @@ def parse_body(body: bytes | memoryview, as_type: type[_T]) -> _T:
         raise InvalidField(str(exc), field=path.rstrip("`").removeprefix("$.") if path else "") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as exc:
         raise MalformedFrame(f"the body is not valid msgpack: {exc}") from None
+
+
+def parse_push(body: bytes) -> tuple[int, bytes | memoryview]:
+    """`req` and `pushes` of a PUSH. Its usual form (`req` first, then `pushes`) is only cut, for an array of thousands
+    is not to be read twice: whoever reads it finds what is wrong, and `parse_body` says what that is to the sender."""
+    if body.startswith(_PUSH_BEGINS) and len(body) > len(_PUSH_BEGINS):
+        at = len(_PUSH_BEGINS) + 1
+        tag = body[at - 1]
+        width = _UINT_BYTES.get(tag, 0)
+        if (tag < 0x80 or width) and body.startswith(_PUSHES_KEY, at + width):
+            req = int.from_bytes(body[at : at + width], "big") if width else tag
+            return req, memoryview(body)[at + width + len(_PUSHES_KEY) :]
+    ask = parse_body(body, Push)
+    return ask.req, bytes(ask.pushes)
 
 
 def parse_ids(body: bytes | memoryview) -> list[int]:

@@ -317,8 +317,9 @@ class Journal(Protocol):
         """Deliveries whose timer fired or which expired."""
         ...
 
-    def pending_of(self, registration: int, limit: int = 0) -> list[int]:
-        """Ascending delivery sequences; limit 0 = all."""
+    def pending_of(self, registration: int, limit: int = 0, below: int = 0) -> list[int]:
+        """Ascending delivery sequences; limit 0 = all. `below`: those from it on that count in its field are left
+        out."""
         ...
 
     def collapsed_by(self, registration: int, collapse_key: str) -> list[int]:

@@ -230,8 +230,8 @@ class Journal:
     def due(self, now_ms: int, limit: int) -> list[int]:
         return self._pending.due(now_ms, limit)
 
-    def pending_of(self, registration: int, limit: int = 0) -> list[int]:
-        return self._pending.of(registration, limit)
+    def pending_of(self, registration: int, limit: int = 0, below: int = 0) -> list[int]:
+        return self._pending.of(registration, limit, below)
 
     def pending_count(self) -> int:
         return len(self._pending)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway._native.pending import Pending
+from gateway.model.cluster import SEQ_SHIFT
 
 START = 1_700_000_000_000  # Unix ms
 START_S = START // 1000
@@ -220,6 +221,19 @@ def test_a_chain_ascends_in_whatever_order_it_is_filled(order: list[int], rng: r
     for seq in gone:
         pending.remove(seq)
     assert pending.of(9) == [seq for seq in range(40) if seq not in gone]
+
+
+def test_a_chain_is_asked_for_what_is_below_a_sequence_of_its_field() -> None:
+    pending = Pending(START)
+    fields = [field << SEQ_SHIFT for field in (0, 3, 4)]
+    for field in fields:
+        for count in range(5):
+            pending.add(field + count, 9, field + count, START_S + 60)
+    of = [[field + count for count in range(5)] for field in fields]
+    assert pending.of(9, below=fields[1] + 2) == of[0] + of[1][:2] + of[2]
+    assert pending.of(9, below=fields[2]) == of[0] + of[1]
+    assert pending.of(9, below=7 << SEQ_SHIFT) == pending.of(9)
+    assert pending.of(9, 6, below=fields[1] + 1) == of[0] + of[1][:1]
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "shuffled"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from gateway.model.frames import (
     build_varint,
     parse_body,
     parse_ids,
+    parse_push,
 )
 
 PAGE = (Path(__file__).parents[2] / "docs" / "frames.md").read_text()
@@ -154,6 +156,37 @@ def test_ids_round_trip(ids):
 def test_bad_ids_are_malformed(body):
     with pytest.raises(MalformedFrame):
         parse_ids(msgspec.msgpack.encode(body))
+
+
+VALUES = st.integers(0, 2**64 - 1) | st.text(max_size=9)
+PUSHES = st.lists(st.dictionaries(st.text(max_size=5), VALUES, max_size=3), max_size=5)
+
+
+@given(st.integers(0, 0xFFFFFFFF), PUSHES, st.booleans(), st.booleans())
+def test_a_push_is_cut_as_it_would_be_parsed(req: int, pushes: list[Any], is_turned: bool, has_more: bool) -> None:
+    fields: list[tuple[str, Any]] = [("req", req), ("pushes", pushes)]
+    body = msgspec.msgpack.encode(dict(([*fields, ("more", 1)] if has_more else fields)[:: -1 if is_turned else 1]))
+    parsed = parse_body(body, frames.Push)
+    assert [parsed.req, bytes(parsed.pushes)] == [(cut := parse_push(body))[0], bytes(cut[1])]
+
+
+@given(st.binary(max_size=40) | st.binary(max_size=12).map(lambda rest: b"\x82\xa3req" + rest))
+def test_what_is_no_push_is_refused_or_left_to_who_reads_the_array(body: bytes) -> None:
+    def read(how: Callable[[], Any]) -> Any:
+        try:
+            return how()
+        except GatewayError as error:
+            return type(error)
+
+    parsed = read(lambda: parse_body(body, frames.Push))
+    cut = read(lambda: parse_push(body))
+    if isinstance(parsed, frames.Push):
+        assert cut == (parsed.req, bytes(parsed.pushes))
+    elif isinstance(cut, tuple):
+        assert 0 <= cut[0] <= 0xFFFFFFFF
+        assert body.endswith(b"\xa6pushes" + bytes(cut[1]))
+    else:
+        assert cut is parsed
 
 
 def test_an_empty_message_body_is_left_out_however_it_was_made():

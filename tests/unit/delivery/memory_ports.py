@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from gateway.model.cluster import SEQ_SHIFT
 from gateway.model.cohort import Cohort
 from gateway.model.condition import Condition, decide
 from gateway.model.errors import InvalidField, QueueFull, StoreUnavailable
@@ -259,8 +260,13 @@ class MemoryJournal:
             row.timer_ms = expires_ms if now_ms < expires_ms else now_ms + 1000
         return fired
 
-    def pending_of(self, registration: int, limit: int = 0) -> list[int]:
-        found = sorted(seq for seq, row in self.rows.items() if row.delivery.registration == registration)
+    def pending_of(self, registration: int, limit: int = 0, below: int = 0) -> list[int]:
+        found = sorted(
+            seq
+            for seq, row in self.rows.items()
+            if row.delivery.registration == registration
+            and not (below and seq >= below and seq >> SEQ_SHIFT == below >> SEQ_SHIFT)
+        )
         return found[:limit] if limit else found
 
     def collapsed_by(self, registration: int, collapse_key: str) -> list[int]:

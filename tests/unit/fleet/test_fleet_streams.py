@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from bare_device import BareDevice, pack
+from bare_device import BareDevice, frame, pack
 from fleet_rig import PARTITIONS, Fleet, until
 
 from gateway.client import Provider
@@ -169,6 +169,18 @@ async def test_a_node_that_ends_leaves_nobody_waiting_for_an_answer(fleet: Fleet
     await side.pushes.close()
     assert len(told) == 2
     assert all(isinstance(answer.at(0), NodeUnreachable) for answer in told)
+
+
+async def test_a_frame_that_is_no_msgpack_ends_its_link_alone(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    token = await fleet.register("shop", 2)
+    body = msgspec.msgpack.encode({"req": 1, "pushes": [_to(token)] * 3})
+    other = await _stream(fleet, 1, key)
+    for garbage in (b"\xc1", body[:-1], body + b"\xc0"):
+        link = await _stream(fleet, 1, key)
+        link.send_raw(frame(FrameType.PUSH, garbage))
+        assert (await link.receive(FrameType.ERROR))["name"] == "malformed_frame"
+    assert isinstance((await _push(other, 1, _to(token)))[0], str)
 
 
 async def test_nothing_overtakes_what_waits_for_an_owner(fleet: Fleet) -> None:
