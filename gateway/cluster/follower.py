@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 #: applied in one transaction at most
 _APPLY_BYTES = 8 * 1024 * 1024
+#: a standby that is about level lets so much come, for so long, before it applies again
+_GATHER_BYTES, _GATHER_S = 1024 * 1024, 0.1
 _SAY_S = 5.0
 #: between two tries of a standby that can not follow
 PAUSE_S, MOST_PAUSE_S = 0.25, 30.0
@@ -240,7 +242,7 @@ class Follower:
         async with aclosing(self._reader.read(self.folder.applied + 1, end, self._created)) as batches:
             async for batch in batches:
                 pieces: list[bytes] = []
-                place = size = 0
+                place = size = taken = 0
                 for message in batch:
                     commit = _take(assembler, message)
                     if commit is None:
@@ -249,6 +251,7 @@ class Follower:
                     if rows:
                         pieces.append(rows)
                         size += len(rows)
+                        taken += len(rows)
                     if size >= _APPLY_BYTES:
                         await self._apply(pieces, place)
                         pieces, place, size = [], 0, 0
@@ -257,6 +260,8 @@ class Follower:
                 if loop.time() - said_s > _SAY_S and self.folder.applied < self._end:
                     said_s = loop.time()
                     log.info("partition_catching_up", partition=self.partition, applied=self.applied, end=self._end)
+                if not end and taken < _GATHER_BYTES:
+                    await asyncio.sleep(_GATHER_S)
 
     async def _apply(self, pieces: list[bytes], place: int) -> None:
         def apply() -> None:

@@ -40,6 +40,8 @@ CLOSE_S = 10.0
 #: dropped and counted: after a restart that delivery is pending again (the device drops it by its id) and its receipt
 #: is missing until then.
 KEPT_FACTOR = 4
+#: rows of a commit that the control thread packs for the log itself
+_PACKED_HERE = 256
 #: the probe writes so much that success means room for more than the probe itself
 _PROBE_ROWS: list[Row] = [(PUT, Db.META, b"probe%02d" % i, bytes(1_500)) for i in range(16)]
 #: LMDB reuses a page two transactions after the one that freed it; these are the two
@@ -298,7 +300,19 @@ class Committer:
             logged: Groups = [entry.rows for entry in batch if entry.size and not entry.local]
             job.logged = logged + list(more) or None
         self._flying_job = job
-        self._jobs.put(job)
+        if job.logged is not None and self._flying_rows <= _PACKED_HERE and not more:
+            self._pack_here(job.logged)
+        else:
+            self._jobs.put(job)
+
+    def _pack_here(self, rows: Groups) -> None:
+        """Few rows are packed before another thread would have woken up."""
+        try:
+            packed = build_rows(rows)
+        except Exception as exc:
+            self._loop.call_soon(self._on_landed, exc)
+        else:
+            self._loop.call_soon(self._append, packed)
 
     def _run(self) -> None:
         """The commit thread."""
