@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from gateway.cluster.nats_transport import request
+
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
@@ -127,12 +129,8 @@ class JetStream:
         if not self.link.is_up:
             raise NotSent("there is no connection to NATS")
         try:
-            answer = await self.link.nats.request(
-                subject,
-                body,
-                timeout=self.timeout_s if timeout_s is None else timeout_s,
-                headers=headers,
-            )
+            timeout_s = self.timeout_s if timeout_s is None else timeout_s
+            answer = await request(self.link.nats, subject, body, timeout_s=timeout_s, headers=headers)
         except errors.NoRespondersError:
             raise NobodyThere("no NATS server takes this now") from None
         except (errors.OutboundBufferLimitError, errors.MaxPayloadError, errors.ConnectionDrainingError) as exc:
@@ -140,7 +138,7 @@ class JetStream:
         except (errors.Error, OSError, TimeoutError) as exc:
             raise NoAnswer(type(exc).__name__) from None
         try:
-            said = _decode(answer.data)
+            said = _decode(answer)
         except ValueError:
             raise NoAnswer("an answer that can not be read") from None
         if not isinstance(said, dict):

@@ -16,6 +16,7 @@ from urllib.parse import ParseResult
 import structlog
 
 from gateway._native.nats_reader import NatsReader
+from gateway.cluster.nats_sending import COPIED_BYTES, Requests, send_pending
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -28,8 +29,6 @@ _CLOSE_S = 1.0
 #: bytes of messages that came and were not taken; past it the connection is not read from
 UNTAKEN_BYTES = 1_048_576
 
-#: a payload below this is cheaper copied than sent apart
-_COPIED_BYTES = 4_096
 _UNREADABLE = "what a NATS server sent can not be read"
 
 T = TypeVar("T")
@@ -98,6 +97,10 @@ class _Connection(asyncio.BufferedProtocol):
         if self.is_over:
             self._came.set()
 
+    @property
+    def has_room(self) -> bool:
+        return self._has_room.is_set()
+
     async def wait_room(self) -> None:
         """Or until nothing can be sent any more, which who reads is told."""
         await self._has_room.wait()
@@ -155,6 +158,19 @@ class NatsTransport:
             raise ConnectionError("there is no connection to NATS")
         return self._connection
 
+    @property
+    def is_open(self) -> bool:
+        """False: nothing leaves any more, of which the client may not have heard yet."""
+        connection = self._connection
+        if connection is None or connection.transport is None:
+            return False
+        return not connection.is_over and not connection.transport.is_closing()
+
+    @property
+    def has_room(self) -> bool:
+        """What is written now is not kept waiting behind much."""
+        return self._open.has_room
+
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:  # noqa: ARG002
         loop = asyncio.get_running_loop()
         if self._connection is not None:
@@ -199,7 +215,7 @@ class NatsTransport:
         assert connection.transport is not None
         if self._needs_tls and not self._is_tls:
             raise ConnectionError("a NATS server does not ask for TLS, and the configuration does")
-        if not connection.is_over and not connection.transport.is_closing():  # who reads is told of the end
+        if self.is_open:  # who reads is told of the end
             connection.transport.writelines(payload)
 
     async def read(self, buffer_size: int) -> list[Any]:  # noqa: ARG002
@@ -250,11 +266,16 @@ class NatsParser:
     """The client's parser, for what `NatsTransport` has read: tells the client of each thing as its own does.
 
     `directly`: by subject (no pattern); its messages do not wait in the client's queue, and so are never dropped there.
+    Nor do the answers to `requests`.
     """
 
     def __init__(self, client: Client) -> None:
         self._client: Any = client
         self.directly: dict[bytes, Hear] = {}
+        self.requests = Requests(client)
+
+    def is_of(self, client: object) -> bool:
+        return self._client is client
 
     def reset(self) -> None:
         """What it holds belongs to no connection."""
@@ -271,6 +292,9 @@ class NatsParser:
             kind = event[0]
             if kind == b"MSG":
                 _, sid, subject, reply, payload, header = event
+                if sid == self.requests.sid:
+                    self.requests.hear(subject, payload, header)
+                    continue
                 hear = self.directly.get(subject)
                 if hear is None:
                     await client._process_msg(sid, subject, reply, payload, header)
@@ -290,28 +314,37 @@ class NatsParser:
                 await client._process_err(event[1].decode("utf-8", "replace").lower())
 
 
+def _parser_of(client: Client) -> NatsParser | None:
+    """None: it reads as it does, or is another object that stands before one."""
+    parser = getattr(client, "_ps", None)
+    return parser if isinstance(parser, NatsParser) and parser.is_of(client) else None
+
+
 async def publish(client: Client, subject: str, payload: bytes) -> None:
     """As the client does, but that a large payload is not copied into its command."""
-    inside: Any = client
-    is_plain = isinstance(inside._ps, NatsParser) and client.is_connected and not client.is_draining
-    if len(payload) < _COPIED_BYTES or not is_plain:
+    is_plain = _parser_of(client) is not None and client.is_connected and not client.is_draining
+    if len(payload) < COPIED_BYTES or not is_plain:
         await client.publish(subject, payload)
         return
     if len(payload) > client.max_payload:
         raise ValueError("larger than the servers take")
-    for piece in (f"PUB {subject} {len(payload)}\r\n".encode(), payload):
-        inside._pending.append(piece)
-        inside._pending_data_size += len(piece)
-    await inside._send_command(b"\r\n")
-    if inside._flush_queue is not None and inside._flush_queue.empty():
-        await inside._flush_pending()
+    await send_pending(client, (f"PUB {subject} {len(payload)}\r\n".encode(), payload, b"\r\n"))
+
+
+async def request(
+    client: Client, subject: str, payload: bytes, *, timeout_s: float, headers: dict[str, str] | None = None
+) -> bytes:
+    """The answer's payload; errors as of the client's `request`."""
+    parser = _parser_of(client)
+    if parser is not None:
+        return await parser.requests.request(subject, payload, timeout_s, headers)
+    return (await client.request(subject, payload, timeout=timeout_s, headers=headers)).data
 
 
 #: of the client, what is used here of its insides
 _INSIDES = (
     "_pending",
     "_pending_data_size",
-    "_send_command",
     "_flush_pending",
     "_flush_queue",
     "_pongs",

@@ -17,6 +17,7 @@ from gateway.cluster.jetstream import JetStream
 from gateway.cluster.journal_reader import JournalReader, StreamPurged
 from gateway.cluster.journal_records import Assembler, Commit, journal_stream
 from gateway.cluster.kv_leases import KvLeases
+from gateway.cluster.nats_transport import read_natively
 from gateway.config.cluster_section import Cluster
 from gateway.metrics import Metrics
 from gateway.store import Store
@@ -37,7 +38,11 @@ class PlainLink:
     def js(self) -> JetStreamContext:
         return self.nats.jetstream()
 
-    async def connect(self, urls: str) -> PlainLink:
+    async def connect(self, urls: str, *, natively: bool = False) -> PlainLink:
+        """`natively`: as a gateway reads it."""
+        if natively:
+            assert read_natively(self.nats) is not None
+
         async def ignore(_: Exception) -> None:
             pass
 

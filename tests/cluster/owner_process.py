@@ -23,7 +23,7 @@ def say(what: str, *seqs: int) -> None:
 
 async def main(url: str, fleet: str, folder: str, keys: str, partition: str, epoch: str) -> None:
     settings = Cluster(url=url, name=fleet, journal_bytes=1 << 26, snapshot_bytes=400_000, message_bytes=65_536)
-    link = await PlainLink().connect(url)
+    link = await PlainLink().connect(url, natively=True)
     node = JournalNode(link, settings, Path(folder), ServerKeys.load(Path(keys), may_create=False), Clock())
     await node.leases.open()
     store = await node.adopt(int(partition), int(epoch))

@@ -8,7 +8,7 @@ import contextlib
 import datetime
 import ipaddress
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from nats.aio.client import Client
+from nats_rig import INFO, connected, heard
 
+from gateway.cluster.jetstream import JetStream, NobodyThere
 from gateway.cluster.nats_link import NatsLink
 from gateway.cluster.nats_transport import UNTAKEN_BYTES, NatsTransport, publish, read_natively
 from gateway.config.cluster_section import Cluster
 from gateway.tour.nats_servers import HOST, NatsServers
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
-INFO = b'INFO {"server_id":"x","version":"2.11.0","proto":1,"headers":true,"max_payload":1048576}\r\n'
 
 
 @pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -74,11 +75,6 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster
             yield Cluster(url=servers.urls, name="f", node="a", tls_ca=tls_ca)
         finally:
             thread.submit(lambda: asyncio.run(servers.close())).result()
-
-
-async def heard(queue: asyncio.Queue[Any], count: int) -> list[Any]:
-    async with asyncio.timeout(20):
-        return [await queue.get() for _ in range(count)]
 
 
 def test_messages_of_any_size_come_whole_and_in_order(run: Run, settings: Cluster) -> None:
@@ -162,44 +158,76 @@ def test_what_is_heard_directly_comes_in_order_and_once_and_again_after_a_loss(r
     run(scene())
 
 
-@contextlib.asynccontextmanager
-async def connected(
-    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
-) -> AsyncIterator[tuple[Any, asyncio.Queue[BaseException]]]:
-    """(client, its errors) of a server that does as a NATS server does until it is connected to, and then `answer`."""
-    errors: asyncio.Queue[BaseException] = asyncio.Queue()
-    over = asyncio.Event()
+def test_requests_of_any_size_get_their_own_answer(run: Run, settings: Cluster) -> None:
+    async def scene() -> None:
+        link, other = NatsLink(settings, purpose="test"), Client()
+        await link.connect()
+        tls = ssl.create_default_context(cafile=settings.tls_ca) if settings.tls_ca else None
+        await other.connect(settings.url, tls=tls)
+        came: asyncio.Queue[Any] = asyncio.Queue()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            writer.write(INFO)
-            while await reader.readline() != b"PING\r\n":
-                pass
-            writer.write(b"PONG\r\n")
-            await answer(reader, writer)
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            over.set()
+        async def hear(message: Any) -> None:
+            came.put_nowait(message)
 
-    server = await asyncio.start_server(serve, HOST, 0)
-    client = Client()
-    assert read_natively(client) is not None
+        await other.subscribe("ask", cb=hear)
+        for _ in range(2):  # a PING is written at once, a SUB a turn later
+            await other.flush(5)
+        js = JetStream(link, timeout_s=20)
+        sent = [(bytes([place]) * size, place % 2) for place, size in enumerate((0, 1, 4_095, 4_096, 300_000, 900_000))]
+        asked = [
+            asyncio.ensure_future(js.request("ask", body, {"Place": str(place), "Odd": " a\r\nb "} if odd else None))
+            for place, (body, odd) in enumerate(sent)
+        ]
+        messages = await heard(came, len(sent))
+        assert [message.data for message in messages] == [body for body, _ in sent]
+        assert [message.headers for message in messages] == [
+            {"Place": str(place), "Odd": "a  b"} if odd else None for place, (_, odd) in enumerate(sent)
+        ]
+        for place, message in reversed(list(enumerate(messages))):
+            await message.respond(b'{"place":%d}' % place)
+        assert [said["place"] for said in await asyncio.gather(*asked)] == list(range(len(sent)))
+        with pytest.raises(NobodyThere):
+            await js.request("of.nobody.here", b"", {"A": "b"})
+        await other.close()
+        await link.close()
 
-    async def on_error(error: BaseException) -> None:
-        errors.put_nowait(error)
+    run(scene())
 
-    port = server.sockets[0].getsockname()[1]
-    await client.connect(f"nats://{HOST}:{port}", allow_reconnect=False, error_cb=on_error)
-    try:
-        yield client, errors
-    finally:
-        await client.close()
-        async with asyncio.timeout(20):
-            await over.wait()
-        server.close()
-        await server.wait_closed()
+
+def test_an_answer_that_comes_after_a_loss_is_heard_and_a_fresh_client_asks_too(run: Run, settings: Cluster) -> None:
+    async def scene() -> None:
+        link, other = NatsLink(settings, purpose="test"), Client()
+        await link.connect()
+        await other.connect(settings.url, tls=link._tls() if settings.tls_ca else None)
+        came: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def hear(message: Any) -> None:
+            came.put_nowait(message)
+
+        await other.subscribe("ask", cb=hear)
+        for _ in range(2):  # a PING is written at once, a SUB a turn later
+            await other.flush(5)
+        js = JetStream(link, timeout_s=20)
+        back = asyncio.Event()
+        link.watch(lambda up: back.set() if up else None)
+        for lose in (link.move, link.nats.close, link.move):  # the same client, a fresh one, and that one again
+            asked = asyncio.ensure_future(js.request("ask", b"1"))
+            (message,) = await heard(came, 1)
+            life = link.life
+            back.clear()
+            await lose()
+            async with asyncio.timeout(20):
+                await back.wait()
+            if link.life == life:
+                await message.respond(b'{"n":1}')
+                assert await asked == {"n": 1}
+            else:
+                asked.cancel()
+            assert len(link.nats._subs) == (link.life == life)
+        await other.close()
+        await link.close()
+
+    run(scene())
 
 
 async def until_closed(client: Client) -> None:
