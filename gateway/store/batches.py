@@ -58,6 +58,9 @@ class _Rows:
 
     __slots__ = ("count", "row")
 
+    #: of a journal
+    written = 1
+
     def __init__(self, count: int, row: Row) -> None:
         self.count = count
         self.row: Row | None = row

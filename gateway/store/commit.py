@@ -60,7 +60,7 @@ Groups = list[Collection[Row]]
 
 
 class _Entry:
-    __slots__ = ("done", "future", "joined", "kept", "local", "rows", "size", "undo")
+    __slots__ = ("done", "future", "joined", "kept", "local", "rows", "size", "undo", "written")
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class _Entry:
     ) -> None:
         self.rows = rows
         self.size = len(rows)
+        self.written: int = getattr(rows, "written", self.size)  # fewer where a row stands for many
         self.future = future
         self.kept = kept
         self.local = local  # not for the log
@@ -300,7 +301,7 @@ class Committer:
             logged: Groups = [entry.rows for entry in batch if entry.size and not entry.local]
             job.logged = logged + list(more) or None
         self._flying_job = job
-        if job.logged is not None and self._flying_rows <= _PACKED_HERE and not more:
+        if job.logged is not None and sum(entry.written for entry in batch) <= _PACKED_HERE and not more:
             self._pack_here(job.logged)
         else:
             self._jobs.put(job)
