@@ -27,6 +27,7 @@ _MESSAGE = struct.Struct(">BHQB")
 HEADER_BYTES = _MESSAGE.size
 #: type, length of the kind, request, length of the body
 _FRAME = struct.Struct(">BBQI")
+_FRAME_BYTES, _unpack_frame = _FRAME.size, _FRAME.unpack_from
 #: of a kind's name
 MAX_KIND_BYTES = 255
 #: a bundle is closed when it has so much; a larger frame is a bundle of its own
@@ -46,36 +47,49 @@ class Frame(NamedTuple):
     body: bytes
 
 
-def pieces_of(frame: Frame, body: Body | None = None) -> tuple[bytes | memoryview, ...]:
-    """Head and body (or another one than the frame's): it may be large, and is copied only into its message."""
+class _Packed(NamedTuple):
+    """A frame that waits: head and body, which may be large, and is copied only into its message."""
+
+    size: int
+    pieces: tuple[bytes | memoryview, ...]
+
+
+def pack_frame(frame: Frame, body: Body | None = None) -> _Packed:
+    """`body`: another one than the frame's."""
     kind = frame.kind.encode()
-    pieces = (frame.body,) if body is None else (body,) if isinstance(body, bytes) else body
-    size = sum(map(len, pieces))
+    if body is None:
+        body = frame.body
+    pieces = (body,) if isinstance(body, bytes) else body
+    size = len(body) if isinstance(body, bytes) else sum(map(len, pieces))
     if size > MAX_BODY_BYTES:
         raise ValueError("larger than a frame can be")
-    return (_FRAME.pack(frame.type, len(kind), frame.request, size) + kind, *pieces)
+    head = _FRAME.pack(frame.type, len(kind), frame.request, size) + kind
+    return _Packed(len(head) + size, (head, *pieces))
 
 
 def parse_frames(bundle: bytes | memoryview) -> list[Frame]:
     """All of them, or BadMessage: nothing of a broken bundle is carried out."""
     frames, at, end = [], 0, len(bundle)
     bundle = memoryview(bundle)
+    kind, kind_raw = "", b""
     while at < end:
-        if end - at < _FRAME.size:
+        if end - at < _FRAME_BYTES:
             raise BadMessage("a frame's head is cut off")
-        type_, kind_bytes, request, body_bytes = _FRAME.unpack_from(bundle, at)
-        at += _FRAME.size
+        type_, kind_bytes, request, body_bytes = _unpack_frame(bundle, at)
+        at += _FRAME_BYTES
         if type_ not in _TYPES:
             raise BadMessage("a frame of an unknown type")
         if end - at < kind_bytes + body_bytes:
             raise BadMessage("a frame's body is cut off")
-        try:
-            kind = str(bundle[at : at + kind_bytes], "utf-8")
-        except UnicodeDecodeError:
-            raise BadMessage("a kind is no UTF-8") from None
-        at += kind_bytes
-        frames.append(Frame(type_, kind, request, bytes(bundle[at : at + body_bytes])))
-        at += body_bytes
+        ends = at + kind_bytes
+        if bundle[at:ends] != kind_raw:  # mostly it is that of the frame before
+            kind_raw = bytes(bundle[at:ends])
+            try:
+                kind = kind_raw.decode()
+            except UnicodeDecodeError:
+                raise BadMessage("a kind is no UTF-8") from None
+        at = ends + body_bytes
+        frames.append(Frame(type_, kind, request, bytes(bundle[ends:at])))
     return frames
 
 
@@ -148,7 +162,7 @@ class Outbox:
     def __init__(self, sender: int, limit_bytes: int) -> None:
         self._sender = sender
         self._limit_bytes = limit_bytes
-        self._frames: deque[tuple[bytes | memoryview, ...] | None] = deque()  # None: something was dropped here
+        self._frames: deque[_Packed | None] = deque()  # None: something was dropped here
         self.waiting_bytes = 0
         self.number = 0  # of the last message
 
@@ -157,13 +171,12 @@ class Outbox:
 
     def put(self, frame: Frame, body: Body | None = None) -> bool:
         """False: it did not fit. `body`: another one than the frame's, in pieces."""
-        pieces = pieces_of(frame, body)
-        size = _size_of(pieces)
-        if self.waiting_bytes + size > self._limit_bytes:
+        packed = pack_frame(frame, body)
+        if self.waiting_bytes + packed.size > self._limit_bytes:
             self._leave_gap()
             return False
-        self._frames.append(pieces)
-        self.waiting_bytes += size
+        self._frames.append(packed)
+        self.waiting_bytes += packed.size
         return True
 
     def clear(self) -> int:
@@ -189,11 +202,11 @@ class Outbox:
                 if bundle:
                     break
                 self.number += 1  # nobody sends a message with this number
-            elif bundle and size + _size_of(frame) > BUNDLE_BYTES:
+            elif bundle and size + frame.size > BUNDLE_BYTES:
                 break
             else:
-                bundle += frame
-                size += _size_of(frame)
+                bundle += frame.pieces
+                size += frame.size
             self._frames.popleft()
         self.waiting_bytes -= size
         if not bundle:
@@ -212,10 +225,6 @@ class Outbox:
 
     def mark(self) -> bytes:
         return build_message(Message(self._sender, self.number, begins=False, ends=False, part=b""))
-
-
-def _size_of(pieces: tuple[bytes | memoryview, ...]) -> int:
-    return sum(map(len, pieces))
 
 
 class Inbox:

@@ -54,6 +54,7 @@ class MessageBus(ABC):
         #: until when they are waited for, of each length of time in order; those that were answered go in passing
         self._ends: dict[float, deque[tuple[float, int]]] = {}
         self._ending: asyncio.TimerHandle | None = None
+        self._ends_at_s = 0.0
         self._requests = itertools.count(1)
         self._running: set[asyncio.Future[bytes]] = set()
         self._gap_hearers: list[Callable[[int], None]] = []
@@ -102,21 +103,24 @@ class MessageBus(ABC):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bytes] = loop.create_future()
         self._asks[request] = node, future
+        end_s = loop.time() + timeout_s
         ends = self._ends.get(timeout_s)
         if ends is None:
             ends = self._ends[timeout_s] = deque()
         while ends and ends[0][1] not in self._asks:
             ends.popleft()
-        ends.append((loop.time() + timeout_s, request))
-        if self._ending is None or self._ending.when() > ends[-1][0]:
+        ends.append((end_s, request))
+        if self._ending is None or end_s < self._ends_at_s:
             self._wait_for_ends()
         return request, future
 
     def _wait_for_ends(self) -> None:
         if self._ending is not None:
             self._ending.cancel()
-        at_s = min((ends[0][0] for ends in self._ends.values() if ends), default=0.0)
-        self._ending = asyncio.get_running_loop().call_at(at_s, self._end_asks) if at_s else None
+        self._ending = None
+        if heads := [ends[0][0] for ends in self._ends.values() if ends]:
+            self._ends_at_s = min(heads)
+            self._ending = asyncio.get_running_loop().call_at(self._ends_at_s, self._end_asks)
 
     def _end_asks(self) -> None:
         """Those whose time is over."""

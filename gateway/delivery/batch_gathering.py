@@ -60,8 +60,10 @@ class TakenPart:
         self._taken = taken
         self._start = start
         self.count = count
-        begin, end = (bisect_left(taken.apart, index) for index in (start, start + count))
-        self.apart = [index - start for index in taken.apart[begin:end]]
+        self.apart: list[int] = []
+        if taken.apart:
+            begin, end = (bisect_left(taken.apart, index) for index in (start, start + count))
+            self.apart = [index - start for index in taken.apart[begin:end]]
         self.done = taken.done
 
     @property
@@ -127,6 +129,9 @@ class BatchGathering:
     def _take_in(self) -> None:
         """All that is held, in order."""
         held, self._held, self._held_pushes, self._held_bytes = self._held, [], 0, 0
+        if len(held) == 1:
+            self._accept(held)
+            return
         start = 0
         while start < len(held):
             end, pushes, size = start, 0, 0

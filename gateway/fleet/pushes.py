@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -146,6 +145,9 @@ class _Load:
     def tell(self, answer: Answer) -> None:
         """Whoever was told something before does not hear it."""
         hearers, self._hearers = self._hearers, []
+        if len(hearers) == 1:
+            hearers[0](self._parts[0], answer)
+            return
         at = 0
         for part, hear in zip(self._parts, hearers, strict=False):  # none where they were told
             hear(part, answer.slice(at, part.length))
@@ -163,7 +165,7 @@ class ManyPushes:
         self._under_way: set[_Load] = set()
         #: what waits for an owner, and is asked for by a task each
         self._asking: set[asyncio.Task[None]] = set()
-        self._waiting: Counter[int] = Counter()  # by partition: what comes after it goes behind it
+        self._waiting: dict[int, int] = {}  # by partition, how many: what comes after them goes behind them
         self._is_closed = False
         self._settling: set[asyncio.Task[None]] = set()
         #: what goes out at the end of this turn, by app and partition, in order
@@ -210,7 +212,7 @@ class ManyPushes:
         loads, self._loads = self._loads, {}
         for theirs in loads.values():
             for load in theirs:
-                if self._waiting[load.partition] or not self._begin(load):
+                if load.partition in self._waiting or not self._begin(load):
                     self._wait_for_owner(load)
 
     def _begin(self, load: _Load) -> bool:
@@ -251,12 +253,14 @@ class ManyPushes:
         # tasks begin in this order, and all of this turn before any of the next
         task = asyncio.get_running_loop().create_task(self._ask(load, refused))
         self._asking.add(task)
-        self._waiting[load.partition] += 1
+        self._waiting[load.partition] = self._waiting.get(load.partition, 0) + 1
         task.add_done_callback(partial(self._on_asked, load))
 
     def _on_asked(self, load: _Load, task: asyncio.Task[None]) -> None:
         self._asking.discard(task)
-        self._waiting[load.partition] -= 1
+        left = self._waiting.pop(load.partition) - 1
+        if left:
+            self._waiting[load.partition] = left
         load.tell(_refused(NodeUnreachable(), load.length))  # whoever was not told anything
 
     async def _ask(self, load: _Load, refused: int) -> None:

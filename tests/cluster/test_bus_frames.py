@@ -19,10 +19,10 @@ from gateway.cluster.bus_frames import (
     Outbox,
     build_message,
     build_refusal,
+    pack_frame,
     parse_frames,
     parse_message,
     parse_refusal,
-    pieces_of,
 )
 from gateway.model.errors import ERRORS, GatewayError
 
@@ -37,7 +37,7 @@ frames = st.builds(
 
 @given(st.lists(frames, max_size=8))
 def test_frames_come_back_as_they_were(sent: list[Frame]) -> None:
-    assert parse_frames(b"".join(piece for frame in sent for piece in pieces_of(frame))) == sent
+    assert parse_frames(b"".join(piece for frame in sent for piece in pack_frame(frame).pieces)) == sent
 
 
 @given(st.integers(1, 65_535), st.integers(0, 2**64 - 1), st.booleans(), st.booleans(), st.binary(max_size=50))
@@ -55,7 +55,7 @@ def test_garbage_is_a_bad_message_and_nothing_else(raw: bytes) -> None:
 
 @given(st.lists(frames, min_size=1, max_size=4), st.integers(0, 10_000), st.integers(0, 255))
 def test_a_flipped_byte_is_a_bad_message_or_other_frames(sent: list[Frame], at: int, byte: int) -> None:
-    raw = bytearray(b"".join(piece for frame in sent for piece in pieces_of(frame)))
+    raw = bytearray(b"".join(piece for frame in sent for piece in pack_frame(frame).pieces))
     raw[at % len(raw)] = byte
     with suppress(BadMessage):
         parse_frames(bytes(raw))
