@@ -18,7 +18,7 @@ from gateway.cluster import bus_frames
 from gateway.cluster.bus_frames import ANSWER, ASK, ERROR, MAX_KIND_BYTES, TELL, Frame, Inbox, Outbox
 from gateway.metrics import Metrics
 from gateway.metrics.names import Metric
-from gateway.model.cluster import Body, Handler, whole_of
+from gateway.model.cluster import Body, Handler, Reply, ReplyHandler, tell_future, whole_of
 from gateway.model.errors import GatewayError, NodeUnreachable, QueueFull, UnknownFrame
 
 _log = structlog.get_logger(__name__)
@@ -32,6 +32,22 @@ MARK_S = 0.5
 MARKS = 3
 
 
+class _Reply:
+    """To a question of another node."""
+
+    __slots__ = ("_bus", "_frame", "_sender")
+
+    def __init__(self, bus: MessageBus, sender: int, frame: Frame) -> None:
+        self._bus: MessageBus | None = bus
+        self._sender = sender
+        self._frame = frame
+
+    def __call__(self, answer: bytes | GatewayError) -> None:
+        bus, self._bus = self._bus, None
+        if bus is not None:
+            bus._on_reply(self._sender, self._frame, answer)
+
+
 class MessageBus(ABC):
     """A `model.cluster.Bus` over something that carries messages. Control thread only."""
 
@@ -41,6 +57,8 @@ class MessageBus(ABC):
         self._outbox_bytes = outbox_bytes
         self._mark_s = mark_s
         self._handlers: dict[str, Handler] = {}
+        self._reply_handlers: dict[str, ReplyHandler] = {}
+        self._unreplied = 0
         self._outboxes: dict[int, Outbox] = {}
         self._inboxes: dict[int, Inbox] = {}
         self._own: deque[Frame] = deque()
@@ -50,7 +68,7 @@ class MessageBus(ABC):
         self._to_mark: dict[int, int] = {}
         self._flushing: asyncio.Handle | None = None
         self._marking: asyncio.TimerHandle | None = None
-        self._asks: dict[int, tuple[int, asyncio.Future[bytes]]] = {}
+        self._asks: dict[int, tuple[int, Reply]] = {}
         #: until when they are waited for, of each length of time in order; those that were answered go in passing
         self._ends: dict[float, deque[tuple[float, int]]] = {}
         self._ending: asyncio.TimerHandle | None = None
@@ -71,25 +89,34 @@ class MessageBus(ABC):
     def is_up(self) -> bool: ...
 
     def serve(self, kind: str, handler: Handler) -> None:
-        if kind in self._handlers or not 0 < len(kind.encode()) <= MAX_KIND_BYTES:
-            raise ValueError(f"{kind!r} is served already, or is no kind")
+        self._check_kind(kind)
         self._handlers[kind] = handler
+
+    def serve_replies(self, kind: str, handler: ReplyHandler) -> None:
+        self._check_kind(kind)
+        self._reply_handlers[kind] = handler
+
+    def _check_kind(self, kind: str) -> None:
+        is_served = kind in self._handlers or kind in self._reply_handlers
+        if is_served or not 0 < len(kind.encode()) <= MAX_KIND_BYTES:
+            raise ValueError(f"{kind!r} is served already, or is no kind")
 
     async def ask(self, node: int, kind: str, body: Body, *, timeout_s: float) -> bytes:
         if node == self._number:
             return await self._ask_self(kind, whole_of(body), timeout_s)
-        request, future = self._begin_ask(node, kind, body, timeout_s)
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        request = self._begin_ask(node, kind, body, partial(tell_future, future), timeout_s)
         try:
             return await future
         finally:
             self._asks.pop(request, None)
 
-    def ask_soon(self, node: int, kind: str, body: Body, *, timeout_s: float) -> asyncio.Future[bytes]:
+    def ask_soon(self, node: int, kind: str, body: Body, reply: Reply, *, timeout_s: float) -> None:
         if node == self._number:
-            return asyncio.ensure_future(self._ask_self(kind, whole_of(body), timeout_s))
-        return self._begin_ask(node, kind, body, timeout_s)[1]
+            raise ValueError("another node is asked so")
+        self._begin_ask(node, kind, body, reply, timeout_s)
 
-    def _begin_ask(self, node: int, kind: str, body: Body, timeout_s: float) -> tuple[int, asyncio.Future[bytes]]:
+    def _begin_ask(self, node: int, kind: str, body: Body, reply: Reply, timeout_s: float) -> int:
         if self._is_closed or not self.is_up:
             self._metrics.count(Metric.BUS_ASKS_FAILED, label="down")
             raise NodeUnreachable
@@ -100,10 +127,8 @@ class MessageBus(ABC):
         if not self._put(node, Frame(ASK, kind, request, b""), body):
             self._metrics.count(Metric.BUS_ASKS_FAILED, label="outbox")
             raise NodeUnreachable
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bytes] = loop.create_future()
-        self._asks[request] = node, future
-        end_s = loop.time() + timeout_s
+        self._asks[request] = node, reply
+        end_s = asyncio.get_running_loop().time() + timeout_s
         ends = self._ends.get(timeout_s)
         if ends is None:
             ends = self._ends[timeout_s] = deque()
@@ -112,7 +137,7 @@ class MessageBus(ABC):
         ends.append((end_s, request))
         if self._ending is None or end_s < self._ends_at_s:
             self._wait_for_ends()
-        return request, future
+        return request
 
     def _wait_for_ends(self) -> None:
         if self._ending is not None:
@@ -128,10 +153,10 @@ class MessageBus(ABC):
         now_s = asyncio.get_running_loop().time()
         for timeout_s, ends in list(self._ends.items()):
             while ends and (ends[0][0] <= now_s or ends[0][1] not in self._asks):
-                _, future = self._asks.pop(ends.popleft()[1], (0, None))
-                if future is not None and not future.done():
+                _, reply = self._asks.pop(ends.popleft()[1], (0, None))
+                if reply is not None:
                     self._metrics.count(Metric.BUS_ASKS_FAILED, label="timeout")
-                    future.set_exception(NodeUnreachable())
+                    self._tell(reply, NodeUnreachable())
             if not ends:
                 del self._ends[timeout_s]
         self._wait_for_ends()
@@ -269,6 +294,10 @@ class MessageBus(ABC):
             return
         handler = self._handlers.get(frame.kind)
         if handler is None:
+            reply_handler = self._reply_handlers.get(frame.kind)
+            if reply_handler is not None:
+                self._hand_over(sender, frame, reply_handler)
+                return
             self._drop("unknown", 1)
             # the name is not ours: it is not repeated
             self._refuse(sender, frame, UnknownFrame("This node does not know this kind of message."))
@@ -291,6 +320,25 @@ class MessageBus(ABC):
             future = asyncio.ensure_future(result)  # a future needs no task
             self._running.add(future)
             future.add_done_callback(partial(self._on_result, sender, frame))
+
+    def _hand_over(self, sender: int, frame: Frame, handler: ReplyHandler) -> None:
+        if self._unreplied >= MAX_RUNNING:
+            self._drop("busy", 1)
+            self._refuse(sender, frame, QueueFull())
+            return
+        reply = _Reply(self, sender, frame)
+        self._unreplied += 1
+        try:
+            handler(sender, frame.body, reply)
+        except Exception as exc:
+            reply(self._as_refusal(frame, exc))
+
+    def _on_reply(self, sender: int, frame: Frame, answer: bytes | GatewayError) -> None:
+        self._unreplied -= 1
+        if isinstance(answer, GatewayError):
+            self._refuse(sender, frame, answer)
+        else:
+            self._answer(sender, frame, answer)
 
     def _on_result(self, sender: int, frame: Frame, future: asyncio.Future[bytes]) -> None:
         self._running.discard(future)
@@ -319,33 +367,40 @@ class MessageBus(ABC):
             self._metrics.count(Metric.BUS_TELLS_FAILED, label=error.name)
 
     def _settle(self, sender: int, frame: Frame) -> None:
-        node, future = self._asks.get(frame.request, (0, None))
-        if future is None or node != sender or future.done():
+        node, reply = self._asks.get(frame.request, (0, None))
+        if reply is None or node != sender:
             self._drop("late", 1)
             return
         del self._asks[frame.request]
         if frame.type == ANSWER:
-            future.set_result(frame.body)
+            self._tell(reply, frame.body)
         else:
             try:
                 error = bus_frames.parse_refusal(frame.body)
             except bus_frames.BadMessage:
                 self._drop("malformed", 1)
                 error = GatewayError()
-            future.set_exception(error)
+            self._tell(reply, error)
+
+    def _tell(self, reply: Reply, answer: bytes | GatewayError) -> None:
+        try:
+            reply(answer)
+        except Exception as exc:  # what else came in this message is heard all the same
+            _log.error("bus_reply_unheard", exc_info=exc)
 
     def _fail_asks(self, node: int | None) -> None:
         """Those of one node, or all."""
-        for request, (asked, future) in list(self._asks.items()):
-            if node in (None, asked):
-                del self._asks[request]
-                if not future.done():
-                    self._metrics.count(Metric.BUS_ASKS_FAILED, label="gone")
-                    future.set_exception(NodeUnreachable())
+        gone = [request for request, (asked, _) in self._asks.items() if node in (None, asked)]
+        for request in gone:
+            _, reply = self._asks.pop(request, (0, None))
+            if reply is not None:
+                self._metrics.count(Metric.BUS_ASKS_FAILED, label="gone")
+                self._tell(reply, NodeUnreachable())
 
     async def _ask_self(self, kind: str, body: bytes, timeout_s: float) -> bytes:
         handler = self._handlers.get(kind)
         if handler is None:
+            # a kind of replies too: who serves one asks itself without the bus
             self._drop("unknown", 1)
             raise UnknownFrame("This node does not know this kind of message.")
         self._hear_own()  # told before it was asked

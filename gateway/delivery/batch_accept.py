@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Container
 
+import structlog
+
 from gateway.config.sections import Config
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import BadRequest, GatewayError, QueueFull, StoreUnavailable, UnknownToken
 from gateway.model.ports import APART, FULL, UNKNOWN_TOKEN, AcceptedBatch, BatchLimits, Edge, Journal, PushBatch
 from gateway.model.registration import App
+
+_log = structlog.get_logger("gateway.delivery")
 
 #: sequence of an accepted push, the error of a refused one, or None for one to be looked at alone
 Result = int | GatewayError | None
@@ -23,7 +27,7 @@ Result = int | GatewayError | None
 class TakenBatch:
     """What became of a batch; final when `done` is, which never fails, for each push has its own result."""
 
-    __slots__ = ("_batch", "_results", "apart", "done", "first", "refusal")
+    __slots__ = ("_batch", "_hearers", "_results", "apart", "done", "first", "refusal")
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class TakenBatch:
         #: why the journal took nothing of it; None: it did, or there was nothing for it
         self.refusal = refusal
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hearers: list[Callable[[], None]] = []
 
     @property
     def count(self) -> int:
@@ -60,9 +65,24 @@ class TakenBatch:
         self._results = [failure if isinstance(result, int) and result in lost else result for result in results]
         self.first = 0
 
+    def when_settled(self, call: Callable[[], None]) -> None:
+        """`call` once, when `done` is or in a later turn of the loop; it does not raise. Many of them cost less than as
+        many callbacks of `done`."""
+        if self.done.done():
+            asyncio.get_running_loop().call_soon(call)
+        else:
+            self._hearers.append(call)
+
     def settle(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
+        if self.done.done():
+            return
+        self.done.set_result(None)
+        hearers, self._hearers = self._hearers, []
+        for call in hearers:
+            try:
+                call()
+            except Exception as exc:  # the others hear it all the same
+                _log.error("a batch was settled, and who waits could not be told", kind=type(exc).__name__)
 
 
 class BatchAcceptor:

@@ -54,7 +54,7 @@ class Accepts(Protocol):
 class TakenPart:
     """As `TakenBatch`, of one batch that was taken in together with others."""
 
-    __slots__ = ("_start", "_taken", "apart", "count", "done")
+    __slots__ = ("_start", "_taken", "apart", "count", "done", "when_settled")
 
     def __init__(self, taken: TakenBatch, start: int, count: int) -> None:
         self._taken = taken
@@ -65,6 +65,7 @@ class TakenPart:
             begin, end = (bisect_left(taken.apart, index) for index in (start, start + count))
             self.apart = [index - start for index in taken.apart[begin:end]]
         self.done = taken.done
+        self.when_settled = taken.when_settled
 
     @property
     def first(self) -> int:

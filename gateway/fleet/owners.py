@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from struct import Struct
 from typing import Any
 
@@ -19,13 +20,13 @@ import msgspec
 from gateway.fleet.error_rows import build_error_row, parse_error_row
 from gateway.fleet.ports import Core, Cores
 from gateway.metrics import Metric, Metrics
-from gateway.model.cluster import Body, Bus, Members, whole_of
+from gateway.model.cluster import Body, Bus, Members, Reply, tell_future, whole_of
 from gateway.model.errors import BadRequest, GatewayError, LogFenced, NodeUnreachable
 
 #: what a partition answers; called at once, in the order of arrival, and what it returns may be awaited
 Answerer = Callable[[Core, bytes], bytes | Awaitable[bytes]]
-#: the same of a kind whose messages are large: it is given what came, without a copy
-ViewAnswerer = Callable[[Core, memoryview], bytes | Awaitable[bytes]]
+#: the same of a kind whose messages are large and many: it is given what came, without a copy
+ViewAnswerer = Callable[[Core, memoryview, Reply], None]
 
 _NUMBER = Struct(">H")
 #: questions that may wait for an owner at once; past it they are refused
@@ -78,12 +79,17 @@ class Owners:
 
     def serve_views(self, kind: str, answerer: ViewAnswerer) -> None:
         """What a partition answers to a kind that is asked of one alone."""
-        self._answerers[kind] = lambda core, body: answerer(core, memoryview(body))
 
-        def on_one(sender: int, body: bytes) -> bytes | Awaitable[bytes]:  # noqa: ARG001
-            return answerer(self.own(_number_of(body)), memoryview(body)[_NUMBER.size :])
+        def answer_self(core: Core, body: bytes) -> Awaitable[bytes]:
+            future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            answerer(core, memoryview(body), partial(tell_future, future))
+            return future
 
-        self.bus.serve(kind, on_one)
+        def on_one(sender: int, body: bytes, reply: Reply) -> None:  # noqa: ARG001
+            answerer(self.own(_number_of(body)), memoryview(body)[_NUMBER.size :], reply)
+
+        self._answerers[kind] = answer_self
+        self.bus.serve_replies(kind, on_one)
 
     def own(self, partition: int) -> Core:
         """The core of a partition of this node; LogFenced where it is not (any more, or yet)."""
@@ -127,10 +133,10 @@ class Owners:
             except NodeUnreachable:
                 raise self.unanswered() from None
 
-    def ask_soon(self, node: int, partition: int, kind: str, body: Body) -> asyncio.Future[bytes]:
-        """Another node that is thought to own it, without a task. LogFenced as the answer: it does not, and `ask` looks
-        for who does; NodeUnreachable: `unanswered` says so to a provider."""
-        return self.bus.ask_soon(node, kind, _message(partition, body), timeout_s=self.timeout_s)
+    def ask_soon(self, node: int, partition: int, kind: str, body: Body, reply: Reply) -> None:
+        """Another node that is thought to own it, as `Bus.ask_soon`. LogFenced as the reply: it does not, and `ask`
+        looks for who does; NodeUnreachable: `unanswered` says so to a provider."""
+        self.bus.ask_soon(node, kind, _message(partition, body), reply, timeout_s=self.timeout_s)
 
     def unanswered(self) -> NodeUnreachable:
         """It may have been done, or not."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from gateway.fleet.error_rows import build_error_row, parse_error_row
 from gateway.fleet.owners import Owners
 from gateway.fleet.ports import Core
 from gateway.fleet.stray_pushes import place_strays
-from gateway.model.cluster import SLOTS, Body, home_of
+from gateway.model.cluster import SLOTS, Body, Reply, home_of
 from gateway.model.errors import BadRequest, Draining, GatewayError, LogFenced, NodeUnreachable, UnknownApp
 from gateway.model.registration import App
 
@@ -221,33 +221,33 @@ class ManyPushes:
         try:
             if node == owners.bus.number:
                 core = owners.own(load.partition)
-                answered = self._take(core, load.app, load.array(), load.length, load.is_plain)
+                self._under_way.add(load)
+                reply = partial(self._on_reply, load, node)
+                self._take(core, load.app, load.array(), load.length, load.is_plain, reply)
             elif node:
-                answered = owners.ask_soon(node, load.partition, KIND, load.pack())
+                self._under_way.add(load)
+                owners.ask_soon(node, load.partition, KIND, load.pack(), partial(self._on_reply, load, node))
             else:
                 return False
         except LogFenced:
+            self._under_way.discard(load)
             return False
-        except NodeUnreachable:
-            load.tell(_refused(owners.unanswered(), load.length))
         except GatewayError as error:
-            load.tell(_refused(error, load.length))
-        else:
-            self._under_way.add(load)
-            answered.add_done_callback(partial(self._on_answer, load, node))
+            self._on_reply(load, node, error)
         return True
 
-    def _on_answer(self, load: _Load, node: int, answered: asyncio.Future[bytes]) -> None:
+    def _on_reply(self, load: _Load, node: int, answer: bytes | GatewayError) -> None:
+        if load not in self._under_way:
+            return  # it was told before
         self._under_way.discard(load)
-        error = NodeUnreachable() if answered.cancelled() else answered.exception()
-        if error is None:
-            load.tell(_answer_of(answered.result(), load.length))
-        elif isinstance(error, LogFenced) and not self._is_closed:
+        if isinstance(answer, bytes):
+            load.tell(_answer_of(answer, load.length))
+        elif isinstance(answer, LogFenced) and not self._is_closed:
             self._wait_for_owner(load, refused=node)
-        elif isinstance(error, NodeUnreachable) and node != self._owners.bus.number:
+        elif isinstance(answer, NodeUnreachable) and node != self._owners.bus.number:
             load.tell(_refused(self._owners.unanswered(), load.length))
         else:
-            load.tell(_failed(error, load.length))
+            load.tell(_refused(answer, load.length))
 
     def _wait_for_owner(self, load: _Load, refused: int = 0) -> None:
         # tasks begin in this order, and all of this turn before any of the next
@@ -272,35 +272,33 @@ class ManyPushes:
 
     # --- at the owner
 
-    def _on_pushes(self, core: Core, body: memoryview) -> Awaitable[bytes]:
+    def _on_pushes(self, core: Core, body: memoryview, reply: Reply) -> None:
         asked = parse_pushes(body)
-        return self._take(core, asked.app, asked.pushes, asked.length, asked.is_plain)
+        self._take(core, asked.app, asked.pushes, asked.length, asked.is_plain, reply)
 
     def _take(
-        self, core: Core, name: str, pushes: bytes | memoryview, length: int, is_plain: bool
-    ) -> asyncio.Future[bytes]:
+        self, core: Core, name: str, pushes: bytes | memoryview, length: int, is_plain: bool, reply: Reply
+    ) -> None:
         """In the order of arrival: what comes later is taken in behind it."""
         app = core.backend.directory.app(name)
         if app is None:
             raise UnknownApp
         if core.backend.stopping.is_set:
             raise Draining
-        answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         def hear(taken: TakenPart | GatewayError) -> None:
             if isinstance(taken, GatewayError):
-                _fail(answered, taken)
+                reply(taken)
             elif isinstance(taken.refusal, LogFenced) or (taken.refusal and core.backend.stopping.is_set):
-                _fail(answered, LogFenced())  # nothing was done: the next owner is asked
+                reply(LogFenced())  # nothing was done: the next owner is asked
             elif taken.apart:
-                self._settle_apart(core, app, taken, answered)
+                self._settle_apart(core, app, taken, reply)
             else:
-                taken.done.add_done_callback(lambda _: _resolve(answered, taken))
+                taken.when_settled(lambda: reply(build_answer(taken)))
 
         core.gathering.take(app, pushes, length, is_plain, hear)
-        return answered
 
-    def _settle_apart(self, core: Core, app: App, taken: TakenPart, answered: asyncio.Future[bytes]) -> None:
+    def _settle_apart(self, core: Core, app: App, taken: TakenPart, reply: Reply) -> None:
         """Of those to be looked at alone each begins now."""
         singles: dict[int, Push | GatewayError] = {}
         for index in taken.apart:
@@ -315,13 +313,13 @@ class ManyPushes:
 
         async def settle_all() -> None:
             await asyncio.wait((taken.done,))
-            _resolve(answered, taken, {index: await self._row(single) for index, single in singles.items()})
+            reply(build_answer(taken, {index: await self._row(single) for index, single in singles.items()}))
 
         def on_end(task: asyncio.Task[None]) -> None:
             self._settling.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("pushes looked at alone could not be settled", kind=type(error).__name__)
-            _fail(answered, NodeUnreachable())  # where nothing was said
+            reply(NodeUnreachable())  # where nothing was said
 
         task = asyncio.get_running_loop().create_task(settle_all())
         self._settling.add(task)
@@ -335,16 +333,6 @@ class ManyPushes:
         except GatewayError as error:
             return build_error_row(error)
         return (single.seq, single.targeted, single.replayed)
-
-
-def _resolve(answered: asyncio.Future[bytes], taken: TakenPart, singles: dict[int, Any] | None = None) -> None:
-    if not answered.done():
-        answered.set_result(build_answer(taken, singles))
-
-
-def _fail(answered: asyncio.Future[bytes], error: GatewayError) -> None:
-    if not answered.done():
-        answered.set_exception(error)
 
 
 def place_seqs(seqs: array[int], part: Part, answer: Answer) -> dict[int, Result]:

@@ -12,9 +12,7 @@ from gateway.metrics.spec import Spec as Spec
 
 
 class Metric(Enum):
-    # each count looks one up: Enum's own is a function of Python
-    __hash__ = object.__hash__
-
+    __hash__ = object.__hash__  # each count looks one up, and Enum's own is a function of Python
     # --- cluster: devices on any node
     FAR_DROPPED = Spec(
         "heliograph_far_dropped_total",

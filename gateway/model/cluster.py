@@ -14,6 +14,8 @@ import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from gateway.model.errors import GatewayError
+
 #: tokens fall into so many slots, by their first ten bits; a number of partitions divides it
 SLOTS = 1024
 #: a sequence number is its partition + 1 above these bits (0: one machine alone), and a count below: 4.4 thousand
@@ -140,6 +142,27 @@ class Handler(Protocol):
     def __call__(self, sender: int, body: bytes) -> bytes | Awaitable[bytes]: ...
 
 
+#: says what became of a question, once: what it is told later is not heard. It does not raise
+Reply = Callable[[bytes | GatewayError], None]
+
+
+def tell_future(future: asyncio.Future[bytes], answer: bytes | GatewayError) -> None:
+    """A `Reply` for who waits."""
+    if future.done():
+        return
+    if isinstance(answer, GatewayError):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+class ReplyHandler(Protocol):
+    """The same without anything to wait for: `reply` is called before it returns, or later. A GatewayError raised
+    counts as the reply."""
+
+    def __call__(self, sender: int, body: bytes, reply: Reply) -> None: ...
+
+
 #: what goes to another node; what is large goes in pieces, so that it is copied once
 Body = bytes | tuple[bytes | memoryview, ...]
 
@@ -167,14 +190,18 @@ class Bus(Protocol):
         arrival, and before anything that arrived later."""
         ...
 
+    def serve_replies(self, kind: str, handler: ReplyHandler) -> None:
+        """The same of a kind that comes so often that a future for each would be felt."""
+        ...
+
     async def ask(self, node: int, kind: str, body: Body, *, timeout_s: float) -> bytes:
         """NodeUnreachable where no answer came in time (it may have been carried out); any GatewayError the other
         raised. Asking oneself is a plain call."""
         ...
 
-    def ask_soon(self, node: int, kind: str, body: Body, *, timeout_s: float) -> asyncio.Future[bytes]:
-        """As `ask`, without a task: the future has the answer or the error, or what is known at once is raised. Whoever
-        gives it up waits for the time to be over all the same."""
+    def ask_soon(self, node: int, kind: str, body: Body, reply: Reply, *, timeout_s: float) -> None:
+        """As `ask` of another node, without a task or a future: `reply` is called once, later. What is known at once
+        is raised, and it is not called."""
         ...
 
     def tell(self, node: int, kind: str, body: bytes) -> None:

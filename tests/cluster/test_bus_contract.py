@@ -14,7 +14,7 @@ from gateway.cluster.nats_link import NatsLink
 from gateway.config.cluster_section import Cluster
 from gateway.metrics import Metrics
 from gateway.metrics.names import Metric
-from gateway.model.cluster import Bus
+from gateway.model.cluster import Bus, Reply
 from gateway.model.errors import BadRequest, GatewayError, NodeUnreachable, UnknownFrame
 
 MakeBus = Callable[[int], Awaitable[MessageBus]]
@@ -182,39 +182,64 @@ async def test_nobody_answers_in_time(make_bus: MakeBus) -> None:
 
 async def test_questions_without_a_task_are_answered_refused_and_end_each_at_its_own_time(make_bus: MakeBus) -> None:
     one, other = await pair(make_bus)
-    waiting: list[asyncio.Future[bytes]] = []
+    waiting: list[Reply] = []
 
-    def wait(sender: int, body: bytes) -> asyncio.Future[bytes]:
-        waiting.append(asyncio.get_running_loop().create_future())
-        return waiting[-1]
+    def wait(_sender: int, body: bytes, reply: Reply) -> None:
+        if body:
+            raise UnknownFrame
+        waiting.append(reply)
 
-    async def own(_sender: int, _body: bytes) -> bytes:
-        return b"own"
-
-    one.serve("own", own)
-    other.serve("wait", wait)
+    other.serve_replies("wait", wait)
     await one.start()
     await other.start()
-    ended: list[float] = []
-    asked = [one.ask_soon(2, "wait", b"", timeout_s=timeout_s) for timeout_s in (60, 0.3, 60, 0.1)]
-    for timeout_s, future in zip((60, 0.3, 60, 0.1), asked, strict=True):
-        future.add_done_callback(lambda _, timeout_s=timeout_s: ended.append(timeout_s))  # type: ignore[misc]
+    told: dict[str, list[bytes | GatewayError]] = {name: [] for name in ("answered", "refused", "short", "shorter")}
+    order: list[str] = []
+
+    def hear(name: str) -> Reply:
+        def reply(answer: bytes | GatewayError) -> None:
+            told[name].append(answer)
+            order.append(name)
+
+        return reply
+
+    for name, timeout_s in zip(told, (60, 60, 0.3, 0.1), strict=True):
+        one.ask_soon(2, "wait", b"", hear(name), timeout_s=timeout_s)
     await until(lambda: len(waiting) == 4)
-    async with asyncio.timeout(10):
-        waiting[2].set_result(b"there")
-        assert await asked[2] == b"there"
-        waiting[0].set_exception(UnknownFrame())
-        with pytest.raises(UnknownFrame):
-            await asked[0]
-        for future in (asked[1], asked[3]):
-            with pytest.raises(NodeUnreachable):
-                await future
-    assert ended.index(0.1) < ended.index(0.3)
+    waiting[0](b"there")
+    waiting[1](UnknownFrame())
+    await until(lambda: len(order) == 4)
+    assert told["answered"] == [b"there"]
+    assert [type(told[name][0]) for name in ("refused", "short", "shorter")] == [
+        UnknownFrame,
+        NodeUnreachable,
+        NodeUnreachable,
+    ]
+    assert order.index("shorter") < order.index("short")
     assert one._metrics.value(Metric.BUS_ASKS_FAILED, "timeout") == 2
-    waiting[1].set_result(b"late")
-    waiting[3].set_result(b"late")
-    assert await one.ask_soon(1, "own", b"", timeout_s=1) == b"own"
+    for reply in waiting:  # late, or once more
+        reply(b"late")
+    with pytest.raises(UnknownFrame):
+        await one.ask(2, "wait", b"raises", timeout_s=5)
+    assert [len(answers) for answers in told.values()] == [1, 1, 1, 1]
     assert not one._asks
+    assert not other._unreplied
+
+
+async def test_who_hears_an_answer_and_fails_costs_the_others_nothing(make_bus: MakeBus) -> None:
+    one, other = await pair(make_bus)
+    other.serve_replies("echo", lambda _sender, body, reply: reply(body))
+    await one.start()
+    await other.start()
+    came: list[bytes | GatewayError] = []
+
+    def fail(_: bytes | GatewayError) -> None:
+        raise RuntimeError("this one can not hear")
+
+    one.ask_soon(2, "echo", b"1", came.append, timeout_s=5)
+    one.ask_soon(2, "echo", b"2", fail, timeout_s=5)
+    one.ask_soon(2, "echo", b"3", came.append, timeout_s=5)
+    await until(lambda: len(came) == 2)
+    assert came == [b"1", b"3"]
 
 
 async def test_who_is_forgotten_answers_no_more_and_is_heard_again_later(make_bus: MakeBus) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,17 @@ from gateway.fleet.ports import AppRecords
 from gateway.fleet.provider_side import ProviderSide
 from gateway.fleet.spool import Spool
 from gateway.metrics import Metrics
-from gateway.model.cluster import Body, Handler, Member, Owner, partition_of, whole_of
+from gateway.model.cluster import (
+    Body,
+    Handler,
+    Member,
+    Owner,
+    Reply,
+    ReplyHandler,
+    partition_of,
+    tell_future,
+    whole_of,
+)
 from gateway.model.errors import GatewayError, NodeUnreachable
 from gateway.model.registration import build_token
 from gateway.push_core import PushCore, unix_ms
@@ -97,18 +108,37 @@ class WireBus:
         assert kind not in self.handlers
         self.handlers[kind] = handler
 
+    def serve_replies(self, kind: str, handler: ReplyHandler) -> None:
+        def handle(sender: int, body: bytes) -> asyncio.Future[bytes]:
+            future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            handler(sender, body, partial(tell_future, future))
+            return future
+
+        self.serve(kind, handle)
+
     async def ask(self, node: int, kind: str, body: Body, *, timeout_s: float) -> bytes:
         self._check(node, kind)
         if node != self._number:
             await self._wire.open.wait()
         return await self._answer(node, self._carry(node, kind, body), timeout_s)
 
-    def ask_soon(self, node: int, kind: str, body: Body, *, timeout_s: float) -> asyncio.Future[bytes]:
-        if node != self._number and not self._wire.open.is_set():
-            return asyncio.ensure_future(self.ask(node, kind, body, timeout_s=timeout_s))
-        self._check(node, kind)
-        # on its way before this returns
-        return asyncio.ensure_future(self._answer(node, self._carry(node, kind, body), timeout_s))
+    def ask_soon(self, node: int, kind: str, body: Body, reply: Reply, *, timeout_s: float) -> None:
+        if not self._wire.open.is_set():
+            work = asyncio.ensure_future(self.ask(node, kind, body, timeout_s=timeout_s))
+        else:
+            self._check(node, kind)
+            # on its way before this returns
+            work = asyncio.ensure_future(self._answer(node, self._carry(node, kind, body), timeout_s))
+
+        def done(work: asyncio.Future[bytes]) -> None:
+            self._wire.work.discard(work)
+            if not work.cancelled():
+                error = work.exception()
+                assert error is None or isinstance(error, GatewayError)
+                reply(work.result() if error is None else error)
+
+        self._wire.work.add(work)
+        work.add_done_callback(done)
 
     def _check(self, node: int, kind: str) -> None:
         wire = self._wire
