@@ -1,10 +1,10 @@
 """Many pushes at once: told apart by partition, one question and one journal row for each owner's part; must never
 change the order of pushes to one token, nor tell of a push what its owner did not.
 
-Plain pushes that batches of one turn of the loop have for a partition go there as one, so parts grow with the load.
-What is not plain is looked at alone by its owner, so a part with such a push goes alone, and nothing overtakes it. A
-push goes out as it came, packed. What is no push to a token goes to the app's home, which says what is wrong with it,
-if anything is.
+Plain pushes that batches of one turn of the loop have for a partition go there as one, and while much is under way
+those of a few turns, so parts grow with the load. What is not plain is looked at alone by its owner, so a part with
+such a push goes alone, and nothing overtakes it. A push goes out as it came, packed. What is no push to a token goes
+to the app's home, which says what is wrong with it, if anything is.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ _WHOLE = (1 << 32) - 1
 #: batches are put together up to so much for one partition; a larger one goes alone
 MOST_PUSHES = 4_096
 MOST_BYTES = 524_288
+#: while so many are with their owners, those of so long are put together: an answer takes longer than that anyway
+BUSY_LOADS, GATHER_S = 64, 0.01
 
 
 class _Asked(NamedTuple):
@@ -187,9 +189,14 @@ class ManyPushes:
             raise BadRequest(str(error), field="pushes") from None
 
     def send(self, app: str, parts: Sequence[Part], hear: HearPart) -> None:
-        """They go out in this turn of the loop, in order. `hear` is told of each later."""
+        """They go out in this turn of the loop, or a moment later where there is much to do, in order. `hear` is told
+        of each later."""
         if not self._loads:
-            asyncio.get_running_loop().call_soon(self._flush)
+            loop = asyncio.get_running_loop()
+            if len(self._under_way) < BUSY_LOADS:
+                loop.call_soon(self._flush)
+            else:
+                loop.call_later(GATHER_S, self._flush)
         for part in parts:
             loads = self._loads.setdefault((app, part.partition), [])
             if not loads or not loads[-1].takes(part):

@@ -214,6 +214,29 @@ async def test_nothing_overtakes_what_waits_for_an_owner(fleet: Fleet) -> None:
     assert [told[name].first for name in ("waits", "behind it", "last")] == [first, first + 1, first + 2]
 
 
+async def test_while_much_is_under_way_what_comes_in_a_few_turns_goes_out_as_one(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushes, "BUSY_LOADS", 1)
+    await fleet.create_app("shop")
+    side = fleet.nodes[1].side
+    token = await fleet.register("shop", 2)
+    (part,) = side.pushes.split("shop", msgspec.msgpack.encode([_to(token)]))
+    told: list[Answer] = []
+    asked = len(fleet.wire.asked)
+    fleet.wire.handling.clear()
+    side.pushes.send("shop", [part], lambda _, answer: told.append(answer))
+    await until(lambda: len(fleet.wire.asked) == asked + 1)
+    for _ in range(3):
+        side.pushes.send("shop", [part], lambda _, answer: told.append(answer))
+        await asyncio.sleep(0)
+    await until(lambda: len(fleet.wire.asked) == asked + 2)
+    fleet.wire.handling.set()
+    await until(lambda: len(told) == 4)
+    assert len(fleet.wire.asked) == asked + 2
+    assert [answer.first for answer in told] == list(range(told[0].first, told[0].first + 4))
+
+
 async def test_a_part_that_is_too_large_to_grow_leaves_the_next_its_own(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
