@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from struct import Struct
 from typing import Any
 
@@ -20,7 +19,7 @@ import msgspec
 from gateway.fleet.error_rows import build_error_row, parse_error_row
 from gateway.fleet.ports import Core, Cores
 from gateway.metrics import Metric, Metrics
-from gateway.model.cluster import Body, Bus, Members, Reply, tell_future, whole_of
+from gateway.model.cluster import Body, Bus, Members, Reply, whole_of
 from gateway.model.errors import BadRequest, GatewayError, LogFenced, NodeUnreachable
 
 #: what a partition answers; called at once, in the order of arrival, and what it returns may be awaited
@@ -78,17 +77,11 @@ class Owners:
         self.bus.serve(kind + _EACH, on_each)
 
     def serve_views(self, kind: str, answerer: ViewAnswerer) -> None:
-        """What a partition answers to a kind that is asked of one alone."""
-
-        def answer_self(core: Core, body: bytes) -> Awaitable[bytes]:
-            future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-            answerer(core, memoryview(body), partial(tell_future, future))
-            return future
+        """What a partition answers to a kind that other nodes ask with `ask_soon`; for this node it is a call."""
 
         def on_one(sender: int, body: bytes, reply: Reply) -> None:  # noqa: ARG001
             answerer(self.own(_number_of(body)), memoryview(body)[_NUMBER.size :], reply)
 
-        self._answerers[kind] = answer_self
         self.bus.serve_replies(kind, on_one)
 
     def own(self, partition: int) -> Core:
@@ -115,14 +108,12 @@ class Owners:
 
     # --- asking
 
-    async def ask(
-        self, partition: int, kind: str, body: Body, *, timeout_s: float | None = None, refused: int = 0
-    ) -> bytes:
-        """The owner's answer; any GatewayError it raised, NodeUnreachable where there is none now. `refused`: a node
-        that is known not to have the partition."""
+    async def ask(self, partition: int, kind: str, body: Body, *, timeout_s: float | None = None) -> bytes:
+        """The owner's answer; any GatewayError it raised, NodeUnreachable where there is none now."""
         until_s = asyncio.get_running_loop().time() + (timeout_s or self.timeout_s)
+        refused = 0
         while True:
-            node = await self._node(partition, refused, until_s)
+            node = await self.find(partition, refused, until_s)
             try:
                 if node == self.bus.number:
                     answer = self._answerers[kind](self.own(partition), whole_of(body))
@@ -134,22 +125,26 @@ class Owners:
                 raise self.unanswered() from None
 
     def ask_soon(self, node: int, partition: int, kind: str, body: Body, reply: Reply) -> None:
-        """Another node that is thought to own it, as `Bus.ask_soon`. LogFenced as the reply: it does not, and `ask`
-        looks for who does; NodeUnreachable: `unanswered` says so to a provider."""
+        """Another node that is thought to own it, as `Bus.ask_soon`. LogFenced as the reply: it does not, and
+        `find` looks for who does; NodeUnreachable: `unanswered` says so to a provider."""
         self.bus.ask_soon(node, kind, _message(partition, body), reply, timeout_s=self.timeout_s)
 
     def unanswered(self) -> NodeUnreachable:
         """It may have been done, or not."""
         return self._unreachable("no answer", certain=False)
 
-    async def _node(self, partition: int, refused: int, until_s: float) -> int:
+    def unowned(self, why: str) -> NodeUnreachable:
+        """Nobody was asked, and nothing was done. `why`: for the metric."""
+        return self._unreachable(why, certain=True)
+
+    async def find(self, partition: int, refused: int, until_s: float) -> int:
         """Who owns it, and did not refuse just now; waits for one as long as a question may take. NodeUnreachable:
         nothing was done."""
         loop = asyncio.get_running_loop()
         while (node := self.members.owner(partition).node) in (0, refused):
             left_s = until_s - loop.time()
             if left_s <= 0 or self._waiting >= MOST_WAITING:
-                raise self._unreachable("nobody's" if node == 0 else "refused", certain=True)
+                raise self.unowned("nobody's" if node == 0 else "refused")
             changed: asyncio.Future[None] = loop.create_future()
             self._waiters.setdefault(partition, []).append(changed)
             self._waiting += 1
@@ -180,7 +175,7 @@ class Owners:
         until_s = asyncio.get_running_loop().time() + (timeout_s or self.timeout_s) / 2
         for partition in range(self.partitions) if partitions is None else partitions:
             try:
-                node = self.members.owner(partition).node or await self._node(partition, 0, until_s)
+                node = self.members.owner(partition).node or await self.find(partition, 0, until_s)
                 by_node.setdefault(node, []).append(partition)
             except NodeUnreachable as error:
                 found[partition] = error

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +24,7 @@ from gateway.api.once import Push, settle
 from gateway.delivery.batch_gathering import HEAD_BYTES, TakenPart, pack_array, pack_array_head
 from gateway.delivery.request import PushRequest
 from gateway.fleet.error_rows import build_error_row, parse_error_row
+from gateway.fleet.lane import Lane
 from gateway.fleet.owners import Owners
 from gateway.fleet.ports import Core
 from gateway.fleet.stray_pushes import place_strays
@@ -39,8 +39,8 @@ _WHOLE = (1 << 32) - 1
 #: batches are put together up to so much for one partition; a larger one goes alone
 MOST_PUSHES = 4_096
 MOST_BYTES = 524_288
-#: while so many are with their owners, those of so long are put together: an answer takes longer than that anyway
-BUSY_LOADS, GATHER_S = 64, 0.01
+#: while an owner has not answered so many for a partition, those of so long are put together: it takes longer anyway
+BUSY_LOADS, GATHER_S = 4, 0.01
 
 
 class _Asked(NamedTuple):
@@ -163,15 +163,14 @@ class ManyPushes:
         self._owners = owners
         self._bounds = bounds._asdict()
         self._timeout_s = accept_timeout_s
-        #: with their owners
-        self._under_way: set[_Load] = set()
-        #: what waits for an owner, and is asked for by a task each
-        self._asking: set[asyncio.Task[None]] = set()
-        self._waiting: dict[int, int] = {}  # by partition, how many: what comes after them goes behind them
+        #: by partition
+        self._lanes: dict[int, Lane[_Load]] = {}
         self._is_closed = False
         self._settling: set[asyncio.Task[None]] = set()
-        #: what goes out at the end of this turn, by app and partition, in order
+        #: what goes out at the end of this turn or a moment later, by app and partition, in order
         self._loads: dict[tuple[str, int], list[_Load]] = {}
+        self._flushing: asyncio.Handle | None = None
+        self._gathering: asyncio.TimerHandle | None = None
         partitions = owners.partitions
         self._partition_of_slot = array("H", (slot * partitions // SLOTS for slot in range(SLOTS)))
         owners.serve_views(KIND, self._on_pushes)
@@ -189,14 +188,10 @@ class ManyPushes:
             raise BadRequest(str(error), field="pushes") from None
 
     def send(self, app: str, parts: Sequence[Part], hear: HearPart) -> None:
-        """They go out in this turn of the loop, or a moment later where there is much to do, in order. `hear` is told
-        of each later."""
-        if not self._loads:
-            loop = asyncio.get_running_loop()
-            if len(self._under_way) < BUSY_LOADS:
-                loop.call_soon(self._flush)
-            else:
-                loop.call_later(GATHER_S, self._flush)
+        """They go out in this turn of the loop, or a moment later where their owner has much to do, in order. `hear` is
+        told of each later."""
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_soon(self._flush)
         for part in parts:
             loads = self._loads.setdefault((app, part.partition), [])
             if not loads or not loads[-1].takes(part):
@@ -205,77 +200,62 @@ class ManyPushes:
 
     async def close(self) -> None:
         """Who still waits is told that there is no answer."""
-        self._flush()
+        for handle in (self._flushing, self._gathering):
+            if handle is not None:
+                handle.cancel()
         self._is_closed = True
-        tasks = [*self._asking, *self._settling]
+        self._flush_all()
+        for lane in self._lanes.values():
+            await lane.close()
+        tasks = list(self._settling)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for load in list(self._under_way):
-            load.tell(_refused(NodeUnreachable(), load.length))
 
     def _flush(self) -> None:
-        """For itself: no partition waits for another. What a turn has for a node is one message of the bus."""
+        """What a turn has for a node is one message of the bus."""
+        self._flushing = None
         loads, self._loads = self._loads, {}
-        for theirs in loads.values():
-            for load in theirs:
-                if load.partition in self._waiting or not self._begin(load):
-                    self._wait_for_owner(load)
-
-    def _begin(self, load: _Load) -> bool:
-        """With the owner that is known now; False where there is none, and nothing was done."""
-        owners, node = self._owners, self._owners.members.owner(load.partition).node
-        try:
-            if node == owners.bus.number:
-                core = owners.own(load.partition)
-                self._under_way.add(load)
-                reply = partial(self._on_reply, load, node)
-                self._take(core, load.app, load.array(), load.length, load.is_plain, reply)
-            elif node:
-                self._under_way.add(load)
-                owners.ask_soon(node, load.partition, KIND, load.pack(), partial(self._on_reply, load, node))
+        for key, theirs in loads.items():
+            lane = self._lane(key[1])
+            if lane.under_way >= BUSY_LOADS and not self._is_closed:
+                self._loads[key] = theirs
             else:
-                return False
-        except LogFenced:
-            self._under_way.discard(load)
-            return False
-        except GatewayError as error:
-            self._on_reply(load, node, error)
-        return True
+                for load in theirs:
+                    lane.put(load)
+        if self._loads and self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(GATHER_S, self._flush_all)
 
-    def _on_reply(self, load: _Load, node: int, answer: bytes | GatewayError) -> None:
-        if load not in self._under_way:
-            return  # it was told before
-        self._under_way.discard(load)
+    def _flush_all(self) -> None:
+        self._gathering = None
+        loads, self._loads = self._loads, {}
+        for (_, partition), theirs in loads.items():
+            for load in theirs:
+                self._lane(partition).put(load)
+
+    def _lane(self, partition: int) -> Lane[_Load]:
+        lane = self._lanes.get(partition)
+        if lane is None:
+            lane = self._lanes[partition] = Lane(self._owners, partition, self._ask, self._settle)
+            if self._is_closed:
+                lane.end()
+        return lane
+
+    def _ask(self, load: _Load, node: int, reply: Reply) -> None:
+        owners = self._owners
+        if node == owners.bus.number:
+            core = owners.own(load.partition)
+            self._take(core, load.app, load.array(), load.length, load.is_plain, reply)
+        else:
+            owners.ask_soon(node, load.partition, KIND, load.pack(), reply)
+
+    def _settle(self, load: _Load, node: int, answer: bytes | GatewayError) -> None:
         if isinstance(answer, bytes):
             load.tell(_answer_of(answer, load.length))
-        elif isinstance(answer, LogFenced) and not self._is_closed:
-            self._wait_for_owner(load, refused=node)
-        elif isinstance(answer, NodeUnreachable) and node != self._owners.bus.number:
+        elif isinstance(answer, NodeUnreachable) and node not in (0, self._owners.bus.number):
             load.tell(_refused(self._owners.unanswered(), load.length))
         else:
             load.tell(_refused(answer, load.length))
-
-    def _wait_for_owner(self, load: _Load, refused: int = 0) -> None:
-        # tasks begin in this order, and all of this turn before any of the next
-        task = asyncio.get_running_loop().create_task(self._ask(load, refused))
-        self._asking.add(task)
-        self._waiting[load.partition] = self._waiting.get(load.partition, 0) + 1
-        task.add_done_callback(partial(self._on_asked, load))
-
-    def _on_asked(self, load: _Load, task: asyncio.Task[None]) -> None:
-        self._asking.discard(task)
-        left = self._waiting.pop(load.partition) - 1
-        if left:
-            self._waiting[load.partition] = left
-        load.tell(_refused(NodeUnreachable(), load.length))  # whoever was not told anything
-
-    async def _ask(self, load: _Load, refused: int) -> None:
-        try:
-            answer = await self._owners.ask(load.partition, KIND, load.pack(), refused=refused)
-            load.tell(_answer_of(answer, load.length))
-        except Exception as error:
-            load.tell(_failed(error, load.length))
 
     # --- at the owner
 
@@ -402,13 +382,6 @@ def _answer_of(body: bytes, count: int) -> Answer:
         return parse_answer(body, count)
     except GatewayError as error:
         return _refused(error, count)
-
-
-def _failed(error: BaseException, count: int) -> Answer:
-    if not isinstance(error, GatewayError):
-        log.error("pushes could not be sent to their owner", kind=type(error).__name__)
-        error = GatewayError()
-    return _refused(error, count)
 
 
 def _refused(error: GatewayError, count: int) -> Answer:

@@ -7,6 +7,7 @@ import json
 from typing import Any, NamedTuple
 
 from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
 
 from gateway.cluster.jetstream import JetStream, NatsConnection
 
@@ -48,6 +49,16 @@ async def restore(link: NatsConnection, backup: Backup) -> None:
         f"STREAM.RESTORE.{backup.stream}", {"config": backup.config, "state": backup.state}
     )
     for chunk in [*backup.chunks, b""]:
-        answer = await link.nats.request(said["deliver_subject"], chunk, timeout=20)
+        answer = await _give(link, said["deliver_subject"], chunk)
     error = json.loads(answer.data).get("error")
     assert error is None, error
+
+
+async def _give(link: NatsConnection, subject: str, chunk: bytes) -> Msg:
+    """The server that restores says where it listens before all servers know of it."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await link.nats.request(subject, chunk, timeout=20)
+            except NoRespondersError:
+                await asyncio.sleep(0.02)
