@@ -236,8 +236,8 @@ cdef class Batch:
         self.items = <push_t *>malloc(max(<size_t>1, <size_t>total) * sizeof(push_t))
         if self.items == NULL:
             raise MemoryError
-        for i in range(len(arrays)):
-            self.read(&self.arrays[i], push_bytes, inline_bytes, ttl_s, most_ttl_s)
+        for i in range(self.held):
+            self.read(&self.arrays[i], total, push_bytes, inline_bytes, ttl_s, most_ttl_s)
         self.look_up(pending_of_one)
 
     def __dealloc__(self):
@@ -247,8 +247,8 @@ cdef class Batch:
         free(self.arrays)
         free(self.items)
 
-    cdef int read(self, const Py_buffer *array, uint32_t push_bytes, uint32_t inline_bytes, uint32_t ttl_s,
-                  uint32_t most_ttl_s) except -1:
+    cdef int read(self, const Py_buffer *array, uint64_t total, uint32_t push_bytes, uint32_t inline_bytes,
+                  uint32_t ttl_s, uint32_t most_ttl_s) except -1:
         """Its pushes behind those that were read before."""
         cdef gw_reader_t r, ahead
         cdef push_t *push
@@ -256,6 +256,8 @@ cdef class Batch:
         cdef int64_t count, _
         begin_reading(&r, array)
         count = gw_read_array(&r)
+        if count < 0 or self.count + <uint64_t>count > total:
+            raise ValueError("pushes: the array changed while it was read")
         for _ in range(count):
             push = &self.items[self.count]
             memset(push, 0, sizeof(push_t))

@@ -152,6 +152,9 @@ class StreamSessions(ABC, Generic[S]):
         """A PUSH that may be taken in; None: it was answered. Unauthorized, InvalidField."""
         req, pushes = parse_push(body)
         count = count_of(pushes)
+        if count > len(pushes):  # each has a byte at least: it is cut, or claims answers that it did not pay for
+            parse_body(body, frames.Push)
+            raise InvalidField("the array has fewer pushes than it says", field="pushes")
         app = self._backend.directory.app(stream.app)
         if app is None or all(key.id != stream.key_id for key in app.keys):
             raise Unauthorized("The API key is no longer valid.")

@@ -260,7 +260,7 @@ class Follower:
                 if loop.time() - said_s > _SAY_S and self.folder.applied < self._end:
                     said_s = loop.time()
                     log.info("partition_catching_up", partition=self.partition, applied=self.applied, end=self._end)
-                if not end and taken < _GATHER_BYTES:
+                if not end and taken < _GATHER_BYTES and self.folder.applied >= self._end:
                     await asyncio.sleep(_GATHER_S)
 
     async def _apply(self, pieces: list[bytes], place: int) -> None:

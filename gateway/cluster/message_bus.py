@@ -325,6 +325,8 @@ class MessageBus(ABC):
         if self._unreplied >= MAX_RUNNING:
             self._drop("busy", 1)
             self._refuse(sender, frame, QueueFull())
+            if frame.type == TELL:
+                self._tell_gap(sender)
             return
         reply = _Reply(self, sender, frame)
         self._unreplied += 1

@@ -41,6 +41,7 @@ from gateway.store.batch_rows import (
 from gateway.store.commit import Call, Committer
 from gateway.store.environment import Environment
 from gateway.store.records import DELETE, PUT, Db, Row, build_metadata, pack_u64, unpack_u64
+from gateway.store.row_codec import weigh
 from gateway.store.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -58,9 +59,6 @@ class _Rows:
 
     __slots__ = ("count", "row")
 
-    #: of a journal
-    written = 1
-
     def __init__(self, count: int, row: Row) -> None:
         self.count = count
         self.row: Row | None = row
@@ -70,6 +68,11 @@ class _Rows:
 
     def __contains__(self, row: object) -> bool:
         return row == self.row
+
+    @property
+    def weight(self) -> int:
+        """For row_codec.is_small."""
+        return 0 if self.row is None else weigh(self.row)
 
     def __iter__(self) -> Iterator[Row]:
         if self.row is not None:

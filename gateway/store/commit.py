@@ -28,7 +28,7 @@ from gateway.model.errors import GatewayError, LogFenced, LogUnavailable, QueueF
 from gateway.store.environment import WRITE_ERRORS, Environment
 from gateway.store.folder_size import FolderSize
 from gateway.store.records import DELETE, PUT, Db, Row, pack_u64
-from gateway.store.row_codec import build_rows
+from gateway.store.row_codec import build_rows, is_small
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +40,6 @@ CLOSE_S = 10.0
 #: dropped and counted: after a restart that delivery is pending again (the device drops it by its id) and its receipt
 #: is missing until then.
 KEPT_FACTOR = 4
-#: rows of a commit that the control thread packs for the log itself
-_PACKED_HERE = 256
 #: the probe writes so much that success means room for more than the probe itself
 _PROBE_ROWS: list[Row] = [(PUT, Db.META, b"probe%02d" % i, bytes(1_500)) for i in range(16)]
 #: LMDB reuses a page two transactions after the one that freed it; these are the two
@@ -60,7 +58,7 @@ Groups = list[Collection[Row]]
 
 
 class _Entry:
-    __slots__ = ("done", "future", "joined", "kept", "local", "rows", "size", "undo", "written")
+    __slots__ = ("done", "future", "joined", "kept", "local", "rows", "size", "undo")
 
     def __init__(
         self,
@@ -73,7 +71,6 @@ class _Entry:
     ) -> None:
         self.rows = rows
         self.size = len(rows)
-        self.written: int = getattr(rows, "written", self.size)  # fewer where a row stands for many
         self.future = future
         self.kept = kept
         self.local = local  # not for the log
@@ -301,7 +298,7 @@ class Committer:
             logged: Groups = [entry.rows for entry in batch if entry.size and not entry.local]
             job.logged = logged + list(more) or None
         self._flying_job = job
-        if job.logged is not None and sum(entry.written for entry in batch) <= _PACKED_HERE and not more:
+        if job.logged is not None and not more and is_small(job.logged):
             self._pack_here(job.logged)
         else:
             self._jobs.put(job)

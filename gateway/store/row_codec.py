@@ -7,7 +7,7 @@ Layout: a version byte, then blocks, each a length u32 and so many bytes of msgp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
 
 import msgspec
@@ -17,6 +17,8 @@ from gateway.store.records import DELETE, DELETE_DUP, DUPSORT, PUT, U32, Db, Row
 VERSION = 1
 #: rows of a block
 BLOCK_ROWS = 4_096
+#: of a small commit: rows, and as much again for each of so many bytes
+SMALL, _WEIGHT_BYTES = 256, 4_096
 #: LMDB takes no longer key
 MOST_KEY_BYTES = 511
 
@@ -29,6 +31,26 @@ _OPERATIONS = frozenset((PUT, DELETE, DELETE_DUP))
 
 class MalformedRows(ValueError):
     """These bytes are no commit of this version."""
+
+
+def weigh(row: Row) -> int:
+    return 1 + len(row[3]) // _WEIGHT_BYTES
+
+
+def is_small(groups: Iterable[Collection[Row]]) -> bool:
+    """Packed in a millisecond at most. Rows that are made while they are read are not looked at, but where they know
+    their `weight`."""
+    left = SMALL
+    for rows in groups:
+        weight = getattr(rows, "weight", None)
+        if weight is None:
+            if len(rows) > left or not isinstance(rows, list | tuple):
+                return False
+            weight = sum(map(weigh, rows))
+        left -= weight
+        if left < 0:
+            return False
+    return True
 
 
 def build_rows(groups: Iterable[Iterable[Row]]) -> bytes:

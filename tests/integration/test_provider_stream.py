@@ -271,7 +271,7 @@ async def test_a_link_cut_in_a_frame_or_that_sends_garbage_ends_alone(house: Hou
     whole, whole_body = pack(FrameType.PUSH, asked), msgspec.msgpack.encode(asked)
     link.send_raw(whole[: len(whole) // 2])
     link.vanish()
-    for garbage in (b"\xc1", whole_body[:-1], whole_body + b"\xc0"):
+    for garbage in (b"\xc1", whole_body[:-1], whole_body + b"\xc0", b"\x82\xa3req\x01\xa6pushes\xdd\x00\x00\x0f\xff"):
         link = await stream(house)
         link.send_raw(frame(FrameType.PUSH, garbage))
         assert (await link.receive(FrameType.ERROR))["name"] == "malformed_frame"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.store.records import DELETE, DELETE_DUP, DUPSORT, PUT, Db, Row
-from gateway.store.row_codec import BLOCK_ROWS, MalformedRows, build_rows, parse_rows
+from gateway.store.row_codec import BLOCK_ROWS, SMALL, MalformedRows, build_rows, is_small, parse_rows
 
 rows = st.tuples(
     st.sampled_from([PUT, DELETE, DELETE_DUP]),
@@ -26,6 +26,21 @@ def parsed(raw: bytes) -> list[Row]:
 @given(st.lists(st.lists(rows, max_size=5), max_size=5))
 def test_rows_come_back_in_their_order(groups: list[list[Row]]) -> None:
     assert parsed(build_rows(groups)) == [row for group in groups for row in group]
+
+
+def test_small_is_what_takes_a_moment_to_pack() -> None:
+    row: Row = (PUT, int(Db.JOURNAL), b"k", b"v")
+    large: Row = (PUT, int(Db.JOURNAL), b"k", bytes(500_000))
+
+    class Heavy(list[Row]):
+        weight = SMALL + 1
+
+    assert is_small([[row] * SMALL])
+    assert is_small([[large], (large,), [row] * 10])
+    assert not is_small([[row] * SMALL, [row]])
+    assert not is_small([[large] * 3])
+    assert not is_small([Heavy([row])])
+    assert not is_small([range(3)])  # type: ignore[list-item]  # made while they are read: nobody knows how large
 
 
 def test_many_rows_are_read_in_blocks() -> None:
