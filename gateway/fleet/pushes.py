@@ -203,6 +203,7 @@ class ManyPushes:
         for handle in (self._flushing, self._gathering):
             if handle is not None:
                 handle.cancel()
+        self._flushing = self._gathering = None
         self._is_closed = True
         self._flush_all()
         for lane in self._lanes.values():

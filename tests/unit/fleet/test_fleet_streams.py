@@ -168,6 +168,8 @@ async def test_a_node_that_ends_leaves_nobody_waiting_for_an_answer(fleet: Fleet
     side.pushes.send("shop", parts, lambda _, answer: told.append(answer))
     await side.pushes.close()
     assert len(told) == 2
+    side.pushes.send("shop", parts, lambda _, answer: told.append(answer))  # after its end
+    await until(lambda: len(told) == 3)
     assert all(isinstance(answer.at(0), NodeUnreachable) for answer in told)
 
 
