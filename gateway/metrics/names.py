@@ -580,7 +580,8 @@ class Metric(Enum):
     FLEET_UNREACHABLE = Spec(
         "heliograph_fleet_unreachable_total",
         "counter",
-        "Requests to the owner of a partition that got no answer, by reason (nobody's, refused, no answer)",
+        "Requests to the owner of a partition that got no answer, by reason: nobody's, refused, held up, full, "
+        "no answer",
         "reason",
     )
     FLEET_APPS_LATE = Spec(
