@@ -62,6 +62,7 @@ class Push:
         self.taken_at = _NEVER
         self.in_doubt = 0
         self.spooled = False
+        self.spool_ids: set[str] = set()  # more than one: two spools have it, or one kept it again after a recall
         self.end = ""  # in the spool
         self.recall_asked_at = _NEVER
         self.recalled_at = _NEVER
@@ -132,6 +133,7 @@ class Story:
                 elif event.status == _SPOOLED:
                     push.taken_at = min(push.taken_at, event.at)
                     push.spooled = True
+                    push.spool_ids.add(event.id)
                 elif event.status in _IN_DOUBT:
                     push.in_doubt += 1
             elif isinstance(event, Became):
@@ -214,10 +216,11 @@ def twice(story: Story) -> Iterator[Broken]:
 
 
 def recalled(story: Story) -> Iterator[Broken]:
-    """What was recalled is not sent on a link that was opened later."""
+    """What was recalled is not sent on a link that was opened later. A recall names one id: what was kept in a spool
+    under another is not taken back by it."""
     for frame in story.frames:
         push = story.pushes.get(frame.op)
-        if push is not None and story.links[frame.link].up_at > push.recalled_at:
+        if push is not None and len(push.spool_ids) < 2 and story.links[frame.link].up_at > push.recalled_at:
             yield Broken("recalled", f"{frame.op} was sent to {frame.reg} though it was recalled before")
 
 

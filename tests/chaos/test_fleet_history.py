@@ -203,6 +203,24 @@ def test_what_was_recalled_may_not_come_on_a_later_link(tale: Tale) -> None:
     assert tale.broken == {"recalled"}
 
 
+def test_a_recall_takes_back_what_one_spool_kept(tale: Tale) -> None:
+    def recalled_of(*ids: str) -> Tale:
+        told = Tale()
+        told.ask("p")
+        told.answer("p", 202, id=ids[0])
+        told._note(RecallAsked(op="p"))
+        told._note(Recalled(op="p", status=200))
+        for again in ids[1:]:
+            told.answer("p", 202, id=again)
+        told._note(Became(op="p", id="id of p"))
+        told.get(told.link(), "p", 5)
+        return told
+
+    assert "recalled" in recalled_of("in one").broken
+    assert "recalled" in recalled_of("in one", "in one").broken
+    assert "recalled" not in recalled_of("in one", "in another").broken
+
+
 def test_a_key_has_one_id_and_one_201(tale: Tale) -> None:
     tale.ask("p", key=True)
     tale.answer("p", 0)
