@@ -158,20 +158,26 @@ def test_what_is_heard_directly_comes_in_order_and_once_and_again_after_a_loss(r
     run(scene())
 
 
+async def hear_asks(client: Client) -> asyncio.Queue[Any]:
+    """What is asked of "ask", once the server knows that there is somebody."""
+    came: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def hear(message: Any) -> None:
+        came.put_nowait(message)
+
+    await client.subscribe("ask", cb=hear)
+    for _ in range(2):  # a PING is written at once, a SUB a turn later
+        await client.flush(5)
+    return came
+
+
 def test_requests_of_any_size_get_their_own_answer(run: Run, settings: Cluster) -> None:
     async def scene() -> None:
         link, other = NatsLink(settings, purpose="test"), Client()
         await link.connect()
         tls = ssl.create_default_context(cafile=settings.tls_ca) if settings.tls_ca else None
         await other.connect(settings.url, tls=tls)
-        came: asyncio.Queue[Any] = asyncio.Queue()
-
-        async def hear(message: Any) -> None:
-            came.put_nowait(message)
-
-        await other.subscribe("ask", cb=hear)
-        for _ in range(2):  # a PING is written at once, a SUB a turn later
-            await other.flush(5)
+        came = await hear_asks(other)
         js = JetStream(link, timeout_s=20)
         sent = [(bytes([place]) * size, place % 2) for place, size in enumerate((0, 1, 4_095, 4_096, 300_000, 900_000))]
         asked = [
@@ -199,14 +205,7 @@ def test_an_answer_that_comes_after_a_loss_is_heard_and_a_fresh_client_asks_too(
         link, other = NatsLink(settings, purpose="test"), Client()
         await link.connect()
         await other.connect(settings.url, tls=link._tls() if settings.tls_ca else None)
-        came: asyncio.Queue[Any] = asyncio.Queue()
-
-        async def hear(message: Any) -> None:
-            came.put_nowait(message)
-
-        await other.subscribe("ask", cb=hear)
-        for _ in range(2):  # a PING is written at once, a SUB a turn later
-            await other.flush(5)
+        came = await hear_asks(other)
         js = JetStream(link, timeout_s=20)
         back = asyncio.Event()
         link.watch(lambda up: back.set() if up else None)
