@@ -69,7 +69,7 @@ test-chaos: setup ## kills, full disks, cut connections
 FAULTS ?= 110
 
 chaos-fleet: setup ## a fleet under FAULTS faults in random order, some ten minutes; table, build/chaos/fleet-SEED.json
-	@HELIOGRAPH_CHAOS_FAULTS=$(FAULTS) $(PYTEST) -q -s -m chaos tests/chaos/test_fleet_faults.py -k fleet_loses
+	@CHAOS_FAULTS=$(FAULTS) $(PYTEST) -q -s -m chaos tests/chaos/test_fleet_faults.py -k fleet_loses
 
 docs: setup ## write the generated pages in docs/ again
 	@$(BIN)/heliograph docs

@@ -49,7 +49,7 @@ class Inbox:
     def __init__(self, seen: Seen, counters: Counters) -> None:
         self._seen = seen
         self._counters = counters
-        #: NOTIFYs that brought something, a body included; duplicates do not
+        #: NOTIFYs that brought something, a body included; duplicates do not, but where they were asked for
         self.news = 0
         #: ids to confirm with the next flush
         self.acks: list[int] = []
@@ -76,6 +76,12 @@ class Inbox:
         flags = self._seen.get(notification.source, notification.id)
         if flags is not None and (flags & FULL or (not whole and notification.id in binding.held)):
             self._counters.duplicates += 1
+            if flags & FULL and not whole and notify.token:
+                self._want_again(binding, notification.id)
+                return []
+            if whole and notification.id in binding.again:
+                del binding.again[notification.id]
+                self.news += 1
             self._confirm_again(notification.id, flags)
             return []
         self.news += 1
@@ -154,6 +160,14 @@ class Inbox:
         self.acks.clear()
         self.shown.clear()
         return bytes(out)
+
+    def _want_again(self, binding: Binding, id: int) -> None:
+        """A confirmation here would be one of the light form, and the delivery would stay open: the body must come."""
+        if len(binding.again) < MAX_HELD:
+            binding.again[id] = None
+        else:
+            self._counters.held_full += 1
+            binding.missed = True
 
     def _confirm_again(self, id: int, flags: int) -> None:
         """The gateway sent it again, so it had no confirmation: repeat what was said. Nothing was: still nothing."""

@@ -418,8 +418,9 @@ class Dispatcher:
                 self._count_foreign(ack)
                 continue
             app, light = self._executor.brief(delivery.notification)
-            if self._executor.is_light(seq, light):
-                self._executor.apply(seq, Event.ACK_LIGHT)
+            acked = self._executor.what_was_acked(seq, light)
+            if acked is not Event.ACK:
+                self._executor.apply(seq, acked)
                 if ack.shown:
                     self._journal.step(seq, Step(ack.acked_ms, "shown", EDGE))
                 continue

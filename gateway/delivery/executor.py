@@ -105,6 +105,8 @@ class Executor:
         self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail")
         self._caps = DeviceCaps()
         self._fetched: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "fetched")
+        #: in flight since an owner before this one, which sent the light form or the body: it knew
+        self._unknown_forms: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "form")
         #: notifications that nothing may leave of before their commit
         self.held: set[int] = set()
         #: deliveries that are to be looked at when it is certain who is connected
@@ -135,6 +137,9 @@ class Executor:
         delivery = self._journal.get(seq)
         if delivery is not None and delivery.state == State.ACCEPTED and delivery.registration in registrations:
             self.apply(seq, Event.UNDERWAY)
+            _, light = self.brief(delivery.notification)
+            if light:
+                self._unknown_forms.put(seq, True)
 
     def carry_out(
         self,
@@ -229,6 +234,8 @@ class Executor:
         if action is Action.SEND_BODY and goes:
             self._fetched.put(seq, True)
         light = goes and seq not in self._fetched
+        if goes and self._unknown_forms:
+            self._unknown_forms.pop(seq)
         self._remember_brief(notification, goes)
         locale = self._directory.cohort(registration).locale if notification.content.localized else ""
         frame = build_notify(notification, seq, token, light=light, locale=locale)
@@ -295,6 +302,8 @@ class Executor:
             self._trails.pop(seq)
         if self._fetched:
             self._fetched.pop(seq)
+        if self._unknown_forms:
+            self._unknown_forms.pop(seq)
         if seq == notification:
             self._briefs.pop(seq, None)
 
@@ -315,9 +324,11 @@ class Executor:
             brief = self._briefs[notification.seq] = (notification.app, light)
         return brief
 
-    def is_light(self, seq: int, light: bool) -> bool:
-        """Was the last frame of this delivery its light form?"""
-        return light and seq not in self._fetched
+    def what_was_acked(self, seq: int, light: bool) -> Event:
+        """Which form the last frame of this delivery was. `light`: its notification goes light."""
+        if not light or seq in self._fetched:
+            return Event.ACK
+        return Event.ACK_UNKNOWN if self._unknown_forms and seq in self._unknown_forms else Event.ACK_LIGHT
 
     def was_timed_out(self, seq: int) -> bool:
         """A link took it, and no ack came."""

@@ -205,6 +205,15 @@ def _fetch_announced(facts: Facts) -> Decision:
     return Decision(_ANNOUNCED, (Action.SEND_BODY,) if facts.connected else (Action.IGNORE,))
 
 
+def _of_unknown_form(facts: Facts) -> Decision:
+    # The light form once more, on this link or the next: who has the body answers it with a FETCH.
+    if not facts.ttl_left:
+        return Decision(_ANNOUNCED, (Action.STEP_ANNOUNCED,))
+    if facts.connected and facts.wanted:
+        return Decision(_ANNOUNCED, (Action.STEP_ANNOUNCED, Action.SEND))
+    return Decision(_WAITING, (Action.STEP_ANNOUNCED,))
+
+
 def _stay(state: State, *actions: Action) -> Look:
     return lambda _: Decision(state, actions)
 
@@ -219,6 +228,7 @@ def _ignored(state: State) -> Rule:
 
 _underway = Rule("on its way already", _stay(_SENT))
 _announced = Rule("light form acked", _stay(_ANNOUNCED, Action.STEP_ANNOUNCED))
+_unknown_form = Rule("light form or body acked", _of_unknown_form)
 
 TABLE: dict[State, dict[Event, Rule]] = {
     _ACCEPTED: {
@@ -241,6 +251,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.LIMIT: _end(State.LIMITED),
         # What becomes of it is told to this owner now.
         Event.UNDERWAY: _underway,
+        Event.ACK_UNKNOWN: _unknown_form,
     },
     _SENT: {
         Event.ROUTE: _ignored(_SENT),
@@ -262,6 +273,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.FETCH: Rule("fetch while the light form is in flight", _fetch_in_flight),
         Event.LIMIT: _ignored(_SENT),
         Event.UNDERWAY: _ignored(_SENT),
+        Event.ACK_UNKNOWN: _unknown_form,
     },
     _NOTIFIED: {
         Event.ROUTE: _ignored(_NOTIFIED),
@@ -282,6 +294,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.FETCH: Rule("fetch", _fetch(_NOTIFIED)),
         Event.LIMIT: _ignored(_NOTIFIED),
         Event.UNDERWAY: _ignored(_NOTIFIED),
+        Event.ACK_UNKNOWN: _unknown_form,
     },
     _WAITING: {
         Event.ROUTE: Rule("look again", _look_again(Action.SEND_AGAIN)),
@@ -302,6 +315,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.FETCH: Rule("fetch", _fetch(_WAITING)),
         Event.LIMIT: _ignored(_WAITING),
         Event.UNDERWAY: _ignored(_WAITING),
+        Event.ACK_UNKNOWN: _unknown_form,
     },
     _ANNOUNCED: {
         Event.ROUTE: _ignored(_ANNOUNCED),
@@ -323,6 +337,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.FETCH: Rule("fetch, announced", _fetch_announced),
         Event.LIMIT: _ignored(_ANNOUNCED),
         Event.UNDERWAY: _ignored(_ANNOUNCED),
+        Event.ACK_UNKNOWN: _ignored(_ANNOUNCED),
     },
 }
 

@@ -259,8 +259,6 @@ class FleetRun:
             why = str(error) or "pushes with a key are not answered"
             self.history.note(Stopped(device=-1, error=f"after all was healed: {why}"))
         while time.monotonic() < end:
-            with contextlib.suppress(LinkLost, GatewayError):
-                await crowd.fetch()
             with contextlib.suppress(httpx.HTTPError):
                 await provider.follow_to_the_end(quiet_s=0.5)
             if not any(lost(Story(self.history))):

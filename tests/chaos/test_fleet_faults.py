@@ -1,7 +1,7 @@
 """A fleet of three gateways on three NATS servers while they are killed, paused, cut off, filled up and set wrong in a
 random order, under load; then everything is healed, and what was seen is judged by the rules of fleet_checks.
 
-The order comes from a seed, printed; HELIOGRAPH_CHAOS_SEED repeats one, HELIOGRAPH_CHAOS_FAULTS says how many
+The order comes from a seed, printed; CHAOS_SEED repeats one, CHAOS_FAULTS says how many
 there are.
 """
 
@@ -30,9 +30,9 @@ REPORTS = Path("build/chaos")
 
 @pytest.fixture
 def seed() -> int:
-    given = os.environ.get("HELIOGRAPH_CHAOS_SEED")
+    given = os.environ.get("CHAOS_SEED")
     seed = int(given) if given else random.SystemRandom().randrange(1 << 32)
-    print(f"HELIOGRAPH_CHAOS_SEED={seed}")
+    print(f"CHAOS_SEED={seed}")
     return seed
 
 
@@ -49,7 +49,7 @@ def judge(result: Result, name: str) -> None:
 
 
 async def test_a_fleet_loses_nothing_whatever_breaks(tmp_path: Path, seed: int) -> None:
-    faults = int(os.environ.get("HELIOGRAPH_CHAOS_FAULTS", FAULTS))
+    faults = int(os.environ.get("CHAOS_FAULTS", FAULTS))
     result = await FleetRun(tmp_path, seed, faults=faults).run()
     judge(result, "fleet")
     assert result.figures["faults"] == faults

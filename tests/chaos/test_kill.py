@@ -1,7 +1,7 @@
 """The kill test: `kill -9` under load at random moments, and a start on the same store each time. What was answered 201
 is acked or still pending, nothing that was certainly acked comes again, and everything keeps its id.
 
-The moments come from a seed, printed with every failure; HELIOGRAPH_CHAOS_SEED repeats one. What the rules are exactly
+The moments come from a seed, printed with every failure; CHAOS_SEED repeats one. What the rules are exactly
 stands in chaos_ledger.py.
 """
 
@@ -37,9 +37,9 @@ COMMIT_MS = (0, 2, 40)
 
 @pytest.fixture
 def seed() -> int:
-    given = os.environ.get("HELIOGRAPH_CHAOS_SEED")
+    given = os.environ.get("CHAOS_SEED")
     seed = int(given) if given else random.SystemRandom().randrange(1 << 32)
-    print(f"HELIOGRAPH_CHAOS_SEED={seed}")
+    print(f"CHAOS_SEED={seed}")
     return seed
 
 

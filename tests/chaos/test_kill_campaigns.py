@@ -1,7 +1,7 @@
 """`kill -9` of a campaign at random moments, and a start on the same store each time: in the end every card that fits
 took part once, was over once, has one line in the receipts feed, and the campaign's counts are those of the rows.
 
-The moments come from a seed, printed with every failure; HELIOGRAPH_CHAOS_SEED repeats one.
+The moments come from a seed, printed with every failure; CHAOS_SEED repeats one.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ async def run(
 
 @pytest.fixture
 def rng() -> random.Random:
-    given = os.environ.get("HELIOGRAPH_CHAOS_SEED")
+    given = os.environ.get("CHAOS_SEED")
     seed = int(given) if given else random.SystemRandom().randrange(1 << 32)
-    print(f"HELIOGRAPH_CHAOS_SEED={seed}")
+    print(f"CHAOS_SEED={seed}")
     return random.Random(seed)
 
 

@@ -1,6 +1,6 @@
 """`kill -9` in the middle of downloads, again and again: each card executes all of its payload once and in order (E6).
 
-The moments come from a seed, printed with every failure; HELIOGRAPH_CHAOS_SEED repeats one.
+The moments come from a seed, printed with every failure; CHAOS_SEED repeats one.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ async def spawn(folder: Path, socket: Path) -> asyncio.subprocess.Process:
 
 
 async def test_no_command_is_lost_or_executed_twice(tmp_path: Path) -> None:
-    given = os.environ.get("HELIOGRAPH_CHAOS_SEED")
+    given = os.environ.get("CHAOS_SEED")
     seed = int(given) if given else random.SystemRandom().randrange(1 << 32)
-    print(f"HELIOGRAPH_CHAOS_SEED={seed}")
+    print(f"CHAOS_SEED={seed}")
     rng = random.Random(seed)
     network, fleet, what = Network(), Fleet(), commands(COMMANDS)
     fleet.smsc.on_submit = lambda phone, tpdu: network.on_submit(phone(), tpdu)

@@ -629,6 +629,72 @@ def test_a_light_one_that_comes_again_without_its_body_being_here_is_fetched_aga
     assert arrived(core.give(notify(5, "tok", data=msgspec.Raw(b"\x01"))))[0].data == 1
 
 
+@pytest.mark.parametrize("foreground", [True, False])
+def test_a_light_one_whose_body_is_here_is_fetched_again_to_be_confirmed_as_a_body(foreground: bool):
+    """The gateway lost what confirmed the body: an ACK of the light form would leave the delivery open."""
+    core = Core().online()
+    binding = core.bind("tok")
+    core.give(notify(5, "tok", more=True))
+    fetch = core.sent()[1][1]
+    body = notify(5, "tok", data=msgspec.Raw(b"\x01"))
+    core.give(body, build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1)))
+    core.sent()
+    core.session.set_foreground(binding, foreground, core.now)
+    core.answer_states()
+    assert arrived(core.give(notify(5, "tok", more=True))) == []
+    ((kind, fetch),) = core.sent()
+    assert (kind, fetch.ids) == (FrameType.FETCH, [5])
+    assert core.give(body, build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1))) == []
+    assert core.sent() == [(FrameType.ACK, [5])]
+
+
+def test_what_is_shown_only_later_is_confirmed_as_a_body_too():
+    core = Core().online()
+    binding = core.bind("tok", ack=AckPolicy.DISPLAY)
+    core.give(notify(5, "tok", more=True))
+    ((_, fetch),) = core.sent()
+    body = notify(5, "tok", data=msgspec.Raw(b"\x01"))
+    fetched = build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1))
+    (message,) = arrived(core.give(body, fetched))
+    core.give(notify(5, "tok", more=True))
+    ((_, fetch),) = core.sent()
+    core.give(body, build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1)))
+    assert core.sent() == []
+    core.session.confirm_shown(binding, message)
+    assert core.sent() == [(FrameType.SHOWN, [5])]
+
+
+def test_bodies_wanted_again_are_fetched_a_window_at_a_time_and_not_after_the_link():
+    core = Core().online(window=2)
+    binding = core.bind("tok")
+    core.give(*(notify(i, "tok", data=msgspec.Raw(b"\x01")) for i in range(5)))
+    core.sent()
+    core.give(*(notify(i, "tok", more=True) for i in range(5)))
+    ((_, fetch),) = core.sent()
+    asked = []
+    for more in (True, False, False):
+        asked.append(fetch.ids)
+        bodies = [notify(i, "tok", data=msgspec.Raw(b"\x01")) for i in fetch.ids]
+        core.give(*bodies, build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=len(bodies), more=more)))
+        sent = core.sent()
+        assert [body for kind, body in sent if kind is FrameType.ACK] == [fetch.ids]
+        fetch = next((body for kind, body in sent if kind is FrameType.FETCH), None)
+    assert fetch is None
+    assert asked == [[0], [1, 2], [3, 4]]
+    core.give(notify(1, "tok", more=True))
+    core.session.lost(core.now)
+    assert binding.again == {}
+
+
+def test_a_light_broadcast_that_was_had_whole_is_acked_and_not_fetched():
+    core = Core().online()
+    core.bind("tok")
+    core.give(notify(7, "", app="mail", data=msgspec.Raw(b"\x01")))
+    core.sent()
+    core.give(notify(7, "", app="mail", more=True))
+    assert core.sent() == [(FrameType.ACK, [7])]
+
+
 def test_no_more_bodies_are_asked_for_at_once_than_the_window_takes():
     core = Core().online(window=2)
     binding = core.bind("tok", foreground=False)

@@ -81,3 +81,52 @@ async def test_one_whose_ack_time_is_over_while_its_ready_waits_its_turn_is_trie
     assert "ack_timeout" in house.steps(seq)
     await house.advance(house.config.delivery.retry_ms)
     assert [frame.id for frame in house.frames(device)] == [seq]
+
+
+async def light_adopted(house: House) -> tuple[int, int]:
+    """Another owner sent it, which was the light form, or the body after a FETCH: nobody here knows."""
+    house.app()
+    device = house.directory.add()
+    seq = await house.accepted(device, title="hi", data={"a": 1}, body="on_demand", fallback=[])
+    house.journal.set_state(seq, State.ACCEPTED, 0)  # as it is recovered
+    house.edge.bound.add(device.number)
+    house.dispatcher.on_ready([device.number], {seq})
+    assert house.state(seq) is State.SENT
+    return device.number, seq
+
+
+async def test_an_ack_of_an_unknown_form_is_asked_for_once_more(house: House) -> None:  # B2
+    number, seq = await light_adopted(house)
+    house.edge.ack(number, seq)
+    assert house.state(seq) is State.ANNOUNCED
+    ((_, frame),) = house.edge.frames
+    assert (frame.id, frame.more) == (seq, True)
+    house.edge.ack(number, seq)  # of a device that has the light form alone
+    assert house.state(seq) is State.ANNOUNCED
+    assert len(house.edge.frames) == 1
+
+
+async def test_who_has_the_body_fetches_it_to_confirm_it(house: House) -> None:  # B2
+    number, seq = await light_adopted(house)
+    house.edge.ack(number, seq)
+    assert house.dispatcher.on_fetch(number, [seq]) == (1, False)
+    assert not house.edge.frames[-1][1].more
+    house.edge.ack(number, seq)
+    assert house.outcome(seq).state is State.ACKED
+
+
+async def test_a_fetch_makes_the_form_known(house: House) -> None:  # B2
+    number, seq = await light_adopted(house)
+    house.dispatcher.on_fetch(number, [seq])
+    house.edge.ack(number, seq)
+    assert house.outcome(seq).state is State.ACKED
+
+
+async def test_an_ack_of_an_unknown_form_from_a_device_that_left_asks_when_it_is_back(house: House) -> None:
+    number, seq = await light_adopted(house)
+    house.edge.bound.discard(number)
+    house.edge.ack(number, seq)
+    assert house.state(seq) is State.WAITING
+    house.edge.connect(number)
+    ((_, frame),) = house.edge.frames
+    assert (frame.id, frame.more) == (seq, True)
