@@ -418,7 +418,7 @@ class Dispatcher:
                 self._count_foreign(ack)
                 continue
             app, light = self._executor.brief(delivery.notification)
-            acked = self._executor.what_was_acked(seq, light)
+            acked = self._executor.what_was_acked(delivery, light=light, late=not ack.sent_ms)
             if acked is not Event.ACK:
                 self._executor.apply(seq, acked)
                 if ack.shown:

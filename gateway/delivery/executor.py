@@ -324,11 +324,16 @@ class Executor:
             brief = self._briefs[notification.seq] = (notification.app, light)
         return brief
 
-    def what_was_acked(self, seq: int, light: bool) -> Event:
-        """Which form the last frame of this delivery was. `light`: its notification goes light."""
+    def what_was_acked(self, delivery: Delivery, *, light: bool, late: bool) -> Event:
+        """Which form. `light`: its notification goes light; `late`: it is in flight on no link."""
+        seq, state = delivery.seq, delivery.state
         if not light or seq in self._fetched:
             return Event.ACK
-        return Event.ACK_UNKNOWN if self._unknown_forms and seq in self._unknown_forms else Event.ACK_LIGHT
+        if state == State.ACCEPTED or seq in self._unknown_forms:
+            return Event.ACK_UNKNOWN  # sent before a restart, or by an owner before this one
+        if late and state in (State.WAITING, State.NOTIFIED) and not self.was_timed_out(seq):
+            return Event.ACK_UNKNOWN  # a device that was away confirms what it had
+        return Event.ACK_LIGHT
 
     def was_timed_out(self, seq: int) -> bool:
         """A link took it, and no ack came."""

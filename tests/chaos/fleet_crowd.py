@@ -312,15 +312,6 @@ class FleetCrowd:
                 raise TimeoutError(f"devices {away} are not connected")
             await asyncio.sleep(0.1)
 
-    async def fetch(self) -> int:
-        """Ask for what waits; how much was sent."""
-        count = 0
-        for device in self.devices:
-            for registration in device.registrations:
-                fetched = await registration.fetch()
-                count += fetched.count
-        return count
-
     async def close(self) -> None:
         for life in self._lives:
             life.cancel()

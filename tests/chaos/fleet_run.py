@@ -24,8 +24,6 @@ from fleet_history import Fault, History, Settled, Stopped
 from fleet_network import CAN_MAKE_NETWORKS, Network
 from fleet_provider import FleetProvider
 
-from gateway.client.errors import LinkLost
-from gateway.model.errors import GatewayError
 from gateway.tour.fleet_home import FleetHome
 
 LEASE_S = 2.0

@@ -130,3 +130,36 @@ async def test_an_ack_of_an_unknown_form_from_a_device_that_left_asks_when_it_is
     house.edge.connect(number)
     ((_, frame),) = house.edge.frames
     assert (frame.id, frame.more) == (seq, True)
+
+
+async def recovered(house: House) -> tuple[int, int]:
+    """A push that goes light, of before a restart; its device is away."""
+    house.app()
+    device = house.directory.add()
+    seq = await house.accepted(device, title="hi", data={"a": 1}, body="on_demand", fallback=[])
+    assert house.state(seq) is State.WAITING
+    return device.number, seq
+
+
+@pytest.mark.parametrize("state", [State.ACCEPTED, State.WAITING])
+async def test_a_confirmation_kept_while_the_device_was_away_may_be_of_the_body(house: House, state: State) -> None:
+    number, seq = await recovered(house)
+    house.journal.set_state(seq, state, 0)
+    house.edge.bound.add(number)
+    house.edge.ack(number, seq)  # before its return is heard of
+    house.dispatcher.on_ready([number])
+    ((_, frame),) = house.edge.frames
+    assert (frame.id, frame.more) == (seq, True)
+    house.dispatcher.on_fetch(number, [seq])
+    house.edge.ack(number, seq)
+    assert house.outcome(seq).state is State.ACKED
+
+
+async def test_a_late_ack_of_a_light_form_that_was_sent_here_announces_it(house: House) -> None:
+    number, seq = await recovered(house)
+    house.edge.connect(number)
+    house.edge.flights.clear()
+    house.dispatcher.on_ack_timeout(seq, number)
+    house.edge.ack(number, seq)
+    assert house.state(seq) is State.ANNOUNCED
+    assert len(house.edge.frames) == 1
