@@ -201,7 +201,8 @@ class FleetNode:
             )
             if entrance.bucket != bucket:  # the keys are of the one before
                 raise bucket_lost(settings.name, is_gone=False).error
-            spool = Spool.open(config, metrics, unix_ms) if settings.spool else None
+            fleet = FleetIdentity(settings.name, keys.ident)
+            spool = Spool.open(config, metrics, unix_ms, fleet) if settings.spool else None
             self = cls(config, metrics, link, leases, keys, entrance, ThreadHeart(settings, node_name(settings)), spool)
         except BaseException:
             await link.close()

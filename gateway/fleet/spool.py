@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from gateway.api.once import hash_body
+from gateway.cluster.fleet_identity import FleetIdentity, read_identity, write_identity
 from gateway.config.sections import Config
 from gateway.delivery.request import PushRequest
 from gateway.fleet.spool_record import (
@@ -36,7 +37,15 @@ from gateway.fleet.spool_record import (
     parse_request,
 )
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import BadRequest, Conflict, GatewayError, LogUnavailable, QueueFull, StoreUnavailable
+from gateway.model.errors import (
+    BadRequest,
+    ConfigError,
+    Conflict,
+    GatewayError,
+    LogUnavailable,
+    QueueFull,
+    StoreUnavailable,
+)
 from gateway.model.registration import App
 from gateway.store.spool_rows import WRITE_ERRORS, SpoolRows
 
@@ -63,6 +72,19 @@ TakeIn = Callable[[Kept], Awaitable[int]]
 def fates_s(config: Config) -> int:
     """For how long it is told what became of a push: as long as of other pushes, and an hour at least."""
     return max(int(config.store.history_days * 86_400), 3_600)
+
+
+def _make_its_own(folder: Path, rows: SpoolRows, fleet: FleetIdentity) -> None:
+    found = read_identity(folder)
+    if found == fleet:
+        return
+    if found is not None and rows.waiting(limit=1):
+        raise ConfigError(
+            f"pushes wait in this folder that fleet {found} accepted, and this is fleet {fleet}: run this node in that"
+            " one until they are taken in, or name another folder",
+            field="cluster.spool",
+        )
+    write_identity(folder, fleet)
 
 
 class _Waiting(NamedTuple):
@@ -136,10 +158,17 @@ class Spool:
         metrics.add_source(self._figures)
 
     @classmethod
-    def open(cls, config: Config, metrics: Metrics, clock: Callable[[], int]) -> Spool:
-        """The one in `cluster.spool`; ConfigError where the folder can not be had."""
+    def open(cls, config: Config, metrics: Metrics, clock: Callable[[], int], fleet: FleetIdentity) -> Spool:
+        """The one in `cluster.spool`; ConfigError where the folder can not be had, or pushes of another fleet wait
+        there: this one would refuse them, for it knows neither their apps nor their tokens."""
         most = config.cluster.spool_bytes
-        rows = SpoolRows.open(Path(config.cluster.spool), most)
+        folder = Path(config.cluster.spool)
+        rows = SpoolRows.open(folder, most)
+        try:
+            _make_its_own(folder, rows, fleet)
+        except BaseException:
+            rows.close()
+            raise
         ttl_s = config.delivery.ttl_s
         return cls(rows, metrics, clock, max_bytes=most, ttl_s=ttl_s, fates_s=fates_s(config))
 

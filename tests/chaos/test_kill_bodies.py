@@ -1,4 +1,4 @@
-"""`kill -9` while a device has a body (B2) that is not confirmed: whenever its user sees it, the delivery ends as acked."""
+"""`kill -9` while a device has a body (B2) that it has not confirmed: when its user sees it, the delivery is acked."""
 
 from __future__ import annotations
 

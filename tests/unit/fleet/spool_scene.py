@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gateway.cluster.fleet_identity import FleetIdentity, fleet_identity
 from gateway.config.sections import Config
 from gateway.delivery.request import PushRequest, TargetRequest
 from gateway.fleet.spool import Spool
@@ -18,6 +19,7 @@ from gateway.model.registration import App
 APP = App(name="shop", created_at=1)
 NOW_MS = 1_800_000_000_000
 FATES_S = 3_600
+FLEET = fleet_identity("fleet", bytes(16))
 
 
 def push(title: str = "", token: str = "t", **fields: Any) -> PushRequest:
@@ -60,13 +62,20 @@ class Fleet:
         return self.seqs[kept.key]
 
 
-def open_spool(folder: Path, metrics: Metrics, clock: Callable[[], int], *, max_bytes: int = 1 << 26) -> Spool:
+def open_spool(
+    folder: Path,
+    metrics: Metrics,
+    clock: Callable[[], int],
+    *,
+    max_bytes: int = 1 << 26,
+    fleet: FleetIdentity = FLEET,
+) -> Spool:
     config = Config()
     config.cluster.spool = str(folder)
     config.cluster.spool_bytes = max_bytes
     config.delivery.ttl_s = 3_600
     config.store.history_days = FATES_S / 86_400
-    return Spool.open(config, metrics, clock)
+    return Spool.open(config, metrics, clock, fleet)
 
 
 class Scene:

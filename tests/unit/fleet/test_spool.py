@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spool_scene import APP, FATES_S, NOW_MS, Scene, push
 
+from gateway.cluster.fleet_identity import fleet_identity, read_identity, write_identity
 from gateway.fleet.spool_intake import left_of
 from gateway.fleet.spool_record import (
     Fate,
@@ -306,6 +307,37 @@ async def test_no_more_fates_are_kept_than_the_most(tmp_path: Path, monkeypatch:
         await scene.drained()
         assert sum(what(scene, number) == "pushed" for number in numbers) == 10
         assert [what(scene, number) for number in numbers[-10:]] == ["pushed"] * 10
+
+
+async def test_pushes_of_another_fleet_are_not_opened_until_they_are_taken_in_there(tmp_path: Path) -> None:
+    ours = fleet_identity("fleet", bytes(16))
+    other = fleet_identity("fleet", b"another key")
+    async with Scene(tmp_path) as scene:
+        assert read_identity(tmp_path) == ours
+        await scene.keep("theirs")
+        await scene.spool.close()
+        write_identity(tmp_path, other)
+        with pytest.raises(ConfigError, match=other.ident) as told:
+            scene.open()
+        assert told.value.field == "cluster.spool"
+        write_identity(tmp_path, ours)
+        scene.spool = scene.open()
+        scene.start()
+        await scene.drained()
+        await scene.spool.close()
+        write_identity(tmp_path, other)
+        scene.spool = scene.open()
+        assert read_identity(tmp_path) == ours
+
+
+async def test_a_spool_that_does_not_say_whose_it_is_is_this_fleets(tmp_path: Path) -> None:
+    """One that an older program made."""
+    async with Scene(tmp_path) as scene:
+        await scene.keep("ours")
+        await scene.spool.close()
+        (tmp_path / "fleet").unlink()
+        scene.spool = scene.open()
+        assert scene.spool.waiting == 1
 
 
 async def test_a_disk_that_takes_no_more_refuses_and_takes_again_later(tmp_path: Path) -> None:
