@@ -51,5 +51,5 @@ cdef class HomeTable:
     cdef public object news
     cdef int check(self, uint32_t local) except -1
     cdef bint put_ack(self, uint32_t local, uint64_t link, uint64_t seq, uint64_t sent_ms, uint64_t acked_ms,
-                      uint8_t shown) noexcept nogil
+                      uint8_t flags) noexcept nogil
     cdef int say_news(self) except -1

@@ -177,14 +177,14 @@ cdef class HomeTable:
         return out
 
     cdef bint put_ack(self, uint32_t local, uint64_t link, uint64_t seq, uint64_t sent_ms, uint64_t acked_ms,
-                      uint8_t shown) noexcept nogil:
+                      uint8_t flags) noexcept nogil:
         """False without memory, or for no number of this table."""
         cdef gw_far_record_t record
         if local >= self.count:
             return False
         memset(&record, 0, sizeof(record))
         record.kind = GW_FAR_ACK
-        record.flag = shown
+        record.flag = flags
         record.number = self.numbers[local]
         record.local = local
         record.attachment = gw_attachment(link)

@@ -10,7 +10,7 @@ from gateway._native.far_records cimport (
 from gateway._native.mailbox cimport gw_ring_publish, gw_ring_reserve
 from gateway._native.outbox cimport gw_buffer_drop, gw_buffer_new, gw_buffer_t
 from gateway._native.pending cimport pending_get
-from gateway._native.plane cimport CMD_NOTIFY, command_t, reactor_t
+from gateway._native.plane cimport ACK_SHOWN, CMD_NOTIFY, command_t, reactor_t
 from gateway._native.reactor cimport Reactor
 from gateway._native.registry cimport Registry, registry_links
 
@@ -129,8 +129,8 @@ def hear_acks(bytes body not None, size_t at, uint16_t node, Registry registry n
             in_run += 1
             run_seq = record.seq
             run_ms = record.b
-        elif not batches_ack(&batches.b, record.seq, record.number, record.a, record.b, record.flag != 0):
-            acks.append((record.seq, record.number, record.a, record.b, record.flag != 0, link))
+        elif not batches_ack(&batches.b, record.seq, record.number, record.a, record.b, record.flag & ACK_SHOWN):
+            acks.append((record.seq, record.number, record.a, record.b, record.flag, link))
     if in_run:
         runs.append((run_seq, (<const char *>run)[:in_run * 4], run_ms))
     return at, stale

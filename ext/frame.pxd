@@ -12,9 +12,10 @@ cdef enum:
     FRAME_HELLO = 0x03
     FRAME_ACK = 0x09
     FRAME_SHOWN = 0x0A
+    FRAME_WHOLE = 0x12
 
 cdef enum:
-    IDS_MAX = 1024      # ids in one ACK or SHOWN
+    IDS_MAX = 1024      # ids in one ACK, WHOLE or SHOWN
 
 cdef struct frame_t:
     uint8_t kind
@@ -23,5 +24,5 @@ cdef struct frame_t:
 
 # Bytes consumed (> 0), FRAME_NEED_MORE, FRAME_MALFORMED or FRAME_TOO_LARGE (said as soon as the length is known).
 cdef long frame_parse(const uint8_t *buf, size_t n, uint32_t max_body, frame_t *out) noexcept nogil
-# Ids of an ACK or SHOWN body: how many, or FRAME_MALFORMED. `out` holds IDS_MAX.
+# Ids of an ACK, WHOLE or SHOWN body: how many, or FRAME_MALFORMED. `out` holds IDS_MAX.
 cdef int ids_parse(const uint8_t *body, uint32_t size, uint64_t *out) noexcept nogil

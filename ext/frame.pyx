@@ -116,7 +116,7 @@ cdef class FrameScanner:
 
 
 def parse_ids(body: bytes) -> list:
-    """Ids of an ACK or SHOWN body; ValueError where it is malformed."""
+    """Ids of an ACK, WHOLE or SHOWN body; ValueError where it is malformed."""
     cdef uint64_t ids[IDS_MAX]
     cdef int i, n = ids_parse(<const uint8_t *><const char *>body, <uint32_t>len(body), ids)
     if n < 0:

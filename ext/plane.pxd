@@ -27,7 +27,7 @@ cdef enum:                      # kinds of listeners
 
 cdef enum:                      # events, reactor → control
     EV_FRAME = 1                # a frame only the control thread can answer
-    EV_ACK = 2
+    EV_ACK = 2                  # flag: see ACK_SHOWN
     EV_TIMEOUT = 3              # ack time over
     EV_LOST = 4                 # notification not delivered: link gone (flag 0) or spilled (flag 1)
     EV_READY = 5                # room again after CMD_HOLD; registration is how many fit, and what is in flight follows
@@ -36,6 +36,10 @@ cdef enum:                      # events, reactor → control
     EV_ECHO = 10                # every command before CMD_ECHO was carried out
     EV_FANNED = 9               # a fan-out is done with the group in link; registration is how many it was queued for
     EV_LATE = 8                 # an ack for what is no longer in flight: after its ack time, or SHOWN after ACK
+
+cdef enum:                      # flag of EV_ACK and EV_LATE, as in model/ports.py
+    ACK_SHOWN = 1
+    ACK_WHOLE = 2               # it came light, and is there with its body
 
 cdef enum:                      # commands, control → reactor
     CMD_SEND = 1

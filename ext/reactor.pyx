@@ -656,9 +656,9 @@ cdef class Reactor:
     # -- the control thread: events
 
     def drain(self, limit: int = 4096, Batches batches=None, list runs=None, HomeTable homes=None) -> tuple:
-        """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, shown,
+        """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, flags,
         link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
-        b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
+        b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=flags; READY a=device b=room
         c=[seq in flight]; FANNED link=group a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell.
         `runs` gets acks in time of what is no pending delivery, a broadcast's: (seq, packed registrations, acked_ms)
@@ -694,8 +694,8 @@ cdef class Reactor:
                     run_seq = e.seq
                     run_ms = e.acked_ms
                 elif batches is None or not batches_ack(
-                        &batches.b, e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0):
-                    acks.append((e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag != 0, e.link))
+                        &batches.b, e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag & ACK_SHOWN):
+                    acks.append((e.seq, e.registration, e.sent_ms, e.acked_ms, e.flag, e.link))
             elif e.kind == EV_FRAME:
                 others.append((EV_FRAME, e.link, e.frame,
                                (<const uint8_t *>e + sizeof(event_t))[:size - sizeof(event_t)], e.seq))
@@ -705,7 +705,7 @@ cdef class Reactor:
                 others.append((EV_READY, e.link, e.seq, e.registration,
                                [seqs[i] for i in range((size - sizeof(event_t)) // 8)]))
             elif e.kind == EV_LATE:
-                others.append((EV_LATE, e.link, e.seq, e.sent_ms, e.flag != 0))
+                others.append((EV_LATE, e.link, e.seq, e.sent_ms, e.flag))
                 costly += 1
             elif e.kind == EV_DOWN:
                 others.append((EV_DOWN, e.link, e.seq, e.flag, None))

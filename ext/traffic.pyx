@@ -5,8 +5,8 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 from gateway._native.farewell cimport farewell_next
 from gateway._native.frame cimport (
-    FRAME_ACK, FRAME_HELLO, FRAME_MALFORMED, FRAME_NEED_MORE, FRAME_PING, FRAME_SHOWN, FRAME_TOO_LARGE, IDS_MAX,
-    frame_parse, frame_t, ids_parse)
+    FRAME_ACK, FRAME_HELLO, FRAME_MALFORMED, FRAME_NEED_MORE, FRAME_PING, FRAME_SHOWN, FRAME_TOO_LARGE, FRAME_WHOLE,
+    IDS_MAX, frame_parse, frame_t, ids_parse)
 from gateway._native.link cimport (
     LINK_CLOSING, LINK_DIRTY, LINK_FREE, LINK_HELD, LINK_HELLO, LINK_LIVE, LINK_NEW, LINK_PAUSED, LINK_PROVIDER,
     LINK_SHAKING, LINK_SPILLED, LINK_STALLED, inflight_add, inflight_find, inflight_remove, inflight_t, link_id,
@@ -252,7 +252,7 @@ cdef void handle_acks(reactor_t *r, link_t *link, const frame_t *f) noexcept nog
     cdef uint64_t ids[IDS_MAX]
     cdef inflight_t *entry
     cdef uint64_t me = link_id(&r.slab, link)
-    cdef uint8_t shown = f.kind == FRAME_SHOWN
+    cdef uint8_t flags = ACK_SHOWN if f.kind == FRAME_SHOWN else ACK_WHOLE if f.kind == FRAME_WHOLE else 0
     cdef int i, n = ids_parse(f.body, f.size, ids)
     if n < 0:
         link_down(r, link, REASON_MALFORMED, NULL)
@@ -261,10 +261,10 @@ cdef void handle_acks(reactor_t *r, link_t *link, const frame_t *f) noexcept nog
         entry = inflight_find(link, ids[i], 0, 1)
         if entry == NULL:
             gw_count(&r.counters[C_LATE_ACKS], 1)
-            say(r, EV_LATE, shown, me, ids[i], 0, link.device)
+            say(r, EV_LATE, flags, me, ids[i], 0, link.device)
             continue
         gw_count(&r.counters[C_ACKS], 1)
-        say(r, EV_ACK, shown, me, ids[i], entry.registration, sent_at(r, entry))
+        say(r, EV_ACK, flags, me, ids[i], entry.registration, sent_at(r, entry))
         inflight_remove(&r.inflight, &r.wheel, link, entry)
         gw_count(&r.counters[C_INFLIGHT], <uint64_t>-1)
     maybe_ready(r, link)
@@ -285,7 +285,7 @@ cdef void handle_frame(reactor_t *r, link_t *link, const frame_t *f) noexcept no
         # One PONG answers every PING before it, so a peer that never reads can not grow its outbox by pinging.
         if link.outbox.tail == NULL or link.outbox.tail.buffer != r.pong:
             link_send(r, link, r.pong)
-    elif f.kind == FRAME_ACK or f.kind == FRAME_SHOWN:
+    elif f.kind == FRAME_ACK or f.kind == FRAME_SHOWN or f.kind == FRAME_WHOLE:
         if link.flags & LINK_PROVIDER:
             link_down(r, link, REASON_OUT_OF_ORDER, NULL)
         else:

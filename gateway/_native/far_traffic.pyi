@@ -16,7 +16,7 @@ def hear_acks(
     node: int,
     registry: Registry,
     batches: Batches,
-    acks: list[tuple[int, int, int, int, bool, int]],
+    acks: list[tuple[int, int, int, int, int, int]],
     runs: list[tuple[int, bytes, int]],
 ) -> tuple[int, int]:
     """Settle acks from this place on; (place of the first record that is none, how many were of a stale attachment).

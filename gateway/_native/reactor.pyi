@@ -104,10 +104,10 @@ class Reactor:
         batches: Batches | None = None,
         runs: list[tuple[int, bytes, int]] | None = None,
         homes: HomeTable | None = None,
-    ) -> tuple[list[tuple[int, int, int, int, bool, int]], list[tuple[int, int, Any, Any, Any]], bool]:
-        """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, shown,
+    ) -> tuple[list[tuple[int, int, int, int, int, int]], list[tuple[int, int, Any, Any, Any]], bool]:
+        """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, flags,
         link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
-        b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=shown; READY a=device b=room
+        b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=flags; READY a=device b=room
         c=[seq in flight]; FANNED link=group a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell.
         `runs` gets acks in time of what is no pending delivery, a broadcast's: (seq, packed registrations, acked_ms)

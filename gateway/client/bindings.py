@@ -57,7 +57,6 @@ class Bindings:
             binding.retry_at = binding.fetch_at = 0.0
             binding.fetch = None
             binding.fetch_blocked = False
-            binding.again.clear()
 
     def of_token(self, token: str) -> Binding | None:
         binding = self._by_token.get(token)

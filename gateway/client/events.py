@@ -52,8 +52,6 @@ class Binding:
     retry_at: float = 0.0
     #: had in the background, or light and waiting for their bodies; by id, bounded
     held: dict[int, Notification] = field(default_factory=dict, repr=False)
-    #: had whole, and light once more: what confirmed the body did not count. Fetched again to be confirmed; bounded
-    again: dict[int, None] = field(default_factory=dict, repr=False)
     #: notifications were refused because `held` was full: fetch all in the foreground
     missed: bool = False
     #: the FETCH under way for bodies

@@ -23,6 +23,7 @@ from gateway.client.seen import (
     CONFIRMED_FULL,
     CONFIRMED_LIGHT,
     FULL,
+    LIGHT,
     SHOWN_FULL,
     SHOWN_LIGHT,
     Seen,
@@ -49,10 +50,11 @@ class Inbox:
     def __init__(self, seen: Seen, counters: Counters) -> None:
         self._seen = seen
         self._counters = counters
-        #: NOTIFYs that brought something, a body included; duplicates do not, but where they were asked for
+        #: NOTIFYs that brought something, a body included; duplicates do not
         self.news = 0
         #: ids to confirm with the next flush
         self.acks: list[int] = []
+        self.bodies: list[int] = []
         self.shown: list[int] = []
 
     def take(self, binding: Binding, notify: Notify) -> list[Arrived]:
@@ -76,13 +78,9 @@ class Inbox:
         flags = self._seen.get(notification.source, notification.id)
         if flags is not None and (flags & FULL or (not whole and notification.id in binding.held)):
             self._counters.duplicates += 1
-            if flags & FULL and not whole and notify.token:
-                self._want_again(binding, notification.id)
-                return []
-            if whole and notification.id in binding.again:
-                del binding.again[notification.id]
-                self.news += 1
-            self._confirm_again(notification.id, flags)
+            if not whole:
+                self._seen.mark(notification.source, notification.id, LIGHT)
+            self._confirm_again(notification)
             return []
         self.news += 1
         if binding.foreground and whole:
@@ -104,12 +102,12 @@ class Inbox:
             return []
         self._counters.notifications += flags is None
         held[notification.id] = notification
-        self._seen.mark(notification.source, notification.id, 0 if notification.light else FULL)
+        self._seen.mark(notification.source, notification.id, LIGHT if notification.light else FULL)
         if binding.foreground or flags is not None:
             # No tip: the message follows at once (foreground), or the tip was there already and this is its body.
             self.confirm(binding, notification)
             if notification.light and flags:
-                self._confirm_again(notification.id, flags)
+                self._confirm_again(notification)
             return []
         return [Arrived(binding, build_tip(notification))]
 
@@ -139,43 +137,48 @@ class Inbox:
         notification = item.notification if isinstance(item, Tip) else item
         flag = ACKED_LIGHT if notification.light else ACKED_FULL
         if self._seen.mark(notification.source, notification.id, flag):
-            self._put(self.acks, notification.id)
+            self._put(self.bodies if self._is_body(notification) else self.acks, notification.id)
 
     def confirm_shown(self, notification: Notification) -> None:
         flag = SHOWN_LIGHT if notification.light else SHOWN_FULL
         if self._seen.mark(notification.source, notification.id, flag):
+            if self._is_body(notification):
+                self._put(self.bodies, notification.id)
             self._put(self.shown, notification.id)
 
     def flush(self, max_body: int) -> bytes:
         """All confirmations since the last call, as few frames as fit."""
-        if not self.acks and not self.shown:
+        if not self.acks and not self.bodies and not self.shown:
             return b""
         out = bytearray()
         step = min(MAX_IDS, (max_body - 5) // 9)  # msgpack: 5 bytes of array header at most, 9 an id
-        for kind, ids in ((FrameType.ACK, self.acks), (FrameType.SHOWN, self.shown)):
+        lists = ((FrameType.ACK, self.acks), (FrameType.WHOLE, self.bodies), (FrameType.SHOWN, self.shown))
+        for kind, ids in lists:
             for at in range(0, len(ids), step):
                 out += build_frame(kind, ids[at : at + step])
-        self._counters.acks += len(self.acks)
+        self._counters.acks += len(self.acks) + len(self.bodies)
         self._counters.shown += len(self.shown)
         self.acks.clear()
+        self.bodies.clear()
         self.shown.clear()
         return bytes(out)
 
-    def _want_again(self, binding: Binding, id: int) -> None:
-        """A confirmation here would be one of the light form, and the delivery would stay open: the body must come."""
-        if len(binding.again) < MAX_HELD:
-            binding.again[id] = None
-        else:
-            self._counters.held_full += 1
-            binding.missed = True
+    def _is_body(self, notification: Notification) -> bool:
+        """It came light and is here whole, which an ACK does not say. Of a broadcast the light form's counts."""
+        flags = self._seen.get(notification.source, notification.id) or 0
+        return flags & (FULL | LIGHT) == FULL | LIGHT and not notification.broadcast
 
-    def _confirm_again(self, id: int, flags: int) -> None:
+    def _confirm_again(self, notification: Notification) -> None:
         """The gateway sent it again, so it had no confirmation: repeat what was said. Nothing was: still nothing."""
+        flags = self._seen.get(notification.source, notification.id) or 0
         confirmed = flags & (CONFIRMED_FULL if flags & FULL else CONFIRMED_LIGHT)
-        if confirmed & (SHOWN_LIGHT | SHOWN_FULL):
-            self._put(self.shown, id)
-        elif confirmed:
-            self._put(self.acks, id)
+        shown = confirmed & (SHOWN_LIGHT | SHOWN_FULL)
+        if confirmed and self._is_body(notification):
+            self._put(self.bodies, notification.id)
+        elif confirmed and not shown:
+            self._put(self.acks, notification.id)
+        if shown:
+            self._put(self.shown, notification.id)
 
     def _put(self, ids: list[int], id: int) -> None:
         if len(ids) >= MAX_CONFIRMATIONS:

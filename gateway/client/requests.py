@@ -369,7 +369,6 @@ class Requests:
         self.bindings.remove(binding)
         binding.state = BindState.ENDED
         binding.held.clear()
-        binding.again.clear()
         binding.retry_at = binding.fetch_at = 0.0
         self._events.append(Ended(binding, error))
         self._tell_foreground()
@@ -388,15 +387,13 @@ class Requests:
     # --- bodies of light notifications --------------------------------------------------------------------------------
 
     def _fetch_bodies(self, binding: Binding) -> None:
-        """B2: in the foreground ask for what is held light, or for all where some were refused; always for what is
-        there and wants to be confirmed as a body."""
-        if not binding.is_live or binding.fetch is not None or binding.fetch_blocked or binding.fetch_at:
+        """B2: in the foreground ask for what is held light, or for all where some were refused."""
+        if not binding.foreground or not binding.is_live or binding.fetch is not None or binding.fetch_blocked:
             return
-        missed = binding.foreground and binding.missed
-        ids = [] if missed else list(binding.again)
-        if binding.foreground and not missed:
-            ids += [n.id for n in binding.held.values() if n.light]
-        if not ids and not missed:
+        if binding.fetch_at:
+            return
+        ids = [] if binding.missed else [n.id for n in binding.held.values() if n.light]
+        if not ids and not binding.missed:
             return
         # No more at once than the window takes: what is past it would come light again, or later.
         ask = frames.Fetch(req=0, token=binding.token, ids=ids[: min(MAX_IDS, max(1, self._window))])
@@ -418,7 +415,6 @@ class Requests:
         """Asked for and not sent: expired or recalled by now. Should one come yet, it is taken all the same."""
         binding.missed = binding.missed and bool(ids)
         for id in ids:
-            binding.again.pop(id, None)
             held = binding.held.get(id)
             if held is not None and held.light:
                 del binding.held[id]

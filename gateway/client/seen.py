@@ -14,6 +14,7 @@ ACKED_LIGHT = 2
 ACKED_FULL = 4
 SHOWN_LIGHT = 8
 SHOWN_FULL = 16
+LIGHT = 32  # its light form came: that the body is here has to be said
 
 CONFIRMED_LIGHT = ACKED_LIGHT | SHOWN_LIGHT
 CONFIRMED_FULL = ACKED_FULL | SHOWN_FULL

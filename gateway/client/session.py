@@ -228,7 +228,7 @@ class Session(Requests):
             self.counters.unbound += 1  # A5
             return
         self._events.extend(self._inbox.take(binding, notify))
-        if binding.again or (binding.foreground and binding.held):
+        if binding.foreground and binding.held:
             self._fetch_bodies(binding)
 
     def _handle_recall(self, body: bytes) -> None:

@@ -31,7 +31,7 @@ class FarHearing:
         self._batches = batches
         self._metrics = metrics
         #: acks that batches did not settle; runs of those of no pending delivery; and acks whose link knew no more
-        self._acks: list[tuple[int, int, int, int, bool, int]] = []
+        self._acks: list[tuple[int, int, int, int, int, int]] = []
         self._runs: list[tuple[int, bytes, int]] = []
         self._late: list[Ack] = []
         self._handlers: dict[int, Callable[[int, Record], None]] = {
@@ -104,9 +104,8 @@ class FarHearing:
         numbers, _ = parse_numbers(record.payload, len(record.payload) // 4)
         link = far_link(node, record.attachment)
         here = [number for number in numbers if number < 1 << 31 and self._registry.link(number) == link]
-        shown = bool(record.flag)
-        for number in self._edge.events.meant(record.seq, here, shown=shown) if here else ():
-            self._late.append(Ack(record.seq, number, 0, record.b, shown, link))
+        for number in self._edge.events.meant(record.seq, here, flags=record.flag) if here else ():
+            self._late.append(Ack(record.seq, number, 0, record.b, record.flag, link))
 
     # --- the rest
 

@@ -6,7 +6,7 @@ what to do (Do), nodes tell cores what happened (Told). A record has 48 bytes, a
 
 ```
 0      kind
-1      flag           again, spilled, shown, urgency, floor
+1      flag           again, spilled, flags of an ack, urgency, floor
 2-3    zero
 4-7    number         of the registration at its owner; group in FANNED
 8-11   local          its number at the node
@@ -61,10 +61,10 @@ class Do(IntEnum):
 class Told(IntEnum):
     """From a node to a core."""
 
-    ACK = 1  # seq, a: Unix ms sent, b: acked; flag: shown
+    ACK = 1  # seq, a: Unix ms sent, b: acked; flag: of the ack
     TIMEOUT = 2  # seq
     LOST = 3  # seq; flag: spilled
-    LATE = 4  # seq, b: Unix ms acked; flag: shown; payload: numbers
+    LATE = 4  # seq, b: Unix ms acked; flag: of the ack; payload: numbers
     READY = 5  # a: room; b: how many numbers; payload: numbers, then sequences in flight
     FANNED = 6  # seq, number: group; a: links
     BOUND = 7  # seq: key of the device; a: Unix ms; flag: floor, with 128: it was bound before

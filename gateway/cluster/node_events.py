@@ -155,7 +155,7 @@ class NodeEvents:
             self.tell(
                 homes.table.partition(local),
                 Told.ACK,
-                ack.shown,
+                ack.flags,
                 homes.table.number(local),
                 local,
                 attachment_of(ack.link),
@@ -171,14 +171,14 @@ class NodeEvents:
     def on_acks_settled(self) -> None:
         """Nothing is settled here."""
 
-    def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> Sequence[int]:
+    def meant(self, seq: int, registrations: Sequence[int], *, flags: int) -> Sequence[int]:
         """Owners decide: nobody is named here."""
         partition = partition_of_seq(seq)
         now = self._clock()
         for at, locals_ in self._by_partition(registrations):
             if partition in (-1, at):
                 numbers = pack_numbers(self._homes.table.number(local) for local in locals_)
-                self._of(locals_[0], Told.LATE, shown, seq=seq, b=now, payload=numbers)
+                self._of(locals_[0], Told.LATE, flags, seq=seq, b=now, payload=numbers)
         return ()
 
     def _by_partition(self, registrations: Iterable[int]) -> list[tuple[int, list[int]]]:

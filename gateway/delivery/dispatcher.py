@@ -21,7 +21,7 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.errors import UnknownPush
 from gateway.model.notification import Notification
 from gateway.model.outcome import Event, Outcome, State, Step
-from gateway.model.ports import Ack, Broadcasts, Delivery, Directory, Edge, Journal, Notifier, Schedules
+from gateway.model.ports import ACK_SHOWN, Ack, Broadcasts, Delivery, Directory, Edge, Journal, Notifier, Schedules
 
 TICK_S = 0.1
 #: timers handled in one slice of a tick
@@ -391,7 +391,8 @@ class Dispatcher:
 
     # --- EdgeEvents
 
-    def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> Sequence[int]:
+    def meant(self, seq: int, registrations: Sequence[int], *, flags: int) -> Sequence[int]:
+        shown = bool(flags & ACK_SHOWN)
         if seq in self.broadcast:
             return self.broadcast.meant(seq, registrations, shown=shown)
         delivery = self._journal.get(seq)
@@ -418,9 +419,8 @@ class Dispatcher:
                 self._count_foreign(ack)
                 continue
             app, light = self._executor.brief(delivery.notification)
-            acked = self._executor.what_was_acked(delivery, light=light, late=not ack.sent_ms)
-            if acked is not Event.ACK:
-                self._executor.apply(seq, acked)
+            if not ack.whole and self._executor.is_light(seq, light):
+                self._executor.apply(seq, Event.ACK_LIGHT)
                 if ack.shown:
                     self._journal.step(seq, Step(ack.acked_ms, "shown", EDGE))
                 continue

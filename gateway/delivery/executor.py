@@ -105,8 +105,6 @@ class Executor:
         self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail")
         self._caps = DeviceCaps()
         self._fetched: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "fetched")
-        #: in flight since an owner before this one, which sent the light form or the body: it knew
-        self._unknown_forms: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "form")
         #: notifications that nothing may leave of before their commit
         self.held: set[int] = set()
         #: deliveries that are to be looked at when it is certain who is connected
@@ -137,9 +135,6 @@ class Executor:
         delivery = self._journal.get(seq)
         if delivery is not None and delivery.state == State.ACCEPTED and delivery.registration in registrations:
             self.apply(seq, Event.UNDERWAY)
-            _, light = self.brief(delivery.notification)
-            if light:
-                self._unknown_forms.put(seq, True)
 
     def carry_out(
         self,
@@ -168,6 +163,8 @@ class Executor:
         hop = delivery.hop + (Action.NOTIFY in actions) - (Action.REOPEN in actions and delivery.hop > 0)
         if not state.is_final and (state is not old or hop != delivery.hop):
             self._journal.set_state(seq, state, hop)
+        if event is Event.BACK and Action.SEND_BODY in actions:
+            self._trail(seq).bodies += 1
         sent = Sent.NOTHING
         for action in actions:
             if action in _SENDS:
@@ -213,6 +210,9 @@ class Executor:
             more = delivery.hop < len(self._chain(notification, registration))
             trail = self._trails.get(delivery.seq)
             tries = trail is None or trail.tries < MAX_TRIES
+        elif event is Event.BACK and delivery.state == State.ANNOUNCED:
+            trail = self._trails.get(delivery.seq)
+            tries = trail is None or trail.bodies < MAX_TRIES
         return Facts(
             connected=connected,
             wanted=wanted,
@@ -234,8 +234,6 @@ class Executor:
         if action is Action.SEND_BODY and goes:
             self._fetched.put(seq, True)
         light = goes and seq not in self._fetched
-        if goes and self._unknown_forms:
-            self._unknown_forms.pop(seq)
         self._remember_brief(notification, goes)
         locale = self._directory.cohort(registration).locale if notification.content.localized else ""
         frame = build_notify(notification, seq, token, light=light, locale=locale)
@@ -302,8 +300,6 @@ class Executor:
             self._trails.pop(seq)
         if self._fetched:
             self._fetched.pop(seq)
-        if self._unknown_forms:
-            self._unknown_forms.pop(seq)
         if seq == notification:
             self._briefs.pop(seq, None)
 
@@ -324,16 +320,9 @@ class Executor:
             brief = self._briefs[notification.seq] = (notification.app, light)
         return brief
 
-    def what_was_acked(self, delivery: Delivery, *, light: bool, late: bool) -> Event:
-        """Which form. `light`: its notification goes light; `late`: it is in flight on no link."""
-        seq, state = delivery.seq, delivery.state
-        if not light or seq in self._fetched:
-            return Event.ACK
-        if state == State.ACCEPTED or seq in self._unknown_forms:
-            return Event.ACK_UNKNOWN  # sent before a restart, or by an owner before this one
-        if late and state in (State.WAITING, State.NOTIFIED) and not self.was_timed_out(seq):
-            return Event.ACK_UNKNOWN  # a device that was away confirms what it had
-        return Event.ACK_LIGHT
+    def is_light(self, seq: int, light: bool) -> bool:
+        """Was the last frame of this delivery its light form?"""
+        return light and seq not in self._fetched
 
     def was_timed_out(self, seq: int) -> bool:
         """A link took it, and no ack came."""

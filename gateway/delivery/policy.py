@@ -11,7 +11,8 @@ facts, asks `decide`, writes the new state down, and executes the actions in ord
   timer. A device whose urgency floor is above the message asked not to be woken for it: no notifier either.
 - *No ack* (B3): the next notifier of the chain. *Disconnected* (B4): the next notifier at once.
 - *Notifier silent* (B5): look at the channel again; send there where it is back, else the next notifier.
-- A message whose light form was acked is ANNOUNCED; its body goes out on FETCH and its ack settles the delivery.
+- A message whose light form was acked is ANNOUNCED; its body goes out on FETCH and its ack settles the delivery. An ack
+  that says that the body is there (WHOLE) is an ACK whatever was sent.
 - NOTIFIED starts when the call is queued and a result is certain (the call is bounded in time), so it needs no timer
   before NOTIFIER_OK; from then on the recheck timer runs.
 - *Quiet hours and spread pushes* hold a message back: it is not wanted then, and has no notifier; the dispatcher
@@ -40,7 +41,7 @@ class Facts(NamedTuple):
     wanted: bool  # urgency is at or above the device's floor, and nothing holds it back (quiet hours, its own spread)
     light: bool  # its next (or last) frame is a light notification (B2)
     more_notifiers: bool  # the chain has one that was not used up, and nothing holds it back
-    tries_left: bool  # the notifier that failed for now may be tried again
+    tries_left: bool  # the notifier that failed for now, or the body that was not acked, may be tried again
     ttl_left: bool  # its expiry is still ahead
 
 
@@ -139,6 +140,12 @@ def _body_lost(facts: Facts) -> Decision:
     return Decision(_WAITING, (Action.STEP_LOST,))
 
 
+def _back_announced(facts: Facts) -> Decision:
+    # Its body was sent, and is in flight no more: what confirmed it may be lost with the link.
+    sends = not facts.light and facts.connected and facts.wanted and facts.ttl_left and facts.tries_left
+    return Decision(_ANNOUNCED, (Action.SEND_BODY,) if sends else (Action.IGNORE,))
+
+
 def _back(state: State, send: Action) -> Look:
     def look(facts: Facts) -> Decision:
         if not facts.ttl_left and state is not _SENT:
@@ -205,15 +212,6 @@ def _fetch_announced(facts: Facts) -> Decision:
     return Decision(_ANNOUNCED, (Action.SEND_BODY,) if facts.connected else (Action.IGNORE,))
 
 
-def _of_unknown_form(facts: Facts) -> Decision:
-    # The light form once more, on this link or the next: who has the body answers it with a FETCH.
-    if not facts.ttl_left:
-        return Decision(_ANNOUNCED, (Action.STEP_ANNOUNCED,))
-    if facts.connected and facts.wanted:
-        return Decision(_ANNOUNCED, (Action.STEP_ANNOUNCED, Action.SEND))
-    return Decision(_WAITING, (Action.STEP_ANNOUNCED,))
-
-
 def _stay(state: State, *actions: Action) -> Look:
     return lambda _: Decision(state, actions)
 
@@ -228,7 +226,6 @@ def _ignored(state: State) -> Rule:
 
 _underway = Rule("on its way already", _stay(_SENT))
 _announced = Rule("light form acked", _stay(_ANNOUNCED, Action.STEP_ANNOUNCED))
-_unknown_form = Rule("light form or body acked", _of_unknown_form)
 
 TABLE: dict[State, dict[Event, Rule]] = {
     _ACCEPTED: {
@@ -251,7 +248,6 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.LIMIT: _end(State.LIMITED),
         # What becomes of it is told to this owner now.
         Event.UNDERWAY: _underway,
-        Event.ACK_UNKNOWN: _unknown_form,
     },
     _SENT: {
         Event.ROUTE: _ignored(_SENT),
@@ -273,7 +269,6 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.FETCH: Rule("fetch while the light form is in flight", _fetch_in_flight),
         Event.LIMIT: _ignored(_SENT),
         Event.UNDERWAY: _ignored(_SENT),
-        Event.ACK_UNKNOWN: _unknown_form,
     },
     _NOTIFIED: {
         Event.ROUTE: _ignored(_NOTIFIED),
@@ -294,7 +289,6 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.FETCH: Rule("fetch", _fetch(_NOTIFIED)),
         Event.LIMIT: _ignored(_NOTIFIED),
         Event.UNDERWAY: _ignored(_NOTIFIED),
-        Event.ACK_UNKNOWN: _unknown_form,
     },
     _WAITING: {
         Event.ROUTE: Rule("look again", _look_again(Action.SEND_AGAIN)),
@@ -315,7 +309,6 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.FETCH: Rule("fetch", _fetch(_WAITING)),
         Event.LIMIT: _ignored(_WAITING),
         Event.UNDERWAY: _ignored(_WAITING),
-        Event.ACK_UNKNOWN: _unknown_form,
     },
     _ANNOUNCED: {
         Event.ROUTE: _ignored(_ANNOUNCED),
@@ -329,7 +322,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.NOTIFIER_RETRY: Rule("notifier late: failed, announced", _stay(_ANNOUNCED, Action.STEP_NOTIFIER_FAILED)),
         Event.NOTIFIER_DEAD: Rule("notifier late: failed, announced", _stay(_ANNOUNCED, Action.STEP_NOTIFIER_FAILED)),
         Event.NOTIFIER_TIMEOUT: _ignored(_ANNOUNCED),
-        Event.BACK: _ignored(_ANNOUNCED),  # the body waits for a FETCH
+        Event.BACK: Rule("body not acked, device is back", _back_announced),
         Event.EXPIRE: _end(State.EXPIRED),
         Event.RECALL: _end(State.RECALLED, Action.CANCEL),
         Event.REPLACE: _end(State.REPLACED, Action.CANCEL),
@@ -337,7 +330,6 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.FETCH: Rule("fetch, announced", _fetch_announced),
         Event.LIMIT: _ignored(_ANNOUNCED),
         Event.UNDERWAY: _ignored(_ANNOUNCED),
-        Event.ACK_UNKNOWN: _ignored(_ANNOUNCED),
     },
 }
 

@@ -60,7 +60,7 @@ _LAST_WORDS: dict[str, tuple[FrameType, type[GatewayError]]] = {
 _REJECTED = {"full"}
 _MALFORMED = {"malformed_frame", "frame_too_large", "out_of_order"}
 Event = tuple[int, int, Any, Any, Any]
-AckEvent = tuple[int, int, int, int, bool, int]
+AckEvent = tuple[int, int, int, int, int, int]
 
 
 def build_goaway(

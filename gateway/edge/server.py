@@ -316,7 +316,7 @@ class EdgeServer:
             return
         gone: list[Event] = []
         late: list[Ack] = []
-        repeats: set[tuple[int, int, bool]] = set()
+        repeats: set[tuple[int, int, int]] = set()
         for event in others:
             kind, link, a, b, c = event
             try:
@@ -346,7 +346,7 @@ class EdgeServer:
                     if (link, a, c) not in repeats:
                         repeats.add((link, a, c))
                         now = self._clock()
-                        numbers = events.meant(a, self._registry.bound(b), shown=c)
+                        numbers = events.meant(a, self._registry.bound(b), flags=c)
                         late += [Ack(a, number, 0, now, c, link) for number in numbers]
                 elif kind == native.EVENT_FANNED:
                     events.on_fanned(a, link, b)

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from gateway.api.once import hash_body
-from gateway.cluster.fleet_identity import FleetIdentity, read_identity, write_identity
+from gateway.cluster.fleet_identity import FleetIdentity
 from gateway.config.sections import Config
 from gateway.delivery.request import PushRequest
 from gateway.fleet.spool_record import (
@@ -74,17 +74,24 @@ def fates_s(config: Config) -> int:
     return max(int(config.store.history_days * 86_400), 3_600)
 
 
-def _make_its_own(folder: Path, rows: SpoolRows, fleet: FleetIdentity) -> None:
-    found = read_identity(folder)
+def _make_its_own(rows: SpoolRows, fleet: str) -> None:
+    found = rows.fleet
     if found == fleet:
         return
-    if found is not None and rows.waiting(limit=1):
+    if found and rows.waiting(limit=1):
         raise ConfigError(
             f"pushes wait in this folder that fleet {found} accepted, and this is fleet {fleet}: run this node in that"
             " one until they are taken in, or name another folder",
             field="cluster.spool",
         )
-    write_identity(folder, fleet)
+    try:
+        rows.belong_to(fleet)
+    except WRITE_ERRORS as exc:
+        if found:
+            raise ConfigError(f"the spool can not be written: {type(exc).__name__}", field="cluster.spool") from exc
+        # a full disk: what waits has to be taken in all the same
+        log.warning("spool_fleet_not_written", reason=type(exc).__name__)
+        rows.reopen()
 
 
 class _Waiting(NamedTuple):
@@ -162,10 +169,9 @@ class Spool:
         """The one in `cluster.spool`; ConfigError where the folder can not be had, or pushes of another fleet wait
         there: this one would refuse them, for it knows neither their apps nor their tokens."""
         most = config.cluster.spool_bytes
-        folder = Path(config.cluster.spool)
-        rows = SpoolRows.open(folder, most)
+        rows = SpoolRows.open(Path(config.cluster.spool), most)
         try:
-            _make_its_own(folder, rows, fleet)
+            _make_its_own(rows, str(fleet))
         except BaseException:
             rows.close()
             raise

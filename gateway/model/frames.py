@@ -19,7 +19,7 @@ PROTOCOL_VERSION = 1
 #: what the gateway takes after login, bytes of body
 FRAME_BYTES = 64 * 1024
 MAX_VARINT_BYTES = 4
-#: ids in one ACK, SHOWN or FETCH
+#: ids in one ACK, WHOLE, SHOWN or FETCH
 MAX_IDS = 1024
 
 # Bounds of fields, checked when a body is parsed. String lengths count Unicode characters; the store checks what is
@@ -81,6 +81,7 @@ class FrameType(IntEnum):
     DONE = 0x0F  # gateway → device, answers UNREGISTER and STATE
     ERROR = 0x10  # gateway → device
     GOAWAY = 0x11  # gateway → device, then the gateway closes
+    WHOLE = 0x12  # device → gateway, array of ids that came light and are there whole; implies ACK
     PAGE = 0x21  # gateway → device
     UP = 0x22  # device → gateway, a request of IM
     DOWN = 0x23  # gateway → device, answers UP, or tells something that is not kept
@@ -408,7 +409,7 @@ def parse_push(body: bytes) -> tuple[int, bytes | memoryview]:
 
 
 def parse_ids(body: bytes | memoryview) -> list[int]:
-    """Body of ACK, SHOWN and RECALL."""
+    """Body of ACK, WHOLE, SHOWN and RECALL."""
     try:
         return _ids_decoder.decode(body)
     except (msgspec.DecodeError, ValueError) as exc:

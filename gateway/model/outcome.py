@@ -57,7 +57,6 @@ class Event(IntEnum):
     FETCH = 15  # the device asks for the body (A4, B2)
     LIMIT = 16  # one more than its app allows the registration now
     UNDERWAY = 17  # it is in flight on the device's link, sent by the partition's owner before this one
-    ACK_UNKNOWN = 18  # the device acked what that owner sent, or what was sent before a restart: light form or body
 
 
 class Step(msgspec.Struct, array_like=True, gc=False):

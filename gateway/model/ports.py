@@ -38,6 +38,11 @@ class Delivery(NamedTuple):
     expires_s: int
 
 
+#: flags of an ack, as in ext/plane.pxd
+ACK_SHOWN = 1
+ACK_WHOLE = 2  # it came light, and is there with its body
+
+
 class Ack(NamedTuple):
     """One confirmation from a device, with the data plane's own clock readings (Unix ms)."""
 
@@ -45,8 +50,17 @@ class Ack(NamedTuple):
     registration: int
     sent_ms: int  # 0 where the reactor no longer knew the notification (a late ack)
     acked_ms: int
-    shown: bool
+    flags: int
     link: int
+
+    @property
+    def shown(self) -> bool:
+        return bool(self.flags & ACK_SHOWN)
+
+    @property
+    def whole(self) -> bool:
+        """The device has its body: said of what came light, elsewhere it goes without saying."""
+        return bool(self.flags & ACK_WHOLE)
 
 
 class BatchLimits(NamedTuple):
@@ -180,7 +194,7 @@ class EdgeEvents(Protocol):
         """The data plane has settled acks of batches by itself."""
         ...
 
-    def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> Sequence[int]:
+    def meant(self, seq: int, registrations: Sequence[int], *, flags: int) -> Sequence[int]:
         """Which of a device's registrations an ack is for that its link no longer knew: one at most, but for a
         broadcast. Cheap for any number: a device may name what it likes."""
         ...

@@ -27,6 +27,7 @@ SPARE_BYTES = 128 << 20
 IDENTITY_BYTES = 16
 _FIELD = "cluster.spool"
 _IDENTITY = b"identity"
+_FLEET = b"fleet"
 #: fates kept, whatever their age; the oldest go first
 FATES_MOST = 500_000
 #: fates forgotten in one write, beside as many as came
@@ -45,6 +46,7 @@ class SpoolRows:
         self._map_bytes = 2 * max_bytes + SPARE_BYTES
         self._lock = lock
         self._env: Any = None
+        self._meta: Any = None
         self._waiting: Any = None
         self._fates: Any = None
         #: random, made with the folder: no other spool has it
@@ -74,14 +76,14 @@ class SpoolRows:
         self._env = lmdb.open(
             str(self._folder), map_size=self._map_bytes, max_dbs=3, sync=True, metasync=True, meminit=False, mode=0o600
         )
-        meta = self._env.open_db(b"meta")
+        self._meta = self._env.open_db(b"meta")
         self._waiting = self._env.open_db(b"waiting")
         self._fates = self._env.open_db(b"fates")
-        with self._env.begin(db=meta) as txn:
+        with self._env.begin(db=self._meta) as txn:
             self.identity = bytes(txn.get(_IDENTITY, b""))
         if not self.identity:
             identity = secrets.token_bytes(IDENTITY_BYTES)
-            with self._env.begin(db=meta, write=True) as txn:
+            with self._env.begin(db=self._meta, write=True) as txn:
                 txn.put(_IDENTITY, identity)
             self.identity = identity
 
@@ -91,6 +93,17 @@ class SpoolRows:
         self._open()
 
     # --- control thread
+
+    @property
+    def fleet(self) -> str:
+        """Whose pushes these are; empty: it does not say so, as one that is new or that an older program made."""
+        with self._begin() as txn:
+            return bytes(txn.get(_FLEET, b"", db=self._meta)).decode()
+
+    def belong_to(self, fleet: str) -> None:
+        """WRITE_ERRORS."""
+        with self._env.begin(db=self._meta, write=True) as txn:
+            txn.put(_FLEET, fleet.encode())
 
     def waiting(self, after: int = 0, limit: int = 0) -> list[tuple[int, bytes]]:
         """What waits, in order, above a number; at most `limit` (0 = all)."""

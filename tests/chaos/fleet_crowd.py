@@ -94,7 +94,7 @@ class _Heard(Device):
 
         def overheard(data: bytes) -> None:
             for kind, body in self._left.feed(data):
-                if kind in (FrameType.ACK, FrameType.SHOWN) and self._number == number:
+                if kind in (FrameType.ACK, FrameType.WHOLE, FrameType.SHOWN) and self._number == number:
                     self._owner.note_acks(number, parse_ids(body))
             write(data)
 

@@ -227,6 +227,23 @@ async def test_the_ack_of_a_light_form_just_before_its_fetch_is_not_the_bodys(op
     await core.reaches(seq, State.ACKED)
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("acked", [False, True], ids=["in flight", "light form acked"])
+async def test_a_device_that_has_the_body_says_so(open_fleet: Open, nodes: int, acked: bool) -> None:
+    """It got it from an owner or a gateway that is no more, and is sent the light form."""
+    fleet = await open_fleet(nodes=nodes)
+    device = fleet.nodes[nodes].device()
+    token = await device.join()
+    await fleet.connected(token)
+    core = fleet.core_of(token)
+    seq = await core.push(token, "light", data={"body": 1}, body="on_demand")
+    await device.note(ack=acked)
+    if acked:
+        await core.reaches(seq, State.ANNOUNCED)
+    device.send(FrameType.WHOLE, [seq])
+    await core.reaches(seq, State.ACKED)
+
+
 async def test_a_fetch_past_the_window_counts_what_was_sent_and_says_that_more_waits(open_fleet: Open) -> None:
     fleet = await open_fleet(nodes=2, settings={"edge.window": 4})
     device = fleet.nodes[1].device()

@@ -8,9 +8,10 @@ import readline from "node:readline";
 const TYPES = {
   PING: 0x01, PONG: 0x02, HELLO: 0x03, WELCOME: 0x04, REGISTER: 0x05, TOKEN: 0x06, UNREGISTER: 0x07, NOTIFY: 0x08,
   ACK: 0x09, SHOWN: 0x0a, FETCH: 0x0b, FETCHED: 0x0c, RECALL: 0x0d, STATE: 0x0e, DONE: 0x0f, ERROR: 0x10, GOAWAY: 0x11,
+  WHOLE: 0x12,
 };
 const NAMES = Object.fromEntries(Object.entries(TYPES).map(([name, number]) => [number, name]));
-const FROM_DEVICE = new Set(["PING", "HELLO", "REGISTER", "UNREGISTER", "ACK", "SHOWN", "FETCH", "STATE"]);
+const FROM_DEVICE = new Set(["PING", "HELLO", "REGISTER", "UNREGISTER", "ACK", "WHOLE", "SHOWN", "FETCH", "STATE"]);
 const LARGEST = 65536;
 const REMEMBERED = 1000;
 const BACK_OFF_MS = [700, 1300];
@@ -290,19 +291,23 @@ class Link {
   notified({ id, token = "", app = "", more = false }) {
     const known = token ? this.bound.has(token) : [...this.bound.values()].some((bound) => bound.app === app);
     if (!known) return "dropped";
-    const key = `${token || "app " + app} ${id} ${more}`;
-    if (this.seen.has(key)) {
-      this.confirmed(this.seen.get(key), [id]);
+    const source = `${token || "app " + app} ${id}`, light = `${source} light`;
+    const isBody = () => token !== "" && this.seen.has(source) && this.seen.has(light);
+    if (this.seen.has(source) || (more && this.seen.has(light))) {
+      if (more && !this.seen.has(light)) this.seen.set(light, this.confirm);
+      this.confirmed(this.seen.get(source) ?? this.seen.get(light), [id], isBody());
       return "again";
     }
-    this.seen.set(key, this.confirm);
+    this.seen.set(more ? light : source, this.confirm);
     if (this.seen.size > REMEMBERED) this.seen.delete(this.seen.keys().next().value);
-    this.confirmed(this.confirm, [id]);
+    this.confirmed(this.confirm, [id], isBody());
     return more ? "tip" : "message";
   }
 
-  confirmed(how, ids) {
-    if (how !== "none") this.send(how.toUpperCase(), ids);
+  confirmed(how, ids, isBody = false) {
+    if (how === "none") return;
+    if (isBody) this.send("WHOLE", ids);
+    if (how === "shown" || !isBody) this.send(how.toUpperCase(), ids);
   }
 
   break(why) {

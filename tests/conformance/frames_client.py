@@ -31,6 +31,7 @@ TYPES = {
     "NOTIFY": 0x08,
     "ACK": 0x09,
     "SHOWN": 0x0A,
+    "WHOLE": 0x12,
     "FETCH": 0x0B,
     "FETCHED": 0x0C,
     "RECALL": 0x0D,
@@ -40,7 +41,7 @@ TYPES = {
     "GOAWAY": 0x11,
 }
 NAMES = {number: name for name, number in TYPES.items()}
-FROM_DEVICE = {"PING", "HELLO", "REGISTER", "UNREGISTER", "ACK", "SHOWN", "FETCH", "STATE"}
+FROM_DEVICE = {"PING", "HELLO", "REGISTER", "UNREGISTER", "ACK", "WHOLE", "SHOWN", "FETCH", "STATE"}
 LARGEST = 65_536
 REMEMBERED = 1_000
 BACK_OFF_MS = (700, 1300)
@@ -187,18 +188,26 @@ class Link:
         known = token in self.bound if token else any(bound[0] == app for bound in self.bound.values())
         if not known:
             return "dropped"
-        key = (token or f"app {app}", body["id"], body.get("more", False))
-        if key in self.seen:
-            self.confirmed(self.seen[key], [body["id"]])
+        source, more = token or f"app {app}", body.get("more", False)
+        light, whole = (source, body["id"], True), (source, body["id"], False)
+        if whole in self.seen or (more and light in self.seen):
+            if more:
+                self.seen.setdefault(light, self.confirm)
+            is_body = whole in self.seen and light in self.seen and bool(token)
+            self.confirmed(self.seen[whole if whole in self.seen else light], [body["id"]], is_body=is_body)
             return "again"
-        self.seen[key] = self.confirm
+        self.seen[light if more else whole] = self.confirm
         if len(self.seen) > REMEMBERED:
             del self.seen[next(iter(self.seen))]
-        self.confirmed(self.confirm, [body["id"]])
-        return "tip" if body.get("more") else "message"
+        self.confirmed(self.confirm, [body["id"]], is_body=not more and light in self.seen and bool(token))
+        return "tip" if more else "message"
 
-    def confirmed(self, how: str, ids: list[int]) -> None:
-        if how != "none":
+    def confirmed(self, how: str, ids: list[int], *, is_body: bool = False) -> None:
+        if how == "none":
+            return
+        if is_body:
+            self.send("WHOLE", ids)
+        if how == "shown" or not is_body:
             self.send(how.upper(), ids)
 
     def wait_after(self, name: str, body: dict) -> tuple[float, float] | None:

@@ -14,6 +14,7 @@ from reactor_rig import Rig
 
 from gateway._native import reactor as native
 from gateway.model.frames import FrameType, build_frame, parse_ids
+from gateway.model.ports import ACK_SHOWN, ACK_WHOLE
 
 NOTICE = build_frame(FrameType.NOTIFY, {"id": 1})
 TICK_MS = 10
@@ -163,26 +164,29 @@ def test_a_notification_is_delivered_and_its_ack_comes_back_with_times() -> None
         assert rig.reactor.notify(link, notice(5), 5, 77, 60_000)
         assert peer.receive() == (FrameType.NOTIFY, notice(5)[2:])
         peer.send(FrameType.ACK, [5])
-        seq, registration, sent_ms, acked_ms, shown, source = rig.ack()
-        assert (seq, registration, shown, source) == (5, 77, False, link)
+        seq, registration, sent_ms, acked_ms, flags, source = rig.ack()
+        assert (seq, registration, flags, source) == (5, 77, 0, link)
         assert 0 < sent_ms <= acked_ms
         assert rig.reactor.counters()["inflight"] == 0
 
 
-def test_shown_is_an_ack_that_says_so() -> None:
+@pytest.mark.parametrize(("kind", "flags"), [(FrameType.SHOWN, ACK_SHOWN), (FrameType.WHOLE, ACK_WHOLE)])
+def test_shown_and_whole_are_acks_that_say_so(kind: FrameType, flags: int) -> None:
     with Rig() as rig:
         peer, link = rig.login()
         rig.reactor.notify(link, notice(5), 5, 77, 60_000)
         peer.receive()
-        peer.send(FrameType.SHOWN, [5])
-        assert rig.ack()[4] is True
+        peer.send(kind, [5])
+        assert rig.ack()[4] == flags
+        peer.send(kind, [5])
+        assert rig.event(native.EVENT_LATE)[2:] == (5, 7, flags)
 
 
 def test_an_ack_nobody_waits_for_is_reported_as_late() -> None:
     with Rig() as rig:
         peer, _link = rig.login()
         peer.send(FrameType.ACK, [2**64 - 1])
-        assert rig.event(native.EVENT_LATE)[2:] == (2**64 - 1, 7, False)
+        assert rig.event(native.EVENT_LATE)[2:] == (2**64 - 1, 7, 0)
 
 
 def test_no_ack_in_time_is_a_timeout_once() -> None:
@@ -191,7 +195,7 @@ def test_no_ack_in_time_is_a_timeout_once() -> None:
         rig.reactor.notify(link, notice(5), 5, 77, 30)
         assert rig.event(native.EVENT_TIMEOUT)[:4] == (native.EVENT_TIMEOUT, link, 5, 77)
         peer.send(FrameType.ACK, [5])
-        assert rig.event(native.EVENT_LATE)[2:] == (5, 7, False)
+        assert rig.event(native.EVENT_LATE)[2:] == (5, 7, 0)
         assert rig.events == []
 
 

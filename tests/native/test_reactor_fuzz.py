@@ -52,7 +52,8 @@ class Nonsense:
             kind = pick.random()
             if kind < 0.25:
                 ids = [pick.choice((pick.randrange(1, self.seq + 3), pick.randrange(1 << 64), 1)) for _ in range(9)]
-                out += build_frame(pick.choice((FrameType.ACK, FrameType.SHOWN)), ids[: pick.randrange(10)])
+                kind_of_ack = pick.choice((FrameType.ACK, FrameType.WHOLE, FrameType.SHOWN))
+                out += build_frame(kind_of_ack, ids[: pick.randrange(10)])
             elif kind < 0.4:
                 out += build_frame(FrameType.PING)
             elif kind < 0.6:

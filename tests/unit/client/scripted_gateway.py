@@ -21,7 +21,7 @@ BODIES: dict[int, type | None] = {
 
 def parse_sent(kind: int, body: bytes) -> tuple[FrameType, Any]:
     """A frame a device sent, checked; AssertionError where the device may not send it."""
-    if kind in (FrameType.ACK, FrameType.SHOWN):
+    if kind in (FrameType.ACK, FrameType.WHOLE, FrameType.SHOWN):
         ids = parse_ids(body)
         assert ids, "an empty confirmation says nothing"
         return FrameType(kind), ids

@@ -457,7 +457,7 @@ async def test_background_tips_then_messages_in_the_foreground_bodies_fetched():
         assert state.foreground is True
         talk.send(notify(2, "tok", title="light", data=msgspec.Raw(b"\x02")))
         talk.send(build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1)))
-        assert await talk.expect(FrameType.ACK) == [2]
+        assert await talk.expect(FrameType.WHOLE) == [2]
         await stay(talk)
 
     items: asyncio.Queue = asyncio.Queue()

@@ -591,7 +591,7 @@ def test_a_light_notification_in_the_foreground_fetches_its_body():  # B2
     done = build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1))
     (message,) = arrived(core.give(notify(5, "tok", title="t", data=msgspec.Raw(b"\x01")), done))
     assert (message.id, message.data, message.light) == (5, 1, False)
-    assert core.sent() == [(FrameType.ACK, [5])]
+    assert core.sent() == [(FrameType.WHOLE, [5])]
     assert core.counters.notifications == 1
 
 
@@ -629,72 +629,6 @@ def test_a_light_one_that_comes_again_without_its_body_being_here_is_fetched_aga
     assert arrived(core.give(notify(5, "tok", data=msgspec.Raw(b"\x01"))))[0].data == 1
 
 
-@pytest.mark.parametrize("foreground", [True, False])
-def test_a_light_one_whose_body_is_here_is_fetched_again_to_be_confirmed_as_a_body(foreground: bool):
-    """The gateway lost what confirmed the body: an ACK of the light form would leave the delivery open."""
-    core = Core().online()
-    binding = core.bind("tok")
-    core.give(notify(5, "tok", more=True))
-    fetch = core.sent()[1][1]
-    body = notify(5, "tok", data=msgspec.Raw(b"\x01"))
-    core.give(body, build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1)))
-    core.sent()
-    core.session.set_foreground(binding, foreground, core.now)
-    core.answer_states()
-    assert arrived(core.give(notify(5, "tok", more=True))) == []
-    ((kind, fetch),) = core.sent()
-    assert (kind, fetch.ids) == (FrameType.FETCH, [5])
-    assert core.give(body, build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1))) == []
-    assert core.sent() == [(FrameType.ACK, [5])]
-
-
-def test_what_is_shown_only_later_is_confirmed_as_a_body_too():
-    core = Core().online()
-    binding = core.bind("tok", ack=AckPolicy.DISPLAY)
-    core.give(notify(5, "tok", more=True))
-    ((_, fetch),) = core.sent()
-    body = notify(5, "tok", data=msgspec.Raw(b"\x01"))
-    fetched = build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1))
-    (message,) = arrived(core.give(body, fetched))
-    core.give(notify(5, "tok", more=True))
-    ((_, fetch),) = core.sent()
-    core.give(body, build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1)))
-    assert core.sent() == []
-    core.session.confirm_shown(binding, message)
-    assert core.sent() == [(FrameType.SHOWN, [5])]
-
-
-def test_bodies_wanted_again_are_fetched_a_window_at_a_time_and_not_after_the_link():
-    core = Core().online(window=2)
-    binding = core.bind("tok")
-    core.give(*(notify(i, "tok", data=msgspec.Raw(b"\x01")) for i in range(5)))
-    core.sent()
-    core.give(*(notify(i, "tok", more=True) for i in range(5)))
-    ((_, fetch),) = core.sent()
-    asked = []
-    for more in (True, False, False):
-        asked.append(fetch.ids)
-        bodies = [notify(i, "tok", data=msgspec.Raw(b"\x01")) for i in fetch.ids]
-        core.give(*bodies, build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=len(bodies), more=more)))
-        sent = core.sent()
-        assert [body for kind, body in sent if kind is FrameType.ACK] == [fetch.ids]
-        fetch = next((body for kind, body in sent if kind is FrameType.FETCH), None)
-    assert fetch is None
-    assert asked == [[0], [1, 2], [3, 4]]
-    core.give(notify(1, "tok", more=True))
-    core.session.lost(core.now)
-    assert binding.again == {}
-
-
-def test_a_light_broadcast_that_was_had_whole_is_acked_and_not_fetched():
-    core = Core().online()
-    core.bind("tok")
-    core.give(notify(7, "", app="mail", data=msgspec.Raw(b"\x01")))
-    core.sent()
-    core.give(notify(7, "", app="mail", more=True))
-    assert core.sent() == [(FrameType.ACK, [7])]
-
-
 def test_no_more_bodies_are_asked_for_at_once_than_the_window_takes():
     core = Core().online(window=2)
     binding = core.bind("tok", foreground=False)
@@ -708,7 +642,7 @@ def test_no_more_bodies_are_asked_for_at_once_than_the_window_takes():
         bodies = [notify(i, "tok", data=msgspec.Raw(b"\x01")) for i in fetch.ids]
         core.give(*bodies, build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=len(bodies))))
     assert asked == [[0, 1], [2, 3], [4]]
-    assert kinds(core.sent()) == ["ACK"]
+    assert kinds(core.sent()) == ["WHOLE"]
 
 
 def test_on_display_a_light_notification_is_acked_by_its_body_being_shown():
@@ -719,7 +653,59 @@ def test_on_display_a_light_notification_is_acked_by_its_body_being_shown():
     assert kind is FrameType.FETCH
     (message,) = arrived(core.give(notify(5, "tok", data=msgspec.Raw(b"\x01"))))
     core.session.confirm_shown(binding, message)
-    assert core.sent() == [(FrameType.SHOWN, [5])]
+    assert core.sent() == [(FrameType.WHOLE, [5]), (FrameType.SHOWN, [5])]
+
+
+@pytest.mark.parametrize("foreground", [True, False])
+def test_a_light_one_whose_body_is_here_is_confirmed_as_the_body(foreground: bool):
+    """The gateway lost what confirmed the body: an ACK of the light form would leave the delivery open."""
+    core = Core().online()
+    binding = core.bind("tok")
+    core.give(notify(5, "tok", data=msgspec.Raw(b"\x01")))  # of a FETCH of all
+    assert core.sent() == [(FrameType.ACK, [5])]
+    core.session.set_foreground(binding, foreground, core.now)
+    core.answer_states()
+    assert core.give(notify(5, "tok", more=True)) == []
+    assert core.sent() == [(FrameType.WHOLE, [5])]
+    assert core.give(notify(5, "tok", data=msgspec.Raw(b"\x01"))) == []
+    assert core.sent() == [(FrameType.WHOLE, [5])]
+
+
+def test_a_body_that_is_here_and_was_not_shown_is_confirmed_when_it_is():
+    core = Core().online()
+    binding = core.bind("tok", ack=AckPolicy.DISPLAY)
+    core.give(notify(5, "tok", more=True))
+    core.sent()
+    (message,) = arrived(core.give(notify(5, "tok", data=msgspec.Raw(b"\x01"))))
+    core.give(notify(5, "tok", more=True))
+    assert core.sent() == []
+    core.session.confirm_shown(binding, message)
+    both = [(FrameType.WHOLE, [5]), (FrameType.SHOWN, [5])]
+    assert core.sent() == both
+    core.give(notify(5, "tok", more=True))
+    assert core.sent() == both
+
+
+def test_a_restarted_app_confirms_the_body_it_had():
+    class Kept:
+        def load(self) -> list[tuple[str, int]]:
+            return [("tok", 5)]
+
+        def add(self, source: str, id: int) -> None: ...
+
+    core = Core(seen_store=Kept()).online()
+    core.bind("tok")
+    assert core.give(notify(5, "tok", more=True)) == []
+    assert core.sent() == [(FrameType.WHOLE, [5])]
+
+
+def test_a_light_broadcast_that_was_had_whole_is_acked():
+    core = Core().online()
+    core.bind("tok")
+    core.give(notify(7, "", app="mail", data=msgspec.Raw(b"\x01")))
+    core.sent()
+    core.give(notify(7, "", app="mail", more=True))
+    assert core.sent() == [(FrameType.ACK, [7])]
 
 
 def test_a_full_window_is_fetched_on_when_a_confirmation_makes_room():

@@ -17,7 +17,7 @@ from gateway.model.errors import InvalidField, QueueFull, StoreUnavailable
 from gateway.model.frames import FrameReader, FrameType, Notify, parse_body
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, State, Step
-from gateway.model.ports import Ack, Death, Delivery, EdgeEvents, PushRecord, Receipt
+from gateway.model.ports import ACK_SHOWN, ACK_WHOLE, Ack, Death, Delivery, EdgeEvents, PushRecord, Receipt
 from gateway.model.registration import NO_PROFILE, App, Profile, Registration, build_token, parse_token
 
 
@@ -542,12 +542,13 @@ class MemoryEdge:
                 if tell:
                     self.events.on_lost(key[1], registration, spilled=False)
 
-    def ack(self, registration: int, *seqs: int, shown: bool = False) -> None:
+    def ack(self, registration: int, *seqs: int, shown: bool = False, whole: bool = False) -> None:
         assert self.events
+        flags = shown * ACK_SHOWN | whole * ACK_WHOLE
         acks = []
         for seq in seqs:
             flight = self.flights.pop((registration, seq), None)
-            acks.append(Ack(seq, registration, flight.sent_ms if flight else 0, self.clock.now_ms, shown, registration))
+            acks.append(Ack(seq, registration, flight.sent_ms if flight else 0, self.clock.now_ms, flags, registration))
         self.events.on_acks(acks)
         if registration in self.wants_ready:
             self.say_ready(registration)

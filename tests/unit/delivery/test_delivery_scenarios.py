@@ -14,7 +14,7 @@ from gateway.delivery.request import TargetRequest
 from gateway.metrics import Metric
 from gateway.model.errors import StoreUnavailable
 from gateway.model.outcome import State
-from gateway.model.ports import Ack
+from gateway.model.ports import ACK_SHOWN, Ack
 from gateway.notifiers.stub.client import Answer
 
 BIG = "x" * 5_000
@@ -596,11 +596,11 @@ async def test_a_late_ack_is_meant_for_the_registration_of_its_delivery_alone(ho
     house.edge.ack(mine.number, settled)
     both = [other.number, mine.number]
     meant = house.dispatcher.meant
-    assert list(meant(pending, both, shown=False)) == [mine.number]
-    assert list(meant(settled, both, shown=True)) == [mine.number]
-    assert not meant(settled, both, shown=False)
-    assert not meant(pending, [other.number], shown=True)
-    assert not meant(settled + 1_000, both, shown=True)
+    assert list(meant(pending, both, flags=0)) == [mine.number]
+    assert list(meant(settled, both, flags=ACK_SHOWN)) == [mine.number]
+    assert not meant(settled, both, flags=0)
+    assert not meant(pending, [other.number], flags=ACK_SHOWN)
+    assert not meant(settled + 1_000, both, flags=ACK_SHOWN)
 
 
 async def test_ack_and_shown_in_one_batch_settle_once(house: House) -> None:

@@ -6,6 +6,7 @@ import pytest
 from house import House
 
 from gateway.delivery.dispatcher import READY_SLICE
+from gateway.delivery.executor import MAX_TRIES
 from gateway.metrics import Metric
 from gateway.model.outcome import State
 
@@ -83,8 +84,11 @@ async def test_one_whose_ack_time_is_over_while_its_ready_waits_its_turn_is_trie
     assert [frame.id for frame in house.frames(device)] == [seq]
 
 
+# --- light bodies (B2): nobody knows any more whether the light form or the body was sent
+
+
 async def light_adopted(house: House) -> tuple[int, int]:
-    """Another owner sent it, which was the light form, or the body after a FETCH: nobody here knows."""
+    """Another owner sent it, which was the light form, or the body after a FETCH."""
     house.app()
     device = house.directory.add()
     seq = await house.accepted(device, title="hi", data={"a": 1}, body="on_demand", fallback=[])
@@ -95,71 +99,70 @@ async def light_adopted(house: House) -> tuple[int, int]:
     return device.number, seq
 
 
-async def test_an_ack_of_an_unknown_form_is_asked_for_once_more(house: House) -> None:  # B2
+async def test_an_ack_that_says_the_body_is_there_settles_what_another_owner_sent(house: House) -> None:
     number, seq = await light_adopted(house)
-    house.edge.ack(number, seq)
-    assert house.state(seq) is State.ANNOUNCED
-    ((_, frame),) = house.edge.frames
-    assert (frame.id, frame.more) == (seq, True)
-    house.edge.ack(number, seq)  # of a device that has the light form alone
-    assert house.state(seq) is State.ANNOUNCED
-    assert len(house.edge.frames) == 1
-
-
-async def test_who_has_the_body_fetches_it_to_confirm_it(house: House) -> None:  # B2
-    number, seq = await light_adopted(house)
-    house.edge.ack(number, seq)
-    assert house.dispatcher.on_fetch(number, [seq]) == (1, False)
-    assert not house.edge.frames[-1][1].more
-    house.edge.ack(number, seq)
+    house.edge.ack(number, seq, whole=True)
     assert house.outcome(seq).state is State.ACKED
 
 
-async def test_a_fetch_makes_the_form_known(house: House) -> None:  # B2
+async def test_an_ack_that_does_not_say_so_is_of_the_light_form(house: House) -> None:
     number, seq = await light_adopted(house)
-    house.dispatcher.on_fetch(number, [seq])
     house.edge.ack(number, seq)
+    assert house.state(seq) is State.ANNOUNCED
+
+
+@pytest.mark.parametrize("state", [State.ACCEPTED, State.SENT, State.NOTIFIED, State.WAITING, State.ANNOUNCED])
+async def test_a_body_is_confirmed_whatever_became_of_it_meanwhile(house: House, state: State) -> None:
+    number, seq = await light_adopted(house)
+    house.journal.set_state(seq, state, 0)
+    house.edge.ack(number, seq, whole=True, shown=True)
     assert house.outcome(seq).state is State.ACKED
+    assert house.steps(seq)[-2:] == ["acked", "shown"]
 
 
-async def test_an_ack_of_an_unknown_form_from_a_device_that_left_asks_when_it_is_back(house: House) -> None:
-    number, seq = await light_adopted(house)
-    house.edge.bound.discard(number)
-    house.edge.ack(number, seq)
-    assert house.state(seq) is State.WAITING
-    house.edge.connect(number)
-    ((_, frame),) = house.edge.frames
-    assert (frame.id, frame.more) == (seq, True)
+# --- a body whose confirmation is lost with its link, after its ack time
 
 
-async def recovered(house: House) -> tuple[int, int]:
-    """A push that goes light, of before a restart; its device is away."""
+async def unacked_body(house: House) -> tuple[int, int]:
     house.app()
     device = house.directory.add()
+    house.edge.connect(device.number)
     seq = await house.accepted(device, title="hi", data={"a": 1}, body="on_demand", fallback=[])
-    assert house.state(seq) is State.WAITING
+    house.edge.ack(device.number, seq)
+    assert house.dispatcher.on_fetch(device.number, [seq]) == (1, False)
+    await house.advance(house.config.delivery.ack_ms)
+    assert house.state(seq) is State.ANNOUNCED
     return device.number, seq
 
 
-@pytest.mark.parametrize("state", [State.ACCEPTED, State.WAITING])
-async def test_a_confirmation_kept_while_the_device_was_away_may_be_of_the_body(house: House, state: State) -> None:
-    number, seq = await recovered(house)
-    house.journal.set_state(seq, state, 0)
-    house.edge.bound.add(number)
-    house.edge.ack(number, seq)  # before its return is heard of
-    house.dispatcher.on_ready([number])
-    ((_, frame),) = house.edge.frames
-    assert (frame.id, frame.more) == (seq, True)
-    house.dispatcher.on_fetch(number, [seq])
-    house.edge.ack(number, seq)
+async def test_the_body_is_sent_again_when_the_device_is_back(house: House) -> None:
+    number, seq = await unacked_body(house)
+    house.edge.disconnect(number)
+    house.edge.connect(number)
+    _, frame = house.edge.frames[-1]
+    assert (frame.id, frame.more) == (seq, False)
+    assert house.state(seq) is State.ANNOUNCED
+    house.edge.ack(number, seq, whole=True)
     assert house.outcome(seq).state is State.ACKED
 
 
-async def test_a_late_ack_of_a_light_form_that_was_sent_here_announces_it(house: House) -> None:
-    number, seq = await recovered(house)
-    house.edge.connect(number)
-    house.edge.flights.clear()
-    house.dispatcher.on_ack_timeout(seq, number)
-    house.edge.ack(number, seq)
+async def test_a_body_that_is_never_acked_is_not_sent_for_ever(house: House) -> None:
+    number, seq = await unacked_body(house)
+    before = len(house.edge.frames)
+    for _ in range(MAX_TRIES + 3):
+        house.edge.disconnect(number)
+        house.edge.connect(number)
+        await house.advance(house.config.delivery.ack_ms)
+    assert len(house.edge.frames) - before == MAX_TRIES
     assert house.state(seq) is State.ANNOUNCED
+
+
+async def test_a_light_form_that_was_acked_is_not_sent_again(house: House) -> None:
+    house.app()
+    device = house.directory.add()
+    house.edge.connect(device.number)
+    seq = await house.accepted(device, title="hi", data={"a": 1}, body="on_demand", fallback=[])
+    house.edge.ack(device.number, seq)
+    house.edge.disconnect(device.number)
+    house.edge.connect(device.number)
     assert len(house.edge.frames) == 1

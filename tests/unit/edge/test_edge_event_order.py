@@ -52,8 +52,8 @@ class Listener:
     def on_acks(self, acks: Sequence[Ack]) -> None:
         self.heard.append(("acks", [ack.seq for ack in acks]))
 
-    def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> Sequence[int]:
-        self.asked.append((seq, shown))
+    def meant(self, seq: int, registrations: Sequence[int], *, flags: int) -> Sequence[int]:
+        self.asked.append((seq, bool(flags)))
         return registrations[:1] if SEQ <= seq < SEQ + 10 else ()
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:

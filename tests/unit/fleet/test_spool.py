@@ -11,9 +11,9 @@ import lmdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spool_scene import APP, FATES_S, NOW_MS, Scene, push
+from spool_scene import APP, FATES_S, FLEET, NOW_MS, Scene, push
 
-from gateway.cluster.fleet_identity import fleet_identity, read_identity, write_identity
+from gateway.cluster.fleet_identity import fleet_identity
 from gateway.fleet.spool_intake import left_of
 from gateway.fleet.spool_record import (
     Fate,
@@ -309,34 +309,47 @@ async def test_no_more_fates_are_kept_than_the_most(tmp_path: Path, monkeypatch:
         assert [what(scene, number) for number in numbers[-10:]] == ["pushed"] * 10
 
 
-async def test_pushes_of_another_fleet_are_not_opened_until_they_are_taken_in_there(tmp_path: Path) -> None:
-    ours = fleet_identity("fleet", bytes(16))
+async def test_a_spool_in_which_pushes_of_another_fleet_wait_is_not_opened(tmp_path: Path) -> None:
     other = fleet_identity("fleet", b"another key")
-    async with Scene(tmp_path) as scene:
-        assert read_identity(tmp_path) == ours
+    async with Scene(tmp_path, fleet=other) as scene:
         await scene.keep("theirs")
         await scene.spool.close()
-        write_identity(tmp_path, other)
+        scene.settings["fleet"] = FLEET
         with pytest.raises(ConfigError, match=other.ident) as told:
             scene.open()
         assert told.value.field == "cluster.spool"
-        write_identity(tmp_path, ours)
+        scene.settings["fleet"] = other
         scene.spool = scene.open()
         scene.start()
         await scene.drained()
         await scene.spool.close()
-        write_identity(tmp_path, other)
-        scene.spool = scene.open()
-        assert read_identity(tmp_path) == ours
-
-
-async def test_a_spool_that_does_not_say_whose_it_is_is_this_fleets(tmp_path: Path) -> None:
-    """One that an older program made."""
-    async with Scene(tmp_path) as scene:
+        scene.settings["fleet"] = FLEET
+        scene.spool = scene.open()  # nothing of theirs is left
         await scene.keep("ours")
         await scene.spool.close()
-        (tmp_path / "fleet").unlink()
+        scene.settings["fleet"] = other
+        with pytest.raises(ConfigError, match=FLEET.ident):
+            scene.open()
+        scene.settings["fleet"] = FLEET
         scene.spool = scene.open()
+
+
+async def test_a_spool_that_does_not_say_whose_it_is_is_this_fleets_even_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that an older program made."""
+
+    def full(_rows: SpoolRows, _fleet: str) -> None:
+        raise lmdb.DiskError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SpoolRows, "belong_to", full)
+        async with Scene(tmp_path) as scene:
+            await scene.keep("ours")
+    rows = SpoolRows.open(tmp_path, 1 << 22)
+    assert rows.fleet == ""
+    rows.close()
+    async with Scene(tmp_path) as scene:
         assert scene.spool.waiting == 1
 
 
