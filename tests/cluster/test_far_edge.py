@@ -70,7 +70,7 @@ class Heard:
 
     def on_acks_settled(self) -> None: ...
 
-    def meant(self, seq: int, registrations: Sequence[int], *, shown: bool) -> Sequence[int]:
+    def meant(self, seq: int, registrations: Sequence[int], *, flags: int) -> Sequence[int]:
         return registrations[:1]
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
