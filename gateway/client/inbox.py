@@ -55,11 +55,14 @@ class Inbox:
         #: ids to confirm with the next flush
         self.acks: list[int] = []
         self.bodies: list[int] = []
+        #: the gateway knows WHOLE
+        self.says_whole = False
         self.shown: list[int] = []
 
-    def take(self, binding: Binding, notify: Notify) -> list[Arrived]:
-        """A NOTIFY for a live binding."""
+    def take(self, binding: Binding, notify: Notify, *, asked: bool = False) -> list[Arrived]:
+        """A NOTIFY for a live binding. `asked`: a FETCH is under way there, so a body may be of what came light."""
         whole = not notify.more or bool(notify.data)
+        light = LIGHT if not whole or (asked and notify.data) else 0
         notification = Notification(
             id=notify.id,
             app=binding.app,
@@ -78,20 +81,20 @@ class Inbox:
         flags = self._seen.get(notification.source, notification.id)
         if flags is not None and (flags & FULL or (not whole and notification.id in binding.held)):
             self._counters.duplicates += 1
-            if not whole:
-                self._seen.mark(notification.source, notification.id, LIGHT)
+            if light:
+                self._seen.mark(notification.source, notification.id, light)
             self._confirm_again(notification)
             return []
         self.news += 1
         if binding.foreground and whole:
             self._counters.notifications += flags is None
             binding.held.pop(notification.id, None)
-            self._seen.mark(notification.source, notification.id, FULL)
+            self._seen.mark(notification.source, notification.id, FULL | light)
             return [Arrived(binding, notification)]
-        return self._hold(binding, notification, flags)
+        return self._hold(binding, notification, flags, light)
 
-    def _hold(self, binding: Binding, notification: Notification, flags: int | None) -> list[Arrived]:
-        """`flags`: None where it is the first time; else its light form was there before."""
+    def _hold(self, binding: Binding, notification: Notification, flags: int | None, light: int) -> list[Arrived]:
+        """`flags`: None where it is the first time; else its light form was there before. `light`: LIGHT or 0."""
         held = binding.held
         if notification.collapse:
             for older in [n.id for n in held.values() if n.collapse == notification.collapse]:
@@ -102,11 +105,11 @@ class Inbox:
             return []
         self._counters.notifications += flags is None
         held[notification.id] = notification
-        self._seen.mark(notification.source, notification.id, LIGHT if notification.light else FULL)
+        self._seen.mark(notification.source, notification.id, light if notification.light else FULL | light)
         if binding.foreground or flags is not None:
             # No tip: the message follows at once (foreground), or the tip was there already and this is its body.
             self.confirm(binding, notification)
-            if notification.light and flags:
+            if notification.light and (flags or 0) & CONFIRMED_LIGHT:
                 self._confirm_again(notification)
             return []
         return [Arrived(binding, build_tip(notification))]
@@ -136,15 +139,15 @@ class Inbox:
             return  # B6: what was not shown is not acked
         notification = item.notification if isinstance(item, Tip) else item
         flag = ACKED_LIGHT if notification.light else ACKED_FULL
-        if self._seen.mark(notification.source, notification.id, flag):
+        if self._seen.mark(notification.source, notification.id, flag) and not self._is_over(notification):
             self._put(self.bodies if self._is_body(notification) else self.acks, notification.id)
 
     def confirm_shown(self, notification: Notification) -> None:
         flag = SHOWN_LIGHT if notification.light else SHOWN_FULL
-        if self._seen.mark(notification.source, notification.id, flag):
+        if self._seen.mark(notification.source, notification.id, flag) and not self._is_over(notification):
+            self._put(self.shown, notification.id)
             if self._is_body(notification):
                 self._put(self.bodies, notification.id)
-            self._put(self.shown, notification.id)
 
     def flush(self, max_body: int) -> bytes:
         """All confirmations since the last call, as few frames as fit."""
@@ -152,7 +155,8 @@ class Inbox:
             return b""
         out = bytearray()
         step = min(MAX_IDS, (max_body - 5) // 9)  # msgpack: 5 bytes of array header at most, 9 an id
-        lists = ((FrameType.ACK, self.acks), (FrameType.WHOLE, self.bodies), (FrameType.SHOWN, self.shown))
+        # SHOWN first: where it is known to be of the body it is all there is to write.
+        lists = ((FrameType.ACK, self.acks), (FrameType.SHOWN, self.shown), (FrameType.WHOLE, self.bodies))
         for kind, ids in lists:
             for at in range(0, len(ids), step):
                 out += build_frame(kind, ids[at : at + step])
@@ -163,10 +167,14 @@ class Inbox:
         self.shown.clear()
         return bytes(out)
 
+    def _is_over(self, notification: Notification) -> bool:
+        """The light form of what is here whole by now: a confirmation would be taken for the body's."""
+        return notification.light and bool((self._seen.get(notification.source, notification.id) or 0) & FULL)
+
     def _is_body(self, notification: Notification) -> bool:
         """It came light and is here whole, which an ACK does not say. Of a broadcast the light form's counts."""
         flags = self._seen.get(notification.source, notification.id) or 0
-        return flags & (FULL | LIGHT) == FULL | LIGHT and not notification.broadcast
+        return self.says_whole and flags & (FULL | LIGHT) == FULL | LIGHT and not notification.broadcast
 
     def _confirm_again(self, notification: Notification) -> None:
         """The gateway sent it again, so it had no confirmation: repeat what was said. Nothing was: still nothing."""

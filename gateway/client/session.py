@@ -213,6 +213,7 @@ class Session(Requests):
         wanted = self.heartbeat.on_welcome(welcome.heartbeat, welcome.heartbeat_min, welcome.heartbeat_max)
         self._max_frame = welcome.max_frame
         self._window = welcome.window
+        self._inbox.says_whole = welcome.whole
         self._reader.max_body = max(FRAME_BYTES, welcome.max_frame)
         self._unix_offset = welcome.now_ms / 1000 - self._now
         if welcome.device or welcome.secret:
@@ -227,7 +228,8 @@ class Session(Requests):
         if binding is None:
             self.counters.unbound += 1  # A5
             return
-        self._events.extend(self._inbox.take(binding, notify))
+        asked = any(r.kind is FrameType.FETCH and r.binding is binding for r in self._requests)
+        self._events.extend(self._inbox.take(binding, notify, asked=asked))
         if binding.foreground and binding.held:
             self._fetch_bodies(binding)
 

@@ -163,8 +163,6 @@ class Executor:
         hop = delivery.hop + (Action.NOTIFY in actions) - (Action.REOPEN in actions and delivery.hop > 0)
         if not state.is_final and (state is not old or hop != delivery.hop):
             self._journal.set_state(seq, state, hop)
-        if event is Event.BACK and Action.SEND_BODY in actions:
-            self._trail(seq).bodies += 1
         sent = Sent.NOTHING
         for action in actions:
             if action in _SENDS:
@@ -210,9 +208,6 @@ class Executor:
             more = delivery.hop < len(self._chain(notification, registration))
             trail = self._trails.get(delivery.seq)
             tries = trail is None or trail.tries < MAX_TRIES
-        elif event is Event.BACK and delivery.state == State.ANNOUNCED:
-            trail = self._trails.get(delivery.seq)
-            tries = trail is None or trail.bodies < MAX_TRIES
         return Facts(
             connected=connected,
             wanted=wanted,

@@ -41,7 +41,7 @@ class Facts(NamedTuple):
     wanted: bool  # urgency is at or above the device's floor, and nothing holds it back (quiet hours, its own spread)
     light: bool  # its next (or last) frame is a light notification (B2)
     more_notifiers: bool  # the chain has one that was not used up, and nothing holds it back
-    tries_left: bool  # the notifier that failed for now, or the body that was not acked, may be tried again
+    tries_left: bool  # the notifier that failed for now may be tried again
     ttl_left: bool  # its expiry is still ahead
 
 
@@ -138,12 +138,6 @@ def _body_lost(facts: Facts) -> Decision:
     if facts.connected and facts.wanted:
         return Decision(_SENT, (Action.STEP_LOST, Action.SEND))
     return Decision(_WAITING, (Action.STEP_LOST,))
-
-
-def _back_announced(facts: Facts) -> Decision:
-    # Its body was sent, and is in flight no more: what confirmed it may be lost with the link.
-    sends = not facts.light and facts.connected and facts.wanted and facts.ttl_left and facts.tries_left
-    return Decision(_ANNOUNCED, (Action.SEND_BODY,) if sends else (Action.IGNORE,))
 
 
 def _back(state: State, send: Action) -> Look:
@@ -322,7 +316,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.NOTIFIER_RETRY: Rule("notifier late: failed, announced", _stay(_ANNOUNCED, Action.STEP_NOTIFIER_FAILED)),
         Event.NOTIFIER_DEAD: Rule("notifier late: failed, announced", _stay(_ANNOUNCED, Action.STEP_NOTIFIER_FAILED)),
         Event.NOTIFIER_TIMEOUT: _ignored(_ANNOUNCED),
-        Event.BACK: Rule("body not acked, device is back", _back_announced),
+        Event.BACK: _ignored(_ANNOUNCED),  # the body waits for a FETCH
         Event.EXPIRE: _end(State.EXPIRED),
         Event.RECALL: _end(State.RECALLED, Action.CANCEL),
         Event.REPLACE: _end(State.REPLACED, Action.CANCEL),

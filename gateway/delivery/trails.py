@@ -44,10 +44,9 @@ class Remembered(Generic[_V]):
 class Trail:
     """How often a delivery was tried in vain."""
 
-    __slots__ = ("bodies", "retries", "timed_out", "tries")
+    __slots__ = ("retries", "timed_out", "tries")
 
     def __init__(self) -> None:
         self.retries = 0  # retry timers armed so far
         self.tries = 0  # failures for now of its notifiers
-        self.bodies = 0  # of bodies that were not acked, sent once more
         self.timed_out = False  # a link took it and no ack came

@@ -54,6 +54,7 @@ class Accepted(NamedTuple):
                 window=self.window,
                 max_frame=self.config.max_frame_bytes,
                 now_ms=now_ms,
+                whole=True,
             ),
         )
 

@@ -74,18 +74,18 @@ def fates_s(config: Config) -> int:
     return max(int(config.store.history_days * 86_400), 3_600)
 
 
-def _make_its_own(rows: SpoolRows, fleet: str) -> None:
+def _make_its_own(rows: SpoolRows, fleet: FleetIdentity) -> None:
     found = rows.fleet
-    if found == fleet:
+    if found == fleet.ident:
         return
     if found and rows.waiting(limit=1):
         raise ConfigError(
-            f"pushes wait in this folder that fleet {found} accepted, and this is fleet {fleet}: run this node in that"
-            " one until they are taken in, or name another folder",
+            f"pushes wait in this folder that another fleet ({found}) accepted, and this is {fleet}: run this node"
+            " in the other until they are taken in, or name another folder",
             field="cluster.spool",
         )
     try:
-        rows.belong_to(fleet)
+        rows.belong_to(fleet.ident)
     except WRITE_ERRORS as exc:
         if found:
             raise ConfigError(f"the spool can not be written: {type(exc).__name__}", field="cluster.spool") from exc
@@ -171,7 +171,7 @@ class Spool:
         most = config.cluster.spool_bytes
         rows = SpoolRows.open(Path(config.cluster.spool), most)
         try:
-            _make_its_own(rows, str(fleet))
+            _make_its_own(rows, fleet)
         except BaseException:
             rows.close()
             raise

@@ -143,6 +143,8 @@ class Welcome(_Body, kw_only=True):
     max_frame: int
     #: gateway clock, Unix milliseconds
     now_ms: int
+    #: WHOLE is known here
+    whole: bool = False
 
 
 class Register(_Body, kw_only=True):

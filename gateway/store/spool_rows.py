@@ -96,7 +96,7 @@ class SpoolRows:
 
     @property
     def fleet(self) -> str:
-        """Whose pushes these are; empty: it does not say so, as one that is new or that an older program made."""
+        """Ident of the fleet whose pushes these are; empty: it is new, or an older program made it."""
         with self._begin() as txn:
             return bytes(txn.get(_FLEET, b"", db=self._meta)).decode()
 

@@ -5,6 +5,7 @@ ends; all that comes and goes is written into the history.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import random
@@ -19,6 +20,7 @@ from gateway.client.errors import DeviceClosed, LinkLost
 from gateway.client.events import BindState, Closed
 from gateway.client.link import Link
 from gateway.client.registration import Registration
+from gateway.model.errors import GatewayError
 from gateway.model.frames import FrameReader, FrameType, Notify, parse_body, parse_ids
 from gateway.tour.fleet_home import GatewayNode
 
@@ -311,6 +313,20 @@ class FleetCrowd:
             if asyncio.get_running_loop().time() > end:
                 raise TimeoutError(f"devices {away} are not connected")
             await asyncio.sleep(0.1)
+
+    async def fetch(self, timeout_s: float) -> None:
+        """Every device asks for what waits, as an app in the foreground does: a body that was not acked in its time may
+        be confirmed no other way. TimeoutError."""
+
+        async def fetch(registration: Registration) -> None:
+            while True:
+                with contextlib.suppress(LinkLost, GatewayError):
+                    await registration.fetch()
+                    return
+                await asyncio.sleep(0.1)
+
+        async with asyncio.timeout(timeout_s):
+            await asyncio.gather(*(fetch(one) for device in self.devices for one in device.registrations))
 
     async def close(self) -> None:
         for life in self._lives:

@@ -38,6 +38,7 @@ FLEET_SETTINGS = (
 _GATEWAY_DISK = 160 << 20
 _NATS_DISK = 384 << 20
 _HEAL_S = 90.0
+_FETCH_S = 30.0
 _LOOK_UPS = 800
 
 
@@ -263,11 +264,18 @@ class FleetRun:
                 break
             await asyncio.sleep(0.5)
         self._seconds["until all came"] = time.monotonic() - began
+        await self._confirm(crowd)
         with contextlib.suppress(httpx.HTTPError):
             await provider.follow_to_the_end()
             while time.monotonic() < end and any(text.rule == "ends" for text in check(self.history)):
                 await provider.follow_to_the_end()
             await provider.read_whole_feeds()
+
+    async def _confirm(self, crowd: FleetCrowd) -> None:
+        try:
+            await crowd.fetch(_FETCH_S)
+        except TimeoutError:
+            self.history.note(Stopped(device=-1, error="after all was healed: FETCH is not answered"))
 
 
 @contextlib.contextmanager

@@ -244,6 +244,23 @@ async def test_a_device_that_has_the_body_says_so(open_fleet: Open, nodes: int, 
     await core.reaches(seq, State.ACKED)
 
 
+async def test_a_body_in_flight_at_a_change_of_owners_is_confirmed_to_the_next(open_fleet: Open) -> None:
+    fleet = await open_fleet(nodes=3, owners=dict.fromkeys(range(4), 2))
+    device = fleet.nodes[1].device()
+    token = await device.join()
+    await fleet.connected(token, 1)
+    core = fleet.core_of(token)
+    seq = await core.push(token, "light", data={"body": 1}, body="on_demand")
+    await device.note(ack=True)
+    await device.ask(FrameType.FETCH, FrameType.FETCHED, token=token, ids=[seq])
+    await device.note()
+    core = await fleet.move(core.partition, 3)
+    await fleet.connected(token, 1)
+    device.shown(seq)
+    device.send(FrameType.WHOLE, [seq])
+    await core.reaches(seq, State.ACKED)
+
+
 async def test_a_fetch_past_the_window_counts_what_was_sent_and_says_that_more_waits(open_fleet: Open) -> None:
     fleet = await open_fleet(nodes=2, settings={"edge.window": 4})
     device = fleet.nodes[1].device()

@@ -257,6 +257,7 @@ class Link {
     const event = { link: this.name, frame: name, body };
     if (name === "WELCOME") {
       this.largest = Math.max(LARGEST, body.max_frame);
+      this.saysWhole = body.whole ?? false;
       this.agreed(body.heartbeat);
       if (!memories.has(body.device)) memories.set(body.device, new Map());
       this.seen = memories.get(body.device);
@@ -306,8 +307,9 @@ class Link {
 
   confirmed(how, ids, isBody = false) {
     if (how === "none") return;
-    if (isBody) this.send("WHOLE", ids);
-    if (how === "shown" || !isBody) this.send(how.toUpperCase(), ids);
+    const whole = isBody && this.saysWhole;
+    if (how === "shown" || !whole) this.send(how.toUpperCase(), ids);
+    if (whole) this.send("WHOLE", ids);
   }
 
   break(why) {

@@ -109,6 +109,7 @@ class Link:
         self.interval = 0.0
         self.sent_at = self.heard_at = time.monotonic()
         self.pinged_at = 0.0
+        self.says_whole = False
         if "secret" in hello:
             hello["secret"] = bytes.fromhex(hello["secret"])
         self.send("HELLO", {"v": 1, **hello})
@@ -160,6 +161,7 @@ class Link:
         if name == "WELCOME":
             self.welcomed = True
             self.largest = max(LARGEST, body["max_frame"])
+            self.says_whole = body.get("whole", False)
             self.interval = body["heartbeat"]
             self.seen = memories.setdefault(body["device"], {})
         elif name in ("TOKEN", "DONE", "FETCHED"):
@@ -205,10 +207,11 @@ class Link:
     def confirmed(self, how: str, ids: list[int], *, is_body: bool = False) -> None:
         if how == "none":
             return
-        if is_body:
-            self.send("WHOLE", ids)
+        is_body = is_body and self.says_whole
         if how == "shown" or not is_body:
             self.send(how.upper(), ids)
+        if is_body:
+            self.send("WHOLE", ids)
 
     def wait_after(self, name: str, body: dict) -> tuple[float, float] | None:
         if not body.get("retry"):

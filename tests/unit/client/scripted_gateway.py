@@ -35,7 +35,7 @@ def parse_sent(kind: int, body: bytes) -> tuple[FrameType, Any]:
 
 def welcome(**fields: Any) -> bytes:
     values = {"v": 1, "device": "dev~1", "heartbeat": 60, "heartbeat_min": 30, "heartbeat_max": 240}
-    values |= {"window": 32, "max_frame": 65_536, "now_ms": 1_800_000_000_000}
+    values |= {"window": 32, "max_frame": 65_536, "now_ms": 1_800_000_000_000, "whole": True}
     return build_frame(FrameType.WELCOME, frames.Welcome(**(values | fields)))
 
 

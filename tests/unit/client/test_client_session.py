@@ -653,7 +653,7 @@ def test_on_display_a_light_notification_is_acked_by_its_body_being_shown():
     assert kind is FrameType.FETCH
     (message,) = arrived(core.give(notify(5, "tok", data=msgspec.Raw(b"\x01"))))
     core.session.confirm_shown(binding, message)
-    assert core.sent() == [(FrameType.WHOLE, [5]), (FrameType.SHOWN, [5])]
+    assert core.sent() == [(FrameType.SHOWN, [5]), (FrameType.WHOLE, [5])]
 
 
 @pytest.mark.parametrize("foreground", [True, False])
@@ -680,7 +680,7 @@ def test_a_body_that_is_here_and_was_not_shown_is_confirmed_when_it_is():
     core.give(notify(5, "tok", more=True))
     assert core.sent() == []
     core.session.confirm_shown(binding, message)
-    both = [(FrameType.WHOLE, [5]), (FrameType.SHOWN, [5])]
+    both = [(FrameType.SHOWN, [5]), (FrameType.WHOLE, [5])]
     assert core.sent() == both
     core.give(notify(5, "tok", more=True))
     assert core.sent() == both
@@ -697,6 +697,42 @@ def test_a_restarted_app_confirms_the_body_it_had():
     core.bind("tok")
     assert core.give(notify(5, "tok", more=True)) == []
     assert core.sent() == [(FrameType.WHOLE, [5])]
+
+
+def test_what_a_fetch_of_all_brings_may_have_come_light():
+    """Before the app was started anew, or when too many were held."""
+    core = Core().online()
+    binding = core.bind("tok")
+    core.session.fetch(binding)
+    ((_, fetch),) = core.sent()
+    core.give(notify(5, "tok", data=msgspec.Raw(b"\x01")))
+    assert core.sent() == [(FrameType.WHOLE, [5])]
+    core.give(build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1)))
+    core.give(notify(6, "tok", data=msgspec.Raw(b"\x01")))
+    assert core.sent() == [(FrameType.ACK, [6])]
+
+
+@pytest.mark.parametrize("ack", [AckPolicy.RECEIPT, AckPolicy.DISPLAY])
+def test_a_tip_that_is_shown_after_its_body_came_confirms_nothing(ack: AckPolicy):
+    """Where the message itself was not shown it must come again to an app that dies now (B6)."""
+    core = Core().online()
+    binding = core.bind("tok", ack=ack, foreground=False)
+    (tip,) = arrived(core.give(notify(5, "tok", title="t", more=True)))
+    core.session.set_foreground(binding, True, core.now)
+    core.give(notify(5, "tok", data=msgspec.Raw(b"\x01")))
+    core.answer_states()
+    core.session.confirm_shown(binding, tip.notification)
+    assert core.sent() == []
+
+
+def test_a_gateway_that_does_not_know_whole_gets_acks():
+    core = Core().online(whole=False)
+    binding = core.bind("tok", ack=AckPolicy.DISPLAY)
+    core.give(notify(5, "tok", more=True))
+    core.sent()
+    (message,) = arrived(core.give(notify(5, "tok", data=msgspec.Raw(b"\x01"))))
+    core.session.confirm_shown(binding, message)
+    assert core.sent() == [(FrameType.SHOWN, [5])]
 
 
 def test_a_light_broadcast_that_was_had_whole_is_acked():

@@ -149,9 +149,7 @@ def test_the_notifiers_do_not_matter_where_the_channel_comes_first() -> None:
         for state in PENDING:
             for facts in every_facts():
                 if facts.connected and facts.wanted:
-                    other = facts._replace(more_notifiers=not facts.more_notifiers)
-                    if state is not State.ANNOUNCED:  # there it is of the body
-                        other = other._replace(tries_left=not facts.tries_left)
+                    other = facts._replace(more_notifiers=not facts.more_notifiers, tries_left=not facts.tries_left)
                     assert decide(state, event, facts) == decide(state, event, other)
 
 

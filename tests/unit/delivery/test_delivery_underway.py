@@ -6,7 +6,6 @@ import pytest
 from house import House
 
 from gateway.delivery.dispatcher import READY_SLICE
-from gateway.delivery.executor import MAX_TRIES
 from gateway.metrics import Metric
 from gateway.model.outcome import State
 
@@ -118,43 +117,6 @@ async def test_a_body_is_confirmed_whatever_became_of_it_meanwhile(house: House,
     house.edge.ack(number, seq, whole=True, shown=True)
     assert house.outcome(seq).state is State.ACKED
     assert house.steps(seq)[-2:] == ["acked", "shown"]
-
-
-# --- a body whose confirmation is lost with its link, after its ack time
-
-
-async def unacked_body(house: House) -> tuple[int, int]:
-    house.app()
-    device = house.directory.add()
-    house.edge.connect(device.number)
-    seq = await house.accepted(device, title="hi", data={"a": 1}, body="on_demand", fallback=[])
-    house.edge.ack(device.number, seq)
-    assert house.dispatcher.on_fetch(device.number, [seq]) == (1, False)
-    await house.advance(house.config.delivery.ack_ms)
-    assert house.state(seq) is State.ANNOUNCED
-    return device.number, seq
-
-
-async def test_the_body_is_sent_again_when_the_device_is_back(house: House) -> None:
-    number, seq = await unacked_body(house)
-    house.edge.disconnect(number)
-    house.edge.connect(number)
-    _, frame = house.edge.frames[-1]
-    assert (frame.id, frame.more) == (seq, False)
-    assert house.state(seq) is State.ANNOUNCED
-    house.edge.ack(number, seq, whole=True)
-    assert house.outcome(seq).state is State.ACKED
-
-
-async def test_a_body_that_is_never_acked_is_not_sent_for_ever(house: House) -> None:
-    number, seq = await unacked_body(house)
-    before = len(house.edge.frames)
-    for _ in range(MAX_TRIES + 3):
-        house.edge.disconnect(number)
-        house.edge.connect(number)
-        await house.advance(house.config.delivery.ack_ms)
-    assert len(house.edge.frames) - before == MAX_TRIES
-    assert house.state(seq) is State.ANNOUNCED
 
 
 async def test_a_light_form_that_was_acked_is_not_sent_again(house: House) -> None:
