@@ -419,7 +419,7 @@ class Dispatcher:
                 self._count_foreign(ack)
                 continue
             app, light = self._executor.brief(delivery.notification)
-            if not ack.whole and self._executor.is_light(seq, light):
+            if self._executor.is_light(seq, light) and not ack.whole:
                 self._executor.apply(seq, Event.ACK_LIGHT)
                 if ack.shown:
                     self._journal.step(seq, Step(ack.acked_ms, "shown", EDGE))
