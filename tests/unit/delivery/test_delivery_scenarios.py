@@ -665,3 +665,20 @@ async def test_timers_run_by_themselves_once_started(house: House) -> None:
         while seq not in house.journal.outcomes:
             await asyncio.sleep(0.01)
     assert house.state(seq) is State.EXPIRED
+
+
+async def test_a_body_lost_with_its_link_is_told_of_by_a_notifier_where_it_is_not_acked_then(house: House) -> None:
+    """An app that fetched it and died before it showed it (B6): its user must hear of it all the same."""
+    house.app(fallback=["stub"])
+    device = house.directory.add()
+    house.edge.connect(device.number)
+    seq = await house.accepted(device, data="body", body="on_demand")
+    house.edge.ack(device.number, seq)
+    house.dispatcher.on_fetch(device.number, [seq])
+    await house.advance(1_000)
+    assert not house.stub.calls
+    house.edge.disconnect(device.number)
+    house.edge.connect(device.number)
+    await house.advance(house.config.delivery.ack_ms)
+    assert house.state(seq) is State.NOTIFIED
+    assert len(house.stub.calls) == 1
