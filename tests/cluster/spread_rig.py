@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_log import MemoryJournal, MemoryLog
+from patience import patiently
 from store_rig import APP, Clock, config
 
 from gateway.cluster.local_bus import LocalBus, LocalNetwork
@@ -236,7 +237,7 @@ class World:
 
     async def add_node(self, number: int) -> RigNode:
         node = self.nodes[number] = RigNode(self, number, self.network.bus(number), self._make_log())
-        await node.feed.start()
+        await patiently(node.feed.start)
         return node
 
     async def adopt(self, partition: int, number: int, *, folder: Path | None = None) -> RigCore:

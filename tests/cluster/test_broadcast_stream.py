@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from patience import patiently
 from spread_rig import until
 from structlog.testing import capture_logs
 
@@ -27,7 +28,7 @@ class Reader:
 
     async def start(self) -> Reader:
         await self.link.connect()
-        await self.stream.start(lambda place, raw: self.heard.append((place, raw)))
+        await patiently(lambda: self.stream.start(lambda place, raw: self.heard.append((place, raw))))
         return self
 
     async def close(self) -> None:
