@@ -52,6 +52,8 @@ class Binding:
     retry_at: float = 0.0
     #: had in the background, or light and waiting for their bodies; by id, bounded
     held: dict[int, Notification] = field(default_factory=dict, repr=False)
+    #: of those that are held light: a FETCH for them was sent, on whatever link
+    asked: set[int] = field(default_factory=set, repr=False)
     #: notifications were refused because `held` was full: fetch all in the foreground
     missed: bool = False
     #: the FETCH under way for bodies

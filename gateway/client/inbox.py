@@ -59,8 +59,9 @@ class Inbox:
         self.says_whole = False
         self.shown: list[int] = []
 
-    def take(self, binding: Binding, notify: Notify, *, asked: bool = False) -> list[Arrived]:
-        """A NOTIFY for a live binding. `asked`: a FETCH is under way there, so a body may be of what came light."""
+    def take(self, binding: Binding, notify: Notify, *, asked: bool = False, of_all: bool = False) -> list[Arrived]:
+        """A NOTIFY for a live binding. `asked`: a FETCH is under way there, so a body may be of what came light;
+        `of_all`: one of all that waits."""
         whole = not notify.more or bool(notify.data)
         light = LIGHT if not whole or (asked and notify.data) else 0
         notification = Notification(
@@ -83,9 +84,13 @@ class Inbox:
             self._counters.duplicates += 1
             if light:
                 self._seen.mark(notification.source, notification.id, light)
-            self._confirm_again(notification)
+            self._confirm_again(binding, notification)
             return []
         self.news += 1
+        if whole:
+            binding.asked.discard(notification.id)
+        elif of_all:
+            binding.asked.add(notification.id)
         if binding.foreground and whole:
             self._counters.notifications += flags is None
             binding.held.pop(notification.id, None)
@@ -99,9 +104,11 @@ class Inbox:
         if notification.collapse:
             for older in [n.id for n in held.values() if n.collapse == notification.collapse]:
                 del held[older]
+                binding.asked.discard(older)
         if notification.id not in held and len(held) >= MAX_HELD:
             self._counters.held_full += 1
             binding.missed = True
+            binding.asked.discard(notification.id)
             return []
         self._counters.notifications += flags is None
         held[notification.id] = notification
@@ -110,7 +117,7 @@ class Inbox:
             # No tip: the message follows at once (foreground), or the tip was there already and this is its body.
             self.confirm(binding, notification)
             if notification.light and (flags or 0) & CONFIRMED_LIGHT:
-                self._confirm_again(notification)
+                self._confirm_again(binding, notification)
             return []
         return [Arrived(binding, build_tip(notification))]
 
@@ -128,6 +135,7 @@ class Inbox:
         gone = []
         for id in ids:
             binding.held.pop(id, None)
+            binding.asked.discard(id)
             if any(self._seen.get(source, id) is not None for source in (binding.token, binding.app)):
                 self._counters.recalled += 1
                 gone.append(Arrived(binding, Recall(id)))
@@ -139,12 +147,12 @@ class Inbox:
             return  # B6: what was not shown is not acked
         notification = item.notification if isinstance(item, Tip) else item
         flag = ACKED_LIGHT if notification.light else ACKED_FULL
-        if self._seen.mark(notification.source, notification.id, flag) and not self._is_over(notification):
+        if self._seen.mark(notification.source, notification.id, flag) and not self._is_over(binding, notification):
             self._put(self.bodies if self._is_body(notification) else self.acks, notification.id)
 
-    def confirm_shown(self, notification: Notification) -> None:
+    def confirm_shown(self, binding: Binding, notification: Notification) -> None:
         flag = SHOWN_LIGHT if notification.light else SHOWN_FULL
-        if self._seen.mark(notification.source, notification.id, flag) and not self._is_over(notification):
+        if self._seen.mark(notification.source, notification.id, flag) and not self._is_over(binding, notification):
             self._put(self.shown, notification.id)
             if self._is_body(notification):
                 self._put(self.bodies, notification.id)
@@ -167,22 +175,28 @@ class Inbox:
         self.shown.clear()
         return bytes(out)
 
-    def _is_over(self, notification: Notification) -> bool:
-        """The light form of what is here whole by now: a confirmation would be taken for the body's."""
-        return notification.light and bool((self._seen.get(notification.source, notification.id) or 0) & FULL)
+    def _is_over(self, binding: Binding, notification: Notification) -> bool:
+        """The light form of what is here whole by now, or was asked for: a gateway that sent the body would take the
+        confirmation for the body's, which may never come."""
+        if not notification.light:
+            return False
+        flags = self._seen.get(notification.source, notification.id) or 0
+        return bool(flags & FULL) or notification.id in binding.asked
 
     def _is_body(self, notification: Notification) -> bool:
         """It came light and is here whole, which an ACK does not say. Of a broadcast the light form's counts."""
         flags = self._seen.get(notification.source, notification.id) or 0
         return self.says_whole and flags & (FULL | LIGHT) == FULL | LIGHT and not notification.broadcast
 
-    def _confirm_again(self, notification: Notification) -> None:
+    def _confirm_again(self, binding: Binding, notification: Notification) -> None:
         """The gateway sent it again, so it had no confirmation: repeat what was said. Nothing was: still nothing."""
         flags = self._seen.get(notification.source, notification.id) or 0
         confirmed = flags & (CONFIRMED_FULL if flags & FULL else CONFIRMED_LIGHT)
         shown = confirmed & (SHOWN_LIGHT | SHOWN_FULL)
         if confirmed and self._is_body(notification):
             self._put(self.bodies, notification.id)
+        elif notification.light and notification.id in binding.asked:
+            return  # the body will be confirmed
         elif confirmed and not shown:
             self._put(self.acks, notification.id)
         if shown:

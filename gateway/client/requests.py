@@ -132,7 +132,7 @@ class Requests:
 
     def confirm_shown(self, binding: Binding, notification: Notification) -> None:
         """The user saw it. Also said for a binding that has ended: it was shown all the same."""
-        self._inbox.confirm_shown(notification)
+        self._inbox.confirm_shown(binding, notification)
         self._unblock(binding)
 
     def cancel(self, request: Request) -> None:
@@ -168,6 +168,8 @@ class Requests:
         if request.kind is FrameType.FETCH:
             self._out += self._inbox.flush(self._max_frame)  # confirmations make room in the in-flight window
             request.had = self._inbox.news
+            if binding is not None:
+                binding.asked.update(request.body.ids or [n.id for n in binding.held.values() if n.light])
         self._last_req = req = self._last_req % 0xFFFFFFFF + 1
         request.body.req = req
         self._requests[request] = req
@@ -369,6 +371,7 @@ class Requests:
         self.bindings.remove(binding)
         binding.state = BindState.ENDED
         binding.held.clear()
+        binding.asked.clear()
         binding.retry_at = binding.fetch_at = 0.0
         self._events.append(Ended(binding, error))
         self._tell_foreground()
@@ -387,13 +390,14 @@ class Requests:
     # --- bodies of light notifications --------------------------------------------------------------------------------
 
     def _fetch_bodies(self, binding: Binding) -> None:
-        """B2: in the foreground ask for what is held light, or for all where some were refused."""
-        if not binding.foreground or not binding.is_live or binding.fetch is not None or binding.fetch_blocked:
+        """B2: in the foreground ask for what is held light, or for all where some were refused; in the background for
+        what was asked for before, and is not confirmed any more until it comes."""
+        if not binding.is_live or binding.fetch is not None or binding.fetch_blocked or binding.fetch_at:
             return
-        if binding.fetch_at:
-            return
-        ids = [] if binding.missed else [n.id for n in binding.held.values() if n.light]
-        if not ids and not binding.missed:
+        missed = binding.missed and binding.foreground
+        wanted = (n.id for n in binding.held.values() if n.light and (binding.foreground or n.id in binding.asked))
+        ids = [] if missed else list(wanted)
+        if not ids and not missed:
             return
         # No more at once than the window takes: what is past it would come light again, or later.
         ask = frames.Fetch(req=0, token=binding.token, ids=ids[: min(MAX_IDS, max(1, self._window))])
@@ -415,6 +419,7 @@ class Requests:
         """Asked for and not sent: expired or recalled by now. Should one come yet, it is taken all the same."""
         binding.missed = binding.missed and bool(ids)
         for id in ids:
+            binding.asked.discard(id)
             held = binding.held.get(id)
             if held is not None and held.light:
                 del binding.held[id]

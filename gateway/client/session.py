@@ -228,9 +228,10 @@ class Session(Requests):
         if binding is None:
             self.counters.unbound += 1  # A5
             return
-        asked = any(r.kind is FrameType.FETCH and r.binding is binding for r in self._requests)
-        self._events.extend(self._inbox.take(binding, notify, asked=asked))
-        if binding.foreground and binding.held:
+        fetches = [r for r in self._requests if r.kind is FrameType.FETCH and r.binding is binding]
+        of_all = any(not r.body.ids for r in fetches)
+        self._events.extend(self._inbox.take(binding, notify, asked=bool(fetches), of_all=of_all))
+        if binding.held and (binding.foreground or binding.asked):
             self._fetch_bodies(binding)
 
     def _handle_recall(self, body: bytes) -> None:

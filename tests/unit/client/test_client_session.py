@@ -735,6 +735,63 @@ def test_a_gateway_that_does_not_know_whole_gets_acks():
     assert core.sent() == [(FrameType.SHOWN, [5])]
 
 
+@pytest.mark.parametrize("foreground", [True, False])
+def test_a_light_form_is_not_confirmed_any_more_once_its_body_was_asked_for(foreground: bool):
+    """The gateway would take it for the body's, and where the link is cut then the body never comes."""
+    core = Core().online()
+    binding = core.bind("tok")
+    core.give(notify(5, "tok", more=True))
+    assert kinds(core.sent()) == ["ACK", "FETCH"]
+    core.session.set_foreground(binding, foreground, core.now)
+    core.reconnect("tok")
+    ((kind, fetch),) = [one for one in core.answer_states() if one[0] is not FrameType.STATE]
+    assert (kind, fetch.ids) == (FrameType.FETCH, [5])
+    assert core.give(notify(5, "tok", more=True)) == []  # the gateway had heard of nothing
+    assert core.sent() == []
+    core.give(
+        notify(5, "tok", data=msgspec.Raw(b"\x01")),
+        build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=1)),
+    )
+    core.session.set_foreground(binding, True, core.now)
+    core.events()
+    assert (FrameType.WHOLE, [5]) in core.answer_states()
+    assert binding.asked == set()
+
+
+def test_a_tip_that_was_asked_for_before_its_app_took_it_confirms_nothing():
+    core = Core().online()
+    binding = core.bind("tok", ack=AckPolicy.DISPLAY, foreground=False)
+    (tip,) = arrived(core.give(notify(5, "tok", title="t", more=True)))
+    core.session.set_foreground(binding, True, core.now)
+    assert "FETCH" in kinds(core.answer_states())
+    core.session.confirm_shown(binding, tip.notification)
+    assert core.sent() == []
+
+
+def test_what_comes_light_during_a_fetch_is_confirmed_unless_that_may_bring_its_body():
+    core = Core().online()
+    binding = core.bind("tok", foreground=False)
+    core.session.fetch(binding)
+    ((_, fetch),) = core.sent()
+    core.give(notify(5, "tok", title="t", more=True))
+    ((kind, fetch_one),) = core.sent()  # its body may be on its way
+    assert (kind, fetch_one.ids) == (FrameType.FETCH, [5])
+    core.give(build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=0)))
+    core.give(notify(6, "tok", title="t", more=True))
+    assert core.sent() == [(FrameType.ACK, [6])]
+
+
+def test_a_body_that_is_gone_leaves_nothing_asked_for():
+    core = Core().online()
+    binding = core.bind("tok")
+    core.give(notify(5, "tok", more=True))
+    fetch = core.sent()[1][1]
+    core.give(build_frame(FrameType.FETCHED, frames.Fetched(req=fetch.req, count=0)))
+    assert binding.asked == set()
+    core.give(notify(5, "tok", more=True))
+    assert kinds(core.sent()) == ["ACK", "FETCH"]
+
+
 def test_a_light_broadcast_that_was_had_whole_is_acked():
     core = Core().online()
     core.bind("tok")
