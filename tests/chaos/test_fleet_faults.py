@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,14 @@ def seed() -> int:
     return seed
 
 
-def judge(result: Result, name: str) -> None:
+def judge(result: Result, name: str, folder: Path) -> None:
     REPORTS.mkdir(parents=True, exist_ok=True)
     result.write(REPORTS / f"{name}-{result.seed}.json")
     print(result.table())
     if result.broken:
+        history = REPORTS / f"{name}-{result.seed}.history.jsonl"
+        shutil.copyfile(folder / "history.jsonl", history)
+        print(f"what was seen is in {history}")
         pytest.fail(f"seed {result.seed}, broken rules:\n{verdict(result.broken)}", pytrace=False)
     # The run must have been one: else the rules were kept by doing nothing.
     assert result.figures["answered 201"] > 20 * result.figures["faults"]
@@ -51,7 +55,7 @@ def judge(result: Result, name: str) -> None:
 async def test_a_fleet_loses_nothing_whatever_breaks(tmp_path: Path, seed: int) -> None:
     faults = int(os.environ.get("CHAOS_FAULTS", FAULTS))
     result = await FleetRun(tmp_path, seed, faults=faults).run()
-    judge(result, "fleet")
+    judge(result, "fleet", tmp_path)
     assert result.figures["faults"] == faults
 
 
@@ -59,16 +63,16 @@ async def test_a_fleet_behind_a_bad_network_loses_nothing(tmp_path: Path, seed: 
     """As where there is no root: a proxy that fails between gateways and NATS, all on loopback."""
     load = Load(devices=30, workers=3)
     result = await FleetRun(tmp_path, seed, faults=6, lanes=1, load=load, networks=False).run()
-    judge(result, "proxies")
+    judge(result, "proxies", tmp_path)
 
 
 async def test_a_fleet_with_spools_keeps_what_it_took_while_nats_was_away(tmp_path: Path, seed: int) -> None:
     load = Load(devices=30, workers=3)
     result = await FleetRun(tmp_path, seed, faults=6, lanes=1, load=load, spool=True).run()
-    judge(result, "spool")
+    judge(result, "spool", tmp_path)
 
 
 async def test_a_gateway_alone_keeps_the_same_rules(tmp_path: Path, seed: int) -> None:
     load = Load(devices=30, workers=3)
     result = await FleetRun(tmp_path, seed, faults=6, lanes=1, load=load, nodes=1, nats=0).run()
-    judge(result, "alone")
+    judge(result, "alone", tmp_path)
