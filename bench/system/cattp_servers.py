@@ -24,6 +24,8 @@ from bench.system.stage import private_bytes
 CATTP_PORT = 9000
 BUFFER_BYTES = 4 << 20
 EXPECTED_MS = 3_600_000
+#: for all cards to be expected; a million takes some seconds
+_PREPARE_S = 120.0
 
 
 def identifications(count: int) -> bytes:
@@ -161,11 +163,18 @@ def serve_gateway(links: int) -> None:
     threading.Thread(target=server.run, daemon=True).start()
     threading.Thread(target=drain, daemon=True).start()
     packed = identifications(links)
+    end = time.monotonic() + _PREPARE_S
+
+    def wait_a_little() -> None:
+        if time.monotonic() > end:
+            sys.exit(f"{server.counters()['expected']} of {links} cards are expected after {_PREPARE_S:g} s")
+        time.sleep(0.001)
+
     for number in range(links):
         while not server.expect(packed[16 * number : 16 * number + 16], number, EXPECTED_MS):
-            time.sleep(0.001)
+            wait_a_little()
     while server.counters()["expected"] < links:
-        time.sleep(0.001)
+        wait_a_little()
     print(json.dumps({"port": sock.getsockname()[1]}), flush=True)
     _answer_lines(counts)
 

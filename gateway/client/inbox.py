@@ -147,12 +147,12 @@ class Inbox:
             return  # B6: what was not shown is not acked
         notification = item.notification if isinstance(item, Tip) else item
         flag = ACKED_LIGHT if notification.light else ACKED_FULL
-        if self._seen.mark(notification.source, notification.id, flag) and not self._is_over(binding, notification):
+        if self._seen.mark(notification.source, notification.id, flag) and not self._is_outrun(binding, notification):
             self._put(self.bodies if self._is_body(notification) else self.acks, notification.id)
 
     def confirm_shown(self, binding: Binding, notification: Notification) -> None:
         flag = SHOWN_LIGHT if notification.light else SHOWN_FULL
-        if self._seen.mark(notification.source, notification.id, flag) and not self._is_over(binding, notification):
+        if self._seen.mark(notification.source, notification.id, flag) and not self._is_outrun(binding, notification):
             self._put(self.shown, notification.id)
             if self._is_body(notification):
                 self._put(self.bodies, notification.id)
@@ -175,7 +175,7 @@ class Inbox:
         self.shown.clear()
         return bytes(out)
 
-    def _is_over(self, binding: Binding, notification: Notification) -> bool:
+    def _is_outrun(self, binding: Binding, notification: Notification) -> bool:
         """The light form of what is here whole by now, or was asked for: a gateway that sent the body would take the
         confirmation for the body's, which may never come."""
         if not notification.light:

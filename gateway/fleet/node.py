@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from gateway.fleet.broadcast_feed import BroadcastFeed
 from gateway.fleet.core import PartitionCore, Surroundings
 from gateway.fleet.core_metrics import CoreMetrics
 from gateway.fleet.elsewhere import elsewhere_of
+from gateway.fleet.patience import start_patiently
 from gateway.fleet.ports import Core
 from gateway.fleet.provider_side import ProviderSide
 from gateway.fleet.spool import Spool
@@ -52,7 +53,7 @@ from gateway.fleet.spread import Spread
 from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import Member, Owner, learn_strays, partition_of
 from gateway.model.device_address import DeviceAddress, parse_device_address
-from gateway.model.errors import ConfigError, GatewayError, LogUnavailable
+from gateway.model.errors import ConfigError, GatewayError
 from gateway.model.quiet import load_timezones
 from gateway.notifiers import build_notifiers
 from gateway.store.store import Store
@@ -63,11 +64,6 @@ _log = structlog.get_logger(__name__)
 
 def unix_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-#: a start waits so long for NATS to keep what it has to keep, and looks again after a moment
-PATIENCE_S = 30.0
-_AGAIN_S = 0.25
 
 
 class FleetNode:
@@ -216,10 +212,10 @@ class FleetNode:
 
     async def _begin(self, apps: Sequence[str]) -> None:
         await self._bus.start()
-        await _patiently(self._feed.start)
+        await start_patiently(self._feed.start)
         # what is remembered was told with the keys: a folder may be one that was left behind when its journal was
         # recovered
-        await _patiently(self._stores.tell_of_folders)
+        await start_patiently(self._stores.tell_of_folders)
         await self.edge.start()
         api = self.config.api
         try:
@@ -415,20 +411,6 @@ async def _learn_strays(config: Config, link: NatsLink, leases: KvLeases) -> Non
     imported = await patiently(partial(finished_import, leases))
     if imported is not None and imported.stray_chunks:
         learn_strays(await StrayTokens(link, config.cluster).read(imported.stray_chunks))
-
-
-async def _patiently(start: Callable[[], Awaitable[None]]) -> None:
-    """Again while NATS makes a stream or elects its leader. LogUnavailable where that lasts."""
-    loop = asyncio.get_running_loop()
-    until_s = loop.time() + PATIENCE_S
-    while True:
-        try:
-            return await start()
-        except LogUnavailable as exc:
-            if loop.time() > until_s:
-                raise
-            _log.info("waiting_for_nats", reason=exc.message)
-        await asyncio.sleep(_AGAIN_S)
 
 
 def _advertised(config: Config, port: int = 0, tls_port: int = 0) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from memory_log import MemoryJournal, MemoryLog
-from patience import patiently
 from store_rig import APP, Clock, config
 
 from gateway.cluster.local_bus import LocalBus, LocalNetwork
@@ -20,6 +19,7 @@ from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.request import PushRequest, TargetRequest
 from gateway.delivery.scheduler import Scheduler
 from gateway.fleet.broadcast_feed import BroadcastFeed
+from gateway.fleet.patience import start_patiently
 from gateway.fleet.spread import Spread
 from gateway.fleet.wide_side import WideSide
 from gateway.metrics import Metrics
@@ -237,7 +237,7 @@ class World:
 
     async def add_node(self, number: int) -> RigNode:
         node = self.nodes[number] = RigNode(self, number, self.network.bus(number), self._make_log())
-        await patiently(node.feed.start)
+        await start_patiently(node.feed.start)
         return node
 
     async def adopt(self, partition: int, number: int, *, folder: Path | None = None) -> RigCore:

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from patience import patiently
 from spread_rig import until
 from structlog.testing import capture_logs
 
 from gateway.cluster.broadcast_stream import BroadcastStream
 from gateway.cluster.nats_link import NatsLink
 from gateway.config.cluster_section import Cluster
+from gateway.fleet.patience import start_patiently
 from gateway.model.errors import LogUnavailable
 from gateway.tour.nats_servers import NatsServers
 
@@ -28,7 +28,7 @@ class Reader:
 
     async def start(self) -> Reader:
         await self.link.connect()
-        await patiently(lambda: self.stream.start(lambda place, raw: self.heard.append((place, raw))))
+        await start_patiently(lambda: self.stream.start(lambda place, raw: self.heard.append((place, raw))))
         return self
 
     async def close(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from bare_device import pack
-from far_scene import Open, settle
+from bare_device import BareDevice, pack
+from far_scene import Core, Fleet, Open, settle
 from open_house import until
 
 from gateway.metrics import Metric
@@ -192,13 +192,17 @@ async def test_a_push_in_flight_is_taken_back(open_fleet: Open) -> None:
     assert core.state(seq) == State.RECALLED
 
 
-async def test_a_light_push_is_fetched_from_its_owner(open_fleet: Open) -> None:
-    fleet = await open_fleet(nodes=2)
-    device = fleet.nodes[1].device()
+async def push_light(fleet: Fleet, node: int) -> tuple[BareDevice, str, Core, int]:
+    """One of which the body waits, to a device of this node: device, token, its core, sequence."""
+    device = fleet.nodes[node].device()
     token = await device.join()
     await fleet.connected(token)
     core = fleet.core_of(token)
-    seq = await core.push(token, "light", data={"body": 1}, body="on_demand")
+    return device, token, core, await core.push(token, "light", data={"body": 1}, body="on_demand")
+
+
+async def test_a_light_push_is_fetched_from_its_owner(open_fleet: Open) -> None:
+    device, token, core, seq = await push_light(await open_fleet(nodes=2), 1)
     light = await device.note(ack=True)
     assert light["more"] is True
     await core.reaches(seq, State.ANNOUNCED)
@@ -212,12 +216,7 @@ async def test_a_light_push_is_fetched_from_its_owner(open_fleet: Open) -> None:
 @pytest.mark.parametrize("nodes", [1, 2])
 async def test_the_ack_of_a_light_form_just_before_its_fetch_is_not_the_bodys(open_fleet: Open, nodes: int) -> None:
     """Both in one piece, as the SDK sends them; and the body does not come, for the link is lost."""
-    fleet = await open_fleet(nodes=nodes)
-    device = fleet.nodes[nodes].device()
-    token = await device.join()
-    await fleet.connected(token)
-    core = fleet.core_of(token)
-    seq = await core.push(token, "light", data={"body": 1}, body="on_demand")
+    device, token, core, seq = await push_light(await open_fleet(nodes=nodes), nodes)
     await device.note()
     fetch = {"req": 9, "token": token, "ids": [seq]}
     device.send_raw(pack(FrameType.ACK, [seq]) + pack(FrameType.FETCH, fetch))
@@ -231,12 +230,7 @@ async def test_the_ack_of_a_light_form_just_before_its_fetch_is_not_the_bodys(op
 @pytest.mark.parametrize("acked", [False, True], ids=["in flight", "light form acked"])
 async def test_a_device_that_has_the_body_says_so(open_fleet: Open, nodes: int, acked: bool) -> None:
     """It got it from an owner or a gateway that is no more, and is sent the light form."""
-    fleet = await open_fleet(nodes=nodes)
-    device = fleet.nodes[nodes].device()
-    token = await device.join()
-    await fleet.connected(token)
-    core = fleet.core_of(token)
-    seq = await core.push(token, "light", data={"body": 1}, body="on_demand")
+    device, _, core, seq = await push_light(await open_fleet(nodes=nodes), nodes)
     await device.note(ack=acked)
     if acked:
         await core.reaches(seq, State.ANNOUNCED)
@@ -246,11 +240,7 @@ async def test_a_device_that_has_the_body_says_so(open_fleet: Open, nodes: int, 
 
 async def test_a_body_in_flight_at_a_change_of_owners_is_confirmed_to_the_next(open_fleet: Open) -> None:
     fleet = await open_fleet(nodes=3, owners=dict.fromkeys(range(4), 2))
-    device = fleet.nodes[1].device()
-    token = await device.join()
-    await fleet.connected(token, 1)
-    core = fleet.core_of(token)
-    seq = await core.push(token, "light", data={"body": 1}, body="on_demand")
+    device, token, core, seq = await push_light(fleet, 1)
     await device.note(ack=True)
     await device.ask(FrameType.FETCH, FrameType.FETCHED, token=token, ids=[seq])
     await device.note()
