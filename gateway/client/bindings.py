@@ -54,7 +54,7 @@ class Bindings:
         for binding in self._all.values():
             binding.state = BindState.WANTED
             binding.on_link = False
-            binding.retry_at = binding.fetch_at = 0.0
+            binding.retry_at = binding.fetch_at = binding.look_back_at = 0.0
             binding.fetch = None
             binding.fetch_blocked = False
 

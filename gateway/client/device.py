@@ -485,7 +485,7 @@ class Device:
     def _hand_out(self, binding: Binding, item: Notification | Tip | Recall) -> None:
         registration = self._registrations.get(binding)
         if registration is None or binding.state is BindState.ENDED:
-            self.counters.discarded += not isinstance(item, Recall)
+            self.counters.discarded += self._session.forget(item)
             return
         if not isinstance(item, Recall):
             notification = item.notification if isinstance(item, Tip) else item

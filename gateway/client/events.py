@@ -52,16 +52,17 @@ class Binding:
     retry_at: float = 0.0
     #: had in the background, or light and waiting for their bodies; by id, bounded
     held: dict[int, Notification] = field(default_factory=dict, repr=False)
-    #: of those that are held light: a FETCH for them was sent, on whatever link
-    asked: set[int] = field(default_factory=set, repr=False)
     #: notifications were refused because `held` was full: fetch all in the foreground
     missed: bool = False
     #: the FETCH under way for bodies
     fetch: Request | None = field(default=None, repr=False)
-    #: FETCH got nothing for the in-flight window is full: try after the next confirmation
+    #: FETCH got nothing for the in-flight window is full: try after the next confirmation, or at `fetch_at`
     fetch_blocked: bool = False
     #: FETCH is sent again then; 0 = not waiting
     fetch_at: float = 0.0
+    #: what an earlier process, or an earlier binding of this account, was told of is fetched then; 0 = not waiting
+    look_back_at: float = 0.0
+    has_looked_back: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -70,6 +71,11 @@ class Binding:
     @property
     def is_live(self) -> bool:
         return self.state is BindState.BOUND and not self.suspended
+
+    @property
+    def is_heard(self) -> bool:
+        """A confirmation is taken in now. Where a gateway does not know yet that this is bound, it is too early."""
+        return self.on_link or self.state is BindState.ENDED
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -85,6 +91,8 @@ class Request:
     count: int = 0
     #: Inbox.news when it was sent (FETCH)
     had: int = 0
+    #: Inbox.frames when it was sent (FETCH)
+    had_frames: int = 0
 
 
 @dataclass(slots=True, frozen=True)

@@ -5,6 +5,7 @@
     foreground     hold, FETCH → message           message
     comes to the
     foreground     held ones whole → messages; held light ones → FETCH → messages
+    leaves it      tips of held ones that have none
 
 Confirmation follows the binding's AckPolicy: RECEIPT when the app's queue has it, DISPLAY when the app says shown().
 Held ones are bounded; past the bound a notification is refused without an ack, so the gateway keeps it and goes to a
@@ -13,6 +14,8 @@ notifier, and a FETCH of all brings it in the foreground.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from gateway.client.content import AckPolicy, Counters, Notification, Recall, Tip, build_tip
@@ -20,12 +23,14 @@ from gateway.client.events import Arrived, Binding
 from gateway.client.seen import (
     ACKED_FULL,
     ACKED_LIGHT,
+    ASKED,
     CONFIRMED_FULL,
     CONFIRMED_LIGHT,
     FULL,
     LIGHT,
     SHOWN_FULL,
     SHOWN_LIGHT,
+    TIPPED,
     Seen,
 )
 from gateway.model.errors import MalformedFrame
@@ -34,6 +39,8 @@ from gateway.model.frames import MAX_IDS, FrameType, Notify, build_frame
 MAX_HELD = 256
 #: confirmations waiting to be written; only off line can there be so many
 MAX_CONFIRMATIONS = 4_096
+
+_Confirmation = tuple[Binding, int]
 
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -50,18 +57,20 @@ class Inbox:
     def __init__(self, seen: Seen, counters: Counters) -> None:
         self._seen = seen
         self._counters = counters
-        #: NOTIFYs that brought something, a body included; duplicates do not
+        #: NOTIFYs for bindings of this device, and those that brought something: a body does, a duplicate does not
+        self.frames = 0
         self.news = 0
-        #: ids to confirm with the next flush
-        self.acks: list[int] = []
-        self.bodies: list[int] = []
         #: the gateway knows WHOLE
         self.says_whole = False
-        self.shown: list[int] = []
+        #: who confirms which id with the next flush
+        self._acks: list[_Confirmation] = []
+        self._bodies: list[_Confirmation] = []
+        self._shown: list[_Confirmation] = []
 
     def take(self, binding: Binding, notify: Notify, *, asked: bool = False, of_all: bool = False) -> list[Arrived]:
         """A NOTIFY for a live binding. `asked`: a FETCH is under way there, so a body may be of what came light;
         `of_all`: one of all that waits."""
+        self.frames += 1
         whole = not notify.more or bool(notify.data)
         light = LIGHT if not whole or (asked and notify.data) else 0
         notification = Notification(
@@ -88,38 +97,57 @@ class Inbox:
             return []
         self.news += 1
         if whole:
-            binding.asked.discard(notification.id)
+            light |= FULL
         elif of_all:
-            binding.asked.add(notification.id)
+            light |= ASKED
         if binding.foreground and whole:
             self._counters.notifications += flags is None
             binding.held.pop(notification.id, None)
-            self._seen.mark(notification.source, notification.id, FULL | light)
+            self._seen.mark(notification.source, notification.id, light)
             return [Arrived(binding, notification)]
         return self._hold(binding, notification, flags, light)
 
-    def _hold(self, binding: Binding, notification: Notification, flags: int | None, light: int) -> list[Arrived]:
-        """`flags`: None where it is the first time; else its light form was there before. `light`: LIGHT or 0."""
+    def _hold(self, binding: Binding, notification: Notification, flags: int | None, marks: int) -> list[Arrived]:
+        """`flags`: None where it is the first time; else its light form was there before. `marks`: its flags by now."""
         held = binding.held
-        if notification.collapse:
-            for older in [n.id for n in held.values() if n.collapse == notification.collapse]:
-                del held[older]
-                binding.asked.discard(older)
+        if not self._takes_place(binding, notification):
+            return []
         if notification.id not in held and len(held) >= MAX_HELD:
             self._counters.held_full += 1
             binding.missed = True
-            binding.asked.discard(notification.id)
             return []
         self._counters.notifications += flags is None
         held[notification.id] = notification
-        self._seen.mark(notification.source, notification.id, light if notification.light else FULL | light)
-        if binding.foreground or flags is not None:
-            # No tip: the message follows at once (foreground), or the tip was there already and this is its body.
-            self.confirm(binding, notification)
-            if notification.light and (flags or 0) & CONFIRMED_LIGHT:
-                self._confirm_again(binding, notification)
-            return []
-        return [Arrived(binding, build_tip(notification))]
+        self._seen.mark(notification.source, notification.id, marks)
+        if not binding.foreground and not (flags or 0) & TIPPED:
+            return [self._tip(binding, notification)]
+        # No tip: the message follows at once (foreground), or the tip was there already and this is its body.
+        self.confirm(binding, notification)
+        if notification.light and (flags or 0) & CONFIRMED_LIGHT:
+            self._confirm_again(binding, notification)
+        return []
+
+    def _takes_place(self, binding: Binding, notification: Notification) -> bool:
+        """Of those with its collapse key. False: a newer one is here. Then one for the token is not confirmed: the
+        gateway has replaced it, or sends it again where the newer one does not last."""
+        if not notification.collapse:
+            return True
+        where = notification.source, notification.collapse
+        others = [n for n in binding.held.values() if (n.source, n.collapse) == where and n.id != notification.id]
+        if any(n.id > notification.id for n in others):
+            if notification.broadcast:
+                self._seen.mark(notification.source, notification.id, FULL)
+                self.confirm(binding, notification)
+            return False
+        for older in others:
+            del binding.held[older.id]
+            if not (self._seen.get(older.source, older.id) or 0) & (CONFIRMED_LIGHT | CONFIRMED_FULL):
+                self._seen.forget(older.source, older.id)
+        return True
+
+    def _tip(self, binding: Binding, notification: Notification) -> Arrived:
+        self._seen.mark(notification.source, notification.id, TIPPED)
+        return Arrived(binding, build_tip(notification))
 
     def foreground(self, binding: Binding, unix_s: float) -> list[Arrived]:
         """The app came to the foreground: its whole messages, in the order they came. Light ones wait for FETCH."""
@@ -130,12 +158,36 @@ class Inbox:
         self._counters.expired += len(ready) - len(live)
         return [Arrived(binding, n) for n in live]
 
+    def background(self, binding: Binding, unix_s: float) -> list[Arrived]:
+        """The app left the foreground: tips of those whose bodies did not come in time for it."""
+        untold = [n for n in binding.held.values() if not (self._seen.get(n.source, n.id) or 0) & TIPPED]
+        return [self._tip(binding, n) for n in untold if not n.expires or n.expires >= unix_s]
+
+    def ask(self, binding: Binding, ids: Iterable[int]) -> None:
+        """A FETCH for these is sent; no ids: for all."""
+        for id in ids or list(binding.held):
+            if (notification := binding.held.get(id)) is not None and notification.light:
+                self._seen.mark(notification.source, id, ASKED)
+
+    def wanted(self, binding: Binding) -> list[int]:
+        """Ids of light ones whose bodies are to be fetched: in the background those that were asked for before."""
+        return [n.id for n in binding.held.values() if n.light and (binding.foreground or self._is_asked(n))]
+
+    def forget(self, notification: Notification) -> None:
+        """It is not handed out (A5): where it comes again it is new, to another account too."""
+        self._seen.forget(notification.source, notification.id)
+
+    def end(self, binding: Binding) -> None:
+        """What is held for it is nobody's any more."""
+        for notification in binding.held.values():
+            self.forget(notification)
+        binding.held.clear()
+
     def recall(self, binding: Binding, ids: list[int]) -> list[Arrived]:
         """Only what this binding has had is its business."""
         gone = []
         for id in ids:
             binding.held.pop(id, None)
-            binding.asked.discard(id)
             if any(self._seen.get(source, id) is not None for source in (binding.token, binding.app)):
                 self._counters.recalled += 1
                 gone.append(Arrived(binding, Recall(id)))
@@ -147,46 +199,47 @@ class Inbox:
             return  # B6: what was not shown is not acked
         notification = item.notification if isinstance(item, Tip) else item
         flag = ACKED_LIGHT if notification.light else ACKED_FULL
-        if self._seen.mark(notification.source, notification.id, flag) and not self._is_outrun(binding, notification):
-            self._put(self.bodies if self._is_body(notification) else self.acks, notification.id)
+        if self._seen.mark(notification.source, notification.id, flag) and not self._is_outrun(notification):
+            self._put(self._bodies if self._is_body(notification) else self._acks, binding, notification.id)
 
     def confirm_shown(self, binding: Binding, notification: Notification) -> None:
         flag = SHOWN_LIGHT if notification.light else SHOWN_FULL
-        if self._seen.mark(notification.source, notification.id, flag) and not self._is_outrun(binding, notification):
-            self._put(self.shown, notification.id)
+        if self._seen.mark(notification.source, notification.id, flag) and not self._is_outrun(notification):
+            self._put(self._shown, binding, notification.id)
             if self._is_body(notification):
-                self._put(self.bodies, notification.id)
+                self._put(self._bodies, binding, notification.id)
 
     def flush(self, max_body: int) -> bytes:
-        """All confirmations since the last call, as few frames as fit."""
-        if not self.acks and not self.bodies and not self.shown:
+        """All confirmations since the last call that are heard now, as few frames as fit. Those of a binding that this
+        link does not have yet wait: a gateway takes none for what is not bound, and a fleet asks another node first."""
+        if not self._acks and not self._bodies and not self._shown:
             return b""
         out = bytearray()
         step = min(MAX_IDS, (max_body - 5) // 9)  # msgpack: 5 bytes of array header at most, 9 an id
+        acks, shown, bodies = _take_heard(self._acks), _take_heard(self._shown), _take_heard(self._bodies)
+        if not self.says_whole:
+            acks, bodies = acks + [id for id in bodies if id not in shown], []
         # SHOWN first: where it is known to be of the body it is all there is to write.
-        lists = ((FrameType.ACK, self.acks), (FrameType.SHOWN, self.shown), (FrameType.WHOLE, self.bodies))
-        for kind, ids in lists:
+        for kind, ids in ((FrameType.ACK, acks), (FrameType.SHOWN, shown), (FrameType.WHOLE, bodies)):
             for at in range(0, len(ids), step):
                 out += build_frame(kind, ids[at : at + step])
-        self._counters.acks += len(self.acks) + len(self.bodies)
-        self._counters.shown += len(self.shown)
-        self.acks.clear()
-        self.bodies.clear()
-        self.shown.clear()
+        self._counters.acks += len(acks) + len(bodies)
+        self._counters.shown += len(shown)
         return bytes(out)
 
-    def _is_outrun(self, binding: Binding, notification: Notification) -> bool:
+    def _is_asked(self, notification: Notification) -> bool:
+        return bool((self._seen.get(notification.source, notification.id) or 0) & ASKED)
+
+    def _is_outrun(self, notification: Notification) -> bool:
         """The light form of what is here whole by now, or was asked for: a gateway that sent the body would take the
         confirmation for the body's, which may never come."""
-        if not notification.light:
-            return False
         flags = self._seen.get(notification.source, notification.id) or 0
-        return bool(flags & FULL) or notification.id in binding.asked
+        return notification.light and bool(flags & (FULL | ASKED))
 
     def _is_body(self, notification: Notification) -> bool:
         """It came light and is here whole, which an ACK does not say. Of a broadcast the light form's counts."""
         flags = self._seen.get(notification.source, notification.id) or 0
-        return self.says_whole and flags & (FULL | LIGHT) == FULL | LIGHT and not notification.broadcast
+        return flags & (FULL | LIGHT) == FULL | LIGHT and not notification.broadcast
 
     def _confirm_again(self, binding: Binding, notification: Notification) -> None:
         """The gateway sent it again, so it had no confirmation: repeat what was said. Nothing was: still nothing."""
@@ -194,16 +247,22 @@ class Inbox:
         confirmed = flags & (CONFIRMED_FULL if flags & FULL else CONFIRMED_LIGHT)
         shown = confirmed & (SHOWN_LIGHT | SHOWN_FULL)
         if confirmed and self._is_body(notification):
-            self._put(self.bodies, notification.id)
-        elif notification.light and notification.id in binding.asked:
+            self._put(self._bodies, binding, notification.id)
+        elif notification.light and not flags & FULL and flags & ASKED:
             return  # the body will be confirmed
         elif confirmed and not shown:
-            self._put(self.acks, notification.id)
+            self._put(self._acks, binding, notification.id)
         if shown:
-            self._put(self.shown, notification.id)
+            self._put(self._shown, binding, notification.id)
 
-    def _put(self, ids: list[int], id: int) -> None:
-        if len(ids) >= MAX_CONFIRMATIONS:
+    def _put(self, waiting: list[_Confirmation], binding: Binding, id: int) -> None:
+        if len(waiting) >= MAX_CONFIRMATIONS:
             self._counters.late_confirmations += 1
             return
-        ids.append(id)
+        waiting.append((binding, id))
+
+
+def _take_heard(waiting: list[_Confirmation]) -> list[int]:
+    ids = [id for binding, id in waiting if binding.is_heard]
+    waiting[:] = [entry for entry in waiting if not entry[0].is_heard]
+    return ids

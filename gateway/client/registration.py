@@ -106,7 +106,8 @@ class Registration:
 
     def drop(self) -> None:
         """What came and was not read is not handed out: it was for somebody else."""
-        self._device.counters.discarded += self._discard()
+        self._device.counters.discarded += sum(not isinstance(item, Recall) for item in self._queue)
+        self._queue.clear()
         self._device._room(self)
 
     def set_foreground(self, foreground: bool) -> None:
@@ -214,10 +215,9 @@ class Registration:
 
     def _discard(self) -> int:
         """A5: nothing more of this account is handed out."""
-        gone = sum(not isinstance(item, Recall) for item in self._queue)
-        self._queue.clear()
+        gone, self._queue = self._queue, deque()
         self._wake()
-        return gone
+        return sum(self._device._session.forget(item) for item in gone)
 
     def _told(self, body: bytes) -> None:
         if self._on_told is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.client.bindings import Bindings
-from gateway.client.content import Counters, Notification, Tip
+from gateway.client.content import Counters, Item, Notification, Recall, Tip
 from gateway.client.events import Answered, Binding, BindState, Bound, Ended, Event, Request, Resumed, Told
 from gateway.client.events import Fetched as FetchResult
 from gateway.client.heartbeat import AdaptiveHeartbeat
@@ -28,6 +28,10 @@ from gateway.model.frames import FRAME_BYTES, MAX_IDS, FrameType, build_frame, b
 MAX_REQUESTS = 256
 #: refused requests are sent again after after_ms plus a random part of this share of it
 RETRY_JITTER = 0.3
+#: bodies that had no room, or were sent and did not come, are asked for again after so long
+FETCH_AGAIN_S = 5.0
+#: a fresh binding of a device with a past asks for all that waits after so long: what comes by itself has come by then
+LOOK_BACK_S = 2.0
 
 
 class Phase(Enum):
@@ -58,6 +62,8 @@ class Requests:
         self._by_req: dict[int, Request] = {}
         self._last_req = 0
         self._foreground_told: bool | None = None
+        #: the gateway may know of what was told to an earlier process of this device, or to an account before
+        self._has_past = False
         # of the link there is
         self._out = bytearray()
         self._max_frame = FRAME_BYTES
@@ -122,7 +128,16 @@ class Requests:
         if foreground:
             self._events.extend(self._inbox.foreground(binding, self._unix_offset + now))
             self._fetch_bodies(binding)
+        else:
+            self._events.extend(self._inbox.background(binding, self._unix_offset + now))
         self._tell_foreground()
+
+    def forget(self, item: Item) -> bool:
+        """It was given to the caller and not to the app (A5); False: there is nothing to forget of a recall."""
+        if isinstance(item, Recall):
+            return False
+        self._inbox.forget(item.notification if isinstance(item, Tip) else item)
+        return True
 
     def confirm(self, binding: Binding, item: Notification | Tip) -> None:
         """The app's queue has it."""
@@ -167,9 +182,9 @@ class Requests:
             request.body.token = binding.token
         if request.kind is FrameType.FETCH:
             self._out += self._inbox.flush(self._max_frame)  # confirmations make room in the in-flight window
-            request.had = self._inbox.news
+            request.had, request.had_frames = self._inbox.news, self._inbox.frames
             if binding is not None:
-                binding.asked.update(request.body.ids or [n.id for n in binding.held.values() if n.light])
+                self._inbox.ask(binding, request.body.ids)
         self._last_req = req = self._last_req % 0xFFFFFFFF + 1
         request.body.req = req
         self._requests[request] = req
@@ -267,6 +282,8 @@ class Requests:
             if other.suspended and not binding.keep:
                 self._end(other)
         self._events.append(Bound(binding, changed))
+        if self._has_past and not binding.has_looked_back:
+            binding.look_back_at = self._now + LOOK_BACK_S
         self._send_waiting(binding)
         self._fetch_bodies(binding)
 
@@ -370,9 +387,9 @@ class Requests:
             return
         self.bindings.remove(binding)
         binding.state = BindState.ENDED
-        binding.held.clear()
-        binding.asked.clear()
-        binding.retry_at = binding.fetch_at = 0.0
+        self._inbox.end(binding)
+        self._has_past = True
+        binding.retry_at = binding.fetch_at = binding.look_back_at = 0.0
         self._events.append(Ended(binding, error))
         self._tell_foreground()
 
@@ -395,8 +412,7 @@ class Requests:
         if not binding.is_live or binding.fetch is not None or binding.fetch_blocked or binding.fetch_at:
             return
         missed = binding.missed and binding.foreground
-        wanted = (n.id for n in binding.held.values() if n.light and (binding.foreground or n.id in binding.asked))
-        ids = [] if missed else list(wanted)
+        ids = [] if missed else self._inbox.wanted(binding)
         if not ids and not missed:
             return
         # No more at once than the window takes: what is past it would come light again, or later.
@@ -409,6 +425,9 @@ class Requests:
         if fetched.more:
             # The window was full. Confirmations may have made room by now; without progress wait for some.
             binding.fetch_blocked = not more
+            binding.fetch_at = 0.0 if more else self._now + FETCH_AGAIN_S
+        elif fetched.count > self._inbox.frames - request.had_frames:
+            binding.fetch_at = self._now + FETCH_AGAIN_S  # lost on their way to the node of this link
         elif request.body.ids:
             self._drop_bodies(binding, request.body.ids)
         else:
@@ -419,7 +438,6 @@ class Requests:
         """Asked for and not sent: expired or recalled by now. Should one come yet, it is taken all the same."""
         binding.missed = binding.missed and bool(ids)
         for id in ids:
-            binding.asked.discard(id)
             held = binding.held.get(id)
             if held is not None and held.light:
                 del binding.held[id]
@@ -427,5 +445,5 @@ class Requests:
 
     def _unblock(self, binding: Binding) -> None:
         if binding.fetch_blocked:
-            binding.fetch_blocked = False
+            binding.fetch_blocked, binding.fetch_at = False, 0.0
             self._fetch_bodies(binding)

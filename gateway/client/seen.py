@@ -1,6 +1,6 @@
 """Which notifications this device has had and confirmed: dedupe by (source, id); bounded, forgets the oldest.
 
-Past the bound the oldest entry goes; a duplicate that comes after that is handed out again.
+Past the bound that entry goes which was not touched for longest; a duplicate that comes after that is handed out again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ ACKED_FULL = 4
 SHOWN_LIGHT = 8
 SHOWN_FULL = 16
 LIGHT = 32  # its light form came: that the body is here has to be said
+TIPPED = 64  # the app has a tip of it
+ASKED = 128  # a FETCH for its body was sent, on whatever link
 
 CONFIRMED_LIGHT = ACKED_LIGHT | SHOWN_LIGHT
 CONFIRMED_FULL = ACKED_FULL | SHOWN_FULL
@@ -60,7 +62,12 @@ class Seen:
             self._store.add(source, id)
         return True
 
+    def forget(self, source: str, id: int) -> None:
+        """It was not handed out after all: should it come again, it is new."""
+        self._flags.pop((source, id), None)
+
     def _put(self, key: tuple[str, int], flags: int) -> None:
+        self._flags.pop(key, None)  # so that it is the newest
         self._flags[key] = flags
         if len(self._flags) > self._limit:
             del self._flags[next(iter(self._flags))]

@@ -74,6 +74,7 @@ class Session(Requests):
         assert self.phase is Phase.OFFLINE
         self._new_link(now)
         self.phase = Phase.LOGIN
+        self._has_past = self._has_past or bool(device)
         self._write(
             FrameType.HELLO,
             frames.Hello(
@@ -155,7 +156,7 @@ class Session(Requests):
             return None
         due = self._liveness.deadline()
         for binding in self.bindings:
-            for at in (binding.retry_at, binding.fetch_at):
+            for at in (binding.retry_at, binding.fetch_at, binding.look_back_at):
                 if at:
                     due = min(due, at)
         return due
@@ -180,8 +181,13 @@ class Session(Requests):
             if binding.retry_at and now >= binding.retry_at:
                 binding.retry_at = 0.0
                 self._send_register(binding)
+            if binding.look_back_at and now >= binding.look_back_at:
+                binding.look_back_at = 0.0
+                binding.has_looked_back = binding.missed = True
+                self._fetch_bodies(binding)
             if binding.fetch_at and now >= binding.fetch_at:
                 binding.fetch_at = 0.0
+                binding.fetch_blocked = False
                 self._fetch_bodies(binding)
 
     def pause(self, paused: bool, now: float) -> None:
@@ -230,8 +236,10 @@ class Session(Requests):
             return
         fetches = [r for r in self._requests if r.kind is FrameType.FETCH and r.binding is binding]
         of_all = any(not r.body.ids for r in fetches)
+        if notify.more and notify.id in binding.held:
+            binding.fetch_blocked, binding.fetch_at = False, 0.0  # sent again: there is room
         self._events.extend(self._inbox.take(binding, notify, asked=bool(fetches), of_all=of_all))
-        if binding.held and (binding.foreground or binding.asked):
+        if binding.held:
             self._fetch_bodies(binding)
 
     def _handle_recall(self, body: bytes) -> None:

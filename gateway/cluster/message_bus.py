@@ -407,11 +407,12 @@ class MessageBus(ABC):
             raise UnknownFrame("This node does not know this kind of message.")
         self._hear_own()  # told before it was asked
         result = handler(self._number, body)
-        if not isawaitable(result):
-            return result
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await result
-        except TimeoutError:
-            self._metrics.count(Metric.BUS_ASKS_FAILED, label="timeout")
-            raise NodeUnreachable from None
+        if isawaitable(result):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    result = await result
+            except TimeoutError:
+                self._metrics.count(Metric.BUS_ASKS_FAILED, label="timeout")
+                raise NodeUnreachable from None
+        self._hear_own()  # told before it was answered
+        return result

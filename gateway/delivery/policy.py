@@ -131,6 +131,13 @@ def _no_room(facts: Facts) -> Decision:
     return Decision(_WAITING, (Action.STEP_SPILLED,)) if facts.ttl_left else _expired(Action.STEP_SPILLED)
 
 
+def _no_room_for_body(facts: Facts) -> Decision:
+    # READY may count its light form as in flight, and pass it over.
+    if not facts.ttl_left:
+        return _expired(Action.STEP_SPILLED)
+    return Decision(_WAITING, (Action.STEP_SPILLED, Action.ARM_RETRY))
+
+
 def _body_lost(facts: Facts) -> Decision:
     # The device asked for the body, so a notifier would tell it nothing new.
     if not facts.ttl_left:
@@ -311,7 +318,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         # The body after a FETCH; the device is there and can fetch again.
         Event.ACK_TIMEOUT: Rule("body not acked", _stay(_ANNOUNCED, Action.STEP_ACK_TIMEOUT)),
         Event.LOST: Rule("body lost", _body_lost),
-        Event.SPILLED: Rule("no room", _no_room),
+        Event.SPILLED: Rule("no room for the body", _no_room_for_body),
         Event.NOTIFIER_OK: Rule("notifier late: OK, announced", _stay(_ANNOUNCED, Action.STEP_NOTIFIED)),
         Event.NOTIFIER_RETRY: Rule("notifier late: failed, announced", _stay(_ANNOUNCED, Action.STEP_NOTIFIER_FAILED)),
         Event.NOTIFIER_DEAD: Rule("notifier late: failed, announced", _stay(_ANNOUNCED, Action.STEP_NOTIFIER_FAILED)),

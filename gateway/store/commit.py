@@ -404,7 +404,8 @@ class Committer:
         self._give_up(entries)
         self._end_probe()
 
-    def _give_up(self, entries: list[_Entry]) -> None:
+    def _give_up(self, entries: list[_Entry]) -> int:
+        """Tell them that they are not written. Rows lost with them: settled ones, which nobody makes again."""
         lost = sum(entry.size for entry in entries if entry.kept and not entry.local)
         if lost:
             self._metrics.count(Metric.STORE_ROWS_DROPPED, lost)
@@ -416,6 +417,7 @@ class Committer:
             if entry.future is not None and not entry.future.done():
                 entry.future.set_exception(self._end or StoreUnavailable())
                 entry.future.exception()  # a caller that went away is no reason for a warning
+        return lost
 
     def _on_landed(self, error: BaseException | None) -> None:
         batch, self._flying = self._flying or [], None
@@ -585,9 +587,10 @@ class Committer:
             self._probe_timer.cancel()
         if self._timer is not None:
             self._timer.cancel()
-        if self._waiting:
-            self._metrics.count(Metric.STORE_ROWS_DROPPED, self._waiting_rows)
-            log.error("rows_not_written", rows=self._waiting_rows, consequence="settled deliveries may come again")
+        # The log may yet answer for what is under way; what waits behind it never gets that far.
+        entries, self._waiting, self._waiting_rows = self._waiting, [], 0
+        if lost := self._give_up(entries):
+            log.error("rows_not_written", rows=lost, consequence="settled deliveries may come again")
         self._jobs.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 

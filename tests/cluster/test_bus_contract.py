@@ -87,6 +87,36 @@ async def test_what_is_told_arrives_in_order_and_before_what_is_asked_later(make
     assert heard == [b"%d" % n for n in range(500)]
 
 
+@pytest.mark.parametrize("asked", [1, 2])
+async def test_what_is_told_before_an_answer_arrives_before_it(make_bus: MakeBus, asked: int) -> None:
+    """Of oneself too: the bodies of a FETCH come before its end."""
+    one, other = await pair(make_bus)
+    heard: list[bytes] = []
+    one.serve("told", lambda _sender, body: heard.append(body) or b"")
+
+    def answer(bus: MessageBus) -> Callable[[int, bytes], bytes]:
+        def on_asked(sender: int, body: bytes) -> bytes:
+            bus.tell(sender, "told", body)
+            return b"done"
+
+        return on_asked
+
+    def answer_later(bus: MessageBus) -> Callable[[int, bytes], Awaitable[bytes]]:
+        async def on_asked(sender: int, body: bytes) -> bytes:
+            await asyncio.sleep(0)
+            return answer(bus)(sender, body)
+
+        return on_asked
+
+    for bus in (one, other):
+        bus.serve("asked", answer(bus))
+        bus.serve("asked later", answer_later(bus))
+        await bus.start()
+    for kind in ("asked", "asked later"):
+        assert await one.ask(asked, kind, kind.encode(), timeout_s=5) == b"done"
+        assert heard[-1] == kind.encode()
+
+
 async def test_answers_come_in_the_order_of_sync_handlers(make_bus: MakeBus) -> None:
     one, other = await pair(make_bus)
     other.serve("double", lambda _sender, body: body * 2)

@@ -328,6 +328,23 @@ async def test_light_form_is_announced_and_the_body_settles_it_on_fetch(house: H
     assert house.steps(seq) == ["announced", "sent", "acked"]
 
 
+async def test_body_without_room_is_sent_later_though_its_light_form_is_in_flight(house: House) -> None:
+    """READY passes over what is in flight, and nothing else would come."""
+    device = house.directory.add()
+    house.edge.connect(device.number)
+    seq = await house.accepted(device, data="body", body="on_demand")
+    house.edge.mailbox_full = True
+    assert house.dispatcher.on_fetch(device.number, [seq]) == (0, True)
+    house.edge.mailbox_full = False
+    house.edge.answer_room()
+    await house.settle_down()
+    assert [f.more for f in house.frames(device)] == [True]
+    await house.advance(60_000)
+    assert [f.more for f in house.frames(device)][:2] == [True, False]
+    house.edge.ack(device.number, seq)
+    assert house.state(seq) is State.ACKED
+
+
 async def test_body_without_ack_can_be_fetched_again(house: House) -> None:
     device = house.directory.add()
     house.edge.connect(device.number)

@@ -337,6 +337,28 @@ async def test_a_stalled_log_does_not_keep_a_store_from_its_end(
     assert ends.said == []
 
 
+async def test_a_log_that_answers_after_the_end_keeps_its_promise_and_what_waited_behind_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.commit.CLOSE_S", 0.05)
+    log = MemoryLog(MemoryJournal())
+    store = await with_app(await open_partition(tmp_path / "a", log))
+    number = register(store, "one")
+    await store.committer.flush()
+    log.hold()
+    written = push(store, number)[1]
+    while not log.held:
+        await asyncio.sleep(0)
+    behind = push(store, number)[1]
+    await asyncio.wait_for(store.committer.close(), 20)
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(behind, 20)
+    assert not written.done()
+    log.go_on()
+    await asyncio.wait_for(written, 20)
+    await store.close()
+
+
 async def test_a_folder_that_can_not_follow_the_log_ends_the_store_and_keeps_the_promise(tmp_path: Path) -> None:
     journal = MemoryJournal()
     ends = Ends()

@@ -1,0 +1,269 @@
+"""What the device SDK holds for the foreground: tips, collapse keys, accounts that change, bodies that do not come."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from scripted_gateway import notify, token, welcome
+from session_core import Core, arrived, kinds
+
+from gateway.client.content import AckPolicy, Notification, Tip
+from gateway.client.events import BindState
+from gateway.client.requests import FETCH_AGAIN_S, LOOK_BACK_S
+from gateway.client.seen import FULL, Seen
+from gateway.model import frames
+from gateway.model.frames import FrameType, build_frame
+
+BODY = msgspec.Raw(b"\x01")
+
+
+def fetched(req: int, count: int, *, more: bool = False) -> bytes:
+    return build_frame(FrameType.FETCHED, frames.Fetched(req=req, count=count, more=more))
+
+
+# --- tips of what came light in the foreground ------------------------------------------------------------------------
+
+
+def test_an_app_that_leaves_the_foreground_before_a_body_came_gets_its_tip():  # B6
+    core = Core().online()
+    binding = core.bind("tok")
+    core.give(notify(5, "tok", title="t", more=True))
+    assert kinds(core.sent()) == ["ACK", "FETCH"]
+    core.session.set_foreground(binding, False, core.now)
+    (tip,) = arrived(core.events())
+    assert (type(tip), tip.title, tip.id) == (Tip, "t", 5)
+    core.answer_states()
+    assert arrived(core.give(notify(5, "tok", title="t", data=BODY))) == []  # one tip is enough
+    assert core.sent() == [(FrameType.WHOLE, [5])]
+    core.session.set_foreground(binding, True, core.now)
+    (message,) = arrived(core.events())
+    assert (type(message), message.data) == (Notification, 1)
+
+
+def test_a_body_that_comes_in_the_background_without_a_tip_before_it_gets_one():
+    core = Core().online(now_ms=5_000_000)
+    binding = core.bind("tok")
+    core.give(notify(5, "tok", title="t", more=True, expires=5_010))
+    ((_, fetch),) = [one for one in core.sent() if one[0] is FrameType.FETCH]
+    core.now += 20
+    core.session.set_foreground(binding, False, core.now)
+    assert core.events() == []  # what is over has no tip; its end was set anew meanwhile
+    core.answer_states()
+    (tip,) = arrived(core.give(notify(5, "tok", title="t", data=BODY, expires=5_100), fetched(fetch.req, 1)))
+    assert (type(tip), tip.id) == (Tip, 5)
+    assert core.sent() == [(FrameType.WHOLE, [5])]
+
+
+def test_a_body_in_the_background_is_not_confirmed_before_its_tip_is_shown():
+    core = Core().online()
+    binding = core.bind("tok", ack=AckPolicy.DISPLAY)
+    core.give(notify(5, "tok", title="t", more=True))
+    core.session.set_foreground(binding, False, core.now)
+    (tip,) = arrived(core.events())
+    core.answer_states()
+    core.give(notify(5, "tok", title="t", data=BODY))
+    assert core.sent() == []
+    core.session.confirm_shown(binding, tip.notification)
+    assert core.sent() == []  # of the light form, whose body is here: the message itself was not shown
+    core.session.set_foreground(binding, True, core.now)
+    (message,) = arrived(core.events())
+    core.answer_states()
+    core.session.confirm_shown(binding, message)
+    assert core.sent() == [(FrameType.SHOWN, [5]), (FrameType.WHOLE, [5])]
+
+
+# --- collapse keys ----------------------------------------------------------------------------------------------------
+
+
+def test_a_broadcast_does_not_take_the_place_of_a_push_with_the_same_key():
+    core = Core().online()
+    binding = core.bind("tok", foreground=False)
+    core.give(notify(1, "tok", collapse="news"), notify(2, app="mail", collapse="news"))
+    core.session.set_foreground(binding, True, core.now)
+    assert [n.id for n in arrived(core.events())] == [1, 2]
+
+
+def test_an_older_one_that_comes_late_takes_no_place_and_is_not_confirmed():
+    core = Core().online()
+    binding = core.bind("tok", foreground=False)
+    core.give(notify(6, "tok", collapse="score"))
+    assert core.sent() == [(FrameType.ACK, [6])]
+    assert core.give(notify(5, "tok", collapse="score")) == []
+    assert core.sent() == []
+    core.give(build_frame(FrameType.RECALL, [6]))  # it was not kept after all
+    (tip,) = arrived(core.give(notify(5, "tok", collapse="score")))
+    assert tip.id == 5
+    core.session.set_foreground(binding, True, core.now)
+    assert [n.id for n in arrived(core.events())] == [5]
+
+
+def test_a_body_does_not_take_the_place_of_a_newer_one():
+    core = Core().online()
+    binding = core.bind("tok")
+    core.give(notify(5, "tok", more=True, collapse="score"))
+    core.sent()
+    core.session.set_foreground(binding, False, core.now)
+    core.give(notify(6, "tok", collapse="score"), notify(5, "tok", data=BODY, collapse="score"))
+    core.give(build_frame(FrameType.RECALL, [5]))
+    core.session.set_foreground(binding, True, core.now)
+    assert [n.id for n in arrived(core.events())] == [6]
+
+
+def test_one_that_was_replaced_before_it_was_confirmed_is_new_when_it_comes_again():
+    core = Core().online()
+    binding = core.bind("tok", ack=AckPolicy.DISPLAY, foreground=False)
+    core.give(notify(1, "tok", collapse="score"), notify(2, "tok", collapse="score"))
+    core.give(build_frame(FrameType.RECALL, [2]))
+    assert [tip.id for tip in arrived(core.give(notify(1, "tok", collapse="score")))] == [1]
+    core.session.set_foreground(binding, True, core.now)
+    assert [n.id for n in arrived(core.events())] == [1]
+
+
+def test_an_older_broadcast_behind_a_newer_one_of_its_key_is_over():
+    core = Core().online()
+    binding = core.bind("tok", foreground=False)
+    core.give(notify(8, app="mail", collapse="release"), notify(7, app="mail", collapse="release"))
+    assert core.sent() == [(FrameType.ACK, [8, 7])]  # else it would come on each link
+    core.session.set_foreground(binding, True, core.now)
+    assert [n.id for n in arrived(core.events())] == [8]
+
+
+# --- accounts that change (A5) ----------------------------------------------------------------------------------------
+
+
+def test_what_was_not_handed_out_is_new_when_its_account_is_back():
+    core = Core().online()
+    before = core.bind("ta", account="a", ack=AckPolicy.DISPLAY, foreground=False)
+    core.give(notify(1, "ta", title="t"))
+    core.bind("tb", account="b")
+    assert before.state is BindState.ENDED
+    binding = core.bind("ta", account="a", ack=AckPolicy.DISPLAY)
+    (message,) = arrived(core.give(notify(1, "ta", title="t")))
+    core.session.confirm_shown(binding, message)
+    assert (FrameType.SHOWN, [1]) in core.sent()
+
+
+def test_a_broadcast_that_was_held_for_one_account_is_new_to_the_next():
+    core = Core().online()
+    core.bind("ta", account="a", foreground=False)
+    core.give(notify(7, app="mail", title="t"))
+    core.sent()
+    core.bind("tb", account="b")
+    assert [n.id for n in arrived(core.give(notify(7, app="mail", title="t")))] == [7]
+
+
+def test_what_the_caller_could_not_hand_out_is_new_when_it_comes_again():
+    core = Core().online()
+    core.bind("tok")
+    (message,) = arrived(core.give(notify(1, "tok")))
+    assert core.session.forget(message)
+    assert [n.id for n in arrived(core.give(notify(1, "tok")))] == [1]
+
+
+# --- what an earlier process was told of ------------------------------------------------------------------------------
+
+
+def test_a_restarted_app_fetches_what_it_was_told_of_once_and_in_the_foreground():
+    core = Core()
+    core.session.start(core.now, device="dev~1")
+    core.give(welcome())
+    core.sent()
+    binding = core.bind("tok", foreground=False)
+    core.answer_states()
+    assert "FETCH" not in kinds(core.pass_time(LOOK_BACK_S + 1))
+    core.session.set_foreground(binding, True, core.now)
+    ((_, fetch),) = [one for one in core.answer_states() if one[0] is FrameType.FETCH]
+    assert fetch.ids == []
+    core.give(notify(5, "tok", data=BODY), fetched(fetch.req, 1))
+    assert core.sent() == [(FrameType.WHOLE, [5])]
+    core.reconnect("tok")
+    assert "FETCH" not in kinds(core.sent() + core.pass_time(LOOK_BACK_S + 1))
+
+
+def test_what_comes_by_itself_comes_before_a_restarted_app_asks():
+    core = Core()
+    core.session.start(core.now, device="dev~1")
+    core.give(welcome())
+    core.sent()
+    core.bind("tok")
+    assert core.pass_time(LOOK_BACK_S - 0.5) == []
+    assert kinds(core.pass_time(1)) == ["FETCH"]
+
+
+def test_a_new_device_has_nothing_to_look_back_at():
+    core = Core().online()
+    core.bind("tok")
+    assert core.pass_time(LOOK_BACK_S + 1) == []
+
+
+def test_an_account_that_is_back_fetches_the_bodies_of_tips_it_had():
+    core = Core().online()
+    core.bind("ta", account="a", foreground=False)
+    core.give(notify(5, "ta", title="t", more=True))
+    core.bind("tb", account="b")
+    core.bind("ta", account="a")
+    core.answer_states()
+    ((_, fetch),) = [one for one in core.pass_time(LOOK_BACK_S + 1) if one[0] is FrameType.FETCH]
+    assert (fetch.token, fetch.ids) == ("ta", [])
+
+
+# --- bodies that do not come ------------------------------------------------------------------------------------------
+
+
+def test_bodies_that_were_counted_and_did_not_come_are_asked_for_again():
+    """Lost between the node that has them and the node of this link."""
+    core = Core().online()
+    core.bind("tok")
+    core.give(notify(5, "tok", more=True))
+    _, (_, fetch) = core.sent()
+    core.give(fetched(fetch.req, 1))
+    assert core.pass_time(FETCH_AGAIN_S - 1) == []
+    ((kind, again),) = core.pass_time(2)
+    assert (kind, again.ids) == (FrameType.FETCH, [5])
+    assert [n.id for n in arrived(core.give(notify(5, "tok", data=BODY), fetched(again.req, 1)))] == [5]
+    assert core.pass_time(FETCH_AGAIN_S + 1) == []
+    assert core.counters.bodies_gone == 0
+
+
+def test_a_full_window_is_asked_again_after_a_while_though_nothing_was_confirmed():
+    core = Core().online()
+    binding = core.bind("tok", ack=AckPolicy.DISPLAY)
+    core.give(notify(5, "tok", more=True))
+    ((_, fetch),) = core.sent()
+    core.give(fetched(fetch.req, 0, more=True))
+    assert core.pass_time(FETCH_AGAIN_S - 1) == []
+    ((kind, again),) = core.pass_time(2)
+    assert (kind, again.ids) == (FrameType.FETCH, [5])
+    core.give(notify(5, "tok", data=BODY), fetched(again.req, 1))
+    assert not binding.fetch_blocked
+    assert core.pass_time(FETCH_AGAIN_S + 1) == []
+
+
+# --- confirmations of what was had ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_body_that_was_confirmed_off_line_is_confirmed_as_the_next_gateway_understands_it(knows: bool):
+    core = Core().online(whole=not knows)
+    binding = core.bind("tok", ack=AckPolicy.DISPLAY)
+    core.give(notify(5, "tok", more=True))
+    core.sent()
+    (message,) = arrived(core.give(notify(5, "tok", data=BODY)))
+    core.session.lost(core.now)
+    core.session.confirm_shown(binding, message)
+    core.session.start(core.now)
+    core.give(welcome(whole=knows))
+    ((_, register),) = [one for one in core.sent() if one[0] is FrameType.REGISTER]
+    core.give(token(register.req, "tok"))
+    shown, whole = (FrameType.SHOWN, [5]), (FrameType.WHOLE, [5])
+    assert core.sent() == ([shown, whole] if knows else [shown])
+
+
+def test_what_was_touched_lately_is_not_forgotten():
+    seen = Seen(3)
+    for id in range(3):
+        seen.mark("t", id, 0)
+    seen.mark("t", 0, FULL)
+    seen.mark("t", 3, FULL)
+    assert seen.get("t", 0) == FULL
+    assert seen.get("t", 1) is None
