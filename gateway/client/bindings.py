@@ -54,9 +54,9 @@ class Bindings:
         for binding in self._all.values():
             binding.state = BindState.WANTED
             binding.on_link = False
-            binding.retry_at = binding.fetch_at = binding.look_back_at = 0.0
+            binding.retry_at = binding.fetch_at = 0.0
             binding.fetch = None
-            binding.fetch_blocked = False
+            binding.fetch_blocked, binding.fetches_blocked = False, 0
 
     def of_token(self, token: str) -> Binding | None:
         binding = self._by_token.get(token)

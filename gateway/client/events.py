@@ -56,13 +56,13 @@ class Binding:
     missed: bool = False
     #: the FETCH under way for bodies
     fetch: Request | None = field(default=None, repr=False)
-    #: FETCH got nothing for the in-flight window is full: try after the next confirmation, or at `fetch_at`
+    #: FETCH got nothing for the in-flight window is full, or less than was sent: try after the next confirmation, where
+    #: the light form comes again, or at `fetch_at`
     fetch_blocked: bool = False
     #: FETCH is sent again then; 0 = not waiting
     fetch_at: float = 0.0
-    #: what an earlier process, or an earlier binding of this account, was told of is fetched then; 0 = not waiting
-    look_back_at: float = 0.0
-    has_looked_back: bool = False
+    #: times in a row that it was blocked
+    fetches_blocked: int = 0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -91,8 +91,6 @@ class Request:
     count: int = 0
     #: Inbox.news when it was sent (FETCH)
     had: int = 0
-    #: Inbox.frames when it was sent (FETCH)
-    had_frames: int = 0
 
 
 @dataclass(slots=True, frozen=True)

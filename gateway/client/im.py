@@ -38,6 +38,8 @@ class Im:
         self.cursor = 0
         #: up to here `items` has given all there is; 0: it has given none
         self._whole = 0
+        #: whose the items are that came, as far as this knows
+        self._user = ""
         #: (cursor, at_ms) of what `items` gave lately: what was read from the log may still come as a push, and after a
         #: backup was restored cursors are given again
         self._given: OrderedDict[tuple[int, int], None] = OrderedDict()
@@ -46,6 +48,8 @@ class Im:
         """Any operation by its name; fields that are None are left out."""
         given = {name: value for name, value in fields.items() if value is not None}
         answer: dict[str, Any] = msgspec.msgpack.decode(await self.registration.ask(op, _pack(given)))
+        if op == "sign_out":
+            self._forget()
         return answer
 
     # --- who I am (D1)
@@ -57,18 +61,24 @@ class Im:
     async def verify(self, address: str, code: str, name: str = "") -> dict[str, Any]:
         """This device belongs to the address's user from now on. Where it was another's, what came for that one and
         was not read is dropped, and `cursor` begins anew: `catch_up` has whatever came for the new one meanwhile."""
-        before = await self._whose()
+        before = await self._whose() or self._user
         answer = await self.ask("verify", address=address, code=code, name=name or None)
         if before and answer["user"] != before:
-            self.registration.drop()  # A5
-            self.cursor = self._whole = 0
-            self._given.clear()
+            self._forget()
+        self._user = str(answer["user"])
         return answer
+
+    def _forget(self) -> None:
+        """A5: what came is nobody's now."""
+        self.registration.drop()
+        self.cursor = self._whole = 0
+        self._given.clear()
 
     async def _whose(self) -> str:
         """Whose device this is; empty: nobody's."""
         try:
-            return str((await self.ask("profile"))["user"])
+            self._user = str((await self.ask("profile"))["user"])
+            return self._user
         except NotSignedIn:
             return ""
 

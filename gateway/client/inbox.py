@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import msgspec
 
 from gateway.client.content import AckPolicy, Counters, Notification, Recall, Tip, build_tip
-from gateway.client.events import Arrived, Binding
+from gateway.client.events import Arrived, Binding, BindState
 from gateway.client.seen import (
     ACKED_FULL,
     ACKED_LIGHT,
@@ -57,8 +57,7 @@ class Inbox:
     def __init__(self, seen: Seen, counters: Counters) -> None:
         self._seen = seen
         self._counters = counters
-        #: NOTIFYs for bindings of this device, and those that brought something: a body does, a duplicate does not
-        self.frames = 0
+        #: NOTIFYs that brought something, a body included; duplicates and refused ones do not
         self.news = 0
         #: the gateway knows WHOLE
         self.says_whole = False
@@ -70,7 +69,6 @@ class Inbox:
     def take(self, binding: Binding, notify: Notify, *, asked: bool = False, of_all: bool = False) -> list[Arrived]:
         """A NOTIFY for a live binding. `asked`: a FETCH is under way there, so a body may be of what came light;
         `of_all`: one of all that waits."""
-        self.frames += 1
         whole = not notify.more or bool(notify.data)
         light = LIGHT if not whole or (asked and notify.data) else 0
         notification = Notification(
@@ -95,12 +93,12 @@ class Inbox:
                 self._seen.mark(notification.source, notification.id, light)
             self._confirm_again(binding, notification)
             return []
-        self.news += 1
         if whole:
             light |= FULL
         elif of_all:
             light |= ASKED
         if binding.foreground and whole:
+            self.news += 1
             self._counters.notifications += flags is None
             binding.held.pop(notification.id, None)
             self._seen.mark(notification.source, notification.id, light)
@@ -116,6 +114,7 @@ class Inbox:
             self._counters.held_full += 1
             binding.missed = True
             return []
+        self.news += 1
         self._counters.notifications += flags is None
         held[notification.id] = notification
         self._seen.mark(notification.source, notification.id, marks)
@@ -141,7 +140,9 @@ class Inbox:
             return False
         for older in others:
             del binding.held[older.id]
-            if not (self._seen.get(older.source, older.id) or 0) & (CONFIRMED_LIGHT | CONFIRMED_FULL):
+            flags = self._seen.get(older.source, older.id) or 0
+            # Of a broadcast the gateway replaces none: it would come behind the newer one.
+            if not older.broadcast and not flags & (CONFIRMED_LIGHT | CONFIRMED_FULL):
                 self._seen.forget(older.source, older.id)
         return True
 
@@ -204,7 +205,9 @@ class Inbox:
 
     def confirm_shown(self, binding: Binding, notification: Notification) -> None:
         flag = SHOWN_LIGHT if notification.light else SHOWN_FULL
-        if self._seen.mark(notification.source, notification.id, flag) and not self._is_outrun(notification):
+        if binding.state is BindState.ENDED and self._seen.get(notification.source, notification.id) is None:
+            self._put(self._shown, binding, notification.id)  # what was forgotten with its account stays so
+        elif self._seen.mark(notification.source, notification.id, flag) and not self._is_outrun(notification):
             self._put(self._shown, binding, notification.id)
             if self._is_body(notification):
                 self._put(self._bodies, binding, notification.id)

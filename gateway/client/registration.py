@@ -105,9 +105,12 @@ class Registration:
         return len(self._queue)
 
     def drop(self) -> None:
-        """What came and was not read is not handed out: it was for somebody else."""
-        self._device.counters.discarded += sum(not isinstance(item, Recall) for item in self._queue)
-        self._queue.clear()
+        """What came and was not read is not handed out, now or later: it was for somebody else."""
+        gone, self._queue = list(self._queue), deque()
+        self._device.counters.discarded += sum(not isinstance(item, Recall) for item in gone) + len(self._binding.held)
+        self._binding.held.clear()
+        for item in gone[self._limit :]:
+            self._confirm(item)  # those before are
         self._device._room(self)
 
     def set_foreground(self, foreground: bool) -> None:

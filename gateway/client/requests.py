@@ -28,10 +28,9 @@ from gateway.model.frames import FRAME_BYTES, MAX_IDS, FrameType, build_frame, b
 MAX_REQUESTS = 256
 #: refused requests are sent again after after_ms plus a random part of this share of it
 RETRY_JITTER = 0.3
-#: bodies that had no room, or were sent and did not come, are asked for again after so long
+#: bodies that had no room, or were sent and did not come, are asked for again after so long, doubling up to so much
 FETCH_AGAIN_S = 5.0
-#: a fresh binding of a device with a past asks for all that waits after so long: what comes by itself has come by then
-LOOK_BACK_S = 2.0
+FETCH_AGAIN_MAX_S = 320.0
 
 
 class Phase(Enum):
@@ -62,13 +61,12 @@ class Requests:
         self._by_req: dict[int, Request] = {}
         self._last_req = 0
         self._foreground_told: bool | None = None
-        #: the gateway may know of what was told to an earlier process of this device, or to an account before
-        self._has_past = False
         # of the link there is
         self._out = bytearray()
         self._max_frame = FRAME_BYTES
         self._window = MAX_IDS
         self._now = 0.0
+        #: of the last link that said it; 0: none did
         self._unix_offset = 0.0
 
     # --- what the app wants -----------------------------------------------------------------------------------------
@@ -182,7 +180,7 @@ class Requests:
             request.body.token = binding.token
         if request.kind is FrameType.FETCH:
             self._out += self._inbox.flush(self._max_frame)  # confirmations make room in the in-flight window
-            request.had, request.had_frames = self._inbox.news, self._inbox.frames
+            request.had = self._inbox.news
             if binding is not None:
                 self._inbox.ask(binding, request.body.ids)
         self._last_req = req = self._last_req % 0xFFFFFFFF + 1
@@ -282,8 +280,6 @@ class Requests:
             if other.suspended and not binding.keep:
                 self._end(other)
         self._events.append(Bound(binding, changed))
-        if self._has_past and not binding.has_looked_back:
-            binding.look_back_at = self._now + LOOK_BACK_S
         self._send_waiting(binding)
         self._fetch_bodies(binding)
 
@@ -388,8 +384,7 @@ class Requests:
         self.bindings.remove(binding)
         binding.state = BindState.ENDED
         self._inbox.end(binding)
-        self._has_past = True
-        binding.retry_at = binding.fetch_at = binding.look_back_at = 0.0
+        binding.retry_at = binding.fetch_at = 0.0
         self._events.append(Ended(binding, error))
         self._tell_foreground()
 
@@ -422,17 +417,26 @@ class Requests:
 
     def _bodies_came(self, binding: Binding, request: Request, fetched: frames.Fetched, more: bool) -> None:
         binding.fetch = None
+        ids = request.body.ids
+        missing = [id for id in ids if id in binding.held and binding.held[id].light]
         if fetched.more:
             # The window was full. Confirmations may have made room by now; without progress wait for some.
-            binding.fetch_blocked = not more
-            binding.fetch_at = 0.0 if more else self._now + FETCH_AGAIN_S
-        elif fetched.count > self._inbox.frames - request.had_frames:
-            binding.fetch_at = self._now + FETCH_AGAIN_S  # lost on their way to the node of this link
-        elif request.body.ids:
-            self._drop_bodies(binding, request.body.ids)
+            self._block(binding, not more)
+        elif ids and fetched.count > len(ids) - len(missing):
+            self._block(binding, True)  # one was lost on its way to the node of this link
+        elif ids:
+            binding.fetches_blocked = 0
+            self._drop_bodies(binding, missing)
         else:
-            binding.missed = False
+            binding.missed, binding.fetches_blocked = False, 0
         self._fetch_bodies(binding)
+
+    def _block(self, binding: Binding, blocked: bool) -> None:
+        binding.fetch_blocked = blocked
+        binding.fetch_at = 0.0
+        if blocked:
+            binding.fetch_at = self._now + min(FETCH_AGAIN_S * 2**binding.fetches_blocked, FETCH_AGAIN_MAX_S)
+            binding.fetches_blocked = min(binding.fetches_blocked + 1, 16)
 
     def _drop_bodies(self, binding: Binding, ids: list[int]) -> None:
         """Asked for and not sent: expired or recalled by now. Should one come yet, it is taken all the same."""
@@ -445,5 +449,5 @@ class Requests:
 
     def _unblock(self, binding: Binding) -> None:
         if binding.fetch_blocked:
-            binding.fetch_blocked, binding.fetch_at = False, 0.0
+            binding.fetch_blocked, binding.fetch_at, binding.fetches_blocked = False, 0.0, 0
             self._fetch_bodies(binding)

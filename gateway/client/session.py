@@ -65,7 +65,6 @@ class Session(Requests):
         self._last_error: Closed | None = None
         self._started = self._now = now
         self._liveness = Liveness(self.heartbeat, now)
-        self._unix_offset = 0.0
 
     # --- one link's life ------------------------------------------------------------------------------------------
 
@@ -74,7 +73,6 @@ class Session(Requests):
         assert self.phase is Phase.OFFLINE
         self._new_link(now)
         self.phase = Phase.LOGIN
-        self._has_past = self._has_past or bool(device)
         self._write(
             FrameType.HELLO,
             frames.Hello(
@@ -156,7 +154,7 @@ class Session(Requests):
             return None
         due = self._liveness.deadline()
         for binding in self.bindings:
-            for at in (binding.retry_at, binding.fetch_at, binding.look_back_at):
+            for at in (binding.retry_at, binding.fetch_at):
                 if at:
                     due = min(due, at)
         return due
@@ -181,10 +179,6 @@ class Session(Requests):
             if binding.retry_at and now >= binding.retry_at:
                 binding.retry_at = 0.0
                 self._send_register(binding)
-            if binding.look_back_at and now >= binding.look_back_at:
-                binding.look_back_at = 0.0
-                binding.has_looked_back = binding.missed = True
-                self._fetch_bodies(binding)
             if binding.fetch_at and now >= binding.fetch_at:
                 binding.fetch_at = 0.0
                 binding.fetch_blocked = False
@@ -236,7 +230,7 @@ class Session(Requests):
             return
         fetches = [r for r in self._requests if r.kind is FrameType.FETCH and r.binding is binding]
         of_all = any(not r.body.ids for r in fetches)
-        if notify.more and notify.id in binding.held:
+        if notify.more and notify.id in binding.held and binding.fetch_blocked:
             binding.fetch_blocked, binding.fetch_at = False, 0.0  # sent again: there is room
         self._events.extend(self._inbox.take(binding, notify, asked=bool(fetches), of_all=of_all))
         if binding.held:

@@ -406,13 +406,14 @@ class MessageBus(ABC):
             self._drop("unknown", 1)
             raise UnknownFrame("This node does not know this kind of message.")
         self._hear_own()  # told before it was asked
-        result = handler(self._number, body)
-        if isawaitable(result):
-            try:
-                async with asyncio.timeout(timeout_s):
-                    result = await result
-            except TimeoutError:
-                self._metrics.count(Metric.BUS_ASKS_FAILED, label="timeout")
-                raise NodeUnreachable from None
-        self._hear_own()  # told before it was answered
-        return result
+        try:
+            result = handler(self._number, body)
+            if not isawaitable(result):
+                return result
+            async with asyncio.timeout(timeout_s):
+                return await result
+        except TimeoutError:
+            self._metrics.count(Metric.BUS_ASKS_FAILED, label="timeout")
+            raise NodeUnreachable from None
+        finally:
+            self._hear_own()  # told before it was answered

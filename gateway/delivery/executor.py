@@ -208,13 +208,15 @@ class Executor:
             more = delivery.hop < len(self._chain(notification, registration))
             trail = self._trails.get(delivery.seq)
             tries = trail is None or trail.tries < MAX_TRIES
+        asked = delivery.seq in self._fetched
         return Facts(
             connected=connected,
             wanted=wanted,
-            light=delivery.seq not in self._fetched and goes_light(notification, self._inline_bytes),
+            light=not asked and goes_light(notification, self._inline_bytes),
             more_notifiers=more,
             tries_left=tries,
             ttl_left=notification.expires_s * 1000 > now,
+            asked=asked,
         )
 
     def _send(self, delivery: Delivery, notification: Notification, action: Action) -> Sent:

@@ -43,6 +43,7 @@ class Facts(NamedTuple):
     more_notifiers: bool  # the chain has one that was not used up, and nothing holds it back
     tries_left: bool  # the notifier that failed for now may be tried again
     ttl_left: bool  # its expiry is still ahead
+    asked: bool = False  # the device asked for its body (B2)
 
 
 class Action(StrEnum):
@@ -128,14 +129,11 @@ def _no_ack(facts: Facts) -> Decision:
 
 
 def _no_room(facts: Facts) -> Decision:
-    return Decision(_WAITING, (Action.STEP_SPILLED,)) if facts.ttl_left else _expired(Action.STEP_SPILLED)
-
-
-def _no_room_for_body(facts: Facts) -> Decision:
-    # READY may count its light form as in flight, and pass it over.
     if not facts.ttl_left:
         return _expired(Action.STEP_SPILLED)
-    return Decision(_WAITING, (Action.STEP_SPILLED, Action.ARM_RETRY))
+    # READY passes over what is in flight, and of this one the light form may be.
+    arm = (Action.ARM_RETRY,) if facts.asked else ()
+    return Decision(_WAITING, (Action.STEP_SPILLED, *arm))
 
 
 def _body_lost(facts: Facts) -> Decision:
@@ -318,7 +316,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         # The body after a FETCH; the device is there and can fetch again.
         Event.ACK_TIMEOUT: Rule("body not acked", _stay(_ANNOUNCED, Action.STEP_ACK_TIMEOUT)),
         Event.LOST: Rule("body lost", _body_lost),
-        Event.SPILLED: Rule("no room for the body", _no_room_for_body),
+        Event.SPILLED: Rule("no room", _no_room),
         Event.NOTIFIER_OK: Rule("notifier late: OK, announced", _stay(_ANNOUNCED, Action.STEP_NOTIFIED)),
         Event.NOTIFIER_RETRY: Rule("notifier late: failed, announced", _stay(_ANNOUNCED, Action.STEP_NOTIFIER_FAILED)),
         Event.NOTIFIER_DEAD: Rule("notifier late: failed, announced", _stay(_ANNOUNCED, Action.STEP_NOTIFIER_FAILED)),
@@ -387,7 +385,7 @@ def _rows(look: Look) -> Iterator[str]:
                 return
 
     for fixed, (state, actions) in walk(
-        {}, ["ttl_left", "connected", "wanted", "more_notifiers", "tries_left", "light"]
+        {}, ["ttl_left", "connected", "wanted", "more_notifiers", "tries_left", "light", "asked"]
     ):
         when = ", ".join(name if value else f"not {name}" for name, value in fixed.items()) or "always"
         yield f"{when} | {state.name} | {', '.join(actions) or '–'} |"

@@ -325,6 +325,35 @@ async def test_account_switch_ends_the_old_registration():  # A5
     assert seen == [("old", 0), ("new", 11)]
 
 
+async def test_what_was_dropped_is_confirmed_and_not_handed_out_later():
+    """It was for somebody else, who used the same registration (an IM user who signed out)."""
+
+    async def script(talk):
+        await talk.login()
+        await talk.bind("tok")
+        talk.send(*(notify(i, "tok", title="t") for i in range(6)))
+        confirmed = []
+        while len(confirmed) < 6:
+            kind, body = await talk.next()
+            confirmed += body if kind is FrameType.ACK else []
+        assert confirmed == [0, 1, 2, 3, 4, 5]
+        await stay(talk)
+
+    async with ScriptedGateway(script) as gateway, device(gateway, queue=4) as phone:
+        app = await phone.register("mail", "1", foreground=False)
+        waiting = asyncio.create_task(phone.set_urgency(1))  # an answer is waited for, so reading goes on
+        while app.queued < 6:
+            await asyncio.sleep(0)
+        app.drop()
+        assert app.queued == 0
+        assert phone.counters.discarded == 12  # tips, and the messages behind them
+        app.set_foreground(True)
+        while phone.counters.acks < 6:
+            await asyncio.sleep(0)
+        assert app.queued == 0
+        waiting.cancel()
+
+
 async def test_unregister_and_forget():
     async def script(talk):
         await talk.login()

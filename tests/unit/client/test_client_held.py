@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from scripted_gateway import notify, token, welcome
+from scripted_gateway import error, notify, token, welcome
 from session_core import Core, arrived, kinds
 
 from gateway.client.content import AckPolicy, Notification, Tip
 from gateway.client.events import BindState
-from gateway.client.requests import FETCH_AGAIN_S, LOOK_BACK_S
+from gateway.client.requests import FETCH_AGAIN_MAX_S, FETCH_AGAIN_S
 from gateway.client.seen import FULL, Seen
 from gateway.model import frames
+from gateway.model.errors import TooManyRequests
 from gateway.model.frames import FrameType, build_frame
 
 BODY = msgspec.Raw(b"\x01")
@@ -119,6 +120,15 @@ def test_one_that_was_replaced_before_it_was_confirmed_is_new_when_it_comes_agai
     assert [n.id for n in arrived(core.events())] == [1]
 
 
+def test_a_broadcast_that_a_newer_one_of_its_key_replaced_does_not_come_behind_it():
+    core = Core().online()
+    binding = core.bind("tok", ack=AckPolicy.DISPLAY, foreground=False)
+    core.give(notify(7, app="mail", collapse="release"), notify(8, app="mail", collapse="release"))
+    core.session.set_foreground(binding, True, core.now)
+    assert [n.id for n in arrived(core.events())] == [8]
+    assert core.give(notify(7, app="mail", collapse="release")) == []
+
+
 def test_an_older_broadcast_behind_a_newer_one_of_its_key_is_over():
     core = Core().online()
     binding = core.bind("tok", foreground=False)
@@ -152,59 +162,25 @@ def test_a_broadcast_that_was_held_for_one_account_is_new_to_the_next():
     assert [n.id for n in arrived(core.give(notify(7, app="mail", title="t")))] == [7]
 
 
+def test_a_tip_that_is_shown_after_its_account_ended_does_not_keep_its_message_from_a_later_one():
+    core = Core().online()
+    before = core.bind("ta", account="a", ack=AckPolicy.DISPLAY, foreground=False)
+    (tip,) = arrived(core.give(notify(1, "ta", title="t")))
+    core.bind("tb", account="b")
+    core.session.confirm_shown(before, tip.notification)
+    assert (FrameType.SHOWN, [1]) in core.sent()
+    binding = core.bind("ta", account="a", ack=AckPolicy.DISPLAY)
+    (message,) = arrived(core.give(notify(1, "ta", title="t")))
+    core.session.confirm_shown(binding, message)
+    assert (FrameType.SHOWN, [1]) in core.sent()
+
+
 def test_what_the_caller_could_not_hand_out_is_new_when_it_comes_again():
     core = Core().online()
     core.bind("tok")
     (message,) = arrived(core.give(notify(1, "tok")))
     assert core.session.forget(message)
     assert [n.id for n in arrived(core.give(notify(1, "tok")))] == [1]
-
-
-# --- what an earlier process was told of ------------------------------------------------------------------------------
-
-
-def test_a_restarted_app_fetches_what_it_was_told_of_once_and_in_the_foreground():
-    core = Core()
-    core.session.start(core.now, device="dev~1")
-    core.give(welcome())
-    core.sent()
-    binding = core.bind("tok", foreground=False)
-    core.answer_states()
-    assert "FETCH" not in kinds(core.pass_time(LOOK_BACK_S + 1))
-    core.session.set_foreground(binding, True, core.now)
-    ((_, fetch),) = [one for one in core.answer_states() if one[0] is FrameType.FETCH]
-    assert fetch.ids == []
-    core.give(notify(5, "tok", data=BODY), fetched(fetch.req, 1))
-    assert core.sent() == [(FrameType.WHOLE, [5])]
-    core.reconnect("tok")
-    assert "FETCH" not in kinds(core.sent() + core.pass_time(LOOK_BACK_S + 1))
-
-
-def test_what_comes_by_itself_comes_before_a_restarted_app_asks():
-    core = Core()
-    core.session.start(core.now, device="dev~1")
-    core.give(welcome())
-    core.sent()
-    core.bind("tok")
-    assert core.pass_time(LOOK_BACK_S - 0.5) == []
-    assert kinds(core.pass_time(1)) == ["FETCH"]
-
-
-def test_a_new_device_has_nothing_to_look_back_at():
-    core = Core().online()
-    core.bind("tok")
-    assert core.pass_time(LOOK_BACK_S + 1) == []
-
-
-def test_an_account_that_is_back_fetches_the_bodies_of_tips_it_had():
-    core = Core().online()
-    core.bind("ta", account="a", foreground=False)
-    core.give(notify(5, "ta", title="t", more=True))
-    core.bind("tb", account="b")
-    core.bind("ta", account="a")
-    core.answer_states()
-    ((_, fetch),) = [one for one in core.pass_time(LOOK_BACK_S + 1) if one[0] is FrameType.FETCH]
-    assert (fetch.token, fetch.ids) == ("ta", [])
 
 
 # --- bodies that do not come ------------------------------------------------------------------------------------------
@@ -216,27 +192,59 @@ def test_bodies_that_were_counted_and_did_not_come_are_asked_for_again():
     core.bind("tok")
     core.give(notify(5, "tok", more=True))
     _, (_, fetch) = core.sent()
-    core.give(fetched(fetch.req, 1))
+    core.give(notify(6, "tok"), fetched(fetch.req, 1))  # another is no body of it
+    assert core.sent() == [(FrameType.ACK, [6])]
     assert core.pass_time(FETCH_AGAIN_S - 1) == []
     ((kind, again),) = core.pass_time(2)
     assert (kind, again.ids) == (FrameType.FETCH, [5])
     assert [n.id for n in arrived(core.give(notify(5, "tok", data=BODY), fetched(again.req, 1)))] == [5]
-    assert core.pass_time(FETCH_AGAIN_S + 1) == []
+    assert core.pass_time(FETCH_AGAIN_S * 3) == []
     assert core.counters.bodies_gone == 0
 
 
-def test_a_full_window_is_asked_again_after_a_while_though_nothing_was_confirmed():
+def test_of_several_bodies_those_that_are_gone_are_told_from_those_that_were_lost():
+    core = Core().online()
+    binding = core.bind("tok", foreground=False)
+    core.give(*(notify(id, "tok", more=True) for id in (5, 6, 7)))
+    core.session.set_foreground(binding, True, core.now)
+    ((_, fetch),) = [one for one in core.answer_states() if one[0] is FrameType.FETCH]
+    assert fetch.ids == [5, 6, 7]
+    core.give(notify(5, "tok", data=BODY), fetched(fetch.req, 2))  # of 6 and 7 one is lost and one is gone
+    ((_, fetch),) = [one for one in core.sent() + core.pass_time(FETCH_AGAIN_S) if one[0] is FrameType.FETCH]
+    assert fetch.ids == [6, 7]
+    core.give(notify(7, "tok", data=BODY), fetched(fetch.req, 1))
+    assert binding.held == {}
+    assert core.counters.bodies_gone == 1
+
+
+def test_a_full_window_is_asked_again_less_and_less_often_while_nothing_is_confirmed():
     core = Core().online()
     binding = core.bind("tok", ack=AckPolicy.DISPLAY)
+    (shown,) = arrived(core.give(notify(1, "tok")))
     core.give(notify(5, "tok", more=True))
     ((_, fetch),) = core.sent()
+    for pause_s in (FETCH_AGAIN_S, FETCH_AGAIN_S * 2, FETCH_AGAIN_S * 4):
+        core.give(fetched(fetch.req, 0, more=True))
+        assert core.pass_time(pause_s - 1) == []
+        ((kind, fetch),) = core.pass_time(1)
+        assert (kind, fetch.ids) == (FrameType.FETCH, [5])
+    for _ in range(10):
+        core.give(fetched(fetch.req, 0, more=True))
+        ((_, fetch),) = [one for one in core.pass_time(FETCH_AGAIN_MAX_S) if one[0] is FrameType.FETCH]
     core.give(fetched(fetch.req, 0, more=True))
-    assert core.pass_time(FETCH_AGAIN_S - 1) == []
-    ((kind, again),) = core.pass_time(2)
-    assert (kind, again.ids) == (FrameType.FETCH, [5])
-    core.give(notify(5, "tok", data=BODY), fetched(again.req, 1))
-    assert not binding.fetch_blocked
-    assert core.pass_time(FETCH_AGAIN_S + 1) == []
+    core.session.confirm_shown(binding, shown)
+    assert kinds(core.sent()) == ["SHOWN", "FETCH"]
+
+
+def test_a_light_form_that_comes_again_does_not_cut_short_a_pause_that_the_gateway_asked_for():
+    core = Core().online()
+    core.bind("tok")
+    core.give(notify(5, "tok", more=True))
+    _, (_, fetch) = core.sent()
+    core.give(error(TooManyRequests, req=fetch.req, after_ms=60_000))
+    core.give(notify(5, "tok", more=True))
+    assert "FETCH" not in kinds(core.sent() + core.pass_time(59))
+    assert "FETCH" in kinds(core.pass_time(30))
 
 
 # --- confirmations of what was had ------------------------------------------------------------------------------------

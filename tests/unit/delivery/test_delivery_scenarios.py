@@ -339,7 +339,11 @@ async def test_body_without_room_is_sent_later_though_its_light_form_is_in_fligh
     house.edge.answer_room()
     await house.settle_down()
     assert [f.more for f in house.frames(device)] == [True]
+    house.edge.mailbox_full = True
     await house.advance(60_000)
+    house.edge.mailbox_full = False
+    assert [f.more for f in house.frames(device)] == [True]
+    await house.advance(600_000)
     assert [f.more for f in house.frames(device)][:2] == [True, False]
     house.edge.ack(device.number, seq)
     assert house.state(seq) is State.ACKED
