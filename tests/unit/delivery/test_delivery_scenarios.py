@@ -332,7 +332,7 @@ async def test_body_without_room_is_sent_later_though_its_light_form_is_in_fligh
     """READY passes over what is in flight, and nothing else would come."""
     device = house.directory.add()
     house.edge.connect(device.number)
-    seq = await house.accepted(device, data="body", body="on_demand")
+    seq = await house.accepted(device, data="body", body="on_demand", ack_ms=3_600_000)
     house.edge.mailbox_full = True
     assert house.dispatcher.on_fetch(device.number, [seq]) == (0, True)
     house.edge.mailbox_full = False
