@@ -91,9 +91,17 @@ class Once:
         )
 
     def start_keyed(
-        self, app: App, key: str, body_hash: bytes, *, begin: Callable[[], Push], find: Callable[[int], Push]
+        self,
+        app: App,
+        key: str,
+        body_hash: bytes,
+        *,
+        begin: Callable[[], Push],
+        find: Callable[[int], Push],
+        until_s: int = 0,
     ) -> Push:
-        """`begin` starts what is durable before anything of it goes out; `find` describes one that is there."""
+        """`begin` starts what is durable before anything of it goes out; `find` describes one that is there. The key is
+        kept as long as the configuration says, and until `until_s` (Unix) at least."""
         backend, now_ms = self._backend, self._backend.now_ms()
         flight = self._flights.get((app.name, key))
         if flight is not None:
@@ -104,14 +112,21 @@ class Once:
             return self._again(find(seq), same=kept_hash == body_hash)
         push = begin()
         # In the same turn, so that key and push are one commit: neither is ever there without the other.
-        kept_future = backend.memory.remember(
-            app.name, key, body_hash, push.seq, now_ms // 1000 + backend.config.idempotency_s
-        )
+        until_s = max(until_s, now_ms // 1000 + backend.config.idempotency_s)
+        kept_future = backend.memory.remember(app.name, key, body_hash, push.seq, until_s)
         kept_future.add_done_callback(_retrieve)  # the push's own future tells of a failure
         if push.future is not None and not push.future.done():
             self._flights[app.name, key] = _Flight(body_hash, push)
             push.future.add_done_callback(lambda _: self._flights.pop((app.name, key), None))
         return push
+
+    def known(self, app: App, key: str) -> int:
+        """The sequence of the push that was started with this key; 0: none was, or the key is over."""
+        flight = self._flights.get((app.name, key))
+        if flight is not None:
+            return flight.push.seq
+        kept = self._backend.memory.recall_idempotent(app.name, key)
+        return 0 if kept is None else kept[0]
 
     def _again(self, push: Push, *, same: bool) -> Push:
         if not same:

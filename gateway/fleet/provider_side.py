@@ -6,6 +6,7 @@ builds (`join`) and calls `adopted` before a partition answers anybody.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
@@ -83,8 +84,10 @@ class ProviderSide:
             fates_s=fates_s(config),
             timeout_s=config.cluster.ask_timeout_s,
         )
-        owners.serve(spool_intake.KIND, spool_intake.answer_take)
-        self._take_in = spool_intake.take_in_by(owners.ask, spool_intake.partition_chooser(members.partitions))
+        owners.serve(spool_intake.TAKE, spool_intake.answer_take)
+        owners.serve(spool_intake.KNOWN, spool_intake.answer_known)
+        chooser = spool_intake.partition_chooser(members.partitions)
+        self._intake = spool_intake.Intake(owners.ask, chooser, time.monotonic)
         self._spool, self._bus = spool, bus
         others: dict[Place, Handler] = {
             Place.BATCH: FleetBatches(self.backend, self.pushes, self.quotas, self.spool).push,
@@ -121,7 +124,7 @@ class ProviderSide:
     def start(self) -> None:
         self.copies.start()
         if self._spool is not None:
-            self._spool.start(self._take_in, lambda: self._bus.is_up)
+            self._spool.start(self._intake.take, lambda: self._bus.is_up, known=self._intake.known)
 
     async def close(self) -> None:
         """The spool is closed by who opened it, after this."""

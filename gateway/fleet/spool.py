@@ -42,7 +42,9 @@ from gateway.model.errors import (
     ConfigError,
     Conflict,
     GatewayError,
+    LogFenced,
     LogUnavailable,
+    NodeUnreachable,
     QueueFull,
     StoreUnavailable,
 )
@@ -67,6 +69,8 @@ _MESSAGE_CHARS = 300
 
 #: gives a push to the fleet: its sequence. Raises GatewayError; a retryable one is tried again
 TakeIn = Callable[[Kept], Awaitable[int]]
+#: says whether the fleet has it: its sequence, or 0. Raises GatewayError where that can not be said
+Known = Callable[[Kept], Awaitable[int]]
 
 
 def fates_s(config: Config) -> int:
@@ -152,6 +156,11 @@ class Spool:
         self._written: asyncio.Future[None] | None = None  # of what is to be written
         self._writing: asyncio.Task[None] | None = None
         self._failed = False  # the last write failed: open again before the next
+        #: numbers up to this are of an earlier process
+        self._former = self._last
+        #: perhaps the fleet has them: they were given to it, and no answer said that it took nothing
+        self._doubtful: set[int] = set()
+        self._known: Known = _nobody_knows
         self._taking: set[int] = set()
         self._recalling: set[int] = set()
         self._changed = asyncio.Event()
@@ -203,11 +212,14 @@ class Spool:
             return False
         return _target_of(app, request) in self._targets or (app, request.idempotency_key) in self._keys
 
-    async def keep(self, app: App, key_id: str, request: PushRequest) -> int:
-        """Its number, once it is on disk. QueueFull where the spool is full, StoreUnavailable where it can not be
-        written, Conflict where the provider's key stands for another body."""
+    async def keep(self, app: App, key_id: str, request: PushRequest, *, in_doubt: bool = False) -> int:
+        """Its number, once it is on disk. `in_doubt`: perhaps the fleet has it under its key. QueueFull where the spool
+        is full, StoreUnavailable where it can not be written, Conflict where the provider's key stands for another
+        body."""
         try:
             number = await self._keep(app, key_id, request)
+            if in_doubt:
+                self._doubtful.add(number)
         except GatewayError as error:
             self._metrics.count(Metric.SPOOLED, label=error.name)
             raise
@@ -303,13 +315,15 @@ class Spool:
 
     async def recall(self, app: str, number: int) -> bool:
         """Take back a push that waits. False: it has a fate already, or is being taken in this moment, and then it is
-        a push of the fleet soon."""
+        a push of the fleet soon. One that the fleet has already has that for its fate now: it is to be recalled there.
+        NodeUnreachable where that can not be asked now."""
         found = self.look(app, number)
         if not isinstance(found, Kept) or number in self._taking or number in self._recalling:
             return False
         self._recalling.add(number)
         try:
-            fate = Fate(app, self._clock(), "recalled")
+            seq = await self._known(found) if number <= self._former or number in self._doubtful else 0
+            fate = Fate(app, self._clock(), "pushed", seq=seq) if seq else Fate(app, self._clock(), "recalled")
             await self._settle([_Settled(number, found, len(build_kept(found)), fate)])
         finally:
             self._recalling.discard(number)
@@ -322,6 +336,7 @@ class Spool:
         def on_written(_: asyncio.Future[None]) -> None:
             if written.exception() is None:
                 for one in settled:
+                    self._doubtful.discard(one.number)
                     self._remove(one.kept, one.size)
                     self._metrics.count(Metric.SPOOL_TAKEN, label=one.fate.what)
 
@@ -375,9 +390,11 @@ class Spool:
 
     # --- taking in
 
-    def start(self, take_in: TakeIn, is_ready: Callable[[], bool]) -> None:
-        """Take in what waits, from now on, whenever the fleet can be reached."""
+    def start(self, take_in: TakeIn, is_ready: Callable[[], bool], known: Known | None = None) -> None:
+        """Take in what waits, from now on, whenever the fleet can be reached. `known` is asked before a push is
+        recalled that the fleet may have."""
         assert self._draining is None, "a spool is started once"
+        self._known = known or _nobody_knows
         self._draining = asyncio.create_task(self._drain(take_in, is_ready), name="spool-drain")
 
     async def _drain(self, take_in: TakeIn, is_ready: Callable[[], bool]) -> None:
@@ -467,18 +484,22 @@ class Spool:
                 if not is_there:
                     continue
                 self._taking.add(number)
-                fate = await self._take(kept, take_in)
+                fate = await self._take(number, kept, take_in)
                 if fate is None:
                     return _Chain(settled, is_done=False)
                 settled.append(_Settled(number, kept, size, fate))
         return _Chain(settled, is_done=True)
 
-    async def _take(self, kept: Kept, take_in: TakeIn) -> Fate | None:
+    async def _take(self, number: int, kept: Kept, take_in: TakeIn) -> Fate | None:
         """None: not now."""
+        was_doubtful = number in self._doubtful
+        self._doubtful.add(number)
         try:
             seq = await take_in(kept)
         except GatewayError as error:
             if error.retryable:
+                if is_certain(error) and not was_doubtful:
+                    self._doubtful.discard(number)
                 self._metrics.count(Metric.SPOOL_RETRIES, label=error.name)
                 return None
             return Fate(kept.app, self._clock(), "refused", code=error.code, message=error.message[:_MESSAGE_CHARS])
@@ -507,6 +528,15 @@ def _target_of(app: str, request: PushRequest) -> bytes:
     """Pushes with the same one keep their order."""
     packed = msgspec.msgpack.encode(request.target, order="deterministic")
     return hashlib.blake2b(packed, digest_size=8, key=hashlib.sha256(app.encode()).digest()[:32]).digest()
+
+
+def is_certain(error: GatewayError) -> bool:
+    """Nothing was accepted, whoever was asked."""
+    return isinstance(error, LogUnavailable | LogFenced) or (isinstance(error, NodeUnreachable) and error.nothing_done)
+
+
+async def _nobody_knows(_: Kept) -> int:
+    raise NodeUnreachable("it may be in the fleet already, which can not be asked now")
 
 
 def _hear(future: asyncio.Future[None]) -> None:

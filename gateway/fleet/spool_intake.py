@@ -20,7 +20,10 @@ from gateway.model.cluster import home_of, partition_of
 from gateway.model.errors import BadRequest, NodeUnreachable, UnknownApp
 from gateway.model.registration import parse_token
 
-KIND = "spool.take"
+#: messages to an owner: take it in, and was it taken in before?
+TAKE, KNOWN = "spool.take", "spool.known"
+#: a partition that nobody had is asked once in so long: what waits for others must not wait for its time limits
+REST_S = 5.0
 
 
 class IntakeCore(Protocol):
@@ -61,9 +64,23 @@ async def answer_take(core: IntakeCore, body: bytes) -> bytes:
     def begin() -> Push:
         return as_push(backend.acceptor.push(app, request, now_ms, durable_first=True))
 
-    push = core.once.start_keyed(app, kept.key, kept.body_hash, begin=begin, find=lambda seq: Push(seq, None))
+    push = core.once.start_keyed(
+        app,
+        kept.key,
+        kept.body_hash,
+        begin=begin,
+        find=lambda seq: Push(seq, None),
+        until_s=-(-kept.deadline_ms // 1000),  # so long it may be asked for again
+    )
     await settle(push, backend.config.accept_timeout_s)
     return push.seq.to_bytes(8, "big")
+
+
+def answer_known(core: IntakeCore, body: bytes) -> bytes:
+    """At the owner: its sequence where it was taken in, 0 where it was not."""
+    kept = parse_kept(body)
+    app = core.backend.directory.app(kept.app)
+    return (0 if app is None else core.once.known(app, kept.key)).to_bytes(8, "big")
 
 
 def partition_chooser(partitions: int) -> Callable[[str, PushRequest], int]:
@@ -76,13 +93,40 @@ def partition_chooser(partitions: int) -> Callable[[str, PushRequest], int]:
     return choose
 
 
-def take_in_by(ask: Ask, partition_for: Callable[[str, PushRequest], int]) -> Callable[[Kept], Awaitable[int]]:
+class Intake:
     """What the spool drains through: the owner of the partition is asked."""
 
-    async def take_in(kept: Kept) -> int:
-        answer = await ask(partition_for(kept.app, parse_request(kept.request)), KIND, build_kept(kept))
+    def __init__(self, ask: Ask, partition_for: Callable[[str, PushRequest], int], clock: Callable[[], float]) -> None:
+        """`clock`: seconds of any monotonic clock."""
+        self._ask_owner = ask
+        self._partition_for = partition_for
+        self._clock = clock
+        #: partition → until when it is not asked
+        self._resting: dict[int, float] = {}
+
+    async def take(self, kept: Kept) -> int:
+        """Its sequence; any GatewayError of the owner, NodeUnreachable."""
+        return await self._ask(TAKE, kept)
+
+    async def known(self, kept: Kept) -> int:
+        """Its sequence where it was taken in before, else 0; NodeUnreachable where that can not be said."""
+        return await self._ask(KNOWN, kept)
+
+    async def _ask(self, kind: str, kept: Kept) -> int:
+        partition = self._partition_for(kept.app, parse_request(kept.request))
+        if partition in self._resting:
+            if self._clock() < self._resting[partition]:
+                error = NodeUnreachable("nobody has this part of the fleet now")
+                error.nothing_done = True
+                raise error
+            self._resting[partition] = self._clock() + REST_S  # this one looks
+        try:
+            answer = await self._ask_owner(partition, kind, build_kept(kept))
+        except NodeUnreachable as error:
+            if error.nothing_done:
+                self._resting[partition] = self._clock() + REST_S
+            raise
+        self._resting.pop(partition, None)
         if len(answer) != 8:
             raise NodeUnreachable("a node answered with something that is no sequence")
         return int.from_bytes(answer, "big")
-
-    return take_in

@@ -19,7 +19,7 @@ from gateway.api.once import with_header
 from gateway.api.wire import BatchResult, PushAccepted, Recalled, SpoolView
 from gateway.delivery.push_ids import PushIds
 from gateway.delivery.request import PushRequest
-from gateway.fleet.spool import Spool
+from gateway.fleet.spool import Spool, is_certain
 from gateway.fleet.spool_record import Fate, Kept, build_fate, parse_fate, parse_number
 from gateway.model.cluster import Bus, Members
 from gateway.model.errors import (
@@ -27,7 +27,6 @@ from gateway.model.errors import (
     AcceptTimeout,
     BadRequest,
     GatewayError,
-    LogFenced,
     LogUnavailable,
     NodeUnreachable,
     UnknownPush,
@@ -37,6 +36,11 @@ from gateway.model.registration import App
 #: messages between nodes: what became of a number, and take it back
 LOOK, RECALL = "spool.look", "spool.recall"
 Handler = Callable[[Call], Awaitable[Response]]
+
+#: errors of an answer that an owner gave, with which a push may be kept here
+_REFUSALS: dict[str, type[GatewayError]] = {
+    kind.name: kind for kind in (LogUnavailable, NodeUnreachable, AcceptTimeout)
+}
 
 _encode = msgspec.msgpack.Encoder().encode
 _asked = msgspec.msgpack.Decoder(tuple[str, int]).decode
@@ -51,10 +55,11 @@ def may_keep(error: GatewayError, request: PushRequest) -> bool:
     """Nothing was accepted, for certain; or it has a key by which a second is the first. Not what is now or never."""
     if request.ttl == 0:
         return False
-    if isinstance(error, LogUnavailable | LogFenced):
-        return True
-    if isinstance(error, NodeUnreachable) and error.nothing_done:
-        return True
+    return is_certain(error) or is_harmless_again(error, request)
+
+
+def is_harmless_again(error: GatewayError, request: PushRequest) -> bool:
+    """Perhaps it was accepted, and then its key finds it."""
     return isinstance(error, NodeUnreachable | AcceptTimeout) and bool(request.idempotency_key)
 
 
@@ -106,8 +111,9 @@ class SpoolSide:
                 answer = await inner(call)
             except GatewayError as error:
                 return await self._keep_or(call, body, error)
-            if answer.status_code == 503 and call.request.scope.get(ERROR) == LogUnavailable.name:
-                return await self._keep_or(call, body, LogUnavailable())
+            refusal = _REFUSALS.get(call.request.scope.get(ERROR, ""))
+            if refusal is not None and may_keep(refusal(), request := self._parse(call, body)):
+                return await self._kept(call, request, in_doubt=not is_certain(refusal()))
             return answer
 
         return handle
@@ -120,20 +126,20 @@ class SpoolSide:
         request = self._parse(call, body)
         if not may_keep(error, request):
             raise error
-        return await self._kept(call, request)
+        return await self._kept(call, request, in_doubt=not is_certain(error))
 
-    async def _kept(self, call: Call, request: PushRequest) -> Response:
+    async def _kept(self, call: Call, request: PushRequest, *, in_doubt: bool = False) -> Response:
         assert call.provider is not None
-        push_id = await self.keep(call.app, call.provider.key_id, request)
+        push_id = await self.keep(call.app, call.provider.key_id, request, in_doubt=in_doubt)
         return call.answer(
             PushAccepted(id=push_id, spooled=True), status=202, headers={"location": f"/v1/push/{push_id}"}
         )
 
-    async def keep(self, app: App, key_id: str, request: PushRequest) -> str:
+    async def keep(self, app: App, key_id: str, request: PushRequest, *, in_doubt: bool = False) -> str:
         """Its id, once it is on disk. LogUnavailable without a spool; what Spool.keep raises."""
         if self._spool is None:
             raise LogUnavailable
-        return self._ids.build(app.name, await self._spool.keep(app, key_id, request))
+        return self._ids.build(app.name, await self._spool.keep(app, key_id, request, in_doubt=in_doubt))
 
     async def keep_item(
         self, index: int, app: App, key_id: str, request: PushRequest, error: GatewayError
@@ -142,7 +148,7 @@ class SpoolSide:
         if self._spool is None or not may_keep(error, request):
             return None
         try:
-            push_id = await self.keep(app, key_id, request)
+            push_id = await self.keep(app, key_id, request, in_doubt=not is_certain(error))
         except GatewayError as refusal:
             return BatchResult(index=index, status=refusal.status, error=describe(refusal))
         return BatchResult(index=index, status=202, id=push_id, spooled=True)

@@ -265,7 +265,7 @@ class NodeUnreachable(GatewayError):
     summary = "The node of the fleet that has to answer this can not be reached now, or is being replaced."
 
 
-class LogUnavailable(GatewayError):
+class LogUnavailable(StoreUnavailable):
     code, name, status, retryable, after_ms = 58, "log_unavailable", 503, True, 2_000
     summary = "The fleet's journal can not be written now (NATS unreachable or full); nothing was accepted."
 

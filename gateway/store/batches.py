@@ -38,7 +38,8 @@ from gateway.store.batch_rows import (
     parse_ended_batch,
     parse_record,
 )
-from gateway.store.commit import Call, Committer
+from gateway.store.commit import Committer
+from gateway.store.commit_entry import Call
 from gateway.store.environment import Environment
 from gateway.store.records import DELETE, PUT, Db, Row, build_metadata, pack_u64, unpack_u64
 from gateway.store.row_codec import weigh

@@ -15,7 +15,8 @@ from itertools import islice
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import StoreUnavailable
 from gateway.store.card_rows import counter_key
-from gateway.store.commit import Call, Committer
+from gateway.store.commit import Committer
+from gateway.store.commit_entry import Call
 from gateway.store.environment import Environment
 from gateway.store.records import PUT, Db, Row, pack_u64, unpack_u64
 

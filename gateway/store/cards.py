@@ -13,7 +13,8 @@ from gateway.metrics import Metrics
 from gateway.model.cards import Capability, CardRecord, NumberTaken
 from gateway.store.card_counters import CardCounters
 from gateway.store.card_rows import IMSI, MSISDN, CardRows
-from gateway.store.commit import Call, Committer
+from gateway.store.commit import Committer
+from gateway.store.commit_entry import Call
 from gateway.store.environment import Environment
 from gateway.store.records import DELETE, PUT, Db, Row
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
 import lmdb
 import structlog
@@ -24,7 +24,8 @@ import structlog
 from gateway.config.sections import Store as StoreConfig
 from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import CommitLog
-from gateway.model.errors import GatewayError, LogFenced, LogUnavailable, QueueFull, StoreUnavailable
+from gateway.model.errors import AcceptTimeout, GatewayError, LogFenced, LogUnavailable, QueueFull, StoreUnavailable
+from gateway.store.commit_entry import Call, Entry, fail, undo_all
 from gateway.store.environment import WRITE_ERRORS, Environment
 from gateway.store.folder_size import FolderSize
 from gateway.store.records import DELETE, PUT, Db, Row, pack_u64
@@ -52,31 +53,8 @@ _LOG_PROBE: list[Row] = [*_PROBE_ROWS, *_PROBE_REMOVAL]
 #: steps of a probe: write what was kept, write something of its own, done
 _KEPT, _PROBE, _PROBED = range(3)
 
-Call = Callable[[], None]
 #: rows of one transaction, by their entries
 Groups = list[Collection[Row]]
-
-
-class _Entry:
-    __slots__ = ("done", "future", "joined", "kept", "local", "rows", "size", "undo")
-
-    def __init__(
-        self,
-        rows: Collection[Row],
-        future: asyncio.Future[None] | None,
-        kept: bool,
-        done: Call | None,
-        undo: Call | None,
-        local: bool = False,
-    ) -> None:
-        self.rows = rows
-        self.size = len(rows)
-        self.future = future
-        self.kept = kept
-        self.local = local  # not for the log
-        self.done = done
-        self.undo = undo
-        self.joined = False  # in one transaction with the entry before it, however large that is
 
 
 class _Job:
@@ -119,9 +97,9 @@ class Committer:
         self._max_rows = config.max_uncommitted
         self._max_kept_rows = config.max_uncommitted * KEPT_FACTOR
         self._probe_s = probe_s
-        self._waiting: list[_Entry] = []
+        self._waiting: list[Entry] = []
         self._waiting_rows = 0
-        self._flying: list[_Entry] | None = None  # None: the commit thread is idle
+        self._flying: list[Entry] | None = None  # None: the commit thread is idle
         self._flying_rows = 0
         self._started_s = 0.0
         self._timer: asyncio.Handle | None = None
@@ -161,15 +139,15 @@ class Committer:
         return self._waiting_rows + self._flying_rows
 
     def admit(self, rows: int) -> None:
-        """Raise StoreUnavailable or QueueFull where so many rows can not be accepted now."""
+        """Raise StoreUnavailable (of a log: LogUnavailable) or QueueFull where so many rows can not be accepted now."""
         if not self.writable:
             self._metrics.count(Metric.STORE_REFUSED, label="unavailable")
-            raise StoreUnavailable() if self._end is None else type(self._end)()
+            raise type(self._end or self._refusal())()
         if rows and self._size.is_over:
             self._metrics.count(Metric.STORE_REFUSED, label="full")
             raise StoreUnavailable("the store is full; nothing was accepted")
         # an entry larger than the whole bound is taken when nothing else waits, else it never could be
-        if self.waiting_rows and self.waiting_rows + rows > self._max_rows:
+        if rows and self.waiting_rows and self.waiting_rows + rows > self._max_rows:
             self._metrics.count(Metric.STORE_REFUSED, label="uncommitted")
             raise QueueFull("too many rows wait for the disk; nothing was accepted")
 
@@ -178,30 +156,32 @@ class Committer:
     ) -> asyncio.Future[None]:
         """Rows of a promise. The future resolves when they are durable, or fails with StoreUnavailable after `undo`.
         `joined`: see `join`."""
-        self.admit(len(rows))
+        # what is joined was admitted with that: refused now, one would be there without the other
+        if not (joined and self._waiting and self._writable and not self._closed):
+            self.admit(len(rows))
         future: asyncio.Future[None] = self._loop.create_future()
-        self._submit(_Entry(rows, future, False, done, undo), joined=joined)
+        self._submit(Entry(rows, future, False, done, undo), joined=joined)
         return future
 
     def keep(self, rows: Collection[Row], *, done: Call | None = None) -> None:
         """Rows that must be written sooner or later; never refused."""
-        self._submit(_Entry(rows, None, True, done, None))
+        self._submit(Entry(rows, None, True, done, None))
         if not self.writable:
             self._bound_kept()
 
     def local(self, rows: Collection[Row], *, done: Call | None = None) -> None:
         """Rows that can be had again from elsewhere: kept, but for this folder alone, not for the log."""
-        self._submit(_Entry(rows, None, True, done, None, local=True))
+        self._submit(Entry(rows, None, True, done, None, local=True))
         if not self.writable:
             self._bound_kept()
 
     def refresh(self, rows: Collection[Row], *, redo: Call | None = None, done: Call | None = None) -> None:
         """Rows that can be made again; `redo` is called where their commit failed."""
-        self._submit(_Entry(rows, None, False, done, redo))
+        self._submit(Entry(rows, None, False, done, redo))
 
     def join(self, rows: Collection[Row], *, redo: Call | None = None, done: Call | None = None) -> None:
         """The same, in one transaction with what was submitted last, which must be of this turn of the loop."""
-        self._submit(_Entry(rows, None, False, done, redo), joined=True)
+        self._submit(Entry(rows, None, False, done, redo), joined=True)
 
     def add_source(self, drain: Call) -> None:
         """`drain` is called just before each cut and may `refresh` what changed since the last."""
@@ -234,7 +214,7 @@ class Committer:
 
     # --- batches --------------------------------------------------------------------------------------------
 
-    def _submit(self, entry: _Entry, *, joined: bool = False) -> None:
+    def _submit(self, entry: Entry, *, joined: bool = False) -> None:
         entry.joined = joined and bool(self._waiting)
         if self._end is not None:
             self._give_up([entry])
@@ -274,7 +254,7 @@ class Committer:
         if self._waiting:
             self._due = True
 
-    def _take(self) -> list[_Entry]:
+    def _take(self) -> list[Entry]:
         """The next batch: whole entries, up to commit_rows rows, at least one entry."""
         rows = count = 0
         for entry in self._waiting:
@@ -287,7 +267,7 @@ class Committer:
         self._waiting_rows -= rows
         return batch
 
-    def _fly(self, batch: list[_Entry], *more: list[Row]) -> None:
+    def _fly(self, batch: list[Entry], *more: list[Row]) -> None:
         self._flying = batch
         self._flying_rows = sum(entry.size for entry in batch)
         self._started_s = self._loop.time()
@@ -361,7 +341,7 @@ class Committer:
             self._flying_job = _Job([])  # from here on the log has it
             self._jobs.put(_Job([[*rows, [applied]]]))
 
-    def _has_failed_with_log(self, batch: list[_Entry], error: BaseException) -> bool:
+    def _has_failed_with_log(self, batch: list[Entry], error: BaseException) -> bool:
         """Was it a failure that ends this? What the log refused for now is only a failed commit."""
         job = self._flying_job
         if isinstance(error, LogFenced):
@@ -378,7 +358,7 @@ class Committer:
         else:
             # perhaps the log has them: only who reads it again knows
             log.error("commit_in_doubt", reason=f"{type(error).__name__}: {error}", consequence="it is opened again")
-            self._stop(batch, StoreUnavailable())
+            self._stop(batch, StoreUnavailable(), AcceptTimeout())
             self._tell(self._on_behind)
         return True
 
@@ -386,14 +366,16 @@ class Committer:
         if not self._closed:  # else there is nothing left to end
             call()
 
-    def _resolve(self, batch: list[_Entry]) -> None:
+    def _resolve(self, batch: list[Entry]) -> None:
         for entry in batch:
             if entry.future is not None and not entry.future.done():
                 entry.future.set_result(None)
 
-    def _stop(self, batch: list[_Entry], error: GatewayError) -> None:
-        """Nothing is written any more; what waits fails."""
+    def _stop(self, batch: list[Entry], error: GatewayError, of_batch: GatewayError | None = None) -> None:
+        """Nothing is written any more; what waits fails, and the batch as `of_batch` says."""
         entries, self._waiting, self._waiting_rows = batch + self._waiting, [], 0
+        for entry in batch:
+            fail(entry, of_batch or error)
         self._writable = False
         self._end = error
         for timer in (self._timer, self._probe_timer):
@@ -404,20 +386,16 @@ class Committer:
         self._give_up(entries)
         self._end_probe()
 
-    def _give_up(self, entries: list[_Entry]) -> int:
+    def _give_up(self, entries: list[Entry]) -> int:
         """Tell them that they are not written. Rows lost with them: settled ones, which nobody makes again."""
         lost = sum(entry.size for entry in entries if entry.kept and not entry.local)
         if lost:
             self._metrics.count(Metric.STORE_ROWS_DROPPED, lost)
-        # last first, so that each undo finds the state its entry left
-        for entry in reversed(entries):
-            if not entry.kept and entry.undo is not None:
-                entry.undo()
-        for entry in entries:
-            if entry.future is not None and not entry.future.done():
-                entry.future.set_exception(self._end or StoreUnavailable())
-                entry.future.exception()  # a caller that went away is no reason for a warning
+        undo_all(entries, self._end or self._refusal())
         return lost
+
+    def _refusal(self) -> GatewayError:
+        return StoreUnavailable() if self._log is None else LogUnavailable()
 
     def _on_landed(self, error: BaseException | None) -> None:
         batch, self._flying = self._flying or [], None
@@ -437,8 +415,7 @@ class Committer:
         for entry in batch:
             if entry.done is not None:
                 entry.done()
-            if entry.future is not None and not entry.future.done():
-                entry.future.set_result(None)
+        self._resolve(batch)
         for hook in self._hooks:
             hook()
         self._call_at_landing()
@@ -454,7 +431,7 @@ class Committer:
 
     # --- trouble --------------------------------------------------------------------------------------------
 
-    def _on_failed(self, batch: list[_Entry], error: BaseException) -> None:
+    def _on_failed(self, batch: list[Entry], error: BaseException) -> None:
         self._metrics.count(Metric.STORE_COMMIT_FAILURES, label=type(error).__name__)
         if self._writable:
             self._writable = False
@@ -470,14 +447,7 @@ class Committer:
             self._timer.cancel()
             self._timer = None
         self._hurried = self._due = False
-        # last first, so that each undo finds the state its entry left
-        for entry in reversed(entries):
-            if not entry.kept and entry.undo is not None:
-                entry.undo()
-        for entry in entries:
-            if entry.future is not None and not entry.future.done():
-                entry.future.set_exception(StoreUnavailable())
-                entry.future.exception()  # a caller that went away is no reason for a warning
+        undo_all(entries, self._refusal())
         self._bound_kept()
         self._end_probe()
         self._arm_probe()
@@ -492,9 +462,7 @@ class Committer:
                 entry.undo()
             elif entry.done is not None:
                 entry.done()
-            if entry.future is not None and not entry.future.done():  # accepted before the log stalled
-                entry.future.set_exception(StoreUnavailable())
-                entry.future.exception()
+            fail(entry, self._refusal())  # accepted before the log stalled
 
     def _arm_probe(self) -> None:
         if self._probe_timer is None and not self._closed and self._end is None:
@@ -587,7 +555,7 @@ class Committer:
             self._probe_timer.cancel()
         if self._timer is not None:
             self._timer.cancel()
-        # The log may yet answer for what is under way; what waits behind it never gets that far.
+        # the log may yet answer for what is under way; what waits behind it never gets that far
         entries, self._waiting, self._waiting_rows = self._waiting, [], 0
         if lost := self._give_up(entries):
             log.error("rows_not_written", rows=lost, consequence="settled deliveries may come again")

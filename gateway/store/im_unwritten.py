@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from gateway.store.commit import Call, Committer
+from gateway.store.commit import Committer
+from gateway.store.commit_entry import Call
 from gateway.store.environment import Environment
 from gateway.store.records import DELETE, PUT, Db, Row
 

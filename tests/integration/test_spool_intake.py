@@ -11,7 +11,7 @@ from open_house import House
 
 from gateway.api.once import hash_body
 from gateway.delivery.request import PushRequest
-from gateway.fleet.spool_intake import answer_take, take_in_by
+from gateway.fleet.spool_intake import REST_S, Intake, answer_known, answer_take
 from gateway.fleet.spool_record import Kept, build_kept, pack_request
 from gateway.model.errors import BadRequest, NodeUnreachable, UnknownApp, UnknownToken
 
@@ -74,6 +74,29 @@ async def test_what_can_not_be_one_is_refused_for_good(tmp_path: Path) -> None:
             await answer_take(house.gateway.core, b"\xc1")
 
 
+async def test_whether_it_was_taken_in_is_told_without_taking_it_in(tmp_path: Path) -> None:
+    async with House(tmp_path) as house:
+        what = kept(house, push(await house.device().join()))
+
+        def known(one: Kept) -> int:
+            return int.from_bytes(answer_known(house.gateway.core, build_kept(one)), "big")
+
+        assert known(what) == 0
+        seq = await take(house, what)
+        assert known(what) == seq
+        await house.restart()
+        assert known(what) == seq
+        assert known(kept(house, push("t"), app="none")) == 0
+
+
+async def test_its_key_is_kept_as_long_as_it_may_be_asked_for_again(tmp_path: Path) -> None:
+    async with House(tmp_path, {"api.idempotency_s": 0}) as house:
+        what = kept(house, push(await house.device().join(), ttl=600))
+        seq = await take(house, what)
+        await house.restart()
+        assert await take(house, what) == seq
+
+
 async def test_the_owner_of_the_partition_is_asked() -> None:
     asked: list[tuple[int, str, bytes]] = []
 
@@ -82,7 +105,43 @@ async def test_the_owner_of_the_partition_is_asked() -> None:
         return (77).to_bytes(8, "big") if partition == 3 else b"?"
 
     what = Kept("shop", "k", 1, 2, "key", b"", pack_request(push("t")))
-    assert await take_in_by(ask, lambda app, request: 3)(what) == 77
-    assert asked == [(3, "spool.take", build_kept(what))]
+    intake = Intake(ask, lambda app, request: 3, lambda: 0.0)
+    assert (await intake.take(what), await intake.known(what)) == (77, 77)
+    assert asked == [(3, "spool.take", build_kept(what)), (3, "spool.known", build_kept(what))]
     with pytest.raises(NodeUnreachable):
-        await take_in_by(ask, lambda app, request: 4)(what)
+        await Intake(ask, lambda app, request: 4, lambda: 0.0).take(what)
+
+
+async def test_a_partition_that_is_nobody_s_is_asked_once_in_a_while() -> None:
+    """Each try takes as long as an owner is looked for, and others wait for their turn."""
+    asked: list[int] = []
+    now_s = 100.0
+    has_owner = False
+
+    async def ask(partition: int, kind: str, body: bytes) -> bytes:
+        asked.append(partition)
+        if partition == 3 and not has_owner:
+            error = NodeUnreachable()
+            error.nothing_done = True
+            raise error
+        return (1).to_bytes(8, "big")
+
+    intake = Intake(ask, lambda app, request: int(request.title), lambda: now_s)
+
+    async def take(partition: int) -> int:
+        return await intake.take(Kept("shop", "k", 1, 2, "key", b"", pack_request(push("t", title=f"{partition}"))))
+
+    for _ in range(5):
+        with pytest.raises(NodeUnreachable) as caught:
+            await take(3)
+        assert caught.value.nothing_done
+    assert await take(4) == 1
+    assert asked == [3, 4]
+    now_s += REST_S
+    for _ in range(5):
+        with pytest.raises(NodeUnreachable):
+            await take(3)
+    assert asked == [3, 4, 3]
+    has_owner = True
+    now_s += REST_S
+    assert [await take(3) for _ in range(5)] == [1] * 5

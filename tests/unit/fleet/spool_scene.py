@@ -34,6 +34,7 @@ class Fleet:
         self.taken: list[str] = []  # titles, in the order they became pushes
         self.seqs: dict[str, int] = {}
         self.asked = 0
+        self.asked_after: list[str] = []  # keys
         #: title → what it is refused with
         self.refuses: dict[str, GatewayError] = {}
         self.gate = asyncio.Event()
@@ -60,6 +61,10 @@ class Fleet:
             self.seqs[kept.key] = len(self.seqs) + 1
             self.taken.append(title)
         return self.seqs[kept.key]
+
+    async def known(self, kept: Kept) -> int:
+        self.asked_after.append(kept.key)
+        return self.seqs.get(kept.key, 0)
 
 
 def open_spool(
@@ -96,7 +101,7 @@ class Scene:
 
     def start(self) -> None:
         self.spool._sleep = self._soon  # the waits of the spool itself
-        self.spool.start(self.fleet.take_in, self.fleet)
+        self.spool.start(self.fleet.take_in, self.fleet, known=self.fleet.known)
 
     async def _soon(self, _seconds: float) -> None:
         await asyncio.sleep(0)

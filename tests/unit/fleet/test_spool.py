@@ -29,6 +29,7 @@ from gateway.fleet.spool_record import (
 )
 from gateway.metrics import Metric
 from gateway.model.errors import (
+    AcceptTimeout,
     BadRequest,
     ConfigError,
     Conflict,
@@ -45,6 +46,12 @@ from gateway.store.spool_rows import SpoolRows
 def what(scene: Scene, number: int) -> str:
     found = scene.spool.look(APP.name, number)
     return "spooled" if isinstance(found, Kept) else found.what if found else ""
+
+
+def kept_of(scene: Scene, number: int) -> Kept:
+    found = scene.spool.look(APP.name, number)
+    assert isinstance(found, Kept)
+    return found
 
 
 async def keep_until_refused(scene: Scene, refusal: type[GatewayError], size: int) -> int:
@@ -252,6 +259,53 @@ async def test_a_recalled_push_never_goes(tmp_path: Path) -> None:
         await scene.drained()
         assert scene.fleet.taken == ["b"]
         assert (what(scene, number), what(scene, other)) == ("recalled", "pushed")
+
+
+async def test_a_push_of_an_earlier_process_is_recalled_once_it_is_known_that_the_fleet_has_it_not(
+    tmp_path: Path,
+) -> None:
+    async with Scene(tmp_path) as scene:
+        taken, left = await scene.keep("a"), await scene.keep("b")
+        scene.fleet.seqs[kept_of(scene, taken).key] = 77  # and a crash before that was noted
+        await scene.restart()
+        with pytest.raises(NodeUnreachable):  # nobody can be asked
+            await scene.spool.recall(APP.name, left)
+        assert what(scene, left) == "spooled"
+        scene.start()
+        assert await scene.spool.recall(APP.name, left)
+        assert await scene.spool.recall(APP.name, taken)
+        assert what(scene, left) == "recalled"
+        found = scene.spool.look(APP.name, taken)
+        assert isinstance(found, Fate)
+        assert (found.what, found.seq) == ("pushed", 77)
+        assert scene.spool.waiting == 0
+
+
+@pytest.mark.parametrize(("error", "is_asked"), [(LogUnavailable(), False), (AcceptTimeout(), True)])
+async def test_the_fleet_is_asked_of_what_it_may_have_and_only_of_that(
+    tmp_path: Path, error: GatewayError, is_asked: bool
+) -> None:
+    async with Scene(tmp_path) as scene:
+        number = await scene.keep("a")
+        key = kept_of(scene, number).key
+        scene.fleet.refuses["a"] = error
+        scene.fleet.is_up = True
+        scene.start()
+        async with asyncio.timeout(10):
+            while not scene.metrics.value(Metric.SPOOL_RETRIES, error.name):
+                await asyncio.sleep(0)
+        await scene.spool.stop()
+        assert await scene.spool.recall(APP.name, number)
+        assert scene.fleet.asked_after == ([key] if is_asked else [])
+
+
+async def test_what_is_kept_in_doubt_is_asked_for_before_it_is_recalled(tmp_path: Path) -> None:
+    async with Scene(tmp_path) as scene:
+        number = await scene.spool.keep(APP, "k1", push("a", idempotency_key="k"), in_doubt=True)
+        scene.fleet.seqs["k"] = 5
+        scene.start()
+        await scene.spool.recall(APP.name, number)
+        assert what(scene, number) == "pushed"
 
 
 async def test_a_push_that_is_being_taken_in_is_not_recalled_here(tmp_path: Path) -> None:

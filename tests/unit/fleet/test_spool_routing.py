@@ -28,8 +28,13 @@ def spool_of(fleet: Fleet) -> Spool:
     return fleet.spools[1]
 
 
+def start(fleet: Fleet) -> None:
+    intake = fleet.nodes[1].side._intake
+    spool_of(fleet).start(intake.take, lambda: fleet.nodes[1].bus.is_up, known=intake.known)
+
+
 async def taken_in(fleet: Fleet) -> None:
-    spool_of(fleet).start(fleet.nodes[1].side._take_in, lambda: fleet.nodes[1].bus.is_up)
+    start(fleet)
     await until(lambda: spool_of(fleet).waiting == 0)
 
 
@@ -78,6 +83,29 @@ async def test_a_push_whose_owner_gave_no_answer_is_not_kept_unless_it_has_a_key
         await taken_in(fleet)
         again = await http.post("/v1/push", json=push)
         assert (again.status_code, again.headers["idempotent-replay"]) == (200, "true")
+
+
+async def test_a_push_that_the_fleet_took_and_whose_answer_was_lost_is_recalled_there(fleet: Fleet) -> None:
+    """It still waits in the spool, but to forget it there would not take it back."""
+    key = await fleet.create_app("shop")
+    token = await fleet.register("shop", 2)
+    async with fleet.client(1, key) as http:
+        fleet.wire.cut.add(1)
+        where = (await http.post("/v1/push", json={"target": {"token": token}})).headers["location"]
+        fleet.wire.lose_answers = True
+        fleet.wire.cut.clear()
+        start(fleet)
+        number = next(iter(spool_of(fleet)._rows.waiting(limit=1)))[0]
+        await until(lambda: number in spool_of(fleet)._doubtful and not spool_of(fleet)._taking)
+        assert (await http.delete(where)).status_code == 503  # nobody can say
+        await spool_of(fleet).stop()
+        fleet.wire.lose_answers = False
+        answer = await http.delete(where)
+        assert answer.json() == {"recalled": 1, "too_late": 0}
+        assert spool_of(fleet).waiting == 0
+        shown = (await http.get(where)).json()
+        assert shown["state"] == "done"
+        assert shown["figures"] == {"recalled": 1}
 
 
 async def test_pushes_of_a_batch_are_kept_each_for_itself_and_in_order(fleet: Fleet) -> None:

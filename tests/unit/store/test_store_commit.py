@@ -346,3 +346,31 @@ async def test_no_numbers_are_given_out_that_a_crash_could_repeat(tmp_path: Path
         reserve_millions(store)
     assert store.journal.reserve(1) > first, "what is left of the block can still be used"
     await store.close()
+
+
+async def test_a_key_is_taken_with_its_push_though_that_filled_the_room(tmp_path: Path) -> None:
+    """Else the provider hears that nothing was accepted, repeats it, and it is two pushes."""
+    store = await with_app(await open_store(tmp_path, max_uncommitted=10))
+    row = (PUT, Db.POSITIONS, b"n", b"x" * 8)
+    store.committer.accept([row] * 9)
+    pushed = store.committer.accept([row])
+    kept = store.receipts.remember(APP, "k", b"h", 7, 2**31)
+    with pytest.raises(QueueFull):
+        store.committer.accept([row])
+    await asyncio.wait_for(store.committer.flush(), 20)
+    assert pushed.done()
+    assert kept.done()
+    assert store.receipts.recall_idempotent(APP, "k") == (7, b"h")
+    await store.close()
+
+
+async def test_more_than_may_wait_is_written_at_the_end(tmp_path: Path) -> None:
+    metrics = Metrics(process=False)
+    store = await open_store(tmp_path, metrics=metrics, commit_ms=3_600_000, max_uncommitted=5)
+    for n in range(60):
+        store.committer.keep([(PUT, Db.POSITIONS, b"n%d" % n, pack_u64(n))])
+    await asyncio.wait_for(store.close(), 20)
+    assert metrics.value(Metric.STORE_ROWS_DROPPED) == 0
+    store = await open_store(tmp_path)
+    assert unpack_u64(store._environment.get(Db.POSITIONS, b"n59") or b"") == 59
+    await store.close()
