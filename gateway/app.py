@@ -35,6 +35,7 @@ from gateway.notifiers import build_notifiers
 from gateway.operator_side import OperatorSide
 from gateway.push_core import PushCore
 from gateway.store import Store
+from gateway.store.environment import is_of_node
 
 if TYPE_CHECKING:
     from gateway.fleet.node import FleetNode
@@ -100,6 +101,12 @@ class Gateway:
     @classmethod
     async def start(cls, config: Config, apps: Sequence[str] = ()) -> Gateway:
         """Recovered, listening on both doors. Raises GatewayError with nothing left running."""
+        if is_of_node(Path(config.store.path)):
+            raise ConfigError(
+                "is of a node of a fleet, and a gateway alone would begin empty there: give the configuration of that"
+                " node (cluster.url), or another folder",
+                field="store.path",
+            )
         metrics = Metrics()
         load_timezones()
         store = await Store.open(config.store, metrics)

@@ -105,7 +105,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as exc:
         field = "" if not exc.field or exc.field in exc.message else f"{exc.field}: "
         print(f"heliograph: {field}{exc.message}", file=sys.stderr)
-        return USAGE
+        return FAILED if exc.may_pass else USAGE
     except CommandFailed as exc:
         print(f"heliograph: {exc}", file=sys.stderr)
         return FAILED

@@ -110,7 +110,8 @@ def _check_advertise(cluster: Cluster) -> None:
 def _check_monitors(cluster: Cluster) -> None:
     for url in split_list(cluster.monitors):
         if not re.fullmatch(r"https?://[^/\s?#@]+", url):
-            raise ConfigError(f"{url!r} is no address as http://host:8222", field="cluster.monitors")
+            # not quoted: whoever writes a user into it writes a password, too
+            raise ConfigError("holds what is no address as http://host:8222", field="cluster.monitors")
     if not split_list(cluster.monitors) and not cluster.allow_unsynced:
         raise ConfigError(
             "is empty: name the monitoring addresses of the NATS servers, each is asked whether it syncs every write"

@@ -278,6 +278,8 @@ class LogFenced(GatewayError):
 
 
 class ConfigError(GatewayError):
+    #: True: what it names may be right, and whom it names was silent; to be tried again
+    may_pass: bool = False
     code, name, status, retryable, after_ms = 60, "config", 500, False, 0
     summary = "The configuration is not valid; the message names the field and the fix."
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 import httpx
 import msgspec
 
-from gateway.tour.nats_servers import HOST, NatsServers, free_ports, tied
+from gateway.tour.nats_servers import AGREE_S, HOST, NatsServers, free_ports, tied
 
 START_S = 120.0
 END_S = 20.0
@@ -345,4 +345,4 @@ class FleetHome:
     async def nats_healthy(self) -> None:
         """All servers are up and agree again. RuntimeError."""
         if self.nats is not None:
-            await self.nats.wait_until_healthy()
+            await self.nats.wait_until_healthy(AGREE_S)

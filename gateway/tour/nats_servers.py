@@ -21,6 +21,9 @@ import httpx
 import msgspec
 
 PATIENCE_S = 30.0
+#: a server that was alone for a while may ask again and again for what it missed, until its peers make a snapshot: they
+#: put that off for a minute while somebody catches up (nats-server, pull request 7846)
+AGREE_S = 180.0
 END_S = 5.0
 HOST = "127.0.0.1"
 
@@ -147,9 +150,9 @@ class NatsServers:
             server.start()
         await self.wait_until_healthy()
 
-    async def wait_until_healthy(self) -> None:
+    async def wait_until_healthy(self, patience_s: float = PATIENCE_S) -> None:
         loop = asyncio.get_running_loop()
-        end = loop.time() + PATIENCE_S
+        end = loop.time() + patience_s
         for server in self.servers:
             while not await loop.run_in_executor(None, server.is_healthy):
                 if loop.time() > end or (server.process is not None and server.process.poll() is not None):

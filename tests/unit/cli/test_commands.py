@@ -97,6 +97,13 @@ def test_serve_refuses_a_bad_setting_before_it_starts_anything(tmp_path: Path, c
     assert not (tmp_path / "s").exists()
 
 
+def test_serve_alone_does_not_begin_an_empty_store_in_the_folder_of_a_node(tmp_path: Path, capsys) -> None:
+    (tmp_path / "partitions").mkdir()
+    assert run(["serve", "--port", "0", "--api-port", "0", "--store", str(tmp_path)]) == 2
+    assert "store.path: is of a node of a fleet" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["partitions"]
+
+
 def test_errors_by_number_by_name_and_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["errors", "32", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "unknown_token"

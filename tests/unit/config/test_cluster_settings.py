@@ -133,3 +133,9 @@ def test_what_is_risky_is_worth_a_word(secret: Path) -> None:
     alone = Config()
     alone.cluster.partitions = 4
     assert "cluster.url" in dict(advice(alone))
+
+
+def test_an_address_of_a_monitor_is_not_repeated_for_it_may_hold_a_password(secret: Path) -> None:
+    ((field, said),) = conflicts(fleet(secret, monitors="http://ops:hunter2@127.0.0.1:8222"))
+    assert field == "cluster.monitors"
+    assert "hunter2" not in said
