@@ -89,8 +89,9 @@ class Request:
     internal: bool = False
     #: NOTIFYs sent in answer so far (FETCH)
     count: int = 0
-    #: Inbox.news when it was sent (FETCH)
+    #: Inbox.news and Inbox.frames when it was sent (FETCH)
     had: int = 0
+    had_frames: int = 0
 
 
 @dataclass(slots=True, frozen=True)

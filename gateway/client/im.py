@@ -48,8 +48,8 @@ class Im:
         """Any operation by its name; fields that are None are left out."""
         given = {name: value for name, value in fields.items() if value is not None}
         answer: dict[str, Any] = msgspec.msgpack.decode(await self.registration.ask(op, _pack(given)))
-        if op == "sign_out":
-            self._forget()
+        if op == "sign_out" and (given.get("everywhere") or not given.get("key")):
+            self._forget()  # the device, not a session of REST
         return answer
 
     # --- who I am (D1)

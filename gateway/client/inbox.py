@@ -57,7 +57,9 @@ class Inbox:
     def __init__(self, seen: Seen, counters: Counters) -> None:
         self._seen = seen
         self._counters = counters
-        #: NOTIFYs that brought something, a body included; duplicates and refused ones do not
+        #: NOTIFYs for bindings of this device, and those that brought something: a body does, duplicates and refused
+        #: ones do not
+        self.frames = 0
         self.news = 0
         #: the gateway knows WHOLE
         self.says_whole = False
@@ -69,6 +71,7 @@ class Inbox:
     def take(self, binding: Binding, notify: Notify, *, asked: bool = False, of_all: bool = False) -> list[Arrived]:
         """A NOTIFY for a live binding. `asked`: a FETCH is under way there, so a body may be of what came light;
         `of_all`: one of all that waits."""
+        self.frames += 1
         whole = not notify.more or bool(notify.data)
         light = LIGHT if not whole or (asked and notify.data) else 0
         notification = Notification(

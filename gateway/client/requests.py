@@ -180,7 +180,7 @@ class Requests:
             request.body.token = binding.token
         if request.kind is FrameType.FETCH:
             self._out += self._inbox.flush(self._max_frame)  # confirmations make room in the in-flight window
-            request.had = self._inbox.news
+            request.had, request.had_frames = self._inbox.news, self._inbox.frames
             if binding is not None:
                 self._inbox.ask(binding, request.body.ids)
         self._last_req = req = self._last_req % 0xFFFFFFFF + 1
@@ -422,7 +422,7 @@ class Requests:
         if fetched.more:
             # The window was full. Confirmations may have made room by now; without progress wait for some.
             self._block(binding, not more)
-        elif ids and fetched.count > len(ids) - len(missing):
+        elif fetched.count > (len(ids) - len(missing) if ids else self._inbox.frames - request.had_frames):
             self._block(binding, True)  # one was lost on its way to the node of this link
         elif ids:
             binding.fetches_blocked = 0

@@ -21,7 +21,7 @@ from gateway.fleet.calls import Answered, Asked
 from gateway.fleet.owners import Owners
 from gateway.fleet.ports import Core
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import BadRequest, GatewayError, LogUnavailable, NodeUnreachable, StoreUnavailable
+from gateway.model.errors import AcceptTimeout, BadRequest, GatewayError, NodeUnreachable, StoreUnavailable
 from gateway.model.registration import App
 
 log = structlog.get_logger("gateway.fleet")
@@ -188,7 +188,7 @@ class AppCopies:
             try:
                 await self._owners.ask(SOURCE, _MAKE, name.encode())
                 return
-            except (NodeUnreachable, StoreUnavailable, LogUnavailable):
+            except (NodeUnreachable, StoreUnavailable, AcceptTimeout):
                 await asyncio.sleep(self._pull_s)
 
     async def _pull_on(self) -> None:

@@ -212,14 +212,11 @@ class Spool:
             return False
         return _target_of(app, request) in self._targets or (app, request.idempotency_key) in self._keys
 
-    async def keep(self, app: App, key_id: str, request: PushRequest, *, in_doubt: bool = False) -> int:
-        """Its number, once it is on disk. `in_doubt`: perhaps the fleet has it under its key. QueueFull where the spool
-        is full, StoreUnavailable where it can not be written, Conflict where the provider's key stands for another
-        body."""
+    async def keep(self, app: App, key_id: str, request: PushRequest) -> int:
+        """Its number, once it is on disk. QueueFull where the spool is full, StoreUnavailable where it can not be
+        written, Conflict where the provider's key stands for another body."""
         try:
             number = await self._keep(app, key_id, request)
-            if in_doubt:
-                self._doubtful.add(number)
         except GatewayError as error:
             self._metrics.count(Metric.SPOOLED, label=error.name)
             raise
@@ -322,12 +319,17 @@ class Spool:
             return False
         self._recalling.add(number)
         try:
-            seq = await self._known(found) if number <= self._former or number in self._doubtful else 0
+            seq = await self._known(found) if self._may_be_taken(number, found) else 0
             fate = Fate(app, self._clock(), "pushed", seq=seq) if seq else Fate(app, self._clock(), "recalled")
             await self._settle([_Settled(number, found, len(build_kept(found)), fate)])
         finally:
             self._recalling.discard(number)
         return True
+
+    def _may_be_taken(self, number: int, kept: Kept) -> bool:
+        """Perhaps the fleet has it: it was given to it, now or by an earlier process, or its provider did that with its
+        own key, anywhere."""
+        return number <= self._former or number in self._doubtful or not self._is_ours(kept.key)
 
     async def _settle(self, settled: Sequence[_Settled]) -> None:
         """Durable when it returns; StoreUnavailable where nothing was noted."""

@@ -17,7 +17,7 @@ from gateway.api.ports import Backend
 from gateway.delivery.request import PushRequest
 from gateway.fleet.spool_record import Kept, build_kept, parse_kept, parse_request
 from gateway.model.cluster import home_of, partition_of
-from gateway.model.errors import BadRequest, NodeUnreachable, UnknownApp
+from gateway.model.errors import BadRequest, GatewayError, NodeUnreachable, UnknownApp, UnknownFrame
 from gateway.model.registration import parse_token
 
 #: messages to an owner: take it in, and was it taken in before?
@@ -110,7 +110,10 @@ class Intake:
 
     async def known(self, kept: Kept) -> int:
         """Its sequence where it was taken in before, else 0; NodeUnreachable where that can not be said."""
-        return await self._ask(KNOWN, kept)
+        try:
+            return await self._ask(KNOWN, kept)
+        except UnknownFrame as error:
+            raise NodeUnreachable("the owner of this push is too old to say whether it has it") from error
 
     async def _ask(self, kind: str, kept: Kept) -> int:
         partition = self._partition_for(kept.app, parse_request(kept.request))
@@ -125,6 +128,9 @@ class Intake:
         except NodeUnreachable as error:
             if error.nothing_done:
                 self._resting[partition] = self._clock() + REST_S
+            raise
+        except GatewayError:
+            self._resting.pop(partition, None)  # somebody answered
             raise
         self._resting.pop(partition, None)
         if len(answer) != 8:

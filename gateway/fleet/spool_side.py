@@ -113,7 +113,7 @@ class SpoolSide:
                 return await self._keep_or(call, body, error)
             refusal = _REFUSALS.get(call.request.scope.get(ERROR, ""))
             if refusal is not None and may_keep(refusal(), request := self._parse(call, body)):
-                return await self._kept(call, request, in_doubt=not is_certain(refusal()))
+                return await self._kept(call, request)
             return answer
 
         return handle
@@ -126,20 +126,20 @@ class SpoolSide:
         request = self._parse(call, body)
         if not may_keep(error, request):
             raise error
-        return await self._kept(call, request, in_doubt=not is_certain(error))
+        return await self._kept(call, request)
 
-    async def _kept(self, call: Call, request: PushRequest, *, in_doubt: bool = False) -> Response:
+    async def _kept(self, call: Call, request: PushRequest) -> Response:
         assert call.provider is not None
-        push_id = await self.keep(call.app, call.provider.key_id, request, in_doubt=in_doubt)
+        push_id = await self.keep(call.app, call.provider.key_id, request)
         return call.answer(
             PushAccepted(id=push_id, spooled=True), status=202, headers={"location": f"/v1/push/{push_id}"}
         )
 
-    async def keep(self, app: App, key_id: str, request: PushRequest, *, in_doubt: bool = False) -> str:
+    async def keep(self, app: App, key_id: str, request: PushRequest) -> str:
         """Its id, once it is on disk. LogUnavailable without a spool; what Spool.keep raises."""
         if self._spool is None:
             raise LogUnavailable
-        return self._ids.build(app.name, await self._spool.keep(app, key_id, request, in_doubt=in_doubt))
+        return self._ids.build(app.name, await self._spool.keep(app, key_id, request))
 
     async def keep_item(
         self, index: int, app: App, key_id: str, request: PushRequest, error: GatewayError
@@ -148,7 +148,7 @@ class SpoolSide:
         if self._spool is None or not may_keep(error, request):
             return None
         try:
-            push_id = await self.keep(app, key_id, request, in_doubt=not is_certain(error))
+            push_id = await self.keep(app, key_id, request)
         except GatewayError as refusal:
             return BatchResult(index=index, status=refusal.status, error=describe(refusal))
         return BatchResult(index=index, status=202, id=push_id, spooled=True)

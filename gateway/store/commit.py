@@ -548,7 +548,7 @@ class Committer:
                     await self.flush()
                     while self._waiting and self._writable:  # what the sources had may be more than one commit takes
                         await self.flush()
-        except (StoreUnavailable, LogUnavailable, LogFenced, TimeoutError):
+        except (GatewayError, TimeoutError):
             pass
         self._closed = True
         if self._probe_timer is not None:

@@ -13,7 +13,7 @@ from gateway.api.once import hash_body
 from gateway.delivery.request import PushRequest
 from gateway.fleet.spool_intake import REST_S, Intake, answer_known, answer_take
 from gateway.fleet.spool_record import Kept, build_kept, pack_request
-from gateway.model.errors import BadRequest, NodeUnreachable, UnknownApp, UnknownToken
+from gateway.model.errors import BadRequest, GatewayError, NodeUnreachable, UnknownApp, UnknownFrame, UnknownToken
 
 
 def kept(house: House, request: PushRequest, *, waited_ms: int = 0, key: str = "spool-x-1", app: str = "shop") -> Kept:
@@ -145,3 +145,34 @@ async def test_a_partition_that_is_nobody_s_is_asked_once_in_a_while() -> None:
     has_owner = True
     now_s += REST_S
     assert [await take(3) for _ in range(5)] == [1] * 5
+
+
+async def test_an_owner_that_refuses_is_there() -> None:
+    """Pushes of an app that was removed must not hold up those behind them."""
+    answers: list[GatewayError | None] = [NodeUnreachable(), UnknownApp(), UnknownApp(), None]
+    answers[0].nothing_done = True  # type: ignore[union-attr]
+    now_s = 100.0
+
+    async def ask(partition: int, kind: str, body: bytes) -> bytes:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        return (1).to_bytes(8, "big")
+
+    intake = Intake(ask, lambda app, request: 3, lambda: now_s)
+    what = Kept("shop", "k", 1, 2, "key", b"", pack_request(push("t")))
+    with pytest.raises(NodeUnreachable):
+        await intake.take(what)
+    now_s += REST_S
+    for _ in range(2):
+        with pytest.raises(UnknownApp):
+            await intake.take(what)
+    assert await intake.take(what) == 1
+
+
+async def test_an_owner_of_an_older_version_can_not_say_what_it_has() -> None:
+    async def ask(partition: int, kind: str, body: bytes) -> bytes:
+        raise UnknownFrame
+
+    intake = Intake(ask, lambda app, request: 3, lambda: 0.0)
+    with pytest.raises(NodeUnreachable):  # to be asked again, and not a fault of who asks
+        await intake.known(Kept("shop", "k", 1, 2, "key", b"", pack_request(push("t"))))

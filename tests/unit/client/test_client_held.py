@@ -9,6 +9,7 @@ from session_core import Core, arrived, kinds
 
 from gateway.client.content import AckPolicy, Notification, Tip
 from gateway.client.events import BindState
+from gateway.client.inbox import MAX_HELD
 from gateway.client.requests import FETCH_AGAIN_MAX_S, FETCH_AGAIN_S
 from gateway.client.seen import FULL, Seen
 from gateway.model import frames
@@ -200,6 +201,21 @@ def test_bodies_that_were_counted_and_did_not_come_are_asked_for_again():
     assert [n.id for n in arrived(core.give(notify(5, "tok", data=BODY), fetched(again.req, 1)))] == [5]
     assert core.pass_time(FETCH_AGAIN_S * 3) == []
     assert core.counters.bodies_gone == 0
+
+
+def test_what_a_fetch_of_all_counted_and_did_not_bring_is_asked_for_again():
+    core = Core().online()
+    binding = core.bind("tok", foreground=False)
+    core.give(*(notify(id, "tok", title="t") for id in range(MAX_HELD + 2)))  # two are refused
+    core.answer_states()
+    core.session.set_foreground(binding, True, core.now)
+    core.events()
+    ((_, fetch),) = [one for one in core.answer_states() if one[0] is FrameType.FETCH]
+    core.give(notify(MAX_HELD, "tok"), fetched(fetch.req, 2))
+    ((_, again),) = [one for one in core.sent() + core.pass_time(FETCH_AGAIN_S) if one[0] is FrameType.FETCH]
+    assert (fetch.ids, again.ids) == ([], [])
+    core.give(notify(MAX_HELD + 1, "tok"), fetched(again.req, 1))
+    assert "FETCH" not in kinds(core.sent() + core.pass_time(FETCH_AGAIN_S * 3))
 
 
 def test_of_several_bodies_those_that_are_gone_are_told_from_those_that_were_lost():

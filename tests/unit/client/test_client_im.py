@@ -67,3 +67,13 @@ async def test_who_signs_out_leaves_nothing():
     im.cursor = 7
     await im.ask("sign_out")
     assert (told.drops, im.cursor) == (1, 0)
+
+
+async def test_who_ends_a_session_of_rest_is_still_there():
+    told = Told("ann")
+    im = client(told)
+    im.cursor = 7
+    await im.ask("sign_out", key="hs_1")
+    assert (told.drops, im.cursor) == (0, 7)
+    await im.ask("sign_out", key="hs_1", everywhere=True)
+    assert (told.drops, im.cursor) == (1, 0)

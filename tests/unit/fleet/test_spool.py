@@ -299,9 +299,10 @@ async def test_the_fleet_is_asked_of_what_it_may_have_and_only_of_that(
         assert scene.fleet.asked_after == ([key] if is_asked else [])
 
 
-async def test_what_is_kept_in_doubt_is_asked_for_before_it_is_recalled(tmp_path: Path) -> None:
+async def test_what_has_its_provider_s_key_is_asked_for_before_it_is_recalled(tmp_path: Path) -> None:
+    """It may have been sent before, to whatever node."""
     async with Scene(tmp_path) as scene:
-        number = await scene.spool.keep(APP, "k1", push("a", idempotency_key="k"), in_doubt=True)
+        number = await scene.spool.keep(APP, "k1", push("a", idempotency_key="k"))
         scene.fleet.seqs["k"] = 5
         scene.start()
         await scene.spool.recall(APP.name, number)

@@ -359,6 +359,20 @@ async def test_a_log_that_answers_after_the_end_keeps_its_promise_and_what_waite
     await store.close()
 
 
+async def test_a_log_that_breaks_while_a_store_closes_does_not_keep_it_from_its_end(tmp_path: Path) -> None:
+    log = MemoryLog(MemoryJournal())
+    ends = Ends()
+    store = await with_app(await open_partition(tmp_path / "a", log, ends))
+    await store.committer.flush()
+    log.hold()
+    closing = asyncio.create_task(store.close())
+    while not log.held:
+        await asyncio.sleep(0)
+    log.held[0][1].set_exception(RuntimeError("a fault of ours"))
+    await asyncio.wait_for(closing, 20)
+    assert not store.committer._thread.is_alive()
+
+
 async def test_a_folder_that_can_not_follow_the_log_ends_the_store_and_keeps_the_promise(tmp_path: Path) -> None:
     journal = MemoryJournal()
     ends = Ends()
