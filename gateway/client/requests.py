@@ -372,6 +372,7 @@ class Requests:
             if error.retryable:
                 binding.fetch_at = again_at
             else:
+                binding.missed = binding.missed and bool(request.body.ids)
                 self._drop_bodies(binding, request.body.ids)
         else:
             self._answer(request, error)
@@ -440,7 +441,6 @@ class Requests:
 
     def _drop_bodies(self, binding: Binding, ids: list[int]) -> None:
         """Asked for and not sent: expired or recalled by now. Should one come yet, it is taken all the same."""
-        binding.missed = binding.missed and bool(ids)
         for id in ids:
             held = binding.held.get(id)
             if held is not None and held.light:

@@ -218,6 +218,20 @@ def test_what_a_fetch_of_all_counted_and_did_not_bring_is_asked_for_again():
     assert "FETCH" not in kinds(core.sent() + core.pass_time(FETCH_AGAIN_S * 3))
 
 
+def test_a_body_that_comes_in_the_background_does_not_make_forget_what_had_no_room():
+    core = Core().online()
+    binding = core.bind("tok")
+    core.give(notify(0, "tok", title="t", more=True))
+    _, (_, fetch) = core.sent()
+    core.session.set_foreground(binding, False, core.now)
+    core.give(*(notify(id, "tok", title="t") for id in range(1, MAX_HELD + 1)))  # one is refused
+    core.give(notify(0, "tok", title="t", data=BODY), fetched(fetch.req, 1))
+    core.answer_states()
+    core.session.set_foreground(binding, True, core.now)
+    ((_, fetch),) = [one for one in core.answer_states() if one[0] is FrameType.FETCH]
+    assert fetch.ids == []
+
+
 def test_of_several_bodies_those_that_are_gone_are_told_from_those_that_were_lost():
     core = Core().online()
     binding = core.bind("tok", foreground=False)
