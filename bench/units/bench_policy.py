@@ -32,7 +32,9 @@ def written_out(state: State, event: Event, facts: Facts) -> Decision:
     step = Action.STEP_LOST if event is Event.LOST else Action.STEP_SPILLED
     if not facts.ttl_left:
         return Decision(State.EXPIRED, (step, Action.SETTLE))
-    if event is Event.SPILLED or (facts.connected and not facts.wanted):
+    if event is Event.SPILLED:
+        return Decision(State.WAITING, (step, Action.ARM_RETRY) if facts.asked else (step,))
+    if facts.connected and not facts.wanted:
         return Decision(State.WAITING, (step,))
     if facts.connected:
         return Decision(State.SENT, (step, Action.SEND))

@@ -15,3 +15,8 @@ def test_a_port_for_later_is_none_that_the_kernel_gives_to_somebody_else() -> No
     assert all(1_024 <= port < lowest for port in ports)
     for port in ports[:3]:
         socket.create_server((HOST, port)).close()
+
+
+def test_a_port_is_given_once_though_nobody_listens_there_yet() -> None:
+    given = [port for _ in range(200) for port in free_ports(10)]
+    assert len(set(given)) == len(given)
