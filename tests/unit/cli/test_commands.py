@@ -97,6 +97,7 @@ def test_serve_refuses_a_bad_setting_before_it_starts_anything(tmp_path: Path, c
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.usefixtures("own_logging")
 def test_serve_alone_does_not_begin_an_empty_store_in_the_folder_of_a_node(tmp_path: Path, capsys) -> None:
     (tmp_path / "partitions").mkdir()
     assert run(["serve", "--port", "0", "--api-port", "0", "--store", str(tmp_path)]) == 2
