@@ -43,8 +43,9 @@ log = structlog.get_logger(__name__)
 
 #: how long one try waits for its answer, and between two tries
 TRY_S = 1.0
-#: the same of making a stream: its servers elect a leader first, and who gives up moves the partition
-MAKE_S = 5.0
+#: the same of making a stream: its servers elect a leader first, which takes them 4 to 9 s where the first votes came
+#: too early (nats-server, raft.go), and who gives up moves the partition
+MAKE_S = 12.0
 PAUSE_S = 0.05
 MOST_PAUSE_S = 0.5
 #: a stream that ends before what it has acknowledged, for so long, has lost it

@@ -42,25 +42,31 @@ def tied() -> tuple[str, ...]:
     return ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
-#: given to somebody of this process lately, who may not listen there yet
-_given: dict[int, None] = {}
-_GIVEN_MOST = 4_096
+#: given to somebody lately, who may not listen there yet: a name in the kernel's own space says so to other processes,
+#: for as long as the socket is held
+_given: dict[int, socket.socket] = {}
+_GIVEN_MOST = 256
 
 
 def free_ports(count: int) -> list[int]:
-    """All different, also from those given before, and below those the kernel hands out: nobody takes one while a
-    server is not there yet, or away, and nobody who knocks meanwhile is connected to itself."""
+    """All different, also from those given before, here or by another process, and below those the kernel hands out:
+    nobody takes one while a server is not there yet or away, and nobody who knocks meanwhile is connected to itself."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     found: list[int] = []
     while len(found) < count:
         port = max(2_000, lowest - 20_000) + secrets.randbelow(min(20_000, lowest - 2_000))
         with socket.socket() as probe, suppress(OSError):
             probe.bind((HOST, port))
-            if port not in _given:
-                _given[port] = None
-                found.append(port)
+            claim = socket.socket(socket.AF_UNIX)
+            try:
+                claim.bind(f"\0heliograph.port.{port}")
+            except OSError:
+                claim.close()
+                continue
+            _given[port] = claim
+            found.append(port)
     while len(_given) > _GIVEN_MOST:
-        del _given[next(iter(_given))]
+        _given.pop(next(iter(_given))).close()
     return found
 
 

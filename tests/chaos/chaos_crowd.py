@@ -116,7 +116,7 @@ class Link(asyncio.Protocol):
         else:
             self._transport.close()
 
-    async def until(self, happened: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
+    async def until(self, happened: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
         """Wait until it is so; ConnectionError where the link ends first."""
         async with Deadline(timeout_s, what):
             while not happened():

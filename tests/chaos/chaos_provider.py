@@ -263,7 +263,7 @@ class Provider:
         while self._unanswered:
             push = self._unanswered.pop()
             await self._send(push, self._requests[push.mark])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await self._door.call("GET", "/v1/scheduled?limit=0")).json()["count"]:
                 await asyncio.sleep(0.05)
         await self._door.two_commits()

@@ -20,7 +20,7 @@ from gateway.model.frames import FrameType
 UNAVAILABLE = "the store can not be written"
 
 
-async def eventually(probe: Callable[[], Awaitable[object]], what: str, timeout_s: float = 15.0) -> None:
+async def eventually(probe: Callable[[], Awaitable[object]], what: str, timeout_s: float = 60.0) -> None:
     """Ask over the wire until the answer is true: for what the gateway tells nobody by itself."""
     async with Deadline(timeout_s, what):
         while not await probe():

@@ -149,7 +149,7 @@ async def read_all(js: JetStream, stream: str) -> list[Commit]:
     return commits
 
 
-async def until(true: Callable[[], bool], timeout_s: float = 20.0) -> None:
+async def until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not true():
             await asyncio.sleep(0.01)

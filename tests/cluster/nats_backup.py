@@ -36,7 +36,7 @@ async def back_up(link: NatsConnection, stream: str) -> Backup:
         said = await JetStream(link, timeout_s=10.0).api(
             f"STREAM.SNAPSHOT.{stream}", {"deliver_subject": inbox, "no_consumers": True, "chunk_size": 65_536}
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await done.wait()
     finally:
         await subscription.unsubscribe()
@@ -56,7 +56,7 @@ async def restore(link: NatsConnection, backup: Backup) -> None:
 
 async def _give(link: NatsConnection, subject: str, chunk: bytes) -> Msg:
     """The server that restores says where it listens before all servers know of it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await link.nats.request(subject, chunk, timeout=20)

@@ -16,7 +16,7 @@ INFO = b'INFO {"server_id":"x","version":"2.11.0","proto":1,"headers":true,"max_
 
 
 async def heard(queue: asyncio.Queue[Any], count: int) -> list[Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [await queue.get() for _ in range(count)]
 
 
@@ -55,7 +55,7 @@ async def connected(
         yield client, errors
     finally:
         await client.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await over.wait()
         server.close()
         await server.wait_closed()

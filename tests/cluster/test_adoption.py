@@ -136,7 +136,7 @@ async def test_snapshots_let_the_journal_go_and_carry_all_that_was_in_it(fleet: 
     async def begins() -> int:
         return (await fleet.commits(P))[0].place
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await begins() < 10:
             await asyncio.sleep(0.05)
     after, written = push(store, some[0])

@@ -101,7 +101,7 @@ async def test_a_stream_that_somebody_removed_is_made_again_with_places_above_th
                 except LogUnavailable:
                     await asyncio.sleep(0.05)
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await takes() > place
         await until(lambda: one.texts == other.texts == [b"before", b"after"])
 
@@ -125,7 +125,7 @@ async def test_what_is_over_leaves_a_gap_that_stops_nobody(readers: Callable[[],
     async def messages() -> int:
         return (await one.link.js.stream_info(one.stream._name)).state.messages
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await messages():
             await asyncio.sleep(0.1)
     late = await readers().start()

@@ -59,7 +59,7 @@ async def pair(make_bus: MakeBus) -> tuple[MessageBus, MessageBus]:
 
 
 async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.002)
 

@@ -28,14 +28,14 @@ async def test_the_sdk_registers_at_a_node_gets_its_pushes_and_acks_them(open_fl
         await fleet.connected(registration.token, 1)
         core = fleet.core_of(registration.token)
         seq = await core.push(registration.token, "hello")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             note = await next_note(registration)
         assert note.title == "hello"
         await core.reaches(seq, State.ACKED)
         phone.cut()
         await fleet.away(registration.token)
         later = await core.push(registration.token, "later")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await next_note(registration)).title == "later"
         await core.reaches(later, State.ACKED)
 
@@ -53,6 +53,6 @@ async def test_the_sdk_asks_again_until_its_part_of_the_fleet_has_an_owner(
         await until(lambda: node.metrics.value(Metric.FRAMES_MALFORMED, NodeUnreachable.name) >= 2)
         assert not registering.done()
         node.view.owners.update(owners)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             registration = await registering
         await fleet.connected(registration.token)

@@ -20,7 +20,7 @@ from gateway.fleet.node import FleetNode
 from gateway.model.frames import FrameType
 
 PARTITIONS = 4
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:

@@ -16,6 +16,7 @@ from journal_rig import JournalFleet, PlainLink, until
 from gateway.cluster.jetstream import JetStream
 from gateway.cluster.journal_stream import JournalLost, JournalStream
 from gateway.config.cluster_section import Cluster
+from gateway.fleet.patience import start_patiently
 from gateway.model.errors import LogFenced, LogUnavailable
 
 P = 5
@@ -32,7 +33,11 @@ class Scene:
         self._links.append(link)
         faulty = FaultyLink(link)
         journal = JournalStream(faulty, self.settings, P)  # type: ignore[arg-type]
-        await journal.open(epoch)
+
+        async def take_over() -> None:
+            await journal.open(epoch)
+
+        await start_patiently(take_over)  # what was just made is not known to each server at once
         return journal, faulty
 
     async def rows(self) -> list[bytes]:

@@ -80,7 +80,7 @@ async def recover(fleet: JournalFleet, node: JournalNode, source: str = recovery
 
 async def snapshot_of(node: JournalNode, place: int) -> None:
     """Until a node that refused has brought its copy into NATS."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             found = await node.stores._snapshots.find(P)
             if found is not None and found.place == place:

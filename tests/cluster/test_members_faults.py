@@ -43,7 +43,7 @@ def settings_of(servers: NatsServers, node: str) -> Cluster:
     return Cluster(url=servers.urls, node=node, partitions=PARTITIONS, lease_s=1.5, beat_s=0.25)
 
 
-async def until(true: Callable[[], object], within_s: float = 40.0) -> float:
+async def until(true: Callable[[], object], within_s: float = 60.0) -> float:
     began = time.monotonic()
     async with asyncio.timeout(within_s):
         while not true():

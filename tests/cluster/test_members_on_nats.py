@@ -26,7 +26,7 @@ from gateway.model.errors import ConfigError
 MakeLeases = Callable[[], Awaitable[Leases]]
 
 
-async def until(true: Callable[[], object], within_s: float = 20.0) -> float:
+async def until(true: Callable[[], object], within_s: float = 60.0) -> float:
     began = time.monotonic()
     async with asyncio.timeout(within_s):
         while not true():

@@ -45,7 +45,7 @@ async def test_versions_one_apart_push_to_each_others_devices_and_two_apart_is_r
                         push = {"target": {"token": registered.token}, "title": title}
                         answer = await home.http.post(f"{entry.api}/v1/push", headers=provider, json=push)
                         assert answer.status_code == 201, answer.text
-                        async with asyncio.timeout(20):
+                        async with asyncio.timeout(60):
                             assert await seen.get() == title
         await newest.spawn()
         with pytest.raises(NotStarted, match="versions between"):

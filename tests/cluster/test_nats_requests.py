@@ -43,7 +43,7 @@ class Server:
 
     async def request(self) -> tuple[bytes, bytes, bytes]:
         """(inbox, header, payload) of the next."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 words = (await self._reader.readline()).split()
                 if words[0] == b"SUB":
@@ -64,7 +64,7 @@ class Server:
         pong = asyncio.get_running_loop().create_future()
         client._pongs.append(pong)
         self._writer.write(b"PONG\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await pong
 
 

@@ -144,7 +144,7 @@ def test_what_is_heard_directly_comes_in_order_and_once_and_again_after_a_loss(r
         back = asyncio.Event()
         link.watch(lambda up: back.set() if up else None)
         await link.move()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await back.wait()
         await link.nats.publish("straight", b"3")
         assert await heard(came, 1) == [b"3"]
@@ -215,7 +215,7 @@ def test_an_answer_that_comes_after_a_loss_is_heard_and_a_fresh_client_asks_too(
             life = link.life
             back.clear()
             await lose()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await back.wait()
             if link.life == life:
                 await message.respond(b'{"n":1}')
@@ -230,7 +230,7 @@ def test_an_answer_that_comes_after_a_loss_is_heard_and_a_fresh_client_asks_too(
 
 
 async def until_closed(client: Client) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not client.is_closed:
             await asyncio.sleep(0.005)
 
@@ -466,7 +466,7 @@ def test_nothing_is_said_to_a_server_that_asks_for_no_tls_where_the_configuratio
         with pytest.raises(ConnectionError, match="does not ask for TLS"):
             await client.connect(url, tls=ssl.create_default_context(), allow_reconnect=False)
         await client.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await over.wait()
         assert said == [b""]
         server.close()

@@ -21,7 +21,7 @@ from gateway.fleet import node as node_module
 from gateway.fleet.node import FleetNode
 from gateway.model.errors import ConfigError
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Servers:

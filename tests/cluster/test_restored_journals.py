@@ -78,7 +78,7 @@ async def a_restored_journal(fleet: JournalFleet) -> Lost:
         settle(store, seq)
     await store.committer.flush()
     js = JetStream(owner.link)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (state := await js.state(stream_of(owner))) is None or state.first == 1:
             await asyncio.sleep(0.02)
     after, written = push(store, some[0])

@@ -153,7 +153,7 @@ async def test_a_standby_that_slept_goes_on_with_a_snapshot(fleet: JournalFleet)
         seq, written = push(store, number, text="x" * 4_000)
         await written
         settle(store, seq)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (begins := (await fleet.commits(P))[0].place) < 10:
             await asyncio.sleep(0.05)
     assert 0 < slept < begins
@@ -183,13 +183,13 @@ async def test_a_snapshot_that_somebody_removed_is_taken_again_though_nothing_co
         seq, written = push(store, number, text="x" * 4_000)
         await written
         settle(store, seq)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await fleet.commits(P))[0].place < 10:
             await asyncio.sleep(0.05)
     kept, written = push(store, number)
     await written
     await JetStream(first.link).api(f"STREAM.DELETE.{first.settings.name}_S")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await first.stores._snapshots.find(P) is None:
             await asyncio.sleep(0.05)
     other = await (await fleet.node()).adopt(P, 2)
@@ -220,7 +220,7 @@ async def test_a_snapshot_of_a_journal_that_was_lost_is_not_mixed_with_the_new_o
     number = register(store, "one")
     for _ in range(30):
         await push(store, number, text="x" * 4_000)[1]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await fleet.commits(P))[0].place < 5:
             await asyncio.sleep(0.05)
     await store.close()

@@ -47,7 +47,7 @@ async def status(node: JournalNode) -> FleetStatus:
 
 async def problem(node: JournalNode, has: str) -> str:
     """Once a node has written it down."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             found = (await status(node)).partitions[P]
             if has in found.refusals:

@@ -25,7 +25,7 @@ NODE = shutil.which("node") or shutil.which("nodejs")
 COMMANDS = {"python": [sys.executable, str(FOLDER / "frames_client.py")]}
 if NODE:  # without it, conftest.py says at the end of the run what is missing
     COMMANDS["node"] = [NODE, str(FOLDER / "frames_client.mjs")]
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

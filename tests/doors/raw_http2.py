@@ -133,7 +133,7 @@ class RawHttp2:
         self.flush()
 
     async def answer(self, stream: int) -> Answer:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await self.answers[stream].over.wait()
         return self.answers[stream]
 
@@ -141,7 +141,7 @@ class RawHttp2:
         return await self.answer(self.begin("GET", path, fields))
 
     async def is_closed(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await self.closed.wait()
 
     def say_goaway(self) -> None:

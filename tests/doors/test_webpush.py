@@ -448,7 +448,7 @@ async def test_a_receipt_is_waited_for(door, sender, state, status):
     async with door.client() as web:
         assert (await web.get(url, headers={"prefer": "wait=0"})).status_code == 202
         waiting = asyncio.create_task(web.get(url))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not door.floors.wakes:
                 await asyncio.sleep(0.005)
         settle(door, 77, State.ACKED)  # of a message that asked for none

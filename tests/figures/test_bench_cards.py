@@ -30,7 +30,7 @@ def running(cards: Cards) -> Iterator[Cards]:
 
 async def until(cards: Cards, **wanted: int) -> dict[str, int]:
     """Their counts, once these are reached."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any(cards.counts()[name] < least for name, least in wanted.items()):
             await asyncio.sleep(0)
     return cards.counts()
@@ -160,7 +160,7 @@ async def test_the_floor_answers_a_link_s_pdus_and_no_other_s() -> None:
             assert told["foreign"] >= 10
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
                 stranger.sendto(b"x" * 30, sock.getsockname())
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while not floor.counts()["malformed"]:
                         await asyncio.sleep(0)
         finally:

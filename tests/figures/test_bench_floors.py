@@ -22,7 +22,7 @@ class Caller:
 
     async def next(self) -> tuple[int, bytes]:
         while not self._waiting:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 data = await self._reader.read(65_536)
             assert data, "the floor closed the connection"
             self._waiting += self._frames.feed(data)

@@ -71,7 +71,7 @@ class Server:
 
     async def until(self, opened: int = 0, received: int = 0) -> None:
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.opened < opened or len(self.received) < received:
                 data, self._card = await loop.sock_recvfrom(self.socket, 2048)
                 self.run(self.link.handle(data, 0))
@@ -160,7 +160,7 @@ async def test_the_network_answers_submissions_with_receipts_and_tells_what_card
 
         async def following() -> Pdu:
             while not waiting:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     waiting.extend(frames.feed(await reader.read(4_096)))
             return waiting.pop(0)
 

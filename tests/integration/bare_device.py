@@ -16,7 +16,7 @@ import msgspec
 from gateway.model.errors import GatewayError
 from gateway.model.frames import FrameReader, FrameType, build_varint
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Frame(NamedTuple):

@@ -225,7 +225,7 @@ async def test_who_is_called_and_not_known_here_is_asked_for_by_sh(open_house: O
     try:
         await until(lambda: smsc.is_bound and hss.is_open)
         held = cscf.invite(IMPU)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await held.paged.wait()
         assert smsc.submissions[0].message.destination.digits == MSISDN
         assert cscf.register(IMPU) == 1

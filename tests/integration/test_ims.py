@@ -79,7 +79,7 @@ async def opt_out(house: House) -> None:
 
 
 async def paged(held: Held) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await held.paged.wait()
 
 

@@ -47,7 +47,7 @@ async def smsc() -> AsyncIterator[NodeSmsc]:
     script.write_text(Path(__file__).with_name("smsc.js").read_text())
     process = await asyncio.create_subprocess_exec("node", str(script), stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         server = NodeSmsc(process, json.loads(await process.stdout.readline())["port"])
     reading = asyncio.create_task(server.read())
     yield server

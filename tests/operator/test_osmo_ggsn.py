@@ -34,7 +34,7 @@ async def test_on_line_with_its_address_and_off_line_again(ggsn: Ggsn) -> None:
     who = subscriber(imsi=IMSI)
     assert await register.look_up(who) == OFF_LINE
     ggsn.attach(3)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (where := await register.look_up(who)) == OFF_LINE:
             await asyncio.sleep(0.05)
     assert where is not None

@@ -32,7 +32,7 @@ async def prism() -> AsyncIterator[Prism]:
 
 
 async def pushed(scene: TriggerScene, **changes: object) -> NotifierResult:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await scene.push(**changes)
 
 

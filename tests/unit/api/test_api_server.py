@@ -57,14 +57,14 @@ async def read_all(reader: asyncio.StreamReader) -> bytes:
     """Up to the end of the connection, however it ends."""
     out = b""
     with contextlib.suppress(ConnectionError):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while data := await reader.read(65_536):
                 out += data
     return out
 
 
 async def until(condition) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -250,11 +250,11 @@ async def test_a_batch_is_answered_while_it_is_sent():
         for index in range(3):
             line = json.dumps(door.to_token()).encode() + b"\n"
             writer.write(b"%x\r\n%s\r\n" % (len(line), line))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 answer = await reader.readuntil(b'"targeted":1}\n')
             assert b'"index":%d' % index in answer
         writer.write(b"0\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await reader.readuntil(b"0\r\n\r\n")
     assert len(door.floors.pushed) == 3
 

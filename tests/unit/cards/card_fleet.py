@@ -50,7 +50,7 @@ SERVER = build_address("4999", 0x81)
 CENTRE = build_address("12345678901")
 IMEI, OTHER_IMEI = bytes.fromhex("5384090214365807"), bytes.fromhex("5384090214365808")
 PUSH_KEYS, DATA_KEYS = 2, 3
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 FAST = Limits(
     max_pdu=400,

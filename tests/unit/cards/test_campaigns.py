@@ -234,7 +234,7 @@ async def test_a_stop_whose_ends_the_store_does_not_take_at_once_comes_to_its_en
 
         scene.engine.stop = stop_later
         await scene.campaigns.stop(APP, number)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while scene.campaign(number).state != CampaignState.STOPPED:
                 await asyncio.sleep(0.01)
         assert scene.campaign(number).results == scene.truth(number) == {STOPPED: 100}

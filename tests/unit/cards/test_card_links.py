@@ -99,7 +99,7 @@ class Rig:
 
 
 async def until(is_done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not is_done():
             await asyncio.sleep(0.002)
 

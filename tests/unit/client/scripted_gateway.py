@@ -144,7 +144,7 @@ class ScriptedGateway:
 
     async def finish(self) -> None:
         """Every script was played to its end, and nobody else came."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.gather(*self._tasks)
         assert not self._scripts, f"{len(self._scripts)} connections never came"
         assert not self._unexpected, "an unexpected connection"
@@ -159,7 +159,7 @@ class ScriptedGateway:
 
     async def _play(self, script: Script, conversation: Conversation) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await script(conversation)
         finally:
             conversation.close()

@@ -163,10 +163,10 @@ async def test_backlog_runs_works_side_by_side_and_survives_a_bad_one() -> None:
     backlog.add(bad())
     backlog.add(work("b", 2))
     assert not seen
-    await asyncio.wait_for(backlog.wait_idle(), 5)
+    await asyncio.wait_for(backlog.wait_idle(), 30)
     assert seen == ["a0", "b0", "a1", "b1", "a2"]
     backlog.add(work("c", 1))
-    await asyncio.wait_for(backlog.wait_idle(), 5)
+    await asyncio.wait_for(backlog.wait_idle(), 30)
     assert seen[-1] == "c0"
     await backlog.close()
 

@@ -112,7 +112,7 @@ class Bench:
         return [result for seq, result in self.results.items() if self.lane_of[seq] == lane]
 
     async def until(self, lane: str, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.done(lane)) < count:
                 await asyncio.sleep(0)
 
@@ -289,7 +289,7 @@ async def test_short_rest_keeps_the_calls_in_their_order(build: Any) -> None:
     bench.notifier.answers["a"] = [OK, refusal, OK, refusal, refusal]
     bench.offer("a", 6)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(order) < 6:
             bench.now_ms += 10
             await asyncio.sleep(0.01)
@@ -365,7 +365,7 @@ async def test_many_lanes_under_random_trouble_lose_no_call(build: Any) -> None:
         if not chance.randrange(5):
             await asyncio.sleep(0)
         bench.now_ms += chance.randrange(5_000)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(bench.results) + refused < 1_000:
             bench.now_ms += 1_000
             await asyncio.sleep(0)

@@ -66,7 +66,7 @@ class Post:
         self.receipts.add(app, Outcome(seq, seq, 1, app, State.ACKED, 2, steps))
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 await asyncio.sleep(0)
 

@@ -18,7 +18,7 @@ MSISDN, IMSI = "491701234567", "001010000000001"
 EXTERNAL_ID = "q7zk3mduc4efhv2r6tnsapwxyj@push.example.com"
 KNOWN = Subscription(MSISDN, IMSI)
 SECRETS = (MSISDN, IMSI, IMPU, EXTERNAL_ID, EXTERNAL_ID.partition("@")[0])
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 QUICK = PeerSettings(
     "local",
     "127.0.0.1",

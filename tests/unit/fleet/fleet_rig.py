@@ -50,7 +50,7 @@ from gateway.store.tokens import token_of_triple
 PARTITIONS = 3
 #: who owns what at the start
 OWNERS = {0: 1, 1: 1, 2: 2}
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class MemoryLog:

@@ -108,7 +108,7 @@ class Scene:
 
     async def drained(self, left: int = 0) -> None:
         self.fleet.is_up = True
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.spool.waiting > left:
                 await asyncio.sleep(0.001)
 

@@ -29,7 +29,7 @@ async def test_a_start_that_waits_for_nats_ends_at_the_first_signal(
             was_ended.set()
 
     monkeypatch.setattr(app, "_start", start)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await app.run(Config()) == 0
     assert was_ended.is_set()
 
@@ -65,7 +65,7 @@ async def test_a_node_whose_name_another_has_drains_and_says_why(
 
     monkeypatch.setattr(app, "_start", start)
     monkeypatch.setattr(app, "greet", lambda _gateway: None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await app.run(Config()) == 2
     assert calls == ["drain", "stop"]
     assert "cluster.node: another node has it" in capsys.readouterr().err

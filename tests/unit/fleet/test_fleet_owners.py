@@ -136,7 +136,7 @@ async def test_the_copies_find_out_by_themselves(fleet: Fleet) -> None:
     fleet.wire.cut.clear()
     await until(lambda: side.book.app("shop").ttl_s == 5)
     await until(lambda: fleet.core(2).store.directory.app("shop").ttl_s == 5)  # type: ignore[union-attr]
-    await asyncio.wait_for(side.copies.is_filled.wait(), 5)
+    await asyncio.wait_for(side.copies.is_filled.wait(), 30)
 
 
 async def test_keys_of_apps_made_one_after_the_other_work_at_once_at_every_node(fleet: Fleet) -> None:
@@ -232,7 +232,7 @@ async def test_a_drain_ends_those_who_wait(fleet: Fleet) -> None:
         waiting = asyncio.create_task(http.get("/v1/receipts", params={"wait": 30}))
         await until(lambda: bool(side.feeds._waiting))
         side.backend.stopping.set()
-        page = await asyncio.wait_for(waiting, 5)
+        page = await asyncio.wait_for(waiting, 30)
     assert page.json() == {"receipts": [], "cursor": 0}
 
 

@@ -30,7 +30,7 @@ async def test_a_partition_is_given_up_when_it_is_quiet_and_taken_again_when_it_
     quiet = asyncio.Event()
     core = Closing(quiet)
     node.cores, node._closings, node._quiet = {PARTITION: core}, {}, {PARTITION: quiet}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await node.release(PARTITION)
     assert quiet.is_set()
     assert PARTITION not in node.cores

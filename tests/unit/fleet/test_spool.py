@@ -111,7 +111,7 @@ async def test_a_push_that_was_taken_in_and_not_noted_is_found_again_by_its_key(
 
         scene.spool._rows.write = fails  # type: ignore[method-assign]
         scene.fleet.is_up = True
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not noted.is_set():
                 await asyncio.sleep(0.001)
         await scene.restart()  # as after a kill between the two
@@ -165,7 +165,7 @@ async def test_a_bug_in_taking_in_costs_no_push(tmp_path: Path) -> None:
         scene.fleet.refuses["a"] = RuntimeError("bug")  # type: ignore[assignment]
         scene.start()
         scene.fleet.is_up = True
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while scene.fleet.asked < 3:
                 await asyncio.sleep(0.001)
         scene.fleet.refuses.clear()
@@ -291,7 +291,7 @@ async def test_the_fleet_is_asked_of_what_it_may_have_and_only_of_that(
         scene.fleet.refuses["a"] = error
         scene.fleet.is_up = True
         scene.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not scene.metrics.value(Metric.SPOOL_RETRIES, error.name):
                 await asyncio.sleep(0)
         await scene.spool.stop()
@@ -315,7 +315,7 @@ async def test_a_push_that_is_being_taken_in_is_not_recalled_here(tmp_path: Path
         scene.fleet.gate.clear()
         scene.fleet.is_up = True
         scene.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not scene.fleet.running:
                 await asyncio.sleep(0)
         assert not await scene.spool.recall(APP.name, number)

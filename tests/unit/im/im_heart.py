@@ -327,7 +327,7 @@ class Heart:
             yield item.outgoing, item.state, item.reason
 
 
-async def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for it; AssertionError where it does not come."""
     async with asyncio.timeout(seconds):
         while not condition():

@@ -140,7 +140,7 @@ async def media_rig(folder: Path, clock: Clock | None = None, **settings: Any) -
 
 async def eventually(check: Callable[[], bool]) -> None:
     """Disk work that nobody waits for: soon."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not check():
             await asyncio.sleep(0.005)
 

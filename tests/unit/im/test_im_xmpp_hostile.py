@@ -111,7 +111,7 @@ async def opened(server: Server, request_s: float = 1.0) -> AsyncIterator[Sessio
 
 
 async def read_on(session: Session, got: Callable[[Event], None] = lambda _: None) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for event in session.events():
             got(event)
 
@@ -224,7 +224,7 @@ async def test_what_only_the_accounts_own_server_may_say_is_not_taken_from_other
             "<presence from='eve@z.example' type='error'/><presence/><message type='groupchat' from='r@z.example/x'>"
             "<body>forged</body></message><message from='bob@y.example' id='true-message-1'><body>true</body></message>"
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for event in session.events():
                 assert not isinstance(event, ContactChanged)
                 if isinstance(event, Message):
@@ -246,7 +246,7 @@ async def test_a_parser_that_is_renewed_loses_nothing_and_knows_the_prefixes_of_
             server.say(text[:cut])
             await asyncio.sleep(0.001)  # two reads, most often
             server.say(text[cut:])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for event in session.events():
                 if isinstance(event, Message):
                     texts.append(event.envelope.text)

@@ -36,7 +36,7 @@ IMEI = bytes.fromhex("5384090214365807")
 NONCE = b"\x9cunguessable"
 ICCID = "89440000000000000001"
 CHECK_REQUEST = build_check_request(ICCID, KEYS)
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 FAST = Limits(
     max_pdu=400,

@@ -29,7 +29,7 @@ from gateway.paging.waiting import Waiting
 IDS = PushIds(b"k" * 16)
 MSISDN, IMSI = "491701234567", "001010000000001"
 OPAQUE = "q7zk3mduc4efhv2r6tnsapwxyj"
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 #: three short messages in mode text
 LONG = Content(title="Hi", text="a" * 400)
 QUICK = LinkSettings(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
-from sms_scene import IMSI, LONG, MSISDN, OPAQUE, PATIENCE_S, QUICK, SmsScene, until
+from sms_scene import IMSI, LONG, MSISDN, OPAQUE, QUICK, SmsScene, until
 
 from gateway.metrics import Metric
 from gateway.model.errors import BadRequest
@@ -467,7 +467,7 @@ async def test_time_is_bounded_whatever_an_smsc_does() -> None:
         scene.smsc.behaviour = Behaviour(hangs=True)
         scene.settings = {"mode": "text", "parts": "10"}
         assert not (await scene.push(content=LONG)).ok
-    assert time.monotonic() - began < PATIENCE_S
+    assert time.monotonic() - began < 10
 
 
 async def test_a_call_that_is_cut_off_behind_its_message_still_hears_the_receipt() -> None:

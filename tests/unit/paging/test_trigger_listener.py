@@ -59,7 +59,7 @@ class Door:
         try:
             writer.write(data)
             writer.write_eof()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 return await reader.read()
         except OSError:
             return b""

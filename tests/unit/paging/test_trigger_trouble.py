@@ -178,7 +178,7 @@ async def test_where_reports_can_not_be_heard_nothing_goes_out_until_they_can() 
         assert scene.scef.triggers == []
         blocker.close()
         await blocker.wait_closed()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (await scene.push()).ok:
                 pass
         await until(lambda: scene.history.words == ["delivered"])

@@ -113,7 +113,7 @@ async def test_a_change_while_the_store_tries_whether_it_can_write_goes_with_the
     await asyncio.sleep(0)  # what was there before is on its way
     changed = store.card_downloads.change(replace(made, calls=1))
     assert await trying
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await changed
     await store.close()
 

@@ -231,7 +231,7 @@ async def test_the_store_probes_by_itself(tmp_path: Path) -> None:
     disk = disk_of(store)
     await fail_commit(store, disk)
     disk.error = None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not store.journal.writable:
             await asyncio.sleep(0.005)
     await store.close()

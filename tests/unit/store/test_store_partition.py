@@ -121,7 +121,7 @@ async def test_a_store_that_closes_is_quiet_before_its_folder_has_synced(
 
     monkeypatch.setattr(store._environment, "sync", sync)
     closing = asyncio.create_task(store.close())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not syncing.is_set():  # the loop goes on meanwhile
             await asyncio.sleep(0)
     assert ends.said == ["quiet"]

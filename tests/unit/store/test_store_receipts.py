@@ -215,7 +215,7 @@ async def test_ticks_write_behind_and_sweep_by_themselves(tmp_path: Path) -> Non
     await store.committer.flush()
     store._sweep_at_s = 0.0
     clock.now_ms += 2 * DAY_MS
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while store.receipts.lookup(APP, seq) is not None:
             await asyncio.sleep(0.005)
     await store.close()
