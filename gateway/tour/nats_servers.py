@@ -42,9 +42,9 @@ def tied() -> tuple[str, ...]:
     return ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
-#: given to somebody lately, who may not listen there yet: a name in the kernel's own space says so to other processes,
-#: for as long as the socket is held
-_given: dict[int, socket.socket] = {}
+#: given to somebody lately, who may not listen there yet, and the file descriptor of a socket with a name in the
+#: kernel's own space: it says so to other processes, until it is closed or this one ends
+_given: dict[int, int] = {}
 _GIVEN_MOST = 256
 
 
@@ -57,16 +57,12 @@ def free_ports(count: int) -> list[int]:
         port = max(2_000, lowest - 20_000) + secrets.randbelow(min(20_000, lowest - 2_000))
         with socket.socket() as probe, suppress(OSError):
             probe.bind((HOST, port))
-            claim = socket.socket(socket.AF_UNIX)
-            try:
+            with socket.socket(socket.AF_UNIX) as claim:
                 claim.bind(f"\0heliograph.port.{port}")
-            except OSError:
-                claim.close()
-                continue
-            _given[port] = claim
+                _given[port] = claim.detach()
             found.append(port)
     while len(_given) > _GIVEN_MOST:
-        _given.pop(next(iter(_given))).close()
+        os.close(_given.pop(next(iter(_given))))
     return found
 
 
