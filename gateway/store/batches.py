@@ -349,24 +349,26 @@ class Batches:
     def _settled(self, seq: int) -> tuple[int, bytes, Record] | None:
         """(first sequence, head, record) of a delivery whose history is kept here."""
         live = self._live_of(seq)
-        head = b"" if live is None else self._raw(live)
-        if live is None or not head:  # a commit that ended it may be on disk before this thread hears of it
+        found = None if live is None else self._settled_live(live, seq)
+        if found is None:  # a commit that ended it may be on disk before this thread hears of it, at any moment
             ended = self._ended(seq)
             if ended is None:
                 return None
             first, head, records = ended
-            record = parse_record(records, seq - first)
-        else:
-            first = live.first
-            fresh = self.table.settled_of(live.slot, seq)
-            part, place = divmod(seq - first, PART)
-            stored = None if fresh else self._environment.get(Db.SETTLED, live.part_key(part))
-            if fresh is None and stored is None:
-                return None
-            record = Record(*fresh) if fresh is not None else parse_record(stored or b"", place)
-        if record.state == 0 or record.flags & (APART | UNDONE):
+            found = first, head, parse_record(records, seq - first)
+        record = found[2]
+        return None if record.state == 0 or record.flags & (APART | UNDONE) else found
+
+    def _settled_live(self, live: _Live, seq: int) -> tuple[int, bytes, Record] | None:
+        head = self._raw(live)
+        if not head:
             return None
-        return first, head, record
+        fresh = self.table.settled_of(live.slot, seq)
+        if fresh is not None:
+            return live.first, head, Record(*fresh)
+        part, place = divmod(seq - live.first, PART)
+        stored = self._environment.get(Db.SETTLED, live.part_key(part))
+        return None if stored is None else (live.first, head, parse_record(stored, place))
 
     def outcome(self, seq: int) -> Outcome | None:
         """The end of a delivery that was acked at once; None for any other."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -354,6 +356,43 @@ async def test_a_store_from_before_batches_is_taken_over_and_can_be_read_before_
     assert rows(store, Db.JOURNAL) == 1
     await store.close()
     links.close()
+
+
+async def test_a_look_is_not_confused_by_a_commit_that_ends_the_batch_meanwhile(
+    store: Store, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = await devices(store, 2)
+    for number in numbers:
+        links.connect(number)
+    accepted = append(store, links, *(to(token_of(store, number)) for number in numbers))
+    await accepted.done
+    assert ack(store, accepted.first, numbers[0])
+    await store.committer.flush()
+    environment = store._environment
+    apply, get = environment.apply, environment.get
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def apply_slowly(*args: Any) -> None:
+        begun.set()
+        assert may_end.wait(60)
+        apply(*args)
+        ended.set()
+
+    def get_slowly(db: Db, key: bytes) -> bytes | None:
+        if db is Db.SETTLED:  # the head was read before
+            may_end.set()
+            assert ended.wait(60)
+        return get(db, key)
+
+    monkeypatch.setattr(environment, "apply", apply_slowly)
+    assert ack(store, accepted.first + 1, numbers[1])
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    monkeypatch.setattr(environment, "get", get_slowly)
+    outcome = store.batches.outcome(accepted.first)
+    assert ended.is_set()
+    assert outcome is not None
+    assert outcome.state == State.ACKED
 
 
 class BatchMachine(RuleBasedStateMachine):
