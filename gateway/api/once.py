@@ -73,6 +73,14 @@ class Once:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._flights: dict[tuple[str, str], _Flight] = {}  # bounded by the journal's own bound on uncommitted rows
+        self._spare_s: int | None = None
+        self._ttl_s = 0
+
+    def outlive(self, ttl_s: int, spare_s: int) -> None:
+        """From now on a push's key is kept `spare_s` longer than the push lives, too: a spool may ask for it so long.
+        `ttl_s`: of a push that names none, nor its app."""
+        self._ttl_s = ttl_s
+        self._spare_s = spare_s
 
     def start(self, app: App, request: PushRequest) -> Push:
         """Raises GatewayError where it is refused; Conflict where the key was used with another body."""
@@ -88,7 +96,14 @@ class Once:
             # Were it sent before its key is durable, a crash between the two would make the repetition a second push.
             begin=lambda: as_push(acceptor.push(app, request, now_ms, durable_first=True)),
             find=lambda seq: Push(seq, None, targeted=self._targeted(app, seq)),
+            until_s=self._until_s(app, request, now_ms),
         )
+
+    def _until_s(self, app: App, request: PushRequest, now_ms: int) -> int:
+        if self._spare_s is None:
+            return 0
+        ttl_s = request.ttl if request.ttl is not None else app.ttl_s or self._ttl_s
+        return max(request.deliver_at or 0, now_ms // 1000) + ttl_s + self._spare_s
 
     def start_keyed(
         self,
@@ -113,20 +128,21 @@ class Once:
         push = begin()
         # In the same turn, so that key and push are one commit: neither is ever there without the other.
         until_s = max(until_s, now_ms // 1000 + backend.config.idempotency_s)
-        kept_future = backend.memory.remember(app.name, key, body_hash, push.seq, until_s)
+        kept_future = backend.memory.remember(app.name, key, body_hash, push.seq, until_s, joined=True)
         kept_future.add_done_callback(_retrieve)  # the push's own future tells of a failure
         if push.future is not None and not push.future.done():
             self._flights[app.name, key] = _Flight(body_hash, push)
             push.future.add_done_callback(lambda _: self._flights.pop((app.name, key), None))
         return push
 
-    def known(self, app: App, key: str) -> int:
-        """The sequence of the push that was started with this key; 0: none was, or the key is over."""
+    def known(self, app: App, key: str, body_hash: bytes) -> Push | None:
+        """The push that was started with this key and body, to be settled before it is told of; None: none was, or the
+        key is over. With another body it is another push."""
         flight = self._flights.get((app.name, key))
         if flight is not None:
-            return flight.push.seq
+            return flight.push if flight.body_hash == body_hash else None
         kept = self._backend.memory.recall_idempotent(app.name, key)
-        return 0 if kept is None else kept[0]
+        return None if kept is None or kept[1] != body_hash else Push(kept[0], None)
 
     def _again(self, push: Push, *, same: bool) -> Push:
         if not same:

@@ -122,8 +122,11 @@ class Memory(Protocol):
         """(sequence, body hash)"""
         ...
 
-    def remember(self, app: str, key: str, body_hash: bytes, seq: int, expires_s: int) -> asyncio.Future[None]:
-        """Durable with the commit of that push, where it is called in the same turn; gone again where it fails."""
+    def remember(
+        self, app: str, key: str, body_hash: bytes, seq: int, expires_s: int, *, joined: bool = False
+    ) -> asyncio.Future[None]:
+        """`joined`: called in the turn that accepts that push; durable with its commit, gone again where it fails. Else
+        a GatewayError where there is no room for it."""
         ...
 
 

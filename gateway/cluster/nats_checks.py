@@ -51,7 +51,9 @@ async def check_nats(settings: Cluster, link: NatsLink, *, patience_s: float = P
         sizes.append(_cluster_size(answer))
         _check_one(settings, monitor, answer)
     if monitors and not sizes:
-        raise ConfigError(f"none of them answers: {', '.join(monitors)}", field="cluster.monitors")
+        error = ConfigError(f"none of them answers: {', '.join(monitors)}", field="cluster.monitors")
+        error.may_pass = True
+        raise error
     if sizes and max(sizes) < settings.replicas:
         raise ConfigError(
             f"{settings.replicas}, and the NATS servers are {max(sizes)}: each copy needs a server of its own",

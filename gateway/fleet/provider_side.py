@@ -29,11 +29,16 @@ from gateway.fleet.provider_door import Handler, ProviderDoor
 from gateway.fleet.pushes import ManyPushes, PlainBounds
 from gateway.fleet.quota_home import QuotaHome
 from gateway.fleet.spool import Spool, fates_s
+from gateway.fleet.spool_record import DOUBT_S
 from gateway.fleet.spool_side import SpoolSide
 from gateway.fleet.streams import FleetStreams
 from gateway.metrics import Metrics
 from gateway.model.cluster import Bus, Members, Stranded
 from gateway.model.ports import ProviderLinks
+
+#: a push that may have been accepted lives longer in a spool, by the time until its door gave up (ask_timeout_s and
+#: accept_timeout_s at their most) and by what the clocks of two nodes are apart
+WAY_S = 1_800
 
 
 class ProviderSide:
@@ -53,6 +58,7 @@ class ProviderSide:
         stranded: Callable[[], Sequence[Stranded]] = tuple,
         spool: Spool | None = None,
     ) -> None:
+        self._ttl_s = config.delivery.ttl_s
         self.book = AppBook()
         owners = self.owners = Owners(bus, members, cores, metrics, timeout_s=config.cluster.ask_timeout_s)
         self.quotas = QuotaHome(owners)
@@ -107,6 +113,7 @@ class ProviderSide:
     def join(self, core: Core) -> None:
         """A core that was built, and is no one's yet."""
         core.backend.admit_elsewhere = self.quotas.require
+        core.once.outlive(self._ttl_s, DOUBT_S + WAY_S)  # any node may have a spool
         self.feeds.join(core)
 
     def build_streams(self, links: ProviderLinks, config: Edge) -> FleetStreams:

@@ -24,6 +24,7 @@ from gateway.cluster.fleet_identity import FleetIdentity
 from gateway.config.sections import Config
 from gateway.delivery.request import PushRequest
 from gateway.fleet.spool_record import (
+    DOUBT_S,
     TAGS,
     Fate,
     Kept,
@@ -112,10 +113,12 @@ class _Settled(NamedTuple):
 
 
 class _Chain(NamedTuple):
-    """What became of pushes to one target; not done: one of them has to wait, and so do those behind it."""
+    """What became of pushes to one target; not done: one of them has to wait, and so do those behind it. In doubt: one
+    is over, and it could not be said whether the fleet has it; nobody waits for it."""
 
     settled: list[_Settled]
     is_done: bool
+    in_doubt: bool = False
 
 
 class Spool:
@@ -313,7 +316,7 @@ class Spool:
     async def recall(self, app: str, number: int) -> bool:
         """Take back a push that waits. False: it has a fate already, or is being taken in this moment, and then it is
         a push of the fleet soon. One that the fleet has already has that for its fate now: it is to be recalled there.
-        NodeUnreachable where that can not be asked now."""
+        NodeUnreachable, AcceptTimeout and the like where that can not be said now."""
         found = self.look(app, number)
         if not isinstance(found, Kept) or number in self._taking or number in self._recalling:
             return False
@@ -393,8 +396,8 @@ class Spool:
     # --- taking in
 
     def start(self, take_in: TakeIn, is_ready: Callable[[], bool], known: Known | None = None) -> None:
-        """Take in what waits, from now on, whenever the fleet can be reached. `known` is asked before a push is
-        recalled that the fleet may have."""
+        """Take in what waits, from now on, whenever the fleet can be reached. `known` is asked before a push that the
+        fleet may have is recalled, or is over."""
         assert self._draining is None, "a spool is started once"
         self._known = known or _nobody_knows
         self._draining = asyncio.create_task(self._drain(take_in, is_ready), name="spool-drain")
@@ -424,7 +427,7 @@ class Spool:
 
     async def _pass(self, take_in: TakeIn, is_ready: Callable[[], bool]) -> bool:
         """Once through all that waits; True: nothing was left behind."""
-        after, blocked = 0, set[bytes]()
+        after, blocked, in_doubt = 0, set[bytes](), False
         while is_ready():
             try:
                 chunk = self._rows.waiting(after, CHUNK)
@@ -433,7 +436,7 @@ class Spool:
                 await asyncio.wait((self._write(),))  # which opens it again
                 return False
             if not chunk:
-                return not blocked
+                return not blocked and not in_doubt
             after = chunk[-1][0]
             chains: dict[bytes, list[_Waiting]] = {}
             settled: list[_Settled] = []
@@ -446,6 +449,7 @@ class Spool:
                     free, await asyncio.gather(*(self._chain(chains[t], take_in, turn) for t in free)), strict=True
                 ):
                     settled += chain.settled
+                    in_doubt |= chain.in_doubt
                     if not chain.is_done:
                         blocked.add(target)
                 if settled:
@@ -466,7 +470,8 @@ class Spool:
             fate = Fate("", now_ms, "refused", code=error.code, message=error.message)
             settled.append(_Settled(number, None, len(raw), fate))
             return
-        if now_ms >= kept.deadline_ms and number not in self._recalling:
+        is_over = now_ms >= kept.deadline_ms and number not in self._recalling
+        if is_over and not self._may_be_taken(number, kept):
             self._taking.add(number)
             settled.append(_Settled(number, kept, len(raw), Fate(kept.app, now_ms, "expired")))
         else:
@@ -475,8 +480,12 @@ class Spool:
     async def _chain(self, chain: list[_Waiting], take_in: TakeIn, turn: asyncio.Semaphore) -> _Chain:
         """Pushes to one target, one after the other; ends where one has to wait."""
         settled: list[_Settled] = []
+        in_doubt = False
         async with turn:
             for number, kept, size in chain:
+                is_over = self._clock() >= kept.deadline_ms
+                if is_over and in_doubt:
+                    continue  # one without an answer is enough: the others wait for their turn
                 try:
                     is_there = self._rows.get(number)[0] is not None  # not recalled since it was read
                 except WRITE_ERRORS:
@@ -486,11 +495,30 @@ class Spool:
                 if not is_there:
                     continue
                 self._taking.add(number)
-                fate = await self._take(number, kept, take_in)
-                if fate is None:
+                fate = await (self._end(number, kept) if is_over else self._take(number, kept, take_in))
+                if fate is not None:
+                    settled.append(_Settled(number, kept, size, fate))
+                elif is_over:
+                    in_doubt = True
+                else:
                     return _Chain(settled, is_done=False)
-                settled.append(_Settled(number, kept, size, fate))
-        return _Chain(settled, is_done=True)
+        return _Chain(settled, is_done=True, in_doubt=in_doubt)
+
+    async def _end(self, number: int, kept: Kept) -> Fate | None:
+        """Its time is over: `pushed` where the fleet has it all the same. None: that can not be said now; it is asked
+        for DOUBT_S, and once in any case, and is over then whatever is known."""
+        now_ms, seq = self._clock(), 0
+        if self._may_be_taken(number, kept):
+            is_late = now_ms >= kept.deadline_ms + DOUBT_S * 1000
+            try:
+                seq = await self._known(kept)
+            except Exception as error:
+                if not isinstance(error, GatewayError):
+                    log.exception("spool_question_failed", kind=type(error).__name__)
+                if not is_late:
+                    self._metrics.count(Metric.SPOOL_RETRIES, label=getattr(error, "name", "internal"))
+                    return None
+        return Fate(kept.app, now_ms, "pushed", seq=seq) if seq else Fate(kept.app, now_ms, "expired")
 
     async def _take(self, number: int, kept: Kept, take_in: TakeIn) -> Fate | None:
         """None: not now."""

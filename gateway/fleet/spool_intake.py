@@ -15,9 +15,17 @@ import msgspec
 from gateway.api.once import Once, Push, as_push, settle
 from gateway.api.ports import Backend
 from gateway.delivery.request import PushRequest
-from gateway.fleet.spool_record import Kept, build_kept, parse_kept, parse_request
+from gateway.fleet.spool_record import DOUBT_S, Kept, build_kept, parse_kept, parse_request
 from gateway.model.cluster import home_of, partition_of
-from gateway.model.errors import BadRequest, GatewayError, NodeUnreachable, UnknownApp, UnknownFrame
+from gateway.model.errors import (
+    AcceptTimeout,
+    BadRequest,
+    GatewayError,
+    NodeUnreachable,
+    StoreUnavailable,
+    UnknownApp,
+    UnknownFrame,
+)
 from gateway.model.registration import parse_token
 
 #: messages to an owner: take it in, and was it taken in before?
@@ -49,20 +57,20 @@ def left_of(kept: Kept, now_ms: int) -> PushRequest:
     return msgspec.structs.replace(request, deliver_at=None, ttl=ttl_s, over=min(request.over, ttl_s))
 
 
-async def answer_take(core: IntakeCore, body: bytes) -> bytes:
-    """At the owner: its sequence, once it is durable."""
+def answer_take(core: IntakeCore, body: bytes) -> Awaitable[bytes]:
+    """At the owner: its sequence, once it is durable. It begins in this turn: a question after it may be read in the
+    same one. What refuses it is raised, here or where it is awaited."""
     kept = parse_kept(body)
     backend = core.backend
     app = backend.directory.app(kept.app)
     if app is None:
         raise UnknownApp
     now_ms = backend.now_ms()
-    if now_ms >= kept.deadline_ms:
-        raise BadRequest("its time to live is over", field="ttl")
-    request = left_of(kept, now_ms)
 
     def begin() -> Push:
-        return as_push(backend.acceptor.push(app, request, now_ms, durable_first=True))
+        if now_ms >= kept.deadline_ms:  # what was begun in time is found by its key before
+            raise BadRequest("its time to live is over", field="ttl")
+        return as_push(backend.acceptor.push(app, left_of(kept, now_ms), now_ms, durable_first=True))
 
     push = core.once.start_keyed(
         app,
@@ -70,17 +78,34 @@ async def answer_take(core: IntakeCore, body: bytes) -> bytes:
         kept.body_hash,
         begin=begin,
         find=lambda seq: Push(seq, None),
-        until_s=-(-kept.deadline_ms // 1000),  # so long it may be asked for again
+        until_s=-(-kept.deadline_ms // 1000) + DOUBT_S,  # so long it may be asked for again
     )
-    await settle(push, backend.config.accept_timeout_s)
+    return _settled(push, backend.config.accept_timeout_s)
+
+
+def answer_known(core: IntakeCore, body: bytes) -> bytes | Awaitable[bytes]:
+    """At the owner: its sequence where it was taken in, 0 where it was not. One under way is waited for: AcceptTimeout
+    where it is not known what becomes of it."""
+    kept = parse_kept(body)
+    app = core.backend.directory.app(kept.app)
+    push = None if app is None else core.once.known(app, kept.key, kept.body_hash)
+    if push is None:
+        return bytes(8)
+    return _settled_or_none(push, core.backend.config.accept_timeout_s)
+
+
+async def _settled(push: Push, timeout_s: float) -> bytes:
+    await settle(push, timeout_s)
     return push.seq.to_bytes(8, "big")
 
 
-def answer_known(core: IntakeCore, body: bytes) -> bytes:
-    """At the owner: its sequence where it was taken in, 0 where it was not."""
-    kept = parse_kept(body)
-    app = core.backend.directory.app(kept.app)
-    return (0 if app is None else core.once.known(app, kept.key)).to_bytes(8, "big")
+async def _settled_or_none(push: Push, timeout_s: float) -> bytes:
+    try:
+        return await _settled(push, timeout_s)
+    except StoreUnavailable:
+        return bytes(8)  # its commit failed, for certain; LogFenced goes on, and the next owner is asked
+    except AcceptTimeout:
+        raise AcceptTimeout("It is not known yet whether this push was accepted; ask again.") from None
 
 
 def partition_chooser(partitions: int) -> Callable[[str, PushRequest], int]:
@@ -109,7 +134,8 @@ class Intake:
         return await self._ask(TAKE, kept)
 
     async def known(self, kept: Kept) -> int:
-        """Its sequence where it was taken in before, else 0; NodeUnreachable where that can not be said."""
+        """Its sequence where it was taken in before, else 0; NodeUnreachable, AcceptTimeout and the like where that can
+        not be said."""
         try:
             return await self._ask(KNOWN, kept)
         except UnknownFrame as error:

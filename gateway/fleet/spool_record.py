@@ -13,6 +13,8 @@ from gateway.model.errors import BadRequest
 _MS_SHIFT = 22
 _TAG_SHIFT = 10
 TAGS = 1 << (_MS_SHIFT - _TAG_SHIFT)
+#: so long after the end of its life the fleet is asked whether it has a push, and its owner knows its key
+DOUBT_S = 3_600
 _COUNTS = 1 << _TAG_SHIFT
 
 

@@ -27,6 +27,7 @@ from gateway.model.errors import (
     AcceptTimeout,
     BadRequest,
     GatewayError,
+    LogFenced,
     LogUnavailable,
     NodeUnreachable,
     UnknownPush,
@@ -39,7 +40,7 @@ Handler = Callable[[Call], Awaitable[Response]]
 
 #: errors of an answer that an owner gave, with which a push may be kept here
 _REFUSALS: dict[str, type[GatewayError]] = {
-    kind.name: kind for kind in (LogUnavailable, NodeUnreachable, AcceptTimeout)
+    kind.name: kind for kind in (LogFenced, LogUnavailable, NodeUnreachable, AcceptTimeout)
 }
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -308,8 +308,11 @@ class Receipts:
 
     # --- idempotency ----------------------------------------------------------------------------------------
 
-    def remember(self, app: str, key: str, body_hash: bytes, seq: int, expires_s: int) -> asyncio.Future[None]:
-        """Tie an idempotency key to a push. Call it in the same callback as `append`: both are one transaction then."""
+    def remember(
+        self, app: str, key: str, body_hash: bytes, seq: int, expires_s: int, *, joined: bool = False
+    ) -> asyncio.Future[None]:
+        """Tie an idempotency key to a push. `joined`: it is called in the callback of that push's `append`, and both
+        are one transaction. One that stands alone may be refused: StoreUnavailable, QueueFull."""
         stored = idempotency_key(self._directory.app_number(app), key)
         entry = (seq, expires_s, body_hash)
 
@@ -324,7 +327,7 @@ class Receipts:
             ],
             undo=settled,
             done=settled,
-            joined=True,
+            joined=joined,
         )
         self._keys[stored] = entry
         return future

@@ -12,7 +12,7 @@ from open_house import House
 from gateway.api.once import hash_body
 from gateway.delivery.request import PushRequest
 from gateway.fleet.spool_intake import REST_S, Intake, answer_known, answer_take
-from gateway.fleet.spool_record import Kept, build_kept, pack_request
+from gateway.fleet.spool_record import DOUBT_S, Kept, build_kept, pack_request
 from gateway.model.errors import BadRequest, GatewayError, NodeUnreachable, UnknownApp, UnknownFrame, UnknownToken
 
 
@@ -78,15 +78,20 @@ async def test_whether_it_was_taken_in_is_told_without_taking_it_in(tmp_path: Pa
     async with House(tmp_path) as house:
         what = kept(house, push(await house.device().join()))
 
-        def known(one: Kept) -> int:
-            return int.from_bytes(answer_known(house.gateway.core, build_kept(one)), "big")
+        async def known(one: Kept) -> int:
+            answer = answer_known(house.gateway.core, build_kept(one))
+            return int.from_bytes(answer if isinstance(answer, bytes) else await answer, "big")
 
-        assert known(what) == 0
-        seq = await take(house, what)
-        assert known(what) == seq
+        other = msgspec.structs.replace(what, body_hash=b"another")  # by the same key
+        assert await known(what) == 0
+        taking = answer_take(house.gateway.core, build_kept(what))
+        assert await known(other) == 0
+        seq = await known(what)  # in this very turn
+        assert int.from_bytes(await taking, "big") == seq != 0
         await house.restart()
-        assert known(what) == seq
-        assert known(kept(house, push("t"), app="none")) == 0
+        assert await known(what) == seq
+        assert await known(other) == 0
+        assert await known(kept(house, push("t"), app="none")) == 0
 
 
 async def test_its_key_is_kept_as_long_as_it_may_be_asked_for_again(tmp_path: Path) -> None:
@@ -95,6 +100,9 @@ async def test_its_key_is_kept_as_long_as_it_may_be_asked_for_again(tmp_path: Pa
         seq = await take(house, what)
         await house.restart()
         assert await take(house, what) == seq
+        backend = house.gateway.core.backend
+        backend.now_ms = house.gateway.core.store.receipts._clock = lambda: what.deadline_ms + DOUBT_S * 1000 - 1
+        assert await take(house, what) == seq  # its life is over, and it was in time
 
 
 async def test_the_owner_of_the_partition_is_asked() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -96,9 +97,11 @@ class Transactions:
         return None if kept is None else Kept(_decode(kept[1]), kept[0])
 
     def keep(self, app: str, transaction: Transaction, seq: int, *, is_new: bool) -> list[asyncio.Future[None]]:
-        """Call it in the turn that accepts the push: all is one commit then."""
+        """Call it in the turn that accepts the push: all is one commit then. One that is removed stands alone, and may
+        be refused (StoreUnavailable, QueueFull)."""
         expires_s = self._backend.now_ms() // 1000 + self._backend.max_ttl_s + KEPT_S
-        remember, name = self._backend.memory.remember, transaction.id.encode()
+        remember = partial(self._backend.memory.remember, joined=not transaction.is_removed)
+        name = transaction.id.encode()
         written = [remember(app, _key(transaction.id), _encode(transaction), seq, expires_s)]
         if not transaction.is_removed:
             written.append(remember(app, _push_key(seq), name, seq, expires_s))

@@ -80,7 +80,8 @@ class ReceiptBook:
 
     def note(self, app: str, seq: int, subscription: Subscription, expires_s: int) -> None:
         """Call it in the turn that accepts the push: both are one commit then."""
-        noted = self.backend.memory.remember(app, _key(seq), subscription.block, seq, expires_s + KEPT_S)
+        until_s = expires_s + KEPT_S
+        noted = self.backend.memory.remember(app, _key(seq), subscription.block, seq, until_s, joined=True)
         noted.add_done_callback(_hear)
 
     def next(self, app: str, subscription: Subscription, cursor: int, limit: int) -> tuple[list[Receipt], int, bool]:

@@ -80,6 +80,7 @@ class Floors:
         self.refuse: GatewayError | None = None
         self.hold: list[asyncio.Future[None]] | None = None  # a list: futures stay open and are put here
         self.durable_first: list[bool] = []
+        self.joined: list[bool] = []  # of what was remembered
         self.write_error: GatewayError | None = None
         self.reasons: list[str] = []
         self.loss = Loss.REVOKED
@@ -201,8 +202,11 @@ class Floors:
     def recall_idempotent(self, app: str, key: str) -> tuple[int, bytes] | None:
         return self.kept.get((app, key))
 
-    def remember(self, app: str, key: str, body_hash: bytes, seq: int, expires_s: int) -> asyncio.Future[None]:
+    def remember(
+        self, app: str, key: str, body_hash: bytes, seq: int, expires_s: int, *, joined: bool = False
+    ) -> asyncio.Future[None]:
         self.kept[app, key] = (seq, body_hash)
+        self.joined.append(joined)
         assert expires_s > time.time()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.set_result(None)

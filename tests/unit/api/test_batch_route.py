@@ -121,6 +121,7 @@ async def test_idempotency_keys_work_inside_and_across_batches(door):
         second = lines((await client.post("/v1/push/batch", json=items[:1])).text)
         assert (second[0]["status"], second[0]["id"]) == (200, first[0]["id"])
     assert len(door.floors.pushed) == 2
+    assert door.floors.joined == [True, True]
 
 
 async def test_an_item_that_can_not_be_sent_does_not_end_the_batch(door):

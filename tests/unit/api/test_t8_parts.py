@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 
 import msgspec
 import pytest
+from api_doubles import Door
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.media import JSON, decode
-from gateway.api.t8.transactions import Transaction, is_delivered, result_of
+from gateway.api.t8.transactions import Transaction, Transactions, is_delivered, result_of
 from gateway.api.t8.wire import DeviceTriggering, parse_payload, text_of
 from gateway.model.errors import BadRequest
 from gateway.model.outcome import Outcome, State, Step
@@ -29,6 +31,14 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=5,
 )
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_only_what_goes_with_a_push_needs_no_room_of_its_own(is_removed: bool) -> None:
+    door = Door()
+    transaction = Transaction("id", msgspec.convert(BODY, DeviceTriggering), "", is_removed=is_removed)
+    await asyncio.gather(*Transactions(door.backend).keep("chat", transaction, 7, is_new=False))
+    assert door.floors.joined == ([False] if is_removed else [True, True])
 
 
 def parse(raw: bytes) -> DeviceTriggering | None:

@@ -54,16 +54,24 @@ PATIENCE_S = 60.0
 
 
 class MemoryLog:
-    """model.cluster.CommitLog, in RAM: `rows` are all commits."""
+    """model.cluster.CommitLog, in RAM: `rows` are all commits. `refusal`: of what comes; `held`: what comes is not
+    answered."""
 
     def __init__(self) -> None:
         self.rows: list[bytes] = []
         self.stalled = False
+        self.refusal: GatewayError | None = None
+        self.held: list[asyncio.Future[int]] | None = None
 
     def append(self, rows: bytes) -> asyncio.Future[int]:
-        self.rows.append(rows)
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        done.set_result(len(self.rows))
+        if self.held is not None:
+            self.held.append(done)
+        elif self.refusal is not None:
+            done.set_exception(self.refusal)
+        else:
+            self.rows.append(rows)
+            done.set_result(len(self.rows))
         return done
 
     async def close(self) -> None:
@@ -362,6 +370,11 @@ class Fleet:
 
     def core(self, partition: int) -> RigCore:
         return self.nodes[self.owners[partition]].cores[partition]
+
+    def log(self, partition: int) -> MemoryLog:
+        log = self.core(partition).store.committer._log
+        assert isinstance(log, MemoryLog)
+        return log
 
     def client(self, node: int, key: str = "", **options: Any) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {key}"} if key else {}

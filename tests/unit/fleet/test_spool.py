@@ -16,6 +16,7 @@ from spool_scene import APP, FATES_S, FLEET, NOW_MS, Scene, push
 from gateway.cluster.fleet_identity import fleet_identity
 from gateway.fleet.spool_intake import left_of
 from gateway.fleet.spool_record import (
+    DOUBT_S,
     Fate,
     Kept,
     build_fate,
@@ -181,6 +182,55 @@ async def test_what_waited_longer_than_its_life_is_dropped_with_a_count(tmp_path
         await scene.drained()
         assert (what(scene, short), what(scene, long)) == ("expired", "pushed")
         assert scene.metrics.value(Metric.SPOOL_TAKEN, "expired") == 1
+
+
+@pytest.mark.parametrize("doubt", ["lost", "restart", "own key"])
+async def test_what_is_over_and_in_the_fleet_is_not_told_to_have_expired(tmp_path: Path, doubt: str) -> None:
+    async with Scene(tmp_path) as scene:
+        number = await scene.keep("a", ttl=10, idempotency_key="k" if doubt == "own key" else "")
+        scene.fleet.seqs[kept_of(scene, number).key] = 7
+        if doubt == "lost":
+            scene.spool._doubtful.add(number)
+        elif doubt == "restart":
+            await scene.restart()
+        scene.now_ms += 10_000
+        scene.start()
+        await scene.drained()
+        found = scene.spool.look(APP.name, number)
+        assert isinstance(found, Fate)
+        assert (found.what, found.seq) == ("pushed", 7)
+        assert scene.fleet.asked == 0
+
+
+@pytest.mark.parametrize("error", [NodeUnreachable(), RuntimeError("bug")])
+async def test_what_is_over_is_asked_for_a_while_and_nobody_waits_for_it(tmp_path: Path, error: Exception) -> None:
+    async with Scene(tmp_path) as scene:
+        over = [await scene.keep(title, ttl=10) for title in ("a", "b", "c")]
+        last = await scene.keep("last", ttl=100_000)
+        await scene.restart()
+        asked = asked_before = 0
+
+        async def known(_: Kept) -> int:
+            nonlocal asked, asked_before
+            asked += 1
+            asked_before += not scene.fleet.taken
+            raise error
+
+        scene.fleet.known = known  # type: ignore[method-assign]
+        scene.now_ms += 10_000
+        scene.start()
+        await scene.drained(left=3)
+        assert what(scene, last) == "pushed"
+        assert asked_before == 1  # of three: each may take as long as a question may
+        scene.now_ms += DOUBT_S * 1000 - 1
+        before = asked
+        async with asyncio.timeout(60):
+            while asked < before + 2:
+                await asyncio.sleep(0)
+        assert [what(scene, number) for number in over] == ["spooled"] * 3
+        scene.now_ms += 1
+        await scene.drained()
+        assert scene.metrics.value(Metric.SPOOL_TAKEN, "expired") == 3
 
 
 async def test_now_or_never_is_not_kept(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from gateway.model.errors import (
     AcceptTimeout,
     BadRequest,
     GatewayError,
+    LogFenced,
     LogUnavailable,
     NodeUnreachable,
     QueueFull,
@@ -72,7 +73,7 @@ class Node:
     def __init__(self, wire: Wire, number: int, spool: Spool | None, clock: Callable[[], int]) -> None:
         self.bus = NodeBus(wire, number)
         self.side = SpoolSide(spool, self.bus, self.bus, IDS, clock, fates_s=FATES_S, timeout_s=1.0)  # type: ignore[arg-type]
-        self.owner: GatewayError | int = 201
+        self.owner: GatewayError | int | str = 201
         self.asked: list[tuple[str, str, bytes]] = []
         shown = self.side.shown(self._inner)
         app = Starlette(
@@ -98,9 +99,10 @@ class Node:
         self.asked.append((call.request.method, call.request.scope["path"], await call.request.body()))
         if isinstance(self.owner, GatewayError):
             raise self.owner
-        if self.owner == 503:  # an owner on another node said so
-            call.request.scope[ERROR] = LogUnavailable.name
-        return Response(b'{"id":"x"}', status_code=self.owner, media_type="application/json")
+        status = self.owner
+        if isinstance(status, str):  # an owner on another node said so
+            call.request.scope[ERROR], status = status, 503
+        return Response(b'{"id":"x"}', status_code=status, media_type="application/json")
 
     async def push(self, **more: Any) -> httpx.Response:
         return await self.http.post("/v1/push", json={**PUSH, **more})
@@ -154,7 +156,7 @@ async def test_while_nats_is_away_a_push_is_kept_and_says_so(doors: Doors) -> No
 
 async def test_an_owner_that_can_not_write_its_journal_is_no_reason_to_refuse(doors: Doors) -> None:
     doors.scene.start()
-    for owner in (LogUnavailable(), 503):
+    for owner in (LogUnavailable(), LogUnavailable.name, LogFenced(), LogFenced.name):
         doors.scene.fleet.is_up = False
         doors.node.owner = owner
         assert (await doors.node.push()).status_code == 202
@@ -291,6 +293,7 @@ async def test_items_of_a_batch_are_kept_one_by_one(doors: Doors) -> None:
 def test_now_or_never_and_what_is_certain() -> None:
     request = msgspec.convert(PUSH, PushRequest)
     assert may_keep(LogUnavailable(), request)
+    assert may_keep(LogFenced(), request)
     assert not may_keep(LogUnavailable(), msgspec.structs.replace(request, ttl=0))
     assert not may_keep(QueueFull(), request)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet_rig import Fleet, until
-from spool_scene import open_spool
+from spool_scene import open_spool, push
 
+from gateway.api.once import hash_body
 from gateway.fleet.spool import Spool
+from gateway.fleet.spool_intake import KNOWN, TAKE
+from gateway.fleet.spool_record import DOUBT_S, Kept, build_kept, pack_request
+from gateway.model.errors import AcceptTimeout, GatewayError, LogFenced, LogUnavailable, UnknownApp
 from gateway.push_core import unix_ms
+from gateway.store.records import Db
 
 
 @pytest.fixture
@@ -31,6 +38,18 @@ def spool_of(fleet: Fleet) -> Spool:
 def start(fleet: Fleet) -> None:
     intake = fleet.nodes[1].side._intake
     spool_of(fleet).start(intake.take, lambda: fleet.nodes[1].bus.is_up, known=intake.known)
+
+
+def packed(token: str, app: str = "shop") -> bytes:
+    """A push of a spool, as an owner is asked for it."""
+    request = push("a", token)
+    deadline_ms = unix_ms() + 3_600_000
+    return build_kept(Kept(app, "k1", unix_ms(), deadline_ms, "spool-1-1", hash_body(request), pack_request(request)))
+
+
+def pending(fleet: Fleet, token: str, partition: int) -> list[int]:
+    store = fleet.core(partition).store
+    return list(store.journal.pending_of(store.directory.find(token, "shop")))
 
 
 async def taken_in(fleet: Fleet) -> None:
@@ -151,3 +170,127 @@ async def test_a_node_without_a_spool_answers_503_with_a_time(fleet: Fleet) -> N
     async with fleet.client(2, key) as http:
         made = await http.post("/v1/push", json={"target": {"token": token}})
         assert (made.status_code, made.headers["retry-after"]) == (503, "2")
+
+
+@pytest.mark.parametrize("partition", [0, 2])
+async def test_a_question_that_is_read_in_one_turn_with_its_push_knows_it(fleet: Fleet, partition: int) -> None:
+    """Else a recall says that it took back what is delivered."""
+    await fleet.create_app("shop")
+    body = packed(await fleet.register("shop", partition))
+    ask = fleet.nodes[1].side.owners.ask
+    taken, known = await asyncio.gather(ask(partition, TAKE, body), ask(partition, KNOWN, body))
+    assert taken == known != bytes(8)
+    with pytest.raises(UnknownApp):
+        await ask(partition, TAKE, packed("t", app="none"))
+
+
+async def test_what_is_under_way_is_told_of_when_it_has_ended(fleet: Fleet) -> None:
+    await fleet.create_app("shop")
+    body = packed(await fleet.register("shop", 2))
+    ask, log = fleet.nodes[1].side.owners.ask, fleet.log(2)
+    log.held = []
+    taking = asyncio.create_task(ask(2, TAKE, body))
+    await until(lambda: log.held)
+    knowing = asyncio.create_task(ask(2, KNOWN, body))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not knowing.done()
+    log.held[0].set_exception(LogUnavailable())
+    assert await knowing == bytes(8)
+    with pytest.raises(LogUnavailable):
+        await taking
+
+
+@pytest.mark.parametrize("error", [AcceptTimeout, LogFenced])
+async def test_what_nobody_can_say_yet_is_not_answered(fleet: Fleet, error: type[GatewayError]) -> None:
+    await fleet.create_app("shop")
+    core, log = fleet.core(2), fleet.log(2)
+    body = packed(await fleet.register("shop", 2))
+    core.backend.config.accept_timeout_s = 0.0 if error is AcceptTimeout else 60.0
+    log.held = []
+    answerers = fleet.nodes[2].side.owners._answerers
+    taking = answerers[TAKE](core, body)
+    knowing = asyncio.ensure_future(answerers[KNOWN](core, body))  # type: ignore[arg-type]
+    await until(lambda: log.held)
+    if error is LogFenced:
+        log.held[0].set_exception(LogFenced())
+    for asked in (taking, knowing):
+        with pytest.raises(error):
+            await asked  # type: ignore[misc]
+    if not log.held[0].done():
+        log.held[0].set_exception(LogUnavailable())
+
+
+async def test_another_push_with_the_same_key_is_not_taken_back(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    token = await fleet.register("shop", 2)
+    asked = {"target": {"token": token}, "idempotency_key": "order-7"}
+    async with fleet.client(1, key) as http, fleet.client(2, key) as elsewhere:
+        assert (await elsewhere.post("/v1/push", json={**asked, "title": "first"})).status_code == 201
+        fleet.wire.cut.add(1)
+        made = await http.post("/v1/push", json={**asked, "title": "other words"})
+        assert made.status_code == 202
+        fleet.wire.cut.clear()
+        spool_of(fleet)._known = fleet.nodes[1].side._intake.known  # before it was taken in
+        assert (await http.delete(made.headers["location"])).json() == {"recalled": 1, "too_late": 0}
+        assert (await http.get(made.headers["location"])).json()["state"] == "recalled"
+        assert len(pending(fleet, token, 2)) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/push", "/v1/push/batch"])
+@pytest.mark.parametrize("later_s", [0, 50_000])
+async def test_a_key_that_a_door_took_is_known_as_long_as_a_spool_may_ask_for_it(
+    tmp_path: Path, path: str, later_s: int
+) -> None:
+    fleet = Fleet(tmp_path / "fleet", api__idempotency_s=0)
+    spool = fleet.spools[1] = open_spool(tmp_path / "spool", fleet.nodes[1].metrics, unix_ms)
+    async with fleet:
+        key = await fleet.create_app("shop")
+        token = await fleet.register("shop", 2)
+        asked: dict[str, Any] = {"target": {"token": token}, "title": "once", "idempotency_key": "k"}
+        if later_s:
+            asked["deliver_at"] = int(time.time()) + later_s
+        async with fleet.client(1, key) as http:
+            fleet.wire.lose_answers = True
+            await http.post(path, json=asked if path == "/v1/push" else [asked])
+            assert spool.waiting == 1
+            fleet.wire.lose_answers = False
+            await taken_in(fleet)
+        store = fleet.core(2).store
+        assert len(store.schedules.of_app("shop") if later_s else pending(fleet, token, 2)) == 1
+        lapses = [int.from_bytes(key[:4], "big") for key, _ in store._environment.scan(Db.LAPSES)]
+        assert lapses[0] > time.time() + later_s + 86_400 + DOUBT_S  # the default time to live
+    await spool.close()
+
+
+@pytest.mark.parametrize("refusal", [LogUnavailable(), LogFenced()])
+@pytest.mark.parametrize("partition", [0, 2])
+async def test_a_push_that_its_owner_refused_for_certain_is_kept(
+    fleet: Fleet, partition: int, refusal: GatewayError
+) -> None:
+    key = await fleet.create_app("shop")
+    token = await fleet.register("shop", partition)
+    fleet.log(partition).refusal = refusal
+    async with fleet.client(1, key) as http:
+        assert (await http.post("/v1/push", json={"target": {"token": token}})).status_code == 202
+
+
+async def test_a_push_that_was_delivered_and_whose_answer_was_lost_has_not_expired(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    token = await fleet.register("shop", 2)
+    now_ms = unix_ms()
+    spool = spool_of(fleet)
+    spool._clock = lambda: now_ms
+    async with fleet.client(1, key) as http:
+        fleet.wire.cut.add(1)
+        where = (await http.post("/v1/push", json={"target": {"token": token}, "ttl": 60})).headers["location"]
+        fleet.wire.lose_answers = True
+        fleet.wire.cut.clear()
+        start(fleet)
+        number = next(iter(spool._rows.waiting(limit=1)))[0]
+        await until(lambda: number in spool._doubtful and not spool._taking)
+        now_ms += 61_000
+        fleet.wire.lose_answers = False
+        await until(lambda: spool.waiting == 0)
+        shown = (await http.get(where)).json()
+        assert (shown["state"], shown["target"]) == ("pending", {"token": token})

@@ -354,9 +354,12 @@ async def test_a_key_is_taken_with_its_push_though_that_filled_the_room(tmp_path
     row = (PUT, Db.POSITIONS, b"n", b"x" * 8)
     store.committer.accept([row] * 9)
     pushed = store.committer.accept([row])
-    kept = store.receipts.remember(APP, "k", b"h", 7, 2**31)
+    kept = store.receipts.remember(APP, "k", b"h", 7, 2**31, joined=True)
     with pytest.raises(QueueFull):
         store.committer.accept([row])
+    with pytest.raises(QueueFull):
+        store.receipts.remember(APP, "no push's", b"h", 7, 2**31)
+    assert store.receipts.recall_idempotent(APP, "no push's") is None
     await asyncio.wait_for(store.committer.flush(), 20)
     assert pushed.done()
     assert kept.done()
