@@ -62,9 +62,7 @@ class Bindings:
         binding = self._by_token.get(token)
         return binding if binding is not None and binding.is_live else None
 
-    def of_app(self, app: str) -> Binding | None:
-        """Who gets a broadcast: the newest account of the app, once (A4)."""
-        for binding in reversed(self._all.values()):
-            if binding.app == app and binding.is_live:
-                return binding
-        return None
+    def of_app(self, app: str, id: int) -> Binding | None:
+        """Who gets a broadcast: the account of the app that has its light form, else the newest, once (A4)."""
+        live = [b for b in self._all.values() if b.app == app and b.is_live]
+        return next((b for b in live if id in b.held), live[-1] if live else None)

@@ -142,6 +142,8 @@ class Counters:
     errors: int = 0  # ERROR frames received
     callback_errors: int = 0
     credentials_unsaved: int = 0  # the credential store failed
+    seen_unsaved: int = 0  # the store of what was seen failed: a restarted app may be given it again
+    leaves_lost: int = 0  # accounts ended off line of which the gateway is not told: too many of them
     pauses: int = 0  # reading stopped because an app's queue was full
 
     def as_dict(self) -> dict[str, int]:

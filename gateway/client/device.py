@@ -24,7 +24,6 @@ from gateway.client.events import (
     Answered,
     Arrived,
     Binding,
-    BindState,
     Bound,
     Closed,
     Complained,
@@ -117,7 +116,7 @@ class Device:
         self._complaints = Complaints()
         self._session = Session(
             heartbeat=AdaptiveHeartbeat(heartbeat, heartbeat_min, heartbeat_max),
-            seen=Seen(dedupe, seen),
+            seen=Seen(dedupe, seen, self.counters),
             counters=self.counters,
             random=random,
             wishes=Wishes(window=window, urgency=urgency),
@@ -400,7 +399,8 @@ class Device:
     def on_connected(self, link: Link) -> None:
         self._link = link
         device, secret, jwt = self._hello
-        self._session.start(self._now(), device=device, secret=secret, jwt=jwt)
+        known = device if not jwt else self.id or None  # who says nothing of itself in HELLO is named by its jwt
+        self._session.start(self._now(), device=device, secret=secret, jwt=jwt, known=known)
         self._set_state(DeviceState(Connection.LOGIN, self.state.error))
         self._flush()
 
@@ -484,7 +484,7 @@ class Device:
 
     def _hand_out(self, binding: Binding, item: Notification | Tip | Recall) -> None:
         registration = self._registrations.get(binding)
-        if registration is None or binding.state is BindState.ENDED:
+        if registration is None or binding.is_over:
             self.counters.discarded += self._session.forget(item)
             return
         if not isinstance(item, Recall):

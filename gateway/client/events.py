@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from gateway.client.content import AckPolicy, Item, Notification
-from gateway.client.errors import LinkLost
+from gateway.client.errors import LinkLost, RegistrationEnded
 from gateway.model.device_address import DeviceAddress
 from gateway.model.errors import GatewayError
 from gateway.model.frames import FrameType, Welcome
@@ -73,9 +73,13 @@ class Binding:
         return self.state is BindState.BOUND and not self.suspended
 
     @property
+    def is_over(self) -> bool:
+        return self.state is BindState.ENDED
+
+    @property
     def is_heard(self) -> bool:
         """A confirmation is taken in now. Where a gateway does not know yet that this is bound, it is too early."""
-        return self.on_link or self.state is BindState.ENDED
+        return self.on_link or self.is_over
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -87,6 +91,8 @@ class Request:
     binding: Binding | None = None
     #: made by the session itself: nobody waits, it ends with its link
     internal: bool = False
+    #: nobody waits, and it is asked on the next link all the same
+    lasting: bool = False
     #: NOTIFYs sent in answer so far (FETCH)
     count: int = 0
     #: Inbox.news and Inbox.frames when it was sent (FETCH)
@@ -151,7 +157,7 @@ class Arrived:
 @dataclass(slots=True, frozen=True)
 class Answered:
     request: Request
-    error: GatewayError | None = None
+    error: GatewayError | RegistrationEnded | None = None
     #: of a fetch, or what an UP was answered, packed
     result: Fetched | bytes | None = None
 

@@ -47,9 +47,16 @@ class Im:
     async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Any operation by its name; fields that are None are left out."""
         given = {name: value for name, value in fields.items() if value is not None}
-        answer: dict[str, Any] = msgspec.msgpack.decode(await self.registration.ask(op, _pack(given)))
-        if op == "sign_out" and (given.get("everywhere") or not given.get("key")):
-            self._forget()  # the device, not a session of REST
+        # the device, not a session of REST
+        leaves = op == "sign_out" and bool(given.get("everywhere") or not given.get("key"))
+        try:
+            answer: dict[str, Any] = msgspec.msgpack.decode(await self.registration.ask(op, _pack(given)))
+        except NotSignedIn:
+            if leaves:
+                self._forget()  # an answer that was lost said so before
+            raise
+        if leaves:
+            self._forget()
         return answer
 
     # --- who I am (D1)
@@ -59,9 +66,12 @@ class Im:
         return await self.ask("register", address=address)
 
     async def verify(self, address: str, code: str, name: str = "") -> dict[str, Any]:
-        """This device belongs to the address's user from now on. Where it was another's, what came for that one and
-        was not read is dropped, and `cursor` begins anew: `catch_up` has whatever came for the new one meanwhile."""
+        """This device belongs to the address's user from now on. Where it was another's, or nobody knows whose, what
+        came for that one and was not read is dropped, and `cursor` begins anew: `catch_up` has whatever came for the
+        new one meanwhile."""
         before = await self._whose() or self._user
+        if not before:
+            self._forget()  # nothing comes for that one any more, and what comes from now on is the new one's
         answer = await self.ask("verify", address=address, code=code, name=name or None)
         if before and answer["user"] != before:
             self._forget()

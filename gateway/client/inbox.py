@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import msgspec
 
 from gateway.client.content import AckPolicy, Counters, Notification, Recall, Tip, build_tip
-from gateway.client.events import Arrived, Binding, BindState
+from gateway.client.events import Arrived, Binding
 from gateway.client.seen import (
     ACKED_FULL,
     ACKED_LIGHT,
@@ -39,6 +39,9 @@ from gateway.model.frames import MAX_IDS, FrameType, Notify, build_frame
 MAX_HELD = 256
 #: confirmations waiting to be written; only off line can there be so many
 MAX_CONFIRMATIONS = 4_096
+
+#: registrations on a link (frames.md, REGISTER)
+MAX_ON_LINK = 256
 
 _Confirmation = tuple[Binding, int]
 
@@ -67,10 +70,15 @@ class Inbox:
         self._acks: list[_Confirmation] = []
         self._bodies: list[_Confirmation] = []
         self._shown: list[_Confirmation] = []
+        #: NOTIFYs of a broadcast on this link that want a confirmation besides the first, which was not given yet: one
+        #: comes for each registration of its app
+        self._owed: dict[tuple[str, int], int] = {}
 
-    def take(self, binding: Binding, notify: Notify, *, asked: bool = False, of_all: bool = False) -> list[Arrived]:
+    def take(
+        self, binding: Binding, notify: Notify, *, asked: bool = False, of_all: bool = False, unix_s: float = 0.0
+    ) -> list[Arrived]:
         """A NOTIFY for a live binding. `asked`: a FETCH is under way there, so a body may be of what came light;
-        `of_all`: one of all that waits."""
+        `of_all`: one of all that waits. `unix_s`: now, by the gateway's clock."""
         self.frames += 1
         whole = not notify.more or bool(notify.data)
         light = LIGHT if not whole or (asked and notify.data) else 0
@@ -106,7 +114,15 @@ class Inbox:
             binding.held.pop(notification.id, None)
             self._seen.mark(notification.source, notification.id, light)
             return [Arrived(binding, notification)]
+        if len(binding.held) >= MAX_HELD:
+            self._drop_expired(binding, unix_s)
         return self._hold(binding, notification, flags, light)
+
+    def _drop_expired(self, binding: Binding, unix_s: float) -> None:
+        for notification in list(binding.held.values()):
+            if 0 < notification.expires < unix_s:
+                del binding.held[notification.id]
+                self._counters.expired += 1
 
     def _hold(self, binding: Binding, notification: Notification, flags: int | None, marks: int) -> list[Arrived]:
         """`flags`: None where it is the first time; else its light form was there before. `marks`: its flags by now."""
@@ -181,6 +197,22 @@ class Inbox:
         """It is not handed out (A5): where it comes again it is new, to another account too."""
         self._seen.forget(notification.source, notification.id)
 
+    def forget_all(self) -> None:
+        """The gateway is another, which counts from the start."""
+        self._seen.clear()
+
+    def drop(self, binding: Binding) -> None:
+        """What is held is not handed out, and its bodies neither."""
+        for notification in binding.held.values():
+            if notification.light:
+                self._seen.mark(notification.source, notification.id, FULL | ACKED_FULL)
+        self._counters.discarded += len(binding.held)
+        binding.held.clear()
+
+    def link_lost(self) -> None:
+        """What was not confirmed comes again on the next."""
+        self._owed.clear()
+
     def end(self, binding: Binding) -> None:
         """What is held for it is nobody's any more."""
         for notification in binding.held.values():
@@ -204,14 +236,14 @@ class Inbox:
         notification = item.notification if isinstance(item, Tip) else item
         flag = ACKED_LIGHT if notification.light else ACKED_FULL
         if self._seen.mark(notification.source, notification.id, flag) and not self._is_outrun(notification):
-            self._put(self._bodies if self._is_body(notification) else self._acks, binding, notification.id)
+            self._put_each(self._bodies if self._is_body(notification) else self._acks, binding, notification)
 
     def confirm_shown(self, binding: Binding, notification: Notification) -> None:
         flag = SHOWN_LIGHT if notification.light else SHOWN_FULL
-        if binding.state is BindState.ENDED and self._seen.get(notification.source, notification.id) is None:
+        if binding.is_over and self._seen.get(notification.source, notification.id) is None:
             self._put(self._shown, binding, notification.id)  # what was forgotten with its account stays so
         elif self._seen.mark(notification.source, notification.id, flag) and not self._is_outrun(notification):
-            self._put(self._shown, binding, notification.id)
+            self._put_each(self._shown, binding, notification)
             if self._is_body(notification):
                 self._put(self._bodies, binding, notification.id)
 
@@ -248,18 +280,30 @@ class Inbox:
         return flags & (FULL | LIGHT) == FULL | LIGHT and not notification.broadcast
 
     def _confirm_again(self, binding: Binding, notification: Notification) -> None:
-        """The gateway sent it again, so it had no confirmation: repeat what was said. Nothing was: still nothing."""
+        """The gateway sent it again, so it had no confirmation: repeat what was said. Nothing was: still nothing, but
+        of a broadcast as often as it came once it is."""
         flags = self._seen.get(notification.source, notification.id) or 0
         confirmed = flags & (CONFIRMED_FULL if flags & FULL else CONFIRMED_LIGHT)
         shown = confirmed & (SHOWN_LIGHT | SHOWN_FULL)
-        if confirmed and self._is_body(notification):
+        if not confirmed or (notification.light and not flags & FULL and flags & ASKED):
+            self._owe(notification)  # the body will be confirmed
+            return
+        if self._is_body(notification):
             self._put(self._bodies, binding, notification.id)
-        elif notification.light and not flags & FULL and flags & ASKED:
-            return  # the body will be confirmed
-        elif confirmed and not shown:
+        elif not shown:
             self._put(self._acks, binding, notification.id)
         if shown:
             self._put(self._shown, binding, notification.id)
+
+    def _owe(self, notification: Notification) -> None:
+        key = notification.source, notification.id
+        if not notification.broadcast or (key not in self._owed and len(self._owed) >= MAX_CONFIRMATIONS):
+            return
+        self._owed[key] = min(self._owed.get(key, 0) + 1, MAX_ON_LINK)
+
+    def _put_each(self, waiting: list[_Confirmation], binding: Binding, notification: Notification) -> None:
+        for _ in range(1 + self._owed.pop((notification.source, notification.id), 0)):
+            self._put(waiting, binding, notification.id)
 
     def _put(self, waiting: list[_Confirmation], binding: Binding, id: int) -> None:
         if len(waiting) >= MAX_CONFIRMATIONS:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.client.content import Item, Notification, Recall, Tip
 from gateway.client.errors import RegistrationEnded
-from gateway.client.events import Binding, BindState, Fetched
+from gateway.client.events import Binding, Fetched
 
 if TYPE_CHECKING:
     from gateway.client.device import Device
@@ -93,7 +93,7 @@ class Registration:
     @property
     def active(self) -> bool:
         """False once unregistered, refused or replaced by another account of the app."""
-        return self._binding.state is not BindState.ENDED
+        return not self._binding.is_over
 
     @property
     def foreground(self) -> bool:
@@ -107,10 +107,10 @@ class Registration:
     def drop(self) -> None:
         """What came and was not read is not handed out, now or later: it was for somebody else."""
         gone, self._queue = list(self._queue), deque()
-        self._device.counters.discarded += sum(not isinstance(item, Recall) for item in gone) + len(self._binding.held)
-        self._binding.held.clear()
+        self._device.counters.discarded += sum(not isinstance(item, Recall) for item in gone)
         for item in gone[self._limit :]:
             self._confirm(item)  # those before are
+        self._device._session.drop(self._binding)
         self._device._room(self)
 
     def set_foreground(self, foreground: bool) -> None:
@@ -122,7 +122,8 @@ class Registration:
         return await self._device.fetch(self)
 
     async def unregister(self, *, forget: bool = False) -> None:
-        """Nothing is delivered here any more, at once. forget: the token is revoked for good; waits for the gateway."""
+        """Nothing is delivered here any more, at once. Without a link the gateway hears of it on the next one of this
+        Device, and other channels go on until then. forget: the token is revoked for good; waits for the gateway."""
         await self._device._unregister(self, forget=forget)
 
     async def ask(self, op: str, body: bytes = b"") -> bytes:
@@ -173,6 +174,8 @@ class Registration:
             kept = [i for i in self._queue if i.id != item.id]
             self._queue.clear()
             self._queue.extend(kept)
+            for inside in kept[: self._limit]:
+                self._confirm(inside)  # those that moved up
         self._queue.append(item)
         if len(self._queue) <= self._limit:
             self._confirm(item)
@@ -210,7 +213,10 @@ class Registration:
                     result = handler(item)
                     if inspect.isawaitable(result):
                         await result
-                except Exception:
+                except (Exception, asyncio.CancelledError):
+                    if _is_cancelled():
+                        raise
+                    # also where it awaited what somebody else cancelled
                     self._device.counters.callback_errors += 1
                     _log.exception("a callback of app %s failed", self.app)
         finally:
@@ -230,6 +236,11 @@ class Registration:
         """The Device stopped: what is queued was confirmed, so it is still handed out."""
         self._closed = True
         self._wake()
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def ended(registration: Registration) -> RegistrationEnded:

@@ -1,7 +1,8 @@
 """What apps ask of the gateway, and what becomes of it across links: bindings, requests and their answers; sans-IO.
 
 The half of the session core that does not care how a link begins and ends. Every request is idempotent, so what has no
-answer when a link goes is asked again on the next. A FETCH or UNREGISTER waits until its token is bound on the link.
+answer when a link goes is asked again on the next. A FETCH or UNREGISTER waits until its token is bound on the link. Of
+an account that ended while there was no link the gateway is told on the next: it is bound once more, and left.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 
 from gateway.client.bindings import Bindings
 from gateway.client.content import Counters, Item, Notification, Recall, Tip
+from gateway.client.errors import RegistrationEnded
 from gateway.client.events import Answered, Binding, BindState, Bound, Ended, Event, Request, Resumed, Told
 from gateway.client.events import Fetched as FetchResult
 from gateway.client.heartbeat import AdaptiveHeartbeat
@@ -74,10 +76,13 @@ class Requests:
     def register(self, binding: Binding) -> None:
         """Bind it, on this link and on each later one. Bound, or Ended with the reason, follows; a refusal that says
         to retry is retried. Unless binding.keep, other accounts of the app are suspended until then (A5)."""
-        if binding.state is BindState.ENDED:
+        if binding.is_over:
             raise ValueError("this binding has ended")
         binding.retry_at = 0.0
         binding.suspended = False
+        for leave in self._leaves():
+            if leave.binding is not None and leave.binding.key == binding.key:
+                self.cancel(leave)  # it is back
         self.bindings.put(binding)
         if not binding.keep:
             for other in self.bindings.others(binding):
@@ -87,22 +92,45 @@ class Requests:
 
     def abandon(self, binding: Binding) -> None:
         """Nobody waits for it any more: what it would have replaced goes on, unless it is replaced already."""
-        if binding.state is BindState.BOUND:
-            leave = frames.Unregister(req=0, token=binding.token)
-            self._request(Request(FrameType.UNREGISTER, leave, internal=True))
+        was_bound = binding.state is BindState.BOUND
         self._end(binding)
+        if was_bound:
+            self._leave(binding)
         self._resume_others(binding)
 
     def unregister(self, binding: Binding, *, forget: bool = False) -> Request | None:
-        """End the binding at once; None where the gateway needs no word: not bound there, and not to be forgotten."""
+        """End the binding at once; None where there is no answer to wait for: the gateway does not know it, or hears of
+        it on the next link."""
         self._check_room()
-        known = binding.state is not BindState.WANTED or (forget and binding.token)
+        was_wanted = binding.state is BindState.WANTED
         self._end(binding)
         self._resume_others(binding)
-        if not known:
+        if was_wanted and not forget:
+            self._leave(binding)
+        if was_wanted and not (forget and binding.token):
             return None
         body = frames.Unregister(req=0, token=binding.token, forget=forget)
         return self._request(Request(FrameType.UNREGISTER, body, binding))
+
+    def _leave(self, binding: Binding, *, asked: bool = False) -> None:
+        """It ended, and the gateway may not know: what is pushed to it would go on to other channels (A5). `asked`: it
+        may be bound there though no TOKEN came."""
+        if not (binding.token or asked) or self.bindings.find(*binding.key) is not None:
+            return  # never bound, or back already
+        if any(leave.binding is binding for leave in self._leaves()):
+            return
+        for oldest in self._leaves()[: -MAX_REQUESTS + 1]:
+            self.cancel(oldest)
+            self.counters.leaves_lost += 1
+        body = frames.Unregister(req=0, token=binding.token)
+        self._request(Request(FrameType.UNREGISTER, body, binding, internal=True, lasting=True))
+
+    def _leaves(self) -> list[Request]:
+        return [request for request in self._requests if request.lasting]
+
+    def _known(self) -> list[Binding]:
+        """Those that are wanted, and those that are left."""
+        return [*self.bindings, *(leave.binding for leave in self._leaves() if leave.binding is not None)]
 
     def fetch(self, binding: Binding) -> Request:
         """A4: everything that waits for the token and for its app and version; Answered with Fetched follows."""
@@ -120,7 +148,7 @@ class Requests:
 
     def set_foreground(self, binding: Binding, foreground: bool, now: float) -> None:
         """B6. In the foreground held messages come as Arrived events, bodies of light ones are fetched."""
-        if binding.foreground == foreground or binding.state is BindState.ENDED:
+        if binding.foreground == foreground or binding.is_over:
             return
         binding.foreground = foreground
         if foreground:
@@ -129,6 +157,10 @@ class Requests:
         else:
             self._events.extend(self._inbox.background(binding, self._unix_offset + now))
         self._tell_foreground()
+
+    def drop(self, binding: Binding) -> None:
+        """What is held for it is handed out neither now nor when its bodies come."""
+        self._inbox.drop(binding)
 
     def forget(self, item: Item) -> bool:
         """It was given to the caller and not to the app (A5); False: there is nothing to forget of a recall."""
@@ -139,7 +171,7 @@ class Requests:
 
     def confirm(self, binding: Binding, item: Notification | Tip) -> None:
         """The app's queue has it."""
-        if binding.state is not BindState.ENDED:
+        if not binding.is_over:
             self._inbox.confirm(binding, item)
             self._unblock(binding)
 
@@ -164,7 +196,7 @@ class Requests:
         return request
 
     def _check_room(self) -> None:
-        if len(self._requests) >= MAX_REQUESTS:
+        if sum(not request.internal for request in self._requests) >= MAX_REQUESTS:
             raise QueueFull("Too many requests of this device wait for an answer.")
 
     def _send(self, request: Request) -> None:
@@ -173,7 +205,7 @@ class Requests:
         binding = request.binding
         if binding is not None and request.kind is not FrameType.REGISTER:
             if not binding.on_link:
-                if binding.state is BindState.ENDED and not self._asked(binding):
+                if binding.is_over and not self._asked(binding):
                     # To be forgotten, but the link is a new one: bind it shortly, beside the others.
                     self._ask(binding, keep=True)
                 return  # sent when TOKEN comes
@@ -229,16 +261,22 @@ class Requests:
         """Nothing is bound on the next link until its TOKEN comes."""
         self._by_req.clear()
         self._foreground_told = None
+        self._inbox.link_lost()
         self.bindings.unbind_all()
         for request in list(self._requests):
             self._requests[request] = 0
             if request.binding is not None:
                 request.binding.on_link = False
-            if request.internal:
+                request.binding.retry_at = 0.0
+            if request.internal and not request.lasting:
                 del self._requests[request]
-            elif request.kind is FrameType.UNREGISTER and not request.body.forget:
+                if request.kind is FrameType.REGISTER and request.binding is not None and request.binding.is_over:
+                    self._leave(request.binding, asked=True)
+            elif request.kind is FrameType.UNREGISTER and not request.body.forget and not request.internal:
                 del self._requests[request]
-                self._events.append(Answered(request))  # it is bound nowhere any more
+                self._events.append(Answered(request))  # here it is bound no more
+                if request.binding is not None:
+                    self._leave(request.binding, asked=True)
 
     def _ask_heartbeat(self, interval: int) -> None:
         if interval:
@@ -271,14 +309,17 @@ class Requests:
             return
         if not token.token:
             raise InvalidField("TOKEN without a token", field="token")
-        if binding.state is BindState.ENDED:
+        if binding.is_over:
             self._take_back(binding, token.token, replaced=not request.body.keep)
             return
         changed = self.bindings.bind(binding, token.token)
         binding.page_key, binding.servers = token.page_key, token.servers
         for other in self.bindings.others(binding):
             if other.suspended and not binding.keep:
+                was_wanted = other.state is BindState.WANTED
                 self._end(other)
+                if was_wanted:
+                    self._leave(other)  # the gateway replaces what is bound on this link
         self._events.append(Bound(binding, changed))
         self._send_waiting(binding)
         self._fetch_bodies(binding)
@@ -288,8 +329,7 @@ class Requests:
         binding.token = token
         binding.on_link = True
         if not self._send_waiting(binding):
-            leave = frames.Unregister(req=0, token=token)
-            self._request(Request(FrameType.UNREGISTER, leave, internal=True))
+            self._leave(binding)
         if replaced:
             # Answers may come in another order than requests, so it may have replaced what was bound after it.
             for other in self.bindings.others(binding):
@@ -324,6 +364,8 @@ class Requests:
             return
         if done.heartbeat and request.kind is FrameType.STATE and request.body.heartbeat:
             self.heartbeat.on_agreed(done.heartbeat)
+        if request.kind is FrameType.UNREGISTER and (back := self.bindings.of_token(request.body.token)) is not None:
+            self._send_register(back)  # bound anew before this was carried out
         self._answer(request)
 
     def _handle_down(self, body: bytes) -> None:
@@ -347,7 +389,7 @@ class Requests:
         self.cancel(request)
         return request
 
-    def _answer(self, request: Request, error: GatewayError | None = None) -> None:
+    def _answer(self, request: Request, error: GatewayError | RegistrationEnded | None = None) -> None:
         if not request.internal:
             self._events.append(Answered(request, error))
 
@@ -356,8 +398,11 @@ class Requests:
         binding = request.binding
         again_at = self._now + max(error.after_ms, 1_000) / 1000 * (1 + RETRY_JITTER * self._random())
         if binding is not None and request.kind is FrameType.REGISTER:
-            if binding.state is BindState.ENDED:
+            if binding.is_over:
                 for waiting in [r for r in self._requests if r.binding is binding]:
+                    if waiting.lasting and error.retryable:
+                        binding.retry_at = again_at
+                        continue
                     self.cancel(waiting)
                     self._answer(waiting, error)
                 return
@@ -367,6 +412,10 @@ class Requests:
                 return
             self._end(binding, error)
             self._resume_others(binding)
+        elif binding is not None and request.lasting:
+            if error.retryable:
+                self._requests[request] = 0
+                binding.retry_at = again_at
         elif binding is not None and request.internal:  # FETCH for bodies
             binding.fetch = None
             if error.retryable:
@@ -380,10 +429,14 @@ class Requests:
     # --- bindings -----------------------------------------------------------------------------------------------------
 
     def _end(self, binding: Binding, error: GatewayError | None = None) -> None:
-        if binding.state is BindState.ENDED:
+        if binding.is_over:
             return
         self.bindings.remove(binding)
         binding.state = BindState.ENDED
+        for request in [r for r in self._requests if r.binding is binding]:
+            if request.kind in (FrameType.FETCH, FrameType.UP):  # it would have to be bound for it
+                self.cancel(request)
+                self._answer(request, error or RegistrationEnded(f"The registration of app {binding.app} has ended."))
         self._inbox.end(binding)
         binding.retry_at = binding.fetch_at = 0.0
         self._events.append(Ended(binding, error))

@@ -5,8 +5,13 @@ Past the bound that entry goes which was not touched for longest; a duplicate th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Protocol
+
+from gateway.client.content import Counters
+
+_log = logging.getLogger("gateway.client")
 
 # flags of an entry
 FULL = 1  # had with its body (else the light form only)
@@ -23,7 +28,8 @@ CONFIRMED_FULL = ACKED_FULL | SHOWN_FULL
 
 
 class SeenStore(Protocol):
-    """Optional persistence hook, so that a restarted app drops what it confirmed before. Must not block.
+    """Optional persistence hook, so that a restarted app drops what it confirmed before. Must not block; what `add` or
+    `clear` raises is logged and counted.
 
     `source` is a token or the name of an app; keep it as safe as the credentials.
     """
@@ -34,11 +40,16 @@ class SeenStore(Protocol):
         """Called when the whole notification was confirmed, just before the confirmation is sent."""
         ...
 
+    def clear(self) -> None:
+        """The device has a new id: its gateway may be another, which counts from the start."""
+        ...
+
 
 class Seen:
-    def __init__(self, limit: int, store: SeenStore | None = None) -> None:
+    def __init__(self, limit: int, store: SeenStore | None = None, counters: Counters | None = None) -> None:
         self._limit = limit
         self._store = store
+        self._counters = counters or Counters()
         self._flags: dict[tuple[str, int], int] = {}
         if store is not None:
             for source, id in store.load():
@@ -59,8 +70,24 @@ class Seen:
             return False
         self._put(key, (before or 0) | flags)
         if self._store is not None and flags & CONFIRMED_FULL and not (before or 0) & CONFIRMED_FULL:
-            self._store.add(source, id)
+            try:
+                self._store.add(source, id)
+            except Exception:
+                self._failed()
         return True
+
+    def clear(self) -> None:
+        self._flags.clear()
+        if self._store is not None:
+            try:
+                self._store.clear()
+            except Exception:
+                self._failed()
+
+    def _failed(self) -> None:
+        """A link goes on, and what came is handed out: the store is for a restart alone."""
+        self._counters.seen_unsaved += 1
+        _log.exception("what was seen could not be saved")
 
     def forget(self, source: str, id: int) -> None:
         """It was not handed out after all: should it come again, it is new."""

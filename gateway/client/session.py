@@ -55,6 +55,7 @@ class Session(Requests):
         wishes = wishes or Wishes()
         super().__init__(heartbeat, seen, counters, random, wishes.urgency)
         self._wishes = wishes
+        self._known_id: str | None = None
         self._new_link(0.0)
 
     def _new_link(self, now: float) -> None:
@@ -68,10 +69,14 @@ class Session(Requests):
 
     # --- one link's life ------------------------------------------------------------------------------------------
 
-    def start(self, now: float, *, device: str = "", secret: bytes = b"", jwt: str = "") -> None:
-        """A connection was made: say HELLO."""
+    def start(
+        self, now: float, *, device: str = "", secret: bytes = b"", jwt: str = "", known: str | None = None
+    ) -> None:
+        """A connection was made: say HELLO. `known`: the device's id so far; where WELCOME gives another, what was seen
+        is forgotten. None: not to be told."""
         assert self.phase is Phase.OFFLINE
         self._new_link(now)
+        self._known_id = known
         self.phase = Phase.LOGIN
         self._write(
             FrameType.HELLO,
@@ -153,7 +158,7 @@ class Session(Requests):
         if self.phase is not Phase.ONLINE:
             return None
         due = self._liveness.deadline()
-        for binding in self.bindings:
+        for binding in self._known():
             for at in (binding.retry_at, binding.fetch_at):
                 if at:
                     due = min(due, at)
@@ -175,10 +180,13 @@ class Session(Requests):
             self.counters.pings += 1
             self._liveness.on_ping(now)
             self._write(FrameType.PING, None)
-        for binding in self.bindings:
+        for binding in self._known():
             if binding.retry_at and now >= binding.retry_at:
                 binding.retry_at = 0.0
-                self._send_register(binding)
+                if binding.is_over:
+                    self._send_waiting(binding)
+                else:
+                    self._send_register(binding)
             if binding.fetch_at and now >= binding.fetch_at:
                 binding.fetch_at = 0.0
                 binding.fetch_blocked = False
@@ -216,6 +224,8 @@ class Session(Requests):
         self._inbox.says_whole = welcome.whole
         self._reader.max_body = max(FRAME_BYTES, welcome.max_frame)
         self._unix_offset = welcome.now_ms / 1000 - self._now
+        if self._known_id is not None and welcome.device and welcome.device != self._known_id:
+            self._inbox.forget_all()
         if welcome.device or welcome.secret:
             self._events.append(Issued(welcome.device, welcome.secret))
         self._send_all()
@@ -224,7 +234,7 @@ class Session(Requests):
 
     def _handle_notify(self, body: bytes) -> None:
         notify = parse_body(body, frames.Notify)
-        binding = self.bindings.of_token(notify.token) if notify.token else self.bindings.of_app(notify.app)
+        binding = self.bindings.of_token(notify.token) if notify.token else self.bindings.of_app(notify.app, notify.id)
         if binding is None:
             self.counters.unbound += 1  # A5
             return
@@ -232,7 +242,8 @@ class Session(Requests):
         of_all = any(not r.body.ids for r in fetches)
         if notify.more and notify.id in binding.held and binding.fetch_blocked:
             binding.fetch_blocked, binding.fetch_at = False, 0.0  # sent again: there is room
-        self._events.extend(self._inbox.take(binding, notify, asked=bool(fetches), of_all=of_all))
+        unix_s = self._unix_offset + self._now
+        self._events.extend(self._inbox.take(binding, notify, asked=bool(fetches), of_all=of_all, unix_s=unix_s))
         if binding.held:
             self._fetch_bodies(binding)
 

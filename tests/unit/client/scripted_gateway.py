@@ -16,6 +16,7 @@ BODIES: dict[int, type | None] = {
     FrameType.UNREGISTER: frames.Unregister,
     FrameType.FETCH: frames.Fetch,
     FrameType.STATE: frames.State,
+    FrameType.UP: frames.Up,
 }
 
 

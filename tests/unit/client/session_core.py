@@ -21,9 +21,13 @@ class Core:
     def __init__(self, *, dedupe: int = 1000, seen_store: Any = None, heartbeat: int = 0) -> None:
         self.now = 1000.0
         self.counters = Counters()
+        self.told: list[Event] = []  # all of them
         self.heartbeat = AdaptiveHeartbeat(heartbeat)
         self.session = Session(
-            heartbeat=self.heartbeat, seen=Seen(dedupe, seen_store), counters=self.counters, random=lambda: 0.5
+            heartbeat=self.heartbeat,
+            seen=Seen(dedupe, seen_store, self.counters),
+            counters=self.counters,
+            random=lambda: 0.5,
         )
 
     def give(self, *data: bytes) -> list[Event]:
@@ -34,6 +38,7 @@ class Core:
         out = []
         while (event := self.session.next_event(self.now)) is not None:
             out.append(event)
+            self.told.append(event)
             if isinstance(event, Arrived) and not isinstance(event.item, Recall):
                 self.session.confirm(event.binding, event.item)
         return out

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from scripted_gateway import error, notify, token, welcome
 from session_core import Core, arrived, kinds
 
 from gateway.client.content import AckPolicy, Notification, Tip
-from gateway.client.events import BindState
+from gateway.client.events import Arrived, Binding, BindState
 from gateway.client.inbox import MAX_HELD
-from gateway.client.requests import FETCH_AGAIN_MAX_S, FETCH_AGAIN_S
+from gateway.client.requests import FETCH_AGAIN_MAX_S, FETCH_AGAIN_S, MAX_REQUESTS
 from gateway.client.seen import FULL, Seen
 from gateway.model import frames
 from gateway.model.errors import TooManyRequests
@@ -305,3 +307,163 @@ def test_what_was_touched_lately_is_not_forgotten():
     seen.mark("t", 3, FULL)
     assert seen.get("t", 0) == FULL
     assert seen.get("t", 1) is None
+
+
+# --- broadcasts, which come once for each registration ----------------------------------------------------------------
+
+
+def two_accounts(**fields: Any) -> tuple[Core, Binding, Binding]:
+    core = Core().online()
+    return core, core.bind("ta", account="a", keep=True, **fields), core.bind("tb", account="b", keep=True, **fields)
+
+
+@pytest.mark.parametrize("later", [0, 2])
+def test_a_broadcast_that_is_shown_is_confirmed_for_each_registration(later: int):
+    core, _, newest = two_accounts(ack=AckPolicy.DISPLAY)
+    (message,) = arrived(core.give(notify(7, app="mail"), notify(7, app="mail")))
+    assert core.sent() == []
+    core.session.confirm_shown(newest, message)
+    assert core.sent() == [(FrameType.SHOWN, [7, 7])]
+    for _ in range(later):
+        assert arrived(core.give(notify(7, app="mail"))) == []
+        assert core.sent() == [(FrameType.SHOWN, [7])]
+
+
+def test_what_came_on_an_earlier_link_is_not_owed_on_the_next():
+    core, _, newest = two_accounts(ack=AckPolicy.DISPLAY)
+    (message,) = arrived(core.give(notify(7, app="mail"), notify(7, app="mail"), notify(7, app="mail")))
+    core.reconnect("ta", "tb")
+    core.give(notify(7, app="mail"), notify(7, app="mail"))
+    core.session.confirm_shown(newest, message)
+    assert core.sent() == [(FrameType.SHOWN, [7, 7, 7])]  # two of this link, and the first time that it is said at all
+
+
+def test_a_light_broadcast_is_confirmed_for_each_registration():
+    core, _, _ = two_accounts()
+    core.give(notify(7, app="mail", more=True), notify(7, app="mail", more=True))
+    (kind, acked), (_, fetch) = core.sent()
+    assert (kind, acked) == (FrameType.ACK, [7])
+    (message,) = arrived(core.give(notify(7, app="mail", data=BODY), fetched(fetch.req, 1)))
+    assert message.data == 1
+    assert core.sent() == [(FrameType.ACK, [7, 7])]  # the body, and the light form of the other
+
+
+def test_the_body_of_a_broadcast_goes_to_the_account_that_has_its_light_form():
+    core, older, newest = two_accounts()
+    core.session.lost(core.now)
+    core.session.start(core.now)
+    core.sent()
+    core.give(welcome())
+    first, second = (body for kind, body in core.sent() if kind is FrameType.REGISTER)
+    core.give(token(first.req, "ta"), notify(7, app="mail", more=True), token(second.req, "tb"))
+    ((_, fetch),) = [one for one in core.sent() if one[0] is FrameType.FETCH]
+    events = core.give(notify(7, app="mail", more=True), notify(7, app="mail", data=BODY), fetched(fetch.req, 1))
+    assert [event.binding for event in events if isinstance(event, Arrived)] == [older]
+    assert not older.held
+    assert not newest.held
+    assert "FETCH" not in kinds(core.pass_time(FETCH_AGAIN_MAX_S))
+    core.session.set_foreground(older, False, core.now)
+    assert arrived(core.events()) == []
+
+
+# --- bounds, and a gateway that is another ----------------------------------------------------------------------------
+
+
+def test_what_is_over_makes_room_for_what_is_not():
+    core = Core().online(now_ms=5_000_000)
+    core.bind("tok", foreground=False)
+    for id in range(MAX_HELD):
+        core.give(notify(id, "tok", title="t", expires=5_010))
+    core.sent()
+    assert arrived(core.give(notify(1_000, "tok", title="live"))) == []
+    assert (core.counters.held_full, core.sent()) == (1, [])
+    core.now += 20
+    (tip,) = arrived(core.give(notify(1_000, "tok", title="live")))
+    assert tip.title == "live"
+    assert core.counters.expired == MAX_HELD
+
+
+def test_a_fetch_goes_on_where_no_room_is_for_another_request():
+    core = Core().online()
+    binding = core.bind("tok")
+    for _ in range(MAX_REQUESTS):
+        core.session.fetch(binding)
+    request = next(body for _, body in core.sent())
+    core.give(notify(4, "tok", more=True))  # and one for its body, which is the device's own
+    core.sent()
+    core.give(notify(5, "tok"), fetched(request.req, 1, more=True))
+    assert core.counters.broken_links == 0
+    assert "FETCH" in kinds(core.sent())
+
+
+def test_what_was_dropped_is_dropped_with_the_bodies_that_are_on_their_way():
+    core = Core().online()
+    binding = core.bind("tok")
+    core.give(notify(5, "tok", title="t", more=True))
+    ((_, fetch),) = [one for one in core.sent() if one[0] is FrameType.FETCH]
+    core.session.drop(binding)
+    assert core.counters.discarded == 1
+    assert arrived(core.give(notify(5, "tok", title="t", data=BODY), fetched(fetch.req, 1))) == []
+    assert core.sent() == [(FrameType.WHOLE, [5])]
+
+
+class Kept:
+    """A SeenStore that may fail."""
+
+    def __init__(self) -> None:
+        self.ids: list[tuple[str, int]] = []
+        self.fails = False
+
+    def load(self) -> list[tuple[str, int]]:
+        return list(self.ids)
+
+    def add(self, source: str, id: int) -> None:
+        if self.fails:
+            raise OSError("no space left")
+        self.ids.append((source, id))
+
+    def clear(self) -> None:
+        if self.fails:
+            raise OSError("no space left")
+        self.ids.clear()
+
+
+def test_a_store_that_fails_costs_neither_the_link_nor_what_came():
+    kept = Kept()
+    core = Core(seen_store=kept).online()
+    core.bind("tok")
+    kept.fails = True
+    (message,) = arrived(core.give(notify(5, "tok", title="t")))
+    assert message.title == "t"
+    assert core.sent() == [(FrameType.ACK, [5])]
+    assert core.counters.seen_unsaved == 1
+    core.session.lost(core.now)
+    core.session.start(core.now, known="another")
+    core.give(welcome())
+    assert core.counters.seen_unsaved == 2
+
+
+@pytest.mark.parametrize("before", ["", "another"])
+def test_who_gets_a_new_id_forgets_what_the_gateway_before_numbered(before: str):
+    kept = Kept()
+    kept.ids = [("mail", 7)]
+    core = Core(seen_store=kept)
+    core.session.start(core.now, device=before, known=before)
+    core.give(welcome(device="dev~1"))
+    core.sent()
+    assert kept.ids == []
+    core.bind("tok")
+    assert [message.id for message in arrived(core.give(notify(7, app="mail", title="t")))] == [7]
+
+
+@pytest.mark.parametrize("known", ["dev~1", None])
+def test_who_keeps_its_id_or_is_named_by_a_jwt_remembers(known: str | None):
+    kept = Kept()
+    kept.ids = [("mail", 7)]
+    core = Core(seen_store=kept)
+    core.session.start(core.now, known=known)
+    core.give(welcome(device="dev~1"))
+    core.sent()
+    core.bind("tok")
+    assert arrived(core.give(notify(7, app="mail", title="t"))) == []
+    assert core.sent() == [(FrameType.ACK, [7])]
