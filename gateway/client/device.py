@@ -515,7 +515,7 @@ class Device:
             return await future
         finally:
             if self._answers.pop(request, None) is not None:
-                self._session.cancel(request)
+                self._session.give_up(request)
             self._go_on()
 
     def _flush_soon(self) -> None:

@@ -46,6 +46,8 @@ class Binding:
     servers: list[str] = field(default_factory=list, repr=False)
     #: TOKEN came on this link
     on_link: bool = False
+    #: a REGISTER was sent, on whatever link: the gateway may have the account in use
+    may_be_known: bool = False
     #: another account of the app is taking its place: nothing is handed out, nothing acked (A5)
     suspended: bool = False
     #: REGISTER is sent again then, after a refusal that says to retry; 0 = not waiting

@@ -197,9 +197,16 @@ class Inbox:
         """It is not handed out (A5): where it comes again it is new, to another account too."""
         self._seen.forget(notification.source, notification.id)
 
-    def forget_all(self) -> None:
-        """The gateway is another, which counts from the start."""
+    def forget_all(self, bindings: Iterable[Binding]) -> None:
+        """The gateway is another, which counts from the start: what is held would be taken for its own, and so would
+        confirmations."""
         self._seen.clear()
+        for waiting in (self._acks, self._bodies, self._shown, self._owed):
+            waiting.clear()
+        for binding in bindings:
+            self._counters.discarded += len(binding.held)
+            binding.held.clear()
+            binding.missed = False
 
     def drop(self, binding: Binding) -> None:
         """What is held is not handed out, and its bodies neither."""

@@ -80,9 +80,10 @@ class Requests:
             raise ValueError("this binding has ended")
         binding.retry_at = 0.0
         binding.suspended = False
-        for leave in self._leaves():
-            if leave.binding is not None and leave.binding.key == binding.key:
-                self.cancel(leave)  # it is back
+        for request in [r for r in self._requests if r.binding is not None and r.binding.key == binding.key]:
+            binding.may_be_known |= request.binding is not binding and request.kind is FrameType.UNREGISTER
+            if request.lasting and not request.body.forget:
+                self.cancel(request)  # it is back
         self.bindings.put(binding)
         if not binding.keep:
             for other in self.bindings.others(binding):
@@ -92,9 +93,9 @@ class Requests:
 
     def abandon(self, binding: Binding) -> None:
         """Nobody waits for it any more: what it would have replaced goes on, unless it is replaced already."""
-        was_bound = binding.state is BindState.BOUND
+        was_asked = binding.state is BindState.ASKED
         self._end(binding)
-        if was_bound:
+        if not was_asked:  # else when its TOKEN comes, or with the link
             self._leave(binding)
         self._resume_others(binding)
 
@@ -105,25 +106,29 @@ class Requests:
         was_wanted = binding.state is BindState.WANTED
         self._end(binding)
         self._resume_others(binding)
-        if was_wanted and not forget:
-            self._leave(binding)
         if was_wanted and not (forget and binding.token):
+            self._leave(binding, forget=forget)
             return None
         body = frames.Unregister(req=0, token=binding.token, forget=forget)
         return self._request(Request(FrameType.UNREGISTER, body, binding))
 
-    def _leave(self, binding: Binding, *, asked: bool = False) -> None:
-        """It ended, and the gateway may not know: what is pushed to it would go on to other channels (A5). `asked`: it
-        may be bound there though no TOKEN came."""
-        if not (binding.token or asked) or self.bindings.find(*binding.key) is not None:
-            return  # never bound, or back already
+    def _leave(self, binding: Binding, *, forget: bool = False, at: float = 0.0) -> None:
+        """It ended, and the gateway may not know: what is pushed to it would go on to other channels (A5). `at`: not
+        before."""
+        if not binding.may_be_known or (not forget and self.bindings.find(*binding.key) is not None):
+            return  # never asked for, or back already
+        binding.retry_at = at
         if any(leave.binding is binding for leave in self._leaves()):
             return
         for oldest in self._leaves()[: -MAX_REQUESTS + 1]:
             self.cancel(oldest)
             self.counters.leaves_lost += 1
-        body = frames.Unregister(req=0, token=binding.token)
-        self._request(Request(FrameType.UNREGISTER, body, binding, internal=True, lasting=True))
+        body = frames.Unregister(req=0, token=binding.token, forget=forget)
+        request = Request(FrameType.UNREGISTER, body, binding, internal=True, lasting=True)
+        if at:
+            self._requests[request] = 0
+        else:
+            self._request(request)
 
     def _leaves(self) -> list[Request]:
         return [request for request in self._requests if request.lasting]
@@ -181,9 +186,15 @@ class Requests:
         self._unblock(binding)
 
     def cancel(self, request: Request) -> None:
-        """Nobody waits for the answer any more."""
         req = self._requests.pop(request, 0)
         self._by_req.pop(req, None)
+
+    def give_up(self, request: Request) -> None:
+        """Nobody waits for the answer any more. An account that ended is left all the same."""
+        if request.kind is FrameType.UNREGISTER and request in self._requests:
+            request.internal = request.lasting = True
+        else:
+            self.cancel(request)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -227,6 +238,7 @@ class Requests:
         self._ask(binding, keep=binding.keep)
 
     def _ask(self, binding: Binding, *, keep: bool) -> None:
+        binding.may_be_known = True
         for old in self._asked(binding):
             self.cancel(old)  # only the answer to the newest counts
         body = frames.Register(
@@ -271,12 +283,12 @@ class Requests:
             if request.internal and not request.lasting:
                 del self._requests[request]
                 if request.kind is FrameType.REGISTER and request.binding is not None and request.binding.is_over:
-                    self._leave(request.binding, asked=True)
+                    self._leave(request.binding)
             elif request.kind is FrameType.UNREGISTER and not request.body.forget and not request.internal:
                 del self._requests[request]
                 self._events.append(Answered(request))  # here it is bound no more
                 if request.binding is not None:
-                    self._leave(request.binding, asked=True)
+                    self._leave(request.binding)
 
     def _ask_heartbeat(self, interval: int) -> None:
         if interval:
@@ -331,10 +343,13 @@ class Requests:
         if not self._send_waiting(binding):
             self._leave(binding)
         if replaced:
-            # Answers may come in another order than requests, so it may have replaced what was bound after it.
-            for other in self.bindings.others(binding):
-                if not other.suspended:
-                    self._send_register(other)
+            self._restore_others(binding)
+
+    def _restore_others(self, binding: Binding) -> None:
+        """Answers may come in another order than requests, so it may have replaced what was bound after it."""
+        for other in self.bindings.others(binding):
+            if not other.suspended:
+                self._send_register(other)
 
     def _send_waiting(self, binding: Binding) -> bool:
         """What waited for the token; False where there was nothing."""
@@ -366,6 +381,8 @@ class Requests:
             self.heartbeat.on_agreed(done.heartbeat)
         if request.kind is FrameType.UNREGISTER and (back := self.bindings.of_token(request.body.token)) is not None:
             self._send_register(back)  # bound anew before this was carried out
+            if not back.keep:
+                self._restore_others(back)
         self._answer(request)
 
     def _handle_down(self, body: bytes) -> None:
@@ -405,6 +422,10 @@ class Requests:
                         continue
                     self.cancel(waiting)
                     self._answer(waiting, error)
+                    if error.retryable:
+                        self._leave(binding, forget=waiting.body.forget, at=again_at)
+                if error.retryable:
+                    self._leave(binding, at=again_at)  # an earlier REGISTER may have bound it
                 return
             binding.state = BindState.WANTED
             if error.retryable:
@@ -412,10 +433,10 @@ class Requests:
                 return
             self._end(binding, error)
             self._resume_others(binding)
-        elif binding is not None and request.lasting:
+        elif binding is not None and request.kind is FrameType.UNREGISTER:
+            self._answer(request, error)
             if error.retryable:
-                self._requests[request] = 0
-                binding.retry_at = again_at
+                self._leave(binding, forget=request.body.forget, at=again_at)
         elif binding is not None and request.internal:  # FETCH for bodies
             binding.fetch = None
             if error.retryable:
@@ -446,12 +467,14 @@ class Requests:
         others = self.bindings.others(binding)
         if binding.keep or any(b.state is not BindState.BOUND and not (b.keep or b.suspended) for b in others):
             return  # nothing was suspended, or for a yet newer one too
-        for other in others:
-            if other.suspended:
-                other.suspended = False
-                self._events.append(Resumed(other))
-                if self.phase is Phase.ONLINE:
-                    self._send_register(other)  # the gateway may have replaced it already
+        suspended = [other for other in others if other.suspended]
+        # the newest that replaces others goes on replacing those before it
+        first = max((place for place, other in enumerate(suspended) if not other.keep), default=0)
+        for other in suspended[first:]:
+            other.suspended = False
+            self._events.append(Resumed(other))
+            if self.phase is Phase.ONLINE:
+                self._send_register(other)  # the gateway may have replaced it already
 
     # --- bodies of light notifications --------------------------------------------------------------------------------
 

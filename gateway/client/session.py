@@ -225,7 +225,7 @@ class Session(Requests):
         self._reader.max_body = max(FRAME_BYTES, welcome.max_frame)
         self._unix_offset = welcome.now_ms / 1000 - self._now
         if self._known_id is not None and welcome.device and welcome.device != self._known_id:
-            self._inbox.forget_all()
+            self._inbox.forget_all(self.bindings)
         if welcome.device or welcome.secret:
             self._events.append(Issued(welcome.device, welcome.secret))
         self._send_all()

@@ -113,8 +113,8 @@ class _Settled(NamedTuple):
 
 
 class _Chain(NamedTuple):
-    """What became of pushes to one target; not done: one of them has to wait, and so do those behind it. In doubt: one
-    is over, and it could not be said whether the fleet has it; nobody waits for it."""
+    """What became of pushes to one target; not done: one of them has to wait, and so do those behind it that are not
+    over. In doubt: one is over, and it could not be said whether the fleet has it; nobody waits for it."""
 
     settled: list[_Settled]
     is_done: bool
@@ -444,10 +444,8 @@ class Spool:
                 self._sort(number, raw, chains, settled)
             try:
                 turn = asyncio.Semaphore(AT_ONCE)
-                free = [target for target in chains if target not in blocked]
-                for target, chain in zip(
-                    free, await asyncio.gather(*(self._chain(chains[t], take_in, turn) for t in free)), strict=True
-                ):
+                ran = (self._chain(chains[t], take_in, turn, waits=t in blocked) for t in chains)
+                for target, chain in zip(chains, await asyncio.gather(*ran), strict=True):
                     settled += chain.settled
                     in_doubt |= chain.in_doubt
                     if not chain.is_done:
@@ -477,15 +475,18 @@ class Spool:
         else:
             chains.setdefault(target, []).append(_Waiting(number, kept, len(raw)))
 
-    async def _chain(self, chain: list[_Waiting], take_in: TakeIn, turn: asyncio.Semaphore) -> _Chain:
-        """Pushes to one target, one after the other; ends where one has to wait."""
+    async def _chain(
+        self, chain: list[_Waiting], take_in: TakeIn, turn: asyncio.Semaphore, *, waits: bool = False
+    ) -> _Chain:
+        """Pushes to one target, one after the other; where one has to wait, or did before (`waits`), only those that
+        are over."""
         settled: list[_Settled] = []
         in_doubt = False
         async with turn:
             for number, kept, size in chain:
                 is_over = self._clock() >= kept.deadline_ms
-                if is_over and in_doubt:
-                    continue  # one without an answer is enough: the others wait for their turn
+                if in_doubt if is_over else waits:
+                    continue  # of those that are over one without an answer is enough: the others wait for their turn
                 try:
                     is_there = self._rows.get(number)[0] is not None  # not recalled since it was read
                 except WRITE_ERRORS:
@@ -501,8 +502,8 @@ class Spool:
                 elif is_over:
                     in_doubt = True
                 else:
-                    return _Chain(settled, is_done=False)
-        return _Chain(settled, is_done=True, in_doubt=in_doubt)
+                    waits = True
+        return _Chain(settled, is_done=not waits, in_doubt=in_doubt)
 
     async def _end(self, number: int, kept: Kept) -> Fate | None:
         """Its time is over: `pushed` where the fleet has it all the same. None: that can not be said now; it is asked

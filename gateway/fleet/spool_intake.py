@@ -7,6 +7,7 @@ has come. The key stands for what the provider asked, not for what is left of it
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -32,6 +33,9 @@ from gateway.model.registration import parse_token
 TAKE, KNOWN = "spool.take", "spool.known"
 #: a partition that nobody had is asked once in so long: what waits for others must not wait for its time limits
 REST_S = 5.0
+#: a request or a batch begins its pushes some turns of the loop after it was read: what is not there is looked for once
+#: more after so long, for a question behind it may have been read in the same turn
+BEGIN_S = 0.25
 
 
 class IntakeCore(Protocol):
@@ -87,11 +91,21 @@ def answer_known(core: IntakeCore, body: bytes) -> bytes | Awaitable[bytes]:
     """At the owner: its sequence where it was taken in, 0 where it was not. One under way is waited for: AcceptTimeout
     where it is not known what becomes of it."""
     kept = parse_kept(body)
+    push = _known(core, kept)
+    if push is not None:
+        return _settled_or_none(push, core.backend.config.accept_timeout_s)
+    return bytes(8) if core.backend.now_ms() >= kept.deadline_ms else _look_again(core, kept)
+
+
+def _known(core: IntakeCore, kept: Kept) -> Push | None:
     app = core.backend.directory.app(kept.app)
-    push = None if app is None else core.once.known(app, kept.key, kept.body_hash)
-    if push is None:
-        return bytes(8)
-    return _settled_or_none(push, core.backend.config.accept_timeout_s)
+    return None if app is None else core.once.known(app, kept.key, kept.body_hash)
+
+
+async def _look_again(core: IntakeCore, kept: Kept) -> bytes:
+    await asyncio.sleep(BEGIN_S)
+    push = _known(core, kept)
+    return bytes(8) if push is None else await _settled_or_none(push, core.backend.config.accept_timeout_s)
 
 
 async def _settled(push: Push, timeout_s: float) -> bytes:

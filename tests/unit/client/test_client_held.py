@@ -467,3 +467,22 @@ def test_who_keeps_its_id_or_is_named_by_a_jwt_remembers(known: str | None):
     core.bind("tok")
     assert arrived(core.give(notify(7, app="mail", title="t"))) == []
     assert core.sent() == [(FrameType.ACK, [7])]
+
+
+def test_who_gets_a_new_id_keeps_nothing_that_the_new_gateway_would_take_for_its_own():
+    core = Core().online()
+    binding = core.bind("tok", foreground=False)
+    (tip,) = arrived(core.give(notify(1_000, app="mail", title="old", collapse="x")))
+    core.sent()
+    core.session.lost(core.now)
+    core.session.confirm_shown(binding, tip.notification)
+    core.session.start(core.now, known="dev~1")
+    core.sent()
+    core.give(welcome(device="dev~2"))
+    (register,) = (body for kind, body in core.sent() if kind is FrameType.REGISTER)
+    core.give(token(register.req, "other"))
+    core.answer_states()
+    (tip,) = arrived(core.give(notify(3, app="mail", title="new", collapse="x")))
+    assert tip.title == "new"
+    assert core.sent() == [(FrameType.ACK, [3])]
+    assert list(binding.held) == [3]

@@ -213,3 +213,49 @@ def test_who_asked_for_an_account_that_ended_is_told_and_it_is_not_bound_again_f
     assert [(event.request, type(event.error)) for event in answers] == [(request, RegistrationEnded)]
     core.give(token(registers["anna"].req, "ta"))
     assert kinds(core.sent()) == ["UNREGISTER"]
+
+
+def test_one_that_is_bound_anew_for_a_new_token_takes_the_place_of_nobody_who_came_meanwhile():
+    core = Core().online()
+    bert = core.bind("tb", account="bert")
+    core.session.lost(core.now)
+    core.session.unregister(bert, forget=True)
+    bert, cleo = Binding("mail", "1", "bert"), Binding("mail", "1", "cleo", keep=True)
+    core.session.register(bert)
+    core.session.register(cleo)
+    first, second, to_forget = (body for kind, body in link(core) if kind is FrameType.REGISTER)
+    core.give(token(first.req, "tb"), token(second.req, "tc"), token(to_forget.req, "tb"))
+    ((kind, leave),) = core.sent()
+    assert (kind, leave.token, leave.forget) == (FrameType.UNREGISTER, "tb", True)
+    core.give(done(leave.req))
+    registers = account_of(core.sent())
+    assert list(registers) == ["bert", "cleo"]  # for bert's takes her place
+    core.give(token(registers["bert"].req, "tb2"), token(registers["cleo"].req, "tc"))
+    assert (bert.token, bert.state, cleo.state) == ("tb2", BindState.BOUND, BindState.BOUND)
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_who_is_refused_an_end_is_told_and_has_it_later_all_the_same(forget: bool):
+    core = Core().online()
+    request = core.session.unregister(core.bind("ta", account="anna"), forget=forget)
+    ((_, leave),) = core.sent()
+    events = core.give(error(TooManyRequests, req=leave.req, retry=True, after_ms=60_000))
+    (answered,) = (event for event in events if isinstance(event, Answered))
+    assert answered.request is request
+    assert isinstance(answered.error, TooManyRequests)
+    (again,) = (body for kind, body in core.pass_time(90) if kind is FrameType.UNREGISTER)
+    assert (again.token, again.forget) == ("ta", forget)
+
+
+def test_who_waits_for_an_end_no_longer_has_it_all_the_same():
+    core = Core().online()
+    anna = core.bind("ta", account="anna")
+    core.session.lost(core.now)
+    request = core.session.unregister(anna, forget=True)
+    assert request is not None
+    core.session.give_up(request)
+    (register,) = account_of(link(core)).values()
+    core.give(token(register.req, "ta"))
+    ((_, leave),) = core.sent()
+    assert leave.forget
+    assert not [event for event in core.give(done(leave.req)) if isinstance(event, Answered)]

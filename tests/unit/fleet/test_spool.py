@@ -233,6 +233,27 @@ async def test_what_is_over_is_asked_for_a_while_and_nobody_waits_for_it(tmp_pat
         assert scene.metrics.value(Metric.SPOOL_TAKEN, "expired") == 3
 
 
+async def test_what_is_over_ends_though_one_before_it_has_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.fleet.spool.CHUNK", 2)
+    async with Scene(tmp_path) as scene:
+        first = await scene.keep("first", ttl=100_000)
+        over = [await scene.keep(title, ttl=10) for title in ("a", "b", "c")]
+        last = await scene.keep("last", ttl=100_000)
+        await scene.restart()  # perhaps it gave them to the fleet before
+        scene.fleet.refuses["first"] = NodeUnreachable()
+        scene.now_ms += 10_000
+        scene.start()
+        await scene.drained(left=2)
+        assert [what(scene, number) for number in over] == ["expired"] * 3
+        assert scene.fleet.taken == []
+        assert what(scene, last) == what(scene, first) == "spooled"
+        del scene.fleet.refuses["first"]
+        await scene.drained()
+        assert scene.fleet.taken == ["first", "last"]
+
+
 async def test_now_or_never_is_not_kept(tmp_path: Path) -> None:
     async with Scene(tmp_path) as scene:
         with pytest.raises(LogUnavailable):

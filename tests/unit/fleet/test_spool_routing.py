@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fleet_rig import Fleet, until
 from spool_scene import open_spool, push
 
 from gateway.api.once import hash_body
+from gateway.fleet.calls import Asked
 from gateway.fleet.spool import Spool
 from gateway.fleet.spool_intake import KNOWN, TAKE
 from gateway.fleet.spool_record import DOUBT_S, Kept, build_kept, pack_request
@@ -182,6 +184,29 @@ async def test_a_question_that_is_read_in_one_turn_with_its_push_knows_it(fleet:
     assert taken == known != bytes(8)
     with pytest.raises(UnknownApp):
         await ask(partition, TAKE, packed("t", app="none"))
+
+
+@pytest.mark.parametrize("door", ["push", "batch"])
+async def test_a_question_that_is_read_in_one_turn_with_the_provider_s_own_request_knows_it(
+    fleet: Fleet, door: str
+) -> None:
+    key = await fleet.create_app("shop")
+    token = await fleet.register("shop", 2)
+    request = push("a", token)
+    what = Kept("shop", "k1", unix_ms(), unix_ms() + 3_600_000, "mine", hash_body(request), pack_request(request))
+    side = fleet.nodes[1].side
+    if door == "push":
+        headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-type", b"application/json")]
+        body = json.dumps({"target": {"token": token}, "title": "a", "idempotency_key": "mine"}).encode()
+        made = asyncio.ensure_future(side.calls.ask(2, Asked("POST", "/v1/push", b"/v1/push", b"", headers, body)))
+    else:
+        made = asyncio.get_running_loop().create_future()
+        raw = msgspec.msgpack.encode([msgspec.structs.replace(request, idempotency_key="mine")])
+        side.pushes.send("shop", side.pushes.split("shop", raw), lambda _, answer: made.set_result(answer))
+        await asyncio.sleep(0)  # its own turn, in which it is sent
+    known = int.from_bytes(await side.owners.ask(2, KNOWN, build_kept(what)), "big")
+    await made
+    assert pending(fleet, token, 2) == [known]
 
 
 async def test_what_is_under_way_is_told_of_when_it_has_ended(fleet: Fleet) -> None:
