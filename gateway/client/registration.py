@@ -123,8 +123,8 @@ class Registration:
 
     async def unregister(self, *, forget: bool = False) -> None:
         """Nothing is delivered here any more, at once. Without a link the gateway hears of it on the next one of this
-        Device, and other channels go on until then. forget: the token is revoked for good; waits for the gateway. Raises
-        its refusal; one that says to retry is retried by itself."""
+        Device, and other channels go on until then. forget: the token is revoked for good; waits for the gateway. A
+        refusal is raised; one that says to retry is retried by itself."""
         await self._device._unregister(self, forget=forget)
 
     async def ask(self, op: str, body: bytes = b"") -> bytes:
