@@ -200,12 +200,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.abort()
             return
-        body = msgspec.json.encode(ErrorBody(error=describe(error)))
-        self.transport.write(
-            STATUS_LINE[error.status]
-            + b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            + body
-        )
+        self.transport.write(build_refusal(error))
         self.transport.close()
         # close() waits for the answer to be taken; not for ever.
         self._linger = self.loop.call_later(self.limits.linger_s, self.transport.abort)
@@ -215,6 +210,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         self.metrics.count(Metric.API_CUT, label=reason)
         self.transport.abort()
+
+
+def build_refusal(error: GatewayError) -> bytes:
+    """A whole answer, after which the connection ends."""
+    body = msgspec.json.encode(ErrorBody(error=describe(error)))
+    fields = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    return STATUS_LINE[error.status] + fields + body
 
 
 def bounded(limits: Limits, metrics: Metrics) -> type[BoundedHttpProtocol]:

@@ -173,7 +173,8 @@ class ApiServer:
             self._certificates = Certificates(config, self._backend.metrics)
         plain = [self._bind(config.port)] if config.port >= 0 else []
         self._port = plain[0].getsockname()[1] if plain else -1
-        make = partial(Negotiator, bounded(self._limits, self._backend.metrics), self._limits, self._backend.metrics)
+        http1 = bounded(self._limits, self._backend.metrics)
+        make = partial(Negotiator, http1, self._limits, self._backend.metrics, self._certificates)
         protocol: Any = make
         self._server = _Server(
             uvicorn.Config(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import structlog
 
-from gateway.config.certificates import DEFAULT, parse_names, read_pair
+from gateway.config.certificates import DEFAULT, names_of, parse_names, read_pair
 from gateway.config.sections import Api
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError
@@ -41,9 +41,12 @@ class Pair(NamedTuple):
     key: str
 
 
-class _Loaded(NamedTuple):
-    contexts: dict[str, ssl.SSLContext]
-    ends_s: dict[str, float]  # Unix seconds
+class Served(NamedTuple):
+    """One certificate, ready for handshakes."""
+
+    context: ssl.SSLContext
+    ends_s: float  # Unix seconds
+    names: frozenset[str]  # that it bears
 
 
 def pairs_of(config: Api) -> list[Pair]:
@@ -53,9 +56,9 @@ def pairs_of(config: Api) -> list[Pair]:
     return found
 
 
-def load_pair(pair: Pair, config: Api, now_s: float) -> tuple[ssl.SSLContext, float]:
-    """A server context with this certificate, and its end in Unix seconds. ConfigError says what is wrong."""
-    ends_s = read_pair(pair.cert, pair.key, pair.field, pair.key_field, now_s).ends
+def load_pair(pair: Pair, config: Api, now_s: float) -> Served:
+    """ConfigError says what is wrong with it."""
+    read = read_pair(pair.cert, pair.key, pair.field, pair.key_field, now_s)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[config.tls_min_version]
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -75,7 +78,7 @@ def load_pair(pair: Pair, config: Api, now_s: float) -> tuple[ssl.SSLContext, fl
             ) from None
         required = config.tls_client_auth == "required"
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
-    return context, ends_s
+    return Served(context, read.ends, names_of(read))
 
 
 class Certificates:
@@ -91,7 +94,7 @@ class Certificates:
         self._marks = self._read_marks()
         self._loaded = self._load()
         #: the listener's own
-        self.context, _ = load_pair(self._pairs[0], config, clock())
+        self.context = load_pair(self._pairs[0], config, clock()).context
         self.context.sni_callback = self._on_server_name
         self.report()
 
@@ -118,19 +121,15 @@ class Certificates:
     def report(self) -> None:
         """Remaining time as a metric, and as a warning where it is short."""
         now_s = self._clock()
-        for host, ends_s in self._loaded.ends_s.items():
-            left_s = ends_s - now_s
+        for host, served in self._loaded.items():
+            left_s = served.ends_s - now_s
             self._metrics.set(Metric.API_TLS_SECONDS, round(left_s), host)
             if left_s < WARN_S and now_s - self._warned_s.get(host, float("-inf")) >= _WARN_EACH_S:
                 self._warned_s[host] = now_s
                 log.warning("certificate expires soon", certificate=host, days=round(left_s / 86_400, 1))
 
-    def _load(self) -> _Loaded:
-        contexts: dict[str, ssl.SSLContext] = {}
-        ends_s: dict[str, float] = {}
-        for pair in self._pairs:
-            contexts[pair.host], ends_s[pair.host] = load_pair(pair, self._config, self._clock())
-        return _Loaded(contexts, ends_s)
+    def _load(self) -> dict[str, Served]:
+        return {pair.host: load_pair(pair, self._config, self._clock()) for pair in self._pairs}
 
     def _read_marks(self) -> list[tuple[int, int, int]]:
         """Of every file: whether it is another one than before."""
@@ -147,11 +146,19 @@ class Certificates:
                 marks.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
         return marks
 
-    def choose(self, name: str | None) -> ssl.SSLContext:
-        """The context for a server name; None: the client gave none."""
-        contexts = self._loaded.contexts
+    def choose(self, name: str | None) -> Served:
+        """For a server name; None: the client gave none."""
         host = (name or "").lower().rstrip(".")
-        return contexts.get(host) or contexts.get("*." + host.partition(".")[2]) or contexts[DEFAULT]
+        return self._loaded.get(host) or self._loaded.get(_wildcard(host)) or self._loaded[DEFAULT]
+
+    def bears(self, host: str) -> bool:
+        """Has the certificate that is shown for this name (small letters) the name in it?"""
+        names = self.choose(host).names
+        return host in names or _wildcard(host) in names
 
     def _on_server_name(self, tls: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-        tls.context = self.choose(name)
+        tls.context = self.choose(name).context
+
+
+def _wildcard(host: str) -> str:
+    return "*." + host.partition(".")[2]

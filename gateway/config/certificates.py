@@ -93,6 +93,17 @@ def read_tls_files(edge: Edge, now: Callable[[], float]) -> TlsFiles:
     return TlsFiles(server, names, client_ca)
 
 
+def names_of(pair: CertificatePair) -> frozenset[str]:
+    """The host names and addresses the certificate bears, small letters; `*.` and a name for all one level below."""
+    first = x509.load_pem_x509_certificates(pair.chain)[0]
+    try:
+        names = first.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return frozenset()
+    hosts = names.get_values_for_type(x509.DNSName)
+    return frozenset(name.lower() for name in (*hosts, *map(str, names.get_values_for_type(x509.IPAddress))))
+
+
 def is_open_to_others(path: str) -> bool:
     """May anybody on this machine read the file?"""
     try:

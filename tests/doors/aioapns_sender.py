@@ -1,12 +1,15 @@
 """Sends with aioapns: a JSON object on stdin, a list of results on stdout.
 
-Nothing of the library is changed but the host and port it goes to, which are attributes of a class. (Its way through a
-proxy, the other way to lead it elsewhere, uses methods of a transport's socket that Python 3.11 no longer has.)
+Nothing of the library is changed. Where `proxy_port` is asked for it goes through its own proxy setting, to Apple's
+name; else to another host and port, which are attributes of a class. Its way through a proxy hands a transport's socket
+to another transport, which Python 3.11 no longer allows: whatever the proxy is, it waits for ever there. Before 3.11
+the first transport closes that socket when it is collected as garbage, so here nothing is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import ssl
 import sys
@@ -17,17 +20,20 @@ from aioapns.connection import APNsProductionClientProtocol
 
 
 async def send(ask: dict[str, Any]) -> list[dict[str, Any]]:
-    APNsProductionClientProtocol.APNS_SERVER = "localhost"
-    APNsProductionClientProtocol.APNS_PORT = ask["port"]
     trust = ssl.create_default_context(cafile=ask["trust"])
+    if ask["proxy_port"]:
+        gc.disable()
+        ask["client"] |= {"proxy_host": "127.0.0.1", "proxy_port": ask["proxy_port"]}
+    else:
+        APNsProductionClientProtocol.APNS_SERVER = "localhost"
+        APNsProductionClientProtocol.APNS_PORT = ask["port"]
     apns = APNs(max_connections=1, max_connection_attempts=2, ssl_context=trust, **ask["client"])
     options = ask["options"]
     if "push_type" in options:
         options["push_type"] = PushType(options["push_type"])
     message = {"aps": {"alert": {"title": "Ann", "body": "There?"}}, "chat": 17}
     requests = [NotificationRequest(device_token=token, message=message, **options) for token in ask["tokens"]]
-    async with asyncio.timeout(30):
-        results = await asyncio.gather(*map(apns.send_notification, requests))
+    results = await asyncio.wait_for(asyncio.gather(*map(apns.send_notification, requests)), 30)
     connections = len(apns.pool.connections)
     apns.pool.close()
     assert connections == 1
