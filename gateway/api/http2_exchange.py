@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from gateway.model.errors import RequestTimeout
+
 #: what HTTP/2 has no field for (RFC 9113 §8.2.2)
 _CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 
@@ -30,7 +32,9 @@ class Carrier(Protocol):
         """The socket takes more."""
         ...
 
-    def slow_body(self, stream: int) -> None: ...
+    def slow_body(self, stream: int) -> None:
+        """The request stopped coming. Where the answer has begun it is cut; else the handler gives one."""
+        ...
 
     def slow_reader(self, stream: int) -> None: ...
 
@@ -99,6 +103,7 @@ class Exchange:
     # --- from the handler ---
 
     async def receive(self) -> dict[str, Any]:
+        """RequestTimeout where the body stopped: so the door answers in the words of its route."""
         while True:
             if self.gone or self.answered:
                 return {"type": "http.disconnect"}
@@ -118,6 +123,8 @@ class Exchange:
                     await self._came.wait()
             except TimeoutError:
                 self._carrier.slow_body(self._stream)
+                if not self.started:
+                    raise RequestTimeout from None
                 self.on_gone()
 
     async def send(self, message: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ from gateway.api.http2_scope import build_scope
 from gateway.api.http_protocol import Limits
 from gateway.api.media import ErrorBody, describe
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import BadRequest, GatewayError, RequestTimeout
+from gateway.model.errors import BadRequest, GatewayError
 
 log = structlog.get_logger("gateway.api")
 
@@ -328,10 +328,9 @@ class Http2Protocol(asyncio.Protocol):
     def slow_body(self, stream: int) -> None:
         self._metrics.count(Metric.API_CUT, label="slow_body")
         exchange = self._exchanges.get(stream)
-        if exchange is not None and not exchange.started:
-            self._answer(stream, RequestTimeout())
-        self._reset(stream, ErrorCodes.CANCEL)
-        self._forget(stream)
+        if exchange is not None and exchange.started:
+            self._reset(stream, ErrorCodes.CANCEL)
+            self._forget(stream)
 
     def slow_reader(self, stream: int) -> None:
         self._metrics.count(Metric.API_CUT, label="slow_reader")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.api.media import ErrorBody, describe
@@ -55,6 +57,22 @@ class Limits:
     resets_per_s: float = 20.0
 
 
+#: in the scope: the body stopped coming
+_LATE = "gateway.late"
+
+
+async def _in_time(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """`receive` raises RequestTimeout where the body stopped: so the door answers in the words of its route."""
+
+    async def hear() -> Message:
+        message = await receive()
+        if _LATE in scope and message["type"] == "http.request":
+            raise RequestTimeout
+        return message
+
+    await app(scope, hear, send)
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection. `limits` and `metrics` are set by the subclass that `bounded` makes."""
 
@@ -63,6 +81,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.app = partial(_in_time, self.app)
         self._deadline: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
@@ -175,9 +194,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         elif self.cycle.response_started:
             self._abort("slow_body")
         else:
-            self.cycle.disconnected = True  # the handler sees a disconnect and answers nothing
+            self.metrics.count(Metric.API_CUT, label="slow_body")
+            self.scope[_LATE] = True  # type: ignore[literal-required]
+            self.cycle.keep_alive = False
             self.cycle.message_event.set()
-            self._refuse(RequestTimeout(), "slow_body")
 
     def pause_writing(self) -> None:
         super().pause_writing()

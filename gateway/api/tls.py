@@ -90,7 +90,7 @@ class Certificates:
         self._metrics = metrics
         self._clock = clock
         self._pairs = pairs_of(config)
-        self._warned_s: dict[str, float] = {}
+        self._warned_s: dict[tuple[str, bool], float] = {}  # (host, is it over?) → when it was said
         self._marks = self._read_marks()
         self._loaded = self._load()
         #: the listener's own
@@ -99,17 +99,26 @@ class Certificates:
         self.report()
 
     def reload(self) -> bool:
-        """Take the files as they are now; False, and everything stays as it was, where one can not be used."""
+        """Take the files as they are now. Where one can not be used its certificate stays as it was, and False is
+        answered; the others go on to theirs."""
         self._marks = self._read_marks()
-        try:
-            self._loaded = self._load()
-        except ConfigError as exc:
-            log.error("certificate refused", field=exc.field, reason=exc.message, consequence="the old one stays")
-            return False
-        finally:
-            self.report()
-        log.info("certificates loaded", count=len(self._pairs))
-        return True
+        refused = 0
+        for pair in self._pairs:
+            try:
+                self._loaded[pair.host] = load_pair(pair, self._config, self._clock())
+            except ConfigError as exc:
+                refused += 1
+                log.error(
+                    "certificate refused",
+                    certificate=pair.host,
+                    field=exc.field,
+                    reason=exc.message,
+                    consequence="the old one stays",
+                )
+        self._warned_s.clear()
+        self.report()
+        log.info("certificates loaded", count=len(self._pairs) - refused)
+        return not refused
 
     def refresh(self) -> None:
         """Reload where a file has changed since the last look."""
@@ -119,14 +128,18 @@ class Certificates:
             self.report()
 
     def report(self) -> None:
-        """Remaining time as a metric, and as a warning where it is short."""
+        """Remaining time as a metric; where it is short, or over, the log says so once a day."""
         now_s = self._clock()
         for host, served in self._loaded.items():
             left_s = served.ends_s - now_s
             self._metrics.set(Metric.API_TLS_SECONDS, round(left_s), host)
-            if left_s < WARN_S and now_s - self._warned_s.get(host, float("-inf")) >= _WARN_EACH_S:
-                self._warned_s[host] = now_s
-                log.warning("certificate expires soon", certificate=host, days=round(left_s / 86_400, 1))
+            is_over = left_s <= 0
+            if left_s < WARN_S and now_s - self._warned_s.get((host, is_over), float("-inf")) >= _WARN_EACH_S:
+                self._warned_s[host, is_over] = now_s
+                if is_over:
+                    log.error("certificate expired", certificate=host, hint="clients refuse it: renew it")
+                else:
+                    log.warning("certificate expires soon", certificate=host, days=round(left_s / 86_400, 1))
 
     def _load(self) -> dict[str, Served]:
         return {pair.host: load_pair(pair, self._config, self._clock()) for pair in self._pairs}

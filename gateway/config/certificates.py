@@ -86,11 +86,42 @@ def read_tls_files(edge: Edge, now: Callable[[], float]) -> TlsFiles:
         host: read_pair(cert, key, "edge.tls_sni", "edge.tls_sni", now())
         for host, cert, key in parse_names(edge.tls_sni)
     }
-    client_ca = b""
-    if edge.tls_client_auth != "none":
-        client_ca = _read(edge.tls_client_ca, "edge.tls_client_ca")
-        _certificates(client_ca, edge.tls_client_ca, "edge.tls_client_ca")
-    return TlsFiles(server, names, client_ca)
+    return TlsFiles(server, names, _read_client_ca(edge))
+
+
+def reread_tls_files(
+    edge: Edge, now: Callable[[], float], before: TlsFiles
+) -> tuple[TlsFiles, list[tuple[str, ConfigError]]]:
+    """The same while they are in use: what can not be used stays as it was `before`, and is said with its name
+    (`default`, a host, `client_ca`); so one that ended holds up no other's renewal."""
+    refused: list[tuple[str, ConfigError]] = []
+
+    def read(name: str, kept: CertificatePair, cert: str, key: str, field: str, key_field: str) -> CertificatePair:
+        try:
+            return read_pair(cert, key, field, key_field, now())
+        except ConfigError as exc:
+            refused.append((name, exc))
+            return kept
+
+    server = read(DEFAULT, before.server, edge.tls_cert, edge.tls_key, "edge.tls_cert", "edge.tls_key")
+    names = {
+        host: read(host, before.names[host], cert, key, "edge.tls_sni", "edge.tls_sni")
+        for host, cert, key in parse_names(edge.tls_sni)
+    }
+    client_ca = before.client_ca
+    try:
+        client_ca = _read_client_ca(edge)
+    except ConfigError as exc:
+        refused.append(("client_ca", exc))
+    return TlsFiles(server, names, client_ca), refused
+
+
+def _read_client_ca(edge: Edge) -> bytes:
+    if edge.tls_client_auth == "none":
+        return b""
+    client_ca = _read(edge.tls_client_ca, "edge.tls_client_ca")
+    _certificates(client_ca, edge.tls_client_ca, "edge.tls_client_ca")
+    return client_ca
 
 
 def names_of(pair: CertificatePair) -> frozenset[str]:

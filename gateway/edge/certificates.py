@@ -1,7 +1,7 @@
 """Certificates of the TLS port while the gateway runs: made into a context, watched, changed under live links.
 
-A reload that fails leaves what there is: the old certificate goes on, the log says why, a counter counts it. Files are
-read and contexts built on another thread; the loop only hands them over.
+What can not be used at a reload leaves what there is: the old certificate goes on beside others that are renewed, the
+log says why, a counter counts it. Files are read and contexts built on another thread; the loop only hands them over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from gateway._native.tls_context import TlsContext
-from gateway.config.certificates import TlsFiles, read_tls_files, tls_paths
+from gateway.config.certificates import TlsFiles, read_tls_files, reread_tls_files, tls_paths
 from gateway.config.sections import Edge
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError
@@ -63,6 +63,7 @@ class Certificates:
         self._stamp: Stamp = ()
         self._made_at = 0.0
         self._warned_at = 0.0
+        self._files: TlsFiles | None = None  # what the context was made of
         self._ends: dict[str, float] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
@@ -77,7 +78,7 @@ class Certificates:
         if not self.is_on:
             return None
         self._stamp = self._look()
-        context = self._make()
+        context = self._make(read_tls_files(self._config, self._clock))
         self._remove_source = self._metrics.add_source(self._figures)
         self._warn()
         return context
@@ -111,9 +112,9 @@ class Certificates:
                 found.append((path, 0, 0, 0))  # away for a moment, while it is replaced
         return tuple(found)
 
-    def _make(self) -> TlsContext:
-        files = read_tls_files(self._config, self._clock)
+    def _make(self, files: TlsFiles) -> TlsContext:
         context = build_context(self._config, files)
+        self._files = files
         self._ends = files.ends()
         self._made_at = self._clock()
         return context
@@ -135,30 +136,40 @@ class Certificates:
     async def _check(self, asked: bool) -> None:
         stamp = await asyncio.to_thread(self._look)
         changed = stamp != self._stamp
-        # A certificate that ended while it runs can not be made again, and what there is goes on.
-        is_due = self._clock() - self._made_at >= ROTATE_S and all(end > self._clock() for end in self._ends.values())
-        if asked or changed or is_due:
+        if asked or changed:
             self._stamp = stamp
-            await self._reload(is_news=asked or changed)
+            await self._reload()
+        elif self._clock() - self._made_at >= ROTATE_S:
+            assert self._files is not None
+            self._use(await asyncio.to_thread(self._make, self._files))
+            self._metrics.count(Metric.TLS_RELOADS, label="ok")
         self._warn()
 
-    async def _reload(self, *, is_news: bool) -> None:
+    async def _reload(self) -> None:
+        assert self._files is not None
         try:
-            context = await asyncio.to_thread(self._make)
-        except ConfigError as exc:
-            self._metrics.count(Metric.TLS_RELOADS, label="failed")
-            _log.error(
-                "certificate_reload_failed",
-                field=exc.field,
-                problem=exc.message,
-                hint="the certificate from before stays in use",
-            )
+            files, refused = await asyncio.to_thread(reread_tls_files, self._config, self._clock, self._files)
+            for name, exc in refused:
+                self._say_refused(name, exc)
+            context = await asyncio.to_thread(self._make, files)
+        except ConfigError as exc:  # a kind of key that OpenSSL does not serve
+            self._say_refused("all", exc)
             return
         self._use(context)
-        self._metrics.count(Metric.TLS_RELOADS, label="ok")
-        if is_news:
-            _log.info("certificates_reloaded", days_left=self._days_left())
-            self._warned_at = 0.0
+        if not refused:
+            self._metrics.count(Metric.TLS_RELOADS, label="ok")
+        _log.info("certificates_reloaded", days_left=self._days_left())
+        self._warned_at = 0.0
+
+    def _say_refused(self, name: str, exc: ConfigError) -> None:
+        self._metrics.count(Metric.TLS_RELOADS, label="failed")
+        _log.error(
+            "certificate_reload_failed",
+            certificate=name,
+            field=exc.field,
+            problem=exc.message,
+            hint="the certificate from before stays in use",
+        )
 
     def _days_left(self) -> int:
         return int((min(self._ends.values()) - self._clock()) // 86_400)

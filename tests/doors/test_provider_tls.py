@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,40 @@ def test_remaining_time_is_a_metric_and_soon_a_warning(authority, tmp_path):
         certificates.report()
     assert 4 * 86_400 < metrics.value(Metric.API_TLS_SECONDS, "default") <= 5 * 86_400
     assert [entry["days"] for entry in logs if entry["event"] == "certificate expires soon"] == [5.0]
+
+
+def test_one_that_ended_holds_up_no_others_renewal(authority, tmp_path, clock):
+    ending = authority.issue("localhost", ends_days=1).write(tmp_path, "ending")
+    shop = authority.issue("shop.example").write(tmp_path, "shop")
+    settings = with_tls(ending, tls_sni=[f"shop.example={shop.cert}:{shop.key}"])
+    certificates = Certificates(Api(**settings), Metrics(process=False), clock=clock)
+    before = certificates.choose("shop.example")
+    clock.now_s += 2 * 86_400
+    with structlog.testing.capture_logs() as logs:
+        certificates.report()
+        certificates.report()
+    assert [entry["certificate"] for entry in logs if entry["event"] == "certificate expired"] == ["default"]
+    authority.issue("shop.example", ends_days=90).write(tmp_path, "shop")
+    with structlog.testing.capture_logs() as logs:
+        assert not certificates.reload()
+    assert [entry["certificate"] for entry in logs if entry["event"] == "certificate refused"] == ["default"]
+    assert certificates.choose("shop.example").ends_s > before.ends_s + 50 * 86_400
+    authority.issue("localhost", ends_days=90).write(tmp_path, "ending")
+    assert certificates.reload()
+    assert certificates.choose(None).ends_s > clock.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = time.time()
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 def test_settings_that_contradict_each_other(localhost):

@@ -134,6 +134,25 @@ async def test_a_bad_new_certificate_leaves_the_old_one(
     await until(lambda: until_subject(port, context, "good again"))
 
 
+async def test_one_that_can_not_be_used_holds_up_no_others_renewal(
+    open_house: Any, files: Files, tmp_path: Path, expected_errors: set[str]
+) -> None:
+    expected_errors.add("certificate_reload_failed")
+    shop = files.ca.issue("shop.example", name="shop's first").write(tmp_path, "shop")
+    sni = {"edge.tls_sni": [f"shop.example={shop.cert}:{shop.key}"]}
+    house: House = await open_house(files.settings(**sni))
+    port, context = house.gateway.edge.tls_port, files.context()
+    files.renew(ends_days=-1, name="ended already")
+    files.ca.issue("shop.example", name="shop's second").write(tmp_path, "shop")
+
+    async def is_renewed() -> bool:
+        return await subject(port, context, "shop.example") == "shop's second"
+
+    await until(is_renewed)
+    assert await subject(port, context) == "the first"
+    assert house.value(Metric.TLS_RELOADS, "failed") >= 1
+
+
 async def test_a_reload_that_was_asked_for_reads_unchanged_files(open_house: Any, files: Files) -> None:
     house: House = await open_house(files.settings(**{"edge.tls_reload_s": 3600}))
     house.gateway.edge.certificates.reload()
