@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from gateway.notifiers.connections import build_context
+from gateway.notifiers.connections import EncryptedKey, build_context
 from gateway.notifiers.fields import Field, build_pem, build_refusal, check_ca, check_fields, check_url
 
 NAME = "apns"
@@ -81,6 +81,10 @@ def check_settings(settings: Mapping[str, str]) -> None:
             raise build_refusal(NAME, "key", "and certificate exclude each other; leave one of them out")
         try:
             build_context("", build_pem(settings["certificate"]), build_pem(settings.get("certificate_key", "")))
+        except EncryptedKey:
+            raise build_refusal(
+                NAME, "certificate_key", "is encrypted; give it without a pass phrase (openssl pkey -in key.pem)"
+            ) from None
         except (ssl.SSLError, ValueError, OSError):
             raise build_refusal(
                 NAME, "certificate", "and certificate_key are no matching pair of PEMs (certificate, private key)"
