@@ -73,10 +73,11 @@ def _view_limits(limits: Limits) -> LimitsBody:
 
 
 def _view_settings(settings: Mapping[str, str], notifier: Notifier | None) -> dict[str, str]:
-    return {
-        key: HIDDEN if value and (notifier is None or key in notifier.secrets) else value
-        for key, value in sorted(settings.items())
-    }
+    def is_secret(key: str, value: str) -> bool:
+        # A private key in a field that is none of those was taken once, beside the certificate in one PEM.
+        return notifier is None or key in notifier.secrets or "PRIVATE KEY-----" in value
+
+    return {key: HIDDEN if value and is_secret(key, value) else value for key, value in sorted(settings.items())}
 
 
 def _keep_secrets(wanted: dict[str, dict[str, str]], app: App) -> dict[str, dict[str, str]]:

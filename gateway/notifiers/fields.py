@@ -54,9 +54,18 @@ def check_url(notifier: str, key: str, url: str) -> None:
         raise build_refusal(notifier, key, "is no https URL; write it as https://push.example.com")
 
 
+def holds_private_key(text: str) -> bool:
+    """Is there a private key in this PEM, or PEMs? Settings that are shown must have none."""
+    return "PRIVATE KEY-----" in text
+
+
 def check_ca(notifier: str, ca: str) -> None:
     if not ca:
         return
+    if holds_private_key(ca):
+        raise build_refusal(
+            notifier, "ca", "holds a private key, and is shown to whoever may read the app; leave it out"
+        )
     try:
         ssl.create_default_context(cadata=build_pem(ca))
     except (ssl.SSLError, ValueError):

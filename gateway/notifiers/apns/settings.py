@@ -15,7 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from gateway.notifiers.connections import EncryptedKey, build_context
-from gateway.notifiers.fields import Field, build_pem, build_refusal, check_ca, check_fields, check_url
+from gateway.notifiers.fields import (
+    Field,
+    build_pem,
+    build_refusal,
+    check_ca,
+    check_fields,
+    check_url,
+    holds_private_key,
+)
 
 NAME = "apns"
 PUBLIC_URL = "https://api.push.apple.com"
@@ -77,6 +85,10 @@ def check_settings(settings: Mapping[str, str]) -> None:
     check_url(NAME, "url", settings.get("url") or PUBLIC_URL)
     check_ca(NAME, settings.get("ca", ""))
     if settings.get("certificate"):
+        if holds_private_key(settings["certificate"]):
+            raise build_refusal(
+                NAME, "certificate", "holds a private key, which would be shown; give that part as certificate_key"
+            )
         if settings.get("key"):
             raise build_refusal(NAME, "key", "and certificate exclude each other; leave one of them out")
         try:

@@ -33,3 +33,13 @@ def test_key_behind_a_pass_phrase_is_refused_and_nobody_is_asked_for_it(
     encrypted = key.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"phrase")).decode()
     field, words = refusal(certificate=issued.certificate, certificate_key=encrypted)
     assert (field, "is encrypted" in words) == ("notifiers.apns.certificate_key", True)
+
+
+def test_private_key_beside_the_certificate_is_refused_for_the_certificate_is_shown(authority: Authority) -> None:
+    issued = authority.issue(name=TOPIC)
+    field, words = refusal(certificate=issued.certificate + issued.key)
+    assert (field, "certificate_key" in words) == ("notifiers.apns.certificate", True)
+    field, words = refusal(
+        certificate=issued.certificate, certificate_key=issued.key, ca=(authority.pem + issued.key).replace("\n", "\\n")
+    )
+    assert (field, "private key" in words) == ("notifiers.apns.ca", True)
