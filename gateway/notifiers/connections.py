@@ -129,7 +129,7 @@ class _Kept:
 
 
 class Connections:
-    """Clients by lane and credential. One that was not used for `keep_s` is closed, and past `most` the one unused for
+    """Clients by lane. One that was not used for `keep_s` is closed, and past `most` the one unused for
     longest; those in use never are."""
 
     def __init__(self, most: int, keep_s: float = KEEP_S) -> None:

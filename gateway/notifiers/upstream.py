@@ -27,6 +27,8 @@ _log = structlog.get_logger(__name__)
 
 #: a lane that is being probed says this to the others
 PROBE_MS = 250
+#: failures of a lane that nobody has used for this time are nothing to remember: its settings may be others by now
+FORGET_MS = 3_600_000
 
 
 def unix_ms() -> int:
@@ -169,7 +171,16 @@ def build_limits(delivery: Delivery) -> Limits:
 class Gate:
     """State of one lane. Circuit closed: calls pass; open: none; half open: one passes and decides. Times Unix ms."""
 
-    __slots__ = ("failures", "filled_ms", "open_until_ms", "openings", "paused_until_ms", "probing", "tokens")
+    __slots__ = (
+        "failures",
+        "filled_ms",
+        "open_until_ms",
+        "openings",
+        "paused_until_ms",
+        "probing",
+        "tokens",
+        "used_ms",
+    )
 
     def __init__(self, tokens: float, now_ms: int) -> None:
         self.failures = 0
@@ -179,9 +190,15 @@ class Gate:
         self.paused_until_ms = 0
         self.tokens = tokens
         self.filled_ms = now_ms
+        self.used_ms = now_ms
 
     def is_quiet(self, now_ms: int) -> bool:
-        return not self.failures and not self.open_until_ms and now_ms >= self.paused_until_ms
+        """Has it nothing to remember?"""
+        if now_ms < self.paused_until_ms:
+            return False
+        if not self.failures and not self.open_until_ms:
+            return True
+        return now_ms - max(self.used_ms, self.open_until_ms) >= FORGET_MS
 
 
 class Gates:
@@ -246,6 +263,7 @@ class Gates:
             if len(self._gates) >= self._limits.gates:
                 self._evict(now_ms)
             gate = Gate(max(1.0, self._limits.rate), now_ms)
+        gate.used_ms = now_ms
         self._gates[lane] = gate  # newest last
         return gate
 

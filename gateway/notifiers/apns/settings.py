@@ -5,7 +5,6 @@ Either a provider token's key (`key`, `key_id`, `team_id`) or a client certifica
 
 from __future__ import annotations
 
-import hashlib
 import re
 import ssl
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from gateway.notifiers.connections import EncryptedKey, build_context
 from gateway.notifiers.fields import (
     Field,
+    build_fingerprint,
     build_pem,
     build_refusal,
     check_ca,
@@ -73,7 +73,7 @@ def build_app_settings(settings: Mapping[str, str]) -> AppSettings | None:
         certificate=certificate,
         certificate_key=build_pem(settings.get("certificate_key", "")),
         ca=build_pem(settings.get("ca", "")),
-        fingerprint=hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16],
+        fingerprint=build_fingerprint(settings),
     )
 
 

@@ -451,7 +451,7 @@ def test_key_whose_line_ends_are_two_characters_is_taken(authority: Authority) -
 
 
 def test_lane_is_the_app(scene: Scene) -> None:
-    assert scene.notifier.lane(scene.app(), scene.device()) == "shop"
+    assert scene.notifier.lane(scene.app(), scene.device()).startswith("shop - ")
     assert scene.notifier.secrets == {"key", "certificate_key"}
 
 

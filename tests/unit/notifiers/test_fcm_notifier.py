@@ -387,4 +387,4 @@ async def test_bad_settings_are_refused_by_field_and_never_repeated(scene: Scene
         assert refused.value.field == f"notifiers.fcm.{field}"
         assert "PRIVATE KEY" not in refused.value.message
     assert scene.notifier.secrets == {"service_account"}
-    assert scene.notifier.lane(scene.app(), scene.device()) == "shop"
+    assert scene.notifier.lane(scene.app(), scene.device()).startswith("shop - ")
