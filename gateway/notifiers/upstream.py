@@ -29,6 +29,8 @@ _log = structlog.get_logger(__name__)
 PROBE_MS = 250
 #: failures of a lane that nobody has used for this time are nothing to remember: its settings may be others by now
 FORGET_MS = 3_600_000
+#: what a longer Retry-After counts as; a lane rests for less, `notifier_pause_max_s`
+MAX_RETRY_AFTER_S = 999_999_999
 
 
 def unix_ms() -> int:
@@ -102,8 +104,9 @@ SHARED = (NO_ADDRESS, NO_SETTINGS, CIRCUIT, PAUSED, RATE, TIMEOUT, CONNECTION, T
 def parse_retry_after(value: str, now_ms: int) -> int:
     """RFC 9110 §10.2.3: seconds or a date → milliseconds from now; 0 where absent or not valid."""
     value = value.strip()
-    if value.isascii() and value.isdigit() and len(value) < 10:
-        return int(value) * 1000
+    if value.isascii() and value.isdigit():
+        digits = value.lstrip("0") or "0"
+        return (int(digits) if len(digits) < 10 else MAX_RETRY_AFTER_S) * 1000
     try:
         return max(0, int(parsedate_to_datetime(value).timestamp() * 1000) - now_ms)
     except (ValueError, TypeError, OverflowError):
@@ -313,17 +316,19 @@ class Upstream:
         """Count it, tell the lane's gate, and say what it means for the delivery."""
         row, now_ms = answer.row, self._clock()
         self._count(row)
-        rest_ms = 0
+        rest_ms = hold_ms = 0
         if row.verdict is Verdict.RETRY and row.fault in (Fault.THROTTLE, Fault.UPSTREAM, Fault.CREDENTIAL):
             rest_ms = answer.retry_after_ms or row.pause_s * 1000
             if rest_ms:
                 rest_ms = self._gates.pause(lane, rest_ms, now_ms)
+        elif row.verdict is Verdict.RETRY and row.fault in (Fault.ADDRESS, Fault.MESSAGE):
+            hold_ms = min(answer.retry_after_ms, int(self._limits.pause_max_s * 1000))
         # An answer that refuses this registration is an answer all the same; so is a throttle that says how long.
         failed = row.fault in (Fault.UPSTREAM, Fault.CREDENTIAL) or (row.fault is Fault.THROTTLE and not rest_ms)
         opened_ms = self._gates.report(lane, ok=not failed, now_ms=now_ms)
         if opened_ms:
             self._metrics.count(Metric.CIRCUITS_OPENED, label=self.name)
-        return _build_result(answer, max(rest_ms, opened_ms))
+        return _build_result(answer, max(rest_ms, opened_ms), hold_ms)
 
     def count_token(self) -> None:
         """One more credential was made or fetched for this upstream."""
@@ -333,7 +338,7 @@ class Upstream:
         self._metrics.count(Metric.NOTIFIER_OUTCOMES, label=f"{self.name} {row.reason}")
 
 
-def _build_result(answer: Answer, rest_ms: int) -> NotifierResult:
+def _build_result(answer: Answer, rest_ms: int, hold_ms: int = 0) -> NotifierResult:
     row = answer.row
     is_absent = row.fault is Fault.ABSENT
     return NotifierResult(
@@ -344,4 +349,5 @@ def _build_result(answer: Answer, rest_ms: int) -> NotifierResult:
         gone=row.verdict is Verdict.GONE,
         gone_at_ms=answer.gone_at_ms if row.verdict is Verdict.GONE else 0,
         asked=answer.asked and not is_absent,
+        hold_ms=hold_ms,
     )

@@ -43,6 +43,7 @@ class StubNotifier:
         self.calls: deque[StubCall] = deque(maxlen=MAX_CALLS)
         self.answer = Answer.OK
         self.retry_after_ms = 0
+        self.hold_ms = 0
         self._next: deque[Answer] = deque(maxlen=MAX_CALLS)
         self._released = asyncio.Event()
 
@@ -68,7 +69,7 @@ class StubNotifier:
             await self._released.wait()
             answer = Answer.OK
         if answer is Answer.RETRY:
-            return NotifierResult(ok=False, retry_after_ms=self.retry_after_ms, detail="told to")
+            return NotifierResult(ok=False, retry_after_ms=self.retry_after_ms, hold_ms=self.hold_ms, detail="told to")
         if answer is Answer.ABSENT:
             return NotifierResult(ok=False, detail="told to", asked=False)
         gone = answer is Answer.GONE
