@@ -56,6 +56,7 @@ class Fault(StrEnum):
     MESSAGE = "message"  # this notification's
     CREDENTIAL = "credential"  # the app's settings: every call will fail, so it counts against the lane
     THROTTLE = "throttle"  # the lane asks too often: it rests as long as told
+    EITHER = "address or throttle"  # one of the two, and the upstream does not say which
     UPSTREAM = "upstream"  # counts against the lane
 
 
@@ -67,7 +68,7 @@ class Row(NamedTuple):
     verdict: Verdict
     fault: Fault
     says: str  # what it means and what to do
-    pause_s: int = 0  # the lane rests so long where the answer has no Retry-After
+    pause_s: int = 0  # the lane (of EITHER: the delivery at first) rests so long where the answer has no Retry-After
 
 
 class Answer(NamedTuple):
@@ -172,7 +173,7 @@ def build_limits(delivery: Delivery) -> Limits:
 
 
 class Gate:
-    """State of one lane. Circuit closed: calls pass; open: none; half open: one passes and decides. Times Unix ms."""
+    """State of one lane. Circuit closed: calls pass; open: none; half open: one passes and decides. Times in ms."""
 
     __slots__ = (
         "failures",
@@ -181,6 +182,8 @@ class Gate:
         "openings",
         "paused_until_ms",
         "probing",
+        "slowed",
+        "slowed_ms",
         "tokens",
         "used_ms",
     )
@@ -194,6 +197,9 @@ class Gate:
         self.tokens = tokens
         self.filled_ms = now_ms
         self.used_ms = now_ms
+        #: hash of the address that was asked to slow down last, and when
+        self.slowed = 0
+        self.slowed_ms = 0
 
     def is_quiet(self, now_ms: int) -> bool:
         """Has it nothing to remember?"""
@@ -243,6 +249,13 @@ class Gates:
         gate.paused_until_ms = max(gate.paused_until_ms, now_ms + ms)
         return ms
 
+    def is_second(self, lane: str, address: str, within_ms: int, now_ms: int) -> bool:
+        """An address was asked to slow down: was it another one before, so lately that it looks like the lane?"""
+        gate, slowed = self._of(lane, now_ms), hash(address)
+        was_other = bool(gate.slowed_ms) and gate.slowed != slowed and now_ms - gate.slowed_ms < within_ms
+        gate.slowed, gate.slowed_ms = slowed, now_ms
+        return was_other
+
     def report(self, lane: str, *, ok: bool, now_ms: int) -> int:
         """Result of a call. Where this opened the circuit: for how many ms, else 0."""
         gate = self._of(lane, now_ms)
@@ -291,8 +304,9 @@ class Upstream:
     def _count_evicted(self) -> None:
         self._metrics.count(Metric.NOTIFIER_BOUNDS, label=f"{self.name} gates")
 
-    async def ask(self, lane: str, call: Callable[[], Awaitable[Answer]]) -> NotifierResult:
-        """Make the call, where the lane does not rest. Never raises but CancelledError."""
+    async def ask(self, lane: str, call: Callable[[], Awaitable[Answer]], address: str = "") -> NotifierResult:
+        """Make the call, where the lane does not rest. `address`: whom it is for, where the upstream may limit those
+        one by one. Never raises but CancelledError."""
         refusal = self._gates.enter(lane, self._clock())
         if refusal is not None:
             self._count(refusal.row)
@@ -305,19 +319,24 @@ class Upstream:
         except BaseException:  # cut off from outside: its time was up, or the gateway stops
             self.settle(lane, Answer(TIMEOUT))
             raise
-        return self.settle(lane, answer)
+        return self.settle(lane, answer, address)
 
     def refuse(self, row: Row, detail: str = "") -> NotifierResult:
         """The result of a call that makes no sense: nothing is asked, no lane is blamed."""
         self._count(row)
         return _build_result(Answer(row, detail=detail or row.reason.replace("_", " ")), 0)
 
-    def settle(self, lane: str, answer: Answer) -> NotifierResult:
+    def settle(self, lane: str, answer: Answer, address: str = "") -> NotifierResult:
         """Count it, tell the lane's gate, and say what it means for the delivery."""
         row, now_ms = answer.row, self._clock()
         self._count(row)
         rest_ms = hold_ms = 0
-        if row.verdict is Verdict.RETRY and row.fault in (Fault.THROTTLE, Fault.UPSTREAM, Fault.CREDENTIAL):
+        is_lanes = row.fault in (Fault.THROTTLE, Fault.UPSTREAM, Fault.CREDENTIAL)
+        if row.fault is Fault.EITHER:
+            # With a Retry-After it is kept to by all. Without, one device that is pushed to much must not stop its app.
+            is_lanes = bool(answer.retry_after_ms) or self._gates.is_second(lane, address, row.pause_s * 1000, now_ms)
+            hold_ms = row.pause_s * 1000
+        if row.verdict is Verdict.RETRY and is_lanes:
             rest_ms = answer.retry_after_ms or row.pause_s * 1000
             if rest_ms:
                 rest_ms = self._gates.pause(lane, rest_ms, now_ms)

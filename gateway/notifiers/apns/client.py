@@ -86,7 +86,7 @@ class ApnsNotifier:
         async def call() -> Answer:
             return await self._post(app.name, settings, f"{settings.url}/3/device/{address}", headers, payload)
 
-        return await self._upstream.ask(self.lane(app, registration), call)
+        return await self._upstream.ask(self.lane(app, registration), call, address)
 
     async def _post(
         self, lane: str, settings: AppSettings, url: str, headers: dict[str, str], payload: bytes

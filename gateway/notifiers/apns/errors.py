@@ -26,7 +26,7 @@ UNKNOWN_FAILURE = Row(
     500, "other_5xx", _RETRY, Fault.UPSTREAM, "a reason that is not in Apple's table, with a 5xx status"
 )
 #: 429 that names no reason of the table
-UNKNOWN_THROTTLE = Row(429, "other_429", _RETRY, Fault.THROTTLE, "429 without a reason of the table", 60)
+UNKNOWN_THROTTLE = Row(429, "other_429", _RETRY, Fault.EITHER, "429 without a reason of the table", 60)
 
 ROWS = (
     OK,

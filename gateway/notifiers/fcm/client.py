@@ -74,7 +74,7 @@ class FcmNotifier:
         async def call() -> Answer:
             return await self._send(settings, body)
 
-        return await self._upstream.ask(self.lane(app, registration), call)
+        return await self._upstream.ask(self.lane(app, registration), call, address)
 
     async def _send(self, settings: AppSettings, body: bytes) -> Answer:
         try:

@@ -82,7 +82,7 @@ class WebPushNotifier:
         async def call() -> Answer:
             return await self._send(lane, settings, subscription, registration, notification)
 
-        return await self._upstream.ask(lane, call)
+        return await self._upstream.ask(lane, call, subscription.target)
 
     async def _send(
         self,

@@ -149,11 +149,6 @@ async def test_retry_after_holds_for_the_origin(scene: Scene, status: int) -> No
     assert (await scene.push()).ok
 
 
-async def test_throttle_without_retry_after_rests_a_minute(scene: Scene) -> None:
-    scene.service.expect(Reply(429))
-    assert (await scene.push()).retry_after_ms == 60_000
-
-
 # --- VAPID
 
 
