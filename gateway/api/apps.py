@@ -162,9 +162,11 @@ class AppRoutes:
             changes["apns_keys"] = check_apns_keys(changes["apns_keys"])
         async with self._changing:
             app = self._app(call)
-            if "notifiers" in changes:
-                changes["notifiers"] = _keep_secrets(changes["notifiers"], app)
-            self._check_chain(changes.get("fallback", []), changes.get("notifiers", {}))
+            given = changes.pop("notifiers", {})
+            wanted = _keep_secrets({name: settings for name, settings in given.items() if settings is not None}, app)
+            self._check_chain(changes.get("fallback", []), wanted)
+            left = {name: settings for name, settings in app.notifiers.items() if name not in given}
+            changes["notifiers"] = {**left, **wanted}
             app = await self._put(call, msgspec.structs.replace(app, **changes))
         return call.answer(self._view(app))
 

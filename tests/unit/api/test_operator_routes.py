@@ -107,6 +107,24 @@ async def test_patch_changes_what_is_named_and_only_that(door):
     assert (kept.ack_ms, kept.ttl_s, kept.fallback, kept.receipts_secret) == (9, 0, ["webhook"], "never-shown")
 
 
+async def test_patch_of_one_notifier_leaves_the_others_and_null_takes_one_away(door):
+    async with door.operator() as client:
+        await client.post("/v1/apps", json=NEW)
+        answer = await client.patch("/v1/apps/shop", json={"notifiers": {"webpush": WEBPUSH}})
+        assert sorted(answer.json()["notifiers"]) == ["webhook", "webpush"]
+        kept = door.floors.apps["shop"].notifiers
+        assert kept == {**NEW["notifiers"], "webpush": WEBPUSH}
+        answer = await client.patch("/v1/apps/shop", json={"notifiers": {"webpush": {**WEBPUSH, "subject": ""}}})
+        assert error_of(answer)["field"] == "notifiers.webpush.subject"
+        for body in ({}, {"notifiers": {}}, {"ttl": 3}):
+            assert (await client.patch("/v1/apps/shop", json=body)).status_code == 200
+        assert door.floors.apps["shop"].notifiers == kept
+        answer = await client.patch("/v1/apps/shop", json={"notifiers": {"webhook": None, "never-there": None}})
+        assert answer.status_code == 200
+        assert door.floors.apps["shop"].notifiers == {"webpush": WEBPUSH}
+        assert (await client.post("/v1/apps", json={"name": "x", "notifiers": {"webhook": None}})).status_code == 400
+
+
 VAPID = "q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94"
 WEBPUSH = {"vapid_key": VAPID, "subject": "mailto:push@shop.example"}
 
