@@ -95,7 +95,7 @@ class ApnsNotifier:
             token = self._tokens.current(settings, self._clock()) if settings.key else ""
             answer = await self._post_once(lane, settings, url, headers, payload, token)
         except (ValueError, TypeError):  # of the key or the certificate: `check` refuses such settings
-            return Answer(NO_SETTINGS, detail="unusable key or certificate")
+            return Answer(NO_SETTINGS, detail="unusable key or certificate", is_call=False)
         if answer.row is EXPIRED_PROVIDER_TOKEN and token:
             renewed = self._tokens.renew(settings, token, self._clock())
             if renewed is not None:
