@@ -68,13 +68,11 @@ def build_context(ca: str = "", certificate: str = "", certificate_key: str = ""
     return context
 
 
-def build_client(
-    context: ssl.SSLContext, *, http1: bool = True, connections: int = MAX_CONNECTIONS
-) -> httpx.AsyncClient:
-    """No redirects, no proxies of the environment. Reading has no limit of its own: on HTTP/2 one stream reads for all,
-    so its limit would end the others; who calls bounds the whole call."""
+def build_client(context: ssl.SSLContext, *, connections: int = MAX_CONNECTIONS) -> httpx.AsyncClient:
+    """HTTP/2 or HTTP/1.1, as the upstream chooses (ALPN). No redirects, no proxies of the environment. Reading has no
+    limit of its own: on HTTP/2 one stream reads for all, so its limit would end the others; who calls bounds the whole
+    call."""
     return httpx.AsyncClient(
-        http1=http1,
         http2=True,
         verify=context,
         timeout=httpx.Timeout(None, connect=10.0),
@@ -106,6 +104,7 @@ class Exchange(NamedTuple):
     status: int
     headers: httpx.Headers
     body: bytes
+    version: str  # "HTTP/2", or what the upstream speaks instead
 
 
 def may_repeat(error: httpx.TransportError, *, was_kept: bool) -> bool:
@@ -206,7 +205,7 @@ class Connections:
                     self.borrow(key, build) as client,
                     client.stream(method, url, headers=headers, content=content, extensions=extensions) as response,
                 ):
-                    return Exchange(response.status_code, response.headers, await read(response))
+                    return Exchange(response.status_code, response.headers, await read(response), response.http_version)
             except httpx.TransportError as error:
                 if is_last or not may_repeat(error, was_kept=was_kept):
                     raise

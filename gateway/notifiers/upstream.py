@@ -115,6 +115,14 @@ def parse_retry_after(value: str, now_ms: int) -> int:
         return 0
 
 
+def agrees(row: Row, status: int) -> bool:
+    """Does the reason that an answer gives go with its HTTP status? A 503 that names a reason of 410, from what stands
+    before the upstream or from one that is ill, must mark no address."""
+    if row.verdict is Verdict.GONE or 429 in (row.status, status):
+        return row.status == status
+    return row.status // 100 == status // 100
+
+
 def describe_tls(error: BaseException) -> str:
     """Detail of a failure inside TLS, "" where it was none. It names no host: OpenSSL's own text does."""
     seen: BaseException | None = error

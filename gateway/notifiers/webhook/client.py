@@ -19,7 +19,7 @@ from gateway.metrics import Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration, build_token
-from gateway.notifiers.connections import Connections, build_context
+from gateway.notifiers.connections import Connections
 from gateway.notifiers.fields import build_lane
 from gateway.notifiers.upstream import NO_SETTINGS, Answer, Upstream, unix_ms
 from gateway.notifiers.webhook.errors import parse_status
@@ -70,6 +70,8 @@ class WebhookNotifier:
         self._upstream = Upstream(self.name, settings.limits, metrics, clock)
         self._settings = settings
         self._connections = Connections(settings.limits.gates, KEEP_S)
+        # Not the other notifiers': httpx writes into a context which versions of HTTP it offers.
+        self._context = httpx.create_ssl_context()
         self._build = build or self._build_client
 
     def check(self, settings: Mapping[str, str]) -> None:
@@ -104,7 +106,7 @@ class WebhookNotifier:
 
     def _build_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
-            verify=build_context(),
+            verify=self._context,
             timeout=self._settings.limits.timeout_s,
             limits=httpx.Limits(max_connections=self._settings.connections),
             follow_redirects=False,

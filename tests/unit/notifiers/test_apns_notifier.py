@@ -149,7 +149,7 @@ async def test_every_reason_of_the_table(scene: Scene, row: Any) -> None:
 async def test_the_server_here_gives_each_reason_for_its_own_cause(scene: Scene) -> None:
     """The reasons above are told to; these are provoked."""
     settings = scene.apns.settings()
-    client = build_client(build_context(scene.apns.ca), http1=False)
+    client = build_client(build_context(scene.apns.ca))
     token = jwt.encode(
         {"iss": settings["team_id"], "iat": int(scene.clock.now_s())},
         settings["key"],
