@@ -181,6 +181,9 @@ async def test_the_server_here_gives_each_reason_for_its_own_cause(scene: Scene)
     assert await reason(authorization="bearer nonsense") == "InvalidProviderToken"
     assert await reason(apns_topic="") == "MissingTopic"
     assert await reason(apns_topic="com.other") == "TopicDisallowed"
+    assert await reason(apns_topic="no topic") == "BadTopic"
+    scene.apns.topics.add("com.other")
+    assert await reason(apns_topic="com.other") == "DeviceTokenNotForTopic"
     assert await reason(apns_id="7") == "BadMessageId"
     assert await reason(apns_expiration="soon") == "BadExpirationDate"
     assert await reason(apns_priority="7") == "BadPriority"
@@ -192,9 +195,10 @@ async def test_the_server_here_gives_each_reason_for_its_own_cause(scene: Scene)
     await client.aclose()
 
 
-async def test_reset_of_the_device_token_says_since_when(scene: Scene) -> None:
+@pytest.mark.parametrize("reason", ["Unregistered", "ExpiredToken"])
+async def test_reset_of_the_device_token_says_since_when(scene: Scene, reason: str) -> None:
     scene.apns.gone_at[DEVICE] = 1_690_000_000_000
-    result = await scene.push(scene.device(reason="Unregistered"))
+    result = await scene.push(scene.device(reason=reason))
     assert (result.dead, result.gone, result.gone_at_ms) == (True, True, 1_690_000_000_000)
 
 
