@@ -71,7 +71,7 @@ class WebhookNotifier:
         self._settings = settings
         self._connections = Connections(settings.limits.gates, KEEP_S)
         # Not the other notifiers': httpx writes into a context which versions of HTTP it offers.
-        self._context = httpx.create_ssl_context()
+        self._context = httpx.create_ssl_context(trust_env=False)
         self._build = build or self._build_client
 
     def check(self, settings: Mapping[str, str]) -> None:
