@@ -22,6 +22,7 @@ from gateway.api.apns.payload import parse_payload
 from gateway.api.apns.reasons import REASONS, Refused
 from gateway.model.errors import AcceptTimeout, QueueFull, RequestTimeout, StoreUnavailable, TooManyRequests
 from gateway.model.registration import ApnsKey, Loss, build_token
+from gateway.notifiers.local_tls import Authority
 
 TOPIC = "com.example.chat"
 PAYLOAD = {"aps": {"alert": {"title": "Ann", "body": "There?"}, "badge": 1}, "chat": 17}
@@ -303,8 +304,17 @@ async def test_a_certificate_of_the_app_needs_no_topic(door):
     refused(await post(door, {"apns-topic": "other"}), "TopicDisallowed")
 
 
-#: any bytes do: what is in it was TLS's business
-CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+AUTHORITY = Authority()
+CERTIFICATE = AUTHORITY.issue(name="mine").certificate
+
+
+async def test_a_certificate_that_ended_while_its_connection_lived(door):
+    """The handshake took it; the connection goes on for as long as pushes come."""
+    issued = AUTHORITY.issue(name="ended", ends_days=-1)
+    change(door, "chat", apns_certificates=[issued.fingerprint])
+    scope_tls(door, [issued.certificate])
+    refused(await post(door, {}), "BadCertificate")
+    assert not door.floors.pushed
 
 
 def scope_tls(door: Door, chain: list[str]) -> None:

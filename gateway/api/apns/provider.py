@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Iterable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.api.apns.headers import Asked, belongs
@@ -43,12 +45,14 @@ class Providers:
         """Apps this request's credentials are good for, never none. Raises Refused."""
         if asked.authorization:
             return self._by_token(asked.authorization, now_s)
-        fingerprint = fingerprint_of(scope)
-        if not fingerprint:
+        chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
+        if not chain:
             raise Refused("MissingProviderToken")
+        certificate = _read_certificate(chain[0])
         self._refresh()
-        apps = self._apps(self._by_fingerprint.get(fingerprint, ()))
-        if not apps:
+        apps = self._apps(self._by_fingerprint.get(certificate.fingerprint, ()))
+        # The handshake has looked at its end too, but a connection may live longer than that.
+        if not apps or certificate.ends_s <= now_s:
             raise Refused("BadCertificate")
         return apps
 
@@ -121,7 +125,14 @@ class Providers:
         return self._verifier.verify(jws, pem.encode(), lambda: key)
 
 
-def fingerprint_of(scope: dict[str, Any]) -> str:
-    """SHA-256 of the client certificate's DER, hex; empty where there is none (ASGI TLS extension)."""
-    chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(chain[0])).hexdigest() if chain else ""
+class _Certificate(NamedTuple):
+    fingerprint: str  # SHA-256 of the DER, hex
+    ends_s: float  # Unix seconds
+
+
+@lru_cache(maxsize=1_024)
+def _read_certificate(pem: str) -> _Certificate:
+    """Of a client, as the handshake took it (ASGI TLS extension)."""
+    der = ssl.PEM_cert_to_DER_cert(pem)
+    ends_s = x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+    return _Certificate(hashlib.sha256(der).hexdigest(), ends_s)
