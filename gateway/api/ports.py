@@ -191,6 +191,8 @@ class Backend:
     cards: CardDoor | None = None
     # IM; None: this door has no such routes
     im: ImRest | None = None
+    # has a certificate of the door this host name?
+    bears: Callable[[str], bool] = lambda _: False
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)

@@ -172,6 +172,7 @@ class ApiServer:
         config = self._backend.config
         if config.tls_cert:
             self._certificates = Certificates(config, self._backend.metrics)
+            self._backend.bears = self._certificates.bears
         plain = [self._bind(config.port)] if config.port >= 0 else []
         self._port = plain[0].getsockname()[1] if plain else -1
         http1 = bounded(self._limits, self._backend.metrics)
