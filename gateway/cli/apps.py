@@ -129,7 +129,10 @@ def show_app(
 
 
 def _settings_of(pairs: list[str]) -> dict[str, str]:
-    """KEY=VALUE and KEY=@FILE. Raises CommandFailed."""
+    """KEY=VALUE and KEY=@FILE. Raises CommandFailed.
+
+    The line end that an editor leaves behind the last line of a file is not part of a secret. A PEM or JSON needs none.
+    """
     settings: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -140,6 +143,7 @@ def _settings_of(pairs: list[str]) -> dict[str, str]:
                 value = Path(value[1:]).read_text(encoding="utf-8")
             except (OSError, UnicodeError) as exc:
                 raise CommandFailed(f"{key}: can not read {value[1:]!r} ({type(exc).__name__})") from None
+            value = value.removesuffix("\n")  # read_text has made \r\n of one
         settings[key] = value
     return settings
 
@@ -154,7 +158,8 @@ def set_notifier(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="KEY=VALUE", help="Settings; KEY=@FILE takes a file's text, KEY= takes the setting out."
+            metavar="KEY=VALUE",
+            help="Settings; KEY=@FILE takes a file's text without its last line end, KEY= takes the setting out.",
         ),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the notifier's settings away.")] = False,
