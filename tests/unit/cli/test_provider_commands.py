@@ -1,6 +1,7 @@
 """Commands that speak to the provider API, against a small server on loopback that answers as the API does."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_settings_of_an_app_are_shown_for_people(api: Api, store: Path, capsys) 
     assert run(["apps", "show", "demo", "--store", str(store)]) == 0
     assert run(["apps", "notifier", "demo", "sms", "port=16002", "--store", str(store)]) == 0
     shown = capsys.readouterr()
-    assert "sms=(mode=binary, port=16002)" in shown.out
+    assert re.search(r"^notifier sms +mode=binary, port=16002", shown.out, re.MULTILINE)
     assert "fallback: apns, sms" in shown.err
     assert not set("[]{}'") & set(shown.out + shown.err)
 
@@ -194,6 +195,13 @@ def test_a_new_key_is_all_there_is_on_stdout(api: Api, capsys) -> None:
     assert run(["apps", "key", "demo", "--label", "ci", "--key", "k"]) == 0
     assert capsys.readouterr().out == "hk_x\n"
     assert api.asked[0][1] == {"label": "ci"}
+
+
+def test_a_key_may_have_limits_of_its_own(api: Api) -> None:
+    api.on("POST /v1/apps/demo/keys", {"id": "abc", "key": "hk_x", "label": "", "created_at": 1}, status=201)
+    assert run(["apps", "key", "demo", "--per-s", "5", "--per-day", "100", "--key", "k"]) == 0
+    assert api.asked[0][1] == {"limits": {"per_s": 5, "burst": 0, "per_day": 100}}
+    assert run(["apps", "key", "demo", "--per-s", "-5", "--key", "k"]) == 2
 
 
 def test_a_key_is_revoked(api: Api) -> None:
