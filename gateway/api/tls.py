@@ -1,4 +1,4 @@
-"""Certificates of the provider door: loaded, chosen by host name, renewed while connections live; must never serve a
+"""Certificates of the provider door: loaded, chosen by host name, renewed while connections live; must never take a
 certificate that does not match its key or is past its end, and never log a key's path beside its content.
 
 The listener keeps one SSLContext for good. Each handshake is handed on, by the server name callback, to the context of

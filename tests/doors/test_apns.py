@@ -153,6 +153,7 @@ async def test_one_key_may_serve_several_apps_and_the_topic_chooses(door, sender
         ({"apns-id": "not-a-uuid"}, "BadMessageId"),
         ({"apns-priority": "7"}, "BadPriority"),
         ({"apns-priority": ""}, "BadPriority"),
+        ({"apns-priority": "10", "apns-push-type": "background"}, "BadPriority"),
         ({"apns-topic": "no spaces"}, "BadTopic"),
         ({"apns-topic": "x" * 256}, "BadTopic"),
         ({"apns-push-type": "loud"}, "InvalidPushType"),

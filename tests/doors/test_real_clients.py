@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -254,17 +252,14 @@ async def test_web_push_of_node_to_the_sdk(house, ca_file):
 class Aioapns:
     """The library in a process of its own."""
 
-    def __init__(
-        self, house: House, ca_file: str, *, python: str = sys.executable, through_proxy: bool = False, **client: Any
-    ) -> None:
+    def __init__(self, house: House, ca_file: str, *, through_proxy: bool = False, **client: Any) -> None:
         proxy_port = house.gateway.api.port if through_proxy else None
         self._ask = {"trust": ca_file, "port": house.gateway.api.tls_port, "proxy_port": proxy_port, "client": client}
-        self._python = python
 
     async def push(self, *tokens: str, **options: Any) -> list[dict[str, Any]]:
         """One connection for all of them; the results in order."""
         process = await asyncio.create_subprocess_exec(
-            self._python,
+            sys.executable,
             str(Path(__file__).parent / "aioapns_sender.py"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -333,34 +328,14 @@ async def test_aioapns_with_a_certificate_to_the_sdk(house, authority, ca_file, 
             assert (await registration.__anext__()).title == "Ann"
 
 
-def find_python_before_3_11() -> str:
-    """Empty where there is none."""
-    names = ("python3.10", "python3.9", "python3.8")
-    versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    found = [str(path) for name in names for path in sorted(versions.glob(f"*/bin/{name}"))]
-    found += [path for path in map(shutil.which, names) if path is not None and "shims" not in path]
-    return next(iter(found), "")
-
-
-BEFORE_3_11 = find_python_before_3_11()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not BEFORE_3_11, reason="aioapns reaches no proxy on Python 3.11 or later: apt install python3.10")
 async def test_aioapns_through_its_proxy_setting(house, authority, ca_file, tmp_path):
     """It goes to Apple's name, and the proxy it is told of is the plain port of this gateway."""
-    folder = ROOT / "build" / "aioapns"
-    if not (folder / "bin" / "python").exists():
-        version = importlib.metadata.version("aioapns")
-        subprocess.run([BEFORE_3_11, "-m", "venv", str(folder)], check=True, capture_output=True, timeout=100)
-        pip = [str(folder / "bin" / "pip"), "install", "-q", f"aioapns=={version}"]
-        subprocess.run(pip, check=True, capture_output=True, timeout=300)
     sender, mine = Sender(), authority.issue(name="mine")
     key = {"key_id": "KEY1", "team_id": "TEAM1", "public_key": sender.public_pem()}
     await set_app(house, apns_topic=TOPIC, apns_keys=[key], apns_certificates=[mine.fingerprint])
     both = tmp_path / "both.pem"
     both.write_text(mine.certificate + mine.key)
-    through = {"python": str(folder / "bin" / "python"), "through_proxy": True, "topic": TOPIC}
+    through = {"through_proxy": True, "topic": TOPIC}
     async with Device("127.0.0.1", house.port) as device:
         registration = await device.register("shop", "1.0")
         for client in (
