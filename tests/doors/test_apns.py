@@ -243,6 +243,9 @@ async def test_provider_tokens(door, sender):
         await post(door, {"authorization": bearer(sender, iss="TEAM2"), "apns-topic": TOPIC}), "UnrelatedKeyIdInToken"
     )
     refused(await post(door, {"authorization": bearer(sender, "KEY2"), "apns-topic": TOPIC}), "InvalidProviderToken")
+    # who has not the key learns of no key id
+    stranger = {"authorization": bearer(Sender(), iss="TEAM2"), "apns-topic": TOPIC}
+    refused(await post(door, stranger), "InvalidProviderToken")
     refused(await post(door, {"apns-topic": TOPIC}), "MissingProviderToken")
     assert not door.floors.pushed
 

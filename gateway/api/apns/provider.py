@@ -37,7 +37,6 @@ class Providers:
         self._by_key: dict[tuple[str, str], list[str]] = {}  # (key id, team id) → apps
         self._by_fingerprint: dict[str, list[str]] = {}
         self._teams: set[str] = set()
-        self._key_ids: set[str] = set()
         self._verifier = Verifier()
         self._keys: dict[str, ec.EllipticCurvePublicKey | None] = {}
 
@@ -80,7 +79,6 @@ class Providers:
                 self._by_key.setdefault((key.key_id, key.team_id), []).append(app.name)
             for fingerprint in app.apns_certificates:
                 self._by_fingerprint.setdefault(fingerprint, []).append(app.name)
-        self._key_ids = {key_id for key_id, _ in self._by_key}
         self._teams = {team_id for _, team_id in self._by_key}
 
     def _apps(self, names: Iterable[str]) -> list[App]:
@@ -106,13 +104,19 @@ class Providers:
         kid, team = jws.header.get("kid"), jws.claims.get("iss")
         if not isinstance(kid, str) or not isinstance(team, str):
             return []
-        if kid in self._key_ids and team not in self._teams:
-            raise Refused("UnrelatedKeyIdInToken")
+        if team not in self._teams and self._owners_of(kid, None, jws):
+            raise Refused("UnrelatedKeyIdInToken")  # said to who has the key alone: others learn of no key id
+        return self._owners_of(kid, team, jws)
+
+    def _owners_of(self, kid: str, team: str | None, jws: Jws) -> list[App]:
+        """Apps with this key (None: of whatever team), where it signed."""
+        teams = [team] if team is not None else [other for key_id, other in self._by_key if key_id == kid]
         return [
             app
-            for app in self._apps(self._by_key.get((kid, team), ()))
+            for name in teams
+            for app in self._apps(self._by_key.get((kid, name), ()))
             if any(
-                key.key_id == kid and key.team_id == team and self._signed(jws, key.public_key) for key in app.apns_keys
+                key.key_id == kid and key.team_id == name and self._signed(jws, key.public_key) for key in app.apns_keys
             )
         ]
 
