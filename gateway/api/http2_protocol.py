@@ -19,7 +19,6 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
-    ConnectionTerminated,
     DataReceived,
     Event,
     RemoteSettingsChanged,
@@ -144,10 +143,10 @@ class Http2Protocol(asyncio.Protocol):
         """Take one piece; where the next begins."""
         # Counted before the codec works for them.
         seen = self._scan.feed(data)
-        self._take_piece(data[: seen.end] if seen.end < len(data) else data, seen)
+        self._take_piece(seen)
         return seen.end
 
-    def _take_piece(self, data: bytes, seen: Seen) -> None:
+    def _take_piece(self, seen: Seen) -> None:
         if not self._resets.take(seen.resets):
             self._end(ErrorCodes.ENHANCE_YOUR_CALM, "reset_flood")
             return
@@ -157,8 +156,16 @@ class Http2Protocol(asyncio.Protocol):
         if self._scan.header_bytes > self._limits.headers_bytes:
             self._end(ErrorCodes.ENHANCE_YOUR_CALM, "headers_too_large")
             return
+        if seen.oversized:  # RFC 9113 §4.2; the codec would wait for the whole of it first
+            self._end(ErrorCodes.FRAME_SIZE_ERROR, "frame_too_large")
+            return
+        if seen.goaway:
+            # RFC 9113 §6.8: what is under way is still answered. The codec would send nothing more.
+            self._leaving = True
+            self._watch_idle()
+            return
         try:
-            events = self._h2.receive_data(data)
+            events = self._h2.receive_data(seen.data)
         except ProtocolError as exc:  # the codec has written its GOAWAY
             self._flush()
             large = exc.error_code == ErrorCodes.ENHANCE_YOUR_CALM
@@ -191,10 +198,6 @@ class Http2Protocol(asyncio.Protocol):
             if not self._exchanges:
                 self._watch_idle()
             self._on_window(0)
-        elif isinstance(event, ConnectionTerminated):
-            # The codec sends nothing more after the peer's GOAWAY, so nothing can be finished.
-            self._flush()
-            self.transport.close()
 
     def _on_window(self, stream: int) -> None:
         for exchange in [self._exchanges[stream]] if stream in self._exchanges else self._exchanges.values():
@@ -352,8 +355,7 @@ class Http2Protocol(asyncio.Protocol):
         if self._exchanges or self._over:
             return
         if self._leaving:
-            self._flush()
-            self.transport.close()
+            self._part()
             return
         if self._deadline is not None:
             self._deadline.cancel()
@@ -363,7 +365,7 @@ class Http2Protocol(asyncio.Protocol):
         self._deadline = None
         if not self._exchanges:
             self._say_goodbye(ErrorCodes.NO_ERROR)
-            self.transport.close()
+            self._part()
 
     def _watch_headers(self) -> None:
         if not self._scan.in_headers:
@@ -382,12 +384,13 @@ class Http2Protocol(asyncio.Protocol):
             self._stall = self._loop.call_later(self._limits.write_stall_s, self._cut, "slow_reader")
 
     def resume_writing(self) -> None:
+        self._writable.set()
+        if self.transport.is_closing():  # the rest has its deadline too
+            return
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-        self._writable.set()
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
+        self.transport.resume_reading()
 
     # --- endings ---
 
@@ -396,7 +399,7 @@ class Http2Protocol(asyncio.Protocol):
         self._leaving = True
         self._say_goodbye(ErrorCodes.NO_ERROR)
         if not self._exchanges:
-            self.transport.close()
+            self._part()
 
     def _say_goodbye(self, code: ErrorCodes) -> None:
         # Not the codec's own: after that it would send nothing more, and streams under way could not be answered.
@@ -411,8 +414,12 @@ class Http2Protocol(asyncio.Protocol):
 
     def _close(self, reason: str) -> None:
         self._metrics.count(Metric.API_CUT, label=reason)
+        self._part()
+
+    def _part(self) -> None:
+        self._flush()
         self.transport.close()
-        # close() waits for the GOAWAY to be taken; not for ever
+        # close() waits for what was written to be taken; not for ever
         self._stall = self._stall or self._loop.call_later(self._limits.linger_s, self.transport.abort)
 
     def _cut(self, reason: str) -> None:

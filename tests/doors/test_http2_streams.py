@@ -1,0 +1,92 @@
+"""Streams of one HTTP/2 connection are told apart: what one does, or how its peer leaves, is not the others'."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from api_doubles import Door
+from hyperframe.frame import GoAwayFrame
+from raw_http2 import Answer, RawHttp2
+from test_http2 import GOOD, cut, key_of, serving, until
+
+from gateway.metrics import Metric
+
+NO_ERROR, FRAME_SIZE_ERROR, REFUSED_STREAM = 0, 6, 7  # RFC 9113 §7
+
+
+async def begin_push(door: Door, client: RawHttp2) -> int:
+    """A push under way: its handler has it."""
+    assert door.floors.hold is not None
+    before = len(door.floors.hold)
+    stream = client.begin("POST", "/v1/push", key_of(door), end=False)
+    client.data(stream, json.dumps(door.to_token()).encode(), end=True)
+    await until(lambda: len(door.floors.hold) > before)
+    return stream
+
+
+# --- frames -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [0, 1, 6, 0x42])
+async def test_a_frame_larger_than_agreed_is_refused_by_its_header(kind):
+    door = Door()
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        await client.get("/healthz")
+        client.send((16_385).to_bytes(3, "big") + bytes((kind, 0)) + b"\0\0\0\3")
+        await client.is_closed()  # though nothing of its payload came
+        assert (client.goaway, client.goaway_last) == (FRAME_SIZE_ERROR, 1)
+    assert cut(door, "frame_too_large") == 1
+
+
+# --- the peer's GOAWAY --------------------------------------------------------------------------------------------
+
+
+async def test_requests_under_way_are_answered_after_the_peers_goaway_and_then_it_ends():
+    door = Door()
+    door.floors.hold = []
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        streams = [await begin_push(door, client) for _ in range(2)]
+        client.say_goaway()
+        late = await client.get("/healthz")
+        assert late.reset == REFUSED_STREAM
+        assert not client.closed.is_set()
+        for done in door.floors.hold:
+            done.set_result(None)
+        assert [(await client.answer(stream)).status for stream in streams] == [201, 201]
+        await client.is_closed()
+        assert client.goaway is None
+    await until(lambda: door.metrics.value(Metric.API_CONNECTIONS) == 0)
+
+
+async def test_a_goaway_behind_a_request_in_one_piece_leaves_it_its_answer():
+    door = Door()
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        await client.get("/healthz")
+        client.answers[3] = Answer()
+        client.h2.send_headers(3, GOOD, end_stream=True)
+        client.send(client.h2.data_to_send() + GoAwayFrame(0).serialize())
+        assert (await client.answer(3)).status == 200
+        await client.is_closed()
+
+
+async def test_a_peer_that_says_goaway_with_nothing_under_way_is_let_go():
+    door = Door()
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        await client.get("/healthz")
+        client.say_goaway()
+        await client.is_closed()
+
+
+async def test_an_event_stream_outlives_the_peers_goaway_and_the_connection_ends_with_it():
+    door = Door(heartbeat_s=0.05)
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        stream = client.begin("GET", "/v1/receipts/stream", key_of(door))
+        await until(lambda: door.metrics.value(Metric.API_WATCHERS) == 1)
+        client.say_goaway()
+        door.floors.settle("chat")
+        await until(lambda: b"event: receipt" in client.answers[stream].body)
+        client.h2.reset_stream(stream)
+        client.flush()
+        await client.is_closed()
+    await until(lambda: door.metrics.value(Metric.API_WATCHERS) == 0)
