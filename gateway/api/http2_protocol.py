@@ -15,8 +15,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
@@ -25,15 +23,16 @@ from h2.events import (
     RequestReceived,
     StreamEnded,
     StreamReset,
+    TrailersReceived,
     WindowUpdated,
 )
 from h2.exceptions import H2Error, ProtocolError
-from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
+from gateway.api.http2_codec import Codec, fields_of
 from gateway.api.http2_exchange import Exchange
 from gateway.api.http2_frames import Bucket, FrameScan, Seen
-from gateway.api.http2_scope import build_scope
+from gateway.api.http2_scope import build_scope, check_trailers
 from gateway.api.http_protocol import Limits
 from gateway.api.media import ErrorBody, describe
 from gateway.metrics import Metric, Metrics
@@ -41,13 +40,7 @@ from gateway.model.errors import BadRequest, GatewayError
 
 log = structlog.get_logger("gateway.api")
 
-#: streams remembered after their end: frames of the peer that crossed it are told from nonsense
-_CLOSED_STREAMS = 1_024
 _WINDOW_BYTES = 65_535  # RFC 9113 §6.9.2
-
-
-class _Codec(H2Connection):
-    MAX_CLOSED_STREAMS = _CLOSED_STREAMS
 
 
 class Http2Protocol(asyncio.Protocol):
@@ -76,16 +69,7 @@ class Http2Protocol(asyncio.Protocol):
         self._last_stream = 0
         self._leaving = False
         self._over = False
-        self._h2 = _Codec(H2Configuration(client_side=False, header_encoding=None))
-        self._h2.local_settings = Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: limits.max_streams,
-                SettingCodes.MAX_HEADER_LIST_SIZE: limits.headers_bytes,
-                SettingCodes.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
-            },
-        )
-        self._h2.decoder.max_header_list_size = limits.headers_bytes
+        self._h2 = Codec(limits)
 
     # --- the connection ---
 
@@ -188,8 +172,9 @@ class Http2Protocol(asyncio.Protocol):
         elif isinstance(event, DataReceived):
             self._on_data(event)
         elif isinstance(event, StreamEnded):
-            if event.stream_id in self._exchanges:
-                self._exchanges[event.stream_id].on_end()
+            self._on_end(event)
+        elif isinstance(event, TrailersReceived):
+            self._on_trailers(event)
         elif isinstance(event, StreamReset):
             self._forget(event.stream_id)
         elif isinstance(event, WindowUpdated):
@@ -217,16 +202,12 @@ class Http2Protocol(asyncio.Protocol):
             self._deadline.cancel()
             self._deadline = None
         try:
-            scope = build_scope(event.headers)
+            scope, length = build_scope(fields_of(event), is_whole=event.stream_ended is not None)
         except BadRequest as exc:
-            self._metrics.count(Metric.API_CUT, label="malformed")
-            self._answer(stream, exc)
-            if event.stream_ended is None:
-                self._reset(stream, ErrorCodes.NO_ERROR)
-            self._watch_idle()
+            self._refuse(stream, exc, is_whole=event.stream_ended is not None)
             return
         scope.update(self._facts)
-        exchange = Exchange(self, stream, scope, self._limits.body_idle_s, self._limits.write_stall_s)
+        exchange = Exchange(self, stream, scope, length, self._limits.body_idle_s, self._limits.write_stall_s)
         self._exchanges[stream] = exchange
         self._running += 1
         self._state.total_requests += 1
@@ -256,7 +237,41 @@ class Http2Protocol(asyncio.Protocol):
         if exchange is None:
             self.took(stream, size)
         else:
-            exchange.on_data(event.data or b"", size)
+            try:
+                exchange.on_data(event.data or b"", size)
+            except BadRequest as exc:
+                self._refuse(stream, exc, is_whole=event.stream_ended is not None)
+
+    def _on_end(self, event: StreamEnded) -> None:
+        stream = event.stream_id
+        assert stream is not None
+        if stream in self._exchanges:
+            try:
+                self._exchanges[stream].on_end()
+            except BadRequest as exc:
+                self._refuse(stream, exc, is_whole=True)
+
+    def _on_trailers(self, event: TrailersReceived) -> None:
+        stream = event.stream_id
+        assert stream is not None
+        if stream in self._exchanges:
+            try:
+                check_trailers(fields_of(event))
+            except BadRequest as exc:
+                self._refuse(stream, exc, is_whole=True)
+
+    def _refuse(self, stream: int, error: BadRequest, *, is_whole: bool) -> None:
+        """The request is malformed: an error of its stream alone (RFC 9113 §8.1.1)."""
+        self._metrics.count(Metric.API_CUT, label="malformed")
+        exchange = self._exchanges.get(stream)
+        if exchange is not None and exchange.started:
+            self._reset(stream, ErrorCodes.PROTOCOL_ERROR)
+        else:
+            self._answer(stream, error)
+            if not is_whole:
+                self._reset(stream, ErrorCodes.NO_ERROR)
+        self._forget(stream)
+        self._watch_idle()
 
     def _forget(self, stream: int | None) -> None:
         exchange = self._exchanges.pop(stream or 0, None)

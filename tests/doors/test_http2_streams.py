@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 
+import hpack
 import pytest
 from api_doubles import Door
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import GoAwayFrame, HeadersFrame
 from raw_http2 import Answer, RawHttp2
 from test_http2 import GOOD, cut, key_of, serving, until
 
 from gateway.metrics import Metric
 
-NO_ERROR, FRAME_SIZE_ERROR, REFUSED_STREAM = 0, 6, 7  # RFC 9113 §7
+NO_ERROR, PROTOCOL_ERROR, FRAME_SIZE_ERROR, REFUSED_STREAM = 0, 1, 6, 7  # RFC 9113 §7
 
 
 async def begin_push(door: Door, client: RawHttp2) -> int:
@@ -90,3 +91,105 @@ async def test_an_event_stream_outlives_the_peers_goaway_and_the_connection_ends
         client.flush()
         await client.is_closed()
     await until(lambda: door.metrics.value(Metric.API_WATCHERS) == 0)
+
+
+# --- malformed requests -------------------------------------------------------------------------------------------
+
+
+def begin_by_hand(client: RawHttp2, fields: list[tuple[str, str]]) -> int:
+    """With fields that the client's codec would not send."""
+    stream = client.h2.get_next_available_stream_id()
+    client.answers[stream] = Answer()
+    client.h2.send_headers(stream, GOOD, end_stream=True)
+    client.h2.clear_outbound_data_buffer()
+    client.h2.encoder = hpack.Encoder()
+    frame = HeadersFrame(stream, data=client.h2.encoder.encode(fields))
+    frame.flags |= {"END_HEADERS", "END_STREAM"}
+    client.send(frame.serialize())
+    return stream
+
+
+BAD = [
+    [*GOOD, ("x", "a ")],
+    [*GOOD, ("X-Upper", "y")],
+    [*GOOD, ("connection", "close")],
+    [*GOOD, (":path", "/metrics")],
+    [(":status", "100"), *GOOD],
+    [*GOOD, ("content-length", "three")],
+    [*GOOD, ("content-length", "3"), ("content-length", "4")],
+    [*GOOD, ("content-length", "3")],
+    [],
+]
+
+
+@pytest.mark.parametrize("fields", BAD, ids=lambda fields: str(fields[-1:]))
+async def test_a_malformed_request_is_400_and_the_others_under_way_go_on(fields):
+    door = Door()
+    door.floors.hold = []
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        before = await begin_push(door, client)
+        answer = await client.answer(begin_by_hand(client, fields))
+        assert answer.status == 400
+        assert json.loads(answer.body)["error"]["name"] == "bad_request"
+        assert answer.reset is None
+        after = await begin_push(door, client)
+        for done in door.floors.hold:
+            done.set_result(None)
+        assert [(await client.answer(stream)).status for stream in (before, after)] == [201, 201]
+    assert cut(door, "malformed") == 1
+
+
+@pytest.mark.parametrize("said", [0, 10, 10_000])
+@pytest.mark.parametrize("has_trailers", [False, True])
+async def test_a_body_of_another_length_is_400_and_the_others_under_way_go_on(said, has_trailers):
+    door = Door()
+    door.floors.hold = []
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        before = await begin_push(door, client)
+        stream = client.begin("POST", "/v1/push", [*key_of(door), ("content-length", str(said))], end=False)
+        client.data(stream, json.dumps(door.to_token()).encode(), end=not has_trailers)
+        if has_trailers:
+            client.h2.send_headers(stream, [("x", "y")], end_stream=True)
+            client.flush()
+        assert (await client.answer(stream)).status == 400
+        for done in door.floors.hold:
+            done.set_result(None)
+        assert (await client.answer(before)).status == 201
+    assert len(door.floors.pushed) == 1
+    assert cut(door, "malformed") == 1
+
+
+@pytest.mark.parametrize("field", [("x", "y "), (":path", "/"), ("X", "y"), ("content-length", "5")])
+async def test_malformed_trailers_spoil_their_request_alone(field):
+    door = Door()
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        stream = client.begin("POST", "/v1/push", key_of(door), end=False)
+        client.data(stream, json.dumps(door.to_token()).encode())
+        client.h2.send_headers(stream, [field], end_stream=True)
+        client.flush()
+        assert (await client.answer(stream)).status == 400
+        assert (await client.get("/healthz")).status == 200
+    assert not door.floors.pushed
+
+
+async def test_trailers_that_are_well_formed_do_no_harm():
+    door = Door()
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        body = json.dumps(door.to_token()).encode()
+        stream = client.begin("POST", "/v1/push", [*key_of(door), ("content-length", str(len(body)))], end=False)
+        client.data(stream, body)
+        client.h2.send_headers(stream, [("x-checksum", "1")], end_stream=True)
+        client.flush()
+        assert (await client.answer(stream)).status == 201
+
+
+async def test_a_body_that_grows_too_long_under_an_answer_resets_it():
+    door = Door(heartbeat_s=0.05)
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        fields = [*key_of(door), ("content-length", "3")]
+        stream = client.begin("GET", "/v1/receipts/stream", fields, end=False)
+        await until(lambda: client.answers[stream].status == 200)
+        client.data(stream, b"four")
+        assert (await client.answer(stream)).reset == PROTOCOL_ERROR
+        await until(lambda: door.metrics.value(Metric.API_WATCHERS) == 0)
+        assert (await client.get("/healthz")).status == 200
