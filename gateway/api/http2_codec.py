@@ -11,9 +11,12 @@ from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import RequestReceived, TrailersReceived
+from h2.events import Event, RequestReceived, TrailersReceived
+from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes, Settings
+from h2.stream import StreamClosedBy
 from hpack import Decoder, HeaderTuple
+from hyperframe.frame import DataFrame, Frame, RstStreamFrame
 
 from gateway.api.http_protocol import Limits
 
@@ -54,3 +57,13 @@ class Codec(H2Connection):
             },
         )
         self.decoder = _BlockDecoder(limits.headers_bytes)
+
+    def _handle_data_on_closed_stream(
+        self, events: list[Event], exc: StreamClosedError, frame: DataFrame
+    ) -> tuple[list[Frame], list[Event]]:
+        """What was on its way when we reset the stream is given back to the connection's window and else ignored (RFC
+        9113 §5.1). The codec would reset the stream once more for each frame."""
+        frames, events = super()._handle_data_on_closed_stream(events, exc, frame)
+        if self._stream_closed_by(frame.stream_id) is StreamClosedBy.SEND_RST_STREAM:
+            frames = [each for each in frames if not isinstance(each, RstStreamFrame)]
+        return frames, events

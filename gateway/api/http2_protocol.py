@@ -32,6 +32,7 @@ from hyperframe.frame import GoAwayFrame
 from gateway.api.http2_codec import Codec, fields_of
 from gateway.api.http2_exchange import Exchange
 from gateway.api.http2_frames import Bucket, FrameScan, Seen
+from gateway.api.http2_linger import Lingering
 from gateway.api.http2_scope import build_scope, check_trailers
 from gateway.api.http_protocol import Limits
 from gateway.api.media import ErrorBody, describe
@@ -56,6 +57,7 @@ class Http2Protocol(asyncio.Protocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self._exchanges: dict[int, Exchange] = {}
         self._running = 0  # handlers; some of streams that were reset
+        self._lingering = Lingering(self._loop, limits, self._give_up)
         self._scan = FrameScan()
         self._unread = b""
         self._cheap = Bucket(limits.cheap_frames, limits.cheap_frames_per_s, self._loop.time)
@@ -87,6 +89,7 @@ class Http2Protocol(asyncio.Protocol):
         for timer in (self._deadline, self._header_deadline, self._stall):
             if timer is not None:
                 timer.cancel()
+        self._lingering.close()
         for exchange in self._exchanges.values():
             exchange.on_gone()
         self._exchanges.clear()
@@ -177,6 +180,7 @@ class Http2Protocol(asyncio.Protocol):
             self._on_trailers(event)
         elif isinstance(event, StreamReset):
             self._forget(event.stream_id)
+            self._settle(event.stream_id)
         elif isinstance(event, WindowUpdated):
             self._on_window(event.stream_id or 0)
         elif isinstance(event, RemoteSettingsChanged):
@@ -194,7 +198,7 @@ class Http2Protocol(asyncio.Protocol):
         stream = event.stream_id
         assert stream is not None
         # Handlers of streams that were reset still run: they count, or a peer could start any number of them.
-        if self._leaving or self._running >= self._limits.max_streams:
+        if self._leaving or self._running + len(self._lingering) >= self._limits.max_streams:
             self._reset(stream, ErrorCodes.REFUSED_STREAM)
             return
         self._last_stream = stream
@@ -236,6 +240,7 @@ class Http2Protocol(asyncio.Protocol):
         exchange = self._exchanges.get(stream)
         if exchange is None:
             self.took(stream, size)
+            self._lingering.took(stream, size)
         else:
             try:
                 exchange.on_data(event.data or b"", size)
@@ -250,6 +255,7 @@ class Http2Protocol(asyncio.Protocol):
                 self._exchanges[stream].on_end()
             except BadRequest as exc:
                 self._refuse(stream, exc, is_whole=True)
+        self._settle(stream)
 
     def _on_trailers(self, event: TrailersReceived) -> None:
         stream = event.stream_id
@@ -266,10 +272,8 @@ class Http2Protocol(asyncio.Protocol):
         exchange = self._exchanges.get(stream)
         if exchange is not None and exchange.started:
             self._reset(stream, ErrorCodes.PROTOCOL_ERROR)
-        else:
-            self._answer(stream, error)
-            if not is_whole:
-                self._reset(stream, ErrorCodes.NO_ERROR)
+        elif self._answer(stream, error) and not is_whole:
+            self._lingering.add(stream)
         self._forget(stream)
         self._watch_idle()
 
@@ -279,23 +283,35 @@ class Http2Protocol(asyncio.Protocol):
             exchange.on_gone()
             self._watch_idle()
 
-    def _answer(self, stream: int, error: GatewayError) -> None:
-        """A short error where no handler answers."""
+    def _settle(self, stream: int | None) -> None:
+        """Nothing more comes on it."""
+        if self._lingering.drop(stream or 0):
+            self._watch_idle()
+
+    def _give_up(self, stream: int) -> None:
+        """RFC 9113 §8.1: answered without the whole request, the rest is not wanted."""
+        self._metrics.count(Metric.API_CUT, label="body_unread")
+        self._reset(stream, ErrorCodes.NO_ERROR)
+        self._watch_idle()
+
+    def _answer(self, stream: int, error: GatewayError) -> bool:
+        """A short error where no handler answers. False: the stream is closed instead."""
         body = msgspec.json.encode(ErrorBody(error=describe(error)))
         fields = [
             (b":status", b"%d" % error.status),
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
         ]
+        self._flush_soon()
         try:
             self._h2.send_headers(stream, fields)
             if self._h2.local_flow_control_window(stream) >= len(body):
                 self._h2.send_data(stream, body, end_stream=True)
-            else:
-                self._h2.reset_stream(stream, ErrorCodes.CANCEL)
+                return True
+            self._h2.reset_stream(stream, ErrorCodes.CANCEL)
         except (H2Error, KeyError):
-            pass  # the stream is closed already
-        self._flush_soon()
+            pass  # closed already
+        return False
 
     def _reset(self, stream: int, code: ErrorCodes) -> None:
         with contextlib.suppress(H2Error, KeyError):  # closed already
@@ -357,17 +373,14 @@ class Http2Protocol(asyncio.Protocol):
 
     def complete(self, stream: int, *, body_ended: bool) -> None:
         self._resets.give(0.5)
-        if not body_ended:
-            # RFC 9113 §8.1: answered without the whole request, the rest is not wanted
-            self._metrics.count(Metric.API_CUT, label="body_unread")
-            self._reset(stream, ErrorCodes.NO_ERROR)
-        self._exchanges.pop(stream, None)
+        if self._exchanges.pop(stream, None) is not None and not body_ended:
+            self._lingering.add(stream)
         self._watch_idle()
 
     # --- deadlines ---
 
     def _watch_idle(self) -> None:
-        if self._exchanges or self._over:
+        if self._exchanges or self._lingering or self._over:
             return
         if self._leaving:
             self._part()
@@ -378,7 +391,7 @@ class Http2Protocol(asyncio.Protocol):
 
     def _on_idle(self) -> None:
         self._deadline = None
-        if not self._exchanges:
+        if not self._exchanges and not self._lingering:
             self._say_goodbye(ErrorCodes.NO_ERROR)
             self._part()
 
@@ -413,7 +426,7 @@ class Http2Protocol(asyncio.Protocol):
         """The server drains: no new stream; what runs may finish (RFC 9113 §6.8)."""
         self._leaving = True
         self._say_goodbye(ErrorCodes.NO_ERROR)
-        if not self._exchanges:
+        if not self._exchanges and not self._lingering:
             self._part()
 
     def _say_goodbye(self, code: ErrorCodes) -> None:

@@ -159,7 +159,7 @@ async def test_an_event_stream_over_http2_ends_with_the_peers_reset():
 
 async def test_a_body_over_the_limit_is_answered_and_reset_while_it_streams():
     door = Door(max_body_bytes=1_024)
-    async with serving(door) as server, RawHttp2(server.port) as client:
+    async with serving(door, linger_s=0.05) as server, RawHttp2(server.port) as client:
         stream = client.begin("POST", "/v1/push", key_of(door), end=False)
         client.data(stream, b"x" * 600)
         client.data(stream, b"x" * 600)
@@ -531,7 +531,7 @@ async def test_a_pushed_body_over_the_limit_is_cut_off_while_it_streams(path):
         ("apns-topic", "t"),
         ("authorization", f"bearer {bearer}"),
     ]
-    async with serving(door) as server, RawHttp2(server.port) as client:
+    async with serving(door, linger_s=0.05) as server, RawHttp2(server.port) as client:
         stream = client.begin("POST", path.format(token=door.token), fields, end=False)
         for _ in range(3):
             client.data(stream, b"x" * 1_500)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import hpack
 import pytest
 from api_doubles import Door
-from hyperframe.frame import GoAwayFrame, HeadersFrame
+from h2.events import StreamReset, WindowUpdated
+from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame
 from raw_http2 import Answer, RawHttp2
 from test_http2 import GOOD, cut, key_of, serving, until
 
@@ -193,3 +195,112 @@ async def test_a_body_that_grows_too_long_under_an_answer_resets_it():
         assert (await client.answer(stream)).reset == PROTOCOL_ERROR
         await until(lambda: door.metrics.value(Metric.API_WATCHERS) == 0)
         assert (await client.get("/healthz")).status == 200
+
+
+# --- answered before the whole request came -----------------------------------------------------------------------
+
+
+def begin_refused(client: RawHttp2) -> int:
+    """A push without a key, whose body is still to come."""
+    return client.begin("POST", "/v1/push", [("content-type", "application/json")], end=False)
+
+
+def resets(client: RawHttp2) -> list[tuple[int | None, int]]:
+    return [(each.stream_id, int(each.error_code or 0)) for each in client.events if isinstance(each, StreamReset)]
+
+
+async def test_a_small_body_that_comes_behind_its_answer_is_taken_without_a_reset():
+    door = Door()
+    async with serving(door, idle_s=0.05) as server, RawHttp2(server.port) as client:
+        stream = begin_refused(client)
+        assert (await client.answer(stream)).status == 401
+        for _ in range(3):
+            client.data(stream, b"x" * 1_000)
+        assert (await client.get("/healthz")).status == 200
+        client.data(stream, b"x", end=True)
+        await client.is_closed()  # idle, so not before the stream was whole
+        assert resets(client) == []
+    assert cut(door, "body_unread") == 0
+
+
+async def test_a_body_behind_its_answer_is_given_back_to_both_windows():
+    door = Door()
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        stream = begin_refused(client)
+        await client.answer(stream)
+        for _ in range(40):  # more in all than the stream's window
+            await until(lambda: client.h2.local_flow_control_window(stream) >= 16_000)
+            client.data(stream, b"x" * 16_000)
+        client.data(stream, b"", end=True)
+        assert (await client.get("/healthz")).status == 200
+        assert client.h2.outbound_flow_control_window > 500_000
+        assert resets(client) == []
+
+
+async def test_a_body_behind_its_answer_that_grows_past_the_bound_is_reset_once():
+    door = Door()
+    async with serving(door, linger_bytes=1_000) as server, RawHttp2(server.port) as client:
+        stream = begin_refused(client)
+        await client.answer(stream)
+        client.data(stream, b"x" * 1_000)
+        assert (await client.get("/healthz")).status == 200
+        assert resets(client) == []
+        # What was on its way when the reset came is no fault, and not lost to the connection's window.
+        client.send(DataFrame(stream, data=b"x" * 10_000).serialize() * 2)
+        await until(lambda: resets(client))
+        for _ in range(100):
+            client.send(DataFrame(stream, data=b"x" * 10_000).serialize())
+        assert (await client.get("/healthz")).status == 200
+        assert resets(client) == [(stream, NO_ERROR)]
+        assert sum(e.delta or 0 for e in client.events if isinstance(e, WindowUpdated) and not e.stream_id) > 1_400_000
+    assert cut(door, "body_unread") == 1
+
+
+async def test_a_body_behind_its_answer_that_stops_is_reset_in_time():
+    door = Door()
+    async with serving(door, linger_s=0.05, idle_s=0.05) as server, RawHttp2(server.port) as client:
+        streams = [begin_refused(client) for _ in range(3)]
+        await client.is_closed()  # and the connection does not stay for them
+        assert resets(client) == [(stream, NO_ERROR) for stream in streams]
+    assert cut(door, "body_unread") == 3
+
+
+async def test_bodies_behind_their_answers_count_among_the_streams():
+    door = Door()
+    door.floors.hold = []
+    async with serving(door, max_streams=3) as server, RawHttp2(server.port) as client:
+        taken_back = [await begin_push(door, client) for _ in range(2)]
+        lingering = begin_refused(client)
+        assert (await client.answer(lingering)).status == 401
+        for stream in taken_back:
+            client.h2.reset_stream(stream)
+        assert (await client.get("/healthz")).reset == REFUSED_STREAM
+        client.data(lingering, b"", end=True)
+        assert (await client.get("/healthz")).status == 200
+        for done in door.floors.hold:
+            done.set_result(None)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_drain_waits_for_the_rest_of_a_request_but_not_for_long(ends):
+    door = Door()
+    async with serving(door, linger_s=60 if ends else 0.05) as server, RawHttp2(server.port) as client:
+        stream = begin_refused(client)
+        await client.answer(stream)
+        stopping = asyncio.create_task(server.stop(timeout_s=60))
+        await until(lambda: client.goaway is not None)
+        if ends:
+            client.send(DataFrame(stream, flags=["END_STREAM"]).serialize())
+        await client.is_closed()
+        await asyncio.wait_for(stopping, 60)
+    assert cut(door, "body_unread") == (not ends)
+
+
+async def test_a_malformed_request_that_goes_on_lingers_too():
+    door = Door()
+    async with serving(door) as server, RawHttp2(server.port) as client:
+        stream = client.begin_with([*GOOD, ("x", "a ")], end=False)
+        assert (await client.answer(stream)).status == 400
+        client.data(stream, b"x" * 1_000, end=True)
+        assert (await client.get("/healthz")).status == 200
+        assert resets(client) == []
