@@ -122,6 +122,39 @@ async def test_pywebpush_to_the_sdk(house, ca_file, scheme, encoding):
         assert caught.value.response.status_code == 404
 
 
+async def post_with_curl(url: str, ca_file: str, *fields: str) -> list[bytes]:
+    """Exit code and status of some tries, one after the other, with a body of a push's size."""
+    options = f"--silent --http2 --cacert {ca_file} --noproxy * --output /dev/null --max-time 30".split()
+    options += ["--write-out", "%{http_version} %{http_code} %{exitcode}", "--data-binary", "x" * 3_500]
+    for field in fields:
+        options += ["--header", field]
+    seen = []
+    for _ in range(5):
+        curl = await asyncio.create_subprocess_exec("curl", *options, url, stdout=asyncio.subprocess.PIPE)
+        seen.append((await curl.communicate())[0])
+    return seen
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed: apt install curl")
+async def test_curl_over_http2_sees_every_refusal_that_comes_before_its_body_was_read(house, ca_file):
+    """Of curl 7.88 about half were lost ("Error in the HTTP/2 framing layer") while the stream was reset at once."""
+    sender = Sender()
+    await set_app(house, apns_topic=TOPIC)
+    base = f"https://localhost:{house.gateway.api.tls_port}"
+    async with Device("127.0.0.1", house.port) as device:
+        given_up = await device.register("shop", "1.0")
+        await given_up.unregister(forget=True)
+        registration = await device.register("shop", "1.0", vapid_key=sender.key)
+        for path, field, status in (
+            (f"/push/{given_up.token}", "ttl: 60", "410"),
+            ("/push/" + "A" * 22, "ttl: 60", "404"),
+            (f"/push/{registration.token}", "ttl: 60", "401"),
+            (f"/3/device/{registration.token}", f"apns-topic: {TOPIC}", "403"),
+        ):
+            fields = (field, "content-encoding: aes128gcm")
+            assert await post_with_curl(base + path, ca_file, *fields) == [f"2 {status} 0".encode()] * 5
+
+
 async def test_a_topic_replaces_what_waits_and_ttl_0_does_not(house, ca_file):
     keys, sender = Subscription.generate(), Sender()
     device = house.device()
