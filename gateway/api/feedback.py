@@ -23,8 +23,8 @@ MAX_LOOKS = 100_000
 SLICE = 500
 #: pushes counted at once; past it 429
 MAX_COUNTING = 4
-_WHAT = ("targeted", "sent", "acked", "shown", "notified", "expired")
 _ENDS = frozenset(state.name.lower() for state in State if state.is_final and not state.is_of_card)
+_WHAT = frozenset(("targeted", "sent", "shown", "notified")) | _ENDS
 
 
 class FeedbackRoutes:
@@ -112,9 +112,11 @@ def of_broadcast(record: PushRecord) -> Statistics:
         if what in _WHAT:
             setattr(total.versions.setdefault(version, Counts()) if at else total, what, n)
     for counts in (total, *total.versions.values()):
-        over = counts.acked + counts.notified + counts.expired
-        counts.pending = max(0, counts.targeted - over) if record.state == State.ACCEPTED else 0
-        counts.recalled = max(0, counts.targeted - over) if record.state == State.RECALLED else 0
+        over = counts.acked + counts.expired + counts.replaced + counts.rejected + counts.limited
+        if record.state == State.RECALLED:
+            counts.recalled = max(0, counts.targeted - over)
+        elif record.state == State.ACCEPTED:
+            counts.pending = max(0, counts.targeted - over - counts.recalled)
     return total
 
 

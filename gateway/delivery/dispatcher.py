@@ -88,6 +88,7 @@ class Dispatcher:
             config=config,
             metrics=metrics,
             clock=clock,
+            is_recalled=broadcasts.is_recalled,
         )
         self._early: dict[int, asyncio.Future[None]] = {}
         self._stopped: set[int] = set()
@@ -351,7 +352,11 @@ class Dispatcher:
         if seq in self.broadcast:
             if self.broadcast.notification(seq).app != app:
                 raise UnknownPush
-            return 1 + await self._recall_many(self.broadcast.recall(seq, self._clock()))
+            recalled = 1
+            for part in self.broadcast.recall(seq, self._clock()):
+                recalled += await self._recall_many(part)
+                await asyncio.sleep(0)
+            return recalled
         notification = self._journal.notification(seq)
         if notification is None or notification.app != app:
             raise UnknownPush
@@ -363,12 +368,12 @@ class Dispatcher:
         if seq in self.broadcast:
             self.backlog.add(self._recall_in_slices(self.broadcast.recall(seq, self._clock())))
 
-    def _recall_in_slices(self, sequences: Sequence[int]) -> Iterator[None]:
-        for i, seq in enumerate(sequences, 1):
-            if self._journal.get(seq) is not None:
-                self._executor.apply(seq, Event.RECALL)
-            if not i % SLICE:
-                yield
+    def _recall_in_slices(self, parts: Iterator[Sequence[int]]) -> Iterator[None]:
+        for part in parts:
+            for seq in part:
+                if self._journal.get(seq) is not None:
+                    self._executor.apply(seq, Event.RECALL)
+            yield
 
     async def _recall_many(self, sequences: Sequence[int]) -> int:
         recalled = 0

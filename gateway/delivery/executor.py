@@ -50,6 +50,7 @@ _USES_CHAIN = frozenset(
 _CHANNEL_FIRST = frozenset((Event.ROUTE, Event.BACK, Event.LOST, Event.NOTIFIER_TIMEOUT))
 #: what sends a delivery that was not sent before
 _LOOKS = frozenset((Event.ROUTE, Event.BACK, Event.FETCH))
+_ENDS = frozenset((Event.ACK, Event.EXPIRE, Event.RECALL, Event.REPLACE, Event.REVOKE))
 _CLOSING = {
     State.EXPIRED: "expired",
     State.RECALLED: "recalled",
@@ -81,7 +82,9 @@ class Executor:
         config: Config,
         metrics: Metrics,
         clock: Callable[[], int],
+        is_recalled: Callable[[int], bool],
     ) -> None:
+        self._is_recalled = is_recalled  # a broadcast, by its sequence
         self._edge = edge
         self._journal = journal
         self._directory = directory
@@ -146,6 +149,9 @@ class Executor:
         detail: str = "",
         after_ms: int = 0,
     ) -> Sent:
+        # It may have been taken back, and what grew out of it not found yet: a restart came between.
+        if notification.broadcast and event not in _ENDS and self._is_recalled(notification.broadcast):
+            event = Event.RECALL
         if event is Event.LOST and delivery.state == State.ACCEPTED:
             event = Event.ROUTE  # an owner before this one sent it: it is new here
         if self.held and event in _LOOKS and delivery.notification in self.held:

@@ -99,6 +99,8 @@ class Notification(msgspec.Struct, omit_defaults=True, kw_only=True):
     service: Invitation | None = None
     #: the sequence it was accepted with, where it waited for its time and became this notification then; 0: this one
     push: int = 0
+    #: the broadcast this is the single delivery of, for one that was away or did not ack (B3, B4); 0: of none
+    broadcast: int = 0
 
     @property
     def push_seq(self) -> int:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from gateway.model.broadcasts import Broadcasts as Broadcasts
 from gateway.model.cohort import Cohort
 from gateway.model.condition import Condition
 from gateway.model.errors import GatewayError
@@ -404,54 +405,6 @@ class Schedules(Protocol):
 
     def became(self, seq: int) -> int:
         """The notification a kept push became, 0 where it was none or did not yet."""
-        ...
-
-
-class Broadcasts(Protocol):
-    """Live broadcasts of each app and how far each registration has come."""
-
-    def live(self, app: str) -> list[int]:
-        """Ascending sequences of broadcasts neither expired nor recalled."""
-        ...
-
-    def waiting(self, registration: int) -> list[int]:
-        """Live broadcasts that match the registration's app and version and which it has not acked, ascending."""
-        ...
-
-    def is_waiting(self, seq: int, registration: int) -> bool:
-        """Is it among `waiting`?"""
-        ...
-
-    def acked(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:
-        """Cursors move on; durable with the next commit."""
-        ...
-
-    def matches(self, notification: Notification, registration: int) -> bool: ...
-
-    def count(self, seq: int, what: str, registrations: Sequence[int]) -> None:
-        """Figures of a broadcast, by version too: targeted, sent, acked, shown, notified."""
-        ...
-
-    def count_sent(self, seq: int, group: int, links: int) -> None:
-        """The same for so many of a group."""
-        ...
-
-    def counted(self, seq: int) -> None:
-        """Its audience was counted to the end."""
-        ...
-
-    def recount(self, seq: int) -> bool:
-        """False where `counted` was said of it, before a restart too; else "targeted" begins again from nothing."""
-        ...
-
-    def count_expired(self, seq: int) -> None:
-        """Whom it was meant for and did not reach."""
-        ...
-
-    def figures(self, seq: int) -> dict[str, int]: ...
-
-    def end(self, seq: int, state: int, at_ms: int) -> None:
-        """Expired or recalled."""
         ...
 
 

@@ -112,6 +112,17 @@ async def test_statistics_of_a_broadcast_come_from_its_figures(door):
     assert {v: (c["acked"], c["pending"]) for v, c in body["versions"].items()} == {"1.0": (4, 0), "2.0": (1, 4)}
 
 
+@pytest.mark.parametrize(("state", "pending", "recalled"), [(State.ACCEPTED, 5, 1), (State.RECALLED, 0, 6)])
+async def test_who_was_notified_of_a_broadcast_is_pending_until_an_ack_or_the_end(door, state, pending, recalled):
+    n: Notification = record("chat", 60).notification
+    figures = {"targeted": 10, "notified": 4, "acked": 2, "expired": 1, "rejected": 1, "recalled": 1, "@adopted": 2}
+    door.floors.records[60] = PushRecord(n, [], figures, int(state))
+    async with door.provider() as client:
+        body = (await client.get(f"/v1/push/{door.push_ids.build('chat', 60)}/statistics")).json()
+    assert (body["notified"], body["acked"], body["expired"], body["rejected"]) == (4, 2, 1, 1)
+    assert (body["pending"], body["recalled"]) == (pending, recalled)
+
+
 async def test_nobody_sees_statistics_of_anothers_push(door):
     door.floors.records[50] = record("chat", 50)
     async with door.client(door.other_key) as client:
