@@ -468,8 +468,9 @@ class Presence(Protocol):
         """The store refused that."""
         ...
 
-    def moved(self, number: int) -> None:
-        """It is of another group from now on."""
+    def moved(self, number: int, *, asked: bool) -> None:
+        """It is of another group from now on. `asked`: by its device, which is answered first; what waits for it is
+        looked for behind that answer, else now."""
         ...
 
 
