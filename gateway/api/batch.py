@@ -138,6 +138,7 @@ class BatchAnswer(Response):
     async def _take(self, pieces: Sequence[Piece]) -> None:
         for at in range(0, len(pieces), GROUP):
             group = pieces[at : at + GROUP]
+            self._app = self._backend.app_of_key(self._app.name, self._key_id)
             room = self._backend.config.max_batch - self._taken
             self._taken += min(len(group), room)
             await self._accept([self._parse(piece) for piece in group[:room]])

@@ -18,7 +18,7 @@ from gateway.delivery.request import PushRequest
 from gateway.identity import Identity
 from gateway.metrics import Metrics
 from gateway.model.cluster import Stranded
-from gateway.model.errors import GatewayError
+from gateway.model.errors import GatewayError, Unauthorized
 from gateway.model.ports import Deaths, Directory, Notifier, Receipts, Schedules
 from gateway.model.registration import App
 
@@ -199,6 +199,14 @@ class Backend:
     is_leaving: bool = False
     # counts one push of this app and key where its quotas are counted, in a fleet; None: here
     admit_elsewhere: Callable[[App, str], Awaitable[None]] | None = None
+
+    def app_of_key(self, name: str, key_id: str) -> App:
+        """The app as it is now: what a request asks for over minutes is looked at again. Unauthorized where its key was
+        deleted meanwhile."""
+        app = self.directory.app(name)
+        if app is None or all(key.id != key_id for key in app.keys):
+            raise Unauthorized("The API key is no longer valid.")
+        return app
 
     async def admit(self, app: App, key_id: str) -> None:
         """Count one push; TooManyRequests where it may not be sent now."""

@@ -167,7 +167,7 @@ class ProviderStreams(StreamSessions[_Stream]):
     def _pump(self, link: int, stream: _Stream) -> None:
         stream.pumping = None
         room = self._room(stream)
-        if room <= 0:
+        if room <= 0 or not self._may_read(link, stream):
             return  # RECEIVED pumps on
         found = self._backend.receipts.after(stream.app, stream.cursor, room)
         packed: list[bytes] = []

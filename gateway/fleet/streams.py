@@ -155,7 +155,10 @@ class FleetStreams(StreamSessions[_Stream]):
                     stream.room.clear()
                     await stream.room.wait()
                     continue
-                for rows in _pieces(await reading.next(room)):
+                found = await reading.next(room)
+                if not self._may_read(link, stream):
+                    return
+                for rows in _pieces(found):
                     self._send_receipts(link, stream, [raw for _, raw in rows], rows[-1][0].cursor)
         except asyncio.CancelledError:
             raise

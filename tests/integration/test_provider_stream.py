@@ -238,6 +238,22 @@ async def test_receipts_stream_within_their_window_and_go_on_after_a_cursor(hous
     assert cursors == sorted(set(cursors))
 
 
+async def test_a_stream_whose_key_was_deleted_gets_no_receipts(house: House) -> None:
+    device = house.device()
+    token = await device.join()
+    link = await stream(house)
+    link.send(FrameType.RECEIPTS, {"req": 1})
+    await link.receive(FrameType.DONE)
+    await push(link, 2, to(token))
+    directory = house.gateway.store.directory
+    app = directory.app("shop")
+    assert app
+    await directory.put_app(msgspec.structs.replace(app, keys=[]))
+    await device.note(ack=True)
+    assert (await link.receive(FrameType.ERROR))["name"] == "unauthorized"
+    assert not [f for f in link.frames if f.kind == FrameType.RECEIPT]
+
+
 async def test_two_apps_never_see_each_others_receipts_nor_tokens(open_house: Open) -> None:
     house = await open_house(apps={"shop": {}, "bank": {}})
     device = house.device()

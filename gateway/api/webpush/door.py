@@ -17,11 +17,11 @@ from gateway.api.door import APP
 from gateway.api.media import EVENTS, JSON, read_body
 from gateway.api.once import as_push, settle
 from gateway.api.ports import Backend
-from gateway.api.receipts import ReceiptRoutes
+from gateway.api.receipts import ReceiptRoutes, parse_cursor
 from gateway.api.views import state_name
 from gateway.api.webpush.headers import MAX_BODY_BYTES, Options, build_data, check_body, parse_options, parse_prefer
 from gateway.api.webpush.problem import CORS
-from gateway.api.webpush.receipts import MAX_WAIT_S, ReceiptBook, ReceiptStream, parse_cursor, status_of
+from gateway.api.webpush.receipts import MAX_WAIT_S, ReceiptBook, ReceiptStream, status_of
 from gateway.api.webpush.resources import Message, Names, Subscription
 from gateway.api.webpush.vapid import check_credentials, normalize_origin, parse_credentials, require
 from gateway.auth.es256 import Verifier
