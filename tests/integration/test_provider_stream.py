@@ -147,6 +147,18 @@ async def test_without_an_ack_the_ack_time_runs_and_a_late_ack_counts(open_house
     assert "ack_timeout" in [step["what"] for step in delivery["steps"]]
 
 
+async def test_what_is_refused_does_not_count_for_the_day(open_house: Open) -> None:
+    house = await open_house(apps={"shop": {"limits": {"per_day": 3}}})
+    token = await house.device().join()
+    link = await stream(house)
+    assert [isinstance(r, str) for r in await push(link, 1, to("A" * 22), to(token), to(token, ttl=-1))] == [0, 1, 0]
+    told = await push(link, 2, to("A" * 22, idempotency_key="k"), to(token, idempotency_key="l"))
+    assert [isinstance(result, str) for result in told] == [False, True]
+    told = await push(link, 3, to(token), to(token))
+    assert isinstance(told[0], str)
+    assert told[1]["name"] == "too_many_requests"
+
+
 async def test_past_the_window_a_batch_is_refused_whole(open_house: Open) -> None:
     house = await open_house({"edge.provider_window": 5, "store.commit_ms": 200})
     token = await house.device().join()

@@ -98,11 +98,11 @@ class WebPushRoutes:
             collapse_key=options.topic,
             body="at_once",
         )
-        await backend.admit(app, NO_KEY)
-        push = as_push(backend.acceptor.push(app, wanted, now_ms))
-        if subscription is not None:
-            self._book.note(app.name, push.seq, subscription, now_ms // 1000 + options.ttl_s)
-        await settle(push, backend.config.accept_timeout_s)
+        async with backend.counted(app, NO_KEY):
+            push = as_push(backend.acceptor.push(app, wanted, now_ms))
+            if subscription is not None:
+                self._book.note(app.name, push.seq, subscription, now_ms // 1000 + options.ttl_s)
+            await settle(push, backend.config.accept_timeout_s)
         base = self._base(call.request)
         headers = {**_ANSWER, "location": self._message_url(base, app, push.seq), "ttl": str(options.ttl_s)}
         if subscription is not None:
