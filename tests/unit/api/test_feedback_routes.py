@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import httpx
 import pytest
 from api_doubles import Door, error_of, record
 
@@ -148,6 +149,25 @@ async def test_statistics_of_a_broadcast_come_from_its_figures(door):
         assert "targeted@1.0" not in (await client.get(path)).json()["figures"]
     assert (body["targeted"], body["sent"], body["acked"], body["pending"]) == (9, 7, 5, 4)
     assert {v: (c["acked"], c["pending"]) for v, c in body["versions"].items()} == {"1.0": (4, 0), "2.0": (1, 4)}
+
+
+async def test_who_counts_much_leaves_others_their_place_and_small_pushes_need_none(door):
+    large = [State.ACKED] * 3_000
+    door.floors.records = {
+        1: record("chat", 1, states=large),
+        2: record("other", 2, states=large),
+        3: record("chat", 3),
+    }
+    async with door.provider() as client, door.client(door.other_key) as other:
+
+        async def ask(of: httpx.AsyncClient, app: str, seq: int) -> int:
+            return (await of.get(f"/v1/push/{door.push_ids.build(app, seq)}/statistics")).status_code
+
+        asked = [ask(client, "chat", 1) for _ in range(8)]
+        *much, of_another, small = await asyncio.gather(*asked, ask(other, "other", 2), ask(client, "chat", 3))
+        assert sorted(much) == [200] * 3 + [429] * 5
+        assert (of_another, small) == (200, 200)
+        assert await ask(client, "chat", 1) == 200
 
 
 async def test_nobody_sees_statistics_of_anothers_push(door):
