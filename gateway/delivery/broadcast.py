@@ -108,7 +108,7 @@ class BroadcastRouter:
                 self.keep(notification).has_others = bool(notification.fallback)
                 self._loaded.append(seq)
                 if notification.seq in self._spreads:
-                    self._backlog.add(self._spread_out(notification))
+                    self._backlog.add(self._spread_out(notification), app)
                 if notification.fallback:
                     for group in self._groups(notification):
                         until = quiet_hold(notification, self._directory.group_cohort(group), self._clock())
@@ -120,7 +120,7 @@ class BroadcastRouter:
         for seq in self._loaded:
             live = self._live.get(seq)
             if live is not None and self._broadcasts.recount(seq):
-                self._backlog.add(self._walk(live.notification))
+                self._backlog.add(self._walk(live.notification), live.notification.app)
         self._loaded.clear()
 
     def keep(self, notification: Notification) -> _Live:
@@ -157,7 +157,7 @@ class BroadcastRouter:
         if notification.seq not in self._live:
             return
         if self._edge.is_certain:
-            self._backlog.add(self._walk(notification))
+            self._backlog.add(self._walk(notification), notification.app)
         else:
             self._uncertain.append(notification)
 
@@ -223,18 +223,18 @@ class BroadcastRouter:
         if not self._edge.is_certain:
             return
         for notification in self._uncertain:
-            self._backlog.add(self._walk(notification))
+            self._backlog.add(self._walk(notification), notification.app)
         self._uncertain.clear()
         for seq, spread in list(self._spreads.items()):
             if seq not in self._live or spread.is_over:
                 del self._spreads[seq]
                 continue
             for portion in spread.due(now_ms):
-                self._backlog.add(self._hand_out(spread.notification, portion))
+                self._backlog.add(self._hand_out(spread.notification, portion), spread.notification.app)
         while self._wakes and self._wakes[0][0] <= now_ms:
             at_ms, app = heapq.heappop(self._wakes)
             self._waking.discard((at_ms, app))
-            self._backlog.add(self._wake(app))
+            self._backlog.add(self._wake(app), app)
 
     def _hand_out(self, notification: Notification, portion: Sequence[int]) -> Iterator[None]:
         for start in range(0, len(portion), SLICE):

@@ -17,7 +17,7 @@ from gateway.api.door import APP
 from gateway.api.media import EVENTS, JSON, read_body
 from gateway.api.once import as_push, settle
 from gateway.api.ports import Backend
-from gateway.api.receipts import ReceiptRoutes
+from gateway.api.receipts import ReceiptRoutes, parse_cursor
 from gateway.api.views import state_name
 from gateway.api.webpush.headers import (
     MAX_BODY_BYTES,
@@ -29,7 +29,7 @@ from gateway.api.webpush.headers import (
     parse_prefer,
 )
 from gateway.api.webpush.problem import CORS
-from gateway.api.webpush.receipts import MAX_WAIT_S, ReceiptBook, ReceiptStream, parse_cursor, status_of
+from gateway.api.webpush.receipts import MAX_WAIT_S, ReceiptBook, ReceiptStream, status_of
 from gateway.api.webpush.resources import Message, Names, Subscription
 from gateway.api.webpush.vapid import check_credentials, is_loopback, normalize_origin, parse_credentials, require
 from gateway.auth.es256 import Verifier
@@ -107,11 +107,11 @@ class WebPushRoutes:
             collapse_key=options.topic,
             body="at_once",
         )
-        await backend.admit(app, NO_KEY)
-        push = as_push(backend.acceptor.push(app, wanted, now_ms))
-        if subscription is not None:
-            self._book.note(app.name, push.seq, subscription, now_ms // 1000 + options.ttl_s)
-        await settle(push, backend.config.accept_timeout_s)
+        async with backend.counted(app, NO_KEY):
+            push = as_push(backend.acceptor.push(app, wanted, now_ms))
+            if subscription is not None:
+                self._book.note(app.name, push.seq, subscription, now_ms // 1000 + options.ttl_s)
+            await settle(push, backend.config.accept_timeout_s)
         base = self._base(call.request)
         headers = {**_ANSWER, "location": self._message_url(base, app, push.seq), "ttl": str(options.ttl_s)}
         if subscription is not None:

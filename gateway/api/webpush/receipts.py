@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.media import EVENTS
 from gateway.api.ports import Backend
-from gateway.api.receipts import MAX_CURSOR, ReceiptRoutes
+from gateway.api.receipts import ReceiptRoutes
 from gateway.api.webpush.problem import CORS
 from gateway.api.webpush.resources import Subscription
 from gateway.model.outcome import State
@@ -192,10 +192,3 @@ async def _until_gone(receive: Receive, wake: asyncio.Event) -> None:
 def _hear(noted: asyncio.Future[None]) -> None:
     if not noted.cancelled():
         noted.exception()
-
-
-def parse_cursor(text: str | None) -> int | None:
-    """None where it is no cursor."""
-    if text is None or not text.isascii() or not text.isdecimal() or len(text) > 19 or int(text) > MAX_CURSOR:
-        return None
-    return int(text)
