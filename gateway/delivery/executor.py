@@ -15,7 +15,7 @@ from gateway.delivery.policy import Action, Facts, decide
 from gateway.delivery.trails import Remembered, Trail
 from gateway.metrics import Metric, Metrics
 from gateway.model.frames import Urgency
-from gateway.model.notification import Notification
+from gateway.model.notification import Notification, said_to
 from gateway.model.outcome import Event, Outcome, State, Step
 from gateway.model.ports import Delivery, Directory, Edge, Journal, Notifier, NotifierResult
 from gateway.model.registration import Registration, build_token
@@ -355,7 +355,7 @@ class Executor:
         app = self._directory.app(notification.app) if notification is not None else None
         if notification is None or app is None:
             return None
-        return app, registration, notification
+        return app, registration, said_to(notification, registration.locale)
 
     def _on_notifier_result(self, job: Job, result: NotifierResult) -> None:
         delivery = self._journal.get(job.seq)
