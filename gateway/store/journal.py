@@ -257,6 +257,9 @@ class Journal:
             self._batches.mark_odd(seq)
             self._history.step(seq, step)
 
+    def steps_of(self, seq: int) -> list[Step]:
+        return self._history.steps_of(seq)
+
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         rows: list[Row] = []
         settled: list[Outcome] = []

@@ -279,6 +279,9 @@ class MemoryJournal:
     def step(self, seq: int, step: Step) -> None:
         self.rows[seq].steps.append(step)
 
+    def steps_of(self, seq: int) -> list[Step]:
+        return list(self.rows[seq].steps)
+
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             assert State(outcome.state).is_final
