@@ -46,6 +46,17 @@ def language_of(content: Content, locale: str) -> str:
     return ""
 
 
+def said_to(notification: Notification, locale: str) -> Notification:
+    """The notification as a registration of this locale gets it: words in its language, and no others."""
+    content = notification.content
+    if not content.localized:
+        return notification
+    language = language_of(content, locale)
+    words = content.localized[language] if language else content
+    content = Content(title=words.title, text=words.text, data=content.data)
+    return msgspec.structs.replace(notification, content=content)
+
+
 class Target(msgspec.Struct, omit_defaults=True):
     """Exactly one of token, alias, tag, versions, everyone; `where` narrows the last two, or stands alone."""
 

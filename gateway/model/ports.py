@@ -333,8 +333,7 @@ class Journal(Protocol):
         ...
 
     def pending_of(self, registration: int, limit: int = 0, below: int = 0) -> list[int]:
-        """Ascending delivery sequences; limit 0 = all. `below`: those from it on that count in its field are left
-        out."""
+        """Ascending sequences; limit 0 = all. `below`: those from it on that count in its field are left out."""
         ...
 
     def collapsed_by(self, registration: int, collapse_key: str) -> list[int]:
@@ -344,6 +343,8 @@ class Journal(Protocol):
     def step(self, seq: int, step: Step) -> None:
         """Add a line to the history of a pending delivery."""
         ...
+
+    def steps_of(self, seq: int) -> list[Step]: ...
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Final states: rows deleted, outcomes and receipts written, with the next commit. `Outcome.steps` holds only

@@ -264,6 +264,9 @@ class Journal:
                 self._broadcasts.notified(notification.broadcast, pending[0], self._history.steps_of(seq))
         self._history.step(seq, step)
 
+    def steps_of(self, seq: int) -> list[Step]:
+        return self._history.steps_of(seq)
+
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         rows: list[Row] = []
         settled: list[Outcome] = []

@@ -285,6 +285,9 @@ class MemoryJournal:
             self.of_broadcast(broadcast, "notified", 1)
         row.steps.append(step)
 
+    def steps_of(self, seq: int) -> list[Step]:
+        return list(self.rows[seq].steps)
+
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             assert State(outcome.state).is_final

@@ -192,3 +192,19 @@ async def test_who_comes_later_reads_its_language_too(house: House) -> None:
     assert (light.title, light.more) == ("Hallo", True)
     house.dispatcher.on_fetch(device.number, [light.id])
     assert (house.frames(device)[1].title, house.frames(device)[1].more) == ("Hallo", False)
+
+
+@pytest.mark.parametrize(("locale", "title"), [("de-AT", "Hallo"), ("pt", "Hello")])
+async def test_a_notifier_is_given_the_words_of_the_registrations_language(
+    house: House, locale: str, title: str
+) -> None:
+    device = house.directory.add(locale=locale, fallback=["stub"])
+    await house.accepted(device, title="Hello", localized=WORDS)
+    await house.accepted(TargetRequest(everyone=True), title="Hello", localized=WORDS, fallback=["stub"])
+    assert [call.title for call in house.stub.calls] == [title, title]
+
+
+async def test_a_notifier_is_given_words_where_a_push_has_no_others(house: House) -> None:
+    device = house.directory.add(locale="de", fallback=["stub"])
+    await house.accepted(device, localized=WORDS)
+    assert [call.title for call in house.stub.calls] == ["Hallo"]
