@@ -73,10 +73,11 @@ def _view_limits(limits: Limits) -> LimitsBody:
 
 
 def _view_settings(settings: Mapping[str, str], notifier: Notifier | None) -> dict[str, str]:
-    return {
-        key: HIDDEN if value and (notifier is None or key in notifier.secrets) else value
-        for key, value in sorted(settings.items())
-    }
+    def is_secret(key: str, value: str) -> bool:
+        # A private key in a field that is none of those was taken once, beside the certificate in one PEM.
+        return notifier is None or key in notifier.secrets or "PRIVATE KEY-----" in value
+
+    return {key: HIDDEN if value and is_secret(key, value) else value for key, value in sorted(settings.items())}
 
 
 def _keep_secrets(wanted: dict[str, dict[str, str]], app: App) -> dict[str, dict[str, str]]:
@@ -161,9 +162,11 @@ class AppRoutes:
             changes["apns_keys"] = check_apns_keys(changes["apns_keys"])
         async with self._changing:
             app = self._app(call)
-            if "notifiers" in changes:
-                changes["notifiers"] = _keep_secrets(changes["notifiers"], app)
-            self._check_chain(changes.get("fallback", []), changes.get("notifiers", {}))
+            given = changes.pop("notifiers", {})
+            wanted = _keep_secrets({name: settings for name, settings in given.items() if settings is not None}, app)
+            self._check_chain(changes.get("fallback", []), wanted)
+            left = {name: settings for name, settings in app.notifiers.items() if name not in given}
+            changes["notifiers"] = {**left, **wanted}
             app = await self._put(call, msgspec.structs.replace(app, **changes))
         return call.answer(self._view(app))
 

@@ -160,7 +160,7 @@ def app_routes(apps: AppRoutes) -> list[Route]:
             path=one,
             handle=apps.change,
             summary="Change an app",
-            about="Fields left out stay as they are.",
+            about="Fields left out stay as they are, and so do notifiers; null takes a notifier away.",
             takes=AppPatch,
             example={"ack_ms": 5000},
             gives=AppView,

@@ -65,7 +65,7 @@ def load_pair(pair: Pair, config: Api, now_s: float) -> Served:
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(ALPN)
     try:
-        context.load_cert_chain(pair.cert, pair.key)
+        context.load_cert_chain(pair.cert, pair.key, password="")  # else a new one that wants a phrase asks for it
     except (OSError, ssl.SSLError) as exc:  # replaced this moment, or of a kind that OpenSSL does not serve
         reason = getattr(exc, "reason", None) or exc
         raise ConfigError(f"the certificate {pair.cert!r} can not be served: {reason}", field=pair.field) from None

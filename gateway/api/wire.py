@@ -15,9 +15,18 @@ Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000, description="millisecond
 Seconds = Annotated[int, Meta(ge=0, le=2_419_200, description="seconds; 0 = the gateway's default")]
 Channel = Annotated[str, Meta(min_length=1, max_length=32, pattern="^[a-z0-9_-]+$")]
 Chain = Annotated[list[Channel], Meta(max_length=8, description="notifiers in order; empty = never leave the channel")]
+OneNotifier = dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=8_192)]]
 Settings = Annotated[
-    dict[Channel, dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=8_192)]]],
+    dict[Channel, OneNotifier],
     Meta(max_length=16, description="settings of each notifier by its name; a secret one given as *** stays as it is"),
+]
+SettingsPatch = Annotated[
+    dict[Channel, OneNotifier | None],
+    Meta(
+        max_length=16,
+        description="settings of a notifier by its name, all of them: they take the place of those it has; a secret "
+        "one given as *** stays as it is; null takes the notifier away; notifiers left out stay as they are",
+    ),
 ]
 Label = Annotated[str, Meta(max_length=128)]
 AppName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -120,7 +129,7 @@ class AppPatch(_In):
     notifier_ack_ms: Milliseconds | UnsetType = UNSET
     ttl: Seconds | UnsetType = UNSET
     fallback: Chain | UnsetType = UNSET
-    notifiers: Settings | UnsetType = UNSET
+    notifiers: SettingsPatch | UnsetType = UNSET
     receipts_url: ReceiptsUrl | UnsetType = UNSET
     receipts_secret: ReceiptsSecret | UnsetType = UNSET
     limits: LimitsBody | UnsetType = UNSET

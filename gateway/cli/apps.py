@@ -191,16 +191,14 @@ def set_notifier(
     with open_as_operator(url, key, store, config) as provider:
         # Secrets come as ***, and go back so: that leaves them.
         view = provider.get("apps", name)
-        found: dict[str, dict[str, str]] = view["notifiers"]
-        if remove and notifier not in found and fallback is None:
+        found: dict[str, str] | None = view["notifiers"].get(notifier)
+        if remove and found is None and fallback is None:
             say(f"app {name} has no settings of {notifier}; nothing is changed")
             if as_json:
                 print_json(view)
             return
-        merged = {**found.pop(notifier, {}), **given}
-        if not remove:
-            found[notifier] = {key: value for key, value in merged.items() if value}
-        body: dict[str, object] = {"notifiers": found}
+        merged = {key: value for key, value in {**(found or {}), **given}.items() if value}
+        body: dict[str, object] = {"notifiers": {notifier: None if remove else merged}}
         if fallback is not None:
             body["fallback"] = [each for each in fallback.split(",") if each]
         changed = provider.patch("apps", name, body=body)

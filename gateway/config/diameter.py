@@ -122,7 +122,7 @@ def read_tls(section: Diameter) -> ssl.SSLContext | None:
     context = ssl.create_default_context(cafile=section.tls_ca or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if section.tls_cert:
-        context.load_cert_chain(section.tls_cert, section.tls_key)
+        context.load_cert_chain(section.tls_cert, section.tls_key, password="")
     return context
 
 

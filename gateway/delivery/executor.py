@@ -409,7 +409,7 @@ class Executor:
             event,
             channel=job.notifier,
             detail=result.detail,
-            after_ms=min(result.retry_after_ms, MAX_RETRY_AFTER_MS),
+            after_ms=min(max(result.retry_after_ms, result.hold_ms), MAX_RETRY_AFTER_MS),
         )
 
     def _on_gone(self, channel: str, registration: Registration) -> None:

@@ -36,14 +36,23 @@ def _public_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+class EncryptedKey(ValueError):
+    """A private key behind a pass phrase, and there is nobody to give it."""
+
+
+def _give_no_phrase() -> str:
+    raise EncryptedKey
+
+
 def load_certificate(context: ssl.SSLContext, pem: str) -> None:
     """Our certificate and key, as PEM. OpenSSL reads files only: one that is memory, so that no key gets to disk.
-    Raises ssl.SSLError where they do not fit."""
+    Raises ssl.SSLError where they do not fit, EncryptedKey where the key wants a pass phrase."""
     descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(descriptor), "w") as file:
             file.write(pem)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        # Without `password` OpenSSL would ask at the terminal, and the loop would wait for who sits there.
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_give_no_phrase)
     finally:
         os.close(descriptor)
 
@@ -120,7 +129,7 @@ class _Kept:
 
 
 class Connections:
-    """Clients by lane and credential. One that was not used for `keep_s` is closed, and past `most` the one unused for
+    """Clients by lane. One that was not used for `keep_s` is closed, and past `most` the one unused for
     longest; those in use never are."""
 
     def __init__(self, most: int, keep_s: float = KEEP_S) -> None:

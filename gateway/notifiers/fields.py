@@ -3,12 +3,15 @@ value, for it may be a key."""
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.model.errors import BadRequest
+from gateway.model.registration import App
 
 
 class Field(NamedTuple):
@@ -54,9 +57,34 @@ def check_url(notifier: str, key: str, url: str) -> None:
         raise build_refusal(notifier, key, "is no https URL; write it as https://push.example.com")
 
 
+def holds_private_key(text: str) -> bool:
+    """Is there a private key in this PEM, or PEMs? Settings that are shown must have none."""
+    return "PRIVATE KEY-----" in text
+
+
+@lru_cache(maxsize=1_024)
+def _hash(settings: tuple[tuple[str, str], ...]) -> str:
+    return hashlib.sha256(repr(sorted(settings)).encode()).hexdigest()[:16]
+
+
+def build_fingerprint(settings: Mapping[str, str]) -> str:
+    """Of all of it: what changes gets a lane, connections and tokens of its own. Tells nothing of what is in it."""
+    return _hash(tuple(settings.items()))
+
+
+def build_lane(app: App, notifier: str, upstream: str = "") -> str:
+    """Name of a lane. With the app's settings as they are now: a corrected one does not inherit the rest, nor the open
+    circuit, of what was wrong."""
+    return f"{app.name} {upstream or '-'} {build_fingerprint(app.notifiers.get(notifier, {}))}"
+
+
 def check_ca(notifier: str, ca: str) -> None:
     if not ca:
         return
+    if holds_private_key(ca):
+        raise build_refusal(
+            notifier, "ca", "holds a private key, and is shown to whoever may read the app; leave it out"
+        )
     try:
         ssl.create_default_context(cadata=build_pem(ca))
     except (ssl.SSLError, ValueError):

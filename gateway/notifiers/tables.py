@@ -9,7 +9,7 @@ from gateway.notifiers.apns import settings as apns_settings
 from gateway.notifiers.fcm import errors as fcm_errors
 from gateway.notifiers.fcm import settings as fcm_settings
 from gateway.notifiers.fields import Field
-from gateway.notifiers.upstream import SHARED, Row
+from gateway.notifiers.upstream import SHARED, Fault, Row
 from gateway.notifiers.webhook import errors as webhook_errors
 from gateway.notifiers.webhook import settings as webhook_settings
 from gateway.notifiers.webpush import errors as webpush_errors
@@ -54,6 +54,8 @@ def _describe_rows(rows: Sequence[Row]) -> list[str]:
     out = ["| status | reason | outcome | whose fault | meaning |", "|---|---|---|---|---|"]
     for row in rows:
         rest = f" The lane rests {row.pause_s} s where no Retry-After says else." if row.pause_s else ""
+        if row.fault is Fault.EITHER:
+            rest = f" Without Retry-After this delivery waits {row.pause_s} s, and the lane from a second address on."
         cells = (row.status or "–", f"`{row.reason}`", row.verdict, row.fault, f"{row.says}.{rest}")
         out.append(f"| {' | '.join(map(str, cells))} |")
     return out

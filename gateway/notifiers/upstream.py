@@ -27,6 +27,10 @@ _log = structlog.get_logger(__name__)
 
 #: a lane that is being probed says this to the others
 PROBE_MS = 250
+#: failures of a lane that nobody has used for this time are nothing to remember: its settings may be others by now
+FORGET_MS = 3_600_000
+#: what a longer Retry-After counts as; a lane rests for less, `notifier_pause_max_s`
+MAX_RETRY_AFTER_S = 999_999_999
 
 
 def unix_ms() -> int:
@@ -52,6 +56,7 @@ class Fault(StrEnum):
     MESSAGE = "message"  # this notification's
     CREDENTIAL = "credential"  # the app's settings: every call will fail, so it counts against the lane
     THROTTLE = "throttle"  # the lane asks too often: it rests as long as told
+    EITHER = "address or throttle"  # one of the two, and the upstream does not say which
     UPSTREAM = "upstream"  # counts against the lane
 
 
@@ -63,7 +68,7 @@ class Row(NamedTuple):
     verdict: Verdict
     fault: Fault
     says: str  # what it means and what to do
-    pause_s: int = 0  # the lane rests so long where the answer has no Retry-After
+    pause_s: int = 0  # the lane (of EITHER: the delivery at first) rests so long where the answer has no Retry-After
 
 
 class Answer(NamedTuple):
@@ -100,8 +105,9 @@ SHARED = (NO_ADDRESS, NO_SETTINGS, CIRCUIT, PAUSED, RATE, TIMEOUT, CONNECTION, T
 def parse_retry_after(value: str, now_ms: int) -> int:
     """RFC 9110 §10.2.3: seconds or a date → milliseconds from now; 0 where absent or not valid."""
     value = value.strip()
-    if value.isascii() and value.isdigit() and len(value) < 10:
-        return int(value) * 1000
+    if value.isascii() and value.isdigit():
+        digits = value.lstrip("0") or "0"
+        return (int(digits) if len(digits) < 10 else MAX_RETRY_AFTER_S) * 1000
     try:
         return max(0, int(parsedate_to_datetime(value).timestamp() * 1000) - now_ms)
     except (ValueError, TypeError, OverflowError):
@@ -167,9 +173,20 @@ def build_limits(delivery: Delivery) -> Limits:
 
 
 class Gate:
-    """State of one lane. Circuit closed: calls pass; open: none; half open: one passes and decides. Times Unix ms."""
+    """State of one lane. Circuit closed: calls pass; open: none; half open: one passes and decides. Times in ms."""
 
-    __slots__ = ("failures", "filled_ms", "open_until_ms", "openings", "paused_until_ms", "probing", "tokens")
+    __slots__ = (
+        "failures",
+        "filled_ms",
+        "open_until_ms",
+        "openings",
+        "paused_until_ms",
+        "probing",
+        "slowed",
+        "slowed_ms",
+        "tokens",
+        "used_ms",
+    )
 
     def __init__(self, tokens: float, now_ms: int) -> None:
         self.failures = 0
@@ -179,9 +196,18 @@ class Gate:
         self.paused_until_ms = 0
         self.tokens = tokens
         self.filled_ms = now_ms
+        self.used_ms = now_ms
+        #: hash of the address that was asked to slow down last, and when
+        self.slowed = 0
+        self.slowed_ms = 0
 
     def is_quiet(self, now_ms: int) -> bool:
-        return not self.failures and not self.open_until_ms and now_ms >= self.paused_until_ms
+        """Has it nothing to remember?"""
+        if now_ms < self.paused_until_ms:
+            return False
+        if not self.failures and not self.open_until_ms:
+            return True
+        return now_ms - max(self.used_ms, self.open_until_ms) >= FORGET_MS
 
 
 class Gates:
@@ -223,6 +249,13 @@ class Gates:
         gate.paused_until_ms = max(gate.paused_until_ms, now_ms + ms)
         return ms
 
+    def is_second(self, lane: str, address: str, within_ms: int, now_ms: int) -> bool:
+        """An address was asked to slow down: was it another one before, so lately that it looks like the lane?"""
+        gate, slowed = self._of(lane, now_ms), hash(address)
+        was_other = bool(gate.slowed_ms) and gate.slowed != slowed and now_ms - gate.slowed_ms < within_ms
+        gate.slowed, gate.slowed_ms = slowed, now_ms
+        return was_other
+
     def report(self, lane: str, *, ok: bool, now_ms: int) -> int:
         """Result of a call. Where this opened the circuit: for how many ms, else 0."""
         gate = self._of(lane, now_ms)
@@ -246,6 +279,7 @@ class Gates:
             if len(self._gates) >= self._limits.gates:
                 self._evict(now_ms)
             gate = Gate(max(1.0, self._limits.rate), now_ms)
+        gate.used_ms = now_ms
         self._gates[lane] = gate  # newest last
         return gate
 
@@ -270,8 +304,9 @@ class Upstream:
     def _count_evicted(self) -> None:
         self._metrics.count(Metric.NOTIFIER_BOUNDS, label=f"{self.name} gates")
 
-    async def ask(self, lane: str, call: Callable[[], Awaitable[Answer]]) -> NotifierResult:
-        """Make the call, where the lane does not rest. Never raises but CancelledError."""
+    async def ask(self, lane: str, call: Callable[[], Awaitable[Answer]], address: str = "") -> NotifierResult:
+        """Make the call, where the lane does not rest. `address`: whom it is for, where the upstream may limit those
+        one by one. Never raises but CancelledError."""
         refusal = self._gates.enter(lane, self._clock())
         if refusal is not None:
             self._count(refusal.row)
@@ -284,28 +319,35 @@ class Upstream:
         except BaseException:  # cut off from outside: its time was up, or the gateway stops
             self.settle(lane, Answer(TIMEOUT))
             raise
-        return self.settle(lane, answer)
+        return self.settle(lane, answer, address)
 
     def refuse(self, row: Row, detail: str = "") -> NotifierResult:
         """The result of a call that makes no sense: nothing is asked, no lane is blamed."""
         self._count(row)
         return _build_result(Answer(row, detail=detail or row.reason.replace("_", " ")), 0)
 
-    def settle(self, lane: str, answer: Answer) -> NotifierResult:
+    def settle(self, lane: str, answer: Answer, address: str = "") -> NotifierResult:
         """Count it, tell the lane's gate, and say what it means for the delivery."""
         row, now_ms = answer.row, self._clock()
         self._count(row)
-        rest_ms = 0
-        if row.verdict is Verdict.RETRY and row.fault in (Fault.THROTTLE, Fault.UPSTREAM, Fault.CREDENTIAL):
+        rest_ms = hold_ms = 0
+        is_lanes = row.fault in (Fault.THROTTLE, Fault.UPSTREAM, Fault.CREDENTIAL)
+        if row.fault is Fault.EITHER:
+            # With a Retry-After it is kept to by all. Without, one device that is pushed to much must not stop its app.
+            is_lanes = bool(answer.retry_after_ms) or self._gates.is_second(lane, address, row.pause_s * 1000, now_ms)
+            hold_ms = row.pause_s * 1000
+        if row.verdict is Verdict.RETRY and is_lanes:
             rest_ms = answer.retry_after_ms or row.pause_s * 1000
             if rest_ms:
                 rest_ms = self._gates.pause(lane, rest_ms, now_ms)
+        elif row.verdict is Verdict.RETRY and row.fault in (Fault.ADDRESS, Fault.MESSAGE):
+            hold_ms = min(answer.retry_after_ms, int(self._limits.pause_max_s * 1000))
         # An answer that refuses this registration is an answer all the same; so is a throttle that says how long.
         failed = row.fault in (Fault.UPSTREAM, Fault.CREDENTIAL) or (row.fault is Fault.THROTTLE and not rest_ms)
         opened_ms = self._gates.report(lane, ok=not failed, now_ms=now_ms)
         if opened_ms:
             self._metrics.count(Metric.CIRCUITS_OPENED, label=self.name)
-        return _build_result(answer, max(rest_ms, opened_ms))
+        return _build_result(answer, max(rest_ms, opened_ms), hold_ms)
 
     def count_token(self) -> None:
         """One more credential was made or fetched for this upstream."""
@@ -315,7 +357,7 @@ class Upstream:
         self._metrics.count(Metric.NOTIFIER_OUTCOMES, label=f"{self.name} {row.reason}")
 
 
-def _build_result(answer: Answer, rest_ms: int) -> NotifierResult:
+def _build_result(answer: Answer, rest_ms: int, hold_ms: int = 0) -> NotifierResult:
     row = answer.row
     is_absent = row.fault is Fault.ABSENT
     return NotifierResult(
@@ -327,4 +369,5 @@ def _build_result(answer: Answer, rest_ms: int) -> NotifierResult:
         gone_at_ms=answer.gone_at_ms if row.verdict is Verdict.GONE else 0,
         asked=answer.asked and not is_absent,
         is_lanes=row.fault in (Fault.UPSTREAM, Fault.CREDENTIAL, Fault.THROTTLE),
+        hold_ms=hold_ms,
     )

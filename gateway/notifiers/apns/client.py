@@ -24,6 +24,7 @@ from gateway.notifiers.apns.errors import EXPIRED_PROVIDER_TOKEN, parse_answer
 from gateway.notifiers.apns.provider_token import ProviderTokens
 from gateway.notifiers.apns.settings import NAME, SECRETS, AppSettings, build_app_settings, check_settings
 from gateway.notifiers.connections import Connections, build_client, build_context
+from gateway.notifiers.fields import build_lane
 from gateway.notifiers.payload import build_ids, fit
 from gateway.notifiers.upstream import NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream, unix_ms
 
@@ -69,7 +70,7 @@ class ApnsNotifier:
         check_settings(settings)
 
     def lane(self, app: App, registration: Registration) -> str:  # noqa: ARG002 - the port's signature
-        return app.name
+        return build_lane(app, self.name)
 
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:
         settings = build_app_settings(app.notifiers.get(self.name, {}))
@@ -85,7 +86,7 @@ class ApnsNotifier:
         async def call() -> Answer:
             return await self._post(app.name, settings, f"{settings.url}/3/device/{address}", headers, payload)
 
-        return await self._upstream.ask(self.lane(app, registration), call)
+        return await self._upstream.ask(self.lane(app, registration), call, address)
 
     async def _post(
         self, lane: str, settings: AppSettings, url: str, headers: dict[str, str], payload: bytes
@@ -110,8 +111,7 @@ class ApnsNotifier:
 
         if token:
             headers = {**headers, "authorization": f"bearer {token}"}
-        key = f"{lane} {settings.fingerprint}"
-        got = await self._connections.post(key, build, url, headers=headers, content=payload)
+        got = await self._connections.post(lane, build, url, headers=headers, content=payload)
         return parse_answer(got.status, got.headers, got.body, self._clock())
 
     def build_headers(

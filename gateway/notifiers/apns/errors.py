@@ -26,7 +26,7 @@ UNKNOWN_FAILURE = Row(
     500, "other_5xx", _RETRY, Fault.UPSTREAM, "a reason that is not in Apple's table, with a 5xx status"
 )
 #: 429 that names no reason of the table
-UNKNOWN_THROTTLE = Row(429, "other_429", _RETRY, Fault.THROTTLE, "429 without a reason of the table", 60)
+UNKNOWN_THROTTLE = Row(429, "other_429", _RETRY, Fault.EITHER, "429 without a reason of the table", 60)
 
 ROWS = (
     OK,
@@ -95,11 +95,11 @@ def parse_answer(status: int, headers: Mapping[str, str], body: bytes, now_ms: i
         return Answer(OK)
     if status < 400:
         return Answer(GARBAGE, detail=f"HTTP {status}")
+    retry_after_ms = parse_retry_after(headers.get("retry-after", ""), now_ms)
     try:
         said = msgspec.json.decode(body, type=_Body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return Answer(GARBAGE, detail=f"HTTP {status}, no reason")
-    retry_after_ms = parse_retry_after(headers.get("retry-after", ""), now_ms)
+        return Answer(GARBAGE, retry_after_ms, detail=f"HTTP {status}, no reason")
     row = BY_REASON.get(said.reason)
     if row is None:
         other = UNKNOWN_FAILURE if status >= 500 else UNKNOWN_THROTTLE if status == 429 else UNKNOWN_REFUSAL

@@ -5,7 +5,6 @@ Either a provider token's key (`key`, `key_id`, `team_id`) or a client certifica
 
 from __future__ import annotations
 
-import hashlib
 import re
 import ssl
 from collections.abc import Mapping
@@ -14,8 +13,17 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from gateway.notifiers.connections import build_context
-from gateway.notifiers.fields import Field, build_pem, build_refusal, check_ca, check_fields, check_url
+from gateway.notifiers.connections import EncryptedKey, build_context
+from gateway.notifiers.fields import (
+    Field,
+    build_fingerprint,
+    build_pem,
+    build_refusal,
+    check_ca,
+    check_fields,
+    check_url,
+    holds_private_key,
+)
 
 NAME = "apns"
 PUBLIC_URL = "https://api.push.apple.com"
@@ -65,7 +73,7 @@ def build_app_settings(settings: Mapping[str, str]) -> AppSettings | None:
         certificate=certificate,
         certificate_key=build_pem(settings.get("certificate_key", "")),
         ca=build_pem(settings.get("ca", "")),
-        fingerprint=hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16],
+        fingerprint=build_fingerprint(settings),
     )
 
 
@@ -77,10 +85,18 @@ def check_settings(settings: Mapping[str, str]) -> None:
     check_url(NAME, "url", settings.get("url") or PUBLIC_URL)
     check_ca(NAME, settings.get("ca", ""))
     if settings.get("certificate"):
+        if holds_private_key(settings["certificate"]):
+            raise build_refusal(
+                NAME, "certificate", "holds a private key, which would be shown; give that part as certificate_key"
+            )
         if settings.get("key"):
             raise build_refusal(NAME, "key", "and certificate exclude each other; leave one of them out")
         try:
             build_context("", build_pem(settings["certificate"]), build_pem(settings.get("certificate_key", "")))
+        except EncryptedKey:
+            raise build_refusal(
+                NAME, "certificate_key", "is encrypted; give it without a pass phrase (openssl pkey -in key.pem)"
+            ) from None
         except (ssl.SSLError, ValueError, OSError):
             raise build_refusal(
                 NAME, "certificate", "and certificate_key are no matching pair of PEMs (certificate, private key)"

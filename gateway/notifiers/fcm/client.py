@@ -21,6 +21,7 @@ from gateway.notifiers.connections import Connections, Exchange, build_client, b
 from gateway.notifiers.fcm.access_token import AccessTokens
 from gateway.notifiers.fcm.errors import UNAUTHENTICATED, parse_answer
 from gateway.notifiers.fcm.settings import NAME, SECRETS, AppSettings, build_app_settings, check_settings
+from gateway.notifiers.fields import build_lane
 from gateway.notifiers.payload import build_ids, fit
 from gateway.notifiers.upstream import NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream, unix_ms
 
@@ -58,7 +59,7 @@ class FcmNotifier:
         check_settings(settings)
 
     def lane(self, app: App, registration: Registration) -> str:  # noqa: ARG002 - the port's signature
-        return app.name
+        return build_lane(app, self.name)
 
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:
         settings = build_app_settings(app.notifiers.get(self.name, {}))
@@ -73,7 +74,7 @@ class FcmNotifier:
         async def call() -> Answer:
             return await self._send(settings, body)
 
-        return await self._upstream.ask(self.lane(app, registration), call)
+        return await self._upstream.ask(self.lane(app, registration), call, address)
 
     async def _send(self, settings: AppSettings, body: bytes) -> Answer:
         try:

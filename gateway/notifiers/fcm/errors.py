@@ -21,7 +21,7 @@ UNAUTHENTICATED = Row(
     401, "UNAUTHENTICATED", _RETRY, _CREDENTIAL, "the access token was refused: renewed once, repeated"
 )
 UNKNOWN_REFUSAL = Row(400, "other_4xx", _DEAD, _MESSAGE, "an error that is not in the table, with a 4xx status")
-UNKNOWN_THROTTLE = Row(429, "other_429", _RETRY, Fault.THROTTLE, "429 without an error of the table", 60)
+UNKNOWN_THROTTLE = Row(429, "other_429", _RETRY, Fault.EITHER, "429 without an error of the table", 60)
 UNKNOWN_FAILURE = Row(500, "other_5xx", _RETRY, _UPSTREAM, "an error that is not in the table, with a 5xx status")
 TOKEN_REFUSED = Row(
     400,
@@ -38,7 +38,7 @@ ROWS = (
     Row(400, "INVALID_ARGUMENT", _DEAD, _ADDRESS, "no registration token, or a field of the message is not valid"),
     Row(404, "UNREGISTERED", _GONE, _ADDRESS, "the app was removed, or the token has expired"),
     Row(403, "SENDER_ID_MISMATCH", _DEAD, _ADDRESS, "the token belongs to another Firebase project"),
-    Row(429, "QUOTA_EXCEEDED", _RETRY, Fault.THROTTLE, "a rate was exceeded: Retry-After, else 60 s", 60),
+    Row(429, "QUOTA_EXCEEDED", _RETRY, Fault.EITHER, "a rate was exceeded, of the device or of the project", 60),
     Row(503, "UNAVAILABLE", _RETRY, _UPSTREAM, "overloaded; Retry-After is kept to"),
     Row(500, "INTERNAL", _RETRY, _UPSTREAM, "Google's fault"),
     Row(
@@ -52,7 +52,7 @@ ROWS = (
     UNAUTHENTICATED,
     Row(403, "PERMISSION_DENIED", _RETRY, _CREDENTIAL, "the service account may not send for this project"),
     Row(404, "NOT_FOUND", _DEAD, _ADDRESS, "404 without an FcmError: no such project, or no such token"),
-    Row(429, "RESOURCE_EXHAUSTED", _RETRY, Fault.THROTTLE, "429 without an FcmError: Retry-After, else 60 s", 60),
+    Row(429, "RESOURCE_EXHAUSTED", _RETRY, Fault.EITHER, "429 without an FcmError: a rate was exceeded", 60),
     UNKNOWN_REFUSAL,
     UNKNOWN_THROTTLE,
     UNKNOWN_FAILURE,

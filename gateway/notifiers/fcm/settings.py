@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,15 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from gateway.notifiers.fields import Field, build_pem, build_refusal, check_ca, check_fields, check_url
+from gateway.notifiers.fields import (
+    Field,
+    build_fingerprint,
+    build_pem,
+    build_refusal,
+    check_ca,
+    check_fields,
+    check_url,
+)
 
 NAME = "fcm"
 PUBLIC_URL = "https://fcm.googleapis.com"
@@ -68,7 +75,7 @@ def build_app_settings(settings: Mapping[str, str]) -> AppSettings | None:
         key_id=account.private_key_id,
         key=build_pem(account.private_key),
         ca=build_pem(settings.get("ca", "")),
-        fingerprint=hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16],
+        fingerprint=build_fingerprint(settings),
     )
 
 

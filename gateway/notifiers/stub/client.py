@@ -45,6 +45,7 @@ class StubNotifier:
         self.answer = Answer.OK
         self.hung = Answer.OK  # of calls that hung
         self.retry_after_ms = 0
+        self.hold_ms = 0
         self._next: deque[Answer] = deque(maxlen=MAX_CALLS)
         self._released = asyncio.Event()
 
@@ -70,7 +71,7 @@ class StubNotifier:
             await self._released.wait()
             answer = self.hung
         if answer is Answer.RETRY:
-            return NotifierResult(ok=False, retry_after_ms=self.retry_after_ms, detail="told to")
+            return NotifierResult(ok=False, retry_after_ms=self.retry_after_ms, hold_ms=self.hold_ms, detail="told to")
         if answer is Answer.DOWN:
             return NotifierResult(ok=False, detail="told to", is_lanes=True)
         if answer is Answer.ABSENT:

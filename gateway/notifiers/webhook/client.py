@@ -19,6 +19,7 @@ from gateway.metrics import Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration, build_token
+from gateway.notifiers.fields import build_lane
 from gateway.notifiers.upstream import NO_SETTINGS, Answer, Upstream, unix_ms
 from gateway.notifiers.webhook.errors import parse_status
 from gateway.notifiers.webhook.settings import SECRETS, Settings, check_settings, parse_endpoint
@@ -75,7 +76,7 @@ class WebhookNotifier:
 
     def lane(self, app: App, registration: Registration) -> str:  # noqa: ARG002 - the port's signature
         endpoint = parse_endpoint(app)
-        return f"{app.name} {endpoint.host}" if endpoint is not None else app.name
+        return build_lane(app, self.name, endpoint.host if endpoint is not None else "")
 
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:
         endpoint = parse_endpoint(app)

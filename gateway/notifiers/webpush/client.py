@@ -18,6 +18,7 @@ from gateway.model.notification import Notification
 from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration
 from gateway.notifiers.connections import Connections, build_client, build_context
+from gateway.notifiers.fields import build_lane
 from gateway.notifiers.payload import build_ids, fit
 from gateway.notifiers.upstream import CONNECTION, NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream, unix_ms
 from gateway.notifiers.webpush.addresses import Addresses, Resolve, resolve
@@ -67,7 +68,7 @@ class WebPushNotifier:
 
     def lane(self, app: App, registration: Registration) -> str:
         subscription = parse_subscription(registration.addresses.get(self.name, ""))
-        return f"{app.name} {subscription.origin if subscription is not None else '-'}"
+        return build_lane(app, self.name, subscription.origin if subscription is not None else "")
 
     async def notify(self, app: App, registration: Registration, notification: Notification) -> NotifierResult:
         settings = build_app_settings(app.notifiers.get(self.name, {}))
@@ -81,7 +82,7 @@ class WebPushNotifier:
         async def call() -> Answer:
             return await self._send(lane, settings, subscription, registration, notification)
 
-        return await self._upstream.ask(lane, call)
+        return await self._upstream.ask(lane, call, subscription.target)
 
     async def _send(
         self,
@@ -139,7 +140,7 @@ class WebPushNotifier:
         url = f"https://{literal}:{subscription.port}{subscription.target}"
         extensions = {} if subscription.host == address else {"sni_hostname": subscription.host}
         got = await self._connections.post(
-            f"{lane} {settings.fingerprint} {address}",
+            f"{lane} {address}",
             lambda: self._build_client(settings),
             url,
             headers=headers,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from gateway.notifiers.fields import Field, build_pem, build_refusal, check_ca, check_fields
+from gateway.notifiers.fields import Field, build_fingerprint, build_pem, build_refusal, check_ca, check_fields
 
 NAME = "webpush"
 FIELDS = (
@@ -98,7 +97,7 @@ def build_app_settings(settings: Mapping[str, str]) -> AppSettings | None:
         key=pem,
         public_key=public,
         ca=build_pem(settings.get("ca", "")),
-        fingerprint=hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16],
+        fingerprint=build_fingerprint(settings),
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from api_doubles import Door, error_of
+from msgspec.structs import replace
 
 from gateway.model.errors import StoreUnavailable
 
@@ -106,6 +107,24 @@ async def test_patch_changes_what_is_named_and_only_that(door):
     assert (kept.ack_ms, kept.ttl_s, kept.fallback, kept.receipts_secret) == (9, 0, ["webhook"], "never-shown")
 
 
+async def test_patch_of_one_notifier_leaves_the_others_and_null_takes_one_away(door):
+    async with door.operator() as client:
+        await client.post("/v1/apps", json=NEW)
+        answer = await client.patch("/v1/apps/shop", json={"notifiers": {"webpush": WEBPUSH}})
+        assert sorted(answer.json()["notifiers"]) == ["webhook", "webpush"]
+        kept = door.floors.apps["shop"].notifiers
+        assert kept == {**NEW["notifiers"], "webpush": WEBPUSH}
+        answer = await client.patch("/v1/apps/shop", json={"notifiers": {"webpush": {**WEBPUSH, "subject": ""}}})
+        assert error_of(answer)["field"] == "notifiers.webpush.subject"
+        for body in ({}, {"notifiers": {}}, {"ttl": 3}):
+            assert (await client.patch("/v1/apps/shop", json=body)).status_code == 200
+        assert door.floors.apps["shop"].notifiers == kept
+        answer = await client.patch("/v1/apps/shop", json={"notifiers": {"webhook": None, "never-there": None}})
+        assert answer.status_code == 200
+        assert door.floors.apps["shop"].notifiers == {"webpush": WEBPUSH}
+        assert (await client.post("/v1/apps", json={"name": "x", "notifiers": {"webhook": None}})).status_code == 400
+
+
 VAPID = "q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94"
 WEBPUSH = {"vapid_key": VAPID, "subject": "mailto:push@shop.example"}
 
@@ -120,6 +139,16 @@ async def test_settings_of_a_notifier_are_shown_without_its_secrets(door):
             answer = await client.get(path)
             assert VAPID not in answer.text
             assert "mailto:push@shop.example" in answer.text
+
+
+async def test_private_key_that_lies_in_a_field_that_is_shown_is_not_shown(door):
+    """Such settings are refused now; of those that were taken before, the store still has some."""
+    combined = "-----BEGIN PRIVATE KEY-----\nMIGH\n-----END PRIVATE KEY-----\n"
+    chat = door.floors.apps["chat"]
+    door.floors.apps["chat"] = replace(chat, notifiers={"apns": {"topic": "com.example.chat", "certificate": combined}})
+    async with door.operator() as client:
+        shown = (await client.get("/v1/apps/chat")).json()["notifiers"]
+    assert shown == {"apns": {"topic": "com.example.chat", "certificate": "***"}}
 
 
 async def test_what_was_shown_as_hidden_and_comes_back_stays_as_it_is(door):

@@ -77,15 +77,12 @@ def test_a_notifier_is_set_up_from_files_and_leaves_what_is_not_named(api: Api, 
     command += [f"certificate=@{tmp_path / 'key.p8'}", "--fallback", "apns,webhook", "--store", str(store)]
     assert run(command) == 0
     assert api.asked[-1][1] == {
-        "notifiers": {
-            "webhook": {"url": "***", "secret": "***"},
-            "apns": {"topic": "com.example.shop", "key": "***", "certificate": "line 1\nline 2"},
-        },
+        "notifiers": {"apns": {"topic": "com.example.shop", "key": "***", "certificate": "line 1\nline 2"}},
         "fallback": ["apns", "webhook"],
     }
     assert "apns is set" in capsys.readouterr().err
     assert run(["apps", "notifier", "demo", "apns", "--remove", "--json", "--store", str(store)]) == 0
-    assert api.asked[-1][1] == {"notifiers": {"webhook": {"url": "***", "secret": "***"}}}
+    assert api.asked[-1][1] == {"notifiers": {"apns": None}}
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from gateway.model.registration import App, Registration, build_token
 from gateway.notifiers.apns.client import ApnsNotifier, build_apns_id, build_collapse_id
 from gateway.notifiers.apns.errors import BY_REASON, ROWS, parse_answer
 from gateway.notifiers.apns.local import LocalApns
+from gateway.notifiers.apns.provider_token import LEAD_S, SLOT_S
 from gateway.notifiers.connections import build_client, build_context
 from gateway.notifiers.local_h2 import Reply, Trouble, build_json
 from gateway.notifiers.local_tls import Authority
@@ -202,14 +203,40 @@ async def test_reset_of_the_device_token_says_since_when(scene: Scene) -> None:
 
 async def test_provider_token_is_kept_and_renewed_inside_the_hour(scene: Scene) -> None:
     scene.apns.is_strict = True
-    for minutes in (0, 15, 15, 15):
+    begin_slot(scene)
+    for minutes in (0, 15, 15, 9):
         scene.clock.moved_s += minutes * 60
         assert (await scene.push()).ok
     assert len(scene.apns.provider_tokens) == 1
-    scene.clock.moved_s += 10 * 60
+    for _ in range(20):  # hours, and Apple never finds one too old, nor one too many
+        scene.clock.moved_s += 7 * 60
+        assert (await scene.push()).ok
+    assert len(scene.apns.provider_tokens) == 5
+    assert scene.metrics.value(Metric.NOTIFIER_TOKENS, "apns") == 5
+
+
+async def test_gateway_that_was_started_anew_and_another_node_come_with_the_same_token(scene: Scene) -> None:
+    scene.apns.is_strict = True
+    begin_slot(scene)
     assert (await scene.push()).ok
-    assert len(scene.apns.provider_tokens) == 2
-    assert scene.metrics.value(Metric.NOTIFIER_TOKENS, "apns") == 2
+    for moved_s in (10, 600, 1_700):
+        scene.clock.moved_s += moved_s
+        other = scene.build(PATIENT)
+        assert (await other.notify(scene.app(), scene.device(), build_notification())).ok
+    assert len(scene.apns.provider_tokens) == 1
+
+
+async def test_clocks_that_are_not_quite_the_same_make_no_token_of_the_future(scene: Scene) -> None:
+    begin_slot(scene)
+    ahead = scene.build(PATIENT, clock=lambda: scene.clock.now_ms() + 2_000)
+    assert (await ahead.notify(scene.app(), scene.device(), build_notification())).ok
+    [issued_s] = scene.apns.provider_tokens.values()
+    assert scene.clock.now_s() - issued_s >= LEAD_S - 2
+
+
+def begin_slot(scene: Scene) -> None:
+    """Move the clock to where a new token has just come into use."""
+    scene.clock.moved_s += SLOT_S - (scene.clock.now_s() - LEAD_S) % SLOT_S
 
 
 async def test_apps_that_share_a_key_share_its_token(scene: Scene) -> None:
@@ -451,7 +478,7 @@ def test_key_whose_line_ends_are_two_characters_is_taken(authority: Authority) -
 
 
 def test_lane_is_the_app(scene: Scene) -> None:
-    assert scene.notifier.lane(scene.app(), scene.device()) == "shop"
+    assert scene.notifier.lane(scene.app(), scene.device()).startswith("shop - ")
     assert scene.notifier.secrets == {"key", "certificate_key"}
 
 

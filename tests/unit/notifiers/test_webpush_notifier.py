@@ -149,11 +149,6 @@ async def test_retry_after_holds_for_the_origin(scene: Scene, status: int) -> No
     assert (await scene.push()).ok
 
 
-async def test_throttle_without_retry_after_rests_a_minute(scene: Scene) -> None:
-    scene.service.expect(Reply(429))
-    assert (await scene.push()).retry_after_ms == 60_000
-
-
 # --- VAPID
 
 
@@ -259,7 +254,7 @@ async def test_endpoint_that_is_no_https_url_is_dead_and_asks_nobody(scene: Scen
     device = build_registration("webpush", change(scene.service.subscribe(), endpoint=endpoint))
     result = await scene.push(device)
     assert (result.dead, result.detail) == (True, "no address")
-    assert scene.notifier.lane(scene.app(), device) == "shop -"
+    assert scene.notifier.lane(scene.app(), device).startswith("shop - ")
 
 
 @pytest.mark.parametrize(
@@ -285,7 +280,7 @@ async def test_key_that_is_no_point_of_the_curve_is_dead(scene: Scene) -> None:
 
 async def test_lane_is_the_app_and_the_origin_and_never_the_endpoint(scene: Scene) -> None:
     device = scene.device()
-    assert scene.notifier.lane(scene.app(), device) == f"shop {scene.service.url}"
+    assert scene.notifier.lane(scene.app(), device).startswith(f"shop {scene.service.url} ")
     assert scene.notifier.secrets == {"vapid_key"}
 
 

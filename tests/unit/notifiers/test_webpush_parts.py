@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.model.public_addresses import is_public
-from gateway.notifiers.webpush.addresses import MAX_WAITING, Addresses
+from gateway.notifiers.webpush.addresses import MAX_LOOKUPS, MAX_WAITING, SLOW_LOOKUPS, Addresses
 from gateway.notifiers.webpush.client import build_topic
 from gateway.notifiers.webpush.encryption import MAX_BODY_BYTES, MAX_PLAIN_BYTES, encrypt
 from gateway.notifiers.webpush.local import decrypt
@@ -127,13 +127,13 @@ async def test_names_whose_servers_hang_do_not_hold_up_one_that_is_known() -> No
     now_ms = [0]
     addresses = Addresses(allows_private=False, clock=lambda: now_ms[0], resolve=resolve)
     await addresses.pick("push.example", 443, allows_private=False)
-    hung = [asyncio.create_task(addresses.pick(f"evil{n}", 443, allows_private=False)) for n in range(9)]
+    hung = [asyncio.create_task(addresses.pick(f"evil{n}", 443, allows_private=False)) for n in range(40)]
     hung += [asyncio.create_task(addresses.pick("evil0", 443, allows_private=False)) for n in range(9)]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    while len(asked) <= MAX_LOOKUPS:
+        await asyncio.sleep(0)
     now_ms[0] = 3_000_000
     assert await addresses.pick("push.example", 443, allows_private=False) == "8.8.8.8"
-    assert len(asked) == 3  # two at once, and those are taken
+    assert len(asked) == 1 + MAX_LOOKUPS  # so many at once, and those are taken
     for task in hung:
         task.cancel()
     await asyncio.gather(*hung, return_exceptions=True)
@@ -174,4 +174,62 @@ async def test_names_of_one_app_that_never_answer_leave_the_others_their_turn() 
     stuck.set()
     assert await slow[0] == "93.184.216.34"
     await asyncio.gather(*slow, return_exceptions=True)
+    await addresses.close()
+
+
+async def test_apps_whose_names_never_answer_keep_no_other_from_a_new_name() -> None:
+    asked: list[str] = []
+    stuck = asyncio.Event()
+
+    async def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        if host.startswith("slow"):
+            await stuck.wait()
+        return ["93.184.216.34"]
+
+    addresses = Addresses(allows_private=False, clock=lambda: 0, resolve=resolve, lookup_s=0.001)
+
+    def start(name: str, apps: int) -> list[asyncio.Task[str | None]]:
+        return [
+            asyncio.create_task(addresses.pick(f"{name}{n}", 443, allows_private=False, whose=f"app{n}"))
+            for n in range(apps)
+        ]
+
+    for task in start("slow-", MAX_LOOKUPS):
+        with pytest.raises(OSError, match="in time"):
+            await task
+    # The resolver is at it still, for nobody can stop it.
+    stuck.set()
+    addresses.lookup_s = 30.0
+    while len(addresses):
+        await asyncio.sleep(0)
+    stuck.clear()
+    asked.clear()
+    hung = start("slow+", MAX_LOOKUPS)
+    while len(asked) < SLOW_LOOKUPS:
+        await asyncio.sleep(0)
+    assert await addresses.pick("good", 443, allows_private=False, whose="other") == "93.184.216.34"
+    assert len(asked) == SLOW_LOOKUPS + 1
+    stuck.set()
+    assert await asyncio.gather(*hung) == ["93.184.216.34"] * MAX_LOOKUPS
+    await addresses.close()
+
+
+async def test_answer_that_comes_too_late_serves_the_next_one() -> None:
+    late = asyncio.Event()
+    asked: list[str] = []
+
+    async def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        await late.wait()
+        return ["93.184.216.34"]
+
+    addresses = Addresses(allows_private=False, clock=lambda: 0, resolve=resolve, lookup_s=0.001)
+    with pytest.raises(OSError, match="in time"):
+        await addresses.pick("push.example", 443, allows_private=False, whose="shop")
+    late.set()
+    while len(addresses):
+        await asyncio.sleep(0)
+    assert await addresses.pick("push.example", 443, allows_private=False, whose="shop") == "93.184.216.34"
+    assert asked == ["push.example"]
     await addresses.close()
