@@ -149,7 +149,7 @@ async def test_too_many_pushes_are_told_when_to_come_back(door, sender, monkeypa
     async def admit(*_: Any) -> None:
         raise TooManyRequests(after_ms=1_500)
 
-    monkeypatch.setattr(type(door.backend), "admit", admit)
+    monkeypatch.setattr(door.backend, "admit_elsewhere", admit)
     answer = await post(door, fields_of(sender))
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
     assert answer.headers["content-type"] == "application/problem+json"
