@@ -31,7 +31,7 @@ from gateway.api.webpush.headers import (
 from gateway.api.webpush.problem import CORS
 from gateway.api.webpush.receipts import MAX_WAIT_S, ReceiptBook, ReceiptStream, status_of
 from gateway.api.webpush.resources import Message, Names, Subscription
-from gateway.api.webpush.vapid import check_credentials, is_loopback, normalize_origin, parse_credentials, require
+from gateway.api.webpush.vapid import check_credentials, normalize_origin, parse_credentials, read_host, require
 from gateway.auth.es256 import Verifier
 from gateway.delivery.opaque_tokens import OpaqueIndex
 from gateway.delivery.quotas import NO_KEY
@@ -245,22 +245,17 @@ class WebPushRoutes:
     def _origins_of(self, request: Request) -> frozenset[str]:
         """Where nobody said how providers come: what Host says, under both schemes, for a proxy may have taken TLS off.
         But only a name of this machine's own: else a token for another service would be good here under its name."""
-        host = request.headers.get("host", "")
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return frozenset()
+        said = read_host(request.headers.get("host", ""))
         here = (request.scope.get("server") or ("",))[0]
-        if name != here and not is_loopback(name) and not self._backend.bears(name):
-            return frozenset()
-        return frozenset(filter(None, (normalize_origin(f"{scheme}://{host}") for scheme in ("https", "http"))))
+        is_own = said.is_loopback or said.name == here or self._backend.bears(said.name)
+        return said.origins if is_own else frozenset()
 
     def _base(self, request: Request) -> str:
         if self._urls:
             return self._urls[0]
         host = request.headers.get("host", "")
         # Whoever asks gets back what they said; what is no host becomes a URL without one.
-        return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else ""
+        return f"{request.scope['scheme']}://{host}" if _HOST.fullmatch(host) else ""
 
     def _message_url(self, base: str, app: App, seq: int) -> str:
         return f"{base}/push/message/{self._names.message(Message(app.number, seq))}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -73,8 +74,26 @@ def normalize_origin(url: str) -> str:
     return f"{parts.scheme}://{host}:{port}"
 
 
-def is_loopback(host: str) -> bool:
-    """A name or an address, small letters, that is this machine wherever it is said."""
+class Host(NamedTuple):
+    """What a Host header field says."""
+
+    name: str  # small letters; empty: it says nothing
+    is_loopback: bool
+    #: under both schemes, for a proxy may have taken TLS off
+    origins: frozenset[str]
+
+
+@lru_cache(maxsize=256)
+def read_host(text: str) -> Host:
+    try:
+        name = urlsplit(f"//{text}").hostname or ""
+    except ValueError:
+        name = ""
+    origins = (normalize_origin(f"{scheme}://{text}") for scheme in ("https", "http"))
+    return Host(name, _is_loopback(name), frozenset(filter(None, origins)))
+
+
+def _is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
