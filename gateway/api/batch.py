@@ -36,6 +36,7 @@ from gateway.api.pieces import Piece, build_cutter
 from gateway.api.ports import Backend, Taken
 from gateway.api.wire import BatchResult
 from gateway.auth.api_keys import Provider
+from gateway.delivery.quotas import is_refused
 from gateway.delivery.request import PushRequest
 from gateway.model.errors import AcceptTimeout, GatewayError, PayloadTooLarge, RequestTimeout
 
@@ -138,6 +139,7 @@ class BatchAnswer(Response):
     async def _take(self, pieces: Sequence[Piece]) -> None:
         for at in range(0, len(pieces), GROUP):
             group = pieces[at : at + GROUP]
+            self._app = self._backend.app_of_key(self._app.name, self._key_id)
             room = self._backend.config.max_batch - self._taken
             self._taken += min(len(group), room)
             await self._accept([self._parse(piece) for piece in group[:room]])
@@ -157,18 +159,30 @@ class BatchAnswer(Response):
     async def _accept(self, group: list[PushRequest | GatewayError]) -> None:
         """Into the journal together, results in the order of the batch."""
         backend = self._backend
+        asked = [item for item in group if not isinstance(item, GatewayError)]
+        told: list[Result] = []
+        while len(told) < len(asked):
+            left = asked[len(told) :]
+            room, refusal = backend.quotas.admit(self._app, self._key_id, len(left), backend.now_ms())
+            started = self._begin(left[:room])
+            told += started
+            refused = sum(isinstance(result, GatewayError) for result in started)
+            self._give_back(refused)
+            if refusal is not None and not refused:
+                told += [refusal] * (len(left) - room)
+        results = iter(told)
+        due = asyncio.get_running_loop().time() + backend.config.accept_timeout_s
+        self._results.extend((item if isinstance(item, GatewayError) else next(results), due) for item in group)
+
+    def _give_back(self, refused: int) -> None:
+        """So many of those that were counted were not accepted after all."""
+        if refused:
+            self._backend.quotas.refund(self._app, self._key_id, refused, self._backend.now_ms())
+
+    def _begin(self, items: list[PushRequest]) -> list[Result]:
         results: list[Result | None] = []
         plain: list[PushRequest] = []
-        wanted = sum(not isinstance(item, GatewayError) for item in group)
-        room, refusal = backend.quotas.admit(self._app, self._key_id, wanted, backend.now_ms())
-        for item in group:
-            if isinstance(item, GatewayError):
-                results.append(item)
-                continue
-            if refusal is not None and room == 0:
-                results.append(refusal)
-                continue
-            room -= 1
+        for item in items:
             if item.idempotency_key:
                 try:
                     results.append(self._once.start(self._app, item))
@@ -177,9 +191,8 @@ class BatchAnswer(Response):
             else:
                 plain.append(item)
                 results.append(None)
-        started = iter(self._start(plain, backend.now_ms()) if plain else ())
-        due = asyncio.get_running_loop().time() + backend.config.accept_timeout_s
-        self._results.extend((next(started) if result is None else result, due) for result in results)
+        started = iter(self._start(plain, self._backend.now_ms()) if plain else ())
+        return [next(started) if result is None else result for result in results]
 
     def _start(self, plain: list[PushRequest], now_ms: int) -> list[Result]:
         try:
@@ -188,6 +201,9 @@ class BatchAnswer(Response):
             return self._start_singly(plain, now_ms)  # one of them can not be sent to a device: each says for itself
         taken = self._backend.batches.accept(self._app, [packed], len(plain), now_ms)
         results: list[Result] = [_Batched(taken, index) for index in range(len(plain))]
+        if not taken.first:  # some of them were refused at once
+            known = map(taken.result, range(len(plain)))
+            results = [was if isinstance(was, GatewayError) else r for r, was in zip(results, known, strict=True)]
         singles = self._start_singly([plain[index] for index in taken.apart], now_ms) if taken.apart else []
         for index, single in zip(taken.apart, singles, strict=True):
             results[index] = single
@@ -235,6 +251,7 @@ class BatchAnswer(Response):
         return isinstance(result, Push) and result.future is not None and not result.future.done()
 
     async def _line(self, index: int, result: Any, due: float) -> bytes:
+        is_counted = not isinstance(result, GatewayError)
         if isinstance(result, _Batched):
             result = await self._settled(result, due)
         if isinstance(result, Push):
@@ -243,6 +260,8 @@ class BatchAnswer(Response):
             except GatewayError as exc:
                 result = exc
         if isinstance(result, GatewayError):
+            if is_counted and is_refused(result):
+                self._give_back(1)
             return self._encode(self._refused(index, result))
         status = 200 if result.replayed else 201
         push_id = self._backend.push_ids.build(self._app.name, result.seq)

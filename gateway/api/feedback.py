@@ -16,21 +16,22 @@ from gateway.model.errors import TooManyRequests, UnknownPush
 from gateway.model.outcome import Outcome, State
 from gateway.model.ports import PushRecord
 from gateway.model.registration import build_token
+from gateway.model.shares import Shares
 
 #: deliveries of one push looked at one by one; past it the totals by state still count all
 MAX_LOOKS = 100_000
 #: looked at in one turn of the loop
 SLICE = 500
-#: pushes counted at once; past it 429
+#: pushes of more than one slice counted at once, shared by the apps; past it 429
 MAX_COUNTING = 4
-_WHAT = ("targeted", "sent", "acked", "shown", "notified", "expired")
 _ENDS = frozenset(state.name.lower() for state in State if state.is_final and not state.is_of_card)
+_WHAT = frozenset(("targeted", "sent", "shown", "notified")) | _ENDS
 
 
 class FeedbackRoutes:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._counting = 0
+        self._counting = Shares(MAX_COUNTING)
 
     async def statistics(self, call: Call) -> Response:
         seq = self._backend.push_ids.parse(call.path("id"), call.app.name)
@@ -39,13 +40,15 @@ class FeedbackRoutes:
             raise UnknownPush
         if record.state is not None or record.due_ms:
             return call.answer(of_broadcast(record))
-        if self._counting >= MAX_COUNTING:
+        if record.notification.count <= SLICE:
+            return call.answer(await self._count(call.app.name, seq, record))
+        if not self._counting.has_room(call.app.name):
             raise TooManyRequests("Statistics of many pushes are being counted; come back in a moment.", after_ms=1_000)
-        self._counting += 1
+        self._counting.take(call.app.name)
         try:
             return call.answer(await self._count(call.app.name, seq, record))
         finally:
-            self._counting -= 1
+            self._counting.give(call.app.name)
 
     async def _count(self, app: str, seq: int, first: PushRecord) -> Statistics:
         record: PushRecord | None = first
@@ -112,9 +115,11 @@ def of_broadcast(record: PushRecord) -> Statistics:
         if what in _WHAT:
             setattr(total.versions.setdefault(version, Counts()) if at else total, what, n)
     for counts in (total, *total.versions.values()):
-        over = counts.acked + counts.notified + counts.expired
-        counts.pending = max(0, counts.targeted - over) if record.state == State.ACCEPTED else 0
-        counts.recalled = max(0, counts.targeted - over) if record.state == State.RECALLED else 0
+        over = counts.acked + counts.expired + counts.replaced + counts.rejected + counts.limited
+        if record.state == State.RECALLED:
+            counts.recalled = max(0, counts.targeted - over)
+        elif record.state == State.ACCEPTED:
+            counts.pending = max(0, counts.targeted - over - counts.recalled)
     return total
 
 

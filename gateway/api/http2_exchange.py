@@ -7,10 +7,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from gateway.model.errors import RequestTimeout
-
-#: what HTTP/2 has no field for (RFC 9113 §8.2.2)
-_CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+from gateway.api.http2_scope import CONNECTION_FIELDS, UNEQUAL
+from gateway.model.errors import BadRequest, RequestTimeout
 
 
 class Carrier(Protocol):
@@ -44,10 +42,19 @@ class Carrier(Protocol):
 
 
 class Exchange:
-    """ASGI `receive` and `send` of one stream."""
+    """ASGI `receive` and `send` of one stream. `length`: bytes the body is to have, where the request says so."""
 
-    def __init__(self, carrier: Carrier, stream: int, scope: dict[str, Any], idle_s: float, stall_s: float) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        stream: int,
+        scope: dict[str, Any],
+        length: int | None,
+        idle_s: float,
+        stall_s: float,
+    ) -> None:
         self.scope = scope
+        self._missing = length  # of the body, as far as it is known
         self._carrier = carrier
         self._stream = stream
         self._idle_s = idle_s
@@ -73,14 +80,22 @@ class Exchange:
         return not self._ended
 
     def on_data(self, data: bytes, size: int) -> None:
+        """BadRequest where that is more than content-length said."""
         if self.answered or self.gone:
             self._carrier.took(self._stream, size)
             return
-        self._parts.append(data)
         self._size += size
+        if self._missing is not None:
+            self._missing -= len(data)
+            if self._missing < 0:
+                raise BadRequest(UNEQUAL)
+        self._parts.append(data)
         self._came.set()
 
     def on_end(self) -> None:
+        """BadRequest where that is less."""
+        if self._missing:
+            raise BadRequest(UNEQUAL)
         self._ended = True
         self._came.set()
 
@@ -141,7 +156,7 @@ class Exchange:
             status, fields = self._head
             self.started = True
             headers = [(b":status", b"%d" % status)]
-            headers += [(n.lower(), v) for n, v in fields if n.lower() not in _CONNECTION_FIELDS]
+            headers += [(n.lower(), v) for n, v in fields if n.lower() not in CONNECTION_FIELDS]
             self._carrier.send_head(self._stream, headers, end=not more and not body)
             if not more and not body:
                 self._finish()

@@ -13,8 +13,11 @@ from typing import NamedTuple
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_BYTES = 9
 # RFC 9113 §6
-DATA, HEADERS, RST_STREAM, CONTINUATION = 0x0, 0x1, 0x3, 0x9
+DATA, HEADERS, RST_STREAM, GOAWAY, CONTINUATION = 0x0, 0x1, 0x3, 0x7, 0x9
 _END_STREAM, _END_HEADERS = 0x1, 0x4
+#: RFC 9113 §6.5.2: what a peer may send while nothing else was agreed; nothing else is
+MAX_FRAME_BYTES = 16_384
+_GOAWAY_BYTES = 8  # RFC 9113 §6.8, at least
 
 
 #: DATA smaller than this, and not the last of its body, is no honest part of one
@@ -33,41 +36,56 @@ class Seen(NamedTuple):
     resets: int
     #: where the piece ends
     end: int
+    #: what of it is for the codec: a frame's header once it is whole, and no GOAWAY
+    data: bytes
+    #: it is the peer's GOAWAY
+    goaway: bool = False
+    #: the frame that begins now is larger than any may be
+    oversized: bool = False
 
 
 class FrameScan:
     """Give it everything that came, in order, the preface included."""
 
-    __slots__ = ("_head", "_skip", "header_bytes", "in_headers")
+    __slots__ = ("_head", "_is_kept", "_skip", "header_bytes", "in_headers")
 
     def __init__(self) -> None:
         self._head = b""
         self._skip = len(PREFACE)
+        self._is_kept = False  # the frame under way is not for the codec
         #: a header block began and is not complete
         self.in_headers = False
         #: of the block under way, compressed
         self.header_bytes = 0
 
     def feed(self, data: bytes) -> Seen:
-        """The next piece: to the end of the data, or of as many frames as one piece may have."""
-        cheap = resets = frames = at = 0
+        """The next piece: to the end of the data, or of as many frames as one piece may have. What the codec must not
+        see makes a piece of its own."""
+        held = len(self._head)
+        if held:
+            data, self._head = self._head + data, b""
+        cheap = resets = frames = 0
         end = len(data)
-        while at < end:
-            if frames >= PIECE_FRAMES and not self._skip:
-                break
-            if self._skip:
-                step = min(self._skip, end - at)
-                self._skip -= step
-                at += step
-                continue
-            head = self._head + data[at : at + HEADER_BYTES - len(self._head)]
-            at += len(head) - len(self._head)
+        at = self._step(0, end)
+        if self._is_kept:
+            self._is_kept = self._skip > 0
+            return Seen(0, 0, at, b"")
+        while at < end and frames < PIECE_FRAMES:
+            head = data[at : at + HEADER_BYTES]
             if len(head) < HEADER_BYTES:
                 self._head = head
-                break
-            self._head = b""
-            self._skip = size = int.from_bytes(head[:3], "big")
-            kind, flags = head[3], head[4]
+                return Seen(cheap, resets, end - held, data[:at])
+            size, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
+            # GOAWAY in the wrong place is the codec's to refuse.
+            stream = int.from_bytes(head[5:], "big") & 0x7FFF_FFFF
+            goaway = kind == GOAWAY and stream == 0 and size >= _GOAWAY_BYTES and not self.in_headers
+            if goaway or size > MAX_FRAME_BYTES:
+                if at:
+                    break
+                self._skip = size
+                at = self._step(HEADER_BYTES, end)
+                self._is_kept = self._skip > 0
+                return Seen(1, 0, at - held, b"", goaway, size > MAX_FRAME_BYTES)
             frames += _REQUEST_FRAMES if kind == HEADERS else 1
             if kind in (HEADERS, CONTINUATION):
                 self.header_bytes = size + (self.header_bytes if kind == CONTINUATION else 0)
@@ -77,7 +95,15 @@ class FrameScan:
                 resets += 1
             elif kind != DATA or (size < SMALL_DATA_BYTES and not flags & _END_STREAM):
                 cheap += 1
-        return Seen(cheap, resets, at)
+            self._skip = size
+            at = self._step(at + HEADER_BYTES, end)
+        return Seen(cheap, resets, at - held, data[:at])
+
+    def _step(self, at: int, end: int) -> int:
+        """Over the frame under way, as far as it is here."""
+        step = min(self._skip, end - at)
+        self._skip -= step
+        return at + step
 
 
 class Bucket:

@@ -15,26 +15,25 @@ from typing import Any
 
 import msgspec
 import structlog
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
-    ConnectionTerminated,
     DataReceived,
     Event,
     RemoteSettingsChanged,
     RequestReceived,
     StreamEnded,
     StreamReset,
+    TrailersReceived,
     WindowUpdated,
 )
 from h2.exceptions import H2Error, ProtocolError
-from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
+from gateway.api.http2_codec import Codec, fields_of
 from gateway.api.http2_exchange import Exchange
 from gateway.api.http2_frames import Bucket, FrameScan, Seen
-from gateway.api.http2_scope import build_scope
+from gateway.api.http2_linger import Lingering
+from gateway.api.http2_scope import build_scope, check_trailers
 from gateway.api.http_protocol import Limits
 from gateway.api.media import ErrorBody, describe
 from gateway.metrics import Metric, Metrics
@@ -42,13 +41,7 @@ from gateway.model.errors import BadRequest, GatewayError
 
 log = structlog.get_logger("gateway.api")
 
-#: streams remembered after their end: frames of the peer that crossed it are told from nonsense
-_CLOSED_STREAMS = 1_024
 _WINDOW_BYTES = 65_535  # RFC 9113 §6.9.2
-
-
-class _Codec(H2Connection):
-    MAX_CLOSED_STREAMS = _CLOSED_STREAMS
 
 
 class Http2Protocol(asyncio.Protocol):
@@ -64,6 +57,7 @@ class Http2Protocol(asyncio.Protocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self._exchanges: dict[int, Exchange] = {}
         self._running = 0  # handlers; some of streams that were reset
+        self._lingering = Lingering(self._loop, limits, self._give_up)
         self._scan = FrameScan()
         self._unread = b""
         self._cheap = Bucket(limits.cheap_frames, limits.cheap_frames_per_s, self._loop.time)
@@ -77,16 +71,7 @@ class Http2Protocol(asyncio.Protocol):
         self._last_stream = 0
         self._leaving = False
         self._over = False
-        self._h2 = _Codec(H2Configuration(client_side=False, header_encoding=None))
-        self._h2.local_settings = Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: limits.max_streams,
-                SettingCodes.MAX_HEADER_LIST_SIZE: limits.headers_bytes,
-                SettingCodes.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
-            },
-        )
-        self._h2.decoder.max_header_list_size = limits.headers_bytes
+        self._h2 = Codec(limits)
 
     # --- the connection ---
 
@@ -104,6 +89,7 @@ class Http2Protocol(asyncio.Protocol):
         for timer in (self._deadline, self._header_deadline, self._stall):
             if timer is not None:
                 timer.cancel()
+        self._lingering.close()
         for exchange in self._exchanges.values():
             exchange.on_gone()
         self._exchanges.clear()
@@ -144,10 +130,10 @@ class Http2Protocol(asyncio.Protocol):
         """Take one piece; where the next begins."""
         # Counted before the codec works for them.
         seen = self._scan.feed(data)
-        self._take_piece(data[: seen.end] if seen.end < len(data) else data, seen)
+        self._take_piece(seen)
         return seen.end
 
-    def _take_piece(self, data: bytes, seen: Seen) -> None:
+    def _take_piece(self, seen: Seen) -> None:
         if not self._resets.take(seen.resets):
             self._end(ErrorCodes.ENHANCE_YOUR_CALM, "reset_flood")
             return
@@ -157,8 +143,16 @@ class Http2Protocol(asyncio.Protocol):
         if self._scan.header_bytes > self._limits.headers_bytes:
             self._end(ErrorCodes.ENHANCE_YOUR_CALM, "headers_too_large")
             return
+        if seen.oversized:  # RFC 9113 §4.2; the codec would wait for the whole of it first
+            self._end(ErrorCodes.FRAME_SIZE_ERROR, "frame_too_large")
+            return
+        if seen.goaway:
+            # RFC 9113 §6.8: what is under way is still answered. The codec would send nothing more.
+            self._leaving = True
+            self._watch_idle()
+            return
         try:
-            events = self._h2.receive_data(data)
+            events = self._h2.receive_data(seen.data)
         except ProtocolError as exc:  # the codec has written its GOAWAY
             self._flush()
             large = exc.error_code == ErrorCodes.ENHANCE_YOUR_CALM
@@ -181,20 +175,18 @@ class Http2Protocol(asyncio.Protocol):
         elif isinstance(event, DataReceived):
             self._on_data(event)
         elif isinstance(event, StreamEnded):
-            if event.stream_id in self._exchanges:
-                self._exchanges[event.stream_id].on_end()
+            self._on_end(event)
+        elif isinstance(event, TrailersReceived):
+            self._on_trailers(event)
         elif isinstance(event, StreamReset):
             self._forget(event.stream_id)
+            self._settle(event.stream_id)
         elif isinstance(event, WindowUpdated):
             self._on_window(event.stream_id or 0)
         elif isinstance(event, RemoteSettingsChanged):
             if not self._exchanges:
                 self._watch_idle()
             self._on_window(0)
-        elif isinstance(event, ConnectionTerminated):
-            # The codec sends nothing more after the peer's GOAWAY, so nothing can be finished.
-            self._flush()
-            self.transport.close()
 
     def _on_window(self, stream: int) -> None:
         for exchange in [self._exchanges[stream]] if stream in self._exchanges else self._exchanges.values():
@@ -206,7 +198,7 @@ class Http2Protocol(asyncio.Protocol):
         stream = event.stream_id
         assert stream is not None
         # Handlers of streams that were reset still run: they count, or a peer could start any number of them.
-        if self._leaving or self._running >= self._limits.max_streams:
+        if self._leaving or self._running + len(self._lingering) >= self._limits.max_streams:
             self._reset(stream, ErrorCodes.REFUSED_STREAM)
             return
         self._last_stream = stream
@@ -214,16 +206,12 @@ class Http2Protocol(asyncio.Protocol):
             self._deadline.cancel()
             self._deadline = None
         try:
-            scope = build_scope(event.headers)
+            scope, length = build_scope(fields_of(event), is_whole=event.stream_ended is not None)
         except BadRequest as exc:
-            self._metrics.count(Metric.API_CUT, label="malformed")
-            self._answer(stream, exc)
-            if event.stream_ended is None:
-                self._reset(stream, ErrorCodes.NO_ERROR)
-            self._watch_idle()
+            self._refuse(stream, exc, is_whole=event.stream_ended is not None)
             return
         scope.update(self._facts)
-        exchange = Exchange(self, stream, scope, self._limits.body_idle_s, self._limits.write_stall_s)
+        exchange = Exchange(self, stream, scope, length, self._limits.body_idle_s, self._limits.write_stall_s)
         self._exchanges[stream] = exchange
         self._running += 1
         self._state.total_requests += 1
@@ -252,8 +240,42 @@ class Http2Protocol(asyncio.Protocol):
         exchange = self._exchanges.get(stream)
         if exchange is None:
             self.took(stream, size)
+            self._lingering.took(stream, size)
         else:
-            exchange.on_data(event.data or b"", size)
+            try:
+                exchange.on_data(event.data or b"", size)
+            except BadRequest as exc:
+                self._refuse(stream, exc, is_whole=event.stream_ended is not None)
+
+    def _on_end(self, event: StreamEnded) -> None:
+        stream = event.stream_id
+        assert stream is not None
+        if stream in self._exchanges:
+            try:
+                self._exchanges[stream].on_end()
+            except BadRequest as exc:
+                self._refuse(stream, exc, is_whole=True)
+        self._settle(stream)
+
+    def _on_trailers(self, event: TrailersReceived) -> None:
+        stream = event.stream_id
+        assert stream is not None
+        if stream in self._exchanges:
+            try:
+                check_trailers(fields_of(event))
+            except BadRequest as exc:
+                self._refuse(stream, exc, is_whole=True)
+
+    def _refuse(self, stream: int, error: BadRequest, *, is_whole: bool) -> None:
+        """The request is malformed: an error of its stream alone (RFC 9113 §8.1.1)."""
+        self._metrics.count(Metric.API_CUT, label="malformed")
+        exchange = self._exchanges.get(stream)
+        if exchange is not None and exchange.started:
+            self._reset(stream, ErrorCodes.PROTOCOL_ERROR)
+        elif self._answer(stream, error) and not is_whole:
+            self._lingering.add(stream)
+        self._forget(stream)
+        self._watch_idle()
 
     def _forget(self, stream: int | None) -> None:
         exchange = self._exchanges.pop(stream or 0, None)
@@ -261,23 +283,35 @@ class Http2Protocol(asyncio.Protocol):
             exchange.on_gone()
             self._watch_idle()
 
-    def _answer(self, stream: int, error: GatewayError) -> None:
-        """A short error where no handler answers."""
+    def _settle(self, stream: int | None) -> None:
+        """Nothing more comes on it."""
+        if self._lingering.drop(stream or 0):
+            self._watch_idle()
+
+    def _give_up(self, stream: int) -> None:
+        """RFC 9113 §8.1: answered without the whole request, the rest is not wanted."""
+        self._metrics.count(Metric.API_CUT, label="body_unread")
+        self._reset(stream, ErrorCodes.NO_ERROR)
+        self._watch_idle()
+
+    def _answer(self, stream: int, error: GatewayError) -> bool:
+        """A short error where no handler answers. False: the stream is closed instead."""
         body = msgspec.json.encode(ErrorBody(error=describe(error)))
         fields = [
             (b":status", b"%d" % error.status),
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
         ]
+        self._flush_soon()
         try:
             self._h2.send_headers(stream, fields)
             if self._h2.local_flow_control_window(stream) >= len(body):
                 self._h2.send_data(stream, body, end_stream=True)
-            else:
-                self._h2.reset_stream(stream, ErrorCodes.CANCEL)
+                return True
+            self._h2.reset_stream(stream, ErrorCodes.CANCEL)
         except (H2Error, KeyError):
-            pass  # the stream is closed already
-        self._flush_soon()
+            pass  # closed already
+        return False
 
     def _reset(self, stream: int, code: ErrorCodes) -> None:
         with contextlib.suppress(H2Error, KeyError):  # closed already
@@ -339,21 +373,17 @@ class Http2Protocol(asyncio.Protocol):
 
     def complete(self, stream: int, *, body_ended: bool) -> None:
         self._resets.give(0.5)
-        if not body_ended:
-            # RFC 9113 §8.1: answered without the whole request, the rest is not wanted
-            self._metrics.count(Metric.API_CUT, label="body_unread")
-            self._reset(stream, ErrorCodes.NO_ERROR)
-        self._exchanges.pop(stream, None)
+        if self._exchanges.pop(stream, None) is not None and not body_ended:
+            self._lingering.add(stream)
         self._watch_idle()
 
     # --- deadlines ---
 
     def _watch_idle(self) -> None:
-        if self._exchanges or self._over:
+        if self._exchanges or self._lingering or self._over:
             return
         if self._leaving:
-            self._flush()
-            self.transport.close()
+            self._part()
             return
         if self._deadline is not None:
             self._deadline.cancel()
@@ -361,9 +391,9 @@ class Http2Protocol(asyncio.Protocol):
 
     def _on_idle(self) -> None:
         self._deadline = None
-        if not self._exchanges:
+        if not self._exchanges and not self._lingering:
             self._say_goodbye(ErrorCodes.NO_ERROR)
-            self.transport.close()
+            self._part()
 
     def _watch_headers(self) -> None:
         if not self._scan.in_headers:
@@ -382,12 +412,13 @@ class Http2Protocol(asyncio.Protocol):
             self._stall = self._loop.call_later(self._limits.write_stall_s, self._cut, "slow_reader")
 
     def resume_writing(self) -> None:
+        self._writable.set()
+        if self.transport.is_closing():  # the rest has its deadline too
+            return
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-        self._writable.set()
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
+        self.transport.resume_reading()
 
     # --- endings ---
 
@@ -395,8 +426,8 @@ class Http2Protocol(asyncio.Protocol):
         """The server drains: no new stream; what runs may finish (RFC 9113 §6.8)."""
         self._leaving = True
         self._say_goodbye(ErrorCodes.NO_ERROR)
-        if not self._exchanges:
-            self.transport.close()
+        if not self._exchanges and not self._lingering:
+            self._part()
 
     def _say_goodbye(self, code: ErrorCodes) -> None:
         # Not the codec's own: after that it would send nothing more, and streams under way could not be answered.
@@ -411,8 +442,12 @@ class Http2Protocol(asyncio.Protocol):
 
     def _close(self, reason: str) -> None:
         self._metrics.count(Metric.API_CUT, label=reason)
+        self._part()
+
+    def _part(self) -> None:
+        self._flush()
         self.transport.close()
-        # close() waits for the GOAWAY to be taken; not for ever
+        # close() waits for what was written to be taken; not for ever
         self._stall = self._stall or self._loop.call_later(self._limits.linger_s, self.transport.abort)
 
     def _cut(self, reason: str) -> None:

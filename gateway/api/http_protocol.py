@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+import httptools
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -38,6 +39,8 @@ class Limits:
     linger_bytes: int = 8 * 1_048_576
     # and for how long, seconds
     linger_s: float = 5.0
+    # requests that wait for the answer to an earlier one on their connection
+    pipelined: int = 32
     # listen backlog
     backlog: int = 1_024
     # --- HTTP/2
@@ -89,6 +92,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_body = False
         self._header_bytes = 0
         self._discarded = 0
+        self._framing_bytes = 0  # since the last byte of a body: chunk extensions, trailers
+        self._is_deaf = False  # nothing more is read: earlier requests are answered, then it ends
+        self._fault: tuple[GatewayError, str] | None = None  # why a callback ended the parsing
+        self._head_again = b""  # of a request that asks for another protocol, without that wish
         #: the scope's extensions: what TLS knows of the peer
         self.extensions: dict[str, Any] = {}
 
@@ -111,21 +118,46 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.metrics.set(Metric.API_CONNECTIONS, len(self.connections))
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_deaf:
             return
         if not self._in_body:
             # Counted before parsing: the parser keeps what it is fed.
             self._header_bytes += len(data)
             if not self._in_headers and self._deadline is None:
                 self._arm_headers()
+        else:
+            self._framing_bytes += len(data)
         was_in_body = self._in_body
-        super().data_received(data)
-        if self.parser is None or self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        self._feed(data)
+        if self.parser is None or self.transport.is_closing() or self._is_deaf:
             return
         if self._in_body:
             self._arm(self.limits.body_idle_s, self._on_body_idle)
+            if self._framing_bytes > self.limits.headers_bytes:
+                self._refuse(HeadersTooLarge("Chunk extensions or trailers are too large."), "headers_too_large")
         elif not was_in_body and self._in_headers and self._header_bytes > self.limits.headers_bytes:
-            self._refuse(HeadersTooLarge(f"Headers may take {self.limits.headers_bytes} bytes."), "headers_too_large")
+            self._refuse(self._headers_too_large(), "headers_too_large")
+        elif self._in_headers and self._deadline is None:  # it began in one piece with the end of the one before
+            self._arm_headers()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    # A server may go on as if nothing had been asked (RFC 9110 §7.8); the parser would drop the body.
+                    data = self._head_again + data[upgrade.args[0] :]
+                    self._head_again = b""
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        except httptools.HttpParserError:
+            self.send_400_response("This is no HTTP/1.1 request.")
+
+    def _headers_too_large(self) -> HeadersTooLarge:
+        return HeadersTooLarge(f"Headers may take {self.limits.headers_bytes} bytes.")
 
     # --- parser callbacks ---
 
@@ -135,13 +167,60 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.extensions:
             self.scope["extensions"] = self.extensions
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_body:  # a trailer must not pass for a header (RFC 9110 §6.5.1), and none means anything here
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._head_again = self._build_head_again()
+            return
+        self._check_head()
         self._in_headers = False
         self._in_body = True
-        self._discarded = 0
+        self._discarded = self._framing_bytes = 0
         super().on_headers_complete()
 
+    def _check_head(self) -> None:
+        """Raises where the request is not to be read on; `_feed` hears of it and refuses."""
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.headers_bytes:
+            self._fault = self._headers_too_large(), "headers_too_large"
+        elif len(self.pipeline) >= self.limits.pipelined:
+            self._fault = BadRequest("Too many requests wait for an earlier one on this connection."), "pipelined"
+        elif self.parser.get_method() == b"CONNECT":
+            self._fault = BadRequest("CONNECT can only begin a plain connection."), "malformed"
+        else:
+            self._check_fields()
+        if self._fault is not None:
+            raise self._fault[0]
+
+    def _check_fields(self) -> None:
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            self._fault = BadRequest("A request has one Host header field (RFC 9112 §3.2)."), "malformed"
+        elif b"://" in self.url and not self.url.startswith(b"/"):
+            # RFC 9112 §3.2.2: the host of an absolute target is the one that counts
+            authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+            self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
+        for name, value in self.headers:
+            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                self._fault = BadRequest("No transfer coding but chunked is taken (RFC 9112 §6.1)."), "malformed"
+
+    def _build_head_again(self) -> bytes:
+        """The request without its wish for another protocol."""
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = (option.strip() for option in value.split(b","))
+                kept = [option for option in options if option.lower() not in (b"upgrade", b"http2-settings")]
+                lines += [b"connection: " + b", ".join(kept)] if kept else []
+            elif name not in (b"upgrade", b"http2-settings"):
+                lines.append(name + b": " + value)
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
     def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
         if self.cycle.response_complete:
             self._discarded += len(body)
             if self._discarded > self.limits.linger_bytes:
@@ -150,6 +229,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._head_again:
+            return
         self._in_body = False
         self._header_bytes = 0
         self._cancel()
@@ -213,11 +294,24 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # --- endings ---
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(BadRequest(msg), "malformed")
+        self._refuse(*(self._fault or (BadRequest(msg), "malformed")))
 
     def _refuse(self, error: GatewayError, reason: str) -> None:
         self.metrics.count(Metric.API_CUT, label=reason)
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not self._in_body:
+                # An earlier request has its answer to come, and nothing else may look like it.
+                self._is_deaf = True
+                self._cancel()
+                cycle.keep_alive = False
+                return
+            if cycle.response_started or self.pipeline:
+                self.transport.abort()
+                return
+            cycle.disconnected = True  # the handler sees a disconnect and answers nothing
+            cycle.message_event.set()
+        elif cycle is not None and self._in_body:  # answered before all of it came
             self.transport.abort()
             return
         self.transport.write(build_refusal(error))

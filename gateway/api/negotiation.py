@@ -65,6 +65,9 @@ class Negotiator(asyncio.Protocol):
             self._cut("too_many")
             return
         tls = transport.get_extra_info("ssl_object")
+        if tls is not None and self._certificates is not None and self._certificates.is_stale(tls):
+            self._cut("stale_session")
+            return
         spoken = tls.selected_alpn_protocol() if tls is not None else None
         if spoken is not None:
             self._become(http2=spoken == "h2")
@@ -160,7 +163,7 @@ class Negotiator(asyncio.Protocol):
                 ssl_shutdown_timeout=self._limits.linger_s,
             )
         except (OSError, ssl.SSLError):  # left, or came too late, or spoke no TLS
-            self._metrics.count(Metric.API_CUT, label="tunnel_handshake")
+            self._metrics.count(Metric.API_CUT, label="handshake")
         finally:
             self._leave()
             if secured is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,12 +14,12 @@ from gateway.auth.service_keys import ServiceKeys
 from gateway.config.sections import Api
 from gateway.delivery.opaque_tokens import OpaqueIndex
 from gateway.delivery.push_ids import PushIds
-from gateway.delivery.quotas import Quotas
+from gateway.delivery.quotas import Quotas, is_refused
 from gateway.delivery.request import PushRequest
 from gateway.identity import Identity
 from gateway.metrics import Metrics
 from gateway.model.cluster import Stranded
-from gateway.model.errors import GatewayError
+from gateway.model.errors import GatewayError, Unauthorized
 from gateway.model.ports import Deaths, Directory, Notifier, Receipts, Schedules
 from gateway.model.registration import App
 
@@ -191,6 +192,8 @@ class Backend:
     cards: CardDoor | None = None
     # IM; None: this door has no such routes
     im: ImRest | None = None
+    # has a certificate of the door this host name?
+    bears: Callable[[str], bool] = lambda _: False
     # how often an app was changed: what was made from apps is made again
     app_changes: int = 0
     stopping: Stopping = field(default_factory=Stopping)
@@ -199,10 +202,29 @@ class Backend:
     is_leaving: bool = False
     # counts one push of this app and key where its quotas are counted, in a fleet; None: here
     admit_elsewhere: Callable[[App, str], Awaitable[None]] | None = None
+    # so many of those were refused after all
+    refund_elsewhere: Callable[[App, str, int], None] = lambda _app, _key_id, _count: None
 
-    async def admit(self, app: App, key_id: str) -> None:
-        """Count one push; TooManyRequests where it may not be sent now."""
+    def app_of_key(self, name: str, key_id: str) -> App:
+        """The app as it is now: what a request asks for over minutes is looked at again. Unauthorized where its key was
+        deleted meanwhile."""
+        app = self.directory.app(name)
+        if app is None or all(key.id != key_id for key in app.keys):
+            raise Unauthorized("The API key is no longer valid.")
+        return app
+
+    @asynccontextmanager
+    async def counted(self, app: App, key_id: str) -> AsyncIterator[None]:
+        """Count one push, but for the day only where it is not refused inside. TooManyRequests where it may not be sent
+        now."""
         if self.admit_elsewhere is None:
-            self.quotas.require(app, key_id, self.now_ms())
-        else:
-            await self.admit_elsewhere(app, key_id)
+            with self.quotas.counted(app, key_id, self.now_ms()):
+                yield
+            return
+        await self.admit_elsewhere(app, key_id)
+        try:
+            yield
+        except GatewayError as error:
+            if is_refused(error):
+                self.refund_elsewhere(app, key_id, 1)
+            raise

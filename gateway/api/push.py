@@ -25,9 +25,9 @@ class PushRoutes:
         request = with_header(await call.body(PushRequest), call.request.headers.get("idempotency-key"))
         provider = call.provider
         assert provider is not None
-        await self._backend.admit(provider.app, provider.key_id)
-        push = self._once.start(call.app, request)
-        await settle(push, self._backend.config.accept_timeout_s)
+        async with self._backend.counted(provider.app, provider.key_id):
+            push = self._once.start(call.app, request)
+            await settle(push, self._backend.config.accept_timeout_s)
         push_id = self._backend.push_ids.build(call.app.name, push.seq)
         headers = {"location": f"/v1/push/{push_id}"}
         if push.replayed:

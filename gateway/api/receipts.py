@@ -17,7 +17,7 @@ from gateway.api.ports import Backend
 from gateway.api.views import view_receipt
 from gateway.api.wire import ReceiptPage, ReceiptView
 from gateway.metrics import Metric
-from gateway.model.errors import BadRequest, TooManyRequests
+from gateway.model.errors import BadRequest, TooManyRequests, Unauthorized
 from gateway.model.registration import App
 from gateway.model.shares import Shares
 
@@ -38,6 +38,8 @@ class ReceiptRoutes:
         after = call.query("after", 0, 0, MAX_CURSOR)
         limit = call.query("limit", PAGE, 1, MAX_PAGE)
         wait_s = call.query("wait", 0, 0, MAX_WAIT_S)
+        provider = call.provider
+        assert provider is not None
         rows = self.after(call.app.name, after, limit)
         if not rows and wait_s:
             with self.watch(call.app.name) as wake, contextlib.suppress(TimeoutError):
@@ -45,6 +47,7 @@ class ReceiptRoutes:
                     while not rows and not self._backend.stopping.is_set:
                         await wake.wait()
                         wake.clear()
+                        self._backend.app_of_key(call.app.name, provider.key_id)
                         rows = self.after(call.app.name, after, limit)
         return call.answer(ReceiptPage(receipts=rows, cursor=rows[-1].cursor if rows else after))
 
@@ -52,8 +55,8 @@ class ReceiptRoutes:
         resume = call.request.headers.get("last-event-id") or call.request.query_params.get("after")
         if resume is None:
             cursor = self._backend.receipts.last_cursor()
-        elif resume.isascii() and resume.isdecimal() and int(resume[:20]) <= MAX_CURSOR:
-            cursor = int(resume)
+        elif (after := parse_cursor(resume)) is not None:
+            cursor = after
         else:
             raise BadRequest("expected the cursor of a receipt", field="Last-Event-ID")
         provider = call.provider
@@ -136,8 +139,11 @@ class EventStream(Response):
 
     def _may_read(self) -> bool:
         """The key may have been deleted while the stream was open."""
-        app = self._backend.directory.app(self._app)
-        return app is not None and any(key.id == self._key_id for key in app.keys)
+        try:
+            self._backend.app_of_key(self._app, self._key_id)
+        except Unauthorized:
+            return False
+        return True
 
     async def _send(self, send: Send, body: bytes) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -147,6 +153,13 @@ async def _until_gone(receive: Receive, wake: asyncio.Event) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     wake.set()
+
+
+def parse_cursor(text: str | None) -> int | None:
+    """None where it is no cursor."""
+    if text is None or not text.isascii() or not text.isdecimal() or len(text) > 19 or int(text) > MAX_CURSOR:
+        return None
+    return int(text)
 
 
 def build_event(receipt: ReceiptView) -> bytes:

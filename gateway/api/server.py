@@ -55,6 +55,7 @@ from gateway.api.subscribers.routes import subscriber_routes
 from gateway.api.t8.door import T8Routes
 from gateway.api.t8.routes import t8_routes
 from gateway.api.tls import Certificates
+from gateway.api.tls_listener import TlsListener
 from gateway.api.webpush.door import WebPushRoutes
 from gateway.api.webpush.routes import webpush_routes
 from gateway.model.errors import ConfigError
@@ -151,7 +152,7 @@ class ApiServer:
         self._serving: asyncio.Task[None] | None = None
         self._port = 0
         self._tls_port = -1
-        self._tls_server: asyncio.Server | None = None
+        self._tls_listener: TlsListener | None = None
         self._certificates: Certificates | None = None
         self._watch: asyncio.TimerHandle | None = None
 
@@ -171,6 +172,7 @@ class ApiServer:
         config = self._backend.config
         if config.tls_cert:
             self._certificates = Certificates(config, self._backend.metrics)
+            self._backend.bears = self._certificates.bears
         plain = [self._bind(config.port)] if config.port >= 0 else []
         self._port = plain[0].getsockname()[1] if plain else -1
         http1 = bounded(self._limits, self._backend.metrics)
@@ -198,7 +200,7 @@ class ApiServer:
                 raise OSError("the provider door did not start")
             await asyncio.sleep(0)
         if self._certificates is not None:
-            await self._start_tls(make, self._certificates)
+            self._start_tls(make, self._certificates)
         log.info("provider door open", host=config.host, port=self._port, tls_port=self._tls_port)
 
     def _bind(self, port: int) -> socket.socket:
@@ -215,7 +217,7 @@ class ApiServer:
             raise
         return sock
 
-    async def _start_tls(self, make: Callable[..., Negotiator], certificates: Certificates) -> None:
+    def _start_tls(self, make: Callable[..., Negotiator], certificates: Certificates) -> None:
         server = self._server
         assert server is not None
         config = self._backend.config
@@ -225,15 +227,11 @@ class ApiServer:
             message = f"the provider door can not bind {config.host}:{config.tls_port}: {exc.strerror or exc}"
             raise ConfigError(message, field="api.tls_port") from exc
         self._tls_port = sock.getsockname()[1]
-        loop = asyncio.get_running_loop()
-        self._tls_server = await loop.create_server(
-            partial(make, config=server.config, server_state=server.server_state, app_state={}),
-            sock=sock,
-            ssl=certificates.context,
-            backlog=self._limits.backlog,
-            ssl_handshake_timeout=self._limits.headers_s,
-            ssl_shutdown_timeout=self._limits.linger_s,
+        made = partial(make, config=server.config, server_state=server.server_state, app_state={})
+        self._tls_listener = TlsListener(
+            sock, certificates.context, made, server.server_state, self._limits, self._backend.metrics
         )
+        self._tls_listener.start()
         self._look_at_certificates()
 
     def _look_at_certificates(self) -> None:
@@ -256,9 +254,9 @@ class ApiServer:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        if self._tls_server is not None:
-            self._tls_server.close()
-            self._tls_server = None
+        if self._tls_listener is not None:
+            self._tls_listener.close()
+            self._tls_listener = None
         server.should_exit = True
         await asyncio.wait((serving,), timeout=timeout_s)
         if not serving.done():

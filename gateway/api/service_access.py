@@ -80,7 +80,8 @@ class ServiceAccessRoutes:
         record = self._backend.receipts.lookup(app.name, ticket.push, limit=0)
         if record is None:
             return "unknown"
-        if record.state == State.RECALLED or record.figures.get(State.RECALLED.name.lower()):
+        single = record.state is None  # of a broadcast that lives it says that one of many was
+        if record.state == State.RECALLED or (single and record.figures.get(State.RECALLED.name.lower())):
             return "recalled"
         return registration, ticket
 

@@ -17,6 +17,7 @@ from gateway.api.ports import Backend, Taken
 from gateway.api.stream_sessions import RECEIPT_BYTES, Session, StreamSessions, describe
 from gateway.api.views import view_receipt
 from gateway.config.sections import Edge as EdgeConfig
+from gateway.delivery.quotas import is_refused
 from gateway.delivery.request import PushRequest
 from gateway.metrics import Metric
 from gateway.model import frames
@@ -78,11 +79,16 @@ class ProviderStreams(StreamSessions[_Stream]):
             self._backend.metrics.count(Metric.PUSHES_REFUSED, count, refusal.name)
             self._refuse(link, ask.req, refusal, count)
             return
+
+        def give_back(refused: int) -> None:
+            self._backend.quotas.refund(app, stream.key_id, refused, self._backend.now_ms())
+
         if refusal is not None:
             pushes = first_of(pushes, room)
         try:
             taken = self._backend.batches.accept(app, [pushes], self._config.provider_batch, self._backend.now_ms())
         except BadRequest:
+            give_back(room)
             parse_body(body, frames.Push)  # MalformedFrame where it is no msgpack
             raise
         self._backend.metrics.count(Metric.PROVIDER_BATCHES)
@@ -90,6 +96,8 @@ class ProviderStreams(StreamSessions[_Stream]):
 
         def finish(singles: dict[int, Any]) -> None:
             stream.unanswered -= count
+            if not taken.first:
+                give_back(sum(isinstance(taken.result(index), GatewayError) for index in range(taken.count)))
             if self._is_open(link, stream):
                 results = self._results(stream.app, count, taken, singles, refusal)
                 self._answer(link, ask.req, results)
@@ -107,6 +115,7 @@ class ProviderStreams(StreamSessions[_Stream]):
                     request = decode(taken.raw(index), PushRequest, kind=MSGPACK)
                     started.append((index, self._once.start(app, request)))
                 except GatewayError as error:
+                    give_back(1)
                     singles[index] = describe(error)
 
         start(taken.apart[:SLICE])  # now: the next batch may be there already, and is behind them
@@ -120,6 +129,8 @@ class ProviderStreams(StreamSessions[_Stream]):
                     await settle(push, self._backend.config.accept_timeout_s)
                     singles[index] = self._result(stream.app, push)
                 except GatewayError as error:
+                    if is_refused(error):
+                        give_back(1)
                     singles[index] = describe(error)
             await asyncio.wait((taken.done,))
             finish(singles)
@@ -167,7 +178,7 @@ class ProviderStreams(StreamSessions[_Stream]):
     def _pump(self, link: int, stream: _Stream) -> None:
         stream.pumping = None
         room = self._room(stream)
-        if room <= 0:
+        if room <= 0 or not self._may_read(link, stream):
             return  # RECEIVED pumps on
         found = self._backend.receipts.after(stream.app, stream.cursor, room)
         packed: list[bytes] = []

@@ -155,9 +155,7 @@ class StreamSessions(ABC, Generic[S]):
         if count > len(pushes):  # each has a byte at least: it is cut, or claims answers that it did not pay for
             parse_body(body, frames.Push)
             raise InvalidField("the array has fewer pushes than it says", field="pushes")
-        app = self._backend.directory.app(stream.app)
-        if app is None or all(key.id != stream.key_id for key in app.keys):
-            raise Unauthorized("The API key is no longer valid.")
+        app = self._backend.app_of_key(stream.app, stream.key_id)
         if count > self._config.provider_batch:
             raise InvalidField(f"at most {self._config.provider_batch} pushes in a batch", field="pushes")
         if self._backend.stopping.is_set:
@@ -197,6 +195,15 @@ class StreamSessions(ABC, Generic[S]):
         while stream.on_the_way and stream.on_the_way[0][0] <= cursor:
             stream.unconfirmed -= stream.on_the_way.popleft()[1]
         self._pump_on(link, stream)
+
+    def _may_read(self, link: int, stream: S) -> bool:
+        """Its link is closed where its key was deleted meanwhile."""
+        try:
+            self._backend.app_of_key(stream.app, stream.key_id)
+        except Unauthorized as error:
+            self._links.refuse(link, error)
+            return False
+        return True
 
     def _room(self, stream: S) -> int:
         """For so many receipts in this turn."""

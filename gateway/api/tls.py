@@ -1,4 +1,4 @@
-"""Certificates of the provider door: loaded, chosen by host name, renewed while connections live; must never serve a
+"""Certificates of the provider door: loaded, chosen by host name, renewed while connections live; must never take a
 certificate that does not match its key or is past its end, and never log a key's path beside its content.
 
 The listener keeps one SSLContext for good. Each handshake is handed on, by the server name callback, to the context of
@@ -78,6 +78,9 @@ def load_pair(pair: Pair, config: Api, now_s: float) -> Served:
             ) from None
         required = config.tls_client_auth == "required"
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+        # A session that is taken up again brings its certificate along unchecked: after its end, or its authority's.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     return Served(context, read.ends, names_of(read))
 
 
@@ -93,6 +96,8 @@ class Certificates:
         self._warned_s: dict[tuple[str, bool], float] = {}  # (host, is it over?) → when it was said
         self._marks = self._read_marks()
         self._loaded = self._load()
+        self._authority = self._read_authority()
+        self._authority_s = float("-inf")  # when another one came
         #: the listener's own
         self.context = load_pair(self._pairs[0], config, clock()).context
         self.context.sni_callback = self._on_server_name
@@ -115,6 +120,8 @@ class Certificates:
                     reason=exc.message,
                     consequence="the old one stays",
                 )
+        if (authority := self._read_authority()) != self._authority and not refused:
+            self._authority, self._authority_s = authority, self._clock()
         self._warned_s.clear()
         self.report()
         log.info("certificates loaded", count=len(self._pairs) - refused)
@@ -168,6 +175,19 @@ class Certificates:
         """Has the certificate that is shown for this name (small letters) the name in it?"""
         names = self.choose(host).names
         return host in names or _wildcard(host) in names
+
+    def is_stale(self, tls: ssl.SSLObject) -> bool:
+        """Is it a session taken up again that was begun under another authority of clients? Its client's certificate
+        was not looked at again. (There are no tickets; TLS 1.2 has sessions without them, and they can not be off.)"""
+        return bool(tls.session_reused) and tls.session is not None and tls.session.time <= self._authority_s
+
+    def _read_authority(self) -> bytes:
+        if self._config.tls_client_auth == "none":
+            return b""
+        try:
+            return Path(self._config.tls_client_ca).read_bytes()
+        except OSError:
+            return b""
 
     def _on_server_name(self, tls: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         tls.context = self.choose(name).context

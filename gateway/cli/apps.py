@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.cli.app_fields import build_fields, describe_limits
 from gateway.cli.options import ConfigFile, Json, OperatorKey, StoreFolder, Url, open_as_operator
 from gateway.cli.output import CommandFailed, print_fields, print_json, print_table, say, text_of, when
 from gateway.model.errors import ConfigError
@@ -73,7 +74,7 @@ def change_app(
 ) -> None:
     """Change settings of an app; those left out stay as they are. docs/notifiers.md and docs/push.md have them.
 
-    [dim]heliograph apps change shop '{"device_per_hour": 4}'[/dim]
+    [dim]heliograph apps change shop '{"limits": {"per_s": 500}, "device_per_hour": 4}'[/dim]
     """
     body = _parse_settings(settings)
     with open_as_operator(url, key, store, config) as provider:
@@ -124,12 +125,19 @@ def show_app(
     if as_json:
         print_json({**found, "keys": keys})
         return
-    print_fields((k, when(v) if k == "created_at" else v) for k, v in found.items() if k != "keys")
-    print_table(("key", "label", "created (UTC)"), ([k["id"], k["label"], when(k["created_at"])] for k in keys))
+    print_fields(build_fields(found))
+    print()
+    print_table(
+        ("key", "label", "limits", "created (UTC)"),
+        ([k["id"], k["label"], describe_limits(k.get("limits", {})), when(k["created_at"])] for k in keys),
+    )
 
 
 def _settings_of(pairs: list[str]) -> dict[str, str]:
-    """KEY=VALUE and KEY=@FILE. Raises CommandFailed."""
+    """KEY=VALUE and KEY=@FILE. Raises CommandFailed.
+
+    The line end that an editor leaves behind the last line of a file is not part of a secret. A PEM or JSON needs none.
+    """
     settings: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -140,6 +148,7 @@ def _settings_of(pairs: list[str]) -> dict[str, str]:
                 value = Path(value[1:]).read_text(encoding="utf-8")
             except (OSError, UnicodeError) as exc:
                 raise CommandFailed(f"{key}: can not read {value[1:]!r} ({type(exc).__name__})") from None
+            value = value.removesuffix("\n")  # read_text has made \r\n of one
         settings[key] = value
     return settings
 
@@ -154,7 +163,8 @@ def set_notifier(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="KEY=VALUE", help="Settings; KEY=@FILE takes a file's text, KEY= takes the setting out."
+            metavar="KEY=VALUE",
+            help="Settings; KEY=@FILE takes a file's text without its last line end, KEY= takes the setting out.",
         ),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the notifier's settings away.")] = False,
@@ -271,6 +281,9 @@ def _read(path: Path) -> str:
 def new_key(
     name: Name,
     label: Annotated[str, typer.Option("--label", help="A note to know the key by.")] = "",
+    per_s: Annotated[int, typer.Option("--per-s", min=0, help="Pushes a second, on average; 0: no limit.")] = 0,
+    burst: Annotated[int, typer.Option("--burst", min=0, help="Pushes at once; 0: as many as --per-s.")] = 0,
+    per_day: Annotated[int, typer.Option("--per-day", min=0, help="Pushes a day (UTC); 0: no limit.")] = 0,
     url: Url = None,
     key: OperatorKey = None,
     store: StoreFolder = None,
@@ -279,10 +292,17 @@ def new_key(
 ) -> None:
     """Make an API key for an app and print it, once: only its hash is kept.
 
+    Limits are of this key; those of the app hold beside them (`heliograph apps change`).
+
     [dim]export HELIOGRAPH_KEY=$(heliograph apps key demo)[/dim]
+    [dim]heliograph apps key demo --label newsletter --per-s 50 --per-day 100000[/dim]
     """
+    limits = {"per_s": per_s, "burst": burst, "per_day": per_day}
+    body: dict[str, Any] = {"label": label} if label else {}
+    if any(limits.values()):
+        body["limits"] = limits
     with open_as_operator(url, key, store, config) as provider:
-        made = provider.post("apps", name, "keys", body={"label": label} if label else {})
+        made = provider.post("apps", name, "keys", body=body)
     if as_json:
         print_json(made)
     else:

@@ -1,4 +1,5 @@
-"""`heliograph local`: an operator's servers on this machine, to try a pager with; must never listen anywhere else.
+"""`heliograph local`: an operator's servers and outside push services on this machine, to try a pager or notifier with;
+must never listen anywhere else.
 
 What comes in is printed, numbers and texts too: it is the trial of whoever started it, and goes to that terminal alone.
 """
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.local_cards import cards
-from gateway.cli.local_server import serve_local
+from gateway.cli.local_push import apns, fcm, webpush
+from gateway.cli.local_server import build_hint, serve_local
 from gateway.cli.output import say
 from gateway.model.errors import ConfigError
 
@@ -24,12 +26,14 @@ if TYPE_CHECKING:
 _MOST_KEPT = 10_000
 
 group = typer.Typer(no_args_is_help=True, add_completion=False)
-group.command()(cards)
+for each in (cards, apns, fcm, webpush):
+    group.command()(each)
 
 
 @group.callback()
 def local() -> None:
-    """Servers of an operator on 127.0.0.1, for trials of a pager without an operator (docs/paging.md).
+    """Servers of an operator on 127.0.0.1, for trials of a pager without an operator (docs/paging.md), and push
+    services for trials of a notifier (docs/notifiers.md).
 
     They print what they are sent, with the numbers it is for and its text: try them with nobody's number.
     """
@@ -67,7 +71,7 @@ def smsc(
 
     async def start() -> tuple[str, str]:
         where = f"127.0.0.1:{await server.start(port)}"
-        return f"SMSC at {where}, system_id {system_id}, password {password}", (
+        return f"SMSC at {where}, system_id {system_id}, password {password}", build_hint(
             f"--set paging.smscs=smpp://{system_id}@{where} --set paging.smsc_password_file=FILE"
         )
 
@@ -100,7 +104,7 @@ def ppg(
 
     async def start() -> tuple[str, str]:
         await server.start(port)
-        return f"PPG at {server.url}, user {user}, password {password}", (
+        return f"PPG at {server.url}, user {user}, password {password}", build_hint(
             f"--set wap.ppg={server.url} --set wap.ppg_user={user} --set wap.ppg_password_file=FILE"
         )
 
@@ -133,7 +137,8 @@ def scef(
 
     async def start() -> tuple[str, str]:
         root = await server.start(port)
-        return f"SCEF at {root}, scsAsId {scs_as_id}", f"--set trigger.t8={root} --set trigger.scs_as_id={scs_as_id}"
+        settings = f"--set trigger.t8={root} --set trigger.scs_as_id={scs_as_id}"
+        return f"SCEF at {root}, scsAsId {scs_as_id}", build_hint(settings)
 
     server.on_request = show
     asyncio.run(serve_local(start, server.close, port))

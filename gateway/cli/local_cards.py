@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.local_server import serve_local
+from gateway.cli.local_server import build_hint, serve_local
 from gateway.cli.output import CommandFailed, say
 from gateway.model.errors import ConfigError
 
@@ -149,7 +149,7 @@ async def _serve(network: CardNetwork, on: list[Holder], port: int, file: Path, 
         smsc = network.smsc
         what = f"CARDS at {where}, {len(on)} of {len(network.holders)} terminals on, system_id {smsc.system_id}"
         say(f"bring the cards in: heliograph cards import {file}")
-        return f"{what}, password {smsc.password}", (
+        return f"{what}, password {smsc.password}", build_hint(
             f"--set ota.port=0 --set paging.smscs=smpp://{smsc.system_id}@{where} --set paging.smsc_password_file=FILE"
         )
 

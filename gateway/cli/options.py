@@ -18,7 +18,9 @@ ConfigFile = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="SECTION.FIELD=VALUE", help="Override one setting; may be repeated."),
+    typer.Option(
+        "--set", "-s", metavar="SECTION.FIELD=VALUE", help="Override one setting; may be repeated. A list: a,b or JSON."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Url = Annotated[

@@ -56,6 +56,9 @@ def send(
     data: Annotated[
         str | None, typer.Option("--data", help="Message body: JSON, @FILE or - for stdin.", show_default=False)
     ] = None,
+    silent: Annotated[
+        bool, typer.Option("--silent", help="Without title, text and data; refused where it is not said.")
+    ] = False,
     localized: Annotated[
         str, typer.Option("--localized", help='Words by language: JSON {"de": {"title": "…"}}, @FILE or -.')
     ] = "",
@@ -111,6 +114,13 @@ def send(
         raise ConfigError("--fallback names no notifier; one reads ip,sms, and --no-fallback is for none")
     if fallback and no_fallback:
         raise ConfigError("--fallback and --no-fallback exclude each other")
+    invitation = _invitation(service, service_server, service_params)
+    # To everyone it would be on every screen before anybody saw that the words are missing.
+    says = bool(text or title or localized) or data is not None or invitation is not None
+    if not says and not silent:
+        raise ConfigError("the push says nothing: give TEXT, --title or --data, or --silent where it shall say nothing")
+    if says and silent:
+        raise ConfigError("--silent is a push without TEXT, --title, --data, --localized and --service")
     optional: dict[str, Any] = {
         "title": title,
         "text": text,
@@ -123,7 +133,7 @@ def send(
         "deliver_at": parse_time(at) if at else None,
         "over": over,
         "localized": parse_json("--localized", localized) if localized else None,
-        "service": _invitation(service, service_server, service_params),
+        "service": invitation,
     }
     request = {"target": target, "urgency": urgency.value, "body": body.value}
     request |= {name: value for name, value in optional.items() if value not in (None, "")}

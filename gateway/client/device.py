@@ -387,7 +387,7 @@ class Device:
         self._online_at = 0.0
         self._paused = False
         self._disarm()
-        verdict = self._session.lost(now)
+        verdict = self._session.lost(now, self._complaints.note_cut(link.error))
         believed = verdict.logged_in or is_checked(self._tls)
         self._addresses.sent_to(verdict.to, now, tls=self._tls is not None, believed=believed)
         sent_away = isinstance(verdict.error, Draining)

@@ -72,7 +72,8 @@ class Binding:
 
     @property
     def is_live(self) -> bool:
-        return self.state is BindState.BOUND and not self.suspended
+        """What comes for it is taken; also while it is asked for again, for the gateway has it bound all the time."""
+        return self.on_link and not self.is_over and not self.suspended
 
     @property
     def is_over(self) -> bool:

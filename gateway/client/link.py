@@ -26,15 +26,28 @@ class Complaints:
     def note(self, error: OSError | TimeoutError) -> str:
         """In words."""
         if isinstance(error, ssl.SSLCertVerificationError):
-            why = f"The gateway's certificate was refused: {error.verify_message}"
+            why = f"The gateway's certificate was refused: {error.verify_message.rstrip('.')}."
+        elif alert := _alert(error):
+            why = f"The gateway refused TLS: {alert}."
         elif isinstance(error, ssl.SSLError):
-            why = f"TLS with the gateway failed: {error.reason or error}"
+            why = f"TLS with the gateway failed: {error.reason or error}."
         else:
             return "The gateway can not be reached."
         if why != self._said:
             self._said = why
             _log.warning("%s Trying again.", why)
         return why
+
+    def note_cut(self, error: Exception | None) -> str:
+        """In words, of a connection that was there. With TLS 1.3 the client's handshake is over before the gateway has
+        looked at its certificate, so a refusal comes as the end of a connection."""
+        return self.note(error) if isinstance(error, ssl.SSLError) and _alert(error) else "The connection was cut."
+
+
+def _alert(error: Exception) -> str:
+    """What the other side said of it: "certificate required"; "" where it said nothing."""
+    reason = error.reason if isinstance(error, ssl.SSLError) else ""  # TLSV13_ALERT_CERTIFICATE_REQUIRED
+    return (reason or "").partition("_ALERT_")[2].replace("_", " ").lower()
 
 
 def build_tls(tls: bool | ssl.SSLContext) -> ssl.SSLContext | None:
@@ -68,6 +81,8 @@ class Link(asyncio.Protocol):
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self.closing = False
+        #: what ended it, where something is known
+        self.error: Exception | None = None
         #: set when the connection is gone
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -85,7 +100,8 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._owner.on_data(self, data)
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.error = exc
         if not self.gone.done():
             self.gone.set_result(None)
         self._owner.on_gone(self)

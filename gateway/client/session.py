@@ -117,9 +117,9 @@ class Session(Requests):
             return True
         return frame is not None
 
-    def lost(self, now: float) -> Closed:
-        """The connection is gone, for whatever reason; says whether to come back. What came before the end still
-        counts, so next_event goes on giving it."""
+    def lost(self, now: float, why: str = "The connection was cut.") -> Closed:
+        """The connection is gone, `why` where the gateway has not said; says whether to come back. What came before the
+        end still counts, so next_event goes on giving it."""
         if self.phase is Phase.OFFLINE:
             return Closed(LinkLost("The gateway can not be reached."), retry=True)
         self._now = now
@@ -133,7 +133,7 @@ class Session(Requests):
             self.counters.cuts += 1
             if self.phase is Phase.ONLINE:
                 self._liveness.on_cut(now)
-            verdict = Closed(LinkLost("The connection was cut."), retry=True)
+            verdict = Closed(LinkLost(why), retry=True)
         self.phase = Phase.OFFLINE
         self._events = deque(event for event in self._events if not isinstance(event, Closed))
         self._new_link(now)

@@ -269,13 +269,15 @@ class FarEdge:
         for node in self._nodes:
             self.tell(node, Do.RETURN, 0, registration.number, seq=device, payload=payload)
 
-    def moved(self, number: int) -> None:
+    def moved(self, number: int, *, asked: bool) -> None:
+        """`asked`: its node says BOUND once it has sent TOKEN."""
         link = self.registry.link(number)
         if link:
             group = self.registry.group(number)
             cohort = Cohort(self._directory.group_app(group), build_cohort(self._directory.group_cohort(group)))
             self._tell_of(number, link, Do.MOVE, payload=build_body(cohort))
-            self.hold(number, link)
+            if not asked:
+                self.hold(number, link)
 
     # --- what nodes tell of bound registrations
 

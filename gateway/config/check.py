@@ -219,7 +219,7 @@ def advice(config: Config) -> list[tuple[str, str]]:
         found.append(
             (
                 "api.public_urls",
-                "empty: whatever Host a client names is taken as the audience of VAPID tokens; say how providers come",
+                "empty: VAPID tokens are taken for this address and names in its certificates only; say how they come",
             )
         )
     if config.api.t8_private:

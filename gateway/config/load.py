@@ -6,6 +6,7 @@ All problems are found in one go, each with the field, the place it came from, w
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -220,8 +221,22 @@ def _parsed(setting: Setting, text: str) -> tuple[Any, str]:
             except ValueError:
                 return None, f"{_shown(text)} is not a{' whole' if setting.kind == 'int' else ''} number"
         case "list":
+            listed = _json_list(text)
+            if listed is not None:
+                return _typed(setting, listed)
             return [item.strip() for item in text.split(",") if item.strip()], ""
     return text, ""
+
+
+def _json_list(text: str) -> list[Any] | None:
+    """As people who know the file write it; None where it is no JSON: `[::1]:7480` begins like one."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _out_of_range(setting: Setting, value: Any) -> str:

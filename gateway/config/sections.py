@@ -219,7 +219,8 @@ class Api:
     # certificate files are looked at this often
     tls_reload_s: float = within(60.0, 0.01, 86_400)
     # origins providers know this gateway by, with the port where it is not 443 (https://push.example.com): the audience
-    # of VAPID tokens and the beginning of URLs in answers, the first one; empty: what the request says in Host
+    # of VAPID tokens and the beginning of URLs in answers, the first one; empty: what the request says in Host, as an
+    # audience only where that is loopback, the address connected to, or in a certificate
     public_urls: list[str] = field(default_factory=list)
     # largest body of a single request; a batch is streamed and bounded by line
     max_body_bytes: int = within(1_048_576, 1024, 1_073_741_824)

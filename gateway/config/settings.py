@@ -181,7 +181,8 @@ def build_page() -> str:
         "is allowed. `heliograph check-config` says the same without starting; `heliograph default-config` prints a",
         "file to begin with.",
         "",
-        "In the environment a list is written with commas (`ES256,EdDSA`), a yes or no as `true` or `false`.",
+        "In the environment and after `--set` a list is written with commas (`ES256,EdDSA`) or as in JSON",
+        """(`--set 'edge.proxy_trusted=["10.0.0.0/24", "10.0.1.0/24"]'`), a yes or no as `true` or `false`.""",
     ]
     for section in describe():
         out += ["", f"## [{section.name}]", "", section.meaning, ""]

@@ -128,8 +128,8 @@ class Acceptor:
 
     def _take_in(self, notification: Notification, audience: Audience, durable_first: bool) -> asyncio.Future[None]:
         count = len(audience.registrations)
-        if count > SLICE and not self._dispatcher.backlog.has_room:
-            raise QueueFull("too many large audiences are being sent to; try again soon")
+        if count > SLICE and not self._dispatcher.backlog.has_room(notification.app):
+            raise QueueFull("too many large audiences of this app are being sent to; try again soon")
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Nobody may be left to hear of a failure (the provider hung up): that is no error of ours.
         done.add_done_callback(_hear)

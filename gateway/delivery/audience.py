@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from gateway.delivery.request import TargetRequest
-from gateway.model.condition import check_condition, holds, required_tag, tags_of
+from gateway.model.condition import check_condition, count_parts, holds, required_tag, tags_of
 from gateway.model.errors import BadRequest, InvalidField, UnknownToken
 from gateway.model.notification import Target
 from gateway.model.ports import Directory
@@ -66,7 +66,7 @@ def find_audience(directory: Directory, app: str, kind: str, target: Target) -> 
     return Audience(kind, target, is_open=not target.is_broadcast)
 
 
-#: registrations looked at in one slice
+#: parts of a condition looked at in one slice, over all registrations
 _LOOKS = 1_000
 
 
@@ -80,15 +80,19 @@ def choose(directory: Directory, app: str, target: Target, chosen: array[int]) -
     """Fill `chosen` with the registrations that meet the condition now, in slices. Tags are those of the beginning."""
     where = target.where
     assert where is not None
-    tagged = {tag: frozenset(directory.by_tag(app, tag)) for tag in set(tags_of(where))}
+    tagged: dict[str, frozenset[int]] = {}
+    for name in set(tags_of(where)):
+        tagged[name] = frozenset(directory.by_tag(app, name))
+        yield
+    looks = max(1, _LOOKS // count_parts(where))
     specifiers = parse_versions(target.versions)
     tag = required_tag(where)
     parts: Iterator[Sequence[int]] = (
         _in_parts(sorted(tagged[tag])) if tag else directory.by_versions(app, target.versions, where)
     )
     for part in parts:
-        for start in range(0, len(part), _LOOKS):
-            for number in part[start : start + _LOOKS]:
+        for start in range(0, len(part), looks):
+            for number in part[start : start + looks]:
                 cohort = directory.cohort(number)
                 if in_versions(cohort.version, specifiers) and holds(
                     where,

@@ -131,7 +131,7 @@ class BatchAcceptor:
             taken.settle()
         else:
             self._metrics.count(Metric.PUSHES, batch.ready, "token")
-            self._dispatcher.look_at(accepted.odd)
+            self._dispatcher.look_at(accepted.odd, app.name)
             accepted.done.add_done_callback(self._on_commit(accepted, taken))
         return taken
 

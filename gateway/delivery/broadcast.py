@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -23,7 +24,7 @@ from gateway.model.outcome import State
 from gateway.model.ports import Ack, Broadcasts, Directory, Edge, Journal
 from gateway.model.registration import build_token
 
-#: single deliveries remembered for one broadcast, so that a recall takes them back too; past it only the broadcast is
+#: single deliveries remembered for one broadcast, for its recall; past it, as after a start, that looks for them
 MAX_ADOPTED = 100_000
 
 #: starts the single delivery: (notification, was it sent to the device as a broadcast already?)
@@ -33,13 +34,15 @@ Adopt = Callable[[Notification, bool], None]
 class _Live:
     """A live broadcast and its frames, built when first needed."""
 
-    __slots__ = ("_frames", "adopted", "light", "notification")
+    __slots__ = ("_frames", "adopted", "has_others", "light", "notification")
 
     def __init__(self, notification: Notification, inline_bytes: int) -> None:
         self.notification = notification
         self.light = goes_light(notification, inline_bytes)
         self._frames: dict[str, bytes] = {}  # language → its first frame
-        self.adopted: list[int] = []
+        self.adopted = array("Q")
+        #: there may be some that are not remembered
+        self.has_others = False
 
     def frame(self, locale: str) -> bytes:
         """What goes out first to registrations of this locale."""
@@ -102,10 +105,10 @@ class BroadcastRouter:
                 notification = self._journal.notification(seq)
                 if notification is None:
                     continue
-                self.keep(notification)
+                self.keep(notification).has_others = bool(notification.fallback)
                 self._loaded.append(seq)
                 if notification.seq in self._spreads:
-                    self._backlog.add(self._spread_out(notification))
+                    self._backlog.add(self._spread_out(notification), app)
                 if notification.fallback:
                     for group in self._groups(notification):
                         until = quiet_hold(notification, self._directory.group_cohort(group), self._clock())
@@ -117,7 +120,7 @@ class BroadcastRouter:
         for seq in self._loaded:
             live = self._live.get(seq)
             if live is not None and self._broadcasts.recount(seq):
-                self._backlog.add(self._walk(live.notification))
+                self._backlog.add(self._walk(live.notification), live.notification.app)
         self._loaded.clear()
 
     def keep(self, notification: Notification) -> _Live:
@@ -154,7 +157,7 @@ class BroadcastRouter:
         if notification.seq not in self._live:
             return
         if self._edge.is_certain:
-            self._backlog.add(self._walk(notification))
+            self._backlog.add(self._walk(notification), notification.app)
         else:
             self._uncertain.append(notification)
 
@@ -220,18 +223,18 @@ class BroadcastRouter:
         if not self._edge.is_certain:
             return
         for notification in self._uncertain:
-            self._backlog.add(self._walk(notification))
+            self._backlog.add(self._walk(notification), notification.app)
         self._uncertain.clear()
         for seq, spread in list(self._spreads.items()):
             if seq not in self._live or spread.is_over:
                 del self._spreads[seq]
                 continue
             for portion in spread.due(now_ms):
-                self._backlog.add(self._hand_out(spread.notification, portion))
+                self._backlog.add(self._hand_out(spread.notification, portion), spread.notification.app)
         while self._wakes and self._wakes[0][0] <= now_ms:
             at_ms, app = heapq.heappop(self._wakes)
             self._waking.discard((at_ms, app))
-            self._backlog.add(self._wake(app))
+            self._backlog.add(self._wake(app), app)
 
     def _hand_out(self, notification: Notification, portion: Sequence[int]) -> Iterator[None]:
         for start in range(0, len(portion), SLICE):
@@ -362,16 +365,22 @@ class BroadcastRouter:
             target=Target(token=build_token(record.token)),
             accepted_ms=self._clock(),
             count=0,
+            push=broadcast.push_seq,
+            broadcast=broadcast.seq,
         )
         try:
             commit = self._journal.append(notification, [registration])
         except GatewayError:
             return  # it stays waiting by its cursor
         self._adopting.add(key)
+        self._broadcasts.adopted(broadcast.seq, registration)
         # At once, not with the commit: a recall in between takes it back too.
         live = self._live.get(broadcast.seq)
-        if live is not None and len(live.adopted) < MAX_ADOPTED:
-            live.adopted.append(notification.seq)
+        if live is not None:
+            if len(live.adopted) < MAX_ADOPTED:
+                live.adopted.append(notification.seq)
+            else:
+                live.has_others = True
         commit.add_done_callback(lambda done: self._adopted(broadcast.seq, registration, done))
         if sent:
             # The single delivery has another id: the device must not show both.
@@ -381,9 +390,10 @@ class BroadcastRouter:
     def _adopted(self, broadcast: int, registration: int, commit: asyncio.Future[None]) -> None:
         self._adopting.discard((broadcast, registration))
         if commit.cancelled() or commit.exception() is not None:
-            return  # the row is out of RAM again; the broadcast still waits by its cursor
+            # The row is out of RAM again; the broadcast still waits by its cursor.
+            self._broadcasts.adopted(broadcast, registration, undone=True)
+            return
         self._broadcasts.acked(broadcast, [registration], self._clock())
-        self._broadcasts.count(broadcast, "notified", [registration])
         self._metrics.count(Metric.BROADCASTS_ADOPTED)
 
     # --- the end
@@ -398,8 +408,8 @@ class BroadcastRouter:
                 self._broadcasts.count_expired(seq)
                 self._broadcasts.end(seq, State.EXPIRED, now_ms)
 
-    def recall(self, seq: int, now_ms: int) -> list[int]:
-        """Take it back everywhere; returns the single deliveries that grew out of it."""
+    def recall(self, seq: int, now_ms: int) -> Iterator[Sequence[int]]:
+        """Take it back everywhere; returns the single deliveries that grew out of it, in slices."""
         live = self._live.pop(seq)
         self._spreads.pop(seq, None)
         if len(self._expiries) > 2 * len(self._live) + SLICE:
@@ -408,4 +418,30 @@ class BroadcastRouter:
             heapq.heapify(self._expiries)
         self._broadcasts.end(seq, State.RECALLED, now_ms)
         self._edge.recall_fanout(self._groups(live.notification), seq)
-        return live.adopted
+        return self._grown(live)
+
+    def _grown(self, live: _Live) -> Iterator[Sequence[int]]:
+        """Those that are pending still, and some that are not. One that moves under our feet is the executor's: it
+        sends nothing of a broadcast that was recalled."""
+        for start in range(0, len(live.adopted), SLICE):
+            yield live.adopted[start : start + SLICE]
+        if not live.has_others:
+            return
+        notification = live.notification
+        # Whatever version each has by now.
+        for part in self._directory.by_versions(notification.app, ""):
+            for start in range(0, len(part), SLICE):
+                yield [
+                    seq
+                    for registration in part[start : start + SLICE]
+                    for seq in self._journal.pending_of(registration)
+                    if self._has_grown(seq, notification)
+                ]
+
+    def _has_grown(self, seq: int, broadcast: Notification) -> bool:
+        delivery = self._journal.get(seq)
+        # They end together: that spares reading nearly all others.
+        if delivery is None or delivery.notification != seq or delivery.expires_s != broadcast.expires_s:
+            return False
+        notification = self._journal.notification(seq)
+        return notification is not None and notification.broadcast == broadcast.seq

@@ -88,6 +88,7 @@ class Dispatcher:
             config=config,
             metrics=metrics,
             clock=clock,
+            is_recalled=broadcasts.is_recalled,
         )
         self._early: dict[int, asyncio.Future[None]] = {}
         self._stopped: set[int] = set()
@@ -222,7 +223,7 @@ class Dispatcher:
         for i in range(min(SLICE, len(registrations))):
             self._route(notification, first + i)
         if len(registrations) > SLICE:
-            self.backlog.add(self._dispatch_rest(notification, len(registrations)))
+            self.backlog.add(self._dispatch_rest(notification, len(registrations)), notification.app)
 
     def _dispatch_rest(self, notification: Notification, count: int) -> Iterator[None]:
         first = notification.seq + 1
@@ -236,12 +237,12 @@ class Dispatcher:
         if delivery is not None and delivery.state == State.ACCEPTED:
             self._executor.carry_out(delivery, notification, Event.ROUTE)
 
-    def look_at(self, seqs: Sequence[int]) -> None:
+    def look_at(self, seqs: Sequence[int], app: str) -> None:
         """First look at deliveries of a batch for which it was not plain."""
         for seq in seqs[:SLICE]:
             self._executor.apply(seq, Event.ROUTE)
         if len(seqs) > SLICE:
-            self.backlog.add(self._look_at_rest(seqs))
+            self.backlog.add(self._look_at_rest(seqs), app)
 
     def _look_at_rest(self, seqs: Sequence[int]) -> Iterator[None]:
         for start in range(SLICE, len(seqs), SLICE):
@@ -289,7 +290,7 @@ class Dispatcher:
     def replace_older(self, notification: Notification, registrations: Sequence[int]) -> None:
         """Collapse: older pending ones with the key give way to this one, which is safe now (durable or acked)."""
         if len(registrations) > SLICE:
-            self.backlog.add(self._replace_in_slices(notification, registrations))
+            self.backlog.add(self._replace_in_slices(notification, registrations), notification.app)
             return
         for registration in registrations:
             for older in self._journal.collapsed_by(registration, notification.collapse_key):
@@ -351,7 +352,11 @@ class Dispatcher:
         if seq in self.broadcast:
             if self.broadcast.notification(seq).app != app:
                 raise UnknownPush
-            return 1 + await self._recall_many(self.broadcast.recall(seq, self._clock()))
+            recalled = 1
+            for part in self.broadcast.recall(seq, self._clock()):
+                recalled += await self._recall_many(part)
+                await asyncio.sleep(0)
+            return recalled
         notification = self._journal.notification(seq)
         if notification is None or notification.app != app:
             raise UnknownPush
@@ -361,14 +366,15 @@ class Dispatcher:
     def recall_broadcast(self, seq: int) -> None:
         """The fleet has taken it back: so do we, with what grew out of it."""
         if seq in self.broadcast:
-            self.backlog.add(self._recall_in_slices(self.broadcast.recall(seq, self._clock())))
+            app = self.broadcast.notification(seq).app
+            self.backlog.add(self._recall_in_slices(self.broadcast.recall(seq, self._clock())), app)
 
-    def _recall_in_slices(self, sequences: Sequence[int]) -> Iterator[None]:
-        for i, seq in enumerate(sequences, 1):
-            if self._journal.get(seq) is not None:
-                self._executor.apply(seq, Event.RECALL)
-            if not i % SLICE:
-                yield
+    def _recall_in_slices(self, parts: Iterator[Sequence[int]]) -> Iterator[None]:
+        for part in parts:
+            for seq in part:
+                if self._journal.get(seq) is not None:
+                    self._executor.apply(seq, Event.RECALL)
+            yield
 
     async def _recall_many(self, sequences: Sequence[int]) -> int:
         recalled = 0

@@ -7,21 +7,25 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import IntEnum
 
 from gateway.config.sections import Config
+from gateway.delivery import chain
 from gateway.delivery.caps import DeviceCaps
 from gateway.delivery.forms import build_notify, goes_light
-from gateway.delivery.holds import quiet_hold, spread_hold
+from gateway.delivery.holds import quiet_hold, spread_hold, spread_retry
 from gateway.delivery.notify_queue import Call, Job, NotifyQueue
 from gateway.delivery.policy import Action, Facts, decide
 from gateway.delivery.trails import Remembered, Trail
 from gateway.metrics import Metric, Metrics
 from gateway.model.frames import Urgency
-from gateway.model.notification import Notification
+from gateway.model.notification import Notification, said_to
 from gateway.model.outcome import Event, Outcome, State, Step
 from gateway.model.ports import Delivery, Directory, Edge, Journal, Notifier, NotifierResult
 from gateway.model.registration import Registration, build_token
 
-#: failures for now of the notifiers of one delivery, after which the last is not tried again
+#: failures for now of the notifiers of one delivery that were its message's or its address's, after which none is tried
+#: again
 MAX_TRIES = 5
+#: retries after which the history has no more lines of notifiers that fail for now again
+MAX_TOLD = 12
 #: the retry pause doubles up to this many times delivery.retry_ms
 MAX_BACKOFF = 16
 #: the longest pause a notifier may ask for
@@ -50,6 +54,7 @@ _USES_CHAIN = frozenset(
 _CHANNEL_FIRST = frozenset((Event.ROUTE, Event.BACK, Event.LOST, Event.NOTIFIER_TIMEOUT))
 #: what sends a delivery that was not sent before
 _LOOKS = frozenset((Event.ROUTE, Event.BACK, Event.FETCH))
+_ENDS = frozenset((Event.ACK, Event.EXPIRE, Event.RECALL, Event.REPLACE, Event.REVOKE))
 _CLOSING = {
     State.EXPIRED: "expired",
     State.RECALLED: "recalled",
@@ -81,7 +86,9 @@ class Executor:
         config: Config,
         metrics: Metrics,
         clock: Callable[[], int],
+        is_recalled: Callable[[int], bool],
     ) -> None:
+        self._is_recalled = is_recalled  # a broadcast, by its sequence
         self._edge = edge
         self._journal = journal
         self._directory = directory
@@ -146,6 +153,9 @@ class Executor:
         detail: str = "",
         after_ms: int = 0,
     ) -> Sent:
+        # It may have been taken back, and what grew out of it not found yet: a restart came between.
+        if notification.broadcast and event not in _ENDS and self._is_recalled(notification.broadcast):
+            event = Event.RECALL
         if event is Event.LOST and delivery.state == State.ACCEPTED:
             event = Event.ROUTE  # an owner before this one sent it: it is new here
         if self.held and event in _LOOKS and delivery.notification in self.held:
@@ -155,12 +165,14 @@ class Executor:
             self.unsure.add(seq)  # no notifier, and no end of TTL 0, for one that may be there
             return Sent.NOTHING
         now = self._clock()
-        facts = self._facts(delivery, notification, event, now)
+        facts, notifier = self._facts(delivery, notification, event, now, channel)
         old = State(delivery.state)
         if event is Event.ROUTE and old is State.ACCEPTED and not self._is_allowed(notification, registration, now):
             event = Event.LIMIT
         state, actions = decide(old, event, facts)
-        hop = delivery.hop + (Action.NOTIFY in actions) - (Action.REOPEN in actions and delivery.hop > 0)
+        hop = delivery.hop + (Action.NOTIFY in actions)
+        if Action.REOPEN in actions:
+            hop = self._reopened(delivery, event)
         if not state.is_final and (state is not old or hop != delivery.hop):
             self._journal.set_state(seq, state, hop)
         sent = Sent.NOTHING
@@ -170,13 +182,13 @@ class Executor:
             elif action is Action.SETTLE:
                 self._settle(delivery, notification, state, now)
             elif action is Action.NOTIFY:
-                self._notify(delivery, notification)
+                self._notify(delivery, notification, notifier)
             elif action is Action.CANCEL:
                 self._edge.recall(registration, seq)
             elif action is Action.ARM_RECHECK:
                 self._journal.arm(seq, now + notification.notifier_ack_ms)  # B5
             elif action is Action.ARM_RETRY:
-                self._arm_retry(seq, now, after_ms)
+                self._arm_retry(seq, now, after_ms, is_spread=channel != EDGE)
             elif action is Action.IGNORE:
                 self._metrics.count(Metric.EVENTS_IGNORED, label=event.name.lower())
             elif action is not Action.REOPEN:
@@ -198,26 +210,33 @@ class Executor:
             return True
         return self._caps.admit(app, registration, now)
 
-    def _facts(self, delivery: Delivery, notification: Notification, event: Event, now: int) -> Facts:
+    def _facts(
+        self, delivery: Delivery, notification: Notification, event: Event, now: int, channel: str
+    ) -> tuple[Facts, str]:
+        """And the notifier that would be next."""
         registration = delivery.registration
         connected = self._edge.is_connected(registration)
         is_held = bool(self._held_until(delivery, notification, now))
         wanted = not is_held and (not connected or notification.urgency >= self._edge.urgency_floor(registration))
-        more = tries = False
+        notifier, tries = "", False
         if event in _USES_CHAIN and not is_held and not (connected and wanted and event in _CHANNEL_FIRST):
-            more = delivery.hop < len(self._chain(notification, registration))
             trail = self._trails.get(delivery.seq)
-            tries = trail is None or trail.tries < MAX_TRIES
+            notifier = self._next_notifier(delivery, notification, trail, "" if channel == EDGE else channel)
+            if event is Event.NOTIFIER_DEAD:
+                tries = trail is not None and bool(trail.later) and trail.tries < MAX_TRIES
+            else:
+                tries = trail is None or trail.tries < MAX_TRIES
         asked = delivery.seq in self._fetched
-        return Facts(
+        facts = Facts(
             connected=connected,
             wanted=wanted,
             light=not asked and goes_light(notification, self._inline_bytes),
-            more_notifiers=more,
+            more_notifiers=bool(notifier),
             tries_left=tries,
             ttl_left=notification.expires_s * 1000 > now,
             asked=asked,
         )
+        return facts, notifier
 
     def _send(self, delivery: Delivery, notification: Notification, action: Action) -> Sent:
         seq, registration = delivery.seq, delivery.registration
@@ -244,11 +263,9 @@ class Executor:
         self._edge.await_room(registration)
         return Sent.REFUSED
 
-    def _notify(self, delivery: Delivery, notification: Notification) -> None:
-        chain = self._chain(notification, delivery.registration)
-        name = chain[delivery.hop]
+    def _notify(self, delivery: Delivery, notification: Notification, name: str) -> None:
         queue = self._queues.get(name)
-        job = Job(delivery.seq, delivery.hop)
+        job = Job(delivery.seq, delivery.hop, name)
         if queue is None:
             self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="not configured"))
             return
@@ -268,8 +285,17 @@ class Executor:
             self._journal.step(delivery.seq, Step(now - notification.ack_ms, "sent", EDGE))
         elif action is Action.STEP_RECHECK:
             channel = EDGE
+        elif action is Action.STEP_NOTIFIER_FAILED and self._is_told(delivery.seq, channel):
+            return
         self._journal.step(delivery.seq, Step(now, what, channel, detail))
         self._metrics.count(Metric.DELIVERY_STEPS, label=what)
+
+    def _is_told(self, seq: int, channel: str) -> bool:
+        """An outage of days must not take the room for what comes after it."""
+        trail = self._trails.get(seq)
+        if trail is None or trail.retries < MAX_TOLD:
+            return False
+        return any(step.channel == channel and step.what == "notifier_failed" for step in self._journal.steps_of(seq))
 
     def _trail(self, seq: int) -> Trail:
         trail = self._trails.get(seq)
@@ -278,11 +304,12 @@ class Executor:
             self._trails.put(seq, trail)
         return trail
 
-    def _arm_retry(self, seq: int, now: int, after_ms: int) -> None:
+    def _arm_retry(self, seq: int, now: int, after_ms: int, *, is_spread: bool) -> None:
+        """`is_spread`: what failed together is not tried together."""
         trail = self._trail(seq)
         pause = self._retry_ms * min(1 << min(trail.retries, 16), MAX_BACKOFF)
         trail.retries += 1
-        self._journal.arm(seq, now + max(pause, after_ms))
+        self._journal.arm(seq, now + max(pause, after_ms) + (spread_retry(pause, seq) if is_spread else 0))
 
     def _settle(self, delivery: Delivery, notification: Notification, state: State, now: int) -> None:
         step = Step(now, _CLOSING[state], EDGE if state is State.ACKED else "")
@@ -355,7 +382,7 @@ class Executor:
         app = self._directory.app(notification.app) if notification is not None else None
         if notification is None or app is None:
             return None
-        return app, registration, notification
+        return app, registration, said_to(notification, registration.locale)
 
     def _on_notifier_result(self, job: Job, result: NotifierResult) -> None:
         delivery = self._journal.get(job.seq)
@@ -364,21 +391,23 @@ class Executor:
         notification = self._journal.notification(delivery.notification)
         if notification is None:
             return
-        chain = self._chain(notification, delivery.registration)
-        channel = chain[job.hop] if job.hop < len(chain) else ""
         if delivery.hop != job.hop + 1:
             # The delivery has moved on to another notifier: only its history hears of this one.
             what = "notified" if result.ok else "notifier_failed"
-            self._journal.step(job.seq, Step(self._clock(), what, channel, result.detail))
+            self._journal.step(job.seq, Step(self._clock(), what, job.notifier, result.detail))
             return
         event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY
-        if event is Event.NOTIFIER_RETRY and result.asked:
-            self._trail(job.seq).tries += 1
+        if event is Event.NOTIFIER_RETRY:
+            trail = self._trail(job.seq)
+            trail.tries += result.asked and not result.is_lanes
+            trail.failed(job.notifier, dead=False)
+        elif event is Event.NOTIFIER_DEAD and (known := self._trails.get(job.seq)) is not None:
+            known.failed(job.notifier, dead=True)
         self.carry_out(
             delivery,
             notification,
             event,
-            channel=channel,
+            channel=job.notifier,
             detail=result.detail,
             after_ms=min(max(result.retry_after_ms, result.hold_ms), MAX_RETRY_AFTER_MS),
         )
@@ -386,6 +415,23 @@ class Executor:
     def _on_gone(self, channel: str, registration: Registration) -> None:
         """The address it was asked for is dead for good: its provider hears of it, and it is not asked again."""
         self._directory.address_gone(registration.number, channel, registration.addresses.get(channel, ""))
+
+    def _next_notifier(self, delivery: Delivery, notification: Notification, trail: Trail | None, answered: str) -> str:
+        """Of its chain as it is now; empty: none is left."""
+        names = self._chain(notification, delivery.registration)
+        if not names or delivery.hop >= chain.MAX_HOPS:
+            return ""
+        used: Sequence[str] = ()
+        if delivery.hop:
+            used = chain.used_up(self._journal.steps_of(delivery.seq), delivery.hop, names, answered)
+        return chain.find_next(names, (*used, *trail.dead) if trail is not None else used)
+
+    def _reopened(self, delivery: Delivery, event: Event) -> int:
+        """How many notifiers stay used up. Where one is dead those are that took it: the dead ones are remembered, and
+        after a restart they say so again."""
+        if event is Event.NOTIFIER_DEAD:
+            return min(delivery.hop, chain.count_took(self._journal.steps_of(delivery.seq)))
+        return max(0, delivery.hop - 1)
 
     def _chain(self, notification: Notification, registration: int) -> Sequence[str]:
         """Notifiers in order: the push's own, else the registration's, else the app's; none while it is signed out."""

@@ -31,6 +31,11 @@ def spread_hold(notification: Notification, seq: int, now_ms: int) -> int:
     return turn if turn > now_ms else 0
 
 
+def spread_retry(pause_ms: int, seq: int) -> int:
+    """What is added to a delivery's pause: up to a quarter of it, the same each time."""
+    return pause_ms * (seq * _MIX % (1 << 64) >> 32) >> 34
+
+
 def portions(over_s: int) -> int:
     return max(1, min(over_s, MAX_PORTIONS))
 

@@ -45,7 +45,8 @@ class Job(NamedTuple):
     """One call to make. The content is loaded when its turn comes, so a long queue stays small."""
 
     seq: int  # of the delivery
-    hop: int  # place of the notifier in the delivery's chain
+    hop: int  # notifiers of the delivery's chain used up before this one
+    notifier: str
 
 
 Call = tuple[App, Registration, Notification]
@@ -275,7 +276,7 @@ class NotifyQueue:
             async with asyncio.timeout(self._timeout_s):
                 result = await self._notifier.notify(*call)
         except TimeoutError:
-            result = NotifierResult(ok=False, detail="timeout")
+            result = NotifierResult(ok=False, detail="timeout", is_lanes=True)
         except Exception as error:
             # The text of a foreign exception may hold an address; its type can not.
             _log.warning("notifier_failed", notifier=self.name, error=type(error).__name__)

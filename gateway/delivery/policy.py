@@ -41,7 +41,8 @@ class Facts(NamedTuple):
     wanted: bool  # urgency is at or above the device's floor, and nothing holds it back (quiet hours, its own spread)
     light: bool  # its next (or last) frame is a light notification (B2)
     more_notifiers: bool  # the chain has one that was not used up, and nothing holds it back
-    tries_left: bool  # the notifier that failed for now may be tried again
+    #: the notifier that failed for now may be tried again; where one is dead: another of the chain that failed for now
+    tries_left: bool
     ttl_left: bool  # its expiry is still ahead
     asked: bool = False  # the device asked for its body (B2)
 
@@ -53,7 +54,7 @@ class Action(StrEnum):
     SEND_AGAIN = "send again"  # on the channel, though it was sent before
     SEND_BODY = "send body"  # the whole message, on request
     NOTIFY = "notify"  # queue it for the next notifier of the chain, which is used up by that
-    REOPEN = "reopen"  # the notifier that failed for now counts as unused again
+    REOPEN = "reopen"  # the notifier that failed for now counts as unused again; where another is dead, all that did
     ARM_RETRY = "arm retry"  # ROUTE after delivery.retry_ms, doubling
     ARM_RECHECK = "arm recheck"  # NOTIFIER_TIMEOUT after notifier_ack_ms
     CANCEL = "take back"  # from the link and from the device
@@ -182,14 +183,21 @@ def _notifier_is_dead(facts: Facts) -> Decision:
         return _expired(Action.STEP_NOTIFIER_FAILED)
     if facts.more_notifiers:
         return Decision(_NOTIFIED, (Action.STEP_NOTIFIER_FAILED, Action.NOTIFY))
+    if facts.tries_left:
+        return Decision(_WAITING, (Action.STEP_NOTIFIER_FAILED, Action.REOPEN, Action.ARM_RETRY))
     # On a live link nobody would say BACK.
     arm = (Action.ARM_RETRY,) if facts.connected else ()
     return Decision(_WAITING, (Action.STEP_NOTIFIER_FAILED, *arm))
 
 
-def _late_death(facts: Facts) -> Decision:
-    arm = (Action.ARM_RETRY,) if facts.connected or facts.more_notifiers else ()
-    return Decision(_WAITING, (Action.STEP_NOTIFIER_FAILED, *arm))
+def _late_death(state: State) -> Look:
+    def look(facts: Facts) -> Decision:
+        reopen = (Action.REOPEN,) if facts.tries_left and not facts.more_notifiers else ()
+        is_armed = facts.connected or facts.more_notifiers or facts.tries_left
+        arm = (Action.ARM_RETRY,) if state is _WAITING and is_armed else ()
+        return Decision(state, (Action.STEP_NOTIFIER_FAILED, *reopen, *arm))
+
+    return look
 
 
 def _fetch(state: State) -> Look:
@@ -257,7 +265,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.SPILLED: Rule("no room", _no_room),
         Event.NOTIFIER_OK: Rule("notifier late: OK", _stay(_SENT, Action.STEP_NOTIFIED)),
         Event.NOTIFIER_RETRY: Rule("notifier late: failed for now", _late_failure_for_now(_SENT)),
-        Event.NOTIFIER_DEAD: Rule("notifier late: failed", _stay(_SENT, Action.STEP_NOTIFIER_FAILED)),
+        Event.NOTIFIER_DEAD: Rule("notifier late: failed", _late_death(_SENT)),
         Event.NOTIFIER_TIMEOUT: _ignored(_SENT),
         # In flight on the new link already, or on one whose loss is still to be told.
         Event.BACK: Rule("send where not in flight", _back(_SENT, Action.SEND)),
@@ -298,7 +306,7 @@ TABLE: dict[State, dict[Event, Rule]] = {
         Event.SPILLED: _ignored(_WAITING),
         Event.NOTIFIER_OK: Rule("notifier took it", _notifier_took_it),
         Event.NOTIFIER_RETRY: Rule("notifier late: failed for now, waiting", _late_failure_for_now(_WAITING)),
-        Event.NOTIFIER_DEAD: Rule("notifier late: failed, waiting", _late_death),
+        Event.NOTIFIER_DEAD: Rule("notifier late: failed, waiting", _late_death(_WAITING)),
         Event.NOTIFIER_TIMEOUT: _ignored(_WAITING),
         Event.BACK: Rule("device is back", _back(_WAITING, Action.SEND_AGAIN)),
         Event.EXPIRE: _end(State.EXPIRED),

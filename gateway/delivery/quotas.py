@@ -1,16 +1,19 @@
 """What an app and each of its keys may send: a rate with a burst, and a number a day; must never let one app's use
 count against another's.
 
-Rates live in RAM and begin full after a restart. Days are UTC days; their counts are durable, a second behind.
+Rates live in RAM and begin full after a restart. Days are UTC days; their counts are durable, a second behind. What was
+counted and then refused is given back to its day, and not to its rate: to ask for what is wrong costs work too.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-from gateway.model.errors import TooManyRequests
+from gateway.model.errors import AcceptTimeout, GatewayError, NodeUnreachable, TooManyRequests
 from gateway.model.registration import App, Limits
 
 DAY_MS = 86_400_000
@@ -20,12 +23,19 @@ MAX_BUCKETS = 100_000
 NO_KEY = ""
 
 
+def is_refused(error: GatewayError) -> bool:
+    """Is it certain that nothing was accepted?"""
+    return not isinstance(error, AcceptTimeout | NodeUnreachable) and type(error) is not GatewayError
+
+
 class DayCounts(Protocol):
     """Durable counts; store.quotas.QuotaCounts."""
 
     def used(self, app: int, key: str, day: int) -> int: ...
 
-    def add(self, app: int, key: str, day: int, count: int) -> None: ...
+    def add(self, app: int, key: str, day: int, count: int) -> None:
+        """Of a negative count there is as much as was used at most."""
+        ...
 
 
 class _Bucket:
@@ -70,6 +80,25 @@ class Quotas:
         _, error = self.admit(app, key_id, 1, now_ms)
         if error is not None:
             raise error
+
+    def refund(self, app: App, key_id: str, count: int, now_ms: int) -> None:
+        """So many of what was admitted today were refused after all."""
+        day = now_ms // DAY_MS
+        for name, limits, _ in self._limits(app, key_id):
+            back = min(count, self._counts.used(app.number, name, day)) if limits.per_day else 0
+            if back > 0:
+                self._counts.add(app.number, name, day, -back)
+
+    @contextmanager
+    def counted(self, app: App, key_id: str, now_ms: int) -> Iterator[None]:
+        """Count one push, but for the day only where it is not refused inside. TooManyRequests."""
+        self.require(app, key_id, now_ms)
+        try:
+            yield
+        except GatewayError as error:
+            if is_refused(error):
+                self.refund(app, key_id, 1, now_ms)
+            raise
 
     def _limits(self, app: App, key_id: str) -> list[tuple[str, Limits, str]]:
         found = [("", app.limits, "the app's")] if app.limits != _NONE else []

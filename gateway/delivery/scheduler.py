@@ -120,10 +120,10 @@ class Scheduler:
             return 0
         if not audience.is_open:
             self._release(notification, audience)
-        elif self._backlog.has_room:
-            self._backlog.add(self._look_for(notification, audience))
-        else:
-            self._again(seq)
+        elif self._backlog.has_room(notification.app):
+            self._backlog.add(self._look_for(notification, audience), notification.app)
+        else:  # it was not tried: only its turn has not come
+            self._schedules.again(seq, now + AGAIN_MS)
         return len(audience.registrations)
 
     def _end(self, seq: int, state: State, now: int) -> None:

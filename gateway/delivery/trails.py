@@ -1,7 +1,7 @@
 """What RAM remembers of deliveries that did not go the ordinary way; must never grow past its bounds.
 
-Nothing here is needed for a delivery to end: what is evicted (oldest first, counted) costs a shorter back-off, or one
-more FETCH.
+Nothing here is needed for a delivery to end: what is evicted (oldest first, counted) costs a shorter back-off, one more
+FETCH, or a notifier that is asked once more, or once less.
 """
 
 from __future__ import annotations
@@ -44,9 +44,18 @@ class Remembered(Generic[_V]):
 class Trail:
     """How often a delivery was tried in vain."""
 
-    __slots__ = ("retries", "timed_out", "tries")
+    __slots__ = ("dead", "later", "retries", "timed_out", "tries")
 
     def __init__(self) -> None:
         self.retries = 0  # retry timers armed so far
-        self.tries = 0  # failures for now of its notifiers
+        self.tries = 0  # failures for now that were the message's or the address's
+        self.later: tuple[str, ...] = ()  # notifiers that failed for now
+        self.dead: tuple[str, ...] = ()  # and those of its chain that are dead for it
         self.timed_out = False  # a link took it and no ack came
+
+    def failed(self, name: str, *, dead: bool) -> None:
+        self.later = tuple(each for each in self.later if each != name)
+        if dead:
+            self.dead = (*self.dead, name)
+        else:
+            self.later = (*self.later, name)

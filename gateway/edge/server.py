@@ -297,12 +297,14 @@ class EdgeServer:
         if link and not registration.signed_out:
             self.bind(link, registration.number, device)
 
-    def moved(self, number: int) -> None:
-        """Fan-outs must find it in its new group; what waits for it there is looked for."""
+    def moved(self, number: int, *, asked: bool) -> None:
+        """Fan-outs must find it in its new group; what waits for it there is looked for, where its device asked for
+        this behind TOKEN (`bind`)."""
         link = self._registry.link(number)
         if link:
             self.plane.insist(self.plane.of(link).bind, link, self._registry.group(number), number)
-            self.hold(link)
+            if not asked:
+                self.hold(link)
 
     # --- what the reactors report
 

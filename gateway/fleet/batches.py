@@ -19,6 +19,7 @@ from gateway.api.ports import Backend
 from gateway.api.wire import BatchResult
 from gateway.auth.api_keys import Provider
 from gateway.delivery.batch_gathering import pack_array
+from gateway.delivery.quotas import is_refused
 from gateway.delivery.request import PushRequest
 from gateway.fleet.pushes import Answer, ManyPushes, Part
 from gateway.fleet.quota_home import QuotaHome
@@ -89,6 +90,8 @@ class FleetBatchAnswer(BatchAnswer):
                 continue
             room -= not isinstance(item, GatewayError)
             if isinstance(raw, GatewayError) or isinstance(item, GatewayError):
+                if not isinstance(item, GatewayError):
+                    self._give_back(1)
                 results.append(raw if isinstance(raw, GatewayError) else None)
                 continue
             if spool.must_keep(self._app, item):
@@ -135,13 +138,22 @@ class FleetBatchAnswer(BatchAnswer):
         answer = result.answer.result().at(result.place)
         if not isinstance(answer, GatewayError):
             return await super()._line(index, Push(answer.seq, None, answer.replayed, answer.targeted), due)
-        return await self._refusal(index, answer, result.request, due)
+        return await self._refusal(index, answer, result.request, due, is_counted=True)
 
-    async def _refusal(self, index: int, error: GatewayError, request: PushRequest | None, due: float) -> bytes:
+    async def _refusal(
+        self, index: int, error: GatewayError, request: PushRequest | None, due: float, *, is_counted: bool = False
+    ) -> bytes:
         kept = None
         if request is not None:
             kept = await self._batches.spool.keep_item(index, self._app, self._key_id, request, error)
-        return await super()._line(index, error, due) if kept is None else self._kept(index, kept)
+        if kept is not None:
+            return self._kept(index, kept)
+        if is_counted and is_refused(error):
+            self._give_back(1)
+        return await super()._line(index, error, due)
+
+    def _give_back(self, refused: int) -> None:
+        self._batches.quotas.refund(self._app, self._key_id, refused)
 
     def _kept(self, index: int, kept: BatchResult) -> bytes:
         return self._encode(msgspec.structs.replace(kept, index=index))

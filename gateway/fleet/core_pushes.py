@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from gateway.delivery.audience import Audience, choose, find_audience, kind_of
@@ -20,8 +20,9 @@ from gateway.model.notification import Notification
 from gateway.model.outcome import State
 from gateway.model.ports import Directory, Journal
 from gateway.model.reach import WideBroadcasts, WideSchedules
+from gateway.model.shares import Shares
 
-#: pushes whose audience is looked for at once; past it QueueFull, and who asked comes again
+#: pushes whose audience is looked for at once, shared by the apps; past it QueueFull, and who asked comes again
 MOST_TAKES = 1_000
 
 
@@ -57,6 +58,7 @@ class CorePushes:
         self._acceptor = acceptor
         self._clock = clock
         self._takes: dict[int, asyncio.Task[int]] = {}  # under way: whoever asks again waits for the same
+        self._shares = Shares(MOST_TAKES)
 
     async def close(self) -> None:
         takes = list(self._takes.values())
@@ -71,10 +73,11 @@ class CorePushes:
         again."""
         take = self._takes.get(kept.seq)
         if take is None:
-            if len(self._takes) >= MOST_TAKES:
-                raise QueueFull("too many large audiences are being sent to; try again soon")
+            if not self._shares.has_room(kept.app):
+                raise QueueFull("too many large audiences of this app are being sent to; try again soon")
+            self._shares.take(kept.app)
             take = self._takes[kept.seq] = asyncio.get_running_loop().create_task(self._take(kept))
-            take.add_done_callback(lambda _: self._takes.pop(kept.seq, None))
+            take.add_done_callback(lambda _: self._taken(kept))
         try:
             return await asyncio.shield(take)
         except asyncio.CancelledError:
@@ -82,14 +85,19 @@ class CorePushes:
                 raise NodeUnreachable from None
             raise
 
+    def _taken(self, kept: Notification) -> None:
+        del self._takes[kept.seq]
+        self._shares.give(kept.app)
+
     async def _take(self, kept: Notification) -> int:
         if self._is_settled(kept):
             return 0
         audience = find_audience(self._directory, kept.app, kind_of(kept.target), kept.target)
         if audience.is_open:
             chosen = array("I")
-            for _ in choose(self._directory, kept.app, kept.target, chosen):
-                await asyncio.sleep(0)
+            found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._dispatcher.backlog.add(self._look_for(kept, chosen, found), kept.app)
+            await found
             audience = audience._replace(registrations=chosen)
         if self._is_settled(kept):  # recalled meanwhile
             return 0
@@ -98,6 +106,19 @@ class CorePushes:
         if audience.registrations or partition_of_seq(kept.seq) in (self.partition, -1):
             await self._acceptor.take_over(kept, audience, self._clock())
         return len(audience.registrations)
+
+    def _look_for(self, kept: Notification, chosen: array[int], found: asyncio.Future[None]) -> Iterator[None]:
+        try:
+            for _ in choose(self._directory, kept.app, kept.target, chosen):
+                if found.done():  # given up meanwhile
+                    return
+                yield
+        except Exception as error:
+            if not found.done():
+                found.set_exception(error)
+            return
+        if not found.done():
+            found.set_result(None)
 
     def _is_settled(self, kept: Notification) -> bool:
         return bool(self._schedules.became(kept.seq)) or self._has_ended(kept.seq)

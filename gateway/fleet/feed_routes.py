@@ -20,16 +20,16 @@ from starlette.types import Receive, Scope, Send
 from gateway.api.call import Call
 from gateway.api.media import EVENTS
 from gateway.api.ports import Backend
-from gateway.api.receipts import HEARTBEAT_S, MAX_CURSOR, MAX_PAGE, MAX_WAIT_S, PAGE, build_event
+from gateway.api.receipts import HEARTBEAT_S, MAX_CURSOR, MAX_PAGE, MAX_WAIT_S, PAGE, build_event, parse_cursor
 from gateway.api.webpush.headers import parse_prefer
 from gateway.api.webpush.problem import CORS
-from gateway.api.webpush.receipts import ReceiptEvent, parse_cursor, status_of
+from gateway.api.webpush.receipts import ReceiptEvent, status_of
 from gateway.api.webpush.resources import Message, Names
 from gateway.api.wire import DeadToken, DeadTokenPage, ReceiptPage, ReceiptView
 from gateway.fleet.feeds import SKEW_MS, Feeds, Kind, MessageReceipt, Reading, Row, parse_receipt
 from gateway.metrics import Metric
 from gateway.model.cluster import CURSOR_SHIFT
-from gateway.model.errors import BadRequest, NotFound, TooManyRequests
+from gateway.model.errors import BadRequest, NotFound, TooManyRequests, Unauthorized
 from gateway.model.outcome import State
 from gateway.model.registration import App
 from gateway.model.shares import Shares
@@ -60,6 +60,9 @@ class FeedRoutes:
         wait_s = call.query("wait", 0, 0, MAX_WAIT_S)
         reading = self._feeds.read(call.app.name, after)
         rows = [parse_receipt(row) for row in await self._take(reading, call.app.name, limit, wait_s)]
+        provider = call.provider
+        assert provider is not None
+        self._backend.app_of_key(provider.app.name, provider.key_id)
         page = ReceiptPage(receipts=rows, cursor=rows[-1].cursor if rows else after)
         return call.answer(page, headers=HELD if reading.is_held and not rows else None)
 
@@ -82,8 +85,8 @@ class FeedRoutes:
         resume = call.request.headers.get("last-event-id") or call.request.query_params.get("after")
         if resume is None:
             cursor = self._feeds.about_now()
-        elif resume.isascii() and resume.isdecimal() and int(resume[:20]) <= MAX_CURSOR:
-            cursor = int(resume)
+        elif (after := parse_cursor(resume)) is not None:
+            cursor = after
         else:
             raise BadRequest("expected the cursor of a receipt", field="Last-Event-ID")
         provider = call.provider
@@ -93,8 +96,11 @@ class FeedRoutes:
 
         def may_read() -> bool:
             """The key may have been deleted while the stream was open."""
-            app = self._backend.directory.app(provider.app.name)
-            return app is not None and any(key.id == provider.key_id for key in app.keys)
+            try:
+                self._backend.app_of_key(provider.app.name, provider.key_id)
+            except Unauthorized:
+                return False
+            return True
 
         def build(rows: list[Row]) -> bytes:
             return b"".join(_events([parse_receipt(row) for row in rows]))

@@ -56,6 +56,8 @@ PLACES: dict[str, Place] = {
     "POST /push/{token}": Place.TOKEN,
     "GET /push/{token}": Place.TOKEN,
     "OPTIONS /push/{token}": Place.HERE,
+    "OPTIONS /push/message/{id}": Place.HERE,
+    "OPTIONS /push/receipts/{id}": Place.HERE,
     "GET /push/message/{id}": Place.MESSAGE,
     "DELETE /push/message/{id}": Place.MESSAGE,
     "GET /push/receipts/{id}": Place.MESSAGE_RECEIPTS,

@@ -113,6 +113,7 @@ class ProviderSide:
     def join(self, core: Core) -> None:
         """A core that was built, and is no one's yet."""
         core.backend.admit_elsewhere = self.quotas.require
+        core.backend.refund_elsewhere = self.quotas.refund
         core.once.outlive(self._ttl_s, DOUBT_S + WAY_S)  # any node may have a spool
         self.feeds.join(core)
 

@@ -3,6 +3,8 @@ anybody for an app that has none."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 import msgspec
@@ -14,7 +16,9 @@ from gateway.model.cluster import home_of
 from gateway.model.errors import BadRequest, GatewayError, NodeUnreachable, UnknownApp
 from gateway.model.registration import App, Limits
 
-KIND = "quota"
+KIND, BACK = "quota", "quota.back"
+#: refunds on their way at once; past it a push that was refused counts
+MOST_REFUNDS = 1_000
 _NONE = Limits()
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[str, str, int]).decode
@@ -23,6 +27,10 @@ _decode_answer = msgspec.msgpack.Decoder(tuple[int, list[Any] | None]).decode
 
 def has_limits(app: App, key_id: str) -> bool:
     return app.limits != _NONE or any(key.id == key_id and key.limits != _NONE for key in app.keys)
+
+
+def _has_days(app: App, key_id: str) -> bool:
+    return bool(app.limits.per_day) or any(key.id == key_id and key.limits.per_day for key in app.keys)
 
 
 def parse_wanted(body: bytes) -> tuple[str, str, int]:
@@ -41,7 +49,9 @@ class QuotaHome:
 
     def __init__(self, owners: Owners) -> None:
         self._owners = owners
+        self._refunds: set[asyncio.Task[None]] = set()
         owners.serve(KIND, self._on_wanted)
+        owners.serve(BACK, self._on_back)
 
     async def admit(self, app: App, key_id: str, count: int) -> tuple[int, GatewayError | None]:
         """As delivery.quotas.Quotas.admit. NodeUnreachable where the home can not be asked."""
@@ -60,6 +70,24 @@ class QuotaHome:
         _, error = await self.admit(app, key_id, 1)
         if error is not None:
             raise error
+
+    def refund(self, app: App, key_id: str, count: int) -> None:
+        """So many of those that were admitted were refused after all. Where the home can not be asked, they count."""
+        if count and _has_days(app, key_id) and len(self._refunds) < MOST_REFUNDS:
+            task = asyncio.get_running_loop().create_task(self._refund(app.name, key_id, count))
+            self._refunds.add(task)
+            task.add_done_callback(self._refunds.discard)
+
+    async def _refund(self, app: str, key_id: str, count: int) -> None:
+        with contextlib.suppress(GatewayError):
+            await self._owners.ask(home_of(app, self._owners.partitions), BACK, _encode((app, key_id, count)))
+
+    def _on_back(self, core: Core, body: bytes) -> bytes:
+        name, key_id, count = parse_wanted(body)
+        app = core.backend.directory.app(name)
+        if app is not None:
+            core.backend.quotas.refund(app, key_id, count, core.backend.now_ms())
+        return b""
 
     def _on_wanted(self, core: Core, body: bytes) -> bytes:
         name, key_id, count = parse_wanted(body)

@@ -17,6 +17,7 @@ from gateway.api.ports import Backend
 from gateway.api.stream_sessions import RECEIPT_BYTES, Asked, Session, StreamSessions, describe
 from gateway.api.wire import ReceiptView
 from gateway.config.sections import Edge as EdgeConfig
+from gateway.delivery.quotas import is_refused
 from gateway.fleet.feeds import Feeds, Reading
 from gateway.fleet.pushes import Answer, ManyPushes, Part, Result, place_seqs
 from gateway.fleet.quota_home import QuotaHome
@@ -120,6 +121,8 @@ class FleetStreams(StreamSessions[_Stream]):
                 self._pushes.send(stream.app, parts, answers.hear)
             if parts:
                 await answers.done
+            refused = sum(isinstance(result, GatewayError) and is_refused(result) for result in answers.others.values())
+            self._quotas.refund(ask.app, stream.key_id, refused)
         finally:
             stream.unanswered -= count
         if self._is_open(link, stream):
@@ -155,7 +158,10 @@ class FleetStreams(StreamSessions[_Stream]):
                     stream.room.clear()
                     await stream.room.wait()
                     continue
-                for rows in _pieces(await reading.next(room)):
+                found = await reading.next(room)
+                if not self._may_read(link, stream):
+                    return
+                for rows in _pieces(found):
                     self._send_receipts(link, stream, [raw for _, raw in rows], rows[-1][0].cursor)
         except asyncio.CancelledError:
             raise

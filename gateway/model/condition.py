@@ -77,6 +77,10 @@ def _below(part: Condition) -> list[Condition]:
     return [*(part.all or ()), *(part.any or ()), *((part.not_,) if part.not_ is not None else ())]
 
 
+def count_parts(condition: Condition) -> int:
+    return 1 + sum(map(count_parts, _below(condition)))
+
+
 def tags_of(condition: Condition) -> Iterator[str]:
     """Every tag it names."""
     if condition.tag:

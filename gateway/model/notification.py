@@ -46,6 +46,17 @@ def language_of(content: Content, locale: str) -> str:
     return ""
 
 
+def said_to(notification: Notification, locale: str) -> Notification:
+    """The notification as a registration of this locale gets it: words in its language, and no others."""
+    content = notification.content
+    if not content.localized:
+        return notification
+    language = language_of(content, locale)
+    words = content.localized[language] if language else content
+    content = Content(title=words.title, text=words.text, data=content.data)
+    return msgspec.structs.replace(notification, content=content)
+
+
 class Target(msgspec.Struct, omit_defaults=True):
     """Exactly one of token, alias, tag, versions, everyone; `where` narrows the last two, or stands alone."""
 
@@ -99,6 +110,8 @@ class Notification(msgspec.Struct, omit_defaults=True, kw_only=True):
     service: Invitation | None = None
     #: the sequence it was accepted with, where it waited for its time and became this notification then; 0: this one
     push: int = 0
+    #: the broadcast this is the single delivery of, for one that was away or did not ack (B3, B4); 0: of none
+    broadcast: int = 0
 
     @property
     def push_seq(self) -> int:

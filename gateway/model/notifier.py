@@ -46,6 +46,9 @@ class NotifierResult(NamedTuple):
     gone_at_ms: int = 0
     #: False: the upstream was not asked at all (it rests, or a limit is reached), so this was no try
     asked: bool = True
+    #: of "try later": it is the upstream's fault or the credential's, not this message's nor this address's, so trying
+    #: again has no end but the message's own
+    is_lanes: bool = False
     #: of "try later": this delivery alone has to wait for so long; its lane goes on
     hold_ms: int = 0
 

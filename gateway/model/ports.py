@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from gateway.model.broadcasts import Broadcasts as Broadcasts
 from gateway.model.cohort import Cohort
 from gateway.model.condition import Condition
 from gateway.model.errors import GatewayError
@@ -332,8 +333,7 @@ class Journal(Protocol):
         ...
 
     def pending_of(self, registration: int, limit: int = 0, below: int = 0) -> list[int]:
-        """Ascending delivery sequences; limit 0 = all. `below`: those from it on that count in its field are left
-        out."""
+        """Ascending sequences; limit 0 = all. `below`: those from it on that count in its field are left out."""
         ...
 
     def collapsed_by(self, registration: int, collapse_key: str) -> list[int]:
@@ -343,6 +343,8 @@ class Journal(Protocol):
     def step(self, seq: int, step: Step) -> None:
         """Add a line to the history of a pending delivery."""
         ...
+
+    def steps_of(self, seq: int) -> list[Step]: ...
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Final states: rows deleted, outcomes and receipts written, with the next commit. `Outcome.steps` holds only
@@ -407,54 +409,6 @@ class Schedules(Protocol):
         ...
 
 
-class Broadcasts(Protocol):
-    """Live broadcasts of each app and how far each registration has come."""
-
-    def live(self, app: str) -> list[int]:
-        """Ascending sequences of broadcasts neither expired nor recalled."""
-        ...
-
-    def waiting(self, registration: int) -> list[int]:
-        """Live broadcasts that match the registration's app and version and which it has not acked, ascending."""
-        ...
-
-    def is_waiting(self, seq: int, registration: int) -> bool:
-        """Is it among `waiting`?"""
-        ...
-
-    def acked(self, seq: int, registrations: Sequence[int], at_ms: int) -> None:
-        """Cursors move on; durable with the next commit."""
-        ...
-
-    def matches(self, notification: Notification, registration: int) -> bool: ...
-
-    def count(self, seq: int, what: str, registrations: Sequence[int]) -> None:
-        """Figures of a broadcast, by version too: targeted, sent, acked, shown, notified."""
-        ...
-
-    def count_sent(self, seq: int, group: int, links: int) -> None:
-        """The same for so many of a group."""
-        ...
-
-    def counted(self, seq: int) -> None:
-        """Its audience was counted to the end."""
-        ...
-
-    def recount(self, seq: int) -> bool:
-        """False where `counted` was said of it, before a restart too; else "targeted" begins again from nothing."""
-        ...
-
-    def count_expired(self, seq: int) -> None:
-        """Whom it was meant for and did not reach."""
-        ...
-
-    def figures(self, seq: int) -> dict[str, int]: ...
-
-    def end(self, seq: int, state: int, at_ms: int) -> None:
-        """Expired or recalled."""
-        ...
-
-
 class PushRecord(NamedTuple):
     """Where is my push? One notification with all that is known of its deliveries."""
 
@@ -515,8 +469,9 @@ class Presence(Protocol):
         """The store refused that."""
         ...
 
-    def moved(self, number: int) -> None:
-        """It is of another group from now on."""
+    def moved(self, number: int, *, asked: bool) -> None:
+        """It is of another group from now on. `asked`: by its device, which is answered first; what waits for it is
+        looked for behind that answer, else now."""
         ...
 
 

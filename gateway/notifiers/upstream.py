@@ -394,5 +394,6 @@ def _build_result(answer: Answer, rest_ms: int, hold_ms: int = 0) -> NotifierRes
         gone=row.verdict is Verdict.GONE,
         gone_at_ms=answer.gone_at_ms if row.verdict is Verdict.GONE else 0,
         asked=answer.asked and not is_absent,
+        is_lanes=row.fault in (Fault.UPSTREAM, Fault.CREDENTIAL, Fault.THROTTLE, Fault.EITHER),
         hold_ms=hold_ms,
     )

@@ -21,7 +21,7 @@ from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import is_broadcast_seq
 from gateway.model.errors import QueueFull
 from gateway.model.notification import Notification
-from gateway.model.outcome import State
+from gateway.model.outcome import Outcome, State, Step
 from gateway.store.commit import Committer
 from gateway.store.contents import Contents
 from gateway.store.figures import Figures
@@ -46,6 +46,10 @@ from gateway.store.records import (
 _DRAIN_PAGES = 2_048
 #: figure of a broadcast whose audience was counted to the end; shown nowhere, as those of versions
 _COUNTED = "@counted"
+#: the same: single deliveries that grew out of it and are pending
+_ADOPTED = "@adopted"
+#: figures of those who wait for it no longer
+_OVER = ("acked", "expired", "recalled", "replaced", "rejected", "limited")
 
 
 class _Live:
@@ -328,6 +332,36 @@ class Broadcasts:
         for group, n in self._registry.group_runs(registrations):
             self._figures.count_version(seq, what, self._groups.cohort(group).version, n)
 
+    def adopted(self, seq: int, registration: int, *, undone: bool = False) -> None:
+        self._count_one(seq, _ADOPTED, registration, -1 if undone else 1)
+
+    def unsent(self, seq: int, registration: int) -> None:
+        self._count_one(seq, "sent", registration, -1)
+
+    def _count_one(self, seq: int, what: str, registration: int, n: int) -> None:
+        self._figures.count(seq, what, n)
+        for group, _ in self._registry.group_runs([registration]):
+            self._figures.count_version(seq, what, self._groups.cohort(group).version, n)
+
+    def notified(self, seq: int, registration: int, steps: Sequence[Step]) -> None:
+        """A notifier took the single delivery that grew out of it; `steps`: those before."""
+        if not any(step.what == "notified" for step in steps):
+            self.count(seq, "notified", [registration])
+
+    def settled(self, seq: int, outcome: Outcome, adopted_ms: int) -> None:
+        """The single delivery that grew out of it is over."""
+        registrations = [outcome.registration]
+        self.adopted(seq, outcome.registration, undone=True)
+        self.count(seq, State(outcome.state).name.lower(), registrations)
+        sent_ms = [step.at_ms for step in outcome.steps if step.what == "sent"]
+        if sent_ms and min(sent_ms) >= adopted_ms:  # else it was sent as a broadcast, and counted so
+            self.count(seq, "sent", registrations)
+        if any(step.what == "shown" for step in outcome.steps):
+            self.count(seq, "shown", registrations)
+
+    def is_recalled(self, seq: int) -> bool:
+        return seq not in self._live and self._receipts.ended_as(seq) == State.RECALLED
+
     def counted(self, seq: int) -> None:
         self._figures.count(seq, _COUNTED, 1)
 
@@ -348,7 +382,7 @@ class Broadcasts:
         missed_in_all = 0
         for name in [name for name in figures if name.startswith("targeted@")]:
             version = name[len("targeted") :]
-            missed = figures[name] - figures.get(f"acked{version}", 0) - figures.get(f"notified{version}", 0)
+            missed = figures[name] - sum(figures.get(f"{over}{version}", 0) for over in (*_OVER, _ADOPTED))
             self._figures.count(seq, f"expired{version}", max(0, missed))
             missed_in_all += max(0, missed)
         self._figures.count(seq, "expired", missed_in_all)

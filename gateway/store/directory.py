@@ -355,7 +355,7 @@ class Directory:
         changed.vapid_key = before.vapid_key if vapid_key is None else vapid_key
         if changed == before:
             return before, False, self._under_way(number)
-        return changed, False, self._change(before, changed)
+        return changed, False, self._change(before, changed, asked=True)
 
     def update(
         self,
@@ -414,7 +414,10 @@ class Directory:
         self._set_flags(registration)
         return written
 
-    def _change(self, before: Registration, after: Registration, more: Sequence[Row] = ()) -> asyncio.Future[None]:
+    def _change(
+        self, before: Registration, after: Registration, more: Sequence[Row] = (), *, asked: bool = False
+    ) -> asyncio.Future[None]:
+        """`asked`: by its device, see model.ports.Presence."""
         number = before.number
         changes = self._changes(before, after)
         old_group = self.registry.group(number)
@@ -424,14 +427,14 @@ class Directory:
             if self.registry.has(number):
                 self._set_flags(before)
             if old_group != new_group and self.registry.has(number):
-                self._move(number, old_group)
+                self._move(number, old_group, asked=False)
             self._settled(number, after, changes)
 
         rows: list[Row] = [(PUT, Db.REGISTRATIONS, pack_u32(number), self._build(after)), *more]
         written = self._write(number, after, rows + [change.row for change in changes], changes, undo)
         self._set_flags(after)
         if old_group != new_group:
-            self._move(number, new_group)
+            self._move(number, new_group, asked=asked)
         return written
 
     def _set_flags(self, registration: Registration) -> None:
@@ -440,21 +443,19 @@ class Directory:
         self.registry.set_plain(number, registration.fallback is None)
         self.registry.set_quiet(number, bool(registration.quiet))
 
-    def _move(self, number: int, group: int) -> None:
+    def _move(self, number: int, group: int, *, asked: bool) -> None:
         if self._broadcasts is not None:
             self._broadcasts.move(number, group)
         else:
             self.registry.set_group(number, group)
         if self._presence is not None:
-            self._presence.moved(number)
+            self._presence.moved(number, asked=asked)
 
     def revoke(self, number: int, reason: Loss = Loss.REVOKED) -> asyncio.Future[None]:
         """The token is dead at once and for good. Its row goes; its outcomes stay as long as all history does."""
         registration = self.registration(number)
         if registration is None:
-            done: asyncio.Future[None] = self._loop.create_future()
-            done.set_result(None)
-            return done
+            return self._answer(None, None)
         first = self._tokens.build(registration.device, registration.app, registration.account, 0)
         group, cursor = self.registry.group(number), self.registry.cursor(number)
         changes = self._changes(registration, None)

@@ -173,6 +173,16 @@ class History:
             return parse_outcome(raw)
         return None if self._batches is None else self._batches.outcome(seq)
 
+    def entry(self, seq: int) -> tuple[Outcome | None, bytes]:
+        """Both at once; of what came in a batch the outcome alone."""
+        entry = self._fresh.get(seq)
+        if entry is not None:
+            return entry
+        raw = self._environment.get(Db.OUTCOMES, pack_u64(seq))
+        if raw is not None:
+            return parse_outcome(raw), metadata_of_outcome(raw)
+        return None if self._batches is None else self._batches.outcome(seq), b""
+
     def metadata(self, seq: int) -> bytes:
         """Packed metadata of a settled notification with a single delivery; empty where there is none."""
         entry = self._fresh.get(seq)
@@ -184,7 +194,7 @@ class History:
         return b"" if self._batches is None else self._batches.metadata(seq)
 
     def amend(self, seq: int, step: Step, registration: int) -> bool:
-        """Add a line to an outcome; False where there is none of this registration."""
+        """Add a line to an outcome; False where there is none of this registration, or nothing to add."""
         outcome = self.outcome(seq)
         if outcome is None:
             return False
@@ -192,10 +202,10 @@ class History:
         if outcome.registration != registration:
             return False
         if any(done.what == step.what for done in outcome.steps):
-            return True  # SHOWN is repeated where its confirmation may have been lost: nothing new, nothing to write
+            return False  # SHOWN is repeated where its confirmation may have been lost: nothing new, nothing to write
         if len(outcome.steps) >= MAX_STEPS * 2:
             self._metrics.count(Metric.STORE_HISTORY_DROPPED)
-            return True
+            return False
         amended = Outcome(
             outcome.seq,
             outcome.notification,

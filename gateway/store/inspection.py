@@ -13,7 +13,7 @@ from gateway.store.environment import Environment
 from gateway.store.im_keys import IM_KEY_IN_USE, wrapping_key
 from gateway.store.keys import ServerKeys
 from gateway.store.postings import Postings
-from gateway.store.records import Db, pack_u32, parse_registration, unpack_u32
+from gateway.store.records import Db, pack_u32, parse_app, parse_registration, unpack_u32
 
 #: registrations of one device that are shown
 MAX_SHOWN = 1_000
@@ -34,12 +34,27 @@ class RegistrationFacts(TypedDict):
     revoked_at: int
 
 
-def registrations_of(config: StoreConfig, device: str) -> list[RegistrationFacts]:
-    """Committed registrations of a device, by number. Raises ConfigError where there is no store to read."""
+def load_keys(config: StoreConfig) -> ServerKeys:
+    """Raises ConfigError where there is no store to read."""
     folder = Path(config.path)
     if not (folder / "data.mdb").exists():
         raise ConfigError("there is no store in this folder", field="store.path")
-    keys = ServerKeys.load(folder, may_create=False)
+    return ServerKeys.load(folder, may_create=False)
+
+
+def app_name(config: StoreConfig, number: int) -> str | None:
+    """None where the store has no app of this number."""
+    environment = Environment.open(config, readonly=True)
+    try:
+        raw = environment.get(Db.APPS, pack_u32(number))
+    finally:
+        environment.close()
+    return None if raw is None else parse_app(raw).name
+
+
+def registrations_of(config: StoreConfig, device: str) -> list[RegistrationFacts]:
+    """Committed registrations of a device, by number. Raises ConfigError where there is no store to read."""
+    keys = load_keys(config)
     # as Directory.device_registrations finds them
     name = hashlib.blake2b(device.encode("utf-8", "replace"), digest_size=8, key=keys.hash_key).digest()
     environment = Environment.open(config, readonly=True)

@@ -40,6 +40,7 @@ from gateway.store.records import (
     build_notification,
     collapse_hash,
     pack_u64,
+    parse_grown,
 )
 from gateway.store.sequences import Sequences
 
@@ -253,9 +254,18 @@ class Journal:
     # --- history and end ------------------------------------------------------------------------------------
 
     def step(self, seq: int, step: Step) -> None:
-        if self._pending.get(seq) is not None:
-            self._batches.mark_odd(seq)
-            self._history.step(seq, step)
+        pending = self._pending.get(seq)
+        if pending is None:
+            return
+        self._batches.mark_odd(seq)
+        if step.what == "notified" and pending[1] == seq:
+            notification = self._contents.get(Db.JOURNAL, seq)
+            if notification is not None and notification.broadcast:
+                self._broadcasts.notified(notification.broadcast, pending[0], self._history.steps_of(seq))
+        self._history.step(seq, step)
+
+    def steps_of(self, seq: int) -> list[Step]:
+        return self._history.steps_of(seq)
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         rows: list[Row] = []
@@ -280,6 +290,9 @@ class Journal:
                 metadata = self._contents.metadata(Db.JOURNAL, notification)
                 self._contents.drop(notification)
                 rows.append(self._history.settle(outcome, metadata))
+                grown = parse_grown(metadata)
+                if grown is not None:
+                    self._broadcasts.settled(grown.broadcast, outcome, grown.accepted_ms)
             else:
                 rows.append(self._history.settle(outcome, b""))
                 if self._count_settled(notification, outcome.state):
@@ -327,7 +340,10 @@ class Journal:
     def amend(self, seq: int, step: Step, registration: int) -> None:
         pending = self._pending.get(seq)
         if pending is None:
-            self._history.amend(seq, step, registration)
+            if self._history.amend(seq, step, registration) and step.what == "shown":
+                grown = parse_grown(self._history.metadata(seq))
+                if grown is not None:
+                    self._broadcasts.count(grown.broadcast, step.what, [registration])
         elif pending[0] == registration:
             self._history.step(seq, step)
 

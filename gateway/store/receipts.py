@@ -37,6 +37,7 @@ from gateway.store.records import (
     idempotency_key,
     pack_u32,
     pack_u64,
+    parse_grown,
     parse_idempotency,
     parse_metadata,
     parse_push,
@@ -177,14 +178,17 @@ class Receipts:
                 break
         receipts = []
         for place, seq in places[:limit]:
-            outcome = self._history.outcome(seq)
+            outcome, metadata = self._history.entry(seq)
             if outcome is None and self._downloads is not None:
                 outcome = self._downloads.outcome(seq)
             if outcome is not None and outcome.app == app:
-                receipts.append(Receipt(place, outcome, self._known_as(outcome.notification)))
+                receipts.append(Receipt(place, outcome, self._known_as(outcome.notification, metadata)))
         return receipts
 
-    def _known_as(self, seq: int) -> int:
+    def _known_as(self, seq: int, metadata: bytes) -> int:
+        grown = parse_grown(metadata)
+        if grown is not None:
+            return grown.push or grown.broadcast
         return seq if self._schedules is None else self._schedules.known_as(seq)
 
     def _row_of(self, app_number: int, cursor: int) -> bytes:
@@ -226,6 +230,14 @@ class Receipts:
         """A multi-target push or a broadcast is over: its row; `push_landed` when it is durable."""
         self._ends[seq] = end
         return (PUT, Db.PUSHES, pack_u64(seq), build_push(end))
+
+    def ended_as(self, seq: int) -> int:
+        """The state it ended in; NO_STATE where it did not, or not as a whole."""
+        end = self._ends.get(seq)
+        if end is None:
+            raw = self._environment.get(Db.PUSHES, pack_u64(seq))
+            return NO_STATE if raw is None else parse_push(raw).state
+        return end.state
 
     def has_ended(self, seq: int) -> bool:
         """A multi-target push or a broadcast that is over, as long as its history is kept."""

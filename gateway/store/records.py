@@ -203,6 +203,19 @@ _DELIVERY = struct.Struct(">BII")  # kind, registration, distance to the notific
 _NO_CONTENT = Content()
 
 
+class Grown(msgspec.Struct, omit_defaults=True):
+    """What is wanted of a single delivery that grew out of a broadcast; fields of a Notification."""
+
+    accepted_ms: int
+    broadcast: int = 0
+    push: int = 0
+
+
+#: the name of its field, as it stands in the metadata of one that did, and of nearly nothing else
+_BROADCAST = _encode("broadcast")
+_decode_grown = msgspec.msgpack.Decoder(Grown).decode
+
+
 def collapse_hash(key: str) -> int:
     """32 bits, 0 only for no key; equal keys have equal hashes, so a look-up by it must compare the key itself."""
     return zlib.crc32(key.encode()) or 1 if key else 0
@@ -241,6 +254,12 @@ def parse_notification(raw: bytes) -> Notification:
 
 def parse_metadata(raw: bytes) -> Notification:
     return _decode_notification(raw)
+
+
+def parse_grown(metadata: bytes) -> Grown | None:
+    """None where it grew out of no broadcast, as nearly all: that takes no decoding."""
+    grown = _decode_grown(metadata) if _BROADCAST in metadata else None
+    return grown if grown is not None and grown.broadcast else None
 
 
 def metadata_of(raw: bytes) -> bytes:

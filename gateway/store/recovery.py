@@ -271,8 +271,15 @@ class Recovery:
         return figures
 
     def _load_hops(self) -> None:
-        """The last row of steps of a delivery says how many notifiers it had used."""
+        """The last row of steps of a delivery says how many notifiers it had used. One whose answer was not written had
+        none: it is asked again."""
+        of, names = -1, set[str]()
         for key, raw in self._environment.scan(Db.STEPS):
             self._history.has_rows = True
-            if not self._pending.set_state(unpack_u64(key), State.ACCEPTED, parse_steps(raw)[0]):
+            seq = unpack_u64(key)
+            if seq != of:
+                of, names = seq, set()
+            hop, steps = parse_steps(raw)
+            names.update(step.channel for step in steps if step.what in ("notified", "notifier_failed"))
+            if not self._pending.set_state(seq, State.ACCEPTED, min(hop, len(names))):
                 self.orphans.append((DELETE, Db.STEPS, key, b""))

@@ -51,6 +51,7 @@ from gateway.store.records import (
     pack_u64,
     parse_delivery,
     parse_figures,
+    parse_grown,
     parse_idempotency,
     parse_journal_head,
     parse_metadata,
@@ -166,6 +167,11 @@ class SplitPushes:
             seat = self._seat(0, about.target.token, about.app)
         row = bytearray(raw)
         row[_NUMBER] = pack_u32(seat.number)
+        grown = parse_grown(metadata_of(raw))
+        new = None if grown is None else self._live.get(grown.broadcast)
+        if new is not None:
+            own = msgspec.structs.replace(parse_notification(raw), broadcast=new)
+            row = bytearray(build_notification(own, seat.number))
         self._put_pending(seq, seat, bytes(row))
 
     def _put_pending(self, seq: int, seat: Seat, row: bytes) -> None:

@@ -6,6 +6,7 @@ import pytest
 from bare_device import BareDevice, pack
 from far_scene import Core, Fleet, Open, settle
 from open_house import until
+from test_timing_and_audience import a_span_around_now
 
 from gateway.metrics import Metric
 from gateway.model.errors import NodeUnreachable, Takeover
@@ -27,6 +28,22 @@ async def test_a_device_of_one_node_gets_what_comes_for_it_at_another_and_its_ac
     assert core.steps(seq) == ["sent", "acked"]
     await core.store.journal.committed()  # the feed has what is durable
     assert [r.outcome.seq for r in core.store.receipts.after("shop", 0, 10)] == [seq]
+
+
+async def test_what_a_device_lets_go_by_registering_again_comes_behind_token(open_fleet: Open) -> None:
+    fleet = await open_fleet(nodes=2)
+    device = fleet.nodes[1].device()
+    await device.login()
+    token = await device.register(quiet=a_span_around_now())
+    await fleet.connected(token, 1)
+    core = fleet.core_of(token)
+    seqs = [await core.push(token, "held"), await core.push(token, "held too")]
+    device.send(FrameType.REGISTER, {"req": 8, "app": "shop", "version": "1.0", "quiet": ""})
+    await device.until(lambda: len(device.frames) == 3, "TOKEN and two notifications")
+    assert [frame.kind for frame in device.frames] == [FrameType.TOKEN, FrameType.NOTIFY, FrameType.NOTIFY]
+    assert [note["id"] for note in await device.notes(2, ack=True)] == seqs
+    for seq in seqs:
+        await core.reaches(seq, State.ACKED)
 
 
 async def test_what_waited_while_it_was_away_comes_once_it_is_at_any_node(open_fleet: Open) -> None:

@@ -169,7 +169,7 @@ async def test_where_nothing_is_connected_nothing_is_sent(core: Core) -> None:
     assert not edge.notify(number, b"frame", 1, 1000)
     edge.await_room(number)
     edge.recall(number, 1)
-    edge.moved(number)
+    edge.moved(number, asked=False)
     await settle()
     assert core.bus.told == []
 
@@ -329,6 +329,17 @@ async def test_a_registration_of_another_cohort_moves_on_its_node(core: Core) ->
     [(node, move), (_, hold)] = core.bus.records()
     assert (node, move.kind, move.number, hold.kind) == (NODE, Do.MOVE, number, Do.HOLD)
     assert parse_body(move.payload, Cohort) == Cohort("shop", "1.0\x1fios")
+
+
+async def test_one_that_its_device_moved_is_looked_at_once_its_node_has_answered_it(core: Core) -> None:
+    number = await core.bound()
+    await core.sent(number)
+    assert await core.registered(version="2.0") == number
+    await settle()
+    assert [(node, record.kind) for node, record in core.bus.records()] == [(NODE, Do.MOVE)]
+    core.hear(core.bound_record(number, "d", flag=AGAIN))
+    await settle()
+    assert [(node, record.kind) for node, record in core.bus.records()] == [(NODE, Do.HOLD)]
 
 
 async def test_a_node_that_is_gone_loses_what_was_in_flight_and_only_that(core: Core) -> None:

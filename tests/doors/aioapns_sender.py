@@ -2,14 +2,13 @@
 
 Nothing of the library is changed. Where `proxy_port` is asked for it goes through its own proxy setting, to Apple's
 name; else to another host and port, which are attributes of a class. Its way through a proxy hands a transport's socket
-to another transport, which Python 3.11 no longer allows: whatever the proxy is, it waits for ever there. Before 3.11
-the first transport closes that socket when it is collected as garbage, so here nothing is.
+to another transport, which asyncio no longer allows (Python 3.11); so the loop hands it a socket of its own there, as
+docs/apns-door.md says.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import ssl
 import sys
@@ -19,10 +18,23 @@ from aioapns import APNs, NotificationRequest, PushType
 from aioapns.connection import APNsProductionClientProtocol
 
 
+class Loop(asyncio.SelectorEventLoop):
+    """The socket behind a transport may be given to another one: that gets one of its own."""
+
+    _before: asyncio.Transport
+
+    async def create_connection(self, *args: Any, sock: Any = None, **options: Any) -> Any:
+        if sock is not None:
+            self._before.pause_reading()
+            sock = sock.dup()
+        made = await super().create_connection(*args, sock=sock, **options)
+        self._before = made[0]
+        return made
+
+
 async def send(ask: dict[str, Any]) -> list[dict[str, Any]]:
     trust = ssl.create_default_context(cafile=ask["trust"])
     if ask["proxy_port"]:
-        gc.disable()
         ask["client"] |= {"proxy_host": "127.0.0.1", "proxy_port": ask["proxy_port"]}
     else:
         APNsProductionClientProtocol.APNS_SERVER = "localhost"
@@ -41,4 +53,5 @@ async def send(ask: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(send(json.load(sys.stdin)))))
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        print(json.dumps(runner.run(send(json.load(sys.stdin)))))

@@ -22,6 +22,7 @@ from gateway.api.apns.payload import parse_payload
 from gateway.api.apns.reasons import REASONS, Refused
 from gateway.model.errors import AcceptTimeout, QueueFull, RequestTimeout, StoreUnavailable, TooManyRequests
 from gateway.model.registration import ApnsKey, Loss, build_token
+from gateway.notifiers.local_tls import Authority
 
 TOPIC = "com.example.chat"
 PAYLOAD = {"aps": {"alert": {"title": "Ann", "body": "There?"}, "badge": 1}, "chat": 17}
@@ -152,6 +153,7 @@ async def test_one_key_may_serve_several_apps_and_the_topic_chooses(door, sender
         ({"apns-id": "not-a-uuid"}, "BadMessageId"),
         ({"apns-priority": "7"}, "BadPriority"),
         ({"apns-priority": ""}, "BadPriority"),
+        ({"apns-priority": "10", "apns-push-type": "background"}, "BadPriority"),
         ({"apns-topic": "no spaces"}, "BadTopic"),
         ({"apns-topic": "x" * 256}, "BadTopic"),
         ({"apns-push-type": "loud"}, "InvalidPushType"),
@@ -241,6 +243,9 @@ async def test_provider_tokens(door, sender):
         await post(door, {"authorization": bearer(sender, iss="TEAM2"), "apns-topic": TOPIC}), "UnrelatedKeyIdInToken"
     )
     refused(await post(door, {"authorization": bearer(sender, "KEY2"), "apns-topic": TOPIC}), "InvalidProviderToken")
+    # who has not the key learns of no key id
+    stranger = {"authorization": bearer(Sender(), iss="TEAM2"), "apns-topic": TOPIC}
+    refused(await post(door, stranger), "InvalidProviderToken")
     refused(await post(door, {"apns-topic": TOPIC}), "MissingProviderToken")
     assert not door.floors.pushed
 
@@ -303,8 +308,17 @@ async def test_a_certificate_of_the_app_needs_no_topic(door):
     refused(await post(door, {"apns-topic": "other"}), "TopicDisallowed")
 
 
-#: any bytes do: what is in it was TLS's business
-CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+AUTHORITY = Authority()
+CERTIFICATE = AUTHORITY.issue(name="mine").certificate
+
+
+async def test_a_certificate_that_ended_while_its_connection_lived(door):
+    """The handshake took it; the connection goes on for as long as pushes come."""
+    issued = AUTHORITY.issue(name="ended", ends_days=-1)
+    change(door, "chat", apns_certificates=[issued.fingerprint])
+    scope_tls(door, [issued.certificate])
+    refused(await post(door, {}), "BadCertificate")
+    assert not door.floors.pushed
 
 
 def scope_tls(door: Door, chain: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -251,6 +252,64 @@ async def test_client_certificates_under_a_further_host_name(authority, localhos
             except (OSError, ssl.SSLError):
                 assert client is not mine
     assert [scope["extensions"]["tls"]["client_cert_name"] for scope in scopes] == ["CN=mine"]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_no_session_outlives_the_authority_it_was_begun_under(authority, localhost, version, tmp_path):
+    other = Authority("other authority")
+    ca = tmp_path / "clients.pem"
+    ca.write_text(authority.pem)
+    door = Door(**with_tls(localhost, tls_client_ca=str(ca), tls_client_auth="required"))
+    context = authority.client_context(authority.issue(name="mine"))
+    context.minimum_version = context.maximum_version = version
+    async with serving(door) as server:
+        taken, session = await asyncio.to_thread(ask_with, context, server.tls_port, None)
+        assert taken
+        taken, _ = await asyncio.to_thread(ask_with, context, server.tls_port, session)
+        assert taken
+        ca.write_text(other.pem)
+        assert server.reload_tls()
+        for kept in (session, None):
+            taken, _ = await asyncio.to_thread(ask_with, context, server.tls_port, kept)
+            assert not taken
+
+
+def ask_with(context: ssl.SSLContext, port: int, session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
+    """(is it answered? what may be taken up again). Blocking: asyncio's own TLS takes no session."""
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+            context.wrap_socket(plain, server_hostname="localhost", session=session) as tls,
+        ):
+            tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            return tls.recv(100).startswith(b"HTTP/1.1 200"), tls.session
+    except OSError:
+        return False, None
+
+
+async def test_who_only_connects_counts_and_is_bounded(authority, localhost):
+    """Handshakes that never come must not take what others need, nor hold up the door's end."""
+    door = Door(**with_tls(localhost))
+    server = ApiServer(door.asgi, door.backend, limits=Limits(max_connections=5, headers_s=30))
+    await server.start()
+    silent = [await asyncio.open_connection("127.0.0.1", server.tls_port) for _ in range(5)]
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.tls_port)
+        async with asyncio.timeout(60):
+            with contextlib.suppress(ConnectionError):
+                assert not await reader.read()
+        writer.close()
+    assert door.metrics.value(Metric.API_CUT, "too_many") == 3
+    _, leaving = silent.pop()
+    leaving.close()
+    await until(lambda: door.metrics.value(Metric.API_CUT, "handshake") == 1)
+    assert await serial_of(server, authority.client_context()) == serial(localhost)
+    async with asyncio.timeout(20):
+        await server.stop(timeout_s=60)
+    for _, writer in silent:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 # --- files --------------------------------------------------------------------------------------------------------

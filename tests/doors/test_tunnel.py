@@ -187,7 +187,7 @@ async def test_who_begins_no_tls_in_it_is_cut_off_and_counted(tls, then):
             writer.write(then)
         else:
             writer.close()
-        await until(lambda: door.metrics.value(Metric.API_CUT, "tunnel_handshake") == 1)
+        await until(lambda: door.metrics.value(Metric.API_CUT, "handshake") == 1)
         await until(lambda: door.metrics.value(Metric.API_CONNECTIONS) == 0)
         writer.close()
 

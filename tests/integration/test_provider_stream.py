@@ -147,6 +147,18 @@ async def test_without_an_ack_the_ack_time_runs_and_a_late_ack_counts(open_house
     assert "ack_timeout" in [step["what"] for step in delivery["steps"]]
 
 
+async def test_what_is_refused_does_not_count_for_the_day(open_house: Open) -> None:
+    house = await open_house(apps={"shop": {"limits": {"per_day": 3}}})
+    token = await house.device().join()
+    link = await stream(house)
+    assert [isinstance(r, str) for r in await push(link, 1, to("A" * 22), to(token), to(token, ttl=-1))] == [0, 1, 0]
+    told = await push(link, 2, to("A" * 22, idempotency_key="k"), to(token, idempotency_key="l"))
+    assert [isinstance(result, str) for result in told] == [False, True]
+    told = await push(link, 3, to(token), to(token))
+    assert isinstance(told[0], str)
+    assert told[1]["name"] == "too_many_requests"
+
+
 async def test_past_the_window_a_batch_is_refused_whole(open_house: Open) -> None:
     house = await open_house({"edge.provider_window": 5, "store.commit_ms": 200})
     token = await house.device().join()
@@ -236,6 +248,22 @@ async def test_receipts_stream_within_their_window_and_go_on_after_a_cursor(hous
     assert {receipt["state"] for receipt in got} == {"acked"}
     cursors = [receipt["cursor"] for receipt in got]
     assert cursors == sorted(set(cursors))
+
+
+async def test_a_stream_whose_key_was_deleted_gets_no_receipts(house: House) -> None:
+    device = house.device()
+    token = await device.join()
+    link = await stream(house)
+    link.send(FrameType.RECEIPTS, {"req": 1})
+    await link.receive(FrameType.DONE)
+    await push(link, 2, to(token))
+    directory = house.gateway.store.directory
+    app = directory.app("shop")
+    assert app
+    await directory.put_app(msgspec.structs.replace(app, keys=[]))
+    await device.note(ack=True)
+    assert (await link.receive(FrameType.ERROR))["name"] == "unauthorized"
+    assert not [f for f in link.frames if f.kind == FrameType.RECEIPT]
 
 
 async def test_two_apps_never_see_each_others_receipts_nor_tokens(open_house: Open) -> None:

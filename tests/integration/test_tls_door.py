@@ -207,6 +207,7 @@ async def test_names_and_client_certificates(open_house: Any, files: Files) -> N
     async with Device("127.0.0.1", port, tls=files.context()) as device:
         await until(lambda: house.value(Metric.TLS_FAILURES, "no_certificate") >= 1)
         assert device.id == ""
+        await until(lambda: str(device.state.error) == "The gateway refused TLS: certificate required.")
     assert house.value(Metric.TLS_CERTIFICATE_SECONDS, "push.example.org") > 0
 
 

@@ -61,9 +61,9 @@ class ApnsRoutes:
             raise Refused("Shutdown")
         body = await read_body(call.request, asked.max_payload_bytes)
         wanted = self._build(asked, token, body)
-        await backend.admit(app, NO_KEY)
-        push = as_push(backend.acceptor.push(app, wanted, backend.now_ms()))
-        await settle(push, backend.config.accept_timeout_s)
+        async with backend.counted(app, NO_KEY):
+            push = as_push(backend.acceptor.push(app, wanted, backend.now_ms()))
+            await settle(push, backend.config.accept_timeout_s)
 
     def _check_token(self, text: str, app: App, apps: list[App]) -> str:
         """The token in our own form. Of apps whose key this is not, a token is as good as unknown."""

@@ -90,7 +90,8 @@ def parse_asked(found: dict[str, str], apns_id: str, now_s: float, max_ttl_s: in
     if push_type not in PUSH_TYPES:
         raise Refused("InvalidPushType")
     priority = found.get("apns-priority", "10")
-    if priority not in _URGENCIES:
+    # Apple: 10 is an error for what only wakes the app; who says nothing is not asked.
+    if priority not in _URGENCIES or (push_type == "background" and found.get("apns-priority") == "10"):
         raise Refused("BadPriority")
     collapse = found.get("apns-collapse-id", "")
     # as bytes: latin-1 gives one character for each

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Iterable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.api.apns.headers import Asked, belongs
@@ -35,7 +37,6 @@ class Providers:
         self._by_key: dict[tuple[str, str], list[str]] = {}  # (key id, team id) → apps
         self._by_fingerprint: dict[str, list[str]] = {}
         self._teams: set[str] = set()
-        self._key_ids: set[str] = set()
         self._verifier = Verifier()
         self._keys: dict[str, ec.EllipticCurvePublicKey | None] = {}
 
@@ -43,12 +44,14 @@ class Providers:
         """Apps this request's credentials are good for, never none. Raises Refused."""
         if asked.authorization:
             return self._by_token(asked.authorization, now_s)
-        fingerprint = fingerprint_of(scope)
-        if not fingerprint:
+        chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
+        if not chain:
             raise Refused("MissingProviderToken")
+        certificate = _read_certificate(chain[0])
         self._refresh()
-        apps = self._apps(self._by_fingerprint.get(fingerprint, ()))
-        if not apps:
+        apps = self._apps(self._by_fingerprint.get(certificate.fingerprint, ()))
+        # The handshake has looked at its end too, but a connection may live longer than that.
+        if not apps or certificate.ends_s <= now_s:
             raise Refused("BadCertificate")
         return apps
 
@@ -76,7 +79,6 @@ class Providers:
                 self._by_key.setdefault((key.key_id, key.team_id), []).append(app.name)
             for fingerprint in app.apns_certificates:
                 self._by_fingerprint.setdefault(fingerprint, []).append(app.name)
-        self._key_ids = {key_id for key_id, _ in self._by_key}
         self._teams = {team_id for _, team_id in self._by_key}
 
     def _apps(self, names: Iterable[str]) -> list[App]:
@@ -102,13 +104,19 @@ class Providers:
         kid, team = jws.header.get("kid"), jws.claims.get("iss")
         if not isinstance(kid, str) or not isinstance(team, str):
             return []
-        if kid in self._key_ids and team not in self._teams:
-            raise Refused("UnrelatedKeyIdInToken")
+        if team not in self._teams and self._owners_of(kid, None, jws):
+            raise Refused("UnrelatedKeyIdInToken")  # said to who has the key alone: others learn of no key id
+        return self._owners_of(kid, team, jws)
+
+    def _owners_of(self, kid: str, team: str | None, jws: Jws) -> list[App]:
+        """Apps with this key (None: of whatever team), where it signed."""
+        teams = [team] if team is not None else [other for key_id, other in self._by_key if key_id == kid]
         return [
             app
-            for app in self._apps(self._by_key.get((kid, team), ()))
+            for name in teams
+            for app in self._apps(self._by_key.get((kid, name), ()))
             if any(
-                key.key_id == kid and key.team_id == team and self._signed(jws, key.public_key) for key in app.apns_keys
+                key.key_id == kid and key.team_id == name and self._signed(jws, key.public_key) for key in app.apns_keys
             )
         ]
 
@@ -121,7 +129,14 @@ class Providers:
         return self._verifier.verify(jws, pem.encode(), lambda: key)
 
 
-def fingerprint_of(scope: dict[str, Any]) -> str:
-    """SHA-256 of the client certificate's DER, hex; empty where there is none (ASGI TLS extension)."""
-    chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(chain[0])).hexdigest() if chain else ""
+class _Certificate(NamedTuple):
+    fingerprint: str  # SHA-256 of the DER, hex
+    ends_s: float  # Unix seconds
+
+
+@lru_cache(maxsize=1_024)
+def _read_certificate(pem: str) -> _Certificate:
+    """Of a client, as the handshake took it (ASGI TLS extension)."""
+    der = ssl.PEM_cert_to_DER_cert(pem)
+    ends_s = x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+    return _Certificate(hashlib.sha256(der).hexdigest(), ends_s)

@@ -165,20 +165,20 @@ class CampaignRoutes:
         listed = None if wanted.cards is None else await _fill(campaigns.new_list(), wanted.cards)
         provider = call.provider
         assert provider is not None
-        self._backend.quotas.require(provider.app, provider.key_id, self._backend.now_ms())
 
         def begin() -> Push:
             asked = self._build(call.app.name, wanted, commands, config)
             campaign, accepted = campaigns.create(asked, listed)
             return Push(campaign.number, accepted)
 
-        if key:
-            bare = msgspec.structs.replace(wanted, idempotency_key="")
-            body = hashlib.sha256(b"campaign" + _canonical.encode(bare)).digest()
-            push = self._once.start_keyed(call.app, key, body, begin=begin, find=lambda seq: Push(seq, None))
-        else:
-            push = begin()
-        await settle(push, self._backend.config.accept_timeout_s * _times(listed))
+        with self._backend.quotas.counted(provider.app, provider.key_id, self._backend.now_ms()):
+            if key:
+                bare = msgspec.structs.replace(wanted, idempotency_key="")
+                body = hashlib.sha256(b"campaign" + _canonical.encode(bare)).digest()
+                push = self._once.start_keyed(call.app, key, body, begin=begin, find=lambda seq: Push(seq, None))
+            else:
+                push = begin()
+            await settle(push, self._backend.config.accept_timeout_s * _times(listed))
         campaign_id = self._backend.push_ids.campaigns.build(call.app.name, push.seq)
         campaign = campaigns.read(call.app.name, push.seq).campaign
         answer = CampaignAccepted(

@@ -90,17 +90,17 @@ class DownloadRoutes:
         card, _ = find_card(door, wanted.card)
         provider = call.provider
         assert provider is not None
-        self._backend.quotas.require(provider.app, provider.key_id, self._backend.now_ms())
 
         def begin() -> Push:
             return self._begin(door, call.app, wanted, card, commands)
 
-        if key:
-            body = hashlib.sha256(b"download" + _canonical.encode(_without_key(wanted))).digest()
-            push = self._once.start_keyed(call.app, key, body, begin=begin, find=lambda seq: Push(seq, None))
-        else:
-            push = begin()
-        await settle(push, self._backend.config.accept_timeout_s)
+        with self._backend.quotas.counted(provider.app, provider.key_id, self._backend.now_ms()):
+            if key:
+                body = hashlib.sha256(b"download" + _canonical.encode(_without_key(wanted))).digest()
+                push = self._once.start_keyed(call.app, key, body, begin=begin, find=lambda seq: Push(seq, None))
+            else:
+                push = begin()
+            await settle(push, self._backend.config.accept_timeout_s)
         download_id = self._backend.push_ids.downloads.build(call.app.name, push.seq)
         headers = {"location": f"/v1/downloads/{download_id}"}
         if push.replayed:

@@ -130,11 +130,11 @@ class T8Routes:
         assert provider is not None
         if backend.opaque is None or not backend.opaque.leads(asked.external_id, call.app.name):
             raise NotFound("There is no such device.")
-        backend.quotas.require(call.app, provider.key_id, now_ms)
-        backend.on_transaction(call.app.name)  # first: the network's word may come before the commit
-        push: Push = as_push(backend.acceptor.push(call.app, wanted, now_ms))
-        written = self._transactions.keep(call.app.name, transaction, push.seq, is_new=is_new)
-        await settle(push, backend.config.accept_timeout_s)
+        with backend.quotas.counted(call.app, provider.key_id, now_ms):
+            backend.on_transaction(call.app.name)  # first: the network's word may come before the commit
+            push: Push = as_push(backend.acceptor.push(call.app, wanted, now_ms))
+            written = self._transactions.keep(call.app.name, transaction, push.seq, is_new=is_new)
+            await settle(push, backend.config.accept_timeout_s)
         for each in written:
             await call.committed(each)  # a device's ack may be first, but a Location must lead somewhere
 

@@ -17,13 +17,21 @@ from gateway.api.door import APP
 from gateway.api.media import EVENTS, JSON, read_body
 from gateway.api.once import as_push, settle
 from gateway.api.ports import Backend
-from gateway.api.receipts import ReceiptRoutes
+from gateway.api.receipts import ReceiptRoutes, parse_cursor
 from gateway.api.views import state_name
-from gateway.api.webpush.headers import MAX_BODY_BYTES, Options, build_data, check_body, parse_options, parse_prefer
+from gateway.api.webpush.headers import (
+    MAX_BODY_BYTES,
+    Options,
+    build_data,
+    check_body,
+    collect,
+    parse_options,
+    parse_prefer,
+)
 from gateway.api.webpush.problem import CORS
-from gateway.api.webpush.receipts import MAX_WAIT_S, ReceiptBook, ReceiptStream, parse_cursor, status_of
+from gateway.api.webpush.receipts import MAX_WAIT_S, ReceiptBook, ReceiptStream, status_of
 from gateway.api.webpush.resources import Message, Names, Subscription
-from gateway.api.webpush.vapid import check_credentials, normalize_origin, parse_credentials, require
+from gateway.api.webpush.vapid import check_credentials, normalize_origin, parse_credentials, read_host, require
 from gateway.auth.es256 import Verifier
 from gateway.delivery.opaque_tokens import OpaqueIndex
 from gateway.delivery.quotas import NO_KEY
@@ -74,14 +82,15 @@ class WebPushRoutes:
         request = call.request
         token, app, lock = self._find(call.path("token"))
         request.scope[APP] = app.name
-        signed = parse_credentials(request.headers.get("authorization"), request.headers.get("crypto-key"))
+        fields = collect(request.scope["headers"])
+        signed = parse_credentials(fields.get("authorization"), fields.get("crypto-key"))
         key = None
         if signed is not None:
             now_s = self._backend.now_ms() / 1000
-            key = check_credentials(signed, self._origins or _origins_of(request), now_s, self._verifier)
+            key = check_credentials(signed, self._origins or self._origins_of(request), now_s, self._verifier)
         require(key, lock, app.webpush)
-        options = parse_options(request.headers, self._backend.max_ttl_s)
-        subscription = self._subscription(request, app, options)
+        options = parse_options(fields, self._backend.max_ttl_s)
+        subscription = self._subscription(fields.get("push-receipt"), app, options)
         body = await read_body(request, MAX_BODY_BYTES)
         check_body(body, options.encoding)
         return await self._accept(call, app, token, options, body, subscription)
@@ -98,11 +107,11 @@ class WebPushRoutes:
             collapse_key=options.topic,
             body="at_once",
         )
-        await backend.admit(app, NO_KEY)
-        push = as_push(backend.acceptor.push(app, wanted, now_ms))
-        if subscription is not None:
-            self._book.note(app.name, push.seq, subscription, now_ms // 1000 + options.ttl_s)
-        await settle(push, backend.config.accept_timeout_s)
+        async with backend.counted(app, NO_KEY):
+            push = as_push(backend.acceptor.push(app, wanted, now_ms))
+            if subscription is not None:
+                self._book.note(app.name, push.seq, subscription, now_ms // 1000 + options.ttl_s)
+            await settle(push, backend.config.accept_timeout_s)
         base = self._base(call.request)
         headers = {**_ANSWER, "location": self._message_url(base, app, push.seq), "ttl": str(options.ttl_s)}
         if subscription is not None:
@@ -135,11 +144,10 @@ class WebPushRoutes:
         registration = self._backend.directory.registration(opaque.find(canonical, name))
         return canonical, app, registration.vapid_key if registration is not None else ""
 
-    def _subscription(self, request: Request, app: App, options: Options) -> Subscription | None:
+    def _subscription(self, named: str | None, app: App, options: Options) -> Subscription | None:
         """RFC 8030 §5.1: the one the provider has already (Push-Receipt), else a new one."""
         if not options.wants_receipt:
             return None
-        named = request.headers.get("push-receipt")
         if named is None:
             return self._book.open(app.number)
         try:
@@ -156,14 +164,14 @@ class WebPushRoutes:
         return _json(Discovery())
 
     async def preflight(self, call: Call) -> Response:  # noqa: ARG002
-        """The same for every token: a page's browser asks before the page may."""
+        """The same for every token and id: a page's browser asks before the page may."""
         return Response(
             status_code=204,
             headers={
                 **CORS,
                 "access-control-allow-methods": "POST, GET, DELETE, OPTIONS",
                 "access-control-allow-headers": "Authorization, Content-Encoding, Content-Type, Crypto-Key, Encryption,"
-                " Prefer, Push-Receipt, Topic, TTL, Urgency",
+                " Last-Event-ID, Prefer, Push-Receipt, Topic, TTL, Urgency",
                 "access-control-max-age": "86400",
             },
         )
@@ -207,7 +215,8 @@ class WebPushRoutes:
         if subscription is None or app is None:
             raise NotFound("There is no such receipt subscription.")
         request = call.request
-        resume = request.headers.get("last-event-id") or request.query_params.get("after")
+        fields = collect(request.scope["headers"])
+        resume = fields.get("last-event-id") or request.query_params.get("after")
         after = parse_cursor(resume)
         if resume is not None and after is None:
             raise BadRequest("expected the id of a receipt", field="Last-Event-ID")
@@ -218,8 +227,8 @@ class WebPushRoutes:
             return ReceiptStream(
                 self._book, app.name, subscription, cursor, lambda seq: self._message_url(base, app, seq)
             )
-        wait_s = parse_prefer(request.headers.get("prefer")).wait_s
-        row = await self._book.wait(
+        wait_s = parse_prefer(fields.get("prefer")).wait_s
+        row, cursor = await self._book.wait(
             app.name, subscription, cursor, MAX_WAIT_S if wait_s is None else min(wait_s, MAX_WAIT_S)
         )
         if row is None:
@@ -233,21 +242,23 @@ class WebPushRoutes:
 
     # --- URLs ---
 
+    def _origins_of(self, request: Request) -> frozenset[str]:
+        """Where nobody said how providers come: what Host says, under both schemes, for a proxy may have taken TLS off.
+        But only a name of this machine's own: else a token for another service would be good here under its name."""
+        said = read_host(request.headers.get("host", ""))
+        here = (request.scope.get("server") or ("",))[0]
+        is_own = said.is_loopback or said.name == here or self._backend.bears(said.name)
+        return said.origins if is_own else frozenset()
+
     def _base(self, request: Request) -> str:
         if self._urls:
             return self._urls[0]
         host = request.headers.get("host", "")
         # Whoever asks gets back what they said; what is no host becomes a URL without one.
-        return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else ""
+        return f"{request.scope['scheme']}://{host}" if _HOST.fullmatch(host) else ""
 
     def _message_url(self, base: str, app: App, seq: int) -> str:
         return f"{base}/push/message/{self._names.message(Message(app.number, seq))}"
-
-
-def _origins_of(request: Request) -> frozenset[str]:
-    """What Host says, under both schemes: a proxy may have taken TLS off."""
-    host = request.headers.get("host", "")
-    return frozenset(filter(None, (normalize_origin(f"{scheme}://{host}") for scheme in ("https", "http"))))
 
 
 def _json(value: object) -> Response:

@@ -4,7 +4,7 @@ UnsupportedMedia and never quotes a value."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 from gateway.delivery.request import URGENCIES, UrgencyName
@@ -19,6 +19,11 @@ ENCODINGS = ("aes128gcm", "aesgcm")
 MAX_FIELD_CHARS = 512
 #: RFC 8030 §7.2: a push service takes at least this, and nobody else takes more
 MAX_BODY_BYTES = 4_096
+_SINGLE = {
+    name.lower(): name
+    for name in ("TTL", "Urgency", "Topic", "Content-Encoding", "Authorization", "Push-Receipt", "Last-Event-ID")
+}
+_LISTS = frozenset({"prefer", "crypto-key", "encryption"})
 _WAIT = re.compile(r"wait=([0-9]{1,6})")
 
 
@@ -38,6 +43,21 @@ class Options(NamedTuple):
 class Preference(NamedTuple):
     respond_async: bool
     wait_s: int | None
+
+
+def collect(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Header fields by name, those that are lists joined; BadRequest where one that is none is there twice: whoever is
+    in between may have looked at the other one (RFC 8030 §5.3, RFC 9110 §5.3)."""
+    found: dict[str, str] = {}
+    for raw, value in fields:
+        name, text = raw.decode("latin-1"), value.decode("latin-1")
+        if name not in found:
+            found[name] = text
+        elif name in _LISTS:
+            found[name] += f", {text}"
+        elif name in _SINGLE:
+            raise BadRequest(f"{_SINGLE[name]} is there twice.", field=_SINGLE[name])
+    return found
 
 
 def parse_options(headers: Mapping[str, str], max_ttl_s: int) -> Options:
@@ -80,7 +100,7 @@ def parse_topic(text: str | None) -> str:
 
 def parse_prefer(text: str | None) -> Preference:
     """RFC 7240; what is not known there is to be ignored."""
-    wanted = [part.strip().lower() for part in (text or "").split(",")]
+    wanted = [part.partition(";")[0].strip().lower() for part in (text or "").split(",")]
     waits = [int(found[1]) for part in wanted if (found := _WAIT.fullmatch(part))]
     return Preference("respond-async" in wanted, waits[0] if waits else None)
 

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.media import EVENTS
 from gateway.api.ports import Backend
-from gateway.api.receipts import MAX_CURSOR, ReceiptRoutes
+from gateway.api.receipts import ReceiptRoutes
 from gateway.api.webpush.problem import CORS
 from gateway.api.webpush.resources import Subscription
 from gateway.model.outcome import State
@@ -29,6 +29,8 @@ from gateway.model.ports import Receipt
 
 #: receipts of the app looked at in one turn of the loop
 PAGE = 100
+#: and by one request in all: then its answer says where to go on
+MAX_PAGES = 1_000
 MAX_WAIT_S = 30
 #: how long a receipt can be told from others after its message's end, seconds: as long as history is kept by default
 KEPT_S = 7 * 86_400
@@ -66,6 +68,7 @@ class ReceiptBook:
         self.backend = backend
         self._routes = routes
         self.heartbeat_s = heartbeat_s
+        self._turn = asyncio.Lock()
 
     def admit(self, app: str) -> None:
         """TooManyRequests where no more may wait: whoever knows a subscription shares what they may take with the
@@ -91,22 +94,38 @@ class ReceiptBook:
         found = [row for row in rows if names_subscription(self.backend, app, row.outcome.notification, block)]
         return found, rows[-1].cursor if rows else cursor, len(rows) == limit
 
-    async def wait(self, app: str, subscription: Subscription, cursor: int, wait_s: float) -> Receipt | None:
-        """The first receipt after the cursor; None where none came in time. Raises TooManyRequests."""
-        with self.watch(app) as wake, contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                while True:
-                    wake.clear()
-                    more = True
-                    while more:
-                        found, cursor, more = self.next(app, subscription, cursor, PAGE)
-                        if found:
-                            return found[0]
-                        await asyncio.sleep(0)
-                    if self.backend.stopping.is_set:
-                        return None
-                    await wake.wait()
-        return None
+    async def look(
+        self, app: str, subscription: Subscription, cursor: int, limit: int = PAGE
+    ) -> tuple[list[Receipt], int, bool]:
+        """`next`, when it is one's turn: however many look, the loop does a slice at a time."""
+        async with self._turn:
+            found = self.next(app, subscription, cursor, limit)
+            await asyncio.sleep(0)
+        return found
+
+    async def wait(
+        self, app: str, subscription: Subscription, cursor: int, wait_s: float
+    ) -> tuple[Receipt | None, int]:
+        """The first receipt after the cursor, None where none came in time; and the cursor behind what was looked at.
+        What is there is found however short the wait. Raises TooManyRequests."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait_s
+        pages = 0
+        with self.watch(app) as wake:
+            while pages < MAX_PAGES:
+                wake.clear()
+                found, cursor, more = await self.look(app, subscription, cursor)
+                if found:
+                    return found[0], found[0].cursor
+                pages += 1
+                if more:
+                    continue
+                if self.backend.stopping.is_set or loop.time() >= end:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(end - loop.time()):
+                        await wake.wait()
+        return None, cursor
 
 
 class ReceiptStream(Response):
@@ -134,17 +153,17 @@ class ReceiptStream(Response):
                 await self._send(send, f"retry: 2000\nid: {self._cursor}\n\n".encode())
                 while not gone.done() and not stopping.is_set:
                     wake.clear()
-                    found, self._cursor, more = self._book.next(self._app, self._subscription, self._cursor, PAGE)
+                    found, self._cursor, more = await self._book.look(self._app, self._subscription, self._cursor)
                     if found:
                         await self._send(send, b"".join(map(self._build_event, found)))
                     if more:
-                        await asyncio.sleep(0)
                         continue
                     try:
                         async with asyncio.timeout(self._book.heartbeat_s):
                             await wake.wait()
                     except TimeoutError:
-                        await self._send(send, b": still here\n\n")
+                        # with the cursor behind what was of others: who comes back begins there
+                        await self._send(send, b": still here\nid: %d\n\n" % self._cursor)
                 if not gone.done():
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
             finally:
@@ -173,10 +192,3 @@ async def _until_gone(receive: Receive, wake: asyncio.Event) -> None:
 def _hear(noted: asyncio.Future[None]) -> None:
     if not noted.cancelled():
         noted.exception()
-
-
-def parse_cursor(text: str | None) -> int | None:
-    """None where it is no cursor."""
-    if text is None or not text.isascii() or not text.isdecimal() or len(text) > 19 or int(text) > MAX_CURSOR:
-        return None
-    return int(text)

@@ -31,7 +31,7 @@ _STORE = (StoreUnavailable, AcceptTimeout)
 
 def webpush_routes(webpush: WebPushRoutes) -> list[Route]:
     common: dict[str, Any] = {"caller": ANYBODY, "group": "webpush", "dialect": problem.DIALECT}
-    token, message = "/push/{token}", "/push/message/{id}"
+    token, message, receipts = "/push/{token}", "/push/message/{id}", "/push/receipts/{id}"
     return [
         Route(
             method="POST",
@@ -66,13 +66,16 @@ def webpush_routes(webpush: WebPushRoutes) -> list[Route]:
             errors=(UnknownToken, Gone),
             **common,
         ),
-        Route(
-            method="OPTIONS",
-            path=token,
-            handle=webpush.preflight,
-            summary="What a page of another origin may ask",
-            status=204,
-            **common,
+        *(
+            Route(
+                method="OPTIONS",
+                path=path,
+                handle=webpush.preflight,
+                summary="What a page of another origin may ask",
+                status=204,
+                **common,
+            )
+            for path in (token, message, receipts)
         ),
         Route(
             method="GET",
@@ -96,7 +99,7 @@ def webpush_routes(webpush: WebPushRoutes) -> list[Route]:
         ),
         Route(
             method="GET",
-            path="/push/receipts/{id}",
+            path=receipts,
             handle=webpush.receipts,
             summary="Delivery receipts (RFC 8030 §5.1)",
             about="Waits for the next receipt: 204, the device acknowledged it; 410, it never will; `Link` names the "

@@ -6,8 +6,10 @@ Authorization: WebPush <jwt>         with   Crypto-Key: p256ecdsa=<key>
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -72,6 +74,34 @@ def normalize_origin(url: str) -> str:
     return f"{parts.scheme}://{host}:{port}"
 
 
+class Host(NamedTuple):
+    """What a Host header field says."""
+
+    name: str  # small letters; empty: it says nothing
+    is_loopback: bool
+    #: under both schemes, for a proxy may have taken TLS off
+    origins: frozenset[str]
+
+
+@lru_cache(maxsize=256)
+def read_host(text: str) -> Host:
+    try:
+        name = urlsplit(f"//{text}").hostname or ""
+    except ValueError:
+        name = ""
+    origins = (normalize_origin(f"{scheme}://{text}") for scheme in ("https", "http"))
+    return Host(name, _is_loopback(name), frozenset(filter(None, origins)))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def check_credentials(signed: Signed, origins: Collection[str], now_s: float, verifier: Verifier) -> str:
     """The key that signed, base64url. Raises Forbidden; a token may be used again until its end (RFC 8292 §2)."""
     point = parse_base64url(signed.key)
@@ -97,8 +127,9 @@ def check_credentials(signed: Signed, origins: Collection[str], now_s: float, ve
     named = aud if isinstance(aud, list) else [aud]
     if not any(isinstance(one, str) and normalize_origin(one) in origins for one in named):
         raise Forbidden(
-            "The VAPID token is for another audience: aud must be the push URL's origin as this gateway knows it"
-            " (api.public_urls, or the Host of the request), its port too."
+            "The VAPID token is for another audience: aud must be the push URL's origin as this gateway knows it, its"
+            " port too (api.public_urls; where that is empty, the request's Host, if it is loopback, the address"
+            " connected to, or in a certificate of this gateway)."
         )
     if not isinstance(jws.claims.get("sub", ""), str):
         raise Forbidden("The VAPID token's sub is no text.")

@@ -19,6 +19,7 @@ MAX_CALLS = 10_000
 class Answer(StrEnum):
     OK = "ok"
     RETRY = "retry"
+    DOWN = "down"  # retry, and the upstream is at fault
     DEAD = "dead"
     GONE = "gone"  # dead, and the address with it
     ABSENT = "absent"  # retry, and no try is used up
@@ -42,6 +43,7 @@ class StubNotifier:
     def __init__(self) -> None:
         self.calls: deque[StubCall] = deque(maxlen=MAX_CALLS)
         self.answer = Answer.OK
+        self.hung = Answer.OK  # of calls that hung
         self.retry_after_ms = 0
         self.hold_ms = 0
         self._next: deque[Answer] = deque(maxlen=MAX_CALLS)
@@ -67,9 +69,11 @@ class StubNotifier:
         answer = self._next.popleft() if self._next else self.answer
         if answer is Answer.HANG:
             await self._released.wait()
-            answer = Answer.OK
+            answer = self.hung
         if answer is Answer.RETRY:
             return NotifierResult(ok=False, retry_after_ms=self.retry_after_ms, hold_ms=self.hold_ms, detail="told to")
+        if answer is Answer.DOWN:
+            return NotifierResult(ok=False, detail="told to", is_lanes=True)
         if answer is Answer.ABSENT:
             return NotifierResult(ok=False, detail="told to", asked=False)
         gone = answer is Answer.GONE

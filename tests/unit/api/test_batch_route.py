@@ -161,9 +161,8 @@ class Wire:
         self.sent: list[dict[str, Any]] = []
         self.writable = asyncio.Event()
         self.writable.set()
-        self.answer = BatchAnswer(
-            door.backend, Once(door.backend), Provider(door.floors.apps["chat"], "k"), NDJSON, False, **options
-        )
+        provider = Provider(door.floors.apps["chat"], door.app_key.split("_")[1])
+        self.answer = BatchAnswer(door.backend, Once(door.backend), provider, NDJSON, False, **options)
         scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", NDJSON.encode())]}
         self.task = asyncio.create_task(self.answer(scope, self.inbox.get, self.send))
 
@@ -182,6 +181,18 @@ class Wire:
 async def turns(n: int = 50) -> None:
     for _ in range(n):
         await asyncio.sleep(0)
+
+
+async def test_a_batch_ends_when_its_key_is_deleted(door):
+    wire = Wire(door)
+    wire.piece(spell(NDJSON, [door.to_token()] * 2))
+    await turns()
+    async with door.operator() as client:
+        assert (await client.delete(f"/v1/apps/chat/keys/{door.app_key.split('_')[1]}")).status_code == 204
+    wire.piece(spell(NDJSON, [door.to_token()] * 2))
+    await asyncio.wait_for(wire.task, 30)
+    assert [r["status"] for r in wire.results] == [201, 201, 401]
+    assert len(door.floors.pushed) == 2
 
 
 async def test_items_are_answered_while_more_are_on_their_way(door):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
+import httpx
 import pytest
 from api_doubles import Door, error_of, record
 
+from gateway.model.errors import StoreUnavailable
 from gateway.model.notification import Notification
 from gateway.model.outcome import Outcome, State, Step
 from gateway.model.ports import Death, PushRecord
@@ -44,6 +47,42 @@ async def test_a_batch_is_taken_as_far_as_the_quota_goes(door):
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert [line["status"] for line in lines] == [201, 201, 201, 429, 429]
     assert lines[3]["error"]["name"] == "too_many_requests"
+
+
+async def test_what_is_refused_does_not_count_for_the_day(door):
+    limit(door, per_day=2)
+    async with door.provider() as client:
+        assert (await client.post("/v1/push", json={"target": {"token": door.foreign_token}})).status_code == 404
+        assert (await client.post("/v1/push", json=door.to_token(data=2**64, idempotency_key="k"))).status_code == 400
+        door.floors.refuse = StoreUnavailable()
+        assert (await client.post("/v1/push", json=door.to_token())).status_code == 503
+        door.floors.refuse = None
+        answers = [await client.post("/v1/push", json=door.to_token()) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201, 201, 429]
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_the_bad_ones_of_a_batch_do_not_use_up_the_quota_of_the_good(door, key):
+    limit(door, per_day=2)
+    bad = {"target": {"token": door.foreign_token}, "idempotency_key": key}
+    batch = [bad, bad, door.to_token(title="a"), bad, door.to_token(title="b"), door.to_token(title="c"), bad]
+    async with door.provider() as client:
+        answer = await client.post("/v1/push/batch", json=batch)
+    assert [json.loads(line)["status"] for line in answer.text.splitlines()] == [404, 404, 201, 404, 201, 429, 429]
+
+
+async def test_a_commit_of_a_batch_that_fails_does_not_count_for_the_day(door):
+    limit(door, per_day=3)
+    door.floors.hold = []
+    async with door.provider() as client:
+        asked = asyncio.create_task(client.post("/v1/push/batch", json=[door.to_token()] * 3))
+        while len(door.floors.hold) < 3:
+            await asyncio.sleep(0)
+        door.floors.hold[0].set_result(None)
+        for done in door.floors.hold[1:]:
+            done.set_exception(StoreUnavailable())
+        await asked
+    assert sum(door.counts.values()) == 1
 
 
 async def test_another_app_is_not_held_back(door):
@@ -110,6 +149,36 @@ async def test_statistics_of_a_broadcast_come_from_its_figures(door):
         assert "targeted@1.0" not in (await client.get(path)).json()["figures"]
     assert (body["targeted"], body["sent"], body["acked"], body["pending"]) == (9, 7, 5, 4)
     assert {v: (c["acked"], c["pending"]) for v, c in body["versions"].items()} == {"1.0": (4, 0), "2.0": (1, 4)}
+
+
+@pytest.mark.parametrize(("state", "pending", "recalled"), [(State.ACCEPTED, 5, 1), (State.RECALLED, 0, 6)])
+async def test_who_was_notified_of_a_broadcast_is_pending_until_an_ack_or_the_end(door, state, pending, recalled):
+    n: Notification = record("chat", 60).notification
+    figures = {"targeted": 10, "notified": 4, "acked": 2, "expired": 1, "rejected": 1, "recalled": 1, "@adopted": 2}
+    door.floors.records[60] = PushRecord(n, [], figures, int(state))
+    async with door.provider() as client:
+        body = (await client.get(f"/v1/push/{door.push_ids.build('chat', 60)}/statistics")).json()
+    assert (body["notified"], body["acked"], body["expired"], body["rejected"]) == (4, 2, 1, 1)
+    assert (body["pending"], body["recalled"]) == (pending, recalled)
+
+
+async def test_who_counts_much_leaves_others_their_place_and_small_pushes_need_none(door):
+    large = [State.ACKED] * 3_000
+    door.floors.records = {
+        1: record("chat", 1, states=large),
+        2: record("other", 2, states=large),
+        3: record("chat", 3),
+    }
+    async with door.provider() as client, door.client(door.other_key) as other:
+
+        async def ask(of: httpx.AsyncClient, app: str, seq: int) -> int:
+            return (await of.get(f"/v1/push/{door.push_ids.build(app, seq)}/statistics")).status_code
+
+        asked = [ask(client, "chat", 1) for _ in range(8)]
+        *much, of_another, small = await asyncio.gather(*asked, ask(other, "other", 2), ask(client, "chat", 3))
+        assert sorted(much) == [200] * 3 + [429] * 5
+        assert (of_another, small) == (200, 200)
+        assert await ask(client, "chat", 1) == 200
 
 
 async def test_nobody_sees_statistics_of_anothers_push(door):

@@ -206,6 +206,18 @@ async def test_the_stream_ends_when_its_key_is_deleted(door):
     assert stream.events == []
 
 
+async def test_a_waiting_request_is_told_nothing_once_its_key_is_deleted(door):
+    async with door.provider() as client, door.operator() as operator:
+        asked = asyncio.create_task(client.get("/v1/receipts?wait=30"))
+        while not door.floors.wakes:
+            await asyncio.sleep(0)
+        assert (await operator.delete(f"/v1/apps/chat/keys/{door.app_key.split('_')[1]}")).status_code == 204
+        door.floors.settle("chat")
+        answer = await asked
+    assert (answer.status_code, error_of(answer)["name"]) == (401, "unauthorized")
+    assert door.floors.wakes == []
+
+
 async def test_the_number_of_watchers_is_bounded():
     door = Door(max_watchers=2)
     streams = [Stream(door), Stream(door)]
@@ -227,7 +239,7 @@ async def test_the_number_of_watchers_is_bounded():
     await again.task
 
 
-@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "9" * 30])
+@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "9" * 30, "0" * 20 + "9" * 40, "0" * 20 + "9" * 5_000])
 async def test_a_bad_cursor_is_refused_before_the_stream_begins(door, cursor):
     stream = Stream(door, headers={"Last-Event-ID": cursor})
     await stream.task

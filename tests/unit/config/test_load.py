@@ -166,6 +166,25 @@ def test_a_list_is_written_with_commas() -> None:
     assert load(overrides=["auth.jwt_algorithms= ES256, EdDSA"], environ={}).auth.jwt_algorithms == ["ES256", "EdDSA"]
 
 
+@pytest.mark.parametrize("text", ['["ES256", "EdDSA"]', ' ["ES256","EdDSA"] ', "ES256,EdDSA"])
+def test_a_list_may_be_json_as_in_the_file(text: str) -> None:
+    variable = {"HELIOGRAPH_AUTH_JWT_ALGORITHMS": text}
+    for made in (load(overrides=[f"auth.jwt_algorithms={text}"], environ={}), load(environ=variable)):
+        assert made.auth.jwt_algorithms == ["ES256", "EdDSA"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1]", "has items that are not text"),
+        ('["ES256"', "'[\"ES256\"' is not known"),
+        ("[::1]", "'[::1]' is not known"),
+    ],
+)
+def test_what_only_begins_like_json_is_taken_as_it_is(text: str, words: str) -> None:
+    assert any(words in each for each in problems(overrides=[f"auth.jwt_algorithms={text}"], environ={}))
+
+
 def test_lists_are_not_shared_between_configurations() -> None:
     load(environ={}).auth.jwt_algorithms.append("x")
     assert "x" not in load(environ={}).auth.jwt_algorithms

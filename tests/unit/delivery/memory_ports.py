@@ -163,6 +163,8 @@ class MemoryJournal:
         self._scheduled = False
         self._writable = True
         self.settled_more_than_once: list[int] = []
+        #: counts what becomes of single deliveries that grew out of a broadcast
+        self.of_broadcast: Callable[[int, str, int], None] = lambda seq, what, n: None
 
     @property
     def writable(self) -> bool:
@@ -277,7 +279,14 @@ class MemoryJournal:
         ]
 
     def step(self, seq: int, step: Step) -> None:
-        self.rows[seq].steps.append(step)
+        row = self.rows[seq]
+        broadcast = self.notifications[row.delivery.notification].broadcast
+        if broadcast and step.what == "notified" and all(before.what != "notified" for before in row.steps):
+            self.of_broadcast(broadcast, "notified", 1)
+        row.steps.append(step)
+
+    def steps_of(self, seq: int) -> list[Step]:
+        return list(self.rows[seq].steps)
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
@@ -289,6 +298,10 @@ class MemoryJournal:
             assert outcome.notification == row.delivery.notification
             assert outcome.app == self.notifications[outcome.notification].app
             self.outcomes[outcome.seq] = msgspec.structs.replace(outcome, steps=row.steps + outcome.steps)
+            broadcast = self.notifications[outcome.notification].broadcast
+            if broadcast:
+                self.of_broadcast(broadcast, State(outcome.state).name.lower(), 1)
+                self.of_broadcast(broadcast, "@adopted", -1)
 
     def settled_for(self, seq: int) -> int:
         return self.outcomes[seq].registration if seq in self.outcomes else -1
@@ -309,6 +322,7 @@ class MemoryJournal:
 class MemoryBroadcasts:
     def __init__(self, journal: MemoryJournal, directory: MemoryDirectory, clock: Clock) -> None:
         self._journal = journal
+        journal.of_broadcast = self._count
         self._directory = directory
         self._clock = clock
         self.seen: set[tuple[int, int]] = set()
@@ -355,6 +369,15 @@ class MemoryBroadcasts:
     def count_sent(self, seq: int, group: int, links: int) -> None:
         self._count(seq, "sent", links)
 
+    def unsent(self, seq: int, registration: int) -> None:
+        self._count(seq, "sent", -1)
+
+    def adopted(self, seq: int, registration: int, *, undone: bool = False) -> None:
+        self._count(seq, "@adopted", -1 if undone else 1)
+
+    def is_recalled(self, seq: int) -> bool:
+        return self.ended.get(seq) == State.RECALLED
+
     def counted(self, seq: int) -> None:
         self.counted_whole.add(seq)
 
@@ -365,15 +388,16 @@ class MemoryBroadcasts:
         return True
 
     def count_expired(self, seq: int) -> None:
-        figures = self.figures(seq)
-        self._count(seq, "expired", figures.get("targeted", 0) - figures.get("acked", 0) - figures.get("notified", 0))
+        figures = self._figures.get(seq, {})
+        over = sum(figures.get(name, 0) for name in ("acked", "expired", "rejected", "replaced", "limited", "@adopted"))
+        self._count(seq, "expired", figures.get("targeted", 0) - over)
 
     def _count(self, seq: int, what: str, n: int) -> None:
         figures = self._figures.setdefault(seq, {})
         figures[what] = figures.get(what, 0) + n
 
     def figures(self, seq: int) -> dict[str, int]:
-        return dict(self._figures.get(seq, {}))
+        return {name: n for name, n in self._figures.get(seq, {}).items() if "@" not in name}
 
     def end(self, seq: int, state: int, at_ms: int) -> None:
         assert state in (State.EXPIRED, State.RECALLED)

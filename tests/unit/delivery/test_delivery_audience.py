@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from array import array
+
 import pytest
 from house import House
 
+from gateway.delivery import scheduler
+from gateway.delivery.audience import choose
 from gateway.delivery.request import TargetRequest, WordsRequest
 from gateway.model.condition import Condition
 from gateway.model.errors import BadRequest
+from gateway.model.notification import Target
 
 DAY_S = 86_400
 
@@ -69,6 +75,46 @@ async def test_a_large_audience_is_looked_for_in_slices(house: House) -> None:
     await house.accepted(where(not_=Condition(tag="even")))
     await house.advance(500)
     assert reached(house) == numbers[1::2]
+
+
+@pytest.mark.parametrize("parts", [1, 31])
+async def test_a_slice_is_bounded_by_the_parts_of_the_condition_too(house: House, parts: int) -> None:
+    for _ in range(2_000):
+        house.directory.add(tags=["t"])
+    looked: list[int] = []
+
+    def seen_ago_s(number: int) -> int:
+        looked.append(number)
+        return 0
+
+    house.directory.seen_ago_s = seen_ago_s  # type: ignore[method-assign]
+    condition = Condition(all=[Condition(tag="t"), Condition(any=[Condition(not_seen_for=DAY_S)] * parts)])
+    most = before = 0
+    for _ in choose(house.directory, "shop", Target(where=condition), array("I")):
+        most, before = max(most, len(looked) - before), len(looked)
+    assert len(looked) == 2_000 * parts
+    assert most <= 1_000
+
+
+async def test_a_flood_of_conditions_leaves_another_app_its_turn(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "RELEASES", 2_000)
+    house.app(name="other")
+    ours = house.directory.add(app="other", tags=["t"])
+    theirs = house.directory.add(tags=["t"])
+    house.edge.connect(ours.number, theirs.number)
+    for _ in range(1_100):
+        house.push(where(tag="t"))
+    house.push(where(tag="t"), app="other")
+    for _ in range(4):
+        house.scheduler.tick()
+        house.clock.now_ms += 1_000
+    # For whom there was no room comes again soon: nothing of it was refused.
+    assert max(due for due, _ in house.schedules.kept.values()) <= house.clock.now_ms
+    while ours.number not in reached(house):
+        await asyncio.sleep(0)
+    assert len(house.dispatcher.backlog) > 700
+    await house.advance(5_000)
+    assert len(house.schedules.names) == 1_101
 
 
 async def test_nobody_meets_it(house: House) -> None:
@@ -146,3 +192,19 @@ async def test_who_comes_later_reads_its_language_too(house: House) -> None:
     assert (light.title, light.more) == ("Hallo", True)
     house.dispatcher.on_fetch(device.number, [light.id])
     assert (house.frames(device)[1].title, house.frames(device)[1].more) == ("Hallo", False)
+
+
+@pytest.mark.parametrize(("locale", "title"), [("de-AT", "Hallo"), ("pt", "Hello")])
+async def test_a_notifier_is_given_the_words_of_the_registrations_language(
+    house: House, locale: str, title: str
+) -> None:
+    device = house.directory.add(locale=locale, fallback=["stub"])
+    await house.accepted(device, title="Hello", localized=WORDS)
+    await house.accepted(TargetRequest(everyone=True), title="Hello", localized=WORDS, fallback=["stub"])
+    assert [call.title for call in house.stub.calls] == [title, title]
+
+
+async def test_a_notifier_is_given_words_where_a_push_has_no_others(house: House) -> None:
+    device = house.directory.add(locale="de", fallback=["stub"])
+    await house.accepted(device, localized=WORDS)
+    assert [call.title for call in house.stub.calls] == ["Hallo"]

@@ -10,6 +10,7 @@ from house import House
 from gateway.delivery.request import TargetRequest
 from gateway.model.errors import StoreUnavailable, UnknownPush
 from gateway.model.outcome import State
+from gateway.notifiers.stub.client import Answer
 
 EVERYONE = TargetRequest(everyone=True)
 
@@ -258,3 +259,61 @@ async def test_fan_out_leaves_alone_who_wants_nothing_so_unimportant(house: Hous
     house.edge.floors[device.number] = 0
     house.dispatcher.on_ready([device.number])
     assert house.edge.sent_to(device.number) == [seq]
+
+
+# --- single deliveries that grew out of one
+
+
+async def test_a_recall_takes_single_deliveries_back_that_were_made_before_a_restart(house: House) -> None:
+    away = house.directory.add()
+    seq = await house.accepted(EVERYONE, fallback=["stub"])
+    other = await house.accepted(EVERYONE, fallback=["stub"])
+    own, others = house.journal.rows
+    house.start()
+    house.dispatcher.start()
+    assert await house.dispatcher.recall("shop", seq) == 2
+    assert house.state(own) is State.RECALLED
+    house.edge.connect(away.number)
+    assert house.edge.sent_to(away.number) == [others]
+    assert house.journal.notifications[others].broadcast == other
+
+
+async def test_a_recall_takes_all_single_deliveries_back_also_those_past_what_is_remembered(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.delivery.broadcast.MAX_ADOPTED", 1)
+    away = [house.directory.add() for _ in range(3)]
+    seq = await house.accepted(TargetRequest(versions="<2"), fallback=["stub"])
+    away[2].version = "3.0"
+    assert await house.dispatcher.recall("shop", seq) == 4
+    house.edge.connect(*(device.number for device in away))
+    assert not house.edge.frames
+
+
+async def test_a_kill_in_the_middle_of_a_recall_lets_no_single_delivery_out(house: House) -> None:
+    away = house.directory.add()
+    seq = await house.accepted(EVERYONE, fallback=["stub"])
+    [own] = house.journal.rows
+    house.broadcasts.end(seq, State.RECALLED, house.clock.now_ms)
+    house.start()
+    house.dispatcher.start()
+    house.edge.connect(away.number)
+    assert house.edge.sent_to(away.number) == []
+    assert house.state(own) is State.RECALLED
+
+
+async def test_who_a_notifier_did_not_reach_ends_expired_and_not_notified(house: House) -> None:
+    house.stub.answer = Answer.DEAD
+    house.directory.add()
+    seq = await house.accepted(EVERYONE, fallback=["stub"], ttl=5)
+    await house.advance(7_000)
+    assert house.broadcasts.figures(seq) == {"targeted": 1, "sent": 0, "expired": 1}
+
+
+async def test_a_single_delivery_is_known_to_its_provider_by_the_broadcast(house: House) -> None:
+    house.directory.add()
+    kept = await house.accepted(EVERYONE, fallback=["stub"], deliver_at=house.clock.now_ms // 1000 + 1)
+    await house.advance(1_500)
+    [own] = house.journal.rows
+    grown = house.journal.notifications[own]
+    assert (grown.push_seq, grown.broadcast) == (kept, house.schedules.became(kept))

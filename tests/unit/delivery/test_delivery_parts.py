@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery.backlog import Backlog
+from gateway.delivery.backlog import MAX_WORKS, Backlog
 from gateway.delivery.forms import build_notify, goes_light
 from gateway.delivery.lookup import timeline
 from gateway.delivery.push_ids import PushIds
@@ -169,6 +169,33 @@ async def test_backlog_runs_works_side_by_side_and_survives_a_bad_one() -> None:
     await asyncio.wait_for(backlog.wait_idle(), 30)
     assert seen[-1] == "c0"
     await backlog.close()
+
+
+async def test_the_works_of_one_app_do_not_hold_up_those_of_another() -> None:
+    seen: list[str] = []
+
+    def work(name: str, slices: int) -> Iterator[None]:
+        for _ in range(slices):
+            seen.append(name)
+            yield
+
+    backlog = Backlog()
+    given = 0
+    while backlog.has_room("flood"):
+        backlog.add(work("flood", 3), "flood")
+        given += 1
+    assert given == MAX_WORKS * 3 // 4
+    assert backlog.has_room("other")
+    backlog.add(work("other", 3), "other")
+    for _ in range(MAX_WORKS):  # given without a look at the room: it takes no place of others
+        backlog.add(work("flood", 1), "flood")
+    assert backlog.has_room("newcomer")
+    assert len(backlog) == given + 1 + MAX_WORKS
+    await asyncio.wait_for(backlog.wait_idle(), 30)
+    assert seen[:6] == ["flood", "other"] * 3
+    assert len(seen) == 3 * given + 3 + MAX_WORKS
+    assert not len(backlog)
+    assert backlog.has_room("flood")
 
 
 def test_a_registration_that_asks_again_and_again_waits_in_a_spread_broadcast_once() -> None:

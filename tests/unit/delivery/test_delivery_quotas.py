@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.delivery.quotas import DAY_MS, Quotas
-from gateway.model.errors import TooManyRequests
+from gateway.model.errors import (
+    AcceptTimeout,
+    GatewayError,
+    NodeUnreachable,
+    QueueFull,
+    StoreUnavailable,
+    TooManyRequests,
+    UnknownToken,
+)
 from gateway.model.registration import ApiKey, App, Limits
 
 NOW = 1_800_000_000_000
@@ -51,6 +59,30 @@ def test_a_days_quota_ends_at_midnight_utc() -> None:
         quotas.require(shop, "k", NOW)
     assert (NOW + refused.value.after_ms) % DAY_MS == 0
     quotas.require(shop, "k", NOW + refused.value.after_ms)
+
+
+def test_what_was_refused_is_given_back_to_its_day_and_not_to_its_rate() -> None:
+    quotas = Quotas(counts := Counts())
+    shop = app(Limits(per_s=5, per_day=10), Limits(per_day=4))
+    assert quotas.admit(shop, "k", 4, NOW)[0] == 4
+    quotas.refund(shop, "k", 3, NOW)
+    assert sorted(counts.values()) == [1, 1]
+    assert quotas.admit(shop, "k", 4, NOW)[0] == 1
+    assert quotas.admit(shop, "k", 4, NOW + 10_000)[0] == 2
+    quotas.refund(shop, "k", 1, NOW + DAY_MS)  # another day already
+    quotas.refund(shop, "k", 99, NOW)
+    assert sorted(counts.values()) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "used"),
+    [(UnknownToken(), 0), (QueueFull(), 0), (StoreUnavailable(), 0), (AcceptTimeout(), 1), (NodeUnreachable(), 1)],
+)
+def test_a_push_counts_where_it_may_have_been_accepted(error: GatewayError, used: int) -> None:
+    quotas = Quotas(counts := Counts())
+    with pytest.raises(type(error)), quotas.counted(app(Limits(per_day=2)), "k", NOW):
+        raise error
+    assert sum(counts.values()) == used
 
 
 def test_a_key_has_its_own_limits_within_its_apps() -> None:

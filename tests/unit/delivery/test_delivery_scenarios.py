@@ -458,7 +458,7 @@ async def test_last_notifier_that_fails_for_now_is_tried_again_a_bounded_number_
     assert (len(house.stub.calls), house.state(seq)) == (1, State.WAITING)
     await house.advance(29_000)
     assert len(house.stub.calls) == 1
-    await house.advance(1_500)
+    await house.advance(9_000)
     assert len(house.stub.calls) == 2
     await house.advance(2_000_000)
     assert len(house.stub.calls) == MAX_TRIES
@@ -474,7 +474,7 @@ async def test_retry_after_of_a_notifier_is_honoured(house: House) -> None:
     await house.accepted(device)
     await house.advance(99_000)
     assert len(house.stub.calls) == 1
-    await house.advance(2_000)
+    await house.advance(9_000)
     assert len(house.stub.calls) == 2
 
 
@@ -489,7 +489,7 @@ async def test_notifier_that_rests_costs_a_delivery_no_try(house: House) -> None
     await house.advance(999_000)
     assert [call.registration for call in house.stub.calls] == [first.number]
     house.stub.answer = Answer.OK
-    await house.advance(1_500)
+    await house.advance(9_000)
     assert house.state(waiting) is State.NOTIFIED
 
 
@@ -536,7 +536,7 @@ async def test_full_notifier_queue_is_a_failure_for_now() -> None:
     assert house.counted(Metric.NOTIFIER_QUEUE_FULL, "stub") == 1
     house.stub.release()
     await house.settle_down()
-    await house.advance(31_000)
+    await house.advance(38_000)
     assert {call.notification for call in house.stub.calls} == {first, queued, refused}
     await house.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fleet_rig import PARTITIONS, Fleet, Wire, WireBus
+from fleet_rig import PARTITIONS, Fleet, Wire, WireBus, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,6 +115,27 @@ async def test_a_daily_quota_is_one_for_the_whole_batch(fleet: Fleet) -> None:
     async with fleet.client(2, key) as http:
         lines = _lines((await http.post("/v1/push/batch", json=batch)).text)
     assert [line["status"] for line in lines] == [201] * 4 + [429] * 3
+
+
+async def test_what_was_refused_is_given_back_to_the_day_at_the_home(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop", limits={"per_day": 9})
+    tokens = [await fleet.register("shop", partition) for partition in range(PARTITIONS)]
+    unknown = build_token(bytes([255] * 16))
+    home = fleet.core(home_of("shop", PARTITIONS))
+
+    async def counted(wanted: int) -> None:
+        await until(lambda: home.store.quotas.used(1, "", home.backend.now_ms() // 86_400_000) == wanted)
+
+    for node in (1, 2):
+        async with fleet.client(node, key) as http:
+            batch = [{"target": {"token": token}} for token in (unknown, *tokens, unknown)]
+            lines = _lines((await http.post("/v1/push/batch", json=batch)).text)
+            assert [line["status"] for line in lines] == [404, 201, 201, 201, 404]
+            await counted(4 * node - 1)
+            assert (await http.post("/v1/push", json={"target": {"token": unknown}})).status_code == 404
+            await counted(4 * node - 1)
+            assert (await http.post("/v1/push", json={"target": {"token": tokens[0]}})).status_code == 201
+            await counted(4 * node)
 
 
 async def test_a_batch_in_msgpack_is_answered_in_msgpack(fleet: Fleet) -> None:

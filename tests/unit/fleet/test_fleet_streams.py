@@ -16,9 +16,10 @@ from gateway.client import Provider
 from gateway.fleet import pushes
 from gateway.fleet.pushes import Answer, Part
 from gateway.metrics import Metric
-from gateway.model.cluster import partition_of_seq
+from gateway.model.cluster import home_of, partition_of_seq
 from gateway.model.errors import GatewayError, NodeUnreachable, TooManyRequests, Unauthorized
 from gateway.model.frames import FrameType
+from gateway.model.registration import build_token
 
 
 @pytest.fixture
@@ -296,6 +297,17 @@ async def test_a_quota_is_one_for_streams_of_all_nodes(fleet: Fleet) -> None:
         link.close()
     assert [isinstance(result, str) for result in told] == [True] * 5 + [False] * 3
     assert told[-1]["name"] == TooManyRequests.name
+
+
+async def test_what_was_refused_is_given_back_to_the_day_at_the_home(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop", limits={"per_day": 9})
+    token = await fleet.register("shop", 1)
+    home = fleet.core(home_of("shop", PARTITIONS))
+    for node in (1, 2):
+        link = await _stream(fleet, node, key)
+        told = await _push(link, 1, _to(build_token(bytes([255] * 16))), _to(token))
+        assert [isinstance(result, str) for result in told] == [False, True]
+        await until(lambda used=node: home.store.quotas.used(1, "", home.backend.now_ms() // 86_400_000) == used)  # type: ignore[misc]
 
 
 async def test_receipts_of_all_partitions_come_over_the_stream(fleet: Fleet) -> None:

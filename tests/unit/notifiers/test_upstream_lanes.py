@@ -92,6 +92,12 @@ async def test_answer_about_one_device_says_nothing_against_the_lane() -> None:
     assert (await way.ask(Answer(OK))).ok
 
 
+@pytest.mark.parametrize("row", SHARED, ids=lambda row: row.reason)
+async def test_result_says_whether_the_lane_is_at_fault(row: Row) -> None:
+    result = await Way().ask(Answer(row))
+    assert result.is_lanes is (row.fault in (Fault.UPSTREAM, Fault.CREDENTIAL, Fault.THROTTLE))
+
+
 async def test_retry_after_is_believed_up_to_a_limit() -> None:
     way = Way(pause_max_s=100)
     assert (await way.ask(Answer(SLOW_DOWN, retry_after_ms=10**12))).retry_after_ms == 100_000
@@ -363,8 +369,8 @@ async def both_apns(stuck: LocalApns, fine: LocalApns, stack: AsyncExitStack) ->
     )
     stack.push_async_callback(queue.close)
     for seq in range(400):
-        app, registration, _ = load(Job(seq, 0))
-        assert queue.offer(Job(seq, 0), app.name, queue.lane(app, registration)) is None
+        app, registration, _ = load(Job(seq, 0, "apns"))
+        assert queue.offer(Job(seq, 0, "apns"), app.name, queue.lane(app, registration)) is None
     await stuck.arrived(1)
     await all_there.wait()
     assert sorted(results) == list(range(200, 400))

@@ -235,6 +235,21 @@ async def test_state_is_forgotten_by_a_restart_but_notifiers_used_are_not(tmp_pa
     await store.close()
 
 
+async def test_a_notifier_that_had_not_answered_before_a_restart_is_not_used_up(tmp_path: Path) -> None:
+    store = await with_app(await open_store(tmp_path))
+    seq, _ = push(store, 1)
+    store.journal.step(seq, Step(START_MS, "notifier_failed", "apns"))
+    store.journal.step(seq, Step(START_MS, "sent", "edge"))
+    store.journal.set_state(seq, State.NOTIFIED, 2)
+    store.write_behind()
+    await store.close()
+    store = await open_store(tmp_path)
+    delivery = store.journal.get(seq)
+    assert delivery is not None
+    assert (delivery.hop, [step.channel for step in store.journal.steps_of(seq)]) == (1, ["apns", "edge"])
+    await store.close()
+
+
 async def test_history_is_whole_wherever_its_lines_are(tmp_path: Path) -> None:
     clock = Clock()
     store = await with_app(await open_store(tmp_path, clock))

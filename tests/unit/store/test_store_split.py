@@ -7,6 +7,7 @@ import hashlib
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 from batch_rig import Links, ack, append, to
 from memory_log import MemoryJournal, MemoryLog
@@ -28,7 +29,7 @@ from gateway.metrics import Metrics
 from gateway.model.cluster import broadcast_seq, first_bits, home_of, learn_strays, partition_of, partition_of_seq
 from gateway.model.errors import ConfigError
 from gateway.model.notification import Target
-from gateway.model.outcome import State, Step
+from gateway.model.outcome import Outcome, State, Step
 from gateway.model.registration import build_token
 from gateway.store import Store
 from gateway.store.environment import Environment, StoreInUse
@@ -391,6 +392,25 @@ async def test_who_has_seen_a_broadcast_is_not_shown_it_again_and_who_has_not_is
     assert sum(each.get("acked", 0) for each in figures) == 10
     assert not any(each.broadcasts.recount(first) for each in parts.stores)
     assert [record.state for record in parts.lookups(over)] == [State.EXPIRED]  # type: ignore[attr-defined]
+    await close(parts)
+
+
+async def test_a_single_delivery_that_grew_out_of_a_broadcast_counts_for_it_in_the_fleet(
+    tmp_path: Path, clock: Clock
+) -> None:
+    store = await with_app(await open_store(tmp_path / "alone", clock))
+    number = register(store, "phone")
+    seq, _ = broadcast(store)
+    own = store.journal.reserve(1)
+    await store.journal.append(msgspec.structs.replace(notification(own), broadcast=seq, push=seq), [number])
+    await store.close()
+    parts = await split_of(tmp_path, clock)
+    there, number = parts.of("phone")
+    there.broadcasts.begin([notification(broadcast_seq(1), target=Target(everyone=True))], (), START_MS)
+    there.journal.settle([Outcome(own, own, number, APP, State.ACKED, START_MS, [Step(START_MS, "acked", "edge")])])
+    await there.committer.flush()
+    assert there.broadcasts.figures(broadcast_seq(1))["acked"] == 1
+    assert [receipt.push for receipt in there.receipts.after(APP, 0, 10)] == [seq]
     await close(parts)
 
 

@@ -1,0 +1,52 @@
+"""Which notifier of a fallback chain is next; must never go by its place alone: a chain may be changed while one of it
+is asked, and a delivery lives longer than a process.
+
+The history names those that were asked, and says who took the message. A delivery's `hop` says how many of them are
+used up: those behind it, who failed last, count as unused again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from gateway.model.outcome import Step
+
+#: names that are used up, of a chain that is changed over and over; the store keeps the number in a byte
+MAX_HOPS = 64
+
+
+def used_up(steps: Iterable[Step], hop: int, chain: Sequence[str], asked: str = "") -> list[str]:
+    """Names, at most `hop`. `asked`: has just answered, and its line is not written yet."""
+    took, failed = _who(steps)
+    names = [name for name in (*took, *failed) if name != asked]
+    used = [asked, *names][:hop] if asked else names[:hop]
+    # The calls of these are under way still: the delivery went on without them.
+    used += [name for name in dict.fromkeys(chain) if name not in used and name not in names][: hop - len(used)]
+    return used
+
+
+def find_next(chain: Iterable[str], used: Collection[str]) -> str:
+    """Empty: none is left."""
+    return next((name for name in chain if name not in used), "")
+
+
+def count_took(steps: Iterable[Step]) -> int:
+    """How many took the message: these are never asked again."""
+    return len(_who(steps)[0])
+
+
+def _who(steps: Iterable[Step]) -> tuple[list[str], list[str]]:
+    """Names of those that took it, and of those that failed since, each in the order of its last word."""
+    took: dict[str, None] = {}
+    failed: dict[str, None] = {}
+    for step in steps:
+        if step.what == "notified":
+            said = took
+        elif step.what == "notifier_failed":
+            said = failed
+        else:
+            continue
+        took.pop(step.channel, None)
+        failed.pop(step.channel, None)
+        said[step.channel] = None
+    return list(took), list(failed)

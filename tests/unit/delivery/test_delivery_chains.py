@@ -1,0 +1,85 @@
+"""Which notifier is asked, how often and for how long: outages, dead ones, chains that are changed meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+
+from house import House
+
+from gateway.delivery.executor import MAX_TOLD
+from gateway.model.outcome import State
+from gateway.notifiers.stub.client import Answer
+
+
+async def test_a_notifier_whose_upstream_is_down_is_tried_as_long_as_the_message_lives(house: House) -> None:
+    device = house.directory.add(fallback=["stub"])
+    house.stub.answer = Answer.DOWN
+    seq = await house.accepted(device, ttl=86_400)
+    await house.advance(3 * 3_600_000)
+    calls = len(house.stub.calls)
+    assert 3 * 6 <= calls <= 3 * 8 + 6  # pauses of 8 to 10 minutes in the end
+    house.stub.answer = Answer.OK
+    await house.advance(600_000)
+    assert len(house.stub.calls) == calls + 1
+    assert house.steps(seq)[: MAX_TOLD + 1] == ["notifier_failed"] * MAX_TOLD + ["notified"]
+
+
+async def test_what_an_outage_held_up_is_not_tried_all_at_once(house: House) -> None:
+    devices = [house.directory.add(fallback=["stub"]) for _ in range(40)]
+    house.stub.answer = Answer.DOWN
+    for device in devices:
+        await house.accepted(device)
+    house.stub.answer = Answer.OK
+    timers = sorted(row.timer_ms - house.clock.now_ms for row in house.journal.rows.values())
+    assert 30_000 <= timers[0] <= 31_000
+    assert 36_000 <= timers[-1] < 37_500
+    assert max(later - sooner for sooner, later in itertools.pairwise(timers)) < 1_000
+
+
+async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_rest_of_the_chain_is_dead(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "other", "gone"])
+    house.stub.answer, house.other.answer = Answer.DOWN, Answer.DEAD
+    seq = await house.accepted(device, ttl=86_400)
+    assert house.state(seq) is State.WAITING
+    await house.advance(200_000)
+    assert (len(house.stub.calls), len(house.other.calls)) == (3, 1)
+    house.stub.answer = Answer.OK
+    await house.advance(200_000)
+    assert (len(house.stub.calls), house.steps(seq)[-2:]) == (4, ["notified", "recheck"])
+
+
+async def test_a_notifier_that_took_it_is_not_asked_again_where_another_fails(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "other", "gone"])
+    house.other.answer = Answer.DOWN
+    seq = await house.accepted(device, ttl=86_400)
+    await house.advance(31_000)
+    assert house.state(seq) is State.WAITING
+    await house.advance(200_000)
+    assert (len(house.stub.calls), len(house.other.calls)) == (1, 3)
+
+
+async def test_a_chain_changed_while_one_of_it_is_asked_blames_nobody_else_and_passes_nobody_over(house: House) -> None:
+    device = house.directory.add(fallback=["stub"])
+    house.stub.expect(Answer.HANG)
+    house.stub.hung = Answer.DEAD
+    seq = await house.accepted(device)
+    device.fallback = ["other", "stub"]
+    house.stub.release()
+    await house.settle_down()
+    assert [(s.what, s.channel) for s in house.journal.rows[seq].steps] == [
+        ("notifier_failed", "stub"),
+        ("notified", "other"),
+    ]
+    await house.advance(31_000)  # no ack: neither is asked twice
+    assert (len(house.stub.calls), len(house.other.calls)) == (1, 1)
+
+
+async def test_after_a_restart_a_changed_chain_goes_on_behind_those_its_history_names(house: House) -> None:
+    device = house.directory.add(fallback=["stub"])
+    seq = await house.accepted(device)
+    row = house.journal.rows[seq]
+    row.delivery = row.delivery._replace(state=State.ACCEPTED)
+    device.fallback = ["other", "stub"]
+    house.start()
+    await house.advance(31_000)
+    assert (len(house.stub.calls), len(house.other.calls)) == (1, 1)
