@@ -28,6 +28,8 @@ _PUSH_TYPES = (
 )  # fmt: skip
 _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 MAX_PAYLOAD_BYTES = 4_096
+#: connections whose key is remembered, the oldest forgotten first
+MAX_CONNECTIONS = 1_024
 #: a provider token is refused past this age, and a new one before the shorter time
 EXPIRES_S = 3_600
 UPDATE_S = 1_200
@@ -178,6 +180,8 @@ class LocalApns(LocalServer):
         issued = claims["iat"]
         if claims.get("iss") != self.team_id or not isinstance(issued, int) or issued > now_s + 60:
             return "InvalidProviderToken"
+        if len(self._begun_with) >= MAX_CONNECTIONS and request.connection not in self._begun_with:
+            del self._begun_with[next(iter(self._begun_with))]
         if self._begun_with.setdefault(request.connection, key_id) != key_id:
             return "UnrelatedKeyIdInToken"
         if now_s - issued > EXPIRES_S or token in self.revoked:
