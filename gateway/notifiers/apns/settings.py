@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -84,8 +85,8 @@ def read_end(pem: str) -> float:
     return x509.load_pem_x509_certificates(build_pem(pem).encode())[0].not_valid_after_utc.timestamp()
 
 
-def check_settings(settings: Mapping[str, str], now_s: float) -> None:
-    """Raises BadRequest: field and fix. `now_s`: Unix seconds."""
+def check_settings(settings: Mapping[str, str], now_s: float | None = None) -> None:
+    """Raises BadRequest: field and fix. `now_s`: Unix seconds, where it is not the time there is."""
     check_fields(NAME, FIELDS, settings)
     if not _TOPIC.fullmatch(settings["topic"]):
         raise build_refusal(NAME, "topic", "is no bundle id; it looks like com.example.shop")
@@ -109,7 +110,7 @@ def check_settings(settings: Mapping[str, str], now_s: float) -> None:
             raise build_refusal(
                 NAME, "certificate", "and certificate_key are no matching pair of PEMs (certificate, private key)"
             ) from None
-        if ends_s <= now_s:
+        if ends_s <= (time.time() if now_s is None else now_s):
             raise build_refusal(NAME, "certificate", "has expired; give the renewed one and its key")
         return
     for name in ("key", "key_id", "team_id"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import structlog
 from cryptography.hazmat.primitives.serialization import (
@@ -28,7 +26,7 @@ TOPIC = "com.example.shop"
 def refusal(**settings: str) -> tuple[str | None, str]:
     """Field and words."""
     with pytest.raises(BadRequest) as error:
-        check_settings({"topic": TOPIC, **settings}, time.time())
+        check_settings({"topic": TOPIC, **settings})
     return error.value.field, error.value.message
 
 
