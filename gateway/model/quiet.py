@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from datetime import datetime, time
 from functools import lru_cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 _SPAN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
@@ -23,9 +25,34 @@ def _zones() -> frozenset[str]:
     return frozenset(available_timezones() - {"localtime", "Factory"})
 
 
+@lru_cache(maxsize=1)
+def _old_names() -> dict[str, str]:
+    """Other names of zones → the zone: links (zic(8)) that are no place of zone.tab. A place is a link too where its
+    clock is like another's (Europe/Stockholm, Europe/Berlin), and stays what it is; so does a name for one of several
+    such places, which a link does not tell apart (Iceland leads to Africa/Abidjan)."""
+    try:
+        folder = files("tzdata") / "zoneinfo"
+        places = {line.split("\t")[2].strip() for line in _lines(folder / "zone.tab") if line.count("\t") >= 2}
+        links = dict(line.split()[2:0:-1] for line in _lines(folder / "tzdata.zi") if line.startswith("L "))
+    except (OSError, ModuleNotFoundError, ValueError):
+        return {}
+    shared = {links[place] for place in places & links.keys()}
+    return {name: zone for name, zone in links.items() if name not in places and zone not in shared | links.keys()}
+
+
+def _lines(file: Traversable) -> list[str]:
+    return [line for line in file.read_text().splitlines() if not line.startswith("#")]
+
+
+def zone_of(name: str) -> str:
+    """A zone by whatever name it has: Asia/Kolkata for Asia/Calcutta, Etc/UTC for UTC."""
+    return _old_names().get(name, name)
+
+
 def load_timezones() -> None:
     """Read their names now: it takes a tenth of a second, which the first REGISTER shall not wait for."""
     _zones()
+    _old_names()
 
 
 def is_timezone(name: str) -> bool:
