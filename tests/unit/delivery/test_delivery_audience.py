@@ -146,3 +146,11 @@ async def test_who_comes_later_reads_its_language_too(house: House) -> None:
     assert (light.title, light.more) == ("Hallo", True)
     house.dispatcher.on_fetch(device.number, [light.id])
     assert (house.frames(device)[1].title, house.frames(device)[1].more) == ("Hallo", False)
+
+
+@pytest.mark.parametrize("second", ["DE", "De"])
+def test_a_language_that_is_named_twice_is_refused(house: House, second: str) -> None:
+    words = {"de": WordsRequest(title="a"), second: WordsRequest(title="b")}
+    with pytest.raises(BadRequest) as refused:
+        house.push(TargetRequest(everyone=True), localized=words)
+    assert refused.value.field == f"localized.{second}"
