@@ -65,6 +65,8 @@ def view_app(app: App, known: Mapping[str, Notifier]) -> AppView:
 
 
 def _limits(wanted: LimitsBody) -> Limits:
+    if wanted.burst and not wanted.per_s:
+        raise BadRequest("a burst is what a rate lets through at once: say per_s too", field="limits.burst")
     return Limits(per_s=wanted.per_s, burst=wanted.burst, per_day=wanted.per_day)
 
 

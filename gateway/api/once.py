@@ -67,6 +67,14 @@ def choose_key(header: str | None, field: str) -> str:
     return header
 
 
+def refuse_header(header: str | None) -> None:
+    """BadRequest where a batch has an Idempotency-Key header: as a whole it would be ignored, and sent twice."""
+    if header is not None:
+        raise BadRequest(
+            "a batch has no key of its own: each push in it has its idempotency_key", field="Idempotency-Key"
+        )
+
+
 class Once:
     """Starts pushes, or finds the one that was started for the same key."""
 

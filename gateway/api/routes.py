@@ -240,7 +240,7 @@ def push_routes(pushes: PushRoutes, batches: BatchRoutes) -> list[Route]:
             about="A JSON array, NDJSON, a msgpack array or msgpack maps one after the other; read, accepted and "
             "answered item by item, never held whole. The answer is one result an item in order (NDJSON, or msgpack "
             "maps one after the other); a last result with an error and no item of its own says why the "
-            "rest was not read.",
+            "rest was not read. Each push has an `idempotency_key` of its own; an Idempotency-Key header is refused.",
             takes=list[PushRequest],
             takes_also=(NDJSON,),
             example=[_PUSH, {"target": {"tag": "beta"}, "title": "New build"}],

@@ -109,6 +109,19 @@ async def test_limits_are_set_and_shown_for_apps_and_keys(door):
         assert (bad.status_code, error_of(bad)["field"]) == (400, "limits.per_s")
 
 
+async def test_a_burst_without_a_rate_is_refused(door):
+    async with door.operator() as client:
+        burst = {"limits": {"burst": 3, "per_day": 9}}
+        name = (await client.get("/v1/apps")).json()["apps"][0]["name"]
+        for answer in (
+            await client.post("/v1/apps", json={"name": "new", **burst}),
+            await client.patch(f"/v1/apps/{name}", json=burst),
+            await client.post(f"/v1/apps/{name}/keys", json=burst),
+        ):
+            assert (answer.status_code, error_of(answer)["field"]) == (400, "limits.burst")
+        assert (await client.patch(f"/v1/apps/{name}", json={"limits": {"per_s": 1, "burst": 3}})).status_code == 200
+
+
 # --- statistics
 
 
