@@ -109,6 +109,24 @@ async def test_limits_are_set_and_shown_for_apps_and_keys(door):
         assert (bad.status_code, error_of(bad)["field"]) == (400, "limits.per_s")
 
 
+async def test_limits_and_label_of_a_key_are_changed_and_the_key_stays(door):
+    key_id = door.app_key.split("_")[1]
+    path = f"/v1/apps/chat/keys/{key_id}"
+    async with door.operator() as client, door.provider() as provider:
+        changed = await client.patch(path, json={"limits": {"per_day": 1}})
+        assert (changed.status_code, changed.json()["limits"]) == (200, {"per_s": 0, "burst": 0, "per_day": 1})
+        statuses = [(await provider.post("/v1/push", json=door.to_token())).status_code for _ in range(2)]
+        assert statuses == [201, 429]
+        named = (await client.patch(path, json={"label": "ci"})).json()
+        assert (named["id"], named["label"], named["limits"]["per_day"]) == (key_id, "ci", 1)
+        assert (await client.get("/v1/apps/chat/keys")).json()["keys"] == [named]
+        await client.patch(path, json={"limits": {}})
+        assert (await provider.post("/v1/push", json=door.to_token())).status_code == 201
+        assert (await client.patch("/v1/apps/chat/keys/nosuch", json={})).status_code == 404
+        assert (await client.patch(path, json={"hash": "x"})).status_code == 400
+        assert (await provider.patch(path, json={})).status_code == 403
+
+
 # --- statistics
 
 
