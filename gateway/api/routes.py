@@ -26,6 +26,8 @@ from gateway.api.wire import (
     KeyCreate,
     KeyCreated,
     KeyList,
+    KeyPatch,
+    KeyView,
     PushAccepted,
     PushView,
     Readiness,
@@ -193,6 +195,24 @@ def app_routes(apps: AppRoutes) -> list[Route]:
                 "keys": [{"id": "3fmq8wzt", "label": "production", "limits": _APP["limits"], "created_at": 1760000000}]
             },
             errors=(UnknownApp,),
+            **common,
+        ),
+        Route(
+            method="PATCH",
+            path=keys + "/{id}",
+            handle=apps.change_key,
+            summary="Change a key's label or limits",
+            about="Fields left out stay as they are; the key itself does too.",
+            takes=KeyPatch,
+            example={"limits": {"per_s": 50, "per_day": 100_000}},
+            gives=KeyView,
+            gives_example={
+                "id": "3fmq8wzt",
+                "label": "production",
+                "limits": {"per_s": 50, "burst": 0, "per_day": 100_000},
+                "created_at": 1760000000,
+            },
+            errors=(UnknownApp, NotFound, *_BODY, *_STORE),
             **common,
         ),
         Route(

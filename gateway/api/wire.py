@@ -183,6 +183,13 @@ class KeyCreate(_In):
     limits: LimitsBody = LimitsBody()
 
 
+class KeyPatch(_In):
+    """Fields left out stay as they are."""
+
+    label: Label | UnsetType = UNSET
+    limits: LimitsBody | UnsetType = UNSET
+
+
 class KeyCreated(_Out):
     id: str
     key: NewKey

@@ -117,9 +117,28 @@ async def test_a_burst_without_a_rate_is_refused(door):
             await client.post("/v1/apps", json={"name": "new", **burst}),
             await client.patch(f"/v1/apps/{name}", json=burst),
             await client.post(f"/v1/apps/{name}/keys", json=burst),
+            await client.patch(f"/v1/apps/chat/keys/{door.app_key.split('_')[1]}", json=burst),
         ):
             assert (answer.status_code, error_of(answer)["field"]) == (400, "limits.burst")
         assert (await client.patch(f"/v1/apps/{name}", json={"limits": {"per_s": 1, "burst": 3}})).status_code == 200
+
+
+async def test_limits_and_label_of_a_key_are_changed_and_the_key_stays(door):
+    key_id = door.app_key.split("_")[1]
+    path = f"/v1/apps/chat/keys/{key_id}"
+    async with door.operator() as client, door.provider() as provider:
+        changed = await client.patch(path, json={"limits": {"per_day": 1}})
+        assert (changed.status_code, changed.json()["limits"]) == (200, {"per_s": 0, "burst": 0, "per_day": 1})
+        statuses = [(await provider.post("/v1/push", json=door.to_token())).status_code for _ in range(2)]
+        assert statuses == [201, 429]
+        named = (await client.patch(path, json={"label": "ci"})).json()
+        assert (named["id"], named["label"], named["limits"]["per_day"]) == (key_id, "ci", 1)
+        assert (await client.get("/v1/apps/chat/keys")).json()["keys"] == [named]
+        await client.patch(path, json={"limits": {}})
+        assert (await provider.post("/v1/push", json=door.to_token())).status_code == 201
+        assert (await client.patch("/v1/apps/chat/keys/nosuch", json={})).status_code == 404
+        assert (await client.patch(path, json={"hash": "x"})).status_code == 400
+        assert (await provider.patch(path, json={})).status_code == 403
 
 
 # --- statistics
