@@ -7,8 +7,9 @@ import ipaddress
 
 #: IPv6 with an IPv4 address inside that a translator of the network connects to (RFC 6052 §2.1, RFC 8215)
 _NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
-#: for documentation (RFC 9637) and relays long gone (RFC 7526), which this Python may still call global
-_NOT_GLOBAL = (ipaddress.ip_network("3fff::/20"), ipaddress.ip_network("192.88.99.0/24"))
+#: for documentation (RFC 9637), relays long gone (RFC 7526) and the networks' own protocols (RFC 6890), which this
+#: Python may still call global
+_NOT_GLOBAL = tuple(map(ipaddress.ip_network, ("3fff::/20", "192.88.99.0/24", "192.0.0.0/24")))
 
 
 def is_public(text: str) -> bool:

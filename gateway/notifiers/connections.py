@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import NamedTuple
@@ -68,13 +68,11 @@ def build_context(ca: str = "", certificate: str = "", certificate_key: str = ""
     return context
 
 
-def build_client(
-    context: ssl.SSLContext, *, http1: bool = True, connections: int = MAX_CONNECTIONS
-) -> httpx.AsyncClient:
-    """No redirects, no proxies of the environment. Reading has no limit of its own: on HTTP/2 one stream reads for all,
-    so its limit would end the others; who calls bounds the whole call."""
+def build_client(context: ssl.SSLContext, *, connections: int = MAX_CONNECTIONS) -> httpx.AsyncClient:
+    """HTTP/2 or HTTP/1.1, as the upstream chooses (ALPN). No redirects, no proxies of the environment. Reading has no
+    limit of its own: on HTTP/2 one stream reads for all, so its limit would end the others; who calls bounds the whole
+    call."""
     return httpx.AsyncClient(
-        http1=http1,
         http2=True,
         verify=context,
         timeout=httpx.Timeout(None, connect=10.0),
@@ -97,12 +95,16 @@ async def read_answer(response: httpx.Response) -> bytes:
     return body[:MAX_ANSWER_BYTES]
 
 
+Read = Callable[[httpx.Response], Awaitable[bytes]]
+
+
 class Exchange(NamedTuple):
     """One answer."""
 
     status: int
     headers: httpx.Headers
     body: bytes
+    version: str  # "HTTP/2", or what the upstream speaks instead
 
 
 def may_repeat(error: httpx.TransportError, *, was_kept: bool) -> bool:
@@ -174,9 +176,12 @@ class Connections:
         headers: Mapping[str, str],
         content: bytes,
         extensions: Mapping[str, str] | None = None,
+        read: Read = read_answer,
     ) -> Exchange:
         """`request` with POST."""
-        return await self.request("POST", key, build, url, headers=headers, content=content, extensions=extensions)
+        return await self.request(
+            "POST", key, build, url, headers=headers, content=content, extensions=extensions, read=read
+        )
 
     async def request(
         self,
@@ -188,10 +193,11 @@ class Connections:
         headers: Mapping[str, str],
         content: bytes,
         extensions: Mapping[str, str] | None = None,
+        read: Read = read_answer,
     ) -> Exchange:
         """A call on the client kept under the key. One whose connection was sent away or broke after it had served
         before is made once more on a new one: nobody can say whether it was seen, so the upstream may get it twice.
-        Raises httpx.HTTPError."""
+        `read` reads the body. Raises httpx.HTTPError."""
         for is_last in (False, True):
             was_kept = self._has_answered(key)
             try:
@@ -199,7 +205,7 @@ class Connections:
                     self.borrow(key, build) as client,
                     client.stream(method, url, headers=headers, content=content, extensions=extensions) as response,
                 ):
-                    return Exchange(response.status_code, response.headers, await read_answer(response))
+                    return Exchange(response.status_code, response.headers, await read(response), response.http_version)
             except httpx.TransportError as error:
                 if is_last or not may_repeat(error, was_kept=was_kept):
                     raise

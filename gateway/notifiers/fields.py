@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import httpx
+
 from gateway.model.errors import BadRequest
 from gateway.model.registration import App
 
@@ -45,11 +47,32 @@ def build_pem(text: str) -> str:
     return text.strip() + "\n" if text.strip() else ""
 
 
+def is_host(host: str) -> bool:
+    """Can a resolver be asked for this name (lower case, without brackets)? It raises no OSError for what is none."""
+    try:
+        (host if host.isascii() else httpx.URL(f"https://{host}").raw_host.decode()).encode("idna")
+    except (UnicodeError, httpx.InvalidURL):
+        return False
+    return True
+
+
+def is_clean(url: str) -> bool:
+    """Nothing in it that some would leave out and others send as it is."""
+    return not any(char <= " " or char == "\x7f" for char in url)
+
+
 def check_url(notifier: str, key: str, url: str) -> None:
     """An https URL with a host and nothing behind the path."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme == "https" and bool(parts.hostname) and not parts.query and not parts.fragment
+        usable = (
+            is_clean(url)
+            and is_host(parts.hostname or "")
+            and parts.scheme == "https"
+            and bool(parts.hostname)
+            and not parts.query
+            and not parts.fragment
+        )
         usable = usable and parts.username is None and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False

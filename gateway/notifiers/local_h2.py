@@ -14,6 +14,7 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
+import h2.settings
 import msgspec
 from hyperframe.frame import GoAwayFrame
 
@@ -85,7 +86,10 @@ class _Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         tls = transport.get_extra_info("ssl_object")
         self._certificate = (tls.getpeercert(binary_form=True) if tls is not None else b"") or b""
-        self._h2.local_settings.max_concurrent_streams = MAX_STREAMS
+        # In the first SETTINGS frame: set later it is a change that the client has to ack first.
+        self._h2.local_settings = h2.settings.Settings(
+            client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS}
+        )
         self._h2.initiate_connection()
         self._flush()
         self._server.connections.add(self)

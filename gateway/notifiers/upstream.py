@@ -79,6 +79,7 @@ class Answer(NamedTuple):
     gone_at_ms: int = 0
     detail: str = ""  # for the history; default: status and reason
     asked: bool = True  # False: nothing was sent, so that this is no try, nor a page of the subscriber's
+    is_call: bool = True  # False: it ended before the upstream was asked, and says nothing of the lane
 
 
 #: what a history says where the reason would tell where somebody is, or what another app did; the metric has the row
@@ -112,6 +113,14 @@ def parse_retry_after(value: str, now_ms: int) -> int:
         return max(0, int(parsedate_to_datetime(value).timestamp() * 1000) - now_ms)
     except (ValueError, TypeError, OverflowError):
         return 0
+
+
+def agrees(row: Row, status: int) -> bool:
+    """Does the reason that an answer gives go with its HTTP status? A 503 that names a reason of 410, from what stands
+    before the upstream or from one that is ill, must mark no address."""
+    if row.verdict is Verdict.GONE or 429 in (row.status, status):
+        return row.status == status
+    return row.status // 100 == status // 100
 
 
 def describe_tls(error: BaseException) -> str:
@@ -256,6 +265,10 @@ class Gates:
         gate.slowed, gate.slowed_ms = slowed, now_ms
         return was_other
 
+    def withdraw(self, lane: str, now_ms: int) -> None:
+        """The call was not made after all: one that was to probe leaves that to the next."""
+        self._of(lane, now_ms).probing = False
+
     def report(self, lane: str, *, ok: bool, now_ms: int) -> int:
         """Result of a call. Where this opened the circuit: for how many ms, else 0."""
         gate = self._of(lane, now_ms)
@@ -299,7 +312,16 @@ class Upstream:
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
+        self._seen_ms = 0
+        self._put_back_ms = 0
         self._gates = Gates(limits, on_evicted=self._count_evicted)
+
+    def _now_ms(self) -> int:
+        """The clock's time, which never goes back: a lane must not rest for as long as a clock was wrong."""
+        now_ms = self._clock()
+        self._put_back_ms += max(0, self._seen_ms - now_ms)
+        self._seen_ms = now_ms
+        return now_ms + self._put_back_ms
 
     def _count_evicted(self) -> None:
         self._metrics.count(Metric.NOTIFIER_BOUNDS, label=f"{self.name} gates")
@@ -307,7 +329,7 @@ class Upstream:
     async def ask(self, lane: str, call: Callable[[], Awaitable[Answer]], address: str = "") -> NotifierResult:
         """Make the call, where the lane does not rest. `address`: whom it is for, where the upstream may limit those
         one by one. Never raises but CancelledError."""
-        refusal = self._gates.enter(lane, self._clock())
+        refusal = self._gates.enter(lane, self._now_ms())
         if refusal is not None:
             self._count(refusal.row)
             return NotifierResult(ok=False, retry_after_ms=refusal.retry_after_ms, detail=refusal.detail, asked=False)
@@ -328,7 +350,7 @@ class Upstream:
 
     def settle(self, lane: str, answer: Answer, address: str = "") -> NotifierResult:
         """Count it, tell the lane's gate, and say what it means for the delivery."""
-        row, now_ms = answer.row, self._clock()
+        row, now_ms = answer.row, self._now_ms()
         self._count(row)
         rest_ms = hold_ms = 0
         is_lanes = row.fault in (Fault.THROTTLE, Fault.UPSTREAM, Fault.CREDENTIAL)
@@ -344,7 +366,11 @@ class Upstream:
             hold_ms = min(answer.retry_after_ms, int(self._limits.pause_max_s * 1000))
         # An answer that refuses this registration is an answer all the same; so is a throttle that says how long.
         failed = row.fault in (Fault.UPSTREAM, Fault.CREDENTIAL) or (row.fault is Fault.THROTTLE and not rest_ms)
-        opened_ms = self._gates.report(lane, ok=not failed, now_ms=now_ms)
+        opened_ms = 0
+        if answer.is_call and (answer.asked or failed):
+            opened_ms = self._gates.report(lane, ok=not failed, now_ms=now_ms)
+        else:
+            self._gates.withdraw(lane, now_ms)
         if opened_ms:
             self._metrics.count(Metric.CIRCUITS_OPENED, label=self.name)
         return _build_result(answer, max(rest_ms, opened_ms), hold_ms)

@@ -20,13 +20,14 @@ from gateway.metrics import Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration
+from gateway.notifiers.apns.certificate_ends import CertificateEnds
 from gateway.notifiers.apns.errors import EXPIRED_PROVIDER_TOKEN, parse_answer
 from gateway.notifiers.apns.provider_token import ProviderTokens
 from gateway.notifiers.apns.settings import NAME, SECRETS, AppSettings, build_app_settings, check_settings
 from gateway.notifiers.connections import Connections, build_client, build_context
 from gateway.notifiers.fields import build_lane
 from gateway.notifiers.payload import build_ids, fit
-from gateway.notifiers.upstream import NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream, unix_ms
+from gateway.notifiers.upstream import GARBAGE, NO_ADDRESS, NO_SETTINGS, Answer, Limits, Upstream, unix_ms
 
 #: Apple, "Generating a remote notification"
 MAX_PAYLOAD_BYTES = 4_096
@@ -64,10 +65,11 @@ class ApnsNotifier:
         self._clock = clock
         self._upstream = Upstream(self.name, limits, metrics, clock)
         self._connections = Connections(limits.gates)
+        self._ends = CertificateEnds(limits.gates)
         self._tokens = ProviderTokens(limits.gates, self._upstream.count_token)
 
     def check(self, settings: Mapping[str, str]) -> None:
-        check_settings(settings)
+        check_settings(settings, self._clock() / 1000)
 
     def lane(self, app: App, registration: Registration) -> str:  # noqa: ARG002 - the port's signature
         return build_lane(app, self.name)
@@ -79,6 +81,8 @@ class ApnsNotifier:
         address = registration.addresses.get(self.name, "")
         if not _DEVICE_TOKEN.fullmatch(address):
             return self._upstream.refuse(NO_ADDRESS)
+        if settings.certificate:
+            self._ends.look(app.name, settings, self._clock() / 1000)
         push_id = self._push_ids.build(notification.app, notification.push_seq)
         payload = self.build_payload(push_id, registration, notification)
         headers = self.build_headers(settings, push_id, registration, notification)
@@ -95,7 +99,7 @@ class ApnsNotifier:
             token = self._tokens.current(settings, self._clock()) if settings.key else ""
             answer = await self._post_once(lane, settings, url, headers, payload, token)
         except (ValueError, TypeError):  # of the key or the certificate: `check` refuses such settings
-            return Answer(NO_SETTINGS, detail="unusable key or certificate")
+            return Answer(NO_SETTINGS, detail="unusable key or certificate", is_call=False)
         if answer.row is EXPIRED_PROVIDER_TOKEN and token:
             renewed = self._tokens.renew(settings, token, self._clock())
             if renewed is not None:
@@ -106,12 +110,13 @@ class ApnsNotifier:
         self, lane: str, settings: AppSettings, url: str, headers: dict[str, str], payload: bytes, token: str
     ) -> Answer:
         def build() -> httpx.AsyncClient:
-            # APNs speaks nothing but HTTP/2.
-            return build_client(build_context(settings.ca, settings.certificate, settings.certificate_key), http1=False)
+            return build_client(build_context(settings.ca, settings.certificate, settings.certificate_key))
 
         if token:
             headers = {**headers, "authorization": f"bearer {token}"}
         got = await self._connections.post(lane, build, url, headers=headers, content=payload)
+        if got.version != "HTTP/2":  # APNs speaks nothing else, so it is not what answers at `url`
+            return Answer(GARBAGE, detail="no HTTP/2")
         return parse_answer(got.status, got.headers, got.body, self._clock())
 
     def build_headers(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.notifiers.upstream import GARBAGE, Answer, Fault, Row, Verdict, parse_retry_after
+from gateway.notifiers.upstream import GARBAGE, Answer, Fault, Row, Verdict, agrees, parse_retry_after
 
 _DEAD, _GONE, _RETRY = Verdict.DEAD, Verdict.GONE, Verdict.RETRY
 _ADDRESS, _MESSAGE, _CREDENTIAL = Fault.ADDRESS, Fault.MESSAGE, Fault.CREDENTIAL
@@ -101,7 +101,7 @@ def parse_answer(status: int, headers: Mapping[str, str], body: bytes, now_ms: i
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Answer(GARBAGE, retry_after_ms, detail=f"HTTP {status}, no reason")
     row = BY_REASON.get(said.reason)
-    if row is None:
+    if row is None or not agrees(row, status):
         other = UNKNOWN_FAILURE if status >= 500 else UNKNOWN_THROTTLE if status == 429 else UNKNOWN_REFUSAL
         return Answer(other, retry_after_ms, detail=f"{status}, a reason unknown here")
     gone_at_ms = said.timestamp if row.verdict is Verdict.GONE and 0 < said.timestamp < 1 << 53 else 0

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -77,8 +78,14 @@ def build_app_settings(settings: Mapping[str, str]) -> AppSettings | None:
     )
 
 
-def check_settings(settings: Mapping[str, str]) -> None:
-    """Raises BadRequest: field and fix."""
+def read_end(pem: str) -> float:
+    """Unix seconds at which the certificate ends; of more than one the first, which is the one that is shown. Raises
+    ValueError."""
+    return x509.load_pem_x509_certificates(build_pem(pem).encode())[0].not_valid_after_utc.timestamp()
+
+
+def check_settings(settings: Mapping[str, str], now_s: float) -> None:
+    """Raises BadRequest: field and fix. `now_s`: Unix seconds."""
     check_fields(NAME, FIELDS, settings)
     if not _TOPIC.fullmatch(settings["topic"]):
         raise build_refusal(NAME, "topic", "is no bundle id; it looks like com.example.shop")
@@ -93,6 +100,7 @@ def check_settings(settings: Mapping[str, str]) -> None:
             raise build_refusal(NAME, "key", "and certificate exclude each other; leave one of them out")
         try:
             build_context("", build_pem(settings["certificate"]), build_pem(settings.get("certificate_key", "")))
+            ends_s = read_end(settings["certificate"])
         except EncryptedKey:
             raise build_refusal(
                 NAME, "certificate_key", "is encrypted; give it without a pass phrase (openssl pkey -in key.pem)"
@@ -101,6 +109,8 @@ def check_settings(settings: Mapping[str, str]) -> None:
             raise build_refusal(
                 NAME, "certificate", "and certificate_key are no matching pair of PEMs (certificate, private key)"
             ) from None
+        if ends_s <= now_s:
+            raise build_refusal(NAME, "certificate", "has expired; give the renewed one and its key")
         return
     for name in ("key", "key_id", "team_id"):
         if not settings.get(name):

@@ -80,7 +80,7 @@ class FcmNotifier:
         try:
             token = await self._tokens.current(settings)
         except (ValueError, TypeError):  # of the key: `check` refuses such settings
-            return Answer(NO_SETTINGS, detail="unusable service account")
+            return Answer(NO_SETTINGS, detail="unusable service account", is_call=False)
         if isinstance(token, Answer):
             return token
         answer = await self._send_once(settings, body, token)

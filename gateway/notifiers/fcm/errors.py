@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.notifiers.upstream import GARBAGE, Answer, Fault, Row, Verdict, parse_retry_after
+from gateway.notifiers.upstream import GARBAGE, Answer, Fault, Row, Verdict, agrees, parse_retry_after
 
 _DEAD, _GONE, _RETRY = Verdict.DEAD, Verdict.GONE, Verdict.RETRY
 _ADDRESS, _MESSAGE, _CREDENTIAL, _UPSTREAM = Fault.ADDRESS, Fault.MESSAGE, Fault.CREDENTIAL, Fault.UPSTREAM
@@ -96,7 +96,7 @@ def parse_answer(status: int, headers: Mapping[str, str], body: bytes, now_ms: i
     row = next((BY_REASON[code] for code in codes if isinstance(code, str) and code in BY_REASON), None)
     row = row or BY_REASON.get(error.status)
     retry_after_ms = parse_retry_after(headers.get("retry-after", ""), now_ms)
-    if row is None:
+    if row is None or not agrees(row, status):
         other = UNKNOWN_FAILURE if status >= 500 else UNKNOWN_THROTTLE if status == 429 else UNKNOWN_REFUSAL
         return Answer(other, retry_after_ms, detail=f"{status}, an error unknown here")
     return Answer(row, retry_after_ms)

@@ -19,6 +19,7 @@ from gateway.metrics import Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import NotifierResult
 from gateway.model.registration import App, Registration, build_token
+from gateway.notifiers.connections import Connections
 from gateway.notifiers.fields import build_lane
 from gateway.notifiers.upstream import NO_SETTINGS, Answer, Upstream, unix_ms
 from gateway.notifiers.webhook.errors import parse_status
@@ -29,10 +30,13 @@ MAX_ANSWER_BYTES = 4_096
 #: and at most this long
 ANSWER_S = 1.0
 
+#: a lane that was not used for this time loses its connections
+KEEP_S = 90.0
+
 _URGENCIES = ("very-low", "low", "normal", "high")
 
 
-async def _read_some(response: httpx.Response) -> None:
+async def _read_some(response: httpx.Response) -> bytes:
     """The head was the answer: trouble with the body costs the connection, not the result."""
     read = 0
     try:
@@ -40,9 +44,10 @@ async def _read_some(response: httpx.Response) -> None:
             async for chunk in response.aiter_raw(MAX_ANSWER_BYTES):
                 read += len(chunk)
                 if read >= MAX_ANSWER_BYTES:
-                    return
+                    break
     except (TimeoutError, httpx.HTTPError):
-        return
+        pass
+    return b""
 
 
 class WebhookNotifier:
@@ -58,18 +63,16 @@ class WebhookNotifier:
         push_ids: PushIds,
         metrics: Metrics,
         clock: Callable[[], int] = unix_ms,
-        client: httpx.AsyncClient | None = None,
+        build: Callable[[], httpx.AsyncClient] | None = None,
     ) -> None:
         self._push_ids = push_ids
         self._clock = clock
         self._upstream = Upstream(self.name, settings.limits, metrics, clock)
-        self._client = client or httpx.AsyncClient(
-            timeout=settings.limits.timeout_s,
-            limits=httpx.Limits(max_connections=settings.connections),
-            follow_redirects=False,
-            trust_env=False,
-            cookies=build_no_cookies(),
-        )
+        self._settings = settings
+        self._connections = Connections(settings.limits.gates, KEEP_S)
+        # Not the other notifiers': httpx writes into a context which versions of HTTP it offers.
+        self._context = httpx.create_ssl_context(trust_env=False)
+        self._build = build or self._build_client
 
     def check(self, settings: Mapping[str, str]) -> None:
         check_settings(settings)
@@ -87,19 +90,29 @@ class WebhookNotifier:
         if endpoint.secret:
             headers[HEADER] = build_signature(endpoint.secret, body, self._clock() // 1000)
 
+        lane = self.lane(app, registration)
+
         async def call() -> Answer:
-            return await self._post(endpoint.url, body, headers)
+            return await self._post(lane, endpoint.url, body, headers)
 
-        return await self._upstream.ask(self.lane(app, registration), call)
+        return await self._upstream.ask(lane, call)
 
-    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
+    async def _post(self, lane: str, url: str, body: bytes, headers: dict[str, str]) -> Answer:
         try:
-            async with self._client.stream("POST", url, content=body, headers=headers) as response:
-                answer = parse_status(response.status_code, response.headers, self._clock())
-                await _read_some(response)
-                return answer
+            got = await self._connections.post(lane, self._build, url, headers=headers, content=body, read=_read_some)
         except httpx.InvalidURL:
-            return Answer(NO_SETTINGS, detail="no url")
+            return Answer(NO_SETTINGS, detail="no url", is_call=False)
+        return parse_status(got.status, got.headers, self._clock())
+
+    def _build_client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            verify=self._context,
+            timeout=self._settings.limits.timeout_s,
+            limits=httpx.Limits(max_connections=self._settings.connections),
+            follow_redirects=False,
+            trust_env=False,
+            cookies=build_no_cookies(),
+        )
 
     def _build_body(self, registration: Registration, notification: Notification) -> bytes:
         return msgspec.json.encode(
@@ -117,4 +130,4 @@ class WebhookNotifier:
         )
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._connections.close()

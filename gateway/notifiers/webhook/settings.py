@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from gateway.config.sections import Delivery
 from gateway.model.registration import App
-from gateway.notifiers.fields import Field, build_refusal, check_fields
+from gateway.notifiers.fields import Field, build_refusal, check_fields, is_clean, is_host
 from gateway.notifiers.upstream import Limits, build_limits
 
 FIELDS = (
@@ -50,7 +50,7 @@ def _host_of(url: str) -> str:
         port = parts.port
     except ValueError:
         return ""
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not is_host(parts.hostname):
         return ""
     return f"{parts.hostname}:{port}" if port else parts.hostname
 
@@ -59,9 +59,11 @@ def check_settings(settings: Mapping[str, str]) -> None:
     """Raises BadRequest. An empty URL is taken: it is a webhook that is not set up yet, and every call is dead."""
     check_fields("webhook", FIELDS, {**settings, "url": settings.get("url") or "-"})
     url = settings.get("url", "")
-    if url and not _host_of(url):
+    if url and (not _host_of(url) or not is_clean(url)):
         raise build_refusal(
-            "webhook", "url", "is no http or https URL with a host; write it as https://push.example.com/hook"
+            "webhook",
+            "url",
+            "is no http or https URL with a host (a space in it is %20); write it as https://push.example.com/hook",
         )
 
 

@@ -102,7 +102,7 @@ class WebPushNotifier:
         except OSError:
             return Answer(CONNECTION, detail="no such host")
         if address is None:
-            return Answer(NOT_ALLOWED, detail="private address")
+            return Answer(NOT_ALLOWED, detail="private address", is_call=False)
         push_id = self._push_ids.build(notification.app, notification.push_seq)
         plain = self.build_plain(push_id, registration, notification)
         short = self.build_short(push_id, registration, notification)
@@ -123,7 +123,7 @@ class WebPushNotifier:
         try:
             body = encrypt(plain, subscription.p256dh, subscription.auth)
         except ValueError:
-            return Answer(NO_ADDRESS, detail="p256dh is no key")
+            return Answer(NO_ADDRESS, detail="p256dh is no key", is_call=False)
         now_ms = self._clock()
         headers = {
             "host": subscription.authority,

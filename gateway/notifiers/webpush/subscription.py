@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway.notifiers.fields import is_host
 from gateway.notifiers.webpush.settings import decode
 
 MAX_ADDRESS_CHARS = 2_048
@@ -59,7 +60,7 @@ def parse_subscription(address: str) -> Subscription | None:
         host, port = parts.hostname, parts.port
     except (msgspec.DecodeError, ValueError):
         return None
-    if parts.scheme != "https" or not host or port == 0 or "@" in parts.netloc:
+    if parts.scheme != "https" or not host or port == 0 or "@" in parts.netloc or not is_host(host):
         return None
     if len(p256dh) != _POINT_BYTES or p256dh[0] != 4 or len(auth) != _AUTH_BYTES:
         return None

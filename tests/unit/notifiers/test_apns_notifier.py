@@ -149,7 +149,7 @@ async def test_every_reason_of_the_table(scene: Scene, row: Any) -> None:
 async def test_the_server_here_gives_each_reason_for_its_own_cause(scene: Scene) -> None:
     """The reasons above are told to; these are provoked."""
     settings = scene.apns.settings()
-    client = build_client(build_context(scene.apns.ca), http1=False)
+    client = build_client(build_context(scene.apns.ca))
     token = jwt.encode(
         {"iss": settings["team_id"], "iat": int(scene.clock.now_s())},
         settings["key"],
@@ -181,6 +181,9 @@ async def test_the_server_here_gives_each_reason_for_its_own_cause(scene: Scene)
     assert await reason(authorization="bearer nonsense") == "InvalidProviderToken"
     assert await reason(apns_topic="") == "MissingTopic"
     assert await reason(apns_topic="com.other") == "TopicDisallowed"
+    assert await reason(apns_topic="no topic") == "BadTopic"
+    scene.apns.topics.add("com.other")
+    assert await reason(apns_topic="com.other") == "DeviceTokenNotForTopic"
     assert await reason(apns_id="7") == "BadMessageId"
     assert await reason(apns_expiration="soon") == "BadExpirationDate"
     assert await reason(apns_priority="7") == "BadPriority"
@@ -192,9 +195,10 @@ async def test_the_server_here_gives_each_reason_for_its_own_cause(scene: Scene)
     await client.aclose()
 
 
-async def test_reset_of_the_device_token_says_since_when(scene: Scene) -> None:
+@pytest.mark.parametrize("reason", ["Unregistered", "ExpiredToken"])
+async def test_reset_of_the_device_token_says_since_when(scene: Scene, reason: str) -> None:
     scene.apns.gone_at[DEVICE] = 1_690_000_000_000
-    result = await scene.push(scene.device(reason="Unregistered"))
+    result = await scene.push(scene.device(reason=reason))
     assert (result.dead, result.gone, result.gone_at_ms) == (True, True, 1_690_000_000_000)
 
 

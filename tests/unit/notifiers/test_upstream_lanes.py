@@ -25,6 +25,7 @@ from gateway.notifiers.local_tls import Authority
 from gateway.notifiers.upstream import (
     CIRCUIT,
     INTERNAL,
+    NO_SETTINGS,
     PAUSED,
     RATE,
     SHARED,
@@ -116,6 +117,39 @@ async def test_rate_lets_a_seconds_worth_through_at_once_and_then_so_many_a_seco
     assert [(await way.ask(Answer(OK))).ok for _ in range(4)] == [True] * 3 + [False]
     way.now_ms -= 60_000  # a clock that is set back gives nothing and takes nothing
     assert not (await way.ask(Answer(OK))).ok
+
+
+@pytest.mark.parametrize("answer", [Answer(DEVICE, is_call=False), Answer(DEVICE, asked=False)])
+async def test_call_that_was_not_made_neither_closes_nor_opens_a_circuit_nor_is_its_probe(answer: Answer) -> None:
+    way = Way(failures=3, open_s=1)
+    for _ in range(2):
+        await way.ask(Answer(BROKEN))
+        await way.ask(answer)
+    assert (await way.ask(Answer(BROKEN))).retry_after_ms == 1_000
+    way.now_ms += 1_000
+    await way.ask(answer)
+    assert (await way.ask(Answer(BROKEN))).retry_after_ms == 2_000  # that was the probe
+
+
+async def test_unusable_settings_do_not_open_the_circuit() -> None:
+    way = Way(failures=1)
+    assert (await way.ask(Answer(NO_SETTINGS, is_call=False))).dead
+    assert (await way.ask(Answer(OK))).ok
+
+
+async def test_lane_rests_as_long_as_it_was_told_whatever_becomes_of_the_clock() -> None:
+    way = Way(failures=1, open_s=10)
+    await way.ask(Answer(BROKEN))
+    way.now_ms -= 86_400_000
+    assert (await way.ask(Answer(OK))).retry_after_ms == 10_000
+    way.now_ms += 4_000
+    assert (await way.ask(Answer(OK))).retry_after_ms == 6_000
+    way.now_ms -= 3_600_000
+    way.now_ms += 6_000
+    assert (await way.ask(Answer(OK), "b")).ok
+    assert (await way.ask(Answer(OK))).retry_after_ms == 6_000  # nobody looked between the two
+    way.now_ms += 6_000
+    assert (await way.ask(Answer(OK))).ok
 
 
 async def test_rate_below_one_still_lets_one_through() -> None:

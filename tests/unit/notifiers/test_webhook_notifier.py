@@ -73,7 +73,7 @@ class Endpoint:
             push_ids=self.ids,
             metrics=self.metrics,
             clock=lambda: self.now_ms,
-            client=httpx.AsyncClient(transport=httpx.MockTransport(self.handle)),
+            build=lambda: httpx.AsyncClient(transport=httpx.MockTransport(self.handle)),
         )
 
     async def handle(self, request: httpx.Request) -> httpx.Response:

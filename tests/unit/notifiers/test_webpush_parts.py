@@ -57,6 +57,8 @@ def test_topic_is_short_enough_and_tells_nothing(key: str) -> None:
     "address",
     [
         "127.0.0.1",
+        "192.0.0.8",
+        "192.0.0.192",
         "10.1.2.3",
         "172.16.0.1",
         "192.168.1.1",
