@@ -24,6 +24,7 @@ from gateway.api.wire import (
     KeyCreate,
     KeyCreated,
     KeyList,
+    KeyPatch,
     KeyView,
     LimitsBody,
 )
@@ -31,7 +32,7 @@ from gateway.auth import es256
 from gateway.auth.api_keys import issue_key
 from gateway.model.errors import BadRequest, Conflict, NotFound, UnknownApp
 from gateway.model.ports import Notifier
-from gateway.model.registration import ApnsKey, App, Limits
+from gateway.model.registration import ApiKey, ApnsKey, App, Limits
 
 #: of one app; past it a new key is refused (409)
 MAX_KEYS = 32
@@ -65,6 +66,8 @@ def view_app(app: App, known: Mapping[str, Notifier]) -> AppView:
 
 
 def _limits(wanted: LimitsBody) -> Limits:
+    if wanted.burst and not wanted.per_s:
+        raise BadRequest("a burst is what a rate lets through at once: say per_s too", field="limits.burst")
     return Limits(per_s=wanted.per_s, burst=wanted.burst, per_day=wanted.per_day)
 
 
@@ -89,6 +92,10 @@ def _keep_secrets(wanted: dict[str, dict[str, str]], app: App) -> dict[str, dict
         }
         for name, settings in wanted.items()
     }
+
+
+def _view_key(key: ApiKey) -> KeyView:
+    return KeyView(id=key.id, label=key.label, limits=_view_limits(key.limits), created_at=key.created_at)
 
 
 def check_apns_keys(keys: list[ApnsKeyIn]) -> list[ApnsKey]:
@@ -184,15 +191,26 @@ class AppRoutes:
 
     async def list_keys(self, call: Call) -> Response:
         keys = self._app(call).keys
-        views = [KeyView(id=k.id, label=k.label, limits=_view_limits(k.limits), created_at=k.created_at) for k in keys]
-        return call.answer(KeyList(keys=views))
+        return call.answer(KeyList(keys=[_view_key(key) for key in keys]))
+
+    async def change_key(self, call: Call) -> Response:
+        patch = await call.body(KeyPatch)
+        changes: dict[str, Any] = {} if patch.label is UNSET else {"label": patch.label}
+        if patch.limits is not UNSET:
+            changes["limits"] = _limits(patch.limits)
+        async with self._changing:
+            app = self._app(call)
+            found = self._key(app, call)
+            changed = msgspec.structs.replace(found, **changes)
+            keys = [changed if key is found else key for key in app.keys]
+            await self._put(call, msgspec.structs.replace(app, keys=keys))
+        return call.answer(_view_key(changed))
 
     async def delete_key(self, call: Call) -> Response:
         async with self._changing:
             app = self._app(call)
-            keys = [key for key in app.keys if key.id != call.path("id")]
-            if len(keys) == len(app.keys):
-                raise NotFound("This app has no such key.")
+            found = self._key(app, call)
+            keys = [key for key in app.keys if key is not found]
             await self._put(call, msgspec.structs.replace(app, keys=keys))
         return Response(status_code=204)
 
@@ -204,6 +222,12 @@ class AppRoutes:
         if app is None:
             raise UnknownApp
         return app
+
+    def _key(self, app: App, call: Call) -> ApiKey:
+        for key in app.keys:
+            if key.id == call.path("id"):
+                return key
+        raise NotFound("This app has no such key.")
 
     async def _put(self, call: Call, app: App) -> App:
         app = msgspec.structs.replace(app, changes=app.changes + 1)

@@ -31,7 +31,7 @@ from gateway.api.media import (
     encode,
     wants_msgpack,
 )
-from gateway.api.once import Once, Push, as_push, settle
+from gateway.api.once import Once, Push, as_push, refuse_header, settle
 from gateway.api.pieces import Piece, build_cutter
 from gateway.api.ports import Backend, Taken
 from gateway.api.wire import BatchResult
@@ -66,6 +66,7 @@ class BatchRoutes:
         self._piece_s = piece_s
 
     async def push(self, call: Call) -> Response:
+        refuse_header(call.request.headers.get("idempotency-key"))
         kind = content_kind(call.request.headers.get("content-type"), allowed=KINDS)
         provider = call.provider
         assert provider is not None

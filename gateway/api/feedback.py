@@ -38,7 +38,7 @@ class FeedbackRoutes:
         record = None if seq is None else self._lookup(call.app.name, seq, 0, 1)
         if seq is None or record is None:
             raise UnknownPush
-        if record.state is not None or record.due_ms:
+        if record.due_ms or (record.state is not None and not record.deliveries):
             return call.answer(of_broadcast(record))
         if record.notification.count <= SLICE:
             return call.answer(await self._count(call.app.name, seq, record))

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from gateway.api.http2_scope import CONNECTION_FIELDS, UNEQUAL
 from gateway.model.errors import BadRequest, RequestTimeout
 
+#: an answer is taken at least as fast, past the first stall: windows opened byte by byte would hold it for ever
+_LEAST_BYTES_PER_S = 1_024
+
 
 class Carrier(Protocol):
     """What an exchange asks of its connection."""
@@ -59,6 +62,7 @@ class Exchange:
         self._stream = stream
         self._idle_s = idle_s
         self._stall_s = stall_s
+        self._patience_s = stall_s  # left to wait for the peer's window; what it takes gives some back
         self._parts: list[bytes] = []
         self._size = 0  # flow-controlled bytes in parts, padding included
         self._ended = False  # the peer sent all of the request
@@ -170,16 +174,11 @@ class Exchange:
             if self.gone:
                 return
             if room <= 0:
-                self._opened.clear()
-                try:
-                    async with asyncio.timeout(self._stall_s):
-                        await self._opened.wait()
-                except TimeoutError:
-                    self._carrier.slow_reader(self._stream)
-                    self.on_gone()
+                await self._wait_for_window()
             else:
                 piece = body[at : at + room]
                 at += len(piece)
+                self._patience_s = min(self._stall_s, self._patience_s + len(piece) / _LEAST_BYTES_PER_S)
                 self._carrier.send_data(self._stream, piece, end=not more and at == len(body))
                 await self._carrier.writable()
             if self.gone:
@@ -188,6 +187,18 @@ class Exchange:
             self._carrier.send_data(self._stream, b"", end=True)
         if not more:
             self._finish()
+
+    async def _wait_for_window(self) -> None:
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
+        self._opened.clear()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._opened.wait()
+        except TimeoutError:
+            self._carrier.slow_reader(self._stream)
+            self.on_gone()
+        self._patience_s -= clock() - began_s
 
     def _finish(self) -> None:
         self.answered = True

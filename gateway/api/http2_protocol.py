@@ -107,7 +107,7 @@ class Http2Protocol(asyncio.Protocol):
             self._unread += data
             return
         at = self._read(data)
-        if at < len(data):
+        if at < len(data) and not self.transport.is_closing():
             self._unread = data[at:]
             self.transport.pause_reading()
             self._loop.call_soon(self._read_on)

@@ -67,6 +67,14 @@ def choose_key(header: str | None, field: str) -> str:
     return header
 
 
+def refuse_header(header: str | None) -> None:
+    """BadRequest where a batch has an Idempotency-Key header: as a whole it would be ignored, and sent twice."""
+    if header is not None:
+        raise BadRequest(
+            "a batch has no key of its own: each push in it has its idempotency_key", field="Idempotency-Key"
+        )
+
+
 class Once:
     """Starts pushes, or finds the one that was started for the same key."""
 
@@ -100,10 +108,13 @@ class Once:
         )
 
     def _until_s(self, app: App, request: PushRequest, now_ms: int) -> int:
-        if self._spare_s is None:
-            return 0
-        ttl_s = request.ttl if request.ttl is not None else app.ttl_s or self._ttl_s
-        return max(request.deliver_at or 0, now_ms // 1000) + ttl_s + self._spare_s
+        # From its time on, where that is later: a repetition as it comes up must find it, or makes a second push.
+        due_s = max(request.deliver_at or 0, now_ms // 1000)
+        longest_s = self._backend.config.idempotency_s
+        if self._spare_s is not None:
+            ttl_s = request.ttl if request.ttl is not None else app.ttl_s or self._ttl_s
+            longest_s = max(longest_s, ttl_s + self._spare_s)
+        return due_s + longest_s
 
     def start_keyed(
         self,

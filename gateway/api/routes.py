@@ -26,6 +26,8 @@ from gateway.api.wire import (
     KeyCreate,
     KeyCreated,
     KeyList,
+    KeyPatch,
+    KeyView,
     PushAccepted,
     PushView,
     Readiness,
@@ -196,6 +198,24 @@ def app_routes(apps: AppRoutes) -> list[Route]:
             **common,
         ),
         Route(
+            method="PATCH",
+            path=keys + "/{id}",
+            handle=apps.change_key,
+            summary="Change a key's label or limits",
+            about="Fields left out stay as they are; the key itself does too.",
+            takes=KeyPatch,
+            example={"limits": {"per_s": 50, "per_day": 100_000}},
+            gives=KeyView,
+            gives_example={
+                "id": "3fmq8wzt",
+                "label": "production",
+                "limits": {"per_s": 50, "burst": 0, "per_day": 100_000},
+                "created_at": 1760000000,
+            },
+            errors=(UnknownApp, NotFound, *_BODY, *_STORE),
+            **common,
+        ),
+        Route(
             method="DELETE",
             path=keys + "/{id}",
             handle=apps.delete_key,
@@ -240,7 +260,7 @@ def push_routes(pushes: PushRoutes, batches: BatchRoutes) -> list[Route]:
             about="A JSON array, NDJSON, a msgpack array or msgpack maps one after the other; read, accepted and "
             "answered item by item, never held whole. The answer is one result an item in order (NDJSON, or msgpack "
             "maps one after the other); a last result with an error and no item of its own says why the "
-            "rest was not read.",
+            "rest was not read. Each push has an `idempotency_key` of its own; an Idempotency-Key header is refused.",
             takes=list[PushRequest],
             takes_also=(NDJSON,),
             example=[_PUSH, {"target": {"tag": "beta"}, "title": "New build"}],

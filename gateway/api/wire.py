@@ -94,7 +94,7 @@ class LimitsBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froze
     """0 = no limit."""
 
     per_s: Annotated[int, Meta(ge=0, le=10_000_000, description="pushes a second, on average")] = 0
-    burst: Annotated[int, Meta(ge=0, le=100_000_000, description="pushes at once; 0: as many as per_s")] = 0
+    burst: Annotated[int, Meta(ge=0, le=100_000_000, description="pushes at once, with per_s; 0: as many as per_s")] = 0
     per_day: Annotated[int, Meta(ge=0, le=1 << 53, description="pushes a day (UTC)")] = 0
 
 
@@ -181,6 +181,13 @@ class AppList(_Out):
 class KeyCreate(_In):
     label: Label = ""
     limits: LimitsBody = LimitsBody()
+
+
+class KeyPatch(_In):
+    """Fields left out stay as they are."""
+
+    label: Label | UnsetType = UNSET
+    limits: LimitsBody | UnsetType = UNSET
 
 
 class KeyCreated(_Out):

@@ -309,6 +309,30 @@ def new_key(
         print(made["key"])
 
 
+@group.command("limit")
+def limit_key(
+    name: Name,
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="Id of the key, see `heliograph apps show`.")],
+    limits: Settings,
+    url: Url = None,
+    key: OperatorKey = None,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Change what may be sent with one key (per_s, burst, per_day; 0: no limit); the key itself stays.
+
+    [dim]heliograph apps limit shop 3fmq8wzt '{"per_s": 50}'[/dim]
+    """
+    body = {"limits": _parse_settings(limits)}
+    with open_as_operator(url, key, store, config) as provider:
+        changed = provider.patch("apps", name, "keys", key_id, body=body)
+    if as_json:
+        print_json(changed)
+    else:
+        say(f"key {key_id} of app {name} is changed")
+
+
 @group.command("revoke")
 def revoke_key(
     name: Name,

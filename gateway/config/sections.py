@@ -166,17 +166,17 @@ class Delivery:
     inline_bytes: int = 4_096
     # notifier calls under way at once, for each notifier; a quarter is kept for lanes that have none under way
     notifier_concurrency: int = within(256, 1, 10_000)
-    # notifier calls waiting, for each notifier; past it the delivery waits for its retry timer. Of this, of lanes and
+    # notifier calls waiting, for each notifier; past it the delivery waits until there is room. Of this, of lanes and
     # of calls at once one app leaves a quarter to others
     notifier_queue: int = within(100_000, 1)
     # how long one notifier call may take
     notifier_timeout_s: float = within(10.0, 0.1, 600)
     # lanes (an upstream and the credential it is asked with) busy at once, for each notifier; past it a call for a new
-    # one waits for its retry timer
+    # one waits until there is room
     notifier_lanes: int = within(1_024, 1, 1_000_000)
     # calls of one lane under way at once
     notifier_lane_concurrency: int = within(64, 1, 10_000)
-    # calls of one lane waiting; past it the delivery waits for its retry timer
+    # calls of one lane waiting; past it the delivery waits until half of it is free
     notifier_lane_queue: int = within(10_000, 1)
     # a lane that has to rest for at most this long keeps its calls; for longer they wait for their retry timers
     notifier_hold_s: float = within(5.0, 0, 3600)
@@ -228,8 +228,8 @@ class Api:
     max_push_bytes: int = within(32_768, 64, 268_435_455)
     # notifications in one batch request
     max_batch: int = within(10_000, 1, 1_000_000)
-    # an idempotency key is remembered this long; in a fleet at least until 90 minutes after its push's time to live,
-    # for so long a spool may ask for it
+    # an idempotency key is remembered this long, after `deliver_at` where its push has one; in a fleet at least until
+    # 90 minutes after its push's time to live, for so long a spool may ask for it
     idempotency_s: int = within(86_400, 0, 31_536_000)
     # open connections; past it a new one is closed at once and counted
     max_connections: int = 4_096

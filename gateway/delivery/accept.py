@@ -167,10 +167,12 @@ class Acceptor:
             data = pack_data(request.data)
         except (OverflowError, TypeError, ValueError) as error:
             raise BadRequest("data holds a value that can not be sent to a device", field="data") from error
-        localized = {
-            language.lower(): Words(title=words.title, text=words.text) for language, words in request.localized.items()
-        }
-        words = [(request.title, request.text), *((said.title, said.text) for said in localized.values())]
+        localized: dict[str, Words] = {}
+        for language, said in request.localized.items():
+            if language.lower() in localized:
+                raise BadRequest("this language is there already, in another case", field=f"localized.{language}")
+            localized[language.lower()] = Words(title=said.title, text=said.text)
+        words = [(request.title, request.text), *((other.title, other.text) for other in localized.values())]
         size = len(data) + sum(len(title.encode()) + len(text.encode()) for title, text in words)
         if size > self._max_push_bytes:
             raise PayloadTooLarge(

@@ -17,7 +17,7 @@ from gateway.delivery.trails import Remembered, Trail
 from gateway.metrics import Metric, Metrics
 from gateway.model.frames import Urgency
 from gateway.model.notification import Notification, said_to
-from gateway.model.outcome import Event, Outcome, State, Step
+from gateway.model.outcome import CLOSING, Event, Outcome, State, Step
 from gateway.model.ports import Delivery, Directory, Edge, Journal, Notifier, NotifierResult
 from gateway.model.registration import Registration, build_token
 
@@ -55,14 +55,6 @@ _CHANNEL_FIRST = frozenset((Event.ROUTE, Event.BACK, Event.LOST, Event.NOTIFIER_
 #: what sends a delivery that was not sent before
 _LOOKS = frozenset((Event.ROUTE, Event.BACK, Event.FETCH))
 _ENDS = frozenset((Event.ACK, Event.EXPIRE, Event.RECALL, Event.REPLACE, Event.REVOKE))
-_CLOSING = {
-    State.EXPIRED: "expired",
-    State.RECALLED: "recalled",
-    State.REPLACED: "replaced",
-    State.REJECTED: "revoked",
-    State.ACKED: "acked",
-    State.LIMITED: "limited",
-}
 
 
 class Sent(IntEnum):
@@ -104,6 +96,7 @@ class Executor:
                 load=self._load_call,
                 on_result=self._on_notifier_result,
                 on_gone=self._on_gone,
+                on_room=self._on_room,
                 metrics=metrics,
                 clock=clock,
             )
@@ -188,7 +181,8 @@ class Executor:
             elif action is Action.ARM_RECHECK:
                 self._journal.arm(seq, now + notification.notifier_ack_ms)  # B5
             elif action is Action.ARM_RETRY:
-                self._arm_retry(seq, now, after_ms, is_spread=channel != EDGE)
+                if not self._waits_for_room(delivery, notification):
+                    self._arm_retry(seq, now, after_ms, is_spread=channel != EDGE)
             elif action is Action.IGNORE:
                 self._metrics.count(Metric.EVENTS_IGNORED, label=event.name.lower())
             elif action is not Action.REOPEN:
@@ -269,12 +263,16 @@ class Executor:
         if queue is None:
             self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="not configured"))
             return
-        app, record = self._directory.app(notification.app), self._directory.registration(delivery.registration)
-        # One that is gone by now waits in a lane of its own: its turn ends it.
-        lane = queue.lane(app, record) if app is not None and record is not None else ""
-        refused = queue.offer(job, notification.app, lane)
+        refused = queue.offer(job, notification.app, self._lane(name, delivery, notification))
         if refused is not None:
+            if not refused.retry_after_ms:
+                self._trail(job.seq).full = name
             self._on_notifier_result(job, refused)
+
+    def _lane(self, name: str, delivery: Delivery, notification: Notification) -> str:
+        """One that is gone by now waits in a lane of its own: its turn ends it."""
+        app, record = self._directory.app(notification.app), self._directory.registration(delivery.registration)
+        return self._queues[name].lane(app, record) if app is not None and record is not None else ""
 
     def _step(
         self, delivery: Delivery, notification: Notification, action: Action, now: int, channel: str, detail: str
@@ -308,11 +306,32 @@ class Executor:
         """`is_spread`: what failed together is not tried together."""
         trail = self._trail(seq)
         pause = self._retry_ms * min(1 << min(trail.retries, 16), MAX_BACKOFF)
-        trail.retries += 1
+        trail.retries += not trail.full  # it says nothing of how the next try will end
+        trail.full = ""
         self._journal.arm(seq, now + max(pause, after_ms) + (spread_retry(pause, seq) if is_spread else 0))
 
+    def _waits_for_room(self, delivery: Delivery, notification: Notification) -> bool:
+        """Its notifier's queue says when there is room: a burst must not wait for timers while the upstream idles."""
+        seq = delivery.seq
+        trail = self._trails.get(seq)
+        # On a live link it would be sent again at once.
+        if trail is None or not trail.full or trail.retries or self._edge.is_connected(delivery.registration):
+            return False
+        if not self._queues[trail.full].keep(seq, notification.app, self._lane(trail.full, delivery, notification)):
+            return False
+        trail.full = ""
+        if trail.is_blank:
+            self._trails.pop(seq)
+        return True
+
+    def _on_room(self, seq: int) -> None:
+        delivery, trail = self._journal.get(seq), self._trails.get(seq)
+        # One that was tried since has a timer of its own.
+        if delivery is not None and delivery.state == State.WAITING and (trail is None or not trail.retries):
+            self.apply(seq, Event.ROUTE)
+
     def _settle(self, delivery: Delivery, notification: Notification, state: State, now: int) -> None:
-        step = Step(now, _CLOSING[state], EDGE if state is State.ACKED else "")
+        step = Step(now, CLOSING[state], EDGE if state is State.ACKED else "")
         self._journal.settle(
             [Outcome(delivery.seq, delivery.notification, delivery.registration, notification.app, state, now, [step])]
         )
@@ -399,6 +418,8 @@ class Executor:
         event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY
         if event is Event.NOTIFIER_RETRY:
             trail = self._trail(job.seq)
+            if result.asked:
+                trail.full = ""
             trail.tries += result.asked and not result.is_lanes
             trail.failed(job.notifier, dead=False)
         elif event is Event.NOTIFIER_DEAD and (known := self._trails.get(job.seq)) is not None:

@@ -3,7 +3,8 @@
 A lane is what fails alone: an upstream and the credential it is asked with (`Notifier.lane`). Lanes take turns, a call
 each. What each bound does when it is reached, counted by `heliograph_notifier_bounds_total`:
 
-- calls waiting in all, or in one lane: `offer` refuses, and the delivery tries later;
+- calls waiting in all, or in one lane: `offer` refuses. A delivery that waits for room is remembered (`keep`), and told
+  (`on_room`) when the lane is half empty;
 - busy lanes: one that only rests gives way (its upstream is still left alone by the notifier's own circuit), else the
   call is refused as above;
 - calls under way in all: three quarters for anybody, the last quarter only for lanes that have none under way, so lanes
@@ -27,6 +28,7 @@ from typing import NamedTuple
 import structlog
 
 from gateway.config.sections import Delivery
+from gateway.delivery.refused import Key, Refused
 from gateway.metrics import Metric, Metrics
 from gateway.model.notification import Notification
 from gateway.model.ports import Notifier, NotifierResult
@@ -37,6 +39,10 @@ _log = structlog.get_logger(__name__)
 
 #: calls started or given back in one slice of the loop's time
 SLICE = 200
+#: deliveries remembered for each call that may wait
+KEPT = 10
+#: lanes that refused calls looked at in one slice
+_LOOKS = 16
 #: shortest rest, so that a lane refused over and over does not spin
 MIN_REST_MS = 10
 
@@ -82,6 +88,7 @@ class NotifyQueue:
         load: Callable[[Job], Call | None],
         on_result: Callable[[Job, NotifierResult], None],
         on_gone: Callable[[str, Registration], None] = lambda _name, _registration: None,
+        on_room: Callable[[int], None] = lambda _seq: None,
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:
@@ -99,6 +106,8 @@ class NotifyQueue:
         self._load = load
         self._on_result = on_result
         self._on_gone = on_gone
+        self._on_room = on_room
+        self._refused = Refused(KEPT * delivery.notifier_queue, delivery.notifier_lanes)
         self._metrics = metrics
         self._clock = clock
         self._lanes: dict[tuple[str, str], Lane] = {}  # by app and name: what each app waits for is its own
@@ -148,6 +157,14 @@ class NotifyQueue:
         self._enqueue(lane)
         self._show()
         return None
+
+    def keep(self, seq: int, app: str, lane_name: str) -> bool:
+        """Of a delivery whose call was refused for want of room: `on_room` when there is some. False: so many are
+        remembered that this one is not."""
+        if self._closed or not self._refused.put((app, lane_name), seq):
+            return False
+        self._pump_soon()
+        return True
 
     def _refuse(self, bound: str, detail: str) -> NotifierResult:
         self._metrics.count(Metric.NOTIFIER_QUEUE_FULL, label=self.name)
@@ -205,9 +222,28 @@ class NotifyQueue:
                 self._start(lane)
             self._enqueue(lane)
             self._forget_idle(lane)
-        if self._returned or self._can_go_on():
+        told = 0
+        for _ in range(min(_LOOKS, len(self._refused))):
+            if told < SLICE and self._refused:
+                told += self._tell(self._refused.turn(), SLICE - told)
+        is_idle = not self._calls and not self._waiting.taken
+        if self._returned or self._can_go_on() or (self._refused and is_idle):
             self._pump_soon()
         self._show()
+
+    def _tell(self, key: Key, most: int) -> int:
+        """Where the lane is half empty, those it refused come again, as many as it has room for; how many that were."""
+        lane = self._lanes.get(key)
+        waiting = len(lane.jobs) if lane is not None else 0
+        if waiting > self._lane_capacity // 2 or not self._waiting.has_room(key[0]):
+            return 0
+        seqs = self._refused.take(key, min(most, self._lane_capacity - waiting))
+        for seq in seqs:
+            try:
+                self._on_room(seq)
+            except Exception:
+                _log.exception("notify_queue_failed", notifier=self.name)
+        return len(seqs)
 
     def _next_lane(self) -> Lane | None:
         if not self._can_go_on():
@@ -322,6 +358,8 @@ class NotifyQueue:
             lane.rests_until_ms = 0
             self._forget_idle(lane)
             self._show()
+            if self._refused:
+                self._pump_soon()
         else:
             self._enqueue(lane)
 
@@ -352,6 +390,7 @@ class NotifyQueue:
             self._forget(lane)
         self._parked.clear()
         self._returned.clear()
+        self._refused.clear()
         calls = list(self._calls)
         for call in calls:
             call.cancel()

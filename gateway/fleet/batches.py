@@ -14,7 +14,7 @@ from starlette.responses import Response
 from gateway.api.batch import KINDS, BatchAnswer
 from gateway.api.call import Call
 from gateway.api.media import PIECE_S, content_kind, wants_msgpack
-from gateway.api.once import Push
+from gateway.api.once import Push, refuse_header
 from gateway.api.ports import Backend
 from gateway.api.wire import BatchResult
 from gateway.auth.api_keys import Provider
@@ -58,6 +58,7 @@ class FleetBatches:
         self.spool = spool
 
     async def push(self, call: Call) -> Response:
+        refuse_header(call.request.headers.get("idempotency-key"))
         kind = content_kind(call.request.headers.get("content-type"), allowed=KINDS)
         provider = call.provider
         assert provider is not None

@@ -37,6 +37,7 @@ PLACES: dict[str, Place] = {
     "PATCH /v1/apps/{app}": Place.APPS,
     "POST /v1/apps/{app}/keys": Place.APPS,
     "GET /v1/apps/{app}/keys": Place.APPS,
+    "PATCH /v1/apps/{app}/keys/{id}": Place.APPS,
     "DELETE /v1/apps/{app}/keys/{id}": Place.APPS,
     "POST /v1/push": Place.TARGET,
     "POST /v1/push/batch": Place.BATCH,

@@ -6,10 +6,22 @@ the rest is not known, so a registration that says nothing of itself costs nothi
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 #: between the fields of the text form; none of them may hold it
 _BETWEEN = "\x1f"
+_OS = re.compile(r"[a-z0-9._-]{1,32}")
+_LANGUAGE = re.compile(r"(?=.{2,35}$)[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")
+
+
+def is_os(name: str) -> bool:
+    return bool(_OS.fullmatch(name))
+
+
+def is_language(tag: str) -> bool:
+    """Has it the form of a language tag (RFC 5646)?"""
+    return bool(_LANGUAGE.fullmatch(tag))
 
 
 class Cohort(NamedTuple):

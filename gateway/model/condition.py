@@ -12,8 +12,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.model.cohort import Cohort
+from gateway.model.cohort import Cohort, is_language, is_os
 from gateway.model.errors import BadRequest, InvalidField
+from gateway.model.quiet import is_timezone, zone_of
 from gateway.model.versions import in_versions, parse_versions
 
 MAX_DEPTH = 8
@@ -32,7 +33,7 @@ class Condition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
     versions: Annotated[str, Meta(max_length=256, description="app version in this PEP 440 set")] = ""
     os: Annotated[str, Meta(max_length=32, description="operating system, any case")] = ""
     locale: Annotated[str, Meta(max_length=35, description="`de` is met by `de-AT` too (RFC 4647 §3.3.1)")] = ""
-    timezone: Annotated[str, Meta(max_length=64, description="IANA time zone")] = ""
+    timezone: Annotated[str, Meta(max_length=64, description="IANA time zone; an old name of it is the same")] = ""
     seen_within: (
         Annotated[_Ago, Meta(description="seconds; connected counts as seen now; exact to the hour")] | None
     ) = None
@@ -44,7 +45,7 @@ class Condition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
 
 
 def check_condition(condition: Condition, field: str = "target.where") -> None:
-    """BadRequest where a part names not exactly one thing, a version range can not be parsed, or it is too large."""
+    """BadRequest where a part names not exactly one thing, or what no registration can have, or it is too large."""
     parts = 0
     level = [(condition, field)]
     for _ in range(MAX_DEPTH):
@@ -57,13 +58,9 @@ def check_condition(condition: Condition, field: str = "target.where") -> None:
                     "name exactly one of all, any, not, tag, versions, os, locale, timezone, seen_within, not_seen_for",
                     field=place,
                 )
-            if part.versions:
-                try:
-                    parse_versions(part.versions)
-                except InvalidField:
-                    raise BadRequest(
-                        "not a PEP 440 specifier set, such as >=2.0,<3", field=f"{place}.versions"
-                    ) from None
+            wrong = _wrong(part)
+            if wrong:
+                raise BadRequest(wrong, field=f"{place}.{kinds[0]}")
             below += [(child, f"{place}.{kinds[0]}") for child in _below(part)]
         if parts > MAX_PARTS:
             raise BadRequest(f"a condition has at most {MAX_PARTS} parts", field=field)
@@ -71,6 +68,22 @@ def check_condition(condition: Condition, field: str = "target.where") -> None:
             return
         level = below
     raise BadRequest(f"a condition is at most {MAX_DEPTH} levels deep", field=field)
+
+
+def _wrong(part: Condition) -> str:
+    """What is wrong with the value of a part; empty: nothing. Registrations are checked alike (store.checks)."""
+    if part.versions:
+        try:
+            parse_versions(part.versions)
+        except InvalidField:
+            return "not a PEP 440 specifier set, such as >=2.0,<3"
+    if part.os and not is_os(part.os.lower()):
+        return "not the name of an OS: at most 32 of a-z 0-9 . _ -"
+    if part.locale and not is_language(part.locale):
+        return "not a language tag, such as pt-BR"
+    if part.timezone and not is_timezone(part.timezone):
+        return "not an IANA time zone, such as Europe/Berlin"
+    return ""
 
 
 def _below(part: Condition) -> list[Condition]:
@@ -135,7 +148,7 @@ def _decide_one(condition: Condition, cohort: Cohort) -> bool | None:
     if condition.locale:
         return language_matches(condition.locale, cohort.locale)
     if condition.timezone:
-        return condition.timezone == (cohort.timezone or "UTC")
+        return zone_of(condition.timezone) == zone_of(cohort.timezone or "UTC")
     return None
 
 

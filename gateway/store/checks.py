@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway.model.cohort import is_language, is_os
 from gateway.model.errors import InvalidField
 from gateway.model.quiet import is_timezone, parse_span
 from gateway.model.registration import Profile
@@ -24,8 +25,6 @@ MAX_ADDRESSES = 8
 #: a Web Push subscription has an endpoint of up to 1,000 bytes and two keys beside it
 MAX_ADDRESS_CHARS = 2_048
 MAX_CHANNEL_CHARS = 32
-_OS = re.compile(r"[a-z0-9._-]{1,32}")
-_LOCALE = re.compile(r"(?=.{2,35}$)[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")
 VAPID_KEY_BYTES = 65
 VAPID_KEY_CHARS = 87
 _APP = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_APP_CHARS}}}")
@@ -81,9 +80,9 @@ def check_labels(
 
 def check_profile(profile: Profile) -> None:
     """InvalidField names what is no OS name, language tag, time zone or span of the day."""
-    if profile.os and not _OS.fullmatch(profile.os):
+    if profile.os and not is_os(profile.os):
         raise InvalidField("os must be at most 32 of a-z 0-9 . _ -", field="os")
-    if profile.locale and not _LOCALE.fullmatch(profile.locale):
+    if profile.locale and not is_language(profile.locale):
         raise InvalidField("locale must be a language tag, such as pt-BR", field="locale")
     if profile.timezone and not is_timezone(profile.timezone):
         raise InvalidField("timezone must be an IANA time zone, such as Europe/Berlin", field="timezone")

@@ -553,6 +553,26 @@ async def test_a_pushed_body_that_stops_is_given_up():
         fields = [("ttl", "1"), ("content-encoding", "aes128gcm")]
         stream = client.begin("POST", f"/push/{door.token}", fields, end=False)
         client.data(stream, b"x")
-        assert (await client.answer(stream)).status == 408
+        answer = await client.answer(stream)
+        assert (answer.status, answer.headers["content-type"]) == (408, "application/problem+json")
+        assert json.loads(answer.body)["status"] == 408
+    assert not door.floors.pushed
+    assert cut(door, "slow_body") == 1
+
+
+async def test_a_body_that_stops_at_the_apns_door_is_idle_timeout_with_its_id():
+    door, sender = Door(), Sender()
+    key = ApnsKey("K", "T", sender.public_pem())
+    door.floors.apps["chat"] = msgspec.structs.replace(door.floors.apps["chat"], apns_topic="t", apns_keys=[key])
+    bearer = sender.token(headers={"kid": "K"}, aud=None, exp=None, sub=None, iss="T", iat=int(time.time()))
+    apns_id = "123e4567-e89b-12d3-a456-426614174000"
+    fields = [("apns-topic", "t"), ("apns-id", apns_id), ("authorization", f"bearer {bearer}")]
+    async with serving(door, body_idle_s=0.05) as server, RawHttp2(server.port) as client:
+        stream = client.begin("POST", f"/3/device/{door.token}", fields, end=False)
+        client.data(stream, b"{")
+        answer = await client.answer(stream)
+        assert (answer.status, json.loads(answer.body)) == (400, {"reason": "IdleTimeout"})
+        assert answer.headers["apns-id"] == apns_id
+        assert (await client.get("/healthz")).status == 200
     assert not door.floors.pushed
     assert cut(door, "slow_body") == 1

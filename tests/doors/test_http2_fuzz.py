@@ -100,12 +100,20 @@ async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body"})
 
 
-@given(st.lists(FRAMES, max_size=25), st.integers(1, 60))
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-def test_any_frames_in_any_pieces(frames, step):
+async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Before anything of a body came."""
+    await send({"type": "http.response.start", "status": 401, "headers": []})
+    await send({"type": "http.response.body", "body": b"no"})
+
+
+@given(st.sampled_from([echo, refuse]), st.lists(FRAMES, max_size=25), st.integers(1, 60))
+@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+def test_any_frames_in_any_pieces(app, frames, step):
     async def run() -> None:
         state, wire = State(), Wire()
-        connection = Http2Protocol(echo, state, Limits(headers_bytes=2_000), Metrics(process=False), {"scheme": "http"})
+        connection = Http2Protocol(
+            app, state, Limits(headers_bytes=2_000, linger_bytes=60), Metrics(process=False), {"scheme": "http"}
+        )
         connection.connection_made(wire)  # type: ignore[arg-type]
         raw = PREFACE + SettingsFrame(0).serialize() + b"".join(frames)
         for at in range(0, len(raw), step):
@@ -120,6 +128,7 @@ def test_any_frames_in_any_pieces(frames, step):
         assert not state.tasks
         assert connection._running == 0
         assert connection._exchanges == {}
+        assert len(connection._lingering) == 0
 
     asyncio.run(run())
 

@@ -9,7 +9,7 @@ import hpack
 import pytest
 from api_doubles import Door
 from h2.events import StreamReset, WindowUpdated
-from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, PingFrame
 from raw_http2 import Answer, RawHttp2
 from test_http2 import GOOD, cut, key_of, serving, until
 
@@ -77,7 +77,7 @@ async def test_a_peer_that_says_goaway_with_nothing_under_way_is_let_go():
     door = Door()
     async with serving(door) as server, RawHttp2(server.port) as client:
         await client.get("/healthz")
-        client.say_goaway()
+        client.send(GoAwayFrame(0).serialize() + PingFrame(0, opaque_data=b"12345678").serialize())
         await client.is_closed()
 
 

@@ -57,6 +57,14 @@ async def test_results_come_in_order_with_their_own_errors(door, kind):
     assert door.floors.groups == [4]  # all that were read together share a commit
 
 
+async def test_a_key_for_the_whole_batch_is_refused_before_anything_is_taken(door):
+    async with door.provider() as client:
+        answer = await client.post("/v1/push/batch", json=[door.to_token()], headers={"idempotency-key": "all"})
+        assert (answer.status_code, error_of(answer)["field"]) == (400, "Idempotency-Key")
+        assert "idempotency_key" in error_of(answer)["message"]
+    assert not door.floors.pushed
+
+
 async def test_msgpack_is_answered_in_msgpack(door):
     async with door.provider(headers={"content-type": MSGPACK}) as client:
         answer = await client.post("/v1/push/batch", content=spell(MSGPACK, [door.to_token()] * 3))

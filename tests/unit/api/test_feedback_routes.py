@@ -109,6 +109,38 @@ async def test_limits_are_set_and_shown_for_apps_and_keys(door):
         assert (bad.status_code, error_of(bad)["field"]) == (400, "limits.per_s")
 
 
+async def test_a_burst_without_a_rate_is_refused(door):
+    async with door.operator() as client:
+        burst = {"limits": {"burst": 3, "per_day": 9}}
+        name = (await client.get("/v1/apps")).json()["apps"][0]["name"]
+        for answer in (
+            await client.post("/v1/apps", json={"name": "new", **burst}),
+            await client.patch(f"/v1/apps/{name}", json=burst),
+            await client.post(f"/v1/apps/{name}/keys", json=burst),
+            await client.patch(f"/v1/apps/chat/keys/{door.app_key.split('_')[1]}", json=burst),
+        ):
+            assert (answer.status_code, error_of(answer)["field"]) == (400, "limits.burst")
+        assert (await client.patch(f"/v1/apps/{name}", json={"limits": {"per_s": 1, "burst": 3}})).status_code == 200
+
+
+async def test_limits_and_label_of_a_key_are_changed_and_the_key_stays(door):
+    key_id = door.app_key.split("_")[1]
+    path = f"/v1/apps/chat/keys/{key_id}"
+    async with door.operator() as client, door.provider() as provider:
+        changed = await client.patch(path, json={"limits": {"per_day": 1}})
+        assert (changed.status_code, changed.json()["limits"]) == (200, {"per_s": 0, "burst": 0, "per_day": 1})
+        statuses = [(await provider.post("/v1/push", json=door.to_token())).status_code for _ in range(2)]
+        assert statuses == [201, 429]
+        named = (await client.patch(path, json={"label": "ci"})).json()
+        assert (named["id"], named["label"], named["limits"]["per_day"]) == (key_id, "ci", 1)
+        assert (await client.get("/v1/apps/chat/keys")).json()["keys"] == [named]
+        await client.patch(path, json={"limits": {}})
+        assert (await provider.post("/v1/push", json=door.to_token())).status_code == 201
+        assert (await client.patch("/v1/apps/chat/keys/nosuch", json={})).status_code == 404
+        assert (await client.patch(path, json={"hash": "x"})).status_code == 400
+        assert (await provider.patch(path, json={})).status_code == 403
+
+
 # --- statistics
 
 
@@ -149,6 +181,17 @@ async def test_statistics_of_a_broadcast_come_from_its_figures(door):
         assert "targeted@1.0" not in (await client.get(path)).json()["figures"]
     assert (body["targeted"], body["sent"], body["acked"], body["pending"]) == (9, 7, 5, 4)
     assert {v: (c["acked"], c["pending"]) for v, c in body["versions"].items()} == {"1.0": (4, 0), "2.0": (1, 4)}
+
+
+async def test_a_push_to_a_token_that_ended_before_its_time_counts_as_one(door):
+    found = record("chat", 50, states=[State.EXPIRED])
+    door.floors.records[50] = found._replace(state=int(State.EXPIRED), figures={"expired": 1})
+    async with door.provider() as client:
+        path = f"/v1/push/{door.push_ids.build('chat', 50)}"
+        body = (await client.get(f"{path}/statistics")).json()
+        shown = (await client.get(path)).json()
+    assert (body["targeted"], body["expired"], body["pending"]) == (1, 1, 0)
+    assert (shown["state"], [delivery["state"] for delivery in shown["deliveries"]]) == ("expired", ["expired"])
 
 
 @pytest.mark.parametrize(("state", "pending", "recalled"), [(State.ACCEPTED, 5, 1), (State.RECALLED, 0, 6)])

@@ -23,6 +23,7 @@ ROUTES = [
     ("PATCH", "/v1/apps/chat"),
     ("POST", "/v1/apps/chat/keys"),
     ("GET", "/v1/apps/chat/keys"),
+    ("PATCH", "/v1/apps/chat/keys/x"),
     ("DELETE", "/v1/apps/chat/keys/x"),
 ]
 NEW = {

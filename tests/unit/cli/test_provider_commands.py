@@ -206,6 +206,13 @@ def test_a_key_is_revoked(api: Api) -> None:
     assert run(["apps", "revoke", "demo", "abc", "--key", "k"]) == 0
 
 
+def test_limits_of_a_key_are_changed(api: Api, capsys) -> None:
+    api.on("PATCH /v1/apps/demo/keys/abc", {"id": "abc"})
+    assert run(["apps", "limit", "demo", "abc", '{"per_s": 50}', "--key", "k"]) == 0
+    assert api.asked[0][1] == {"limits": {"per_s": 50}}
+    assert "key abc of app demo is changed" in "".join(capsys.readouterr())
+
+
 def test_a_name_can_not_leave_its_place_in_the_path(api: Api) -> None:
     assert run(["apps", "show", "../push?x=1", "--key", "k"]) == 1
     assert api.asked[0][0] == "GET /v1/apps/..%2Fpush%3Fx%3D1"

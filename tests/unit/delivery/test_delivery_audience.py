@@ -208,3 +208,11 @@ async def test_a_notifier_is_given_words_where_a_push_has_no_others(house: House
     device = house.directory.add(locale="de", fallback=["stub"])
     await house.accepted(device, localized=WORDS)
     assert [call.title for call in house.stub.calls] == ["Hallo"]
+
+
+@pytest.mark.parametrize("second", ["DE", "De"])
+def test_a_language_that_is_named_twice_is_refused(house: House, second: str) -> None:
+    words = {"de": WordsRequest(title="a"), second: WordsRequest(title="b")}
+    with pytest.raises(BadRequest) as refused:
+        house.push(TargetRequest(everyone=True), localized=words)
+    assert refused.value.field == f"localized.{second}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 from house import House
@@ -83,3 +84,43 @@ async def test_after_a_restart_a_changed_chain_goes_on_behind_those_its_history_
     house.start()
     await house.advance(31_000)
     assert (len(house.stub.calls), len(house.other.calls)) == (1, 1)
+
+
+async def test_a_burst_past_a_lanes_queue_goes_out_without_a_timer() -> None:
+    house = House()
+    house.config.delivery.notifier_concurrency = 2
+    house.config.delivery.notifier_lane_queue = 4
+    house.start()
+    house.app(fallback=["stub", "gone"])
+    alone, several = house.directory.add(fallback=["stub"]), house.directory.add()
+    house.stub.expect(Answer.HANG, Answer.HANG)
+    seqs = [await house.accepted(device) for _ in range(30) for device in (alone, several)]
+    assert [house.state(seq) for seq in seqs].count(State.WAITING) == 60 - 2 - 4
+    house.stub.release()
+    async with asyncio.timeout(30):
+        while len(house.stub.calls) < 60:
+            await house.settle_down()
+    await house.settle_down()
+    assert {call.notification for call in house.stub.calls} == set(seqs)
+    assert {house.state(seq) for seq in seqs} == {State.NOTIFIED}
+    await house.close()
+
+
+async def test_what_waits_for_room_in_a_queue_and_is_over_meanwhile_is_not_called() -> None:
+    house = House()
+    house.config.delivery.notifier_concurrency = 1
+    house.config.delivery.notifier_lane_queue = 1
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.expect(Answer.HANG)
+    away, back, lapsed = (house.directory.add() for _ in range(3))
+    for _ in range(2):
+        await house.accepted(away)
+    sent, over = await house.accepted(back), await house.accepted(lapsed, ttl=1)
+    house.edge.connect(back.number)
+    await house.advance(1_500)
+    house.stub.release()
+    await house.settle_down()
+    assert [call.registration for call in house.stub.calls] == [away.number, away.number]
+    assert (house.state(sent), house.state(over)) == (State.SENT, State.EXPIRED)
+    await house.close()

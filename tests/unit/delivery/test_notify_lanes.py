@@ -234,6 +234,35 @@ async def test_full_lane_refuses_and_the_others_do_not(build: Any) -> None:
     assert len(bench.queue) == 5
 
 
+async def test_what_a_full_lane_refused_is_told_when_it_is_half_empty(build: Any) -> None:
+    bench = build(notifier_concurrency=4, notifier_lane_queue=10)
+    bench.notifier.hanging = {"a"}
+    bench.offer("a", 3)
+    await bench.turns()
+    assert bench.offer("a", 10) == [None] * 10
+    told: list[int] = []
+    bench.queue._on_room = lambda seq: told.append(seq)
+    assert all(bench.queue.keep(seq, "a", "a") for seq in range(100, 108))
+    await bench.turns()
+    assert not told  # it is full still
+    bench.notifier.hanging.clear()
+    bench.notifier.released.set()
+    await bench.until("a", 13)
+    assert told == list(range(100, 108))
+
+
+async def test_what_is_remembered_of_refused_calls_is_bounded_and_shared(build: Any) -> None:
+    bench = build(notifier_concurrency=1, notifier_queue=8, notifier_lanes=3)
+    bench.notifier.hanging = {"a"}
+    bench.offer("a", 8)
+    await bench.turns()
+    kept = [bench.queue.keep(seq, "a", "a") for seq in range(200)]
+    assert kept.count(True) == kept.index(False) == 60  # three quarters of ten times the queue
+    assert bench.queue.keep(1_000, "b", "b")
+    assert bench.queue.keep(1_001, "c", "c")
+    assert not bench.queue.keep(1_002, "d", "d")  # a lane more
+
+
 async def test_lanes_are_bounded_and_idle_ones_are_forgotten(build: Any) -> None:
     bench = build(notifier_lanes=4)
     for n in range(100):

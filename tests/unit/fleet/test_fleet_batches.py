@@ -60,6 +60,15 @@ async def test_results_come_in_the_order_of_the_batch(fleet: Fleet, node: int) -
             assert shown["target"]["token"] == token
 
 
+async def test_a_key_for_the_whole_batch_is_refused(fleet: Fleet) -> None:
+    key = await fleet.create_app("shop")
+    async with fleet.client(1, key) as http:
+        answer = await http.post(
+            "/v1/push/batch", json=[{"target": {"everyone": True}}], headers={"idempotency-key": "all"}
+        )
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, "Idempotency-Key")
+
+
 async def test_a_batch_is_one_message_to_another_node_however_many_partitions_it_has(fleet: Fleet) -> None:
     key = await fleet.create_app("shop")
     tokens = [await fleet.register("shop", partition) for partition in (0, 1, 2)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 import pytest
@@ -22,7 +22,7 @@ from gateway.model.condition import (
     tags_of,
 )
 from gateway.model.errors import BadRequest
-from gateway.model.quiet import is_timezone, parse_span, quiet_until
+from gateway.model.quiet import is_timezone, parse_span, quiet_until, zone_of
 
 TEXT = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=20)
 TAGS = st.sampled_from("abc")
@@ -94,6 +94,52 @@ def test_a_part_that_names_nothing_is_refused() -> None:
     with pytest.raises(BadRequest) as refused:
         check_condition(Condition(all=[Condition(tag="a"), Condition(not_=Condition())]))
     assert refused.value.field == "target.where.all.not"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("timezone", "Mars/Phobos"),
+        ("timezone", "europe/vienna"),
+        ("timezone", "../etc/passwd"),
+        ("locale", "de_AT"),
+        ("locale", "*"),
+        ("locale", "de-*-AT"),
+        ("locale", "d"),
+        ("os", "i OS"),
+        ("os", "\u0130OS"),
+        ("versions", ">=banana"),
+    ],
+)
+def test_what_no_registration_can_have_is_refused_where_it_stands(kind: str, value: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        check_condition(Condition(any=[Condition(tag="a"), Condition(not_=Condition(**{kind: value}))]))
+    assert refused.value.field == f"target.where.any.not.{kind}"
+    assert value not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("wanted", "timezone", "matches"),
+    [
+        ("Asia/Kolkata", "Asia/Calcutta", True),
+        ("Asia/Calcutta", "Asia/Kolkata", True),
+        ("Etc/UTC", "", True),
+        ("UTC", "Etc/UTC", True),
+        ("US/Eastern", "America/New_York", True),
+        # links in the zone database, and places of their own all the same
+        ("Europe/Berlin", "Europe/Stockholm", False),
+        ("Africa/Abidjan", "Iceland", False),
+        ("Asia/Kolkata", "Asia/Tokyo", False),
+    ],
+)
+def test_a_zone_is_the_same_by_its_old_name(wanted: str, timezone: str, matches: bool) -> None:
+    assert decide(Condition(timezone=wanted), Cohort("1", timezone=timezone)) is matches
+
+
+def test_each_zone_that_is_known_has_one_name_that_is_known() -> None:
+    for name in available_timezones() - {"localtime", "Factory"}:
+        assert is_timezone(zone_of(name)), name
+        assert zone_of(zone_of(name)) == zone_of(name)
 
 
 @pytest.mark.parametrize(
