@@ -37,7 +37,7 @@ class FeedbackRoutes:
         record = None if seq is None else self._lookup(call.app.name, seq, 0, 1)
         if seq is None or record is None:
             raise UnknownPush
-        if record.state is not None or record.due_ms:
+        if record.due_ms or (record.state is not None and not record.deliveries):
             return call.answer(of_broadcast(record))
         if self._counting >= MAX_COUNTING:
             raise TooManyRequests("Statistics of many pushes are being counted; come back in a moment.", after_ms=1_000)

@@ -16,7 +16,7 @@ from gateway.delivery.trails import Remembered, Trail
 from gateway.metrics import Metric, Metrics
 from gateway.model.frames import Urgency
 from gateway.model.notification import Notification
-from gateway.model.outcome import Event, Outcome, State, Step
+from gateway.model.outcome import CLOSING, Event, Outcome, State, Step
 from gateway.model.ports import Delivery, Directory, Edge, Journal, Notifier, NotifierResult
 from gateway.model.registration import Registration, build_token
 
@@ -51,14 +51,6 @@ _CHANNEL_FIRST = frozenset((Event.ROUTE, Event.BACK, Event.LOST, Event.NOTIFIER_
 #: what sends a delivery that was not sent before
 _LOOKS = frozenset((Event.ROUTE, Event.BACK, Event.FETCH))
 _ENDS = frozenset((Event.ACK, Event.EXPIRE, Event.RECALL, Event.REPLACE, Event.REVOKE))
-_CLOSING = {
-    State.EXPIRED: "expired",
-    State.RECALLED: "recalled",
-    State.REPLACED: "replaced",
-    State.REJECTED: "revoked",
-    State.ACKED: "acked",
-    State.LIMITED: "limited",
-}
 
 
 class Sent(IntEnum):
@@ -291,7 +283,7 @@ class Executor:
         self._journal.arm(seq, now + max(pause, after_ms))
 
     def _settle(self, delivery: Delivery, notification: Notification, state: State, now: int) -> None:
-        step = Step(now, _CLOSING[state], EDGE if state is State.ACKED else "")
+        step = Step(now, CLOSING[state], EDGE if state is State.ACKED else "")
         self._journal.settle(
             [Outcome(delivery.seq, delivery.notification, delivery.registration, notification.app, state, now, [step])]
         )

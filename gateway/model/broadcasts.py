@@ -37,10 +37,6 @@ class Broadcasts(Protocol):
         """The same for so many of a group."""
         ...
 
-    def unsent(self, seq: int, registration: int) -> None:
-        """It was counted as sent, and the link had no room."""
-        ...
-
     def adopted(self, seq: int, registration: int, *, undone: bool = False) -> None:
         """It is a single delivery for this one now, with `broadcast` set: the journal counts what becomes of that.
         `undone`: it could not be stored."""

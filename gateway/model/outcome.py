@@ -36,6 +36,17 @@ class State(IntEnum):
         return self >= State.NOTICED
 
 
+#: the last step of a delivery that ended so
+CLOSING = {
+    State.EXPIRED: "expired",
+    State.RECALLED: "recalled",
+    State.REPLACED: "replaced",
+    State.REJECTED: "revoked",
+    State.ACKED: "acked",
+    State.LIMITED: "limited",
+}
+
+
 class Event(IntEnum):
     """What can happen to a delivery."""
 

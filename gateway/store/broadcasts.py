@@ -333,15 +333,10 @@ class Broadcasts:
             self._figures.count_version(seq, what, self._groups.cohort(group).version, n)
 
     def adopted(self, seq: int, registration: int, *, undone: bool = False) -> None:
-        self._count_one(seq, _ADOPTED, registration, -1 if undone else 1)
-
-    def unsent(self, seq: int, registration: int) -> None:
-        self._count_one(seq, "sent", registration, -1)
-
-    def _count_one(self, seq: int, what: str, registration: int, n: int) -> None:
-        self._figures.count(seq, what, n)
+        n = -1 if undone else 1
+        self._figures.count(seq, _ADOPTED, n)
         for group, _ in self._registry.group_runs([registration]):
-            self._figures.count_version(seq, what, self._groups.cohort(group).version, n)
+            self._figures.count_version(seq, _ADOPTED, self._groups.cohort(group).version, n)
 
     def notified(self, seq: int, registration: int, steps: Sequence[Step]) -> None:
         """A notifier took the single delivery that grew out of it; `steps`: those before."""

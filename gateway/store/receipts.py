@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gateway.config.sections import Store as StoreConfig
 from gateway.model.cluster import is_imported_seq
 from gateway.model.notification import Notification
-from gateway.model.outcome import Outcome, State
+from gateway.model.outcome import CLOSING, Outcome, State, Step
 from gateway.model.ports import PushRecord, Receipt
 from gateway.store.batch_rows import ended_at_s
 from gateway.store.commit import Committer
@@ -32,6 +32,7 @@ from gateway.store.records import (
     PushEnd,
     Row,
     build_idempotency,
+    build_metadata,
     build_push,
     build_receipts,
     idempotency_key,
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 
 #: the highest cursor ever written, so that sweeping the feed does not start it anew
 CURSOR_KEY = b"receipts"
+#: registration of an outcome where it is gone
+NOBODY = 0
 #: receipts in one row of the feed at most: a page reads whole rows
 FEED_ROW = 4_096
 #: rows looked at in one call of `sweep`, for each kind of history
@@ -231,6 +234,27 @@ class Receipts:
         self._ends[seq] = end
         return (PUT, Db.PUSHES, pack_u64(seq), build_push(end))
 
+    def end_early(self, notification: Notification, state: int, at_ms: int) -> tuple[list[Row], Callable[[], None]]:
+        """A push that waited for its time is over before that: its rows, and what to call when they are durable. One to
+        a token has a receipt, as any delivery that ends; of the others nobody knows yet whom they were for."""
+        seq, token = notification.seq, notification.target.token
+        metadata = build_metadata(notification)
+        rows = [self.end_push(seq, PushEnd(at_ms // 1_000, state, metadata))]
+        if not token:
+            return rows, lambda: self.push_landed(seq)
+        number = self._directory.find(token, notification.app)
+        step = Step(at_ms, CLOSING[State(state)])
+        outcome = Outcome(seq, seq, max(number, NOBODY), notification.app, state, at_ms, [step])
+        rows.append(self._history.settle(outcome, metadata))
+        feed, cursor = self.feed([outcome])
+
+        def landed() -> None:
+            self.push_landed(seq)
+            self._history.landed(outcome)
+            self.feed_landed(cursor)
+
+        return rows + feed, landed
+
     def ended_as(self, seq: int) -> int:
         """The state it ended in; NO_STATE where it did not, or not as a whole."""
         end = self._ends.get(seq)
@@ -267,7 +291,10 @@ class Receipts:
             delivery = self._delivery(seq, app)
             shown = [delivery] if delivery is not None and offset == 0 and limit > 0 else []
             figures = {} if delivery is None else {State(delivery.state).name.lower(): 1}
-            return PushRecord(notification, shown, figures, None)
+            # Kept for its time, and over before that came: then its end is all there is of it.
+            is_early = delivery is not None and State(delivery.state).is_final and len(delivery.steps) == 1
+            end = self.ended_as(seq) if is_early else NO_STATE
+            return PushRecord(notification, shown, figures, None if end == NO_STATE else end)
         if state is not None:  # kept for its time, and over before that came
             return PushRecord(notification, [], {}, state)
         last, offset, limit = seq + notification.count, max(0, offset), max(0, limit)

@@ -58,6 +58,8 @@ class Schedules:
         self._any_released = environment.entries(Db.RELEASED) > 0
         #: row of a push that ended without a notification, by its receipts
         self.end_push: Callable[[int, PushEnd], Row] | None = None
+        #: the rows of one that is over before its time, and what to call when they are durable; by its receipts too
+        self.end_early: Callable[[Notification, int, int], tuple[list[Row], Callable[[], None]]] | None = None
         self.push_landed: Callable[[int], None] = lambda _: None
 
     def load(self) -> None:
@@ -237,12 +239,12 @@ class Schedules:
 
     def end(self, seq: int, state: int, at_ms: int) -> None:
         notification = self.notification(seq)
-        if notification is None or self.end_push is None:
+        if notification is None or self.end_early is None:
             return
         self._drop(seq)
         self._fresh.pop(seq, None)
-        row = self.end_push(seq, PushEnd(at_ms // 1_000, state, build_metadata(notification)))
-        self._committer.keep([(DELETE, Db.SCHEDULED, pack_u64(seq), b""), row], done=lambda: self.push_landed(seq))
+        rows, landed = self.end_early(notification, state, at_ms)
+        self._committer.keep([(DELETE, Db.SCHEDULED, pack_u64(seq), b""), *rows], done=landed)
 
     def became(self, seq: int) -> int:
         return self._named(seq, later=True)

@@ -218,6 +218,7 @@ class Store:
         self.directory.on_revoked = self._im.users.forget_device
         self.receipts.attach(self.journal, self.schedules, self.deaths, self.card_downloads)
         self.schedules.end_push = self.receipts.end_push
+        self.schedules.end_early = self.receipts.end_early
         self.schedules.push_landed = self.receipts.push_landed
         self._recovery = Recovery(
             environment,

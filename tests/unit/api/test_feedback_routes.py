@@ -112,6 +112,17 @@ async def test_statistics_of_a_broadcast_come_from_its_figures(door):
     assert {v: (c["acked"], c["pending"]) for v, c in body["versions"].items()} == {"1.0": (4, 0), "2.0": (1, 4)}
 
 
+async def test_a_push_to_a_token_that_ended_before_its_time_counts_as_one(door):
+    found = record("chat", 50, states=[State.EXPIRED])
+    door.floors.records[50] = found._replace(state=int(State.EXPIRED), figures={"expired": 1})
+    async with door.provider() as client:
+        path = f"/v1/push/{door.push_ids.build('chat', 50)}"
+        body = (await client.get(f"{path}/statistics")).json()
+        shown = (await client.get(path)).json()
+    assert (body["targeted"], body["expired"], body["pending"]) == (1, 1, 0)
+    assert (shown["state"], [delivery["state"] for delivery in shown["deliveries"]]) == ("expired", ["expired"])
+
+
 @pytest.mark.parametrize(("state", "pending", "recalled"), [(State.ACCEPTED, 5, 1), (State.RECALLED, 0, 6)])
 async def test_who_was_notified_of_a_broadcast_is_pending_until_an_ack_or_the_end(door, state, pending, recalled):
     n: Notification = record("chat", 60).notification

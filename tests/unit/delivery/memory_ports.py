@@ -366,9 +366,6 @@ class MemoryBroadcasts:
     def count_sent(self, seq: int, group: int, links: int) -> None:
         self._count(seq, "sent", links)
 
-    def unsent(self, seq: int, registration: int) -> None:
-        self._count(seq, "sent", -1)
-
     def adopted(self, seq: int, registration: int, *, undone: bool = False) -> None:
         self._count(seq, "@adopted", -1 if undone else 1)
 

@@ -10,7 +10,8 @@ from store_rig import APP, START_MS, broadcast, disk_of, notification, open_stor
 
 from gateway.model.errors import QueueFull, StoreUnavailable
 from gateway.model.notification import Target
-from gateway.model.outcome import State
+from gateway.model.outcome import CLOSING, State
+from gateway.model.registration import build_token
 from gateway.store import Store
 from gateway.store.records import Db
 
@@ -131,6 +132,40 @@ async def test_one_that_was_never_durable_is_not_kept(tmp_path: Path) -> None:
     assert store.schedules.due(DUE_MS, 10) == []
     disk.error = None
     await store.committer.probe()
+    await store.close()
+
+
+@pytest.mark.parametrize("state", [State.RECALLED, State.EXPIRED, State.REJECTED])
+async def test_one_to_a_token_that_ends_before_its_time_has_a_receipt(tmp_path: Path, state: State) -> None:
+    store = await with_app(await open_store(tmp_path))
+    number = register(store, "d1")
+    await store.committer.flush()
+    token = build_token(store.directory.registration(number).token)  # type: ignore[union-attr]
+    if state is State.REJECTED:
+        await store.directory.revoke(number)
+    wakes: list[None] = []
+    store.receipts.subscribe(lambda: wakes.append(None))
+    seq, to_all = store.journal.reserve(2), 0
+    to_all = seq + 1
+    for one, target in ((seq, Target(token=token)), (to_all, Target(tag="all"))):
+        await store.schedules.add(notification(one, target=target), DUE_MS)
+        store.schedules.end(one, state, START_MS + 5)
+    await store.committer.flush()
+    assert wakes
+    for _ in range(2):
+        (receipt,) = store.receipts.after(APP, 0, 10)
+        outcome = receipt.outcome
+        assert (receipt.push, outcome.seq, outcome.state, outcome.at_ms) == (seq, seq, state, START_MS + 5)
+        assert outcome.registration == (0 if state is State.REJECTED else number)
+        assert [step.what for step in outcome.steps] == [CLOSING[state]]
+        record = store.receipts.lookup(APP, seq)
+        assert record is not None
+        assert (record.state, record.figures, len(record.deliveries)) == (state, {state.name.lower(): 1}, 1)
+        other = store.receipts.lookup(APP, to_all)
+        assert other is not None
+        assert (other.state, other.deliveries) == (state, [])
+        await store.close()
+        store = await open_store(tmp_path)
     await store.close()
 
 

@@ -333,6 +333,23 @@ async def test_what_waits_for_its_time_waits_where_it_belongs_with_its_sequence(
     await close(parts)
 
 
+async def test_what_ended_before_its_time_is_told_of_where_its_token_is(tmp_path: Path, clock: Clock) -> None:
+    store = await with_app(await open_store(tmp_path / "alone", clock))
+    number = register(store, "phone")
+    token = build_token(store.directory.registration(number).token)  # type: ignore[union-attr]
+    seq = store.journal.reserve(1)
+    await store.schedules.add(notification(seq, target=Target(token=token)), START_MS + 5_000)
+    store.schedules.end(seq, State.RECALLED, START_MS)
+    await store.close()
+    parts = await split_of(tmp_path, clock)
+    there, number = parts.of("phone")
+    record = there.receipts.lookup(APP, seq)
+    assert record is not None
+    assert (record.state, record.figures) == (State.RECALLED, {"recalled": 1})
+    assert [(one.push, one.outcome.registration) for one in there.receipts.after(APP, 0, 10)] == [(seq, number)]
+    await close(parts)
+
+
 async def test_a_released_push_is_known_by_the_sequence_it_was_kept_with(tmp_path: Path, clock: Clock) -> None:
     store = await with_app(await open_store(tmp_path / "alone", clock))
     numbers = [register(store, f"phone-{at}") for at in range(8)]
