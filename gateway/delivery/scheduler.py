@@ -33,6 +33,9 @@ AGAIN_MS = 1_000
 #: this
 MAX_AGAIN_MS = 60_000
 
+#: "now or never" (time to live 0) is released so long after its time at most: a gateway may have been down
+LATE_MS = 5_000
+
 _log = structlog.get_logger(__name__)
 
 
@@ -104,8 +107,7 @@ class Scheduler:
         if notification is None:
             self._tries.pop(seq, None)  # recalled
             return 0
-        # Time to live 0 ends with the second it comes up in: it still has its one try.
-        if notification.expires_s * 1000 <= now and notification.expires_s > self._schedules.due_ms(seq) // 1000:
+        if notification.expires_s * 1000 <= now and not self._has_its_try(notification, now):
             self._end(seq, State.EXPIRED, now)
             return 0
         if self._reach.is_wide(notification.target):
@@ -125,6 +127,11 @@ class Scheduler:
         else:
             self._again(seq)
         return len(audience.registrations)
+
+    def _has_its_try(self, notification: Notification, now: int) -> bool:
+        """Time to live 0 ends with the second it comes up in: the one try it has may be that much later."""
+        due_ms = self._schedules.due_ms(notification.seq)
+        return notification.expires_s <= due_ms // 1000 and now - due_ms <= LATE_MS
 
     def _end(self, seq: int, state: State, now: int) -> None:
         self._tries.pop(seq, None)

@@ -367,6 +367,19 @@ async def test_an_address_that_a_notifier_calls_dead_is_told_to_the_directory(ho
     assert house.steps(seq) == ["notifier_failed"]
 
 
+@pytest.mark.parametrize(("late_ms", "is_sent"), [(5_000, True), (5_001, False)])
+async def test_now_or_never_is_not_sent_long_after_its_time(house: House, late_ms: int, *, is_sent: bool) -> None:
+    device = house.directory.add()
+    house.edge.connect(device.number)
+    due_s = seconds(house) + 5
+    kept = await house.accepted(device, deliver_at=due_s, ttl=0)
+    house.clock.now_ms = due_s * 1000 + late_ms  # nobody looked at it before
+    house.scheduler.tick()
+    await house.settle_down()
+    assert bool(house.edge.sent_to(device.number)) is is_sent
+    assert house.schedules.ended == ({} if is_sent else {kept: State.EXPIRED})
+
+
 async def test_now_or_never_at_its_time_reaches_who_is_there_then(house: House) -> None:
     there, away = house.directory.add(), house.directory.add()
     house.edge.connect(there.number)
