@@ -100,10 +100,13 @@ class Once:
         )
 
     def _until_s(self, app: App, request: PushRequest, now_ms: int) -> int:
-        if self._spare_s is None:
-            return 0
-        ttl_s = request.ttl if request.ttl is not None else app.ttl_s or self._ttl_s
-        return max(request.deliver_at or 0, now_ms // 1000) + ttl_s + self._spare_s
+        # From its time on, where that is later: a repetition as it comes up must find it, or makes a second push.
+        due_s = max(request.deliver_at or 0, now_ms // 1000)
+        longest_s = self._backend.config.idempotency_s
+        if self._spare_s is not None:
+            ttl_s = request.ttl if request.ttl is not None else app.ttl_s or self._ttl_s
+            longest_s = max(longest_s, ttl_s + self._spare_s)
+        return due_s + longest_s
 
     def start_keyed(
         self,

@@ -227,8 +227,8 @@ class Api:
     max_push_bytes: int = within(32_768, 64, 268_435_455)
     # notifications in one batch request
     max_batch: int = within(10_000, 1, 1_000_000)
-    # an idempotency key is remembered this long; in a fleet at least until 90 minutes after its push's time to live,
-    # for so long a spool may ask for it
+    # an idempotency key is remembered this long, after `deliver_at` where its push has one; in a fleet at least until
+    # 90 minutes after its push's time to live, for so long a spool may ask for it
     idempotency_s: int = within(86_400, 0, 31_536_000)
     # open connections; past it a new one is closed at once and counted
     max_connections: int = 4_096

@@ -75,7 +75,9 @@ class Floors:
         self.records: dict[int, PushRecord] = {}
         self.feed: list[Receipt] = []
         self.wakes: list[Callable[[], None]] = []
-        self.kept: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self.kept: dict[tuple[str, str], tuple[int, bytes, int]] = {}
+        #: how far the clock went on, for what is kept
+        self.later_s = 0
         self.next_seq = 1000
         self.refuse: GatewayError | None = None
         self.hold: list[asyncio.Future[None]] | None = None  # a list: futures stay open and are put here
@@ -200,12 +202,13 @@ class Floors:
 
     # Memory
     def recall_idempotent(self, app: str, key: str) -> tuple[int, bytes] | None:
-        return self.kept.get((app, key))
+        seq, body_hash, until_s = self.kept.get((app, key), (0, b"", 0))
+        return (seq, body_hash) if until_s > time.time() + self.later_s else None
 
     def remember(
         self, app: str, key: str, body_hash: bytes, seq: int, expires_s: int, *, joined: bool = False
     ) -> asyncio.Future[None]:
-        self.kept[app, key] = (seq, body_hash)
+        self.kept[app, key] = (seq, body_hash, expires_s)
         self.joined.append(joined)
         assert expires_s > time.time()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import msgspec
 import pytest
@@ -203,6 +204,17 @@ async def test_a_key_kept_by_the_store_outlives_the_process(door):
         again = await client.post("/v1/push", json=body)
     assert (again.status_code, again.json()) == (200, first.json())
     assert not reborn.floors.pushed
+
+
+@pytest.mark.parametrize(("later_s", "status"), [(86_400 * 8 - 10, 200), (86_400 * 8 + 10, 201)])
+async def test_a_key_is_remembered_from_the_time_of_its_push_on(door, later_s, status):
+    body = door.to_token(idempotency_key="k", deliver_at=int(time.time()) + 86_400 * 7)
+    async with door.provider() as client:
+        first = await client.post("/v1/push", json=body)
+        door.floors.later_s = later_s
+        again = await client.post("/v1/push", json=body)
+    assert (first.status_code, again.status_code) == (201, status)
+    assert len(door.floors.pushed) == (1 if status == 200 else 2)
 
 
 @pytest.mark.parametrize("key", ["", "x" * 129])
