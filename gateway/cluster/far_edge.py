@@ -204,6 +204,8 @@ class FarEdge:
             frame,
         )
         self._flights.add(seq, registration, self._clock(), ack_ms)
+        if link == self._ready_link:
+            self._ready_room -= 1  # all its registrations share it
         if self.tally is not None:
             self.tally.add(seq)
         return True

@@ -15,7 +15,7 @@ import structlog
 
 from gateway.config.sections import Config
 from gateway.delivery.backlog import SLICE, Backlog
-from gateway.delivery.broadcast import BroadcastRouter
+from gateway.delivery.broadcast import BroadcastRouter, Flights
 from gateway.delivery.executor import EDGE, Executor, Sent
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import UnknownPush
@@ -92,7 +92,7 @@ class Dispatcher:
         )
         self._early: dict[int, asyncio.Future[None]] = {}
         self._stopped: set[int] = set()
-        self._ready: deque[tuple[int, Collection[int]]] = deque()
+        self._ready: deque[tuple[int, Flights]] = deque()
         self._ready_working = False
         self._reachable: deque[int] = deque()  # at most those whose return a notifier waits for
         self._reachable_working = False
@@ -494,16 +494,17 @@ class Dispatcher:
             # At once: what is heard of it before its turn comes below must find it sent.
             if seq not in self.broadcast:
                 self._executor.note_underway(seq, registrations)
+        flights = self.broadcast.flights(registrations, in_flight)
         if not self._ready_working and len(registrations) <= SLICE:
             looked = 0
             for place, registration in enumerate(registrations):
                 if looked >= READY_SLICE:
                     registrations = registrations[place:]
                     break
-                looked += 1 + self._send_waiting(registration, in_flight)
+                looked += 1 + self._send_waiting(registration, flights)
             else:
                 return
-        self._ready.extend((registration, in_flight) for registration in registrations)
+        self._ready.extend((registration, flights) for registration in registrations)
         if not self._ready_working:
             self._ready_working = True
             self.backlog.add(self._work_ready())
@@ -518,7 +519,7 @@ class Dispatcher:
         finally:
             self._ready_working = False
 
-    def _send_waiting(self, registration: int, in_flight: Collection[int]) -> int:
+    def _send_waiting(self, registration: int, flights: Flights) -> int:
         """How many of what waits it had to look at."""
         pending = self._journal.pending_of(registration)
         broadcasts = self.broadcast.waiting(registration)
@@ -532,7 +533,9 @@ class Dispatcher:
             ]
         room = self._edge.room(registration)
         for looked, seq in enumerate(order):
-            if seq in in_flight:
+            if seq in flights.unclear:
+                return looked
+            if seq in flights.seqs:
                 continue
             if room <= 0:
                 self._edge.await_room(registration)

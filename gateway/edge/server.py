@@ -9,6 +9,7 @@ import asyncio
 import os
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -375,7 +376,7 @@ class EdgeServer:
         self._held.discard(link)
         if self._registry.device_link(device) == link:
             self._ready_link, self._ready_room = link, room
-            self.events.on_ready(self._registry.bound(device), set(in_flight))
+            self.events.on_ready(self._registry.bound(device), Counter(in_flight))
             self._ready_link = 0
 
     def hold(self, link: int) -> None:
@@ -511,6 +512,8 @@ class EdgeServer:
         if not link or link in self._held:
             return False
         queued = self.plane.sent(self.plane.of(link).notify(link, frame, seq, registration, ack_ms, again))
+        if queued and link == self._ready_link:
+            self._ready_room -= 1  # all its registrations share it
         if queued and self.tally is not None:
             self.tally.add(seq)
         return queued

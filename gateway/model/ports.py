@@ -212,7 +212,8 @@ class EdgeEvents(Protocol):
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
         """Send what waits for them, broadcasts too: there is room again, or they were bound just now. What is in flight
-        on their link is not to be sent once more: its ack may be on the way."""
+        on their link is not to be sent once more: its ack may be on the way. A broadcast is there once for each of
+        them it is in flight to, where that is known."""
         ...
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:

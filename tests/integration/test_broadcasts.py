@@ -50,6 +50,24 @@ async def test_everyone_gets_a_broadcast_once_and_its_figures_say_so(house: Hous
         assert not device.waiting()
 
 
+async def test_all_accounts_of_a_link_get_it_through_a_small_window_and_count_as_sent_once(open_house: Open) -> None:
+    house = await open_house({"edge.window": 4, "delivery.ack_ms": 60_000})
+    device = house.device()
+    await device.login(window=4)
+    tokens = [await device.register(account=f"a{n}", keep=True) for n in range(11)]
+    for at in range(3):
+        push = await house.shop.push({"everyone": True}, f"{at}")
+        notes = await device.notes(4)
+        device.ack(*(note["id"] for note in notes[:2]))  # there is room, and it is in flight to two
+        await device.sync()
+        device.ack(*(note["id"] for note in notes[2:]))
+        notes += await device.notes(7, ack=True)
+        assert [note["title"] for note in notes] == [f"{at}"] * 11
+        await reached(house, push, targeted=len(tokens), sent=len(tokens), acked=len(tokens))
+    await device.sync()
+    assert not device.waiting()
+
+
 async def test_a_range_of_versions_reaches_its_devices_only(house: House) -> None:
     groups = {version: await crowd(house, 5, version) for version in ("1.0", "1.9.3", "2.0b1", "2.0", "10.1")}
     await house.shop.push({"versions": ">=1.5,<2.1"}, "middle")

@@ -37,7 +37,7 @@ async def test_a_scheduled_push_survives_a_restart_and_keeps_its_id(tmp_path: Pa
         assert note["title"] == "later"
         await house.shop.reaches(push, "acked")
         page = (await house.shop.call("GET", "/v1/receipts", params={"wait": 5})).json()
-        assert [receipt["push"] for receipt in page["receipts"]] == [push]
+        assert [receipt["push"] for receipt in page["receipts"]] == [recalled, push]
         assert (await house.shop.look(recalled))["state"] == "recalled"
         assert not device.waiting()
 
