@@ -141,7 +141,7 @@ class WebPushRoutes:
             return None
         named = request.headers.get("push-receipt")
         if named is None:
-            return self._book.open(app.number)
+            return self._book.open(app)
         try:
             path = urlsplit(named.strip().strip("<>")).path
         except ValueError:
