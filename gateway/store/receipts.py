@@ -128,7 +128,9 @@ class Receipts:
         for outcome in outcomes:
             by_app.setdefault(outcome.app, []).append(outcome.seq)
         now_s = self._clock() // 1_000
-        of = {self._directory.app_number(app): seqs for app, seqs in by_app.items()}
+        of: dict[int, list[int]] = {}
+        for app, seqs in by_app.items():
+            of.setdefault(self._directory.app_number(app), []).extend(seqs)
         firsts = self._numbers.take({app: len(seqs) for app, seqs in of.items()})
         rows: list[Row] = [
             (PUT, Db.RECEIPTS, receipts_key(app, firsts[app]), build_receipts(now_s, seqs)) for app, seqs in of.items()
