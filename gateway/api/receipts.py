@@ -54,7 +54,7 @@ class ReceiptRoutes:
     async def stream(self, call: Call) -> Response:
         resume = call.request.headers.get("last-event-id") or call.request.query_params.get("after")
         if resume is None:
-            cursor = self._backend.receipts.last_cursor()
+            cursor = self._backend.receipts.last_cursor(call.app.name)
         elif (after := parse_cursor(resume)) is not None:
             cursor = after
         else:

@@ -79,7 +79,7 @@ _STEPS = [
     {"at_ms": 1760000000041, "what": "acked", "channel": "edge", "detail": ""},
 ]
 _DELIVERY = {"token": _TOKEN, "state": "acked", "at_ms": 1760000000041, "steps": _STEPS}
-_RECEIPT = {"cursor": 4711, "push": _PUSH_ID, "delivery": 17, **_DELIVERY}
+_RECEIPT = {"cursor": 7208960000000000, "push": _PUSH_ID, "delivery": 17, **_DELIVERY}
 _APP = {
     "name": "chat",
     "ack_ms": 0,
@@ -327,7 +327,7 @@ def receipt_routes(receipts: ReceiptRoutes) -> list[Route]:
             about="Of pushes to a token, an alias or a tag; a broadcast (versions, everyone) has figures instead, see "
             "its look-up.",
             gives=ReceiptPage,
-            gives_example={"receipts": [_RECEIPT], "cursor": 4711},
+            gives_example={"receipts": [_RECEIPT], "cursor": 7208960000000000},
             params=(
                 Query("after", "cursor of the last answer; 0 = from the oldest kept", low=0, high=MAX_CURSOR),
                 Query("limit", "at most this many, default 100", low=1, high=1_000),

@@ -64,8 +64,8 @@ class ProviderStreams(StreamSessions[_Stream]):
         if stream.pumping is not None:
             stream.pumping.cancel()
 
-    def last_cursor(self, app: str) -> int:  # noqa: ARG002 - one row of cursors serves all apps
-        return self._backend.receipts.last_cursor()
+    def last_cursor(self, app: str) -> int:
+        return self._backend.receipts.last_cursor(app)
 
     # --- pushes
 
@@ -165,7 +165,7 @@ class ProviderStreams(StreamSessions[_Stream]):
 
     def _on_receipts(self, link: int, stream: _Stream, body: bytes) -> None:
         ask = parse_body(body, frames.Receipts)
-        stream.cursor = self._backend.receipts.last_cursor() if ask.after is None else ask.after
+        stream.cursor = self.last_cursor(stream.app) if ask.after is None else ask.after
         if stream.unsubscribe is None:
             stream.unsubscribe = self._backend.receipts.subscribe(lambda: self._pump_on(link, stream))
         self._begin_receipts(link, stream, ask)

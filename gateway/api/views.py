@@ -97,7 +97,7 @@ def view_receipt(app: str, receipt: Receipt, push_ids: PushIds, directory: Direc
         cursor=receipt.cursor,
         push=None if is_download else push_ids.build(app, receipt.push or outcome.notification),
         download=push_ids.downloads.build(app, outcome.notification) if is_download else None,
-        delivery=outcome.seq,
+        delivery=outcome.place,
         token=None if is_download else _token(directory, outcome.registration),
         state=state_name(outcome.state),
         at_ms=outcome.at_ms,

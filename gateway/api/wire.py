@@ -351,7 +351,7 @@ class ReceiptView(msgspec.Struct, kw_only=True, omit_defaults=True):
     download: Annotated[str, Meta(description="id of the download whose end it is; null: it is of a push")] | None = (
         None
     )
-    delivery: Annotated[int, Meta(description="which of its deliveries; (push, delivery) is unique")]
+    delivery: Annotated[int, Meta(description="which of the push's deliveries; (push, delivery) is unique")]
     token: Token | None
     state: StateName
     at_ms: UnixMs

@@ -25,7 +25,7 @@ class ItemAcks:
         self._unsubscribe: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        self._cursor = self._receipts.last_cursor()
+        self._cursor = self._receipts.last_cursor(self._app)
         self._unsubscribe = self._receipts.subscribe(self._wake)
 
     def close(self) -> None:

@@ -186,12 +186,12 @@ class ReceiptsWebhook:
         outcome = receipt.outcome
         of: dict[str, Any]
         if outcome.is_download:
-            of = {"download": self._push_ids.downloads.build(app, outcome.notification), "delivery": outcome.seq}
+            of = {"download": self._push_ids.downloads.build(app, outcome.notification), "delivery": outcome.place}
         else:
             record = self._directory.registration(outcome.registration)
             of = {
                 "push": self._push_ids.build(app, receipt.push or outcome.notification),
-                "delivery": outcome.seq,
+                "delivery": outcome.place,
                 "token": build_token(record.token) if record is not None else "",
             }
         return {

@@ -6,6 +6,8 @@ from enum import IntEnum
 
 import msgspec
 
+from gateway.model.cluster import SEQ_SHIFT
+
 
 class State(IntEnum):
     """State of one delivery; the number is stored, so never renumber."""
@@ -94,6 +96,12 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     state: int
     at_ms: int
     steps: list[Step]
+
+    @property
+    def place(self) -> int:
+        """Which of its push's deliveries it is, as its provider may see it: the sequence tells how many all apps have.
+        In a fleet each partition numbers those that it has of a push to many, above the bits that say which it is."""
+        return (self.seq >> SEQ_SHIFT << SEQ_SHIFT) + self.seq - self.notification
 
     @property
     def is_download(self) -> bool:

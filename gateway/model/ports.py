@@ -427,7 +427,9 @@ class Receipts(Protocol):
 
     def after(self, app: str, cursor: int, limit: int) -> list[Receipt]: ...
 
-    def last_cursor(self) -> int: ...
+    def last_cursor(self, app: str) -> int:
+        """Whatever of this app is settled from now on has a higher one."""
+        ...
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """`wake` is called after each commit that wrote receipts; returns the unsubscribe."""

@@ -63,7 +63,7 @@ class Deaths:
 
     def row(self, app_number: int, token: bytes, why: str, channel: str = "") -> Row:
         """The row of one event, to be written with its cause."""
-        cursor = self._numbers.take(1)
+        cursor = self._numbers.take({app_number: 1})[app_number]
         self._followed.append(cursor)
         self._changed = True
         return (PUT, Db.DEATHS, receipts_key(app_number, cursor), _encode(_Row(token, self._clock(), why, channel)))

@@ -1,14 +1,19 @@
-"""Cursors of a feed; must never give one out that a reader may have passed already.
+"""Cursors of a feed; must never give one out that a reader may have passed already, nor tell an app by one how much
+others have.
 
-One machine counts. In a fleet cursors are numbered by the clock, so that the feeds of all partitions have one order,
-and a reader of several needs a watermark of each: it takes what lies at or below all of them. A watermark that was told
-holds, whatever clocks do and whoever owns the partition next; so one is told only up to a mark that is durable, and
-numbers go on behind that mark.
+Cursors are numbered by the clock. One machine numbers each app for itself: what an app sees of its cursors is when they
+were given out, and how many of its own there were in that millisecond. After a start numbers go on behind the highest
+of all apps, wherever the clock stands; so they do where older versions counted all apps in one row.
+
+In a fleet the feeds of all partitions have one order, and a reader of several needs a watermark of each: it takes what
+lies at or below all of them. A watermark that was told holds, whatever clocks do and whoever owns the partition next;
+so one is told only up to a mark that is durable, and numbers go on behind that mark. It holds for all apps, so there
+the apps of a partition share one row of numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gateway.model.cluster import CURSOR_SHIFT
 from gateway.store.commit import Committer
@@ -21,7 +26,7 @@ RENEW_MS = 1_500
 
 
 class FeedNumbers:
-    """Control thread only. `last`: the last cursor given out; `key`: of the mark in META, `mark`: its value."""
+    """Control thread only. `last`: the highest cursor given out; `key`: of the mark in META, `mark`: its value."""
 
     def __init__(
         self, committer: Committer, clock: Callable[[], int], last: int, *, key: bytes = b"", mark: int = 0
@@ -30,6 +35,8 @@ class FeedNumbers:
         self._clock = clock
         self._key = key  # empty: one machine
         self._next = max(last, mark) + 1
+        self._next_of: dict[int, int] = {}  # of one machine: app number → what it is given next at least
+        self._start = self._next  # the same for those that were given none since the start
         self._mark = mark  # durable: watermarks may be told up to here
         self._asked = mark
         self._stopped = False
@@ -37,18 +44,24 @@ class FeedNumbers:
 
     def _floor(self) -> int:
         """The first cursor of this millisecond."""
-        return self._clock() << CURSOR_SHIFT if self._key else 0
+        return self._clock() << CURSOR_SHIFT
 
     def restore(self, last: int) -> None:
-        self._next = max(self._next, last + 1)
+        self._next = self._start = max(self._next, last + 1)
 
-    def take(self, count: int) -> int:
-        """The first of so many; `landed` with the last of them."""
-        first = max(self._next, self._floor())
-        self._next = first + count
+    def take(self, counts: Mapping[int, int]) -> dict[int, int]:
+        """App number → the first of so many for it; `landed` with the last of all."""
+        floor = self._floor()
         if self._key:
+            first = max(self._next, floor)
+            self._next = first + max(counts.values())
             self._open[self._next - 1] = first
-        return first
+            return dict.fromkeys(counts, first)
+        firsts = {app: max(self._next_of.get(app, self._start), floor) for app in counts}
+        for app, count in counts.items():
+            self._next_of[app] = firsts[app] + count
+            self._next = max(self._next, self._next_of[app])
+        return firsts
 
     def landed(self, last: int) -> None:
         """That piece is in the store, or never will be."""

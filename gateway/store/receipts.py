@@ -67,6 +67,15 @@ SWEEP_ROWS = 1_000
 SWEEP_BATCHES = 50
 
 
+def last_receipt(environment: Environment, app_number: int) -> int:
+    """The last cursor of an app in the store, 0 where there is none."""
+    with environment.begin() as txn, txn.cursor(environment.db(Db.RECEIPTS)) as cursor:
+        there = cursor.prev() if cursor.set_range(receipts_key(app_number + 1, 0)) else cursor.last()
+        if not there or unpack_u32(bytes(cursor.key())) != app_number:
+            return 0
+        return unpack_u64(bytes(cursor.key())[4:]) + len(parse_receipts(bytes(cursor.value()))[1]) - 1
+
+
 class Receipts:
     """Control thread only; see model.ports.Receipts."""
 
@@ -123,19 +132,20 @@ class Receipts:
         for outcome in outcomes:
             by_app.setdefault(outcome.app, []).append(outcome.seq)
         now_s = self._clock() // 1_000
-        rows: list[Row] = []
-        first = self._numbers.take(len(outcomes))
+        of: dict[int, list[int]] = {}
         for app, seqs in by_app.items():
-            key = receipts_key(self._directory.app_number(app), first)
-            rows.append((PUT, Db.RECEIPTS, key, build_receipts(now_s, seqs)))
-            first += len(seqs)
-        return rows, first - 1
+            of.setdefault(self._directory.app_number(app), []).extend(seqs)
+        firsts = self._numbers.take({app: len(seqs) for app, seqs in of.items()})
+        rows: list[Row] = [
+            (PUT, Db.RECEIPTS, receipts_key(app, firsts[app]), build_receipts(now_s, seqs)) for app, seqs in of.items()
+        ]
+        return rows, max(firsts[app] + len(seqs) for app, seqs in of.items()) - 1
 
     def feed_packed(self, app_number: int, packed: bytes) -> tuple[list[Row], int]:
         """The same for packed sequences of one app."""
         at = pack_u32(self._clock() // 1_000)
         rows: list[Row] = []
-        first = self._numbers.take(len(packed) // 8)
+        first = self._numbers.take({app_number: len(packed) // 8})[app_number]
         for start in range(0, len(packed), 8 * FEED_ROW):
             part = packed[start : start + 8 * FEED_ROW]
             rows.append((PUT, Db.RECEIPTS, receipts_key(app_number, first), at + part))
@@ -143,7 +153,7 @@ class Receipts:
         return rows, first - 1
 
     def feed_landed(self, cursor: int) -> None:
-        self._landed = cursor
+        self._landed = max(self._landed, cursor)
         self._fed = True
         self._numbers.landed(cursor)
 
@@ -158,8 +168,10 @@ class Receipts:
         for wake in list(self._subscribers):
             wake()
 
-    def last_cursor(self) -> int:
-        return self._landed
+    def last_cursor(self, app: str) -> int:
+        if self._in_fleet:
+            return self._landed
+        return last_receipt(self._environment, self._directory.app_number(app))
 
     def watermark(self, seen: int = 0) -> int:
         """No receipt with a cursor at or below it will ever appear any more, whoever owns the partition then."""

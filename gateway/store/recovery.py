@@ -23,7 +23,7 @@ from gateway.store.environment import Environment
 from gateway.store.figures import Figures
 from gateway.store.history import History
 from gateway.store.journal import Journal
-from gateway.store.receipts import CURSOR_KEY
+from gateway.store.receipts import CURSOR_KEY, last_receipt
 from gateway.store.records import (
     BATCH,
     CURSORS_SHIFT,
@@ -39,10 +39,8 @@ from gateway.store.records import (
     parse_journal_head,
     parse_notification,
     parse_outcome,
-    parse_receipts,
     parse_seqs,
     parse_steps,
-    receipts_key,
     unpack_u32,
     unpack_u64,
 )
@@ -105,8 +103,7 @@ def read_marks(environment: Environment, first: int = 1) -> Marks:
 
     receipts = mark(CURSOR_KEY)
     for key, _ in environment.scan(Db.APPS):
-        for last in _last_receipts(environment, unpack_u32(key)):
-            receipts = max(receipts, last)
+        receipts = max(receipts, last_receipt(environment, unpack_u32(key)))
     return Marks(
         sequence=max(mark(MARK_KEY), *(above(db, 8, others) for db in _NUMBERED)),
         registration=max(mark(NUMBERS_KEY), above(Db.REGISTRATIONS, 4)),
@@ -114,15 +111,6 @@ def read_marks(environment: Environment, first: int = 1) -> Marks:
         receipts_told=mark(RECEIPTS_TOLD_KEY),
         deaths_told=mark(DEATHS_TOLD_KEY),
     )
-
-
-def _last_receipts(environment: Environment, app_number: int) -> list[int]:
-    """The last cursor of an app, or nothing."""
-    with environment.begin() as txn, txn.cursor(environment.db(Db.RECEIPTS)) as cursor:
-        there = cursor.prev() if cursor.set_range(receipts_key(app_number + 1, 0)) else cursor.last()
-        if not there or unpack_u32(bytes(cursor.key())) != app_number:
-            return []
-        return [unpack_u64(bytes(cursor.key())[4:]) + len(parse_receipts(bytes(cursor.value()))[1]) - 1]
 
 
 class Recovery:

@@ -32,6 +32,7 @@ from gateway.store.batch_rows import (
     parse_record,
 )
 from gateway.store.environment import Environment
+from gateway.store.receipts import CURSOR_KEY
 from gateway.store.records import (
     BATCH,
     NO_STATE,
@@ -63,6 +64,7 @@ from gateway.store.records import (
     unpack_u32,
     unpack_u64,
 )
+from gateway.store.recovery import RECEIPTS_TOLD_KEY
 from gateway.store.schedules import build_tie, parse_tie
 from gateway.store.split_registrations import SplitRegistrations
 from gateway.store.split_scratch import Seat, SplitScratch, Spot
@@ -389,10 +391,13 @@ class SplitPushes:
                 self._targets[spot.partition].put(Db.STEPS, pack_u64(spot.seq) + key[8:], raw)
 
     def _feed(self) -> None:
-        """Cursors stay: those of a fleet are above them, so readers go on where they are."""
+        """Cursors stay, and each partition goes on above all of them: readers go on where they are."""
+        mark = self._source.get(Db.META, CURSOR_KEY)
+        last = 0 if mark is None else unpack_u64(mark)
         for key, raw in self._source.scan(Db.RECEIPTS):
             app, first = unpack_u32(key), unpack_u64(key[4:])
             at_s, seqs = parse_receipts(raw)
+            last = max(last, first + len(seqs) - 1)
             runs: dict[int, tuple[int, list[int]]] = {}
             for cursor, seq in enumerate(seqs, first):
                 self._tick()
@@ -409,6 +414,8 @@ class SplitPushes:
                 run.append(spot.seq)
             for partition, (begin, run) in runs.items():
                 self._put_receipts(partition, app, begin, at_s, run)
+        for target in self._targets:
+            target.put(Db.META, RECEIPTS_TOLD_KEY, pack_u64(last))
 
     def _put_receipts(self, partition: int, app: int, cursor: int, at_s: int, seqs: list[int]) -> None:
         self._targets[partition].put(Db.RECEIPTS, receipts_key(app, cursor), build_receipts(at_s, seqs))

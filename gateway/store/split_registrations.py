@@ -24,6 +24,7 @@ from gateway.store.records import (
     build_seqs,
     name_key,
     pack_u32,
+    pack_u64,
     parse_app,
     parse_dead_order_key,
     parse_journal_head,
@@ -32,6 +33,7 @@ from gateway.store.records import (
     unpack_u32,
     unpack_u64,
 )
+from gateway.store.recovery import DEATHS_TOLD_KEY
 from gateway.store.split_scratch import Seat, SplitScratch
 from gateway.store.split_target import SplitTarget
 from gateway.store.tokens import device_hash, token_of_triple
@@ -204,9 +206,13 @@ class SplitRegistrations:
             ordered = parse_dead_order_key(key)
             self._at(key[1:] if ordered is None else ordered[1]).put(Db.DEAD, key, raw)
             self.dead += ordered is None
+        last = 0
         for key, raw in self._source.scan(Db.DEATHS):
-            # cursors stay: those of a fleet are above them, so a feed goes on where its reader left it
+            # cursors stay, and each partition goes on above all of them: a feed goes on where its reader left it
             self._at(token_of_death(raw)).put(Db.DEATHS, key, raw)
+            last = max(last, unpack_u64(key[4:]))
+        for target in self._targets:
+            target.put(Db.META, DEATHS_TOLD_KEY, pack_u64(last))
         # how far a feed has come counts for the part of it in each partition
         for key, raw in self._source.scan(Db.POSITIONS):
             for target in self._targets:

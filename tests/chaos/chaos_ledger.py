@@ -81,6 +81,7 @@ class Ledger:
         self._acked: dict[Pair, _Acked] = {}
         self._unproved: dict[int, set[Pair]] = {}  # generation → processed, not durable
         self._tokens: dict[Device, str] = {}
+        self._holders: dict[str, Device] = {}  # token → device
         self._feed: list[tuple[int, str, int]] = []  # cursor, push id, delivery
         self._fed: dict[tuple[str, int], int] = {}  # (push id, delivery) → cursor
 
@@ -142,6 +143,7 @@ class Ledger:
         known = self._tokens.get(device)
         if known is None:
             self._tokens[device] = token
+            self._holders[token] = device
         elif known != token:
             self.violate(f"device {device}: another token after a restart")
         elif created:
@@ -221,8 +223,9 @@ class Ledger:
     def cursor(self) -> int:
         return self._feed[-1][0] if self._feed else 0
 
-    def receipt(self, cursor: int, push_id: str, delivery: int, state: str) -> None:
-        """One line of the feed, read with `cursor` of the line before."""
+    def receipt(self, cursor: int, push_id: str, delivery: int, state: str, token: str) -> None:
+        """One line of the feed, read with `cursor` of the line before. `delivery`: its place in the push; empty token:
+        nobody's."""
         if cursor <= self.cursor:
             self.violate(f"receipt {cursor} came after {self.cursor}")
         first = self._fed.setdefault((push_id, delivery), cursor)
@@ -236,8 +239,10 @@ class Ledger:
                 self.violate(f"{push.mark}: a receipt says recalled, and nobody asked for it")
         elif state != "acked":
             self.violate(f"delivery {delivery} ended as {state}")
-        elif delivery in self._device_of:
-            pair = (self._device_of[delivery], delivery)
+        elif push is None or token not in self._holders:
+            pass  # which push it was, or whose, is not known
+        elif (note_id := self._id_of.get((push.mark, self._holders[token]))) is not None:
+            pair = (self._holders[token], note_id)
             # The link is not known: only that it must not come on a later one.
             self._acked.setdefault(pair, _Acked(LinkMark(pair[0], -1, 0)))
             if not self._acked[pair].durable_at:

@@ -253,7 +253,7 @@ class Provider:
         """The next page of the feed after the last cursor seen, over all restarts."""
         rows = await self._door.receipts(self._ledger.cursor, wait=wait)
         for row in rows:
-            self._ledger.receipt(row["cursor"], row["push"], row["delivery"], row["state"])
+            self._ledger.receipt(row["cursor"], row["push"], row["delivery"], row["state"], row["token"] or "")
         return len(rows)
 
     # --- the end

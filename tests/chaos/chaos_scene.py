@@ -106,7 +106,7 @@ class Scene:
         await self.door.two_commits()
         while rows := await self.door.receipts(self.ledger.cursor):
             for row in rows:
-                self.ledger.receipt(row["cursor"], row["push"], row["delivery"], row["state"])
+                self.ledger.receipt(row["cursor"], row["push"], row["delivery"], row["state"], row["token"] or "")
 
     async def receipts_of(self, pushes: int) -> None:
         """Wait until the feed tells of so many deliveries."""

@@ -93,18 +93,22 @@ class Story:
         self.frames: list[Frame] = list(history.of(Frame))
         self.firsts: dict[tuple[str, str], tuple[int, Frame]] = {}  # (op, registration) → place, its first frame
         self.shown: dict[tuple[str, str], list[Shown]] = {}
-        self.receipts: dict[tuple[str, int], list[Receipted]] = {}  # (app, delivery) → as followed
+        self.receipts: dict[tuple[str, str, int], list[Receipted]] = {}  # (app, push, delivery) → as followed
+        self.receipts_by: dict[tuple[str, str], list[Receipted]] = {}  # (push, registration) → the same
+        self.ids: dict[tuple[str, str], set[int]] = {}  # (op, registration) → what its frames were numbered
         self.acked_ids: dict[tuple[int, int], float] = {}  # (device, delivery) → when its ack was written first
         self.windows: list[tuple[float, float]] = []
         for asked in history.of(Asked):
             self.pushes[asked.op] = Push(asked)
         for place, frame in enumerate(self.frames):
             self.firsts.setdefault((frame.op, frame.reg), (place, frame))
+            self.ids.setdefault((frame.op, frame.reg), set()).add(frame.id)
         for shown in history.of(Shown):
             self.shown.setdefault((shown.op, shown.reg), []).append(shown)
         for receipt in history.of(Receipted):
             if not receipt.whole:
-                self.receipts.setdefault((receipt.app, receipt.delivery), []).append(receipt)
+                self.receipts.setdefault((receipt.app, receipt.push, receipt.delivery), []).append(receipt)
+                self.receipts_by.setdefault((receipt.push, receipt.reg), []).append(receipt)
         self._put_links_together()
         self._put_answers_together()
         self._put_faults_together()
@@ -162,12 +166,13 @@ class Story:
 
     def state_of(self, push: Push, reg: str) -> str:
         """What the feed says of a push's delivery to a registration; empty: nothing."""
-        first = self.firsts.get((push.op, reg))
-        if first is not None:
-            found = self.receipts.get((push.asked.app, first[1].id))
-            return found[0].state if found else ""
-        states = [r.state for rs in self.receipts.values() for r in rs if r.push in push.ids and r.reg == reg]
+        states = [receipt.state for receipt in self.receipts_of(push, reg)]
         return states[0] if states else ""
+
+    def receipts_of(self, push: Push, reg: str) -> list[Receipted]:
+        """Of a push's delivery to a registration; a push to one has but one, whoever the token is by now."""
+        names = (reg, "") if len(push.asked.wanted) == 1 else (reg,)
+        return [receipt for id in push.ids for name in names for receipt in self.receipts_by.get((id, name), ())]
 
 
 def device_of(reg: str) -> int:
@@ -210,7 +215,7 @@ def twice(story: Story) -> Iterator[Broken]:
         push = story.pushes.get(frame.op)
         if push is None or push.asked.broadcast:
             continue
-        for receipt in story.receipts.get((push.asked.app, frame.id), ()):
+        for receipt in story.receipts_of(push, frame.reg):
             if receipt.state == "acked" and story.links[frame.link].up_at > receipt.at:
                 yield Broken("twice", f"{frame.op} was sent to {frame.reg} again though its ack was receipted")
 
@@ -318,7 +323,7 @@ def feed(story: Story) -> Iterator[Broken]:
             others = partitions if receipt.cursor == last else set()
             cursors[receipt.app] = receipt.cursor, {*others, partition}
         followed.setdefault(receipt.app, set()).add(row)
-    for (app, delivery), receipts in story.receipts.items():
+    for (app, _, delivery), receipts in story.receipts.items():
         if len(receipts) > 1:
             yield Broken("feed", f"delivery {delivery} of {app} has {len(receipts)} receipts")
     for app in whole:
@@ -356,7 +361,8 @@ def ends(story: Story) -> Iterator[Broken]:
 
 def _wrong_end(story: Story, push: Push, receipt: Receipted) -> str:
     if receipt.state == "acked":
-        if receipt.reg and (device_of(receipt.reg), receipt.delivery) not in story.acked_ids:
+        ids = story.ids.get((push.op, receipt.reg), ())
+        if receipt.reg and not any((device_of(receipt.reg), id) in story.acked_ids for id in ids):
             return f"and {receipt.reg} acked nothing"
         return ""
     if receipt.state == "recalled":

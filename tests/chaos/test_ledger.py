@@ -177,7 +177,7 @@ def test_a_proof_by_another_process_proves_nothing(story: Story) -> None:
 def test_a_receipt_proves_an_ack(story: Story) -> None:
     story.push("p")
     story.get(story.link(), 5)
-    story.ledger.receipt(1, "id of p", 5, "acked")
+    story.ledger.receipt(1, "id of p", 5, "acked", "token 0")
     story.kill()
     story.get(story.link(), 5)
     assert "its ack was durable" in story.broken[0]
@@ -208,25 +208,34 @@ def test_the_feed_rises_and_tells_of_a_delivery_once(story: Story) -> None:
     story.push("p", ANN, BOB)
     story.get(story.link(ANN), 5)
     story.get(story.link(BOB), 6)
-    story.ledger.receipt(1, "id of p", 5, "acked")
-    story.ledger.receipt(2, "id of p", 6, "acked")
+    story.ledger.receipt(1, "id of p", 5, "acked", "token 0")
+    story.ledger.receipt(2, "id of p", 6, "acked", "token 1")
     assert not story.broken
-    story.ledger.receipt(3, "id of p", 6, "acked")
-    story.ledger.receipt(3, "id of p", 7, "acked")
-    story.ledger.receipt(4, "id of p", 5, "expired")
+    story.ledger.receipt(3, "id of p", 6, "acked", "token 1")
+    story.ledger.receipt(3, "id of p", 7, "acked", "token 1")
+    story.ledger.receipt(4, "id of p", 5, "expired", "token 0")
     assert len(story.broken) >= 4
+
+
+def test_a_receipt_of_an_ack_that_nobody_sent_is_found(story: Story) -> None:
+    story.push("p", ANN, BOB)
+    story.get(story.link(ANN), 5)
+    story.ledger.receipt(1, "id of p", 1, "acked", "token 0")
+    assert not story.broken
+    story.ledger.receipt(2, "id of p", 2, "acked", "token 1")
+    assert "no device got it" in story.broken[0]
 
 
 def test_a_receipt_of_a_recall_nobody_asked_for_is_found(story: Story) -> None:
     story.push("p")
-    story.ledger.receipt(1, "id of p", 5, "recalled")
+    story.ledger.receipt(1, "id of p", 5, "recalled", "token 0")
     assert story.broken
 
 
 def test_a_feed_with_a_gap_or_a_loss_is_found(story: Story) -> None:
     story.push("p")
     story.get(story.link(), 5)
-    story.ledger.receipt(2, "id of p", 5, "acked")
+    story.ledger.receipt(2, "id of p", 5, "acked", "token 0")
     story.ledger.compare_feed([(2, "id of p", 5)])
     assert not story.broken
     story.ledger.compare_feed([(1, "id of q", 4), (2, "id of p", 5)])

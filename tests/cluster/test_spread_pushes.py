@@ -15,10 +15,12 @@ from spread_rig import PARTITIONS, RigCore, World, until
 from store_rig import APP, START_MS
 
 from gateway.cluster.memory_broadcasts import SharedBroadcasts
+from gateway.fleet.core_pushes import MOST_TAKES
 from gateway.fleet.spread import TAKE, Answer, Ask, parse_answers, parse_ask
 from gateway.metrics import Metric
+from gateway.model.cluster import first_seq
 from gateway.model.condition import Condition
-from gateway.model.errors import BadRequest, NodeUnreachable, UnknownPush
+from gateway.model.errors import BadRequest, NodeUnreachable, QueueFull, UnknownPush
 from gateway.model.notification import Content, Notification, Target
 from gateway.model.outcome import State
 from gateway.model.registration import build_token
@@ -93,6 +95,30 @@ async def test_a_condition_is_looked_for_in_each_partition(world: World) -> None
     await until(
         lambda: all(sum(n for (_, t), n in core.came.items() if t == "vip") == 1 for core in world.cores.values())
     )
+
+
+async def test_an_app_with_many_audiences_leaves_another_its_place(world: World) -> None:
+    core = world.cores[0]
+
+    def kept(app: str, at: int) -> Notification:
+        return Notification(
+            seq=first_seq(1) + at,
+            app=app,
+            target=Target(where=Condition(tag="vip")),
+            content=Content(text="t"),
+            accepted_ms=START_MS,
+            expires_s=START_MS // 1_000 + 60,
+            ack_ms=3_000,
+            notifier_ack_ms=30_000,
+        )
+
+    flood = [core.pushes.take(kept("flood", at)) for at in range(MOST_TAKES)]
+    *told, of_another = await asyncio.gather(*flood, core.pushes.take(kept(APP, 5_000)), return_exceptions=True)
+    assert [isinstance(each, QueueFull) for each in told] == [False] * (MOST_TAKES * 3 // 4) + [True] * (
+        MOST_TAKES // 4
+    )
+    assert of_another == 0
+    assert await core.pushes.take(kept("flood", 6_000)) == 0
 
 
 async def test_nobody_of_that_alias_leaves_a_record_at_home_alone(world: World) -> None:

@@ -149,7 +149,7 @@ class WebPushRoutes:
         if not options.wants_receipt:
             return None
         if named is None:
-            return self._book.open(app.number)
+            return self._book.open(app)
         try:
             path = urlsplit(named.strip().strip("<>")).path
         except ValueError:

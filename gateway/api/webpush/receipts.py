@@ -26,6 +26,7 @@ from gateway.api.webpush.problem import CORS
 from gateway.api.webpush.resources import Subscription
 from gateway.model.outcome import State
 from gateway.model.ports import Receipt
+from gateway.model.registration import App
 
 #: receipts of the app looked at in one turn of the loop
 PAGE = 100
@@ -78,8 +79,8 @@ class ReceiptBook:
     def watch(self, app: str) -> contextlib.AbstractContextManager[asyncio.Event]:
         return self._routes.watch(f"{app} webpush")
 
-    def open(self, app_number: int) -> Subscription:
-        return Subscription(app_number, self.backend.receipts.last_cursor(), secrets.randbits(32))
+    def open(self, app: App) -> Subscription:
+        return Subscription(app.number, self.backend.receipts.last_cursor(app.name), secrets.randbits(32))
 
     def note(self, app: str, seq: int, subscription: Subscription, expires_s: int) -> None:
         """Call it in the turn that accepts the push: both are one commit then."""

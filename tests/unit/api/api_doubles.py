@@ -225,15 +225,15 @@ class Floors:
     def after(self, app: str, cursor: int, limit: int) -> list[Receipt]:
         return [r for r in self.feed if r.cursor > cursor and r.outcome.app == app][:limit]
 
-    def last_cursor(self) -> int:
-        return self.feed[-1].cursor if self.feed else 0
+    def last_cursor(self, app: str) -> int:
+        return max((row.cursor for row in self.feed if row.outcome.app == app), default=0)
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         self.wakes.append(wake)
         return lambda: self.wakes.remove(wake)
 
     def settle(self, app: str, *, registration: int = 1, notification: int = 5) -> int:
-        cursor = self.last_cursor() + 1
+        cursor = self.feed[-1].cursor + 1 if self.feed else 1
         steps = [Step(7, "sent", "edge"), Step(9, "acked", "edge")]
         outcome = Outcome(notification, notification, registration, app, State.ACKED, 9, steps)
         self.feed.append(Receipt(cursor, outcome))

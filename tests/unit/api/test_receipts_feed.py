@@ -10,6 +10,7 @@ import pytest
 from api_doubles import Door, error_of
 
 from gateway.metrics import Metric
+from gateway.model.cluster import first_seq
 from gateway.model.outcome import CARD, Outcome, State, Step
 from gateway.model.ports import Receipt
 
@@ -39,6 +40,17 @@ async def test_pages_by_cursor_and_only_ones_own(door):
         assert [s["what"] for s in receipt["steps"]] == ["sent", "acked"]
         body = (await client.get("/v1/receipts?after=99")).json()
         assert body == {"receipts": [], "cursor": 99}
+
+
+async def test_a_delivery_is_named_by_its_place_in_its_push_alone(door):
+    beyond = first_seq(3)
+    for seq, notification in ((70_000, 70_000), (70_003, 70_001), (beyond + 9, beyond + 7)):
+        door.floors.feed.append(
+            Receipt(len(door.floors.feed) + 1, Outcome(seq, notification, 1, "chat", State.ACKED, 9, []))
+        )
+    async with door.provider() as client:
+        receipts = (await client.get("/v1/receipts")).json()["receipts"]
+    assert [receipt["delivery"] for receipt in receipts] == [0, 2, beyond + 2]
 
 
 async def test_the_end_of_a_download_names_the_download_and_nobodys_token(door):
@@ -135,11 +147,12 @@ class Stream:
 
 async def test_the_stream_begins_now_and_sends_each_receipt_once(door):
     door.floors.settle("chat")
+    door.floors.settle("other")
     stream = Stream(door)
     await turns()
     assert dict(stream.sent[0]["headers"])[b"content-type"].startswith(b"text/event-stream")
     assert stream.events == []
-    assert "id: 1\n\n" in stream.text  # where to resume, before the first event
+    assert "id: 1\n\n" in stream.text  # where to resume, before the first event: behind its own, not another's
     later = [door.floors.settle("chat"), door.floors.settle("chat")]
     await turns()
     assert [e["id"] for e in stream.events] == later == [e["cursor"] for e in stream.events]

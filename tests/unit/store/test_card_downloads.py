@@ -262,7 +262,7 @@ async def test_downloads_and_pushes_share_numbers_and_the_feed(tmp_path: Path) -
     assert [line.outcome.seq for line in lines] == [seq, made.number]
     assert [{step.channel for step in line.outcome.steps} for line in lines] == [{"edge"}, {"card"}]
     assert store.receipts.after(APP, lines[0].cursor, 10) == lines[1:]
-    assert store.receipts.last_cursor() == lines[1].cursor
+    assert store.receipts.last_cursor(APP) == lines[1].cursor
     assert len({seq, made.number}) == 2
     assert store.card_downloads.read(seq) is None
     await store.close()

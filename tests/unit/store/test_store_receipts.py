@@ -21,9 +21,10 @@ from store_rig import (
     with_app,
 )
 
+from gateway.model.cluster import CURSOR_SHIFT
 from gateway.model.errors import StoreUnavailable
 from gateway.model.outcome import State
-from gateway.store.records import Db, build_receipts, parse_receipts
+from gateway.store.records import PUT, Db, build_receipts, parse_receipts, receipts_key
 
 DAY_MS = 86_400_000
 
@@ -49,8 +50,8 @@ async def test_the_feed_is_each_apps_own_in_commit_order_and_resumes_anywhere(tm
                 assert part == feed[start + 1 : start + 1 + limit]
         assert [receipt.outcome.seq for receipt in store.receipts.after("other", 0, 100)] == others
         assert store.receipts.after("nobody", 0, 100) == []
-        assert store.receipts.last_cursor() == 14
-        assert store.receipts.after(APP, store.receipts.last_cursor(), 100) == []
+        assert [store.receipts.last_cursor(app) for app in (APP, "nobody")] == [feed[-1].cursor, 0]
+        assert store.receipts.after(APP, store.receipts.last_cursor(APP), 100) == []
         await store.close()
         store = await open_store(tmp_path)
     await store.close()
@@ -59,7 +60,7 @@ async def test_the_feed_is_each_apps_own_in_commit_order_and_resumes_anywhere(tm
 async def test_watchers_are_woken_once_a_commit_that_settled_something(tmp_path: Path) -> None:
     store = await with_app(await open_store(tmp_path))
     woken: list[int] = []
-    unsubscribe = store.receipts.subscribe(lambda: woken.append(store.receipts.last_cursor()))
+    unsubscribe = store.receipts.subscribe(lambda: woken.append(len(store.receipts.after(APP, 0, 10))))
     seqs = [push(store, 1)[0] for _ in range(4)]
     await store.committer.flush()
     assert woken == []
@@ -164,7 +165,7 @@ async def test_history_past_retention_is_swept_and_nothing_else(tmp_path: Path) 
     recent, _ = push(store, 1)
     settle(store, recent)
     await store.committer.flush()
-    cursor = store.receipts.last_cursor()
+    cursor = store.receipts.last_cursor(APP)
 
     clock.now_ms += DAY_MS + 1_000
     store.sweep()
@@ -181,8 +182,48 @@ async def test_history_past_retention_is_swept_and_nothing_else(tmp_path: Path) 
     for db in (Db.OUTCOMES, Db.RECEIPTS, Db.PUSHES, Db.FIGURES):
         assert store._environment.entries(db) == 0
     await store.close()
+    clock.now_ms -= 5 * DAY_MS
     store = await open_store(tmp_path, clock)
-    assert store.receipts.last_cursor() == cursor, "an empty feed does not start anew"
+    settle(store, push(store, 1)[0])
+    await store.committer.flush()
+    assert len(store.receipts.after(APP, cursor, 10)) == 1, "an empty feed does not start anew, wherever the clock is"
+    await store.close()
+
+
+@pytest.mark.parametrize("others", [0, 3_000])
+async def test_cursors_of_an_app_do_not_tell_how_much_others_have(tmp_path: Path, others: int) -> None:
+    clock = Clock()
+    store = await with_app(await with_app(await open_store(tmp_path, clock)), "other")
+    begin, last = clock.now_ms << CURSOR_SHIFT, store.receipts.last_cursor(APP)
+    for _ in range(2):
+        mine = [push(store, 1)[0] for _ in range(3)]
+        settle(store, mine[0])
+        if others:
+            store.receipts.feed_packed(store.directory.app_number("other"), bytes(8 * others))
+        settle(store, *mine[1:])
+    clock.now_ms += 1
+    settle(store, push(store, 1)[0])
+    await store.committer.flush()
+    cursors = [receipt.cursor - begin for receipt in store.receipts.after(APP, 0, 100)]
+    assert (last, cursors) == (0, [*range(6), 1 << CURSOR_SHIFT])
+    assert store.receipts.last_cursor("other") == 0
+    await store.close()
+
+
+async def test_cursors_go_on_behind_those_that_were_counted_before(tmp_path: Path) -> None:
+    """An older version numbered all apps in one row from 1; and a clock may have been ahead."""
+    clock = Clock()
+    store = await with_app(await open_store(tmp_path, clock))
+    for before in (4_711, (clock.now_ms + DAY_MS) << CURSOR_SHIFT):
+        row = (PUT, Db.RECEIPTS, receipts_key(1, before), build_receipts(clock.now_ms // 1_000, [1]))
+        await store.committer.accept([row])
+        await store.close()
+        store = await open_store(tmp_path, clock)
+        assert store.receipts.last_cursor(APP) == before
+        seq, _ = push(store, 1)
+        settle(store, seq)
+        await store.committer.flush()
+        assert [receipt.outcome.seq for receipt in store.receipts.after(APP, before, 10)] == [seq]
     await store.close()
 
 
