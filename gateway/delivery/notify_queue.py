@@ -87,7 +87,7 @@ class NotifyQueue:
         delivery: Delivery,
         load: Callable[[Job], Call | None],
         on_result: Callable[[Job, NotifierResult], None],
-        on_gone: Callable[[str, Registration], None] = lambda _name, _registration: None,
+        on_gone: Callable[[str, Registration, NotifierResult], NotifierResult | None] = lambda _n, _r, result: result,
         on_room: Callable[[int], None] = lambda _seq: None,
         metrics: Metrics,
         clock: Callable[[], int],
@@ -292,12 +292,16 @@ class NotifyQueue:
             lane.in_flight -= 1
             self._under_way.give(lane.app)
             self._unpark()
-        if result.gone:
-            self._on_gone(self.name, call[1])
         if not result.ok and not result.dead and result.retry_after_ms:
             self._rest(lane, result.retry_after_ms)
+        left_ms = self._rest_left_ms(lane)
+        is_again = not result.asked and left_ms > 0
+        if result.gone:
+            stands = self._on_gone(self.name, call[1], result)
+            is_again = stands is None  # to the address that took the place of this one
+            result = stands or NotifierResult(ok=False, retry_after_ms=left_ms, detail="upstream rests", asked=False)
         # Where another call has learned meanwhile that the rest is a long one, this one goes back like the others.
-        if not result.asked and 0 < self._rest_left_ms(lane) <= self._hold_ms:
+        if is_again and left_ms <= self._hold_ms:
             lane.jobs.appendleft(job)
             self._waiting.take(lane.app)
         else:

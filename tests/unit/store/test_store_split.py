@@ -448,6 +448,7 @@ async def test_hours_of_the_last_connection_and_histories_come_along(tmp_path: P
     seq, commit = push(store, numbers["phone-1"])
     await commit
     store.journal.set_state(seq, State.NOTIFIED, 2)
+    store.journal.step(seq, Step(START_MS, "notifier_failed", "apns"))
     store.journal.step(seq, Step(START_MS, "notified", "webhook"))
     store.write_behind()
     await store.journal.committed()
@@ -460,7 +461,7 @@ async def test_hours_of_the_last_connection_and_histories_come_along(tmp_path: P
     delivery = there.journal.get(seq)
     assert delivery is not None
     assert delivery.hop == 2
-    assert [step.what for step in there._history.steps_of(seq)] == ["notified"]
+    assert [step.what for step in there._history.steps_of(seq)] == ["notifier_failed", "notified"]
     await close(parts)
 
 
