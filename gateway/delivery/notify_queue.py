@@ -7,8 +7,8 @@ each. What each bound does when it is reached, counted by `heliograph_notifier_b
   (`on_room`) when the lane is half empty;
 - busy lanes: one that only rests gives way (its upstream is still left alone by the notifier's own circuit), else the
   call is refused as above;
-- calls under way in all: three quarters for anybody, the last quarter only for lanes that have none under way, so lanes
-  that hang do not keep a new one from its first call;
+- calls under way in all: three quarters for anybody, and of the last quarter a lane takes while it has less under way
+  than is left: lanes that hang or are slow leave others more than a call at a time;
 - calls under way of one lane: its others wait in the lane.
 
 Waiting calls, lanes and calls under way are shared by the apps (`model/shares.py`): the devices of one may name a
@@ -96,7 +96,7 @@ class NotifyQueue:
         self._notifier = notifier
         self._concurrency = delivery.notifier_concurrency
         self._under_way = Shares(delivery.notifier_concurrency)
-        self._shared = self._concurrency - self._concurrency // 4
+        self._reserve = self._concurrency // 4
         self._lane_concurrency = delivery.notifier_lane_concurrency
         self._waiting = Shares(delivery.notifier_queue)
         self._lane_capacity = delivery.notifier_lane_queue
@@ -210,9 +210,11 @@ class NotifyQueue:
         for _ in range(min(SLICE, len(self._returned))):
             job, left_ms = self._returned.popleft()
             self._give(job, NotifierResult(ok=False, retry_after_ms=left_ms, detail="upstream rests", asked=False))
+        is_done = False
         for _ in range(SLICE):
             lane = self._next_lane()
             if lane is None:
+                is_done = True
                 break
             if lane.jobs and not self._rest_left_ms(lane):
                 if not self._under_way.has_room(lane.app):
@@ -227,7 +229,7 @@ class NotifyQueue:
             if told < SLICE and self._refused:
                 told += self._tell(self._refused.turn(), SLICE - told)
         is_idle = not self._calls and not self._waiting.taken
-        if self._returned or self._can_go_on() or (self._refused and is_idle):
+        if self._returned or not is_done or (self._refused and is_idle):
             self._pump_soon()
         self._show()
 
@@ -246,9 +248,15 @@ class NotifyQueue:
         return len(seqs)
 
     def _next_lane(self) -> Lane | None:
-        if not self._can_go_on():
-            return None
-        return (self._first or self._more).popitem(last=False)[0]
+        left = self._concurrency - self._under_way.taken
+        if self._first and left:
+            return self._first.popitem(last=False)[0]
+        if self._more and left > self._reserve:
+            return self._more.popitem(last=False)[0]
+        lane = next((lane for lane in self._more if lane.in_flight < left), None)
+        if lane is not None:
+            del self._more[lane]
+        return lane
 
     def _unpark(self) -> None:
         """A call has ended: one lane of each app that has room again stands in line again."""
@@ -262,11 +270,6 @@ class NotifyQueue:
                 self._forget_idle(lane)  # given back, or it rests: the next one
             if not lanes:
                 del self._parked[app]
-
-    def _can_go_on(self) -> bool:
-        if self._first:
-            return self._under_way.taken < self._concurrency
-        return bool(self._more) and self._under_way.taken < self._shared
 
     def _start(self, lane: Lane) -> None:
         job = lane.jobs.popleft()

@@ -160,6 +160,21 @@ async def test_lane_that_hangs_starves_no_other(build: Any) -> None:
     assert bench.notifier.most["all"] <= 8
 
 
+async def test_slow_lanes_leave_a_healthy_one_more_than_a_call_at_a_time(build: Any) -> None:
+    bench = build(notifier_concurrency=32, notifier_lane_concurrency=8, notifier_timeout_s=60)
+    slow = {f"slow {n}" for n in range(4)}
+    bench.notifier.hanging = set(slow)
+    for lane in slow:
+        bench.offer(lane, 20)
+    await bench.turns()
+    under_way = [bench.notifier.under_way[lane] for lane in slow]
+    assert sum(under_way) >= 24
+    bench.offer("fine", 50)
+    await bench.until("fine", 50)
+    left = 32 - sum(bench.notifier.under_way[lane] for lane in slow)
+    assert bench.notifier.most["fine"] == (left + 1) // 2 > 2
+
+
 async def test_app_with_a_thousand_upstreams_that_hang_leaves_room_for_another(build: Any) -> None:
     bench = build(notifier_concurrency=16, notifier_lanes=64, notifier_queue=400, notifier_timeout_s=60)
     lanes = [f"evil {n}" for n in range(1_000)]
