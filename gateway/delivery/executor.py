@@ -122,6 +122,10 @@ class Executor:
         """What a fallback chain may hold, by name."""
         return self._notifiers
 
+    async def drain(self, seconds: float) -> None:
+        """No call of a notifier begins any more; those under way have so long to end."""
+        await asyncio.gather(*(queue.drain(seconds) for queue in self._queues.values()))
+
     async def close(self) -> None:
         await asyncio.gather(*(queue.close() for queue in self._queues.values()))
 

@@ -120,6 +120,7 @@ class NotifyQueue:
         self._returned: deque[tuple[Job, int]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._is_pumping = False
+        self._is_draining = False
         self._closed = False
 
     def __len__(self) -> int:
@@ -198,14 +199,14 @@ class NotifyQueue:
         self._pump_soon()
 
     def _pump_soon(self) -> None:
-        if not self._is_pumping and not self._closed:
+        if not self._is_pumping and not self._is_draining and not self._closed:
             self._is_pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         """Give back what has to go back, then start calls, one a lane and turn, at most a slice of them."""
         self._is_pumping = False
-        if self._closed:
+        if self._is_draining or self._closed:
             return
         for _ in range(min(SLICE, len(self._returned))):
             job, left_ms = self._returned.popleft()
@@ -388,8 +389,16 @@ class NotifyQueue:
         self._metrics.set(Metric.NOTIFIER_QUEUED, self._waiting.taken, label=self.name)
         self._metrics.set(Metric.NOTIFIER_LANES, len(self._lanes), label=self.name)
 
+    async def drain(self, seconds: float) -> None:
+        """Begin no more calls, and give those under way so long to end: one that is cut off is made again after the
+        next start."""
+        self._is_draining = True
+        if self._calls:
+            await asyncio.wait(set(self._calls), timeout=seconds)
+
     async def close(self) -> None:
-        """Drop what waits (it is pending in the journal), end the calls under way, close the notifier."""
+        """Drop what waits (it is pending in the journal), end the calls under way. The notifier is left to others: it
+        is one for all partitions of a node."""
         self._closed = True
         for lane in list(self._lanes.values()):
             self._waiting.give(lane.app, len(lane.jobs))
@@ -402,4 +411,3 @@ class NotifyQueue:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        await self._notifier.close()

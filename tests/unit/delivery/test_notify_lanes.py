@@ -377,13 +377,40 @@ async def test_fault_of_ours_ends_one_call_and_no_more(build: Any) -> None:
     assert set(bench.results) == {2}
 
 
+async def test_drain_lets_calls_under_way_end_and_begins_no_more(build: Any) -> None:
+    bench = build(notifier_concurrency=2)
+    bench.notifier.hanging = {"a"}
+    bench.offer("a", 5)
+    await bench.turns()
+    assert bench.notifier.under_way["a"] == 2
+    draining = asyncio.create_task(bench.queue.drain(60))
+    await bench.turns()
+    assert not draining.done()
+    assert bench.offer("b") == [None]  # it waits, and is pending in the journal
+    bench.notifier.released.set()
+    await draining
+    await bench.turns()
+    assert [result.ok for result in bench.results.values()] == [True, True]
+    assert len(bench.notifier.calls) == 2
+
+
+async def test_drain_has_an_end(build: Any) -> None:
+    bench = build()
+    bench.notifier.hanging = {"a"}
+    bench.offer("a")
+    await bench.turns()
+    await bench.queue.drain(0.01)
+    assert not bench.results
+    assert bench.notifier.under_way["a"] == 1
+
+
 async def test_close_ends_what_is_under_way_and_takes_nothing_more(build: Any) -> None:
     bench = build()
     bench.notifier.hanging = {"a"}
     bench.offer("a", 100)
     await bench.turns()
     await bench.queue.close()
-    assert bench.notifier.closed
+    assert not bench.notifier.closed  # it is others' too
     assert not bench.results
     assert bench.notifier.under_way["all"] == 0
     assert bench.offer("a")[0] is not None
