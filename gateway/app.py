@@ -185,7 +185,7 @@ class Gateway:
         self.api.reload_tls()
 
     async def drain(self) -> None:
-        """Take no more pushes and connections, send the devices away in turn, commit."""
+        """Take no more pushes and connections, send the devices away in turn, let calls of notifiers end, commit."""
         self.draining = True
         await self.operator.stop_asking()
         await self.api.stop()
@@ -193,7 +193,7 @@ class Gateway:
             await self.im.stop()
         drain_s = self.config.edge.drain_s
         cards = [] if self.cards is None else [self.cards.drain(drain_s)]
-        await asyncio.gather(self.edge.drain(drain_s), *cards)
+        await asyncio.gather(self.edge.drain(drain_s), self.core.drain(drain_s), *cards)
 
     async def stop(self) -> None:
         """End everything that runs; what is pending stays in the journal."""

@@ -145,6 +145,10 @@ class PushCore:
         await self.receipts_webhook.close()
         await self.t8_reports.close()
 
+    async def drain(self, seconds: float) -> None:
+        """Call no notifier any more; calls under way have so long to end."""
+        await self.dispatcher.drain(seconds)
+
     async def close_delivery(self) -> None:
         """Nothing is sent any more; what is pending stays in the journal."""
         await self.scheduler.close()

@@ -164,7 +164,8 @@ class Delivery:
     max_schedule_s: int = within(31_536_000, 0, 315_360_000)
     # message bodies up to this size go with the notification where the push says body = auto
     inline_bytes: int = 4_096
-    # notifier calls under way at once, for each notifier; a quarter is kept for lanes that have none under way
+    # notifier calls under way at once, for each notifier; of the last quarter a lane takes while it has less than
+    # is left
     notifier_concurrency: int = within(256, 1, 10_000)
     # notifier calls waiting, for each notifier; past it the delivery waits until there is room. Of this, of lanes and
     # of calls at once one app leaves a quarter to others

@@ -114,6 +114,9 @@ class Dispatcher:
         self.broadcast.load()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="delivery-timers")
 
+    async def drain(self, seconds: float) -> None:
+        await self._executor.drain(seconds)
+
     async def close(self) -> None:
         """Stop timers and notifiers; what is pending stays in the journal."""
         if self._task is not None:

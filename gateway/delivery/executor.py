@@ -117,6 +117,10 @@ class Executor:
         """What a fallback chain may hold, by name."""
         return self._notifiers
 
+    async def drain(self, seconds: float) -> None:
+        """No call of a notifier begins any more; those under way have so long to end."""
+        await asyncio.gather(*(queue.drain(seconds) for queue in self._queues.values()))
+
     async def close(self) -> None:
         await asyncio.gather(*(queue.close() for queue in self._queues.values()))
 
@@ -433,9 +437,17 @@ class Executor:
             after_ms=min(max(result.retry_after_ms, result.hold_ms), MAX_RETRY_AFTER_MS),
         )
 
-    def _on_gone(self, channel: str, registration: Registration) -> None:
-        """The address it was asked for is dead for good: its provider hears of it, and it is not asked again."""
-        self._directory.address_gone(registration.number, channel, registration.addresses.get(channel, ""))
+    def _on_gone(self, channel: str, registration: Registration, result: NotifierResult) -> NotifierResult | None:
+        """The address it was asked for is dead for good: its provider hears of it, and it is not asked again. None: it
+        has another by now, of which nothing is known."""
+        number, asked = registration.number, registration.addresses.get(channel, "")
+        record = self._directory.registration(number)
+        address = "" if record is None else record.addresses.get(channel, "")
+        if address and address != asked:
+            return None
+        if not self._directory.address_gone(number, channel, asked, result.gone_at_ms) and address:
+            return result._replace(dead=False, gone=False)  # registered since
+        return result
 
     def _next_notifier(self, delivery: Delivery, notification: Notification, trail: Trail | None, answered: str) -> str:
         """Of its chain as it is now; empty: none is left."""

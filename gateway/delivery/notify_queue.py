@@ -7,8 +7,8 @@ each. What each bound does when it is reached, counted by `heliograph_notifier_b
   (`on_room`) when the lane is half empty;
 - busy lanes: one that only rests gives way (its upstream is still left alone by the notifier's own circuit), else the
   call is refused as above;
-- calls under way in all: three quarters for anybody, the last quarter only for lanes that have none under way, so lanes
-  that hang do not keep a new one from its first call;
+- calls under way in all: three quarters for anybody, and of the last quarter a lane takes while it has less under way
+  than is left: lanes that hang or are slow leave others more than a call at a time;
 - calls under way of one lane: its others wait in the lane.
 
 Waiting calls, lanes and calls under way are shared by the apps (`model/shares.py`): the devices of one may name a
@@ -87,7 +87,7 @@ class NotifyQueue:
         delivery: Delivery,
         load: Callable[[Job], Call | None],
         on_result: Callable[[Job, NotifierResult], None],
-        on_gone: Callable[[str, Registration], None] = lambda _name, _registration: None,
+        on_gone: Callable[[str, Registration, NotifierResult], NotifierResult | None] = lambda _n, _r, result: result,
         on_room: Callable[[int], None] = lambda _seq: None,
         metrics: Metrics,
         clock: Callable[[], int],
@@ -96,7 +96,7 @@ class NotifyQueue:
         self._notifier = notifier
         self._concurrency = delivery.notifier_concurrency
         self._under_way = Shares(delivery.notifier_concurrency)
-        self._shared = self._concurrency - self._concurrency // 4
+        self._reserve = self._concurrency // 4
         self._lane_concurrency = delivery.notifier_lane_concurrency
         self._waiting = Shares(delivery.notifier_queue)
         self._lane_capacity = delivery.notifier_lane_queue
@@ -120,6 +120,7 @@ class NotifyQueue:
         self._returned: deque[tuple[Job, int]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._is_pumping = False
+        self._is_draining = False
         self._closed = False
 
     def __len__(self) -> int:
@@ -198,21 +199,23 @@ class NotifyQueue:
         self._pump_soon()
 
     def _pump_soon(self) -> None:
-        if not self._is_pumping and not self._closed:
+        if not self._is_pumping and not self._is_draining and not self._closed:
             self._is_pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         """Give back what has to go back, then start calls, one a lane and turn, at most a slice of them."""
         self._is_pumping = False
-        if self._closed:
+        if self._is_draining or self._closed:
             return
         for _ in range(min(SLICE, len(self._returned))):
             job, left_ms = self._returned.popleft()
             self._give(job, NotifierResult(ok=False, retry_after_ms=left_ms, detail="upstream rests", asked=False))
+        is_done = False
         for _ in range(SLICE):
             lane = self._next_lane()
             if lane is None:
+                is_done = True
                 break
             if lane.jobs and not self._rest_left_ms(lane):
                 if not self._under_way.has_room(lane.app):
@@ -227,7 +230,7 @@ class NotifyQueue:
             if told < SLICE and self._refused:
                 told += self._tell(self._refused.turn(), SLICE - told)
         is_idle = not self._calls and not self._waiting.taken
-        if self._returned or self._can_go_on() or (self._refused and is_idle):
+        if self._returned or not is_done or (self._refused and is_idle):
             self._pump_soon()
         self._show()
 
@@ -246,9 +249,15 @@ class NotifyQueue:
         return len(seqs)
 
     def _next_lane(self) -> Lane | None:
-        if not self._can_go_on():
-            return None
-        return (self._first or self._more).popitem(last=False)[0]
+        left = self._concurrency - self._under_way.taken
+        if self._first and left:
+            return self._first.popitem(last=False)[0]
+        if self._more and left > self._reserve:
+            return self._more.popitem(last=False)[0]
+        lane = next((lane for lane in self._more if lane.in_flight < left), None)
+        if lane is not None:
+            del self._more[lane]
+        return lane
 
     def _unpark(self) -> None:
         """A call has ended: one lane of each app that has room again stands in line again."""
@@ -262,11 +271,6 @@ class NotifyQueue:
                 self._forget_idle(lane)  # given back, or it rests: the next one
             if not lanes:
                 del self._parked[app]
-
-    def _can_go_on(self) -> bool:
-        if self._first:
-            return self._under_way.taken < self._concurrency
-        return bool(self._more) and self._under_way.taken < self._shared
 
     def _start(self, lane: Lane) -> None:
         job = lane.jobs.popleft()
@@ -292,12 +296,16 @@ class NotifyQueue:
             lane.in_flight -= 1
             self._under_way.give(lane.app)
             self._unpark()
-        if result.gone:
-            self._on_gone(self.name, call[1])
         if not result.ok and not result.dead and result.retry_after_ms:
             self._rest(lane, result.retry_after_ms)
+        left_ms = self._rest_left_ms(lane)
+        is_again = not result.asked and left_ms > 0
+        if result.gone:
+            stands = self._on_gone(self.name, call[1], result)
+            is_again = stands is None  # to the address that took the place of this one
+            result = stands or NotifierResult(ok=False, retry_after_ms=left_ms, detail="upstream rests", asked=False)
         # Where another call has learned meanwhile that the rest is a long one, this one goes back like the others.
-        if not result.asked and 0 < self._rest_left_ms(lane) <= self._hold_ms:
+        if is_again and left_ms <= self._hold_ms:
             lane.jobs.appendleft(job)
             self._waiting.take(lane.app)
         else:
@@ -381,8 +389,16 @@ class NotifyQueue:
         self._metrics.set(Metric.NOTIFIER_QUEUED, self._waiting.taken, label=self.name)
         self._metrics.set(Metric.NOTIFIER_LANES, len(self._lanes), label=self.name)
 
+    async def drain(self, seconds: float) -> None:
+        """Begin no more calls, and give those under way so long to end: one that is cut off is made again after the
+        next start."""
+        self._is_draining = True
+        if self._calls:
+            await asyncio.wait(set(self._calls), timeout=seconds)
+
     async def close(self) -> None:
-        """Drop what waits (it is pending in the journal), end the calls under way, close the notifier."""
+        """Drop what waits (it is pending in the journal), end the calls under way. The notifier is left to others: it
+        is one for all partitions of a node."""
         self._closed = True
         for lane in list(self._lanes.values()):
             self._waiting.give(lane.app, len(lane.jobs))
@@ -395,4 +411,3 @@ class NotifyQueue:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        await self._notifier.close()

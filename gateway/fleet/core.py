@@ -137,6 +137,10 @@ class PartitionCore:
         push.start_calls()
         self._is_open = True
 
+    async def drain(self, seconds: float) -> None:
+        """Before it is handed over: its next owner would call again what is cut off."""
+        await self._push.drain(seconds)
+
     async def close(self) -> None:
         """Nothing is sent or answered any more; what waits is committed where this node still may."""
         near, push = self._near, self._push

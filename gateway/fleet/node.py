@@ -61,6 +61,9 @@ from gateway.store.tokens import device_key, token_of_triple
 
 _log = structlog.get_logger(__name__)
 
+#: calls of notifiers under way have so long to end before their partition is handed over
+_CALLS_S = 2.0
+
 
 def unix_ms() -> int:
     return time.time_ns() // 1_000_000
@@ -286,6 +289,8 @@ class FleetNode:
         return self._stores.steps(partition)
 
     async def release(self, partition: int) -> None:
+        if partition in self.cores:
+            await self.cores[partition].drain(min(self.config.edge.drain_s, _CALLS_S))
         core = self.cores.pop(partition, None)
         if core is None:
             await self._closed(partition)
@@ -373,10 +378,12 @@ class FleetNode:
         self.draining = True
         self._providers.backend.is_leaving = True
         drain_s = self.config.edge.drain_s
+        for core in self.cores.values():  # all at once: they are handed over a few at a time
+            self._spawn(core.drain(drain_s))
         with suppress(GatewayError):
             await self.members.drain(max(drain_s, self.config.cluster.lease_s))
         await self.api.stop()
-        await self.edge.drain(drain_s)
+        await asyncio.gather(self.edge.drain(drain_s), *(core.drain(drain_s) for core in self.cores.values()))
 
     async def stop(self) -> None:
         """End everything that runs; what is pending stays in the journals."""

@@ -546,9 +546,9 @@ class Directory(Protocol):
         profile: Profile = NO_PROFILE,
     ) -> Awaitable[Registration]: ...
 
-    def address_gone(self, number: int, channel: str, address: str) -> None:
-        """A notifier will never reach it at this address: it is taken away where it is still the one it has, and its
-        provider hears of it."""
+    def address_gone(self, number: int, channel: str, address: str, gone_at_ms: int) -> bool:
+        """A notifier will never reach it at this address, since then (Unix ms, 0: not said): it is taken away, and its
+        provider hears of it. False: it has another by now, or has registered this one since."""
         ...
 
     def revoke(self, number: int, reason: Loss = Loss.REVOKED) -> Awaitable[None]:

@@ -98,6 +98,8 @@ class Registration(msgspec.Struct, kw_only=True, omit_defaults=True):
     alias: str = ""
     tags: list[str] = []
     addresses: dict[str, str] = {}
+    #: when each was last registered, Unix ms, exact to a day; since the registration itself where it is not named
+    addressed_at: dict[str, int] = {}
     fallback: list[str] | None = None
     created_at: int = 0  # Unix seconds
     revoked_at: int = 0

@@ -32,7 +32,7 @@ from gateway.model.registration import (
     parse_token,
 )
 from gateway.store.broadcasts import Broadcasts
-from gateway.store.changes import any_given, apply_change, distinct, with_profile
+from gateway.store.changes import any_given, apply_change, distinct, with_profile, without_address
 from gateway.store.checks import check_app_name, check_labels, check_profile, check_triple, check_vapid_key
 from gateway.store.commit import Committer
 from gateway.store.dead import DeadTokens
@@ -351,8 +351,8 @@ class Directory:
             )
             return known, False, self._under_way(number)
         before = self._existing(number)
-        changed = replace(apply_change(before, alias, tags, addresses, fallback, version, profile), signed_out=False)
-        changed.vapid_key = before.vapid_key if vapid_key is None else vapid_key
+        changed = apply_change(before, alias, tags, addresses, fallback, version, profile, self._clock())
+        changed.signed_out, changed.vapid_key = False, before.vapid_key if vapid_key is None else vapid_key
         if changed == before:
             return before, False, self._under_way(number)
         return changed, False, self._change(before, changed, asked=True)
@@ -371,7 +371,7 @@ class Directory:
         check_labels(alias, tags, addresses, fallback)
         check_profile(profile)
         before = self._existing(number)
-        changed = apply_change(before, alias, tags, addresses, fallback, before.version, profile)
+        changed = apply_change(before, alias, tags, addresses, fallback, before.version, profile, self._clock())
         written = self._under_way(number) if changed == before else self._change(before, changed)
         return self._answer(written, changed)
 
@@ -496,14 +496,14 @@ class Directory:
         self.on_revoked(registration.token)
         return written
 
-    def address_gone(self, number: int, channel: str, address: str) -> None:
+    def address_gone(self, number: int, channel: str, address: str, gone_at_ms: int) -> bool:
         before = self.registration(number)
-        if before is None or before.addresses.get(channel) != address:
-            return
-        after = replace(before, addresses={name: at for name, at in before.addresses.items() if name != channel})
+        if before is None or (after := without_address(before, channel, address, gone_at_ms)) is None:
+            return False
         # Nobody waits for it: where the store can not be written now, the notifier will say so again.
         with contextlib.suppress(GatewayError):
             self._change(before, after, self._death(before, "gone", channel))
+        return True
 
     def _death(self, registration: Registration, why: str, channel: str = "") -> list[Row]:
         if self.deaths is None:

@@ -3,15 +3,17 @@ device that is away, and the notification where its phone or browser would get i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from open_house import House, until
 
 from gateway.metrics import Metric
 from gateway.notifiers.apns.local import LocalApns
 from gateway.notifiers.fcm.local import LocalFcm
-from gateway.notifiers.local_h2 import build_json
+from gateway.notifiers.local_h2 import Trouble, build_json
 from gateway.notifiers.local_tls import Authority
 from gateway.notifiers.webpush.local import LocalPushService
 
@@ -99,3 +101,35 @@ async def test_retry_after_is_kept_to_and_then_it_arrives(open_house: Open) -> N
             await notified(house, push)
         assert len(apns.requests) == 3
         assert sorted(taken.payload["aps"]["alert"]["title"] for taken in apns.taken) == ["first", "second"]
+
+
+async def test_a_call_under_way_at_a_stop_is_answered_and_not_made_again(
+    open_house: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with LocalApns() as apns:
+        settings = {"delivery.notifier_ack_ms": 200, "edge.drain_s": 30}
+        house = await open_house(settings, apps={"shop": {"notifiers": {"apns": apns.settings()}}})
+        apns.add_device(DEVICE)
+        apns.expect(Trouble.HANG)
+        token = await away(house, ["apns"], {"apns": DEVICE})
+        push = await house.shop.push(token, "once")
+        await apns.arrived(1)
+        empty, drain = asyncio.Event(), house.gateway.edge.drain
+
+        async def watched(seconds: float) -> None:
+            await drain(seconds)
+            empty.set()
+
+        monkeypatch.setattr(house.gateway.edge, "drain", watched)
+        draining = asyncio.ensure_future(house.gateway.drain())
+        await empty.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not draining.done()
+        apns.release()
+        await draining
+        await house.restart()
+        assert (await notified(house, push))[-1][:2] == ("notified", "apns")
+        other = await house.shop.push(token, "another")  # by then the first has had its look
+        await notified(house, other)
+        assert [taken.payload["aps"]["alert"]["title"] for taken in apns.taken] == ["once", "another"]

@@ -46,6 +46,7 @@ class StubNotifier:
         self.hung = Answer.OK  # of calls that hung
         self.retry_after_ms = 0
         self.hold_ms = 0
+        self.gone_at_ms = 0
         self._next: deque[Answer] = deque(maxlen=MAX_CALLS)
         self._released = asyncio.Event()
 
@@ -77,7 +78,8 @@ class StubNotifier:
         if answer is Answer.ABSENT:
             return NotifierResult(ok=False, detail="told to", asked=False)
         gone = answer is Answer.GONE
-        return NotifierResult(ok=answer is Answer.OK, dead=gone or answer is Answer.DEAD, gone=gone, detail="told to")
+        dead, gone_at_ms = gone or answer is Answer.DEAD, self.gone_at_ms if gone else 0
+        return NotifierResult(answer is Answer.OK, dead=dead, gone=gone, gone_at_ms=gone_at_ms, detail="told to")
 
     async def close(self) -> None:
         self._released.set()

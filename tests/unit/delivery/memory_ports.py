@@ -68,9 +68,12 @@ class MemoryDirectory:
         self.apps[app.name] = app
         return app
 
-    def address_gone(self, number: int, channel: str, address: str) -> None:
-        assert self.records[number].addresses[channel] == address
+    def address_gone(self, number: int, channel: str, address: str, gone_at_ms: int) -> bool:
+        record = self.records[number]
+        if record.addresses.get(channel, "") != address or 0 < gone_at_ms < record.addressed_at.get(channel, 0):
+            return False
         self.gone.append((number, channel))
+        return True
 
     def reach(self, token: str, app: str) -> int:
         return self.find(token, app)

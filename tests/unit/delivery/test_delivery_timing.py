@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from house import House
 
+from gateway.delivery.executor import MAX_TRIES
 from gateway.delivery.request import TargetRequest
 from gateway.metrics import Metric
 from gateway.model.errors import BadRequest, UnknownPush
@@ -378,6 +379,29 @@ async def test_now_or_never_is_not_sent_long_after_its_time(house: House, late_m
     await house.settle_down()
     assert bool(house.edge.sent_to(device.number)) is is_sent
     assert house.schedules.ended == ({} if is_sent else {kept: State.EXPIRED})
+
+
+async def test_an_address_that_took_the_place_of_a_dead_one_meanwhile_gets_what_was_pending(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "other"], addresses={"stub": "old"})
+    house.stub.expect(Answer.HANG)
+    house.stub.hung = Answer.GONE
+    seq = await house.accepted(device)
+    house.directory.records[device.number] = msgspec.structs.replace(device, addresses={"stub": "new"})
+    house.stub.release()
+    await house.settle_down()
+    assert (len(house.stub.calls), len(house.other.calls)) == (2, 0)
+    assert house.steps(seq) == ["notified"]
+    assert not house.directory.gone
+
+
+async def test_a_dead_address_that_was_registered_since_is_tried_again(house: House) -> None:
+    device = house.directory.add(fallback=["stub"], addresses={"stub": "a"}, addressed_at={"stub": 2_000})
+    house.stub.answer, house.stub.gone_at_ms = Answer.GONE, 1_000
+    seq = await house.accepted(device, ttl=86_400)
+    assert house.state(seq) is State.WAITING
+    await house.advance(1_800_000)
+    assert len(house.stub.calls) == MAX_TRIES
+    assert not house.directory.gone
 
 
 async def test_now_or_never_at_its_time_reaches_who_is_there_then(house: House) -> None:

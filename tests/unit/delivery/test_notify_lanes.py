@@ -160,6 +160,21 @@ async def test_lane_that_hangs_starves_no_other(build: Any) -> None:
     assert bench.notifier.most["all"] <= 8
 
 
+async def test_slow_lanes_leave_a_healthy_one_more_than_a_call_at_a_time(build: Any) -> None:
+    bench = build(notifier_concurrency=32, notifier_lane_concurrency=8, notifier_timeout_s=60)
+    slow = {f"slow {n}" for n in range(4)}
+    bench.notifier.hanging = set(slow)
+    for lane in slow:
+        bench.offer(lane, 20)
+    await bench.turns()
+    under_way = [bench.notifier.under_way[lane] for lane in slow]
+    assert sum(under_way) >= 24
+    bench.offer("fine", 50)
+    await bench.until("fine", 50)
+    left = 32 - sum(bench.notifier.under_way[lane] for lane in slow)
+    assert bench.notifier.most["fine"] == (left + 1) // 2 > 2
+
+
 async def test_app_with_a_thousand_upstreams_that_hang_leaves_room_for_another(build: Any) -> None:
     bench = build(notifier_concurrency=16, notifier_lanes=64, notifier_queue=400, notifier_timeout_s=60)
     lanes = [f"evil {n}" for n in range(1_000)]
@@ -362,13 +377,40 @@ async def test_fault_of_ours_ends_one_call_and_no_more(build: Any) -> None:
     assert set(bench.results) == {2}
 
 
+async def test_drain_lets_calls_under_way_end_and_begins_no_more(build: Any) -> None:
+    bench = build(notifier_concurrency=2)
+    bench.notifier.hanging = {"a"}
+    bench.offer("a", 5)
+    await bench.turns()
+    assert bench.notifier.under_way["a"] == 2
+    draining = asyncio.create_task(bench.queue.drain(60))
+    await bench.turns()
+    assert not draining.done()
+    assert bench.offer("b") == [None]  # it waits, and is pending in the journal
+    bench.notifier.released.set()
+    await draining
+    await bench.turns()
+    assert [result.ok for result in bench.results.values()] == [True, True]
+    assert len(bench.notifier.calls) == 2
+
+
+async def test_drain_has_an_end(build: Any) -> None:
+    bench = build()
+    bench.notifier.hanging = {"a"}
+    bench.offer("a")
+    await bench.turns()
+    await bench.queue.drain(0.01)
+    assert not bench.results
+    assert bench.notifier.under_way["a"] == 1
+
+
 async def test_close_ends_what_is_under_way_and_takes_nothing_more(build: Any) -> None:
     bench = build()
     bench.notifier.hanging = {"a"}
     bench.offer("a", 100)
     await bench.turns()
     await bench.queue.close()
-    assert bench.notifier.closed
+    assert not bench.notifier.closed  # it is others' too
     assert not bench.results
     assert bench.notifier.under_way["all"] == 0
     assert bench.offer("a")[0] is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from gateway.config.sections import Config
 from gateway.fleet.node import FleetNode
 
 PARTITION = 3
@@ -18,8 +19,15 @@ class Closing:
     def __init__(self, quiet: asyncio.Event) -> None:
         self._quiet = quiet
         self.may_end = asyncio.Event()
+        self.has_drained = False
+
+    async def drain(self, seconds: float) -> None:
+        assert 0 < seconds <= 2
+        assert not self._quiet.is_set()  # it serves still
+        self.has_drained = True
 
     async def close(self) -> None:
+        assert self.has_drained  # else the next owner calls again what is cut off
         await asyncio.sleep(0)
         self._quiet.set()
         await self.may_end.wait()
@@ -29,6 +37,7 @@ async def test_a_partition_is_given_up_when_it_is_quiet_and_taken_again_when_it_
     node: Any = object.__new__(FleetNode)
     quiet = asyncio.Event()
     core = Closing(quiet)
+    node.config = Config()
     node.cores, node._closings, node._quiet = {PARTITION: core}, {}, {PARTITION: quiet}
     async with asyncio.timeout(60):
         await node.release(PARTITION)

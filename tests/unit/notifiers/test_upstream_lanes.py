@@ -359,8 +359,10 @@ async def both_apns(stuck: LocalApns, fine: LocalApns, stack: AsyncExitStack) ->
         if len(results) == 200:
             all_there.set()
 
+    notifier = ApnsNotifier(build_limits(delivery), push_ids=IDS, metrics=metrics, clock=clock.now_ms)
+    stack.push_async_callback(notifier.close)
     queue = NotifyQueue(
-        ApnsNotifier(build_limits(delivery), push_ids=IDS, metrics=metrics, clock=clock.now_ms),
+        notifier,
         delivery=delivery,
         load=load,
         on_result=on_result,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from store_rig import APP, START_MS, disk_of, open_store, register, with_app
+from store_rig import APP, START_MS, Clock, disk_of, open_store, register, with_app
 
 from gateway.model.cohort import Cohort
 from gateway.model.errors import StoreUnavailable
@@ -99,9 +99,9 @@ async def test_revoked_tokens_and_dead_addresses_are_in_the_feed_of_their_app(tm
     token, other = (store.directory.registration(n).token for n in (first, second))  # type: ignore[union-attr]
     woken = []
     store.deaths.subscribe(lambda: woken.append(1))
-    store.directory.address_gone(first, "apns", "another by now")
-    store.directory.address_gone(first, "apns", "abc")
-    store.directory.address_gone(first, "apns", "abc")
+    assert not store.directory.address_gone(first, "apns", "another by now", 0)
+    assert store.directory.address_gone(first, "apns", "abc", 0)
+    assert not store.directory.address_gone(first, "apns", "abc", 0)
     await store.directory.revoke(second)
     await store.directory.revoke(first)
     assert woken
@@ -116,6 +116,42 @@ async def test_revoked_tokens_and_dead_addresses_are_in_the_feed_of_their_app(tm
     number = register(store, "d3")
     await store.directory.revoke(number)
     assert store.deaths.after(APP, rows[1].cursor, 10)[0].cursor > rows[1].cursor
+    await store.close()
+
+
+async def test_an_address_registered_since_it_was_dead_is_a_good_one(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await with_app(await open_store(tmp_path, clock))
+    number = register(store, "d1", addresses={"apns": "abc", "fcm": "x"})
+    gone = store.directory.address_gone
+    assert not gone(number, "apns", "abc", START_MS - 1)
+    clock.now_ms += 1_000
+    await store.directory.update(number, addresses={"apns": "def", "fcm": "x"})
+    await store.close()
+    store = await open_store(tmp_path, clock)
+    gone = store.directory.address_gone
+    assert not gone(number, "apns", "def", START_MS + 999)
+    assert gone(number, "fcm", "x", START_MS + 999)
+    clock.now_ms += 86_400_000
+    register(store, "d1", addresses={"apns": "def"})  # it has it still
+    assert not gone(number, "apns", "def", clock.now_ms - 1)
+    assert gone(number, "apns", "def", clock.now_ms)
+    registration = store.directory.registration(number)
+    assert registration is not None
+    assert (registration.addresses, registration.addressed_at) == ({}, {})
+    await store.journal.committed()
+    assert [row.channel for row in store.deaths.after(APP, 0, 10)] == ["fcm", "apns"]
+    await store.close()
+
+
+async def test_an_address_said_again_the_same_day_writes_nothing(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await with_app(await open_store(tmp_path, clock))
+    register(store, "d1", addresses={"apns": "abc"})
+    await store.journal.committed()
+    clock.now_ms += 3_600_000
+    registered = store.directory.register("d1", APP, "1.0", "", addresses={"apns": "abc"})
+    assert registered[2] is None
     await store.close()
 
 
