@@ -641,8 +641,8 @@ class MemoryReceipts:
     def after(self, app: str, cursor: int, limit: int) -> list[Receipt]:
         return [receipt for name, receipt in self.feed if name == app and receipt.cursor > cursor][:limit]
 
-    def last_cursor(self) -> int:
-        return len(self.feed)
+    def last_cursor(self, app: str) -> int:
+        return max((receipt.cursor for name, receipt in self.feed if name == app), default=0)
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         self._wakes.append(wake)
