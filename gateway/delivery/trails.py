@@ -62,6 +62,6 @@ class Trail:
     def failed(self, name: str, *, dead: bool) -> None:
         self.later = tuple(each for each in self.later if each != name)
         if dead:
-            self.dead = (*self.dead, name)
+            self.dead = (*self.dead, name) if name not in self.dead else self.dead
         else:
             self.later = (*self.later, name)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+import pytest
 from house import House
 
+from gateway.delivery.chain import used_up
 from gateway.delivery.executor import MAX_TOLD
-from gateway.model.outcome import State
+from gateway.model.outcome import State, Step
 from gateway.notifiers.stub.client import Answer
 
 
@@ -124,3 +126,23 @@ async def test_what_waits_for_room_in_a_queue_and_is_over_meanwhile_is_not_calle
     assert [call.registration for call in house.stub.calls] == [away.number, away.number]
     assert (house.state(sent), house.state(over)) == (State.SENT, State.EXPIRED)
     await house.close()
+
+
+@pytest.mark.parametrize(
+    ("history", "hop", "chain", "answered", "used"),
+    [
+        ([], 1, ["a", "b"], "", ["a"]),  # it has not answered yet
+        ([("a", "notifier_failed")], 0, ["a"], "", []),  # failed for now, and is open again
+        ([("a", "notifier_failed")], 1, ["b", "a"], "", ["a"]),
+        ([("a", "notified"), ("b", "notifier_failed")], 1, ["a", "b"], "", ["a"]),
+        ([("b", "notifier_failed"), ("a", "notified")], 1, ["a", "b"], "", ["a"]),
+        ([("a", "notifier_failed")], 2, ["a", "b"], "b", ["b", "a"]),
+        ([("b", "notifier_failed")], 1, ["a", "b"], "a", ["a"]),  # the dead one is asked once more, never "a" at once
+        ([("gone", "notified")], 2, ["a", "b"], "", ["gone", "a"]),
+        ([("edge", "sent"), ("edge", "ack_timeout")], 0, ["a"], "", []),
+    ],
+)
+def test_names_that_are_used_up(
+    history: list[tuple[str, str]], hop: int, chain: list[str], answered: str, used: list[str]
+) -> None:
+    assert used_up([Step(0, what, name) for name, what in history], hop, chain, answered) == used
