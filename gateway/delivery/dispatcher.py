@@ -17,8 +17,8 @@ from gateway.config.sections import Config
 from gateway.delivery.backlog import SLICE, Backlog
 from gateway.delivery.broadcast import BroadcastRouter, Flights
 from gateway.delivery.executor import EDGE, Executor, Sent
+from gateway.delivery.recalls import Recalls
 from gateway.metrics import Metric, Metrics
-from gateway.model.errors import UnknownPush
 from gateway.model.notification import Notification
 from gateway.model.outcome import Event, Outcome, State, Step
 from gateway.model.ports import ACK_SHOWN, Ack, Broadcasts, Delivery, Directory, Edge, Journal, Notifier, Schedules
@@ -91,7 +91,14 @@ class Dispatcher:
             is_recalled=broadcasts.is_recalled,
         )
         self._early: dict[int, asyncio.Future[None]] = {}
-        self._stopped: set[int] = set()
+        self._recalls = Recalls(
+            journal=journal,
+            schedules=schedules,
+            broadcast=self.broadcast,
+            executor=self._executor,
+            backlog=self.backlog,
+            clock=clock,
+        )
         self._ready: deque[tuple[int, Flights]] = deque()
         self._ready_working = False
         self._reachable: deque[int] = deque()  # at most those whose return a notifier waits for
@@ -273,8 +280,8 @@ class Dispatcher:
         self._executor.held.add(notification)
 
     def is_stopped(self, notification: int) -> bool:
-        """Somebody recalls it while it is held: it is taken in and not sent."""
-        return notification in self._stopped
+        """Recalls.is_stopped"""
+        return self._recalls.is_stopped(notification)
 
     def release(self, notification: int) -> bool:
         """True where it was held."""
@@ -328,66 +335,12 @@ class Dispatcher:
             self._executor.apply(seq, Event.RECALL)
 
     async def recall(self, app: str, seq: int) -> int:
-        """Take a push back for good: durable when it returns how many deliveries were still pending. UnknownPush where
-        nothing of it is live. StoreUnavailable: it holds as long as this process, and for good once the store can be
-        written."""
-        try:
-            return await self._recall(app, seq)
-        finally:
-            # One recalled a moment ago must not be called over while a kill could still bring it back.
-            await self._journal.committed()
-
-    async def _recall(self, app: str, seq: int) -> int:
-        # One whose commit is under way is not sent yet, and is kept again where that fails: the commit decides first.
-        while (held := self._schedules.became(seq) or seq) in self._executor.held:
-            self._stopped.add(held)
-            try:
-                await self._journal.committed()
-            finally:
-                self._stopped.discard(held)
-        kept = self._schedules.notification(seq)
-        if kept is not None:
-            if kept.app != app:
-                raise UnknownPush
-            self._schedules.end(seq, State.RECALLED, self._clock())
-            return 1
-        seq = self._schedules.became(seq) or seq
-        if seq in self.broadcast:
-            if self.broadcast.notification(seq).app != app:
-                raise UnknownPush
-            recalled = 1
-            for part in self.broadcast.recall(seq, self._clock()):
-                recalled += await self._recall_many(part)
-                await asyncio.sleep(0)
-            return recalled
-        notification = self._journal.notification(seq)
-        if notification is None or notification.app != app:
-            raise UnknownPush
-        count = notification.count
-        return await self._recall_many(range(seq + 1, seq + count + 1) if count else (seq,))
+        """Recalls.recall"""
+        return await self._recalls.recall(app, seq)
 
     def recall_broadcast(self, seq: int) -> None:
         """The fleet has taken it back: so do we, with what grew out of it."""
-        if seq in self.broadcast:
-            app = self.broadcast.notification(seq).app
-            self.backlog.add(self._recall_in_slices(self.broadcast.recall(seq, self._clock())), app)
-
-    def _recall_in_slices(self, parts: Iterator[Sequence[int]]) -> Iterator[None]:
-        for part in parts:
-            for seq in part:
-                if self._journal.get(seq) is not None:
-                    self._executor.apply(seq, Event.RECALL)
-            yield
-
-    async def _recall_many(self, sequences: Sequence[int]) -> int:
-        recalled = 0
-        for i, seq in enumerate(sequences, 1):
-            if self._journal.get(seq) is not None:
-                self._executor.apply(seq, Event.RECALL)
-                recalled += 1
-            if not i % SLICE:
-                await asyncio.sleep(0)
-        return recalled
+        self._recalls.recall_broadcast(seq)
 
     def _adopt(self, notification: Notification, sent: bool) -> None:
         """A broadcast that became a single delivery for this registration."""
