@@ -231,7 +231,8 @@ async def test_schedules(engine: Engine, way: str) -> None:
     assert store.schedules.due(due + 10, 10) == [seqs[2]]
     settle(store, became)
     await store.committer.flush()
-    assert [receipt.push for receipt in store.receipts.after(APP, 0, 10)] == [seqs[0]]
+    # that was recalled before its time has one too
+    assert [receipt.push for receipt in store.receipts.after(APP, 0, 10)] == [seqs[1], seqs[0]]
 
 
 async def test_receipts(engine: Engine, way: str) -> None:

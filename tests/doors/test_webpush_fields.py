@@ -161,7 +161,7 @@ async def test_too_many_pushes_are_told_when_to_come_back(door, sender, monkeypa
 def settle(door: Door, *seqs: int) -> None:
     for seq in seqs:
         outcome = Outcome(seq, seq, 1, "chat", State.ACKED, 9, [])
-        door.floors.feed.append(Receipt(door.floors.last_cursor() + 1, outcome))
+        door.floors.feed.append(Receipt(door.floors.last_cursor("chat") + 1, outcome))
     for wake in list(door.floors.wakes):
         wake()
 
@@ -186,7 +186,7 @@ async def test_nothing_yet_says_from_where_to_ask_again(door, sender):
     settle(door, *range(5_000, 5_000 + 2 * PAGE))
     async with door.client() as web:
         answer = await web.get(url, headers={"prefer": "wait=0"})
-        assert (answer.status_code, answer.headers["last-event-id"]) == (202, str(door.floors.last_cursor()))
+        assert (answer.status_code, answer.headers["last-event-id"]) == (202, str(door.floors.last_cursor("chat")))
         settle(door, 1000)
         later = {"prefer": "wait=0", "last-event-id": answer.headers["last-event-id"]}
         assert (await web.get(url, headers=later)).status_code == 204
