@@ -91,6 +91,7 @@ class BatchAnswer(Response):
         self._once = once
         self._app = provider.app
         self._key_id = provider.key_id
+        self._began_ms = backend.now_ms()  # what was counted on a day is given back to no later one
         self._kind = MSGPACK if kind == MSGPACK else JSON  # of one item
         self._cutter = build_cutter(kind, backend.config.max_body_bytes)
         self._packed = as_msgpack
@@ -178,7 +179,7 @@ class BatchAnswer(Response):
     def _give_back(self, refused: int) -> None:
         """So many of those that were counted were not accepted after all."""
         if refused:
-            self._backend.quotas.refund(self._app, self._key_id, refused, self._backend.now_ms())
+            self._backend.quotas.refund(self._app, self._key_id, refused, self._began_ms)
 
     def _begin(self, items: list[PushRequest]) -> list[Result]:
         results: list[Result | None] = []

@@ -74,14 +74,15 @@ class ProviderStreams(StreamSessions[_Stream]):
         if ask is None:
             return
         app, pushes, count = ask.app, ask.pushes, ask.length
-        room, refusal = self._backend.quotas.admit(app, stream.key_id, count, self._backend.now_ms())
+        counted_ms = self._backend.now_ms()
+        room, refusal = self._backend.quotas.admit(app, stream.key_id, count, counted_ms)
         if refusal is not None and room == 0:
             self._backend.metrics.count(Metric.PUSHES_REFUSED, count, refusal.name)
             self._refuse(link, ask.req, refusal, count)
             return
 
         def give_back(refused: int) -> None:
-            self._backend.quotas.refund(app, stream.key_id, refused, self._backend.now_ms())
+            self._backend.quotas.refund(app, stream.key_id, refused, counted_ms)
 
         if refusal is not None:
             pushes = first_of(pushes, room)

@@ -81,9 +81,10 @@ class Quotas:
         if error is not None:
             raise error
 
-    def refund(self, app: App, key_id: str, count: int, now_ms: int) -> None:
-        """So many of what was admitted today were refused after all."""
-        day = now_ms // DAY_MS
+    def refund(self, app: App, key_id: str, count: int, counted_ms: int) -> None:
+        """So many of what was admitted at that time were refused after all. A day that is over gets nothing back, and no
+        later one does in its place."""
+        day = counted_ms // DAY_MS
         for name, limits, _ in self._limits(app, key_id):
             back = min(count, self._counts.used(app.number, name, day)) if limits.per_day else 0
             if back > 0:

@@ -19,7 +19,7 @@ from gateway.api.ports import Backend
 from gateway.api.wire import BatchResult
 from gateway.auth.api_keys import Provider
 from gateway.delivery.batch_gathering import pack_array
-from gateway.delivery.quotas import is_refused
+from gateway.delivery.quotas import DAY_MS, is_refused
 from gateway.delivery.request import PushRequest
 from gateway.fleet.pushes import Answer, ManyPushes, Part
 from gateway.fleet.quota_home import QuotaHome
@@ -154,7 +154,9 @@ class FleetBatchAnswer(BatchAnswer):
         return await super()._line(index, error, due)
 
     def _give_back(self, refused: int) -> None:
-        self._batches.quotas.refund(self._app, self._key_id, refused)
+        # The home gives it back to its day of today.
+        if self._began_ms // DAY_MS == self._backend.now_ms() // DAY_MS:
+            self._batches.quotas.refund(self._app, self._key_id, refused)
 
     def _kept(self, index: int, kept: BatchResult) -> bytes:
         return self._encode(msgspec.structs.replace(kept, index=index))
