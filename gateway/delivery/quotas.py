@@ -82,8 +82,8 @@ class Quotas:
             raise error
 
     def refund(self, app: App, key_id: str, count: int, counted_ms: int) -> None:
-        """So many of what was admitted at that time were refused after all. A day that is over gets nothing back, and no
-        later one does in its place."""
+        """So many of what was admitted at that time were refused after all. A day that is over gets nothing back, nor
+        does a later one in its place."""
         day = counted_ms // DAY_MS
         for name, limits, _ in self._limits(app, key_id):
             back = min(count, self._counts.used(app.number, name, day)) if limits.per_day else 0

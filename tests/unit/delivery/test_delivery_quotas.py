@@ -72,6 +72,9 @@ def test_what_was_refused_is_given_back_to_its_day_and_not_to_its_rate() -> None
     quotas.refund(shop, "k", 1, NOW + DAY_MS)  # another day already
     quotas.refund(shop, "k", 99, NOW)
     assert sorted(counts.values()) == [0, 0]
+    assert quotas.admit(shop, "k", 4, NOW + DAY_MS)[0] == 4
+    quotas.refund(shop, "k", 4, NOW)  # counted yesterday
+    assert quotas.admit(shop, "k", 4, NOW + DAY_MS + 10_000)[0] == 0
 
 
 @pytest.mark.parametrize(
