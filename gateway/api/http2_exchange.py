@@ -4,14 +4,13 @@ the stream's window, nor wait for the peer without a deadline."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from gateway.api.http2_patience import Patience
 from gateway.api.http2_scope import CONNECTION_FIELDS, UNEQUAL
 from gateway.model.errors import BadRequest, RequestTimeout
-
-#: an answer is taken at least as fast, past the first stall: windows opened byte by byte would hold it for ever
-_LEAST_BYTES_PER_S = 1_024
 
 
 class Carrier(Protocol):
@@ -29,6 +28,10 @@ class Carrier(Protocol):
 
     def send_data(self, stream: int, data: bytes, *, end: bool) -> None: ...
 
+    def is_shut(self, stream: int) -> bool:
+        """Is it the stream's own window that is used up, and not the connection's alone?"""
+        ...
+
     async def writable(self) -> None:
         """The socket takes more."""
         ...
@@ -45,7 +48,8 @@ class Carrier(Protocol):
 
 
 class Exchange:
-    """ASGI `receive` and `send` of one stream. `length`: bytes the body is to have, where the request says so."""
+    """ASGI `receive` and `send` of one stream. `length`: bytes the body is to have, where the request says so;
+    `patience`: for its own window, and for the connection's, which all of its streams share."""
 
     def __init__(
         self,
@@ -54,15 +58,14 @@ class Exchange:
         scope: dict[str, Any],
         length: int | None,
         idle_s: float,
-        stall_s: float,
+        patience: tuple[Patience, Patience],
     ) -> None:
         self.scope = scope
         self._missing = length  # of the body, as far as it is known
         self._carrier = carrier
         self._stream = stream
         self._idle_s = idle_s
-        self._stall_s = stall_s
-        self._patience_s = stall_s  # left to wait for the peer's window; what it takes gives some back
+        self._own_patience, self._shared_patience = patience
         self._parts: list[bytes] = []
         self._size = 0  # flow-controlled bytes in parts, padding included
         self._ended = False  # the peer sent all of the request
@@ -178,9 +181,12 @@ class Exchange:
             else:
                 piece = body[at : at + room]
                 at += len(piece)
-                self._patience_s = min(self._stall_s, self._patience_s + len(piece) / _LEAST_BYTES_PER_S)
+                for patience in (self._own_patience, self._shared_patience):
+                    patience.gain(len(piece))
                 self._carrier.send_data(self._stream, piece, end=not more and at == len(body))
                 await self._carrier.writable()
+                if at < len(body):
+                    await asyncio.sleep(0)  # the connection's window is for other streams too
             if self.gone:
                 return
         if not body and not more:
@@ -189,16 +195,14 @@ class Exchange:
             self._finish()
 
     async def _wait_for_window(self) -> None:
-        clock = asyncio.get_running_loop().time
-        began_s = clock()
+        patience = self._own_patience if self._carrier.is_shut(self._stream) else self._shared_patience
         self._opened.clear()
-        try:
-            async with asyncio.timeout(self._patience_s):
+        with patience.waiting(), contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience.left_s):
                 await self._opened.wait()
-        except TimeoutError:
+        if not self.gone and not patience.left_s:
             self._carrier.slow_reader(self._stream)
             self.on_gone()
-        self._patience_s -= clock() - began_s
 
     def _finish(self) -> None:
         self.answered = True

@@ -33,6 +33,7 @@ from gateway.api.http2_codec import Codec, fields_of
 from gateway.api.http2_exchange import Exchange
 from gateway.api.http2_frames import Bucket, FrameScan, Seen
 from gateway.api.http2_linger import Lingering
+from gateway.api.http2_patience import Patience
 from gateway.api.http2_scope import build_scope, check_trailers
 from gateway.api.http_protocol import Limits
 from gateway.api.media import ErrorBody, describe
@@ -56,6 +57,7 @@ class Http2Protocol(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self._exchanges: dict[int, Exchange] = {}
+        self._patience = Patience(limits.write_stall_s, self._loop.time)  # for the connection's window
         self._running = 0  # handlers; some of streams that were reset
         self._lingering = Lingering(self._loop, limits, self._give_up)
         self._scan = FrameScan()
@@ -211,7 +213,8 @@ class Http2Protocol(asyncio.Protocol):
             self._refuse(stream, exc, is_whole=event.stream_ended is not None)
             return
         scope.update(self._facts)
-        exchange = Exchange(self, stream, scope, length, self._limits.body_idle_s, self._limits.write_stall_s)
+        patience = Patience(self._limits.write_stall_s, self._loop.time), self._patience
+        exchange = Exchange(self, stream, scope, length, self._limits.body_idle_s, patience)
         self._exchanges[stream] = exchange
         self._running += 1
         self._state.total_requests += 1
@@ -334,6 +337,10 @@ class Http2Protocol(asyncio.Protocol):
         except (H2Error, KeyError):
             self._forget(stream)
             return 0
+
+    def is_shut(self, stream: int) -> bool:
+        known = self._h2.streams.get(stream)
+        return known is None or known.outbound_flow_control_window <= 0
 
     def send_head(self, stream: int, headers: Iterable[tuple[bytes, bytes]], *, end: bool) -> None:
         fields = list(headers)

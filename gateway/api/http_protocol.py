@@ -93,6 +93,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._discarded = 0
         self._framing_bytes = 0  # since the last byte of a body: chunk extensions, trailers
+        self._previous: Any = None  # the request before the one that is being read
         self._is_deaf = False  # nothing more is read: earlier requests are answered, then it ends
         self._fault: tuple[GatewayError, str] | None = None  # why a callback ended the parsing
         self._head_again = b""  # of a request that asks for another protocol, without that wish
@@ -163,6 +164,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_headers = True
+        self._unset_keepalive_if_required()  # it began in one piece with the end of the one before
         super().on_message_begin()
         if self.extensions:
             self.scope["extensions"] = self.extensions
@@ -179,6 +181,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_headers = False
         self._in_body = True
         self._discarded = self._framing_bytes = 0
+        self._previous = self.cycle
         super().on_headers_complete()
 
     def _check_head(self) -> None:
@@ -238,10 +241,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._linger.cancel()
             self._linger = None
         super().on_message_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            # Answered before it was whole: the answer's timer ended with the rest.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._in_body and not self.transport.is_closing():
+        if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
             # Answered early: closing now would reset the connection under an answer not read yet.
             self._linger = self.loop.call_later(self.limits.linger_s, self._abort, "body_too_large")
 
@@ -306,7 +315,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self._cancel()
                 cycle.keep_alive = False
                 return
-            if cycle.response_started or self.pipeline:
+            if self.pipeline:
+                # This one waits for earlier ones: it is given up, and they are answered.
+                self.pipeline.popleft()
+                self.cycle = self._previous
+                self._is_deaf = True
+                self._cancel()
+                self._in_body = False
+                self.cycle.keep_alive = False
+                return
+            if cycle.response_started:
                 self.transport.abort()
                 return
             cycle.disconnected = True  # the handler sees a disconnect and answers nothing

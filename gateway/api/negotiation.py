@@ -54,6 +54,7 @@ class Negotiator(asyncio.Protocol):
         self._first = b""
         self._deadline: asyncio.TimerHandle | None = None
         self._is_ending = False
+        self._successor: Any = None  # what it became
         self._is_tls = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
 
@@ -97,6 +98,9 @@ class Negotiator(asyncio.Protocol):
     def shutdown(self) -> None:
         """The server drains. Who connected just now has seen an open door: the request behind is answered."""
         self._is_ending = True
+        if self._successor is not None:
+            self._loop.call_later(FIRST_WORDS_S, self._successor.shutdown)
+            return
         self._disarm()
         self._deadline = self._loop.call_later(FIRST_WORDS_S, self.transport.close)
 
@@ -118,6 +122,7 @@ class Negotiator(asyncio.Protocol):
                 config=self._config, server_state=self._state, app_state=self._app_state, _loop=self._loop
             )
             protocol.extensions = extensions
+        self._successor = protocol
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         if first:

@@ -7,6 +7,7 @@ the certificate that is current then, so a new file is in force with the next ha
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
-from gateway.config.certificates import DEFAULT, names_of, parse_names, read_pair
+from gateway.config.certificates import DEFAULT, CertificatePair, names_of, parse_names, read_pair
 from gateway.config.sections import Api
 from gateway.metrics import Metric, Metrics
 from gateway.model.errors import ConfigError
@@ -45,8 +48,13 @@ class Served(NamedTuple):
     """One certificate, ready for handshakes."""
 
     context: ssl.SSLContext
-    ends_s: float  # Unix seconds
+    read: CertificatePair
     names: frozenset[str]  # that it bears
+
+    @property
+    def ends_s(self) -> float:
+        """Unix seconds."""
+        return self.read.ends
 
 
 def pairs_of(config: Api) -> list[Pair]:
@@ -56,32 +64,48 @@ def pairs_of(config: Api) -> list[Pair]:
     return found
 
 
-def load_pair(pair: Pair, config: Api, now_s: float) -> Served:
-    """ConfigError says what is wrong with it."""
-    read = read_pair(pair.cert, pair.key, pair.field, pair.key_field, now_s)
+def build_context(pair: Pair, read: CertificatePair, authority: bytes, config: Api) -> ssl.SSLContext:
+    """ConfigError where OpenSSL does not serve what was read."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[config.tls_min_version]
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(ALPN)
     try:
-        context.load_cert_chain(pair.cert, pair.key, password="")  # else a new one that wants a phrase asks for it
-    except (OSError, ssl.SSLError) as exc:  # replaced this moment, or of a kind that OpenSSL does not serve
+        _load_chain(context, read)
+    except (OSError, ssl.SSLError) as exc:
         reason = getattr(exc, "reason", None) or exc
         raise ConfigError(f"the certificate {pair.cert!r} can not be served: {reason}", field=pair.field) from None
     if config.tls_client_auth != "none":
-        try:
-            context.load_verify_locations(cafile=config.tls_client_ca)
-        except (OSError, ssl.SSLError):
-            raise ConfigError(
-                f"{config.tls_client_ca!r} is no readable file of PEM certificates", field="api.tls_client_ca"
-            ) from None
+        context.load_verify_locations(cadata=authority)
         required = config.tls_client_auth == "required"
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
         # A session that is taken up again brings its certificate along unchecked: after its end, or its authority's.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
-    return Served(context, read.ends, names_of(read))
+    return context
+
+
+def _load_chain(context: ssl.SSLContext, read: CertificatePair) -> None:
+    """From what was checked, and not from files that may be others by now; ssl takes a path, so it gets one in RAM."""
+    with os.fdopen(os.memfd_create("certificate"), "wb") as file:
+        file.write(read.chain + b"\n" + read.key)
+        file.flush()
+        path = f"/proc/self/fd/{file.fileno()}"
+        context.load_cert_chain(path, path, password="")  # else one that wants a phrase asks for it
+
+
+def read_authority(config: Api) -> bytes:
+    """DER of the certificates that may sign those of clients. ConfigError."""
+    if config.tls_client_auth == "none":
+        return b""
+    try:
+        found = x509.load_pem_x509_certificates(Path(config.tls_client_ca).read_bytes())
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"{config.tls_client_ca!r} is no readable file of PEM certificates", field="api.tls_client_ca"
+        ) from None
+    return b"".join(certificate.public_bytes(serialization.Encoding.DER) for certificate in found)
 
 
 class Certificates:
@@ -95,37 +119,64 @@ class Certificates:
         self._pairs = pairs_of(config)
         self._warned_s: dict[tuple[str, bool], float] = {}  # (host, is it over?) → when it was said
         self._marks = self._read_marks()
-        self._loaded = self._load()
-        self._authority = self._read_authority()
+        self._authority = read_authority(config)
         self._authority_s = float("-inf")  # when another one came
+        self._loaded = {pair.host: self._build(pair, self._read(pair)) for pair in self._pairs}
         #: the listener's own
-        self.context = load_pair(self._pairs[0], config, clock()).context
+        self.context = self._build(self._pairs[0], self._loaded[DEFAULT].read).context
         self.context.sni_callback = self._on_server_name
         self.report()
 
+    def _read(self, pair: Pair) -> CertificatePair:
+        return read_pair(pair.cert, pair.key, pair.field, pair.key_field, self._clock())
+
+    def _build(self, pair: Pair, read: CertificatePair) -> Served:
+        return Served(build_context(pair, read, self._authority, self._config), read, names_of(read))
+
     def reload(self) -> bool:
         """Take the files as they are now. Where one can not be used its certificate stays as it was, and False is
-        answered; the others go on to theirs."""
+        answered; the others go on to theirs, and an authority of clients that is new is in force for all."""
         self._marks = self._read_marks()
-        refused = 0
-        for pair in self._pairs:
-            try:
-                self._loaded[pair.host] = load_pair(pair, self._config, self._clock())
-            except ConfigError as exc:
-                refused += 1
-                log.error(
-                    "certificate refused",
-                    certificate=pair.host,
-                    field=exc.field,
-                    reason=exc.message,
-                    consequence="the old one stays",
-                )
-        if (authority := self._read_authority()) != self._authority and not refused:
-            self._authority, self._authority_s = authority, self._clock()
+        is_whole = self._reload_authority()
+        count = sum(map(self._reload_pair, self._pairs))
         self._warned_s.clear()
         self.report()
-        log.info("certificates loaded", count=len(self._pairs) - refused)
-        return not refused
+        log.info("certificates loaded", count=count)
+        return is_whole and count == len(self._pairs)
+
+    def _reload_authority(self) -> bool:
+        try:
+            authority = read_authority(self._config)
+        except ConfigError as exc:
+            self._say_refused("client_ca", exc)
+            return False
+        if authority != self._authority:
+            self._authority, self._authority_s = authority, self._clock()
+        return True
+
+    def _reload_pair(self, pair: Pair) -> bool:
+        """Is it the file's as it is now?"""
+        read, is_new = self._loaded[pair.host].read, True
+        try:
+            read = self._read(pair)
+        except ConfigError as exc:
+            self._say_refused(pair.host, exc)
+            is_new = False
+        try:
+            self._loaded[pair.host] = self._build(pair, read)
+        except ConfigError as exc:
+            self._say_refused(pair.host, exc)
+            return False
+        return is_new
+
+    def _say_refused(self, name: str, exc: ConfigError) -> None:
+        log.error(
+            "certificate refused",
+            certificate=name,
+            field=exc.field,
+            reason=exc.message,
+            consequence="the old one stays",
+        )
 
     def refresh(self) -> None:
         """Reload where a file has changed since the last look."""
@@ -147,9 +198,6 @@ class Certificates:
                     log.error("certificate expired", certificate=host, hint="clients refuse it: renew it")
                 else:
                     log.warning("certificate expires soon", certificate=host, days=round(left_s / 86_400, 1))
-
-    def _load(self) -> dict[str, Served]:
-        return {pair.host: load_pair(pair, self._config, self._clock()) for pair in self._pairs}
 
     def _read_marks(self) -> list[tuple[int, int, int]]:
         """Of every file: whether it is another one than before."""
@@ -180,14 +228,6 @@ class Certificates:
         """Is it a session taken up again that was begun under another authority of clients? Its client's certificate
         was not looked at again. (There are no tickets; TLS 1.2 has sessions without them, and they can not be off.)"""
         return bool(tls.session_reused) and tls.session is not None and tls.session.time <= self._authority_s
-
-    def _read_authority(self) -> bytes:
-        if self._config.tls_client_auth == "none":
-            return b""
-        try:
-            return Path(self._config.tls_client_ca).read_bytes()
-        except OSError:
-            return b""
 
     def _on_server_name(self, tls: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         tls.context = self.choose(name).context

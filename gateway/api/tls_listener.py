@@ -89,9 +89,10 @@ class TlsListener:
                 handshake.add_done_callback(tasks.discard)
 
     async def _shake_hands(self, peer: socket.socket) -> None:
+        protocol = self._make()
         try:
-            _, protocol = await self._loop.connect_accepted_socket(
-                self._make,
+            await self._loop.connect_accepted_socket(
+                lambda: protocol,
                 peer,
                 ssl=self._context,
                 ssl_handshake_timeout=self._limits.headers_s,

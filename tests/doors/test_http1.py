@@ -323,3 +323,48 @@ async def test_at_the_apns_door_it_is_apples_idle_timeout():
     assert f"apns-id: {number}".encode() in head
     assert json.loads(body) == {"reason": "IdleTimeout"}
     assert not door.floors.pushed
+
+
+# --- connections end, and answers are whole -----------------------------------------------------------------------
+
+
+async def test_a_connection_that_was_answered_before_its_body_came_does_not_stay_for_ever():
+    door = Door()
+    async with serving(door, keep_alive_s=1) as server, connected(server) as (reader, writer):
+        writer.write(b"POST /push/nosuchtoken HTTP/1.1\r\nhost: x\r\nttl: 1\r\ncontent-length: 10\r\n\r\n")
+        async with asyncio.timeout(60):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+        writer.write(b"x" * 10)
+        await rest_of(reader)
+    await until(lambda: door.metrics.value(Metric.API_CONNECTIONS) == 0)
+
+
+async def test_an_answer_does_not_cut_the_next_request_that_is_still_coming():
+    door = Door()
+    door.floors.hold = []
+    body = body_of(door)
+    first = push(door, f"content-length: {len(body)}").replace(b"connection: close\r\n", b"") + body
+    async with serving(door, linger_s=0.05) as server, connected(server) as (reader, writer):
+        writer.write(first + push(door, f"content-length: {len(body)}") + body[:10])
+        await until(lambda: door.floors.hold)
+        door.floors.hold[0].set_result(None)
+        async with asyncio.timeout(60):
+            await reader.readuntil(b'"targeted":1}')
+        await asyncio.sleep(0.2)  # longer than the linger
+        door.floors.hold = None
+        writer.write(body[10:])
+        assert statuses(await rest_of(reader)) == [201]
+    assert len(door.floors.pushed) == 2
+
+
+async def test_a_bad_body_behind_a_good_request_takes_no_answer_from_it():
+    door = Door()
+    door.floors.hold = []
+    body = body_of(door)
+    first = push(door, f"content-length: {len(body)}").replace(b"connection: close\r\n", b"") + body
+    async with serving(door) as server, connected(server) as (reader, writer):
+        writer.write(first + push(door, "transfer-encoding: chunked") + b"zz\r\nx\r\n")
+        await until(lambda: door.floors.hold)
+        door.floors.hold[0].set_result(None)
+        assert statuses(await rest_of(reader)) == [201]
+    assert len(door.floors.pushed) == 1

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+import uvloop
 from api_doubles import Door
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -274,12 +275,14 @@ async def test_no_session_outlives_the_authority_it_was_begun_under(authority, l
             assert not taken
 
 
-def ask_with(context: ssl.SSLContext, port: int, session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
+def ask_with(
+    context: ssl.SSLContext, port: int, session: ssl.SSLSession | None, name: str = "localhost"
+) -> tuple[bool, ssl.SSLSession | None]:
     """(is it answered? what may be taken up again). Blocking: asyncio's own TLS takes no session."""
     try:
         with (
             socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
-            context.wrap_socket(plain, server_hostname="localhost", session=session) as tls,
+            context.wrap_socket(plain, server_hostname=name, session=session) as tls,
         ):
             tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             return tls.recv(100).startswith(b"HTTP/1.1 200"), tls.session
@@ -392,6 +395,28 @@ def test_one_that_ended_holds_up_no_others_renewal(authority, tmp_path, clock):
     assert certificates.choose(None).ends_s > clock.now_s
 
 
+async def test_a_new_authority_of_clients_is_in_force_under_a_name_whose_certificate_ended(
+    authority, localhost, tmp_path, clock
+):
+    other = Authority("other authority")
+    ca = tmp_path / "clients.pem"
+    ca.write_text(authority.pem)
+    short = authority.issue("short.example", ends_days=1).write(tmp_path, "short")
+    sni = [f"short.example={short.cert}:{short.key}"]
+    door = Door(**with_tls(localhost, tls_sni=sni, tls_client_ca=str(ca), tls_client_auth="required"))
+    async with serving(door) as server:
+        assert server._certificates is not None
+        server._certificates._clock = clock
+        clock.now_s += 2 * 86_400
+        ca.write_text(other.pem)
+        assert not server.reload_tls()  # short.example's has ended
+        for of, is_taken in ((authority, False), (other, True)):
+            for name in ("short.example", "localhost"):
+                context = authority.client_context(of.issue(name="mine"))
+                answered = await asyncio.to_thread(ask_with, context, server.tls_port, None, name)
+                assert answered[0] == is_taken, name
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -423,3 +448,37 @@ def test_settings_that_contradict_each_other(localhost):
     assert fields(**with_tls(localhost, tls_client_auth="required")) == {"api.tls_client_ca"}
     assert fields(public_urls=["https://push.example", "http://h:80"]) == set()
     assert fields(public_urls=["https://push.example/"]) == {"api.public_urls"}
+
+
+# --- the door closes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpn", [[], ["http/1.1"], ["h2"]])
+@pytest.mark.parametrize("tunnel", [False, True])
+def test_who_shakes_hands_as_the_door_closes_is_answered_and_holds_nothing_up(authority, localhost, alpn, tunnel):
+    uvloop.run(late_handshake(authority, localhost, alpn, tunnel=tunnel))
+
+
+async def late_handshake(authority: Authority, localhost: Files, alpn: list[str], *, tunnel: bool) -> None:
+    """The loop is a gateway's own: what connects there is of other kinds than asyncio's."""
+    door = Door(**with_tls(localhost))
+    server = ApiServer(door.asgi, door.backend)
+    await server.start()
+    context = authority.client_context(alpn=alpn)
+    hello = b"CONNECT localhost:443 HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port if tunnel else server.tls_port)
+    if tunnel:
+        writer.write(hello)
+        await reader.readuntil(b"\r\n\r\n")
+    else:
+        await until(lambda: server._tls_listener is not None and server._tls_listener._handshakes)
+    stopping = asyncio.create_task(server.stop(timeout_s=30))
+    await asyncio.sleep(0)
+    await writer.start_tls(context, server_hostname="localhost")
+    if alpn != ["h2"]:
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    async with asyncio.timeout(20):
+        await stopping
+    writer.close()
