@@ -287,17 +287,23 @@ class Executor:
             self._journal.step(delivery.seq, Step(now - notification.ack_ms, "sent", EDGE))
         elif action is Action.STEP_RECHECK:
             channel = EDGE
-        elif action is Action.STEP_NOTIFIER_FAILED and self._is_told(delivery.seq, channel):
+        elif action is Action.STEP_NOTIFIER_FAILED and self._is_told(delivery.seq, channel, detail):
             return
         self._journal.step(delivery.seq, Step(now, what, channel, detail))
         self._metrics.count(Metric.DELIVERY_STEPS, label=what)
 
-    def _is_told(self, seq: int, channel: str) -> bool:
-        """An outage of days must not take the room for what comes after it."""
+    def _is_told(self, seq: int, channel: str, detail: str) -> bool:
+        """An outage of days must not take the room for what comes after it, nor a queue that is full again."""
         trail = self._trails.get(seq)
-        if trail is None or trail.retries < MAX_TOLD:
+        if trail is None:
             return False
-        return any(step.channel == channel and step.what == "notifier_failed" for step in self._journal.steps_of(seq))
+        is_full = trail.full == channel
+        if trail.retries < MAX_TOLD and not is_full:
+            return False
+        return any(
+            step.channel == channel and step.what == "notifier_failed" and (step.detail == detail or not is_full)
+            for step in self._journal.steps_of(seq)
+        )
 
     def _trail(self, seq: int) -> Trail:
         trail = self._trails.get(seq)

@@ -10,6 +10,7 @@ from house import House
 
 from gateway.delivery.chain import used_up
 from gateway.delivery.executor import MAX_TOLD
+from gateway.metrics import Metric
 from gateway.model.outcome import State, Step
 from gateway.notifiers.stub.client import Answer
 
@@ -125,6 +126,48 @@ async def test_what_waits_for_room_in_a_queue_and_is_over_meanwhile_is_not_calle
     await house.settle_down()
     assert [call.registration for call in house.stub.calls] == [away.number, away.number]
     assert (house.state(sent), house.state(over)) == (State.SENT, State.EXPIRED)
+    await house.close()
+
+
+async def test_what_waits_for_a_free_lane_costs_no_turns_and_no_lines_until_one_is_free() -> None:
+    house = House()
+    house.config.delivery.notifier_lanes = 4
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.lane = lambda app, registration: str(registration.number)  # type: ignore[method-assign]
+    house.stub.answer = Answer.HANG
+    seqs = [await house.accepted(house.directory.add()) for _ in range(5)]
+    for _ in range(20):
+        await house.settle_down()
+    assert [house.state(seq) for seq in seqs[3:]] == [State.WAITING] * 2  # three quarters of the lanes are one app's
+    assert [house.steps(seq) for seq in seqs[3:]] == [["notifier_failed"]] * 2
+    assert house.counted(Metric.NOTIFIER_BOUNDS, "stub lanes") == 2
+    house.stub.answer = Answer.OK
+    house.stub.release()
+    await house.settle_down()
+    assert [house.steps(seq)[-1] for seq in seqs] == ["notified"] * 5
+    await house.close()
+
+
+async def test_what_waits_for_room_is_told_of_it_where_those_before_it_went_elsewhere() -> None:
+    house = House()
+    house.config.delivery.notifier_concurrency = house.config.delivery.notifier_lane_concurrency = 1
+    house.config.delivery.notifier_lane_queue = 2
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.answer = Answer.HANG
+    first, back, last = (house.directory.add() for _ in range(3))
+    for _ in range(3):
+        await house.accepted(first)
+    sent = [await house.accepted(back) for _ in range(6)]
+    later = [await house.accepted(last) for _ in range(2)]
+    house.edge.connect(back.number)
+    await house.settle_down()
+    house.stub.release()
+    for _ in range(5):  # a call at a time
+        await house.settle_down()
+    assert [house.state(seq) for seq in (*sent, *later)] == [State.SENT] * 6 + [State.NOTIFIED] * 2
+    assert house.steps(later[-1])[-1] == "notified"
     await house.close()
 
 
