@@ -169,7 +169,7 @@ class Executor:
         state, actions = decide(old, event, facts)
         hop = delivery.hop + (Action.NOTIFY in actions)
         if Action.REOPEN in actions:
-            hop = self._reopened(delivery, event)
+            hop = self._reopened(delivery, channel)
         if not state.is_final and (state is not old or hop != delivery.hop):
             self._journal.set_state(seq, state, hop)
         sent = Sent.NOTHING
@@ -329,9 +329,9 @@ class Executor:
             return False
         if not self._queues[trail.full].keep(seq, notification.app, self._lane(trail.full, delivery, notification)):
             return False
-        trail.full = ""
-        if trail.is_blank:
+        if trail.is_blank(trail.full):
             self._trails.pop(seq)
+        trail.full = ""
         return True
 
     def _on_room(self, seq: int) -> None:
@@ -462,15 +462,23 @@ class Executor:
             return ""
         used: Sequence[str] = ()
         if delivery.hop:
-            used = chain.used_up(self._journal.steps_of(delivery.seq), delivery.hop, names, answered)
+            used = chain.used_up(
+                self._journal.steps_of(delivery.seq),
+                delivery.hop,
+                names,
+                answered,
+                failed=(*trail.later, *trail.dead) if trail is not None else (),
+                opened=trail.opened if trail is not None else (),
+            )
         return chain.find_next(names, (*used, *trail.dead) if trail is not None else used)
 
-    def _reopened(self, delivery: Delivery, event: Event) -> int:
-        """How many notifiers stay used up. Where one is dead those are that took it: the dead ones are remembered, and
-        after a restart they say so again."""
-        if event is Event.NOTIFIER_DEAD:
-            return min(delivery.hop, chain.count_took(self._journal.steps_of(delivery.seq)))
-        return max(0, delivery.hop - 1)
+    def _reopened(self, delivery: Delivery, channel: str) -> int:
+        """How many notifiers stay used up: those that took it, are dead or are under way. One whose queue is full is
+        waited for, and the others are asked again when it has failed as well."""
+        trail = self._trail(delivery.seq)
+        opened = trail.reopen(channel if trail.full == channel else "")
+        took = chain.count_took(self._journal.steps_of(delivery.seq))
+        return max(min(took, delivery.hop), delivery.hop - opened)
 
     def _chain(self, notification: Notification, registration: int) -> Sequence[str]:
         """Notifiers in order: the push's own, else the registration's, else the app's; none while it is signed out."""

@@ -52,6 +52,41 @@ async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_rest_of_t
     assert (len(house.stub.calls), house.steps(seq)[-2:]) == (4, ["notified", "recheck"])
 
 
+async def test_all_of_a_chain_that_failed_for_now_are_tried_again_in_order(house: House) -> None:
+    device = house.directory.add(fallback=["gone", "stub", "other"])
+    house.stub.answer = house.other.answer = Answer.DOWN
+    seq = await house.accepted(device, ttl=86_400)
+    await house.advance(200_000)
+    assert (len(house.stub.calls), len(house.other.calls)) == (3, 3)
+    assert [step.channel for step in house.journal.rows[seq].steps] == ["gone"] + ["stub", "other"] * 3
+    house.stub.answer = Answer.OK  # the last of them stays down
+    await house.advance(200_000)
+    assert (len(house.stub.calls), house.steps(seq).count("notified")) == (4, 1)
+
+
+@pytest.mark.parametrize("last", [Answer.DEAD, Answer.DOWN])
+async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_next_had_no_room_and_fails_then(
+    last: Answer,
+) -> None:
+    house = House()
+    house.config.delivery.notifier_lane_queue = house.config.delivery.notifier_lane_concurrency = 1
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.expect(Answer.HANG)
+    for _ in range(2):  # one is under way, one waits
+        await house.accepted(house.directory.add(), ttl=86_400)
+    house.other.answer, house.stub.answer = Answer.DOWN, last
+    seq = await house.accepted(house.directory.add(fallback=["other", "stub"]), ttl=86_400)
+    assert house.state(seq) is State.WAITING
+    house.stub.release()
+    await house.settle_down()
+    assert (len(house.other.calls), [call.notification for call in house.stub.calls][-1]) == (1, seq)
+    house.other.answer = Answer.OK
+    await house.advance(60_000)
+    assert house.steps(seq)[:4] == ["notifier_failed"] * 3 + ["notified"]
+    await house.close()
+
+
 async def test_a_notifier_that_took_it_is_not_asked_again_where_another_fails(house: House) -> None:
     device = house.directory.add(fallback=["stub", "other", "gone"])
     house.other.answer = Answer.DOWN
@@ -185,7 +220,15 @@ async def test_what_waits_for_room_is_told_of_it_where_those_before_it_went_else
         ([("edge", "sent"), ("edge", "ack_timeout")], 0, ["a"], "", []),
     ],
 )
-def test_names_that_are_used_up(
+def test_names_that_are_used_up_by_the_history(
     history: list[tuple[str, str]], hop: int, chain: list[str], answered: str, used: list[str]
 ) -> None:
     assert used_up([Step(0, what, name) for name, what in history], hop, chain, answered) == used
+
+
+def test_names_that_are_used_up_as_the_trail_knows_them() -> None:
+    history = [Step(0, "notifier_failed", name) for name in "abca"]
+    assert used_up(history, 1, list("abc"), "a", opened=["b", "c"]) == ["a"]
+    assert used_up(history, 2, list("abc"), "b", failed=["a", "b"], opened=["c"]) == ["b", "a"]
+    assert used_up(history, 1, list("abc"), opened=["b", "c"]) == ["a"]  # it was dead before the trail began
+    assert used_up(history, 2, list("abc"), failed=["c"], opened=["a", "b"]) == ["c", "a"]  # "a" is under way
