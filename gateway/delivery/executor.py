@@ -317,7 +317,7 @@ class Executor:
         trail = self._trail(seq)
         pause = self._retry_ms * min(1 << min(trail.retries, 16), MAX_BACKOFF)
         trail.retries += not trail.full  # it says nothing of how the next try will end
-        trail.full = ""
+        trail.full, trail.is_kept = "", False
         self._journal.arm(seq, now + max(pause, after_ms) + (spread_retry(pause, seq) if is_spread else 0))
 
     def _waits_for_room(self, delivery: Delivery, notification: Notification) -> bool:
@@ -325,19 +325,19 @@ class Executor:
         seq = delivery.seq
         trail = self._trails.get(seq)
         # On a live link it would be sent again at once.
-        if trail is None or not trail.full or trail.retries or self._edge.is_connected(delivery.registration):
+        if trail is None or not trail.full or self._edge.is_connected(delivery.registration):
             return False
         if not self._queues[trail.full].keep(seq, notification.app, self._lane(trail.full, delivery, notification)):
             return False
         if trail.is_blank(trail.full):
             self._trails.pop(seq)
-        trail.full = ""
+        trail.full, trail.is_kept = "", True
         return True
 
     def _on_room(self, seq: int) -> None:
         delivery, trail = self._journal.get(seq), self._trails.get(seq)
         # One that was tried since has a timer of its own.
-        if delivery is not None and delivery.state == State.WAITING and (trail is None or not trail.retries):
+        if delivery is not None and delivery.state == State.WAITING and (trail is None or trail.is_kept):
             self.apply(seq, Event.ROUTE)
 
     def _settle(self, delivery: Delivery, notification: Notification, state: State, now: int) -> None:

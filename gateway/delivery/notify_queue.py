@@ -4,7 +4,7 @@ A lane is what fails alone: an upstream and the credential it is asked with (`No
 each. What each bound does when it is reached, counted by `heliograph_notifier_bounds_total`:
 
 - calls waiting in all, or in one lane: `offer` refuses. A delivery that waits for room is remembered (`keep`), and told
-  (`on_room`) when the lane is half empty;
+  (`on_room`) when the lane is half empty; meanwhile the lane refuses what comes later, so that nothing overtakes it;
 - busy lanes: one that only rests gives way (its upstream is still left alone by the notifier's own circuit), else the
   call is refused as above;
 - calls under way in all: three quarters for anybody, and of the last quarter a lane takes while it has less under way
@@ -122,6 +122,7 @@ class NotifyQueue:
         self._returned: deque[tuple[Job, int]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._is_pumping = False
+        self._is_telling = False
         self._is_draining = False
         self._closed = False
 
@@ -149,6 +150,8 @@ class NotifyQueue:
         if not self._waiting.has_room(app):
             return self._refuse("queue", "queue full")
         if lane is not None and len(lane.jobs) >= self._lane_capacity:
+            return self._refuse("lane_queue", "queue full")
+        if not self._is_telling and (app, lane_name) in self._refused:
             return self._refuse("lane_queue", "queue full")
         if lane is None:
             if not self._held_lanes.has_room(app) and not self._drop_resting(app):
@@ -261,11 +264,13 @@ class NotifyQueue:
         if waiting > self._lane_capacity // 2 or not self._waiting.has_room(key[0]):
             return 0
         seqs = self._refused.take(key, min(most, self._lane_capacity - waiting))
+        self._is_telling = True
         for seq in seqs:
             try:
                 self._on_room(seq)
             except Exception:
                 _log.exception("notify_queue_failed", notifier=self.name)
+        self._is_telling = False
         return len(seqs)
 
     def _next_lane(self) -> Lane | None:

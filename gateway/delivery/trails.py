@@ -44,12 +44,13 @@ class Remembered(Generic[_V]):
 class Trail:
     """How often a delivery was tried in vain."""
 
-    __slots__ = ("dead", "full", "later", "opened", "retries", "timed_out", "tries")
+    __slots__ = ("dead", "full", "is_kept", "later", "opened", "retries", "timed_out", "tries")
 
     def __init__(self) -> None:
         self.retries = 0  # retry timers armed so far
         self.tries = 0  # failures for now that were the message's or the address's
         self.full = ""  # the notifier whose queue had no room, where that was the last to be heard of one
+        self.is_kept = False  # a queue remembers it: it waits for room there, and for no timer
         self.later: tuple[str, ...] = ()  # notifiers that failed for now and are used up by that
         self.opened: tuple[str, ...] = ()  # those that may be asked again
         self.dead: tuple[str, ...] = ()  # and those of its chain that are dead for it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 
 import pytest
 from house import House
@@ -11,7 +12,10 @@ from house import House
 from gateway.delivery.chain import used_up
 from gateway.delivery.executor import MAX_TOLD
 from gateway.metrics import Metric
+from gateway.model.notification import Notification
 from gateway.model.outcome import State, Step
+from gateway.model.ports import NotifierResult
+from gateway.model.registration import App, Registration
 from gateway.notifiers.stub.client import Answer
 
 
@@ -161,6 +165,33 @@ async def test_what_waits_for_room_in_a_queue_and_is_over_meanwhile_is_not_calle
     await house.settle_down()
     assert [call.registration for call in house.stub.calls] == [away.number, away.number]
     assert (house.state(sent), house.state(over)) == (State.SENT, State.EXPIRED)
+    await house.close()
+
+
+async def test_nothing_overtakes_what_waits_for_room_however_often_it_was_tried() -> None:
+    house = House()
+    house.config.delivery.notifier_concurrency = house.config.delivery.notifier_lane_concurrency = 1
+    house.config.delivery.notifier_lane_queue = 4
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.answer = Answer.DOWN
+    tried = await house.accepted(house.directory.add(), ttl=86_400)
+    calls: deque[asyncio.Future[NotifierResult]] = deque()
+    order: list[int] = []
+
+    async def notify(app: App, registration: Registration, notification: Notification) -> NotifierResult:
+        order.append(notification.seq)
+        calls.append(asyncio.get_running_loop().create_future())
+        return await calls[-1]
+
+    house.stub.notify = notify  # type: ignore[method-assign]
+    seqs = [await house.accepted(house.directory.add(), ttl=86_400) for _ in range(8)]
+    await house.advance(40_000)  # its pause is over, and the lane is full
+    assert house.state(tried) is State.WAITING
+    for _ in range(20):  # one ends, one comes: the lane never is empty
+        calls.popleft().set_result(NotifierResult(ok=True))
+        seqs.append(await house.accepted(house.directory.add(), ttl=86_400))
+    assert order[:21] == [*seqs[:8], tried, *seqs[8:20]]
     await house.close()
 
 
