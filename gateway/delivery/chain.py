@@ -32,8 +32,9 @@ def used_up(
     names = list(dict.fromkeys((*first, *took, *failed, *(name for name in others if name not in opened))))
     used = names[:hop]
     # The calls of these are under way still: the delivery went on without them.
-    used += [name for name in dict.fromkeys(chain) if name not in names][: hop - len(used)]
-    return used
+    under_way = [name for name in dict.fromkeys(chain) if name not in names]
+    under_way.sort(key=lambda name: name in opened)
+    return used + under_way[: hop - len(used)]
 
 
 def find_next(chain: Iterable[str], used: Collection[str]) -> str:

@@ -329,8 +329,9 @@ class Executor:
             return False
         if not self._queues[trail.full].keep(seq, notification.app, self._lane(trail.full, delivery, notification)):
             return False
-        if trail.is_blank(trail.full):
-            self._trails.pop(seq)
+        now = self._journal.get(seq)
+        if trail.is_blank(trail.full) and (now is None or not now.hop):
+            self._trails.pop(seq)  # nobody else is used up either
         trail.full, trail.is_kept = "", True
         return True
 
@@ -395,7 +396,10 @@ class Executor:
     def _load_call(self, job: Job) -> Call | None:
         """What to call the notifier with; None where the delivery ended, or is on the channel again meanwhile."""
         delivery = self._journal.get(job.seq)
-        if delivery is None or delivery.hop != job.hop + 1:
+        if delivery is None:
+            return None
+        if delivery.hop != job.hop + 1:
+            self._pass_over(delivery, job)
             return None
         if delivery.state in (State.SENT, State.ANNOUNCED):
             self._journal.set_state(job.seq, delivery.state, job.hop)  # not used up after all
@@ -413,6 +417,15 @@ class Executor:
             return None
         return app, registration, said_to(notification, registration.locale)
 
+    def _pass_over(self, delivery: Delivery, job: Job) -> None:
+        """The delivery went on to another while this call waited, and it is used up without having been asked."""
+        if delivery.hop <= job.hop:
+            return  # no longer
+        if delivery.state == State.NOTIFIED:
+            self._trail(job.seq).failed(job.notifier, dead=False)
+        else:
+            self._on_notifier_result(job, NotifierResult(ok=False, detail="passed over", asked=False))
+
     def _on_notifier_result(self, job: Job, result: NotifierResult) -> None:
         delivery = self._journal.get(job.seq)
         if delivery is None:
@@ -420,9 +433,11 @@ class Executor:
         notification = self._journal.notification(delivery.notification)
         if notification is None:
             return
-        if delivery.hop != job.hop + 1:
-            # The delivery has moved on to another notifier: only its history hears of this one.
+        if delivery.hop != job.hop + 1 and (result.ok or delivery.state == State.NOTIFIED):
+            # The delivery has moved on to another notifier: only its history and its trail hear of this one.
             what = "notified" if result.ok else "notifier_failed"
+            if not result.ok and delivery.hop > job.hop:
+                self._trail(job.seq).failed(job.notifier, dead=result.dead)
             self._journal.step(job.seq, Step(self._clock(), what, job.notifier, result.detail))
             return
         event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY

@@ -91,6 +91,28 @@ async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_next_had_
     await house.close()
 
 
+async def test_a_notifier_whose_call_still_waited_when_the_delivery_went_on_is_tried_where_the_rest_is_dead() -> None:
+    house = House()
+    house.config.delivery.notifier_lane_concurrency = 1
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.expect(Answer.HANG)
+    house.other.answer = Answer.DEAD
+    await house.accepted(house.directory.add(), ttl=86_400)
+    device = house.directory.add(fallback=["stub", "other"])
+    seq = await house.accepted(device, ttl=86_400)  # its call waits
+    house.edge.connect(device.number)
+    await house.settle_down()
+    house.edge.disconnect(device.number)
+    await house.settle_down()
+    assert (house.state(seq), len(house.other.calls)) == (State.WAITING, 1)
+    house.stub.release()
+    await house.settle_down()
+    await house.advance(40_000)
+    assert [call.notification for call in house.stub.calls][-1] == seq
+    await house.close()
+
+
 async def test_a_notifier_that_took_it_is_not_asked_again_where_another_fails(house: House) -> None:
     device = house.directory.add(fallback=["stub", "other", "gone"])
     house.other.answer = Answer.DOWN
@@ -263,3 +285,4 @@ def test_names_that_are_used_up_as_the_trail_knows_them() -> None:
     assert used_up(history, 2, list("abc"), "b", failed=["a", "b"], opened=["c"]) == ["b", "a"]
     assert used_up(history, 1, list("abc"), opened=["b", "c"]) == ["a"]  # it was dead before the trail began
     assert used_up(history, 2, list("abc"), failed=["c"], opened=["a", "b"]) == ["c", "a"]  # "a" is under way
+    assert used_up(history, 1, list("abd"), opened=["a", "b", "c"]) == ["d"]  # and here the one that never answered
