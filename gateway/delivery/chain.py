@@ -2,7 +2,8 @@
 is asked, and a delivery lives longer than a process.
 
 The history names those that were asked, and says who took the message. A delivery's `hop` says how many of them are
-used up: those behind it, who failed last, count as unused again.
+used up. Who that is of those that failed, its trail says; without one those behind `hop`, who failed last, count as
+unused again.
 """
 
 from __future__ import annotations
@@ -15,14 +16,25 @@ from gateway.model.outcome import Step
 MAX_HOPS = 64
 
 
-def used_up(steps: Iterable[Step], hop: int, chain: Sequence[str], asked: str = "") -> list[str]:
-    """Names, at most `hop`. `asked`: has just answered, and its line is not written yet."""
-    took, failed = _who(steps)
-    names = [name for name in (*took, *failed) if name != asked]
-    used = [asked, *names][:hop] if asked else names[:hop]
+def used_up(
+    steps: Iterable[Step],
+    hop: int,
+    chain: Sequence[str],
+    asked: str = "",
+    *,
+    failed: Iterable[str] = (),
+    opened: Collection[str] = (),
+) -> list[str]:
+    """Names, at most `hop`. `asked`: has just answered, and its line is not written yet. `failed`, `opened`: of those
+    that failed these are known to be used up, or not to be."""
+    took, others = _who(steps)
+    first = [asked] if asked else []
+    names = list(dict.fromkeys((*first, *took, *failed, *(name for name in others if name not in opened))))
+    used = names[:hop]
     # The calls of these are under way still: the delivery went on without them.
-    used += [name for name in dict.fromkeys(chain) if name not in used and name not in names][: hop - len(used)]
-    return used
+    under_way = [name for name in dict.fromkeys(chain) if name not in names]
+    under_way.sort(key=lambda name: name in opened)
+    return used + under_way[: hop - len(used)]
 
 
 def find_next(chain: Iterable[str], used: Collection[str]) -> str:

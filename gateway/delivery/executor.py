@@ -169,7 +169,7 @@ class Executor:
         state, actions = decide(old, event, facts)
         hop = delivery.hop + (Action.NOTIFY in actions)
         if Action.REOPEN in actions:
-            hop = self._reopened(delivery, event)
+            hop = self._reopened(delivery, channel)
         if not state.is_final and (state is not old or hop != delivery.hop):
             self._journal.set_state(seq, state, hop)
         sent = Sent.NOTHING
@@ -287,17 +287,23 @@ class Executor:
             self._journal.step(delivery.seq, Step(now - notification.ack_ms, "sent", EDGE))
         elif action is Action.STEP_RECHECK:
             channel = EDGE
-        elif action is Action.STEP_NOTIFIER_FAILED and self._is_told(delivery.seq, channel):
+        elif action is Action.STEP_NOTIFIER_FAILED and self._is_told(delivery.seq, channel, detail):
             return
         self._journal.step(delivery.seq, Step(now, what, channel, detail))
         self._metrics.count(Metric.DELIVERY_STEPS, label=what)
 
-    def _is_told(self, seq: int, channel: str) -> bool:
-        """An outage of days must not take the room for what comes after it."""
+    def _is_told(self, seq: int, channel: str, detail: str) -> bool:
+        """An outage of days must not take the room for what comes after it, nor a queue that is full again."""
         trail = self._trails.get(seq)
-        if trail is None or trail.retries < MAX_TOLD:
+        if trail is None:
             return False
-        return any(step.channel == channel and step.what == "notifier_failed" for step in self._journal.steps_of(seq))
+        is_full = trail.full == channel
+        if trail.retries < MAX_TOLD and not is_full:
+            return False
+        return any(
+            step.channel == channel and step.what == "notifier_failed" and (step.detail == detail or not is_full)
+            for step in self._journal.steps_of(seq)
+        )
 
     def _trail(self, seq: int) -> Trail:
         trail = self._trails.get(seq)
@@ -311,7 +317,7 @@ class Executor:
         trail = self._trail(seq)
         pause = self._retry_ms * min(1 << min(trail.retries, 16), MAX_BACKOFF)
         trail.retries += not trail.full  # it says nothing of how the next try will end
-        trail.full = ""
+        trail.full, trail.is_kept = "", False
         self._journal.arm(seq, now + max(pause, after_ms) + (spread_retry(pause, seq) if is_spread else 0))
 
     def _waits_for_room(self, delivery: Delivery, notification: Notification) -> bool:
@@ -319,19 +325,20 @@ class Executor:
         seq = delivery.seq
         trail = self._trails.get(seq)
         # On a live link it would be sent again at once.
-        if trail is None or not trail.full or trail.retries or self._edge.is_connected(delivery.registration):
+        if trail is None or not trail.full or self._edge.is_connected(delivery.registration):
             return False
         if not self._queues[trail.full].keep(seq, notification.app, self._lane(trail.full, delivery, notification)):
             return False
-        trail.full = ""
-        if trail.is_blank:
-            self._trails.pop(seq)
+        now = self._journal.get(seq)
+        if trail.is_blank(trail.full) and (now is None or not now.hop):
+            self._trails.pop(seq)  # nobody else is used up either
+        trail.full, trail.is_kept = "", True
         return True
 
     def _on_room(self, seq: int) -> None:
         delivery, trail = self._journal.get(seq), self._trails.get(seq)
         # One that was tried since has a timer of its own.
-        if delivery is not None and delivery.state == State.WAITING and (trail is None or not trail.retries):
+        if delivery is not None and delivery.state == State.WAITING and (trail is None or trail.is_kept):
             self.apply(seq, Event.ROUTE)
 
     def _settle(self, delivery: Delivery, notification: Notification, state: State, now: int) -> None:
@@ -389,7 +396,10 @@ class Executor:
     def _load_call(self, job: Job) -> Call | None:
         """What to call the notifier with; None where the delivery ended, or is on the channel again meanwhile."""
         delivery = self._journal.get(job.seq)
-        if delivery is None or delivery.hop != job.hop + 1:
+        if delivery is None:
+            return None
+        if delivery.hop != job.hop + 1:
+            self._pass_over(delivery, job)
             return None
         if delivery.state in (State.SENT, State.ANNOUNCED):
             self._journal.set_state(job.seq, delivery.state, job.hop)  # not used up after all
@@ -407,6 +417,15 @@ class Executor:
             return None
         return app, registration, said_to(notification, registration.locale)
 
+    def _pass_over(self, delivery: Delivery, job: Job) -> None:
+        """The delivery went on to another while this call waited, and it is used up without having been asked."""
+        if delivery.hop <= job.hop:
+            return  # no longer
+        if delivery.state == State.NOTIFIED:
+            self._trail(job.seq).failed(job.notifier, dead=False)
+        else:
+            self._on_notifier_result(job, NotifierResult(ok=False, detail="passed over", asked=False))
+
     def _on_notifier_result(self, job: Job, result: NotifierResult) -> None:
         delivery = self._journal.get(job.seq)
         if delivery is None:
@@ -414,9 +433,11 @@ class Executor:
         notification = self._journal.notification(delivery.notification)
         if notification is None:
             return
-        if delivery.hop != job.hop + 1:
-            # The delivery has moved on to another notifier: only its history hears of this one.
+        if delivery.hop != job.hop + 1 and (result.ok or delivery.state == State.NOTIFIED):
+            # The delivery has moved on to another notifier: only its history and its trail hear of this one.
             what = "notified" if result.ok else "notifier_failed"
+            if not result.ok and delivery.hop > job.hop:
+                self._trail(job.seq).failed(job.notifier, dead=result.dead)
             self._journal.step(job.seq, Step(self._clock(), what, job.notifier, result.detail))
             return
         event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY
@@ -456,15 +477,23 @@ class Executor:
             return ""
         used: Sequence[str] = ()
         if delivery.hop:
-            used = chain.used_up(self._journal.steps_of(delivery.seq), delivery.hop, names, answered)
+            used = chain.used_up(
+                self._journal.steps_of(delivery.seq),
+                delivery.hop,
+                names,
+                answered,
+                failed=(*trail.later, *trail.dead) if trail is not None else (),
+                opened=trail.opened if trail is not None else (),
+            )
         return chain.find_next(names, (*used, *trail.dead) if trail is not None else used)
 
-    def _reopened(self, delivery: Delivery, event: Event) -> int:
-        """How many notifiers stay used up. Where one is dead those are that took it: the dead ones are remembered, and
-        after a restart they say so again."""
-        if event is Event.NOTIFIER_DEAD:
-            return min(delivery.hop, chain.count_took(self._journal.steps_of(delivery.seq)))
-        return max(0, delivery.hop - 1)
+    def _reopened(self, delivery: Delivery, channel: str) -> int:
+        """How many notifiers stay used up: those that took it, are dead or are under way. One whose queue is full is
+        waited for, and the others are asked again when it has failed as well."""
+        trail = self._trail(delivery.seq)
+        opened = trail.reopen(channel if trail.full == channel else "")
+        took = chain.count_took(self._journal.steps_of(delivery.seq))
+        return max(min(took, delivery.hop), delivery.hop - opened)
 
     def _chain(self, notification: Notification, registration: int) -> Sequence[str]:
         """Notifiers in order: the push's own, else the registration's, else the app's; none while it is signed out."""

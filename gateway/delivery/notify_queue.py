@@ -4,7 +4,7 @@ A lane is what fails alone: an upstream and the credential it is asked with (`No
 each. What each bound does when it is reached, counted by `heliograph_notifier_bounds_total`:
 
 - calls waiting in all, or in one lane: `offer` refuses. A delivery that waits for room is remembered (`keep`), and told
-  (`on_room`) when the lane is half empty;
+  (`on_room`) when the lane is half empty; meanwhile the lane refuses what comes later, so that nothing overtakes it;
 - busy lanes: one that only rests gives way (its upstream is still left alone by the notifier's own circuit), else the
   call is refused as above;
 - calls under way in all: three quarters for anybody, and of the last quarter a lane takes while it has less under way
@@ -114,12 +114,15 @@ class NotifyQueue:
         #: lanes with calls to make: those with none under way, and the others. Each stands in one of them at most
         self._first: OrderedDict[Lane, None] = OrderedDict()
         self._more: OrderedDict[Lane, None] = OrderedDict()
+        #: app → its lanes that do nothing but rest, the oldest first
+        self._resting: dict[str, dict[Lane, None]] = {}
         #: app → its lanes that had a turn while the app had its share of calls under way
         self._parked: dict[str, deque[Lane]] = {}
         #: calls of lanes that have to rest for long, on their way back to their deliveries
         self._returned: deque[tuple[Job, int]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._is_pumping = False
+        self._is_telling = False
         self._is_draining = False
         self._closed = False
 
@@ -148,6 +151,8 @@ class NotifyQueue:
             return self._refuse("queue", "queue full")
         if lane is not None and len(lane.jobs) >= self._lane_capacity:
             return self._refuse("lane_queue", "queue full")
+        if not self._is_telling and (app, lane_name) in self._refused:
+            return self._refuse("lane_queue", "queue full")
         if lane is None:
             if not self._held_lanes.has_room(app) and not self._drop_resting(app):
                 return self._refuse("lanes", "queue full")
@@ -173,19 +178,34 @@ class NotifyQueue:
         return NotifierResult(ok=False, detail=detail, asked=False)
 
     def _drop_resting(self, app: str) -> bool:
-        """Forget the app's oldest lane that does nothing but rest; of an app that has none, anybody's."""
-        has_some = self._held_lanes.of(app) > 0
-        for lane in self._lanes.values():
-            if not lane.jobs and not lane.in_flight and (lane.app == app or not has_some):
-                self._metrics.count(Metric.NOTIFIER_BOUNDS, label=f"{self.name} resting_lanes")
-                self._forget(lane)
-                return True
-        return False
+        """Forget a lane that does nothing but rest."""
+        lane = self._find_resting(app)
+        if lane is None:
+            return False
+        self._metrics.count(Metric.NOTIFIER_BOUNDS, label=f"{self.name} resting_lanes")
+        self._forget(lane)
+        return True
+
+    def _find_resting(self, app: str) -> Lane | None:
+        """The app's oldest; of an app that has no lane, anybody's."""
+        lanes = self._resting.get(app)
+        if lanes is None and not self._held_lanes.of(app):
+            lanes = next(iter(self._resting.values()), None)
+        return next(iter(lanes)) if lanes else None
+
+    def _rests_no_more(self, lane: Lane) -> None:
+        lanes = self._resting.get(lane.app)
+        if lanes is not None and lane in lanes:
+            del lanes[lane]
+            if not lanes:
+                del self._resting[lane.app]
 
     # --- turns
 
     def _enqueue(self, lane: Lane) -> None:
         """Let the lane have its turn, where it has calls and may make one."""
+        if lane.jobs:
+            self._rests_no_more(lane)
         if lane.is_parked or not lane.jobs or lane.in_flight >= self._lane_concurrency:
             return
         left_ms = self._rest_left_ms(lane)
@@ -229,23 +249,28 @@ class NotifyQueue:
         for _ in range(min(_LOOKS, len(self._refused))):
             if told < SLICE and self._refused:
                 told += self._tell(self._refused.turn(), SLICE - told)
-        is_idle = not self._calls and not self._waiting.taken
+        is_idle = not self._under_way.taken and not self._waiting.taken
         if self._returned or not is_done or (self._refused and is_idle):
             self._pump_soon()
         self._show()
 
     def _tell(self, key: Key, most: int) -> int:
-        """Where the lane is half empty, those it refused come again, as many as it has room for; how many that were."""
+        """Where the lane is half empty, those it refused come again, as many as it has room for; how many that were.
+        None comes to be refused again: that would go round and round."""
         lane = self._lanes.get(key)
+        if lane is None and not self._held_lanes.has_room(key[0]) and self._find_resting(key[0]) is None:
+            return 0
         waiting = len(lane.jobs) if lane is not None else 0
         if waiting > self._lane_capacity // 2 or not self._waiting.has_room(key[0]):
             return 0
         seqs = self._refused.take(key, min(most, self._lane_capacity - waiting))
+        self._is_telling = True
         for seq in seqs:
             try:
                 self._on_room(seq)
             except Exception:
                 _log.exception("notify_queue_failed", notifier=self.name)
+        self._is_telling = False
         return len(seqs)
 
     def _next_lane(self) -> Lane | None:
@@ -372,8 +397,12 @@ class NotifyQueue:
             self._enqueue(lane)
 
     def _forget_idle(self, lane: Lane) -> None:
-        if not lane.jobs and not lane.in_flight and not self._rest_left_ms(lane):
+        if lane.jobs or lane.in_flight:
+            return
+        if not self._rest_left_ms(lane):
             self._forget(lane)
+        elif self._lanes.get((lane.app, lane.name)) is lane:
+            self._resting.setdefault(lane.app, {}).setdefault(lane)
 
     def _forget(self, lane: Lane) -> None:
         if lane.wake is not None:
@@ -381,9 +410,12 @@ class NotifyQueue:
             lane.wake = None
         self._first.pop(lane, None)
         self._more.pop(lane, None)
+        self._rests_no_more(lane)
         if self._lanes.get((lane.app, lane.name)) is lane:
             del self._lanes[lane.app, lane.name]
             self._held_lanes.give(lane.app)
+            if self._refused:
+                self._pump_soon()  # there is room for another
 
     def _show(self) -> None:
         self._metrics.set(Metric.NOTIFIER_QUEUED, self._waiting.taken, label=self.name)

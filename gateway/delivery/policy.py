@@ -41,7 +41,7 @@ class Facts(NamedTuple):
     wanted: bool  # urgency is at or above the device's floor, and nothing holds it back (quiet hours, its own spread)
     light: bool  # its next (or last) frame is a light notification (B2)
     more_notifiers: bool  # the chain has one that was not used up, and nothing holds it back
-    #: the notifier that failed for now may be tried again; where one is dead: another of the chain that failed for now
+    #: those of the chain that failed for now may be tried again; where one is dead: there is such a one
     tries_left: bool
     ttl_left: bool  # its expiry is still ahead
     asked: bool = False  # the device asked for its body (B2)
@@ -54,7 +54,7 @@ class Action(StrEnum):
     SEND_AGAIN = "send again"  # on the channel, though it was sent before
     SEND_BODY = "send body"  # the whole message, on request
     NOTIFY = "notify"  # queue it for the next notifier of the chain, which is used up by that
-    REOPEN = "reopen"  # the notifier that failed for now counts as unused again; where another is dead, all that did
+    REOPEN = "reopen"  # all notifiers that failed for now count as unused again
     ARM_RETRY = "arm retry"  # ROUTE after delivery.retry_ms, doubling
     ARM_RECHECK = "arm recheck"  # NOTIFIER_TIMEOUT after notifier_ack_ms
     CANCEL = "take back"  # from the link and from the device

@@ -47,6 +47,9 @@ class Refused:
         """Lanes."""
         return len(self._lines)
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._lines
+
     def put(self, key: Key, seq: int) -> bool:
         line = self._lines.get(key)
         if not self._shares.has_room(key[0]) or (line is None and len(self._lines) >= self._most_lines):

@@ -44,24 +44,34 @@ class Remembered(Generic[_V]):
 class Trail:
     """How often a delivery was tried in vain."""
 
-    __slots__ = ("dead", "full", "later", "retries", "timed_out", "tries")
+    __slots__ = ("dead", "full", "is_kept", "later", "opened", "retries", "timed_out", "tries")
 
     def __init__(self) -> None:
         self.retries = 0  # retry timers armed so far
         self.tries = 0  # failures for now that were the message's or the address's
         self.full = ""  # the notifier whose queue had no room, where that was the last to be heard of one
-        self.later: tuple[str, ...] = ()  # notifiers that failed for now
+        self.is_kept = False  # a queue remembers it: it waits for room there, and for no timer
+        self.later: tuple[str, ...] = ()  # notifiers that failed for now and are used up by that
+        self.opened: tuple[str, ...] = ()  # those that may be asked again
         self.dead: tuple[str, ...] = ()  # and those of its chain that are dead for it
         self.timed_out = False  # a link took it and no ack came
 
-    @property
-    def is_blank(self) -> bool:
-        """Is there nothing in it that a failure for now by itself does not say again?"""
-        return not (self.retries or self.tries or self.dead or self.timed_out)
+    def is_blank(self, name: str) -> bool:
+        """Is there nothing in it that a failure for now of this notifier by itself does not say again?"""
+        others = any(each != name for each in (*self.later, *self.opened))
+        return not (self.retries or self.tries or self.dead or self.timed_out or others)
 
     def failed(self, name: str, *, dead: bool) -> None:
         self.later = tuple(each for each in self.later if each != name)
+        self.opened = tuple(each for each in self.opened if each != name)
         if dead:
             self.dead = (*self.dead, name) if name not in self.dead else self.dead
         else:
             self.later = (*self.later, name)
+
+    def reopen(self, name: str = "") -> int:
+        """All that failed for now may be asked again, or one of them; how many that are."""
+        names = tuple(each for each in self.later if not name or each == name)
+        self.later = tuple(each for each in self.later if each not in names)
+        self.opened += names
+        return len(names)

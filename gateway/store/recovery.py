@@ -259,15 +259,16 @@ class Recovery:
         return figures
 
     def _load_hops(self) -> None:
-        """The last row of steps of a delivery says how many notifiers it had used. One whose answer was not written had
-        none: it is asked again."""
-        of, names = -1, set[str]()
+        """The last row of steps of a delivery says how many notifiers it had used. Only those that took the message
+        stay used up: what held the others up is not remembered, and no timer would try them again. One whose answer was
+        not written had none."""
+        of, took = -1, set[str]()
         for key, raw in self._environment.scan(Db.STEPS):
             self._history.has_rows = True
             seq = unpack_u64(key)
             if seq != of:
-                of, names = seq, set()
+                of, took = seq, set()
             hop, steps = parse_steps(raw)
-            names.update(step.channel for step in steps if step.what in ("notified", "notifier_failed"))
-            if not self._pending.set_state(seq, State.ACCEPTED, min(hop, len(names))):
+            took.update(step.channel for step in steps if step.what == "notified")
+            if not self._pending.set_state(seq, State.ACCEPTED, min(hop, len(took))):
                 self.orphans.append((DELETE, Db.STEPS, key, b""))

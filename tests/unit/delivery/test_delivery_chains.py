@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 
 import pytest
 from house import House
 
 from gateway.delivery.chain import used_up
 from gateway.delivery.executor import MAX_TOLD
+from gateway.metrics import Metric
+from gateway.model.notification import Notification
 from gateway.model.outcome import State, Step
+from gateway.model.ports import NotifierResult
+from gateway.model.registration import App, Registration
 from gateway.notifiers.stub.client import Answer
 
 
@@ -49,6 +54,63 @@ async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_rest_of_t
     house.stub.answer = Answer.OK
     await house.advance(200_000)
     assert (len(house.stub.calls), house.steps(seq)[-2:]) == (4, ["notified", "recheck"])
+
+
+async def test_all_of_a_chain_that_failed_for_now_are_tried_again_in_order(house: House) -> None:
+    device = house.directory.add(fallback=["gone", "stub", "other"])
+    house.stub.answer = house.other.answer = Answer.DOWN
+    seq = await house.accepted(device, ttl=86_400)
+    await house.advance(200_000)
+    assert (len(house.stub.calls), len(house.other.calls)) == (3, 3)
+    assert [step.channel for step in house.journal.rows[seq].steps] == ["gone"] + ["stub", "other"] * 3
+    house.stub.answer = Answer.OK  # the last of them stays down
+    await house.advance(200_000)
+    assert (len(house.stub.calls), house.steps(seq).count("notified")) == (4, 1)
+
+
+@pytest.mark.parametrize("last", [Answer.DEAD, Answer.DOWN])
+async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_next_had_no_room_and_fails_then(
+    last: Answer,
+) -> None:
+    house = House()
+    house.config.delivery.notifier_lane_queue = house.config.delivery.notifier_lane_concurrency = 1
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.expect(Answer.HANG)
+    for _ in range(2):  # one is under way, one waits
+        await house.accepted(house.directory.add(), ttl=86_400)
+    house.other.answer, house.stub.answer = Answer.DOWN, last
+    seq = await house.accepted(house.directory.add(fallback=["other", "stub"]), ttl=86_400)
+    assert house.state(seq) is State.WAITING
+    house.stub.release()
+    await house.settle_down()
+    assert (len(house.other.calls), [call.notification for call in house.stub.calls][-1]) == (1, seq)
+    house.other.answer = Answer.OK
+    await house.advance(60_000)
+    assert house.steps(seq)[:4] == ["notifier_failed"] * 3 + ["notified"]
+    await house.close()
+
+
+async def test_a_notifier_whose_call_still_waited_when_the_delivery_went_on_is_tried_where_the_rest_is_dead() -> None:
+    house = House()
+    house.config.delivery.notifier_lane_concurrency = 1
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.expect(Answer.HANG)
+    house.other.answer = Answer.DEAD
+    await house.accepted(house.directory.add(), ttl=86_400)
+    device = house.directory.add(fallback=["stub", "other"])
+    seq = await house.accepted(device, ttl=86_400)  # its call waits
+    house.edge.connect(device.number)
+    await house.settle_down()
+    house.edge.disconnect(device.number)
+    await house.settle_down()
+    assert (house.state(seq), len(house.other.calls)) == (State.WAITING, 1)
+    house.stub.release()
+    await house.settle_down()
+    await house.advance(40_000)
+    assert [call.notification for call in house.stub.calls][-1] == seq
+    await house.close()
 
 
 async def test_a_notifier_that_took_it_is_not_asked_again_where_another_fails(house: House) -> None:
@@ -128,6 +190,75 @@ async def test_what_waits_for_room_in_a_queue_and_is_over_meanwhile_is_not_calle
     await house.close()
 
 
+async def test_nothing_overtakes_what_waits_for_room_however_often_it_was_tried() -> None:
+    house = House()
+    house.config.delivery.notifier_concurrency = house.config.delivery.notifier_lane_concurrency = 1
+    house.config.delivery.notifier_lane_queue = 4
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.answer = Answer.DOWN
+    tried = await house.accepted(house.directory.add(), ttl=86_400)
+    calls: deque[asyncio.Future[NotifierResult]] = deque()
+    order: list[int] = []
+
+    async def notify(app: App, registration: Registration, notification: Notification) -> NotifierResult:
+        order.append(notification.seq)
+        calls.append(asyncio.get_running_loop().create_future())
+        return await calls[-1]
+
+    house.stub.notify = notify  # type: ignore[method-assign]
+    seqs = [await house.accepted(house.directory.add(), ttl=86_400) for _ in range(8)]
+    await house.advance(40_000)  # its pause is over, and the lane is full
+    assert house.state(tried) is State.WAITING
+    for _ in range(20):  # one ends, one comes: the lane never is empty
+        calls.popleft().set_result(NotifierResult(ok=True))
+        seqs.append(await house.accepted(house.directory.add(), ttl=86_400))
+    assert order[:21] == [*seqs[:8], tried, *seqs[8:20]]
+    await house.close()
+
+
+async def test_what_waits_for_a_free_lane_costs_no_turns_and_no_lines_until_one_is_free() -> None:
+    house = House()
+    house.config.delivery.notifier_lanes = 4
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.lane = lambda app, registration: str(registration.number)  # type: ignore[method-assign]
+    house.stub.answer = Answer.HANG
+    seqs = [await house.accepted(house.directory.add()) for _ in range(5)]
+    for _ in range(20):
+        await house.settle_down()
+    assert [house.state(seq) for seq in seqs[3:]] == [State.WAITING] * 2  # three quarters of the lanes are one app's
+    assert [house.steps(seq) for seq in seqs[3:]] == [["notifier_failed"]] * 2
+    assert house.counted(Metric.NOTIFIER_BOUNDS, "stub lanes") == 2
+    house.stub.answer = Answer.OK
+    house.stub.release()
+    await house.settle_down()
+    assert [house.steps(seq)[-1] for seq in seqs] == ["notified"] * 5
+    await house.close()
+
+
+async def test_what_waits_for_room_is_told_of_it_where_those_before_it_went_elsewhere() -> None:
+    house = House()
+    house.config.delivery.notifier_concurrency = house.config.delivery.notifier_lane_concurrency = 1
+    house.config.delivery.notifier_lane_queue = 2
+    house.start()
+    house.app(fallback=["stub"])
+    house.stub.answer = Answer.HANG
+    first, back, last = (house.directory.add() for _ in range(3))
+    for _ in range(3):
+        await house.accepted(first)
+    sent = [await house.accepted(back) for _ in range(6)]
+    later = [await house.accepted(last) for _ in range(2)]
+    house.edge.connect(back.number)
+    await house.settle_down()
+    house.stub.release()
+    for _ in range(5):  # a call at a time
+        await house.settle_down()
+    assert [house.state(seq) for seq in (*sent, *later)] == [State.SENT] * 6 + [State.NOTIFIED] * 2
+    assert house.steps(later[-1])[-1] == "notified"
+    await house.close()
+
+
 @pytest.mark.parametrize(
     ("history", "hop", "chain", "answered", "used"),
     [
@@ -142,7 +273,16 @@ async def test_what_waits_for_room_in_a_queue_and_is_over_meanwhile_is_not_calle
         ([("edge", "sent"), ("edge", "ack_timeout")], 0, ["a"], "", []),
     ],
 )
-def test_names_that_are_used_up(
+def test_names_that_are_used_up_by_the_history(
     history: list[tuple[str, str]], hop: int, chain: list[str], answered: str, used: list[str]
 ) -> None:
     assert used_up([Step(0, what, name) for name, what in history], hop, chain, answered) == used
+
+
+def test_names_that_are_used_up_as_the_trail_knows_them() -> None:
+    history = [Step(0, "notifier_failed", name) for name in "abca"]
+    assert used_up(history, 1, list("abc"), "a", opened=["b", "c"]) == ["a"]
+    assert used_up(history, 2, list("abc"), "b", failed=["a", "b"], opened=["c"]) == ["b", "a"]
+    assert used_up(history, 1, list("abc"), opened=["b", "c"]) == ["a"]  # it was dead before the trail began
+    assert used_up(history, 2, list("abc"), failed=["c"], opened=["a", "b"]) == ["c", "a"]  # "a" is under way
+    assert used_up(history, 1, list("abd"), opened=["a", "b", "c"]) == ["d"]  # and here the one that never answered

@@ -235,18 +235,29 @@ async def test_state_is_forgotten_by_a_restart_but_notifiers_used_are_not(tmp_pa
     await store.close()
 
 
-async def test_a_notifier_that_had_not_answered_before_a_restart_is_not_used_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("history", "hop", "used"),
+    [
+        ([("notifier_failed", "apns"), ("sent", "edge")], 2, 0),  # "webhook" was under way
+        ([("notifier_failed", "apns")], 1, 0),  # its queue was full, and the call waits in it by now
+        ([("notified", "apns"), ("notifier_failed", "webhook")], 2, 1),
+        ([("notified", "apns"), ("recheck", "edge"), ("notified", "webhook")], 2, 2),
+    ],
+)
+async def test_after_a_restart_only_notifiers_that_took_it_are_used_up(
+    tmp_path: Path, history: list[tuple[str, str]], hop: int, used: int
+) -> None:
     store = await with_app(await open_store(tmp_path))
     seq, _ = push(store, 1)
-    store.journal.step(seq, Step(START_MS, "notifier_failed", "apns"))
-    store.journal.step(seq, Step(START_MS, "sent", "edge"))
-    store.journal.set_state(seq, State.NOTIFIED, 2)
+    for what, channel in history:
+        store.journal.step(seq, Step(START_MS, what, channel))
+    store.journal.set_state(seq, State.NOTIFIED, hop)
     store.write_behind()
     await store.close()
     store = await open_store(tmp_path)
     delivery = store.journal.get(seq)
     assert delivery is not None
-    assert (delivery.hop, [step.channel for step in store.journal.steps_of(seq)]) == (1, ["apns", "edge"])
+    assert (delivery.hop, [(s.what, s.channel) for s in store.journal.steps_of(seq)]) == (used, history)
     await store.close()
 
 
