@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,10 +37,19 @@ async def test_a_scheduled_push_survives_a_restart_and_keeps_its_id(tmp_path: Pa
         note = await device.note(ack=True)
         assert note["title"] == "later"
         await house.shop.reaches(push, "acked")
-        page = (await house.shop.call("GET", "/v1/receipts", params={"wait": 5})).json()
-        assert [receipt["push"] for receipt in page["receipts"]] == [recalled, push]
+
+        async def told() -> list[str]:
+            page = (await house.shop.call("GET", "/v1/receipts")).json()
+            return [receipt["push"] for receipt in page["receipts"]]
+
+        await until(lambda: has_both(told))
+        assert await told() == [recalled, push]
         assert (await house.shop.look(recalled))["state"] == "recalled"
         assert not device.waiting()
+
+
+async def has_both(told: Callable[[], Awaitable[list[str]]]) -> bool:
+    return len(await told()) == 2
 
 
 async def test_each_device_reads_its_language_and_conditions_choose_among_them(house: House) -> None:
