@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from raw_http2 import RawHttp2
 
+from gateway.api import negotiation, tls_listener
 from gateway.api.http_protocol import Limits
 from gateway.api.server import ApiServer
 from gateway.api.tls import Certificates
@@ -455,7 +456,11 @@ def test_settings_that_contradict_each_other(localhost):
 
 @pytest.mark.parametrize("alpn", [[], ["http/1.1"], ["h2"]])
 @pytest.mark.parametrize("tunnel", [False, True])
-def test_who_shakes_hands_as_the_door_closes_is_answered_and_holds_nothing_up(authority, localhost, alpn, tunnel):
+def test_who_shakes_hands_as_the_door_closes_is_answered_and_holds_nothing_up(
+    authority, localhost, alpn, tunnel, monkeypatch
+):
+    for room in (negotiation, tls_listener):
+        monkeypatch.setattr(room, "FIRST_WORDS_S", 1.5)  # a quarter is short where other tests run beside
     uvloop.run(late_handshake(authority, localhost, alpn, tunnel=tunnel))
 
 

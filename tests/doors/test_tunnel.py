@@ -181,7 +181,7 @@ async def test_who_comes_byte_by_byte(authority, tls):
 async def test_who_begins_no_tls_in_it_is_cut_off_and_counted(tls, then):
     """Plain text; a peer that goes; a handshake that begins and does not go on."""
     door = Door(**tls)
-    async with serving(door, headers_s=0.3 if len(then) == 3 else 20) as server:
+    async with serving(door, headers_s=2 if len(then) == 3 else 20) as server:
         _, _, writer = await ask(server.port, connect(APPLE))
         if then:
             writer.write(then)
