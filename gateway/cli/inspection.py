@@ -24,7 +24,11 @@ def inspect() -> None:
 @group.command()
 def push(
     push_id: Annotated[
-        str, typer.Argument(metavar="ID", help="What `send` or the API answered, or Location of a Web Push message.")
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="What `send` or the API answered, or Location of a Web Push message; one that begins with a dash goes behind `--`.",
+        ),
     ],
     offset: Annotated[int, typer.Option("--offset", min=0, help="First delivery to show.")] = 0,
     url: Url = None,
