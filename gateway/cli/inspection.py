@@ -27,7 +27,8 @@ def push(
         str,
         typer.Argument(
             metavar="ID",
-            help="What `send` or the API answered, or Location of a Web Push message; one that begins with a dash goes behind `--`.",
+            help="What `send` or the API answered, or Location of a Web Push message. One that begins with a dash goes"
+            " behind `--`.",
         ),
     ],
     offset: Annotated[int, typer.Option("--offset", min=0, help="First delivery to show.")] = 0,
