@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
 from gateway.api.ports import Backend
 from gateway.api.views import view_receipt
@@ -41,8 +42,11 @@ READS_S = 30.0
 SKEW_MS = 1_000
 #: a partition that does not answer in this time holds the feed back
 ANSWERS_S = 1.0
+#: a partition that holds a feed back for so long is worth a line in the log
+TELLS_HELD_S = 5.0
 #: rows asked of one partition beyond its share
 _SPARE = 16
+_log = structlog.get_logger(__name__)
 _KIND, _NEWS = "feed", "feed.news"
 
 
@@ -133,6 +137,15 @@ def merge(found: dict[int, _Found], full: frozenset[int], after: int, limit: int
     return Pulled(told, max(after, low), has_more=bool(full) and low > after, is_held=above, highest=highest)
 
 
+class _Hold:
+    """A partition that holds a feed back."""
+
+    def __init__(self, now_s: float) -> None:
+        self.since_s = now_s
+        self.is_told = False
+        self.seen_s = now_s
+
+
 class Feeds:
     """Control thread only."""
 
@@ -146,6 +159,7 @@ class Feeds:
         #: by kind, the highest cursor that had to wait: partitions whose clocks are behind it go on from there, else
         #: a feed would wait for as long as clocks differ, an hour where one was that much ahead
         self._seen: dict[int, int] = {}
+        self._holds: dict[tuple[int, int], _Hold] = {}  # by kind and partition
         owners.serve(_KIND, self._on_wanted)
         owners.bus.serve(_NEWS, self._on_news)
 
@@ -254,19 +268,44 @@ class Feeds:
         wanted = Wanted(self._owners.bus.number, kind, app, after, share, selector, self._seen.get(kind, 0))
         answers = await self._owners.each(_KIND, _encode(wanted), timeout_s=min(ANSWERS_S, self._owners.timeout_s))
         found: dict[int, _Found] = {}
+        holds: dict[int, str] = {}
         for partition, raw in answers.items():
             try:
                 if isinstance(raw, GatewayError):
                     raise raw
                 found[partition] = _decode_found(raw)
-            except (GatewayError, msgspec.DecodeError, ValueError):
-                self.backend.metrics.count(Metric.FLEET_FEED_HELD)
-                return Pulled([], after, has_more=False, is_held=True)
+            except (GatewayError, msgspec.DecodeError, ValueError) as error:
+                holds[partition] = type(error).__name__
+        if holds:
+            self.backend.metrics.count(Metric.FLEET_FEED_HELD)
+            self._note_holds(kind, holds, ())
+            return Pulled([], after, has_more=False, is_held=True)
         full = frozenset(partition for partition, answer in found.items() if len(answer.rows) >= share)
         pulled = merge(found, full, after, limit)
         if pulled.is_held:
             self._seen[kind] = max(self._seen.get(kind, 0), pulled.highest)
+        seen = self._seen.get(kind, 0)
+        low = {partition: "watermark" for partition, answer in found.items() if answer.bound < seen}
+        self._note_holds(kind, {partition: why for partition, why in low.items() if partition not in full}, found)
         return pulled
+
+    def _note_holds(self, kind: Kind, holds: dict[int, str], answered: Iterable[int]) -> None:
+        """One that holds a feed back for long is told once, and once more when it does no longer."""
+        now_s = time.monotonic()
+        for partition in [partition for partition in answered if partition not in holds]:
+            hold = self._holds.pop((kind, partition), None)
+            if hold is not None and hold.is_told:
+                held_s = round(now_s - hold.since_s, 1)
+                _log.info("feed_goes_on", feed=kind.name.lower(), partition=partition, seconds=held_s)
+        for partition, why in holds.items():
+            hold = self._holds.get((kind, partition))
+            if hold is None or now_s - hold.seen_s > READS_S:
+                hold = self._holds[kind, partition] = _Hold(now_s)
+            hold.seen_s = now_s
+            if not hold.is_told and now_s - hold.since_s >= TELLS_HELD_S:
+                hold.is_told = True
+                node = self._owners.members.owner(partition).node
+                _log.warning("feed_held", feed=kind.name.lower(), partition=partition, node=node, why=why)
 
 
 class Reading:

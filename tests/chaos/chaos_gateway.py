@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -155,11 +156,12 @@ class GatewayProcess:
 
 
 class Deadline:
-    """`async with Deadline(s, what)`: TimeoutError says what did not come."""
+    """`async with Deadline(s, what)`: TimeoutError says what did not come, and what else there is to `tell`."""
 
-    def __init__(self, seconds: float, what: str) -> None:
+    def __init__(self, seconds: float, what: str, tell: Callable[[], str] = str) -> None:
         self._timeout = asyncio.timeout(seconds)
         self._text = f"{what} did not come inside {seconds:g} s"
+        self._tell = tell
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
@@ -170,4 +172,4 @@ class Deadline:
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            raise AssertionError(self._text) from None
+            raise AssertionError("\n".join(filter(None, (self._text, self._tell())))) from None

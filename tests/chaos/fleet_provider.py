@@ -337,7 +337,7 @@ class FleetProvider:
     async def _page(self, app: str, after: int, wait: int) -> list[dict[str, Any]]:
         path = f"/v1/receipts?after={after}&limit={_PAGE}&wait={wait}"
         answer = await self._call(self._choose_node(), app, "GET", path)
-        self.counts[f"receipts {answer.status_code}"] += 1
+        self.counts[f"receipts {answer.status_code} {answer.headers.get('heliograph-feed', '')}".strip()] += 1
         if answer.status_code != 200:
             await asyncio.sleep(0.1)
             return []

@@ -20,16 +20,20 @@ from chaos_gateway import Deadline
 from fleet_checks import check, verdict
 from fleet_crowd import FleetCrowd, FleetDevice
 from fleet_faults import CAN_SKEW, faked
-from fleet_history import Asked, Fault, History, Receipted, Shown
+from fleet_history import Asked, Fault, History, Looked, Receipted, Shown
 from fleet_network import CAN_MAKE_NETWORKS, Network
 from fleet_provider import FleetProvider
 from fleet_run import FLEET_SETTINGS, LEASE_S, SETTINGS
 
 from gateway.tour.fleet_home import FleetHome, GatewayNode
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
 DEVICES = 9
+#: for what has no bound of its own: partitions move meanwhile, and other work may have the machine
+_PATIENCE_S = 60.0
+#: of each node's log in the text of a failure
+_LAST_LINES = 60
 #: from the loss of an owner to the first message that another sends
 FAIL_OVER_S = 5.0 + LEASE_S
 
@@ -52,6 +56,17 @@ class Scene:
             self.crowd.devices.append(FleetDevice(number, self.home.nodes, self.history, random.Random(number)))
         await self.crowd.start()
 
+    def deadline(self, seconds: float, what: str) -> Deadline:
+        return Deadline(seconds, what, self._last_words)
+
+    def _last_words(self) -> str:
+        """What the nodes told last, but for requests."""
+        said = []
+        for node in self.home.nodes:
+            lines = [line for line in node.log_file.read_text().splitlines() if '"request"' not in line]
+            said += [f"--- {node.name}", *lines[-_LAST_LINES:]]
+        return "\n".join(said)
+
     async def push(self, node: GatewayNode, device: FleetDevice, *, key: bool = False) -> tuple[str, httpx.Response]:
         """One to the device's token, at this node; its op and the answer."""
         op = f"m{next(self._ops)}"
@@ -62,7 +77,7 @@ class Scene:
 
     async def accept(self, node: GatewayNode, device: FleetDevice, *, key: bool = False) -> str:
         """Tried until it is 201."""
-        async with Deadline(30, "a 201"):
+        async with self.deadline(30, "a 201"):
             while True:
                 with contextlib.suppress(httpx.HTTPError):
                     op, answer = await self.push(node, device, key=key)
@@ -71,26 +86,37 @@ class Scene:
                     assert answer.status_code == 503, answer.text
                 await asyncio.sleep(0.1)
 
-    async def shown(self, ops: list[str], timeout_s: float = 20.0) -> float:
+    async def shown(self, ops: list[str], timeout_s: float = _PATIENCE_S) -> float:
         """Seconds until the apps of all have them."""
         began = time.monotonic()
-        async with Deadline(timeout_s, f"{len(ops)} messages"):
+        async with self.deadline(timeout_s, f"{len(ops)} messages"):
             while set(ops) - {shown.op for shown in self.history.of(Shown)}:
                 await asyncio.sleep(0.02)
         return time.monotonic() - began
 
     async def owns_much(self, node: GatewayNode) -> None:
         """It has its part of the partitions again."""
-        async with Deadline(60, f"the partitions of {node.name}"):
+        async with self.deadline(60, f"the partitions of {node.name}"):
             while (await node.figure(self.home.http, "heliograph_partitions_owned") or 0) < 3:
                 await asyncio.sleep(0.1)
         await self.home.until_ready()
 
-    async def receipted(self, ops: list[str], timeout_s: float = 20.0) -> None:
+    async def receipted(self, ops: list[str], timeout_s: float = _PATIENCE_S) -> None:
         """The feed tells of all, read from where it was last."""
-        async with Deadline(timeout_s, f"{len(ops)} receipts"):
-            while set(self.provider.ids_of(ops)) - {receipt.push for receipt in self.history.of(Receipted)}:
-                await self.provider.follow_to_the_end(quiet_s=0.5)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._without_receipt(ops):
+                    await self.provider.follow_to_the_end(quiet_s=0.5)
+        except TimeoutError:
+            missing = self._without_receipt(ops)
+            await self.provider.look_up(missing)
+            states = {looked.op: looked.state for looked in self.history.of(Looked) if looked.op in missing}
+            said = f"no receipts inside {timeout_s:g} s of {states}, of {len(ops)}: {dict(self.provider.counts)}"
+            raise AssertionError(f"{said}\n{self._last_words()}") from None
+
+    def _without_receipt(self, ops: list[str]) -> list[str]:
+        told = {receipt.push for receipt in self.history.of(Receipted)}
+        return [op for op, push in zip(ops, self.provider.ids_of(ops), strict=True) if push not in told]
 
     @contextlib.asynccontextmanager
     async def trouble(self, name: str, node: GatewayNode) -> AsyncIterator[None]:

@@ -12,10 +12,12 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import structlog
 from fleet_rig import PARTITIONS, Fleet, until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.fleet import feeds
 from gateway.fleet.feeds import Row, _Found, merge, parse_wanted
 from gateway.metrics import Metric
 from gateway.model.cluster import CURSOR_SHIFT
@@ -88,6 +90,30 @@ async def test_an_unreachable_partition_holds_the_feed_back_and_makes_no_gap(fle
         fleet.wire.cut.clear()
         rows = await _read_all(http, 6, wait=1)
     assert {row["push"] for row in rows} == set(ids)
+
+
+async def test_a_partition_that_holds_a_feed_back_for_long_is_in_the_log_once_and_once_more_when_it_goes_on(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await fleet.create_app("shop")
+    async with fleet.client(1, key) as http:
+        await _end_some(fleet, http, PARTITIONS)
+        fleet.wire.cut.add(2)
+        with structlog.testing.capture_logs() as early:
+            await http.get("/v1/receipts")
+        monkeypatch.setattr(feeds, "TELLS_HELD_S", 0.0)
+        with structlog.testing.capture_logs() as logs:
+            await http.get("/v1/receipts", params={"wait": 0})
+            await http.get("/v1/receipts", params={"wait": 0})
+            fleet.wire.cut.clear()
+            await http.get("/v1/receipts")
+    theirs = {partition for partition, node in fleet.owners.items() if node == 2}
+    assert not [line for line in early if line["event"] == "feed_held"]
+    held = [line for line in logs if line["event"] == "feed_held"]
+    assert {line["partition"] for line in held} == theirs
+    assert len(held) == len(theirs)
+    assert {(line["feed"], line["node"], line["why"]) for line in held} == {("receipts", 2, "NodeUnreachable")}
+    assert {line["partition"] for line in logs if line["event"] == "feed_goes_on"} == theirs
 
 
 async def test_an_event_stream_tells_each_receipt_once_and_goes_on_after_its_id(fleet: Fleet) -> None:
