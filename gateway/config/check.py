@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 
 from gateway.config import cluster, diameter, im, ims, ota, paging, radius, service, trigger, wap
 from gateway.config.sections import Api, Config, Edge, Identity
 from gateway.model.errors import ConfigError
+from gateway.model.public_addresses import is_loopback
 
 #: what a NOTIFY frame needs beside title, text and data
 NOTIFY_OVERHEAD_BYTES = 1024
@@ -193,10 +194,10 @@ def _api_files(api: Api) -> list[tuple[str, str]]:
 def advice(config: Config) -> list[tuple[str, str]]:
     """(field, what to think about): settings that are allowed and may surprise."""
     found: list[tuple[str, str]] = []
-    if config.auth.device == "open" and not _is_loopback(config.edge.host):
+    if config.auth.device == "open" and not is_loopback(config.edge.host):
         found.append(("auth.device", "open: whoever reaches the device port can be any device"))
     edge = config.edge
-    if not _is_loopback(edge.host) and edge.port >= 0 and edge.proxy_protocol == "off":
+    if not is_loopback(edge.host) and edge.port >= 0 and edge.proxy_protocol == "off":
         found.append(
             (
                 "edge.host",
@@ -206,7 +207,7 @@ def advice(config: Config) -> list[tuple[str, str]]:
         )
     if edge.tls_port >= 0:
         found += _tls_advice(edge)
-    if not _is_loopback(config.api.host) and config.api.port >= 0:
+    if not is_loopback(config.api.host) and config.api.port >= 0:
         instead = "close api.port (-1)" if config.api.tls_cert else "set api.tls_cert and close api.port"
         found.append(
             (
@@ -215,7 +216,7 @@ def advice(config: Config) -> list[tuple[str, str]]:
             )
         )
     found += _api_advice(config.api)
-    if not config.api.public_urls and (config.api.tls_cert or not _is_loopback(config.api.host)):
+    if not config.api.public_urls and (config.api.tls_cert or not is_loopback(config.api.host)):
         found.append(
             (
                 "api.public_urls",
@@ -227,10 +228,10 @@ def advice(config: Config) -> list[tuple[str, str]]:
     if config.delivery.webpush_private:
         found.append(("delivery.webpush_private", "true: a device can make the gateway post to hosts of your network"))
     for section in _SECTIONS:
-        found += section.advice(config, _is_loopback)
+        found += section.advice(config)
     if not config.store.sync:
         found.append(("store.sync", "false: a power loss may lose pushes that were answered with 201"))
-    if config.edge.memory_limit_bytes == 0 and not _is_loopback(config.edge.host):
+    if config.edge.memory_limit_bytes == 0 and not is_loopback(config.edge.host):
         found.append(("edge.memory_limit_bytes", "0: nothing refuses logins before the kernel runs out of memory"))
     if config.delivery.ttl_s and config.delivery.ack_ms >= config.delivery.ttl_s * 1000:
         found.append(
@@ -271,12 +272,3 @@ def _tls_advice(edge: Edge) -> list[tuple[str, str]]:
         if days < WARN_DAYS:
             found.append(("edge.tls_cert" if host == "default" else "edge.tls_sni", f"{host} ends in {days} days"))
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -19,6 +19,7 @@ from gateway.config.problems import collect, described
 from gateway.config.sections import Config
 from gateway.model.device_address import parse_device_address
 from gateway.model.errors import ConfigError
+from gateway.model.public_addresses import is_loopback
 
 #: the fleet's secret: the shortest and the longest
 SECRET_BYTES, MAX_SECRET_BYTES = 32, 4_096
@@ -177,7 +178,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     return described(collect(checks)) + _alone(config)
 
 
-def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+def advice(config: Config) -> list[tuple[str, str]]:
     """(field, what is risky)."""
     cluster = config.cluster
     found: list[tuple[str, str]] = []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from gateway.config.operator_sections import Diameter
 from gateway.config.problems import collect, described, raise_first
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
+from gateway.model.public_addresses import is_loopback
 
 MOST_PEERS = 16
 #: RFC 6733 §2.1, §13.1
@@ -201,7 +201,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+def advice(config: Config) -> list[tuple[str, str]]:
     """(field, what to think about); of a section without conflicts."""
     from gateway.config.certificates import is_open_to_others
 

@@ -101,7 +101,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def advice(config: Config, _is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+def advice(config: Config) -> list[tuple[str, str]]:
     """(field, what is risky)."""
     im = config.im
     found: list[tuple[str, str]] = []

@@ -6,7 +6,6 @@ What is wrong is a ConfigError that names the setting and the fix, for `check-co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from gateway.config.paging import parse_host
 from gateway.config.problems import collect, described, raise_first
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
+from gateway.model.public_addresses import is_loopback
 
 MOST_SERVERS = 16
 #: whose page is for a terminal, not for an app of it
@@ -78,7 +78,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+def advice(config: Config) -> list[tuple[str, str]]:
     """(field, what to think about); of a section without conflicts."""
     found: list[tuple[str, str]] = []
     for server in read_servers(config.ims):

@@ -5,7 +5,6 @@ What is wrong is named with its setting and the fix, for `check-config` as for t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -16,6 +15,7 @@ from gateway.config.problems import collect, described
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
 from gateway.model.gsm7 import count_septets
+from gateway.model.public_addresses import is_loopback
 
 #: of one short message (3GPP TS 23.040 §9.2.3.16)
 NOTICE_SEPTETS = 160
@@ -147,7 +147,7 @@ def _check_host(ota: Ota) -> None:
         raise ConfigError(f"{ota.host!r} is no address; 0.0.0.0 listens on every one", field="ota.host") from None
 
 
-def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+def advice(config: Config) -> list[tuple[str, str]]:
     """(field, what to think about); of a section without conflicts."""
     ota = config.ota
     if ota.port < 0:

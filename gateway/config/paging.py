@@ -6,7 +6,6 @@ What is wrong is a ConfigError that names the setting and the fix, for `check-co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from gateway.config.problems import collect, described, raise_first
 from gateway.config.secret_files import build_refusal, read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
+from gateway.model.public_addresses import is_loopback
 
 #: SMPP 3.4 §5.2.1 and §5.2.2, without their NUL
 SYSTEM_ID_CHARS, PASSWORD_CHARS, SYSTEM_TYPE_CHARS = 15, 8, 12
@@ -150,7 +150,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+def advice(config: Config) -> list[tuple[str, str]]:
     """(field, what to think about); of a section without conflicts."""
     from gateway.config.certificates import is_open_to_others
 

@@ -6,7 +6,7 @@ What is wrong is a ConfigError that names the setting and the fix, for `check-co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -18,6 +18,7 @@ from gateway.config.problems import collect, described, raise_first
 from gateway.config.secret_files import read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
+from gateway.model.public_addresses import is_loopback
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -173,7 +174,7 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+def advice(config: Config) -> list[tuple[str, str]]:
     """(field, what to think about); of a section without conflicts."""
     from gateway.config.certificates import is_open_to_others
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from gateway.config.sections import Config
 
 
@@ -19,6 +17,6 @@ def conflicts(config: Config) -> list[tuple[str, str]]:
     return []
 
 
-def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:  # noqa: ARG001
+def advice(config: Config) -> list[tuple[str, str]]:  # noqa: ARG001
     """Nothing to think about."""
     return []

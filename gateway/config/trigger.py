@@ -18,6 +18,7 @@ from gateway.config.problems import collect, described
 from gateway.config.secret_files import build_refusal, read_line
 from gateway.config.sections import Config
 from gateway.model.errors import ConfigError
+from gateway.model.public_addresses import is_loopback
 
 #: what a secret file may hold; a bearer token in a header must not be longer than servers read
 MOST_SECRET_CHARS = 4_096
@@ -145,11 +146,10 @@ def _is_open(url: str) -> bool:
         host = parts.hostname or ""
     except ValueError:
         return False  # it is no URL, which is said already
-    is_loopback = host in ("localhost", "::1") or host.startswith("127.")
-    return parts.scheme == "http" and not is_loopback
+    return parts.scheme == "http" and not is_loopback(host)
 
 
-def advice(config: Config, is_loopback: Callable[[str], bool]) -> list[tuple[str, str]]:
+def advice(config: Config) -> list[tuple[str, str]]:
     """(field, what to think about); of a section without conflicts."""
     from gateway.config.certificates import is_open_to_others
 

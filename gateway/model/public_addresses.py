@@ -1,5 +1,5 @@
-"""Which addresses are of the public Internet, however they are written or wrapped; must never call one public that a
-network of its own may lead to."""
+"""Which addresses are of the public Internet, however they are written or wrapped, and which are this machine's alone;
+must never call one public that a network of its own may lead to."""
 
 from __future__ import annotations
 
@@ -29,3 +29,13 @@ def is_public(text: str) -> bool:
     if any(address in network for network in _NOT_GLOBAL if network.version == address.version):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved and not address.is_unspecified
+
+
+def is_loopback(host: str) -> bool:
+    """Is what this host is asked asked of this machine alone? Names too (RFC 6761 §6.3)."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from gateway.model.public_addresses import is_loopback
 from gateway.model.service_page import KEY_BYTES, MOST_AID, MOST_PARAMS, MOST_SERVERS, TICKET_BYTES
 
 PROOF_BYTES = 32
@@ -142,4 +143,4 @@ def is_server(url: str) -> bool:
         return False
     if not host or parts.username is not None or port == 0:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and host in ("127.0.0.1", "::1", "localhost"))
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))

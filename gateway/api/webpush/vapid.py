@@ -6,7 +6,6 @@ Authorization: WebPush <jwt>         with   Crypto-Key: p256ecdsa=<key>
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Collection
 from functools import lru_cache
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 from gateway.auth.es256 import POINT_BYTES, Verifier, load_point, number, parse_base64url, parse_jws
 from gateway.model.errors import Forbidden, Unauthorized
+from gateway.model.public_addresses import is_loopback
 
 #: RFC 8292 §2: exp at most 24 hours from the request; clocks may differ by as much as is given here
 MAX_LIFE_S = 86_400
@@ -90,16 +90,7 @@ def read_host(text: str) -> Host:
     except ValueError:
         name = ""
     origins = (normalize_origin(f"{scheme}://{text}") for scheme in ("https", "http"))
-    return Host(name, _is_loopback(name), frozenset(filter(None, origins)))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return Host(name, is_loopback(name), frozenset(filter(None, origins)))
 
 
 def check_credentials(signed: Signed, origins: Collection[str], now_s: float, verifier: Verifier) -> str:
