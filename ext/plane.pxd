@@ -110,7 +110,7 @@ cdef struct event_t:
     uint32_t registration
     uint64_t link
     uint64_t seq                # sequence; device with EV_FRAME, EV_DOWN and EV_READY
-    uint64_t sent_ms            # Unix ms; device with EV_LATE
+    uint64_t sent_ms            # Unix ms; device with EV_LATE; with EV_READY how many are in flight
     uint64_t acked_ms
 
 cdef struct command_t:

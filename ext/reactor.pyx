@@ -257,7 +257,7 @@ cdef uint64_t step_bytes(const settings_t *s) noexcept nogil:
     waiting ids are fewer than IDS_MAX. Then the link may end, with everything in flight lost, or have room again.
     """
     cdef uint64_t event = RING_HEAD_BYTES + sizeof(event_t)
-    cdef uint64_t end = event * (s.window + 2u) + 8 * s.window
+    cdef uint64_t end = event * (s.window + 2u) + 12 * s.window
     cdef uint64_t frame = max(s.max_frame_bytes, s.provider_frame_bytes)
     cdef uint64_t live = event * (SCRATCH_BYTES + IDS_MAX) + 2 * (event + frame + 8u) + end
     cdef uint64_t welcome = event * (SCRATCH_BYTES + s.login_frame_bytes) + 2 * (event + s.login_frame_bytes + 8u) + end
@@ -659,7 +659,7 @@ cdef class Reactor:
         """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, flags,
         link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
         b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=flags; READY a=device b=room
-        c=[seq in flight]; FANNED link=group a=seq b=links; DOWN a=device b=reason.
+        c=[(seq in flight, its registration)]; FANNED link=group a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell.
         `runs` gets acks in time of what is no pending delivery, a broadcast's: (seq, packed registrations, acked_ms)
         for those of one seq that follow each other. `homes` takes all acks, and is told before this returns."""
@@ -670,6 +670,7 @@ cdef class Reactor:
         cdef uint32_t size
         cdef event_t *e
         cdef const uint64_t *seqs
+        cdef const uint32_t *registrations
         cdef uint64_t dropped
         cdef uint32_t i
         cdef int _, count = limit, costly = 0
@@ -702,8 +703,9 @@ cdef class Reactor:
                 costly += 1
             elif e.kind == EV_READY:
                 seqs = <const uint64_t *>(<const uint8_t *>e + sizeof(event_t))
+                registrations = <const uint32_t *>(seqs + e.sent_ms)
                 others.append((EV_READY, e.link, e.seq, e.registration,
-                               [seqs[i] for i in range((size - sizeof(event_t)) // 8)]))
+                               [(seqs[i], registrations[i]) for i in range(<uint32_t>e.sent_ms)]))
             elif e.kind == EV_LATE:
                 others.append((EV_LATE, e.link, e.seq, e.sent_ms, e.flag))
                 costly += 1

@@ -134,9 +134,10 @@ cdef void link_down(reactor_t *r, link_t *link, uint8_t reason, gw_buffer_t *wor
 
 
 cdef void say_ready(reactor_t *r, link_t *link) noexcept nogil:
-    """With what is in flight, which must not be sent once more."""
-    cdef event_t *e = <event_t *>gw_ring_reserve(&r.up, <uint32_t>sizeof(event_t) + link.inflight_count * 8u)
+    """With what is in flight and to whom, which must not be sent once more: all sequences, then their registrations."""
+    cdef event_t *e = <event_t *>gw_ring_reserve(&r.up, <uint32_t>sizeof(event_t) + link.inflight_count * 12u)
     cdef uint64_t *seqs
+    cdef uint32_t *registrations
     cdef inflight_t *entry = link.inflight
     if e == NULL:
         return
@@ -145,10 +146,14 @@ cdef void say_ready(reactor_t *r, link_t *link) noexcept nogil:
     e.link = link_id(&r.slab, link)
     e.seq = link.device
     e.registration = <uint32_t>(link.window - link.inflight_count)
+    e.sent_ms = link.inflight_count
     seqs = <uint64_t *>(<uint8_t *>e + sizeof(event_t))
+    registrations = <uint32_t *>(seqs + link.inflight_count)
     while entry != NULL:
         seqs[0] = entry.seq
+        registrations[0] = entry.registration
         seqs += 1
+        registrations += 1
         entry = entry.next
 
 

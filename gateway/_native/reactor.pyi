@@ -108,7 +108,7 @@ class Reactor:
         """(acks, others, more): acks that `batches` could not settle as (seq, registration, sent_ms, acked_ms, flags,
         link); others as (kind, link, a, b, c): FRAME a=type b=body c=device (0 with HELLO); TIMEOUT a=seq
         b=registration; LOST a=seq b=registration c=spilled; LATE a=seq b=device c=flags; READY a=device b=room
-        c=[seq in flight]; FANNED link=group a=seq b=links; DOWN a=device b=reason.
+        c=[(seq in flight, its registration)]; FANNED link=group a=seq b=links; DOWN a=device b=reason.
         more: call again; when False, event_fd will tell.
         `runs` gets acks in time of what is no pending delivery, a broadcast's: (seq, packed registrations, acked_ms)
         for those of one seq that follow each other. `homes` takes all acks, and is told before this returns."""

@@ -359,12 +359,12 @@ class FarEdge:
         else:
             self._floors.pop(link, None)
 
-    def ready(self, link: int, room: int, numbers: Sequence[int], in_flight: Collection[int]) -> None:
+    def ready(self, link: int, room: int, numbers: Sequence[int], in_flight: Collection[tuple[int, int]]) -> None:
         self._held.discard(link)
         self._held_devices.pop(link, None)
         here = [number for number in numbers if self.registry.link(number) == link]
         if here:
-            for seq in in_flight:
+            for seq, _ in in_flight:
                 # What an owner before this one sent is looked after as if it left now.
                 delivery = self._journal.get(seq)
                 if delivery is not None and delivery.state == State.ACCEPTED:

@@ -11,7 +11,7 @@ import structlog
 from gateway._native.batches import Batches
 from gateway._native.far_traffic import hear_acks
 from gateway.cluster.far_edge import FarEdge
-from gateway.cluster.far_wire import HEAD_BYTES, Record, Told, parse_numbers, parse_record
+from gateway.cluster.far_wire import HEAD_BYTES, Record, Told, parse_flights, parse_numbers, parse_record
 from gateway.metrics import Metric, Metrics
 from gateway.model.cluster import far_link
 from gateway.model.ports import Ack
@@ -125,9 +125,8 @@ class FarHearing:
         self._edge.events.on_lost(record.seq, record.number, spilled=bool(record.flag and bound))
 
     def _on_ready(self, node: int, record: Record) -> None:
-        numbers, in_flight = parse_numbers(record.payload, record.b)
-        here = [number for number in numbers if number < 1 << 31]
-        self._edge.ready(far_link(node, record.attachment), record.a, here, set(in_flight))
+        numbers, in_flight = parse_flights(record.payload, record.b)
+        self._edge.ready(far_link(node, record.attachment), record.a, numbers, in_flight)
 
     def _on_fanned(self, node: int, record: Record) -> None:  # noqa: ARG002 - one shape for all
         self._edge.events.on_fanned(record.seq, record.number, record.a)

@@ -21,8 +21,9 @@ what to do (Do), nodes tell cores what happened (Told). A record has 48 bytes, a
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -31,6 +32,8 @@ from gateway._native.far_traffic import count_records
 
 #: of everything in this file; a message of another is dropped
 WIRE_VERSION = 1
+#: with a count, among registrations: they are below it
+_IN_FLIGHT = 1 << 31
 _HEAD = struct.Struct("<BBHIQ")
 _RECORD = struct.Struct("<BBHIIIQQQQ")
 HEAD_BYTES = _HEAD.size
@@ -65,7 +68,7 @@ class Told(IntEnum):
     TIMEOUT = 2  # seq
     LOST = 3  # seq; flag: spilled
     LATE = 4  # seq, b: Unix ms acked; flag: of the ack; payload: numbers
-    READY = 5  # a: room; b: how many numbers; payload: numbers, then sequences in flight
+    READY = 5  # a: room; payload: pack_flights, b: how many numbers there
     FANNED = 6  # seq, number: group; a: links
     BOUND = 7  # seq: key of the device; a: Unix ms; flag: floor, with 128: it was bound before
     LEFT = 8
@@ -155,6 +158,37 @@ def parse_numbers(payload: bytes, count: int) -> tuple[tuple[int, ...], tuple[in
         struct.unpack_from(f"<{count}I", payload),
         struct.unpack_from(f"<{rest // 8}Q", payload, 4 * count),
     )
+
+
+def pack_flights(flights: Mapping[int, Sequence[int]]) -> tuple[bytes, int]:
+    """Registrations with what is in flight to each, and how many numbers that begins with: behind one that has some is
+    how many, marked. For owners of the version before that is a registration that there is not."""
+    numbers: list[int] = []
+    for number, seqs in flights.items():
+        numbers += (number, _IN_FLIGHT | len(seqs)) if seqs else (number,)
+    return pack_numbers(numbers, chain.from_iterable(flights.values())), len(numbers)
+
+
+def parse_flights(payload: bytes, count: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """(registrations, (sequence, registration) in flight). Nodes of the version before do not say to whom: to each."""
+    numbers, seqs = parse_numbers(payload, count)
+    registrations: list[int] = []
+    in_flight: list[tuple[int, int]] = []
+    at = 0
+    for number in numbers:
+        if number < _IN_FLIGHT:
+            registrations.append(number)
+            continue
+        end = at + (number & ~_IN_FLIGHT)
+        if not registrations or end > len(seqs):
+            raise ValueError("more in flight than there is")
+        in_flight += [(seq, registrations[-1]) for seq in seqs[at:end]]
+        at = end
+    if at == 0:
+        in_flight = [(seq, number) for number in registrations for seq in seqs]
+    elif at != len(seqs):
+        raise ValueError("sequences in flight to nobody")
+    return registrations, in_flight
 
 
 class _Body(msgspec.Struct, array_like=True, gc=False):

@@ -12,7 +12,15 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gateway.cluster.far_door import TOLD
 from gateway.cluster.far_hearing import AGAIN
-from gateway.cluster.far_wire import RECORD_BYTES, Tellings, Told, attachment_of, build_record, pack_numbers
+from gateway.cluster.far_wire import (
+    RECORD_BYTES,
+    Tellings,
+    Told,
+    attachment_of,
+    build_record,
+    pack_flights,
+    pack_numbers,
+)
 from gateway.cluster.holds import Holds
 from gateway.cluster.node_homes import NodeHomes
 from gateway.edge.attendance import LinkAttendance
@@ -198,18 +206,20 @@ class NodeEvents:
         if links and group < len(homes.owner_groups):
             self.tell(homes.partition_of_group(group), Told.FANNED, number=homes.owner_groups[group], seq=seq, a=links)
 
-    def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
+    def on_ready(self, registrations: Sequence[int], in_flight: Collection[tuple[int, int]] = ()) -> None:
         link = self.edge.ready_link
         if not link:
             return  # one that was bound just now: its owner is told so
         asked = self.holds.take(link)
         parts = [part for part in self._by_partition(registrations) if part[0] in asked]
         share = max(1, self.edge.ready_room // max(1, len(parts)))
-        for partition, locals_ in parts:
-            numbers = [self._homes.table.number(local) for local in locals_]
-            seqs = [seq for seq in in_flight if partition_of_seq(seq) in (-1, partition)]
-            payload = pack_numbers(numbers, seqs)
-            self._of(locals_[0], Told.READY, a=share, b=len(numbers), payload=payload)
+        for _, locals_ in parts:
+            flights: dict[int, list[int]] = {local: [] for local in locals_}
+            for seq, local in in_flight:
+                if local in flights:
+                    flights[local].append(seq)
+            payload, count = pack_flights({self._homes.table.number(local): seqs for local, seqs in flights.items()})
+            self._of(locals_[0], Told.READY, a=share, b=count, payload=payload)
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:  # noqa: ARG002
         """NodeRequests asks the owner; nothing waits here."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from array import array
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -61,14 +59,6 @@ class _Live:
         return build_notify(self.notification, self.notification.seq, "", light=False, locale=locale)
 
 
-class Flights(NamedTuple):
-    """What is in flight on a link that has room."""
-
-    seqs: Collection[int] = ()
-    #: broadcasts among them that others of its registrations wait for: to whom they are in flight is not said
-    unclear: Collection[int] = ()
-
-
 class BroadcastRouter:
     """Everything delivery does with a broadcast. Loop thread only."""
 
@@ -103,7 +93,6 @@ class BroadcastRouter:
         #: (Unix ms, app): quiet hours of some of its groups end then, and a broadcast waits for them
         self._wakes: list[tuple[int, str]] = []  # heap
         self._waking: set[tuple[int, str]] = set()  # the same
-        self._unclear: set[int] = set()  # one registration of each link that is to say again what is in flight
         self._adopting: set[tuple[int, int]] = set()  # (sequence, registration) whose row is not committed yet
 
     def __contains__(self, seq: int) -> bool:
@@ -231,9 +220,6 @@ class BroadcastRouter:
     def tick(self, now_ms: int) -> None:
         """Hand out the portions whose moment has come, and look again where quiet hours ended; none of it while those
         who are there may seem to be away."""
-        if self._unclear:
-            unclear, self._unclear = self._unclear, set()
-            self._backlog.add(self._ask_again(unclear))
         if not self._edge.is_certain:
             return
         for notification in self._uncertain:
@@ -339,24 +325,6 @@ class BroadcastRouter:
         notification = self._live[seq].notification
         if notification.fallback and not spilled:
             self._fall_back(notification, registration, sent=True)
-
-    def flights(self, registrations: Sequence[int], in_flight: Collection[int]) -> Flights:
-        """`registrations`: all of a link. Where a broadcast is in flight to fewer of them than wait for it, nothing is
-        sent to those now, and the link is asked again soon: nothing may overtake it, nor may it wait for ever."""
-        if not in_flight or len(registrations) == 1:
-            return Flights(in_flight)
-        unclear = set()
-        for seq, times in Counter(in_flight).items():
-            if seq in self._live and sum(self._broadcasts.is_waiting(seq, number) for number in registrations) > times:
-                unclear.add(seq)
-                self._unclear.add(registrations[0])
-        return Flights(in_flight, unclear)
-
-    def _ask_again(self, registrations: Collection[int]) -> Iterator[None]:
-        for at, registration in enumerate(registrations, 1):
-            self._edge.await_room(registration)
-            if not at % SLICE:
-                yield
 
     def send_one(self, seq: int, registration: int, *, whole: bool = False) -> bool | None:
         """Send to one registration. None: the device does not want it now; False: no room or no link."""

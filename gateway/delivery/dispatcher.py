@@ -15,7 +15,7 @@ import structlog
 
 from gateway.config.sections import Config
 from gateway.delivery.backlog import SLICE, Backlog
-from gateway.delivery.broadcast import BroadcastRouter, Flights
+from gateway.delivery.broadcast import BroadcastRouter
 from gateway.delivery.executor import EDGE, Executor, Sent
 from gateway.delivery.recalls import Recalls
 from gateway.metrics import Metric, Metrics
@@ -99,7 +99,7 @@ class Dispatcher:
             backlog=self.backlog,
             clock=clock,
         )
-        self._ready: deque[tuple[int, Flights]] = deque()
+        self._ready: deque[tuple[int, frozenset[tuple[int, int]]]] = deque()
         self._ready_working = False
         self._reachable: deque[int] = deque()  # at most those whose return a notifier waits for
         self._reachable_working = False
@@ -445,12 +445,12 @@ class Dispatcher:
         else:
             self._executor.apply(seq, Event.SPILLED if spilled else Event.LOST)
 
-    def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
-        for seq in in_flight:
+    def on_ready(self, registrations: Sequence[int], in_flight: Collection[tuple[int, int]] = ()) -> None:
+        for seq, registration in in_flight:
             # At once: what is heard of it before its turn comes below must find it sent.
             if seq not in self.broadcast:
-                self._executor.note_underway(seq, registrations)
-        flights = self.broadcast.flights(registrations, in_flight)
+                self._executor.note_underway(seq, registration)
+        flights = frozenset(in_flight)
         if not self._ready_working and len(registrations) <= SLICE:
             looked = 0
             for place, registration in enumerate(registrations):
@@ -475,7 +475,7 @@ class Dispatcher:
         finally:
             self._ready_working = False
 
-    def _send_waiting(self, registration: int, flights: Flights) -> int:
+    def _send_waiting(self, registration: int, flights: frozenset[tuple[int, int]]) -> int:
         """How many of what waits it had to look at."""
         pending = self._journal.pending_of(registration)
         broadcasts = self.broadcast.waiting(registration)
@@ -489,9 +489,7 @@ class Dispatcher:
             ]
         room = self._edge.room(registration)
         for looked, seq in enumerate(order):
-            if seq in flights.unclear:
-                return looked
-            if seq in flights.seqs:
+            if (seq, registration) in flights:
                 continue
             if room <= 0:
                 self._edge.await_room(registration)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 
 from gateway.config.sections import Config
@@ -133,11 +133,11 @@ class Executor:
             return Sent.NOTHING
         return self.carry_out(delivery, notification, event)
 
-    def note_underway(self, seq: int, registrations: Collection[int]) -> None:
-        """A link of these has it. Where an owner before this one sent it, what ends it has to find it sent. One that
+    def note_underway(self, seq: int, registration: int) -> None:
+        """Its link has it. Where an owner before this one sent it, what ends it has to find it sent. One that
         waits was sent by us: its ack time is over, and what it waits for sends it again."""
         delivery = self._journal.get(seq)
-        if delivery is not None and delivery.state == State.ACCEPTED and delivery.registration in registrations:
+        if delivery is not None and delivery.state == State.ACCEPTED and delivery.registration == registration:
             self.apply(seq, Event.UNDERWAY)
 
     def carry_out(

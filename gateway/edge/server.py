@@ -9,7 +9,6 @@ import asyncio
 import os
 import time
 from array import array
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -372,11 +371,11 @@ class EdgeServer:
         for seq, packed, at_ms in runs:
             self.events.on_acks_of(seq, array("I", packed), at_ms)
 
-    def _on_ready(self, link: int, device: int, room: int, in_flight: list[int]) -> None:
+    def _on_ready(self, link: int, device: int, room: int, in_flight: list[tuple[int, int]]) -> None:
         self._held.discard(link)
         if self._registry.device_link(device) == link:
             self._ready_link, self._ready_room = link, room
-            self.events.on_ready(self._registry.bound(device), Counter(in_flight))
+            self.events.on_ready(self._registry.bound(device), in_flight)
             self._ready_link = 0
 
     def hold(self, link: int) -> None:

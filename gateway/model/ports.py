@@ -210,10 +210,9 @@ class EdgeEvents(Protocol):
         """One reactor is done with a group of a fan-out, which it queued for so many links."""
         ...
 
-    def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
+    def on_ready(self, registrations: Sequence[int], in_flight: Collection[tuple[int, int]] = ()) -> None:
         """Send what waits for them, broadcasts too: there is room again, or they were bound just now. What is in flight
-        on their link is not to be sent once more: its ack may be on the way. A broadcast is there once for each of
-        them it is in flight to, where that is known."""
+        on their link, (sequence, registration), is not to be sent once more: its ack may be on the way."""
         ...
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:

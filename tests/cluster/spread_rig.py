@@ -79,7 +79,7 @@ class Desk:
         return 1_000 if registration in self.bound else 0
 
     def await_room(self, registration: int) -> None:
-        flights = [seq for number, seq in self.flights if number == registration]
+        flights = [(seq, number) for number, seq in self.flights if number == registration]
         asyncio.get_running_loop().call_soon(self._core.dispatcher.on_ready, [registration], flights)
 
     def recall(self, registration: int, seq: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from bare_device import BareDevice, pack
 from far_scene import Core, Fleet, Open, settle
@@ -9,10 +11,11 @@ from open_house import until
 from test_timing_and_audience import a_span_around_now
 
 from gateway.metrics import Metric
+from gateway.model.cluster import BROADCAST_FIELD, SEQ_SHIFT
 from gateway.model.errors import NodeUnreachable, Takeover
 from gateway.model.frames import FrameType
 from gateway.model.outcome import State
-from gateway.model.registration import parse_token
+from gateway.model.registration import App, parse_token
 
 
 async def test_a_device_of_one_node_gets_what_comes_for_it_at_another_and_its_ack_ends_it(open_fleet: Open) -> None:
@@ -464,3 +467,43 @@ async def test_a_batch_whose_message_is_lost_is_sent_again(open_fleet: Open) -> 
     assert [note["id"] for note in await device.notes(5, ack=True)] == seqs
     for seq in seqs:
         await core.reaches(seq, State.ACKED)
+
+
+async def test_what_is_in_flight_to_one_app_is_not_said_of_another_of_the_same_link(
+    open_fleet: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broadcast has one number in all partitions: said of both, one owner would pass its registration over."""
+    fleet = await open_fleet(nodes=2)
+    apps = ["shop", *map("app-{}".format, range(8))]
+    for core in fleet.cores.values():
+        for app in apps[1:]:
+            await core.store.directory.put_app(App(name=app, created_at=1))
+    device = fleet.nodes[1].device()
+    await device.login()
+    tokens = {app: await device.register(app) for app in apps}
+    core = fleet.core_of(tokens["shop"])
+    app = next(app for app, token in tokens.items() if fleet.core_of(token) is not core)
+    other = fleet.core_of(tokens[app])
+    numbers = {one: await _bound(one, tokens[name], name) for one, name in ((core, "shop"), (other, app))}
+    said: dict[Core, set[tuple[int, int]]] = {}
+    for one in numbers:
+
+        def on_ready(_: object, in_flight: Iterable[tuple[int, int]] = (), one: Core = one) -> None:
+            said[one] = set(in_flight)
+
+        monkeypatch.setattr(one.dispatcher, "on_ready", on_ready)
+    seq = (BROADCAST_FIELD << SEQ_SHIFT) + 1
+    notify = pack(FrameType.NOTIFY, {"id": seq, "token": tokens["shop"]})
+    assert core.edge.notify(numbers[core], notify, seq, 60_000)
+    assert (await device.note())["id"] == seq
+    for one, number in numbers.items():
+        one.edge.await_room(number)
+    await until(lambda: len(said) == 2)
+    assert said == {core: {(seq, numbers[core])}, other: set()}
+
+
+async def _bound(core: Core, token: str, app: str) -> int:
+    """Its number, once its owner knows where it is."""
+    number = core.store.directory.find(token, app)
+    await until(lambda: core.edge.registry.link(number))
+    return number

@@ -20,6 +20,7 @@ from gateway.cluster.far_wire import (
     Told,
     build_head,
     build_record,
+    pack_flights,
     pack_numbers,
     parse_body,
     parse_message,
@@ -73,7 +74,7 @@ class Heard:
     def meant(self, seq: int, registrations: Sequence[int], *, flags: int) -> Sequence[int]:
         return registrations[:1]
 
-    def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
+    def on_ready(self, registrations: Sequence[int], in_flight: Collection[tuple[int, int]] = ()) -> None:
         self.events.append(("ready", list(registrations), sorted(in_flight), self.edge.room(registrations[0])))
 
     def on_lost(self, seq: int, registration: int, *, spilled: bool) -> None:
@@ -203,9 +204,9 @@ async def test_a_held_link_takes_nothing_until_it_is_ready_and_then_as_much_as_i
     await settle()
     key = core.store.directory.device_key("d")
     assert core.bus.records() == [(NODE, Record(Do.HOLD, attachment=ATTACHMENT, seq=key))]
-    payload = pack_numbers([number], [7, 8])
-    core.hear(build_record(Told.READY, attachment=ATTACHMENT, a=5, b=1, payload=payload))
-    assert core.heard.take() == [("ready", [number], [7, 8], 5)]
+    payload, count = pack_flights({number: [7, 8]})
+    core.hear(build_record(Told.READY, attachment=ATTACHMENT, a=5, b=count, payload=payload))
+    assert core.heard.take() == [("ready", [number], [(7, number), (8, number)], 5)]
     assert edge.room(number) == 32
     assert edge.notify(number, b"x", 1, 1)
 

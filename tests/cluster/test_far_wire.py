@@ -87,6 +87,43 @@ def test_numbers_and_sequences_are_read_as_they_were_packed(numbers: list[int], 
     assert wire.parse_numbers(packed, len(numbers)) == (tuple(numbers), tuple(seqs))
 
 
+FLIGHTS = st.dictionaries(st.integers(0, (1 << 31) - 1), st.lists(U64, max_size=5), max_size=8)
+
+
+@given(FLIGHTS)
+def test_what_is_in_flight_is_read_as_it_was_packed(flights: dict[int, list[int]]) -> None:
+    registrations, in_flight = wire.parse_flights(*wire.pack_flights(flights))
+    assert registrations == list(flights)
+    assert in_flight == [(seq, number) for number, seqs in flights.items() for seq in seqs]
+
+
+@given(FLIGHTS)
+def test_an_owner_of_the_version_before_finds_its_registrations_and_what_is_in_flight(
+    flights: dict[int, list[int]],
+) -> None:
+    numbers, seqs = wire.parse_numbers(*wire.pack_flights(flights))
+    assert [number for number in numbers if number < 1 << 31] == list(flights)
+    assert list(seqs) == [seq for seqs in flights.values() for seq in seqs]
+
+
+def test_what_a_node_of_the_version_before_has_in_flight_is_held_to_be_so_to_each() -> None:
+    packed = wire.pack_numbers([5, 6], [70, 71])
+    assert wire.parse_flights(packed, 2) == ([5, 6], [(70, 5), (71, 5), (70, 6), (71, 6)])
+
+
+@given(st.lists(U32, max_size=6), st.lists(U64, max_size=6))
+def test_any_numbers_and_sequences_are_registrations_with_what_is_in_flight_or_a_value_error(
+    numbers: list[int], seqs: list[int]
+) -> None:
+    try:
+        registrations, in_flight = wire.parse_flights(wire.pack_numbers(numbers, seqs), len(numbers))
+    except ValueError:
+        return
+    assert registrations == [number for number in numbers if number < 1 << 31]
+    assert {number for _, number in in_flight} <= set(registrations)
+    assert not registrations or {seq for seq, _ in in_flight} == set(seqs)
+
+
 @given(st.binary(max_size=80), U64)
 def test_numbers_that_do_not_fit_are_a_value_error(packed: bytes, count: int) -> None:
     try:

@@ -225,7 +225,25 @@ def test_the_window_spills_and_says_ready_when_half_empty() -> None:
         peer.send(FrameType.ACK, [2])
         ready = rig.event(native.EVENT_READY)
         assert ready[1:4] == (link, 7, 2)
-        assert sorted(ready[4]) == [3, 4]  # in flight
+        assert sorted(ready[4]) == [(3, 77), (4, 77)]  # in flight
+
+
+def test_ready_says_to_whom_each_is_in_flight() -> None:
+    with Rig() as rig:
+        peer, link = rig.login(window=6)
+        for registration in (77, 78, 79):
+            rig.reactor.bind(link, 0, registration)
+        rig.reactor.notify(link, notice(4), 4, 78, 60_000)
+        rig.reactor.fanout([0], notice(5), 5, 60_000)
+        for _ in range(4):
+            peer.receive()
+        peer.send(FrameType.ACK, [4])
+        assert rig.ack()[:2] == (4, 78)
+        rig.reactor.cancel(link, 5, 79)
+        rig.reactor.hold(link)
+        ready = rig.event(native.EVENT_READY)
+        assert ready[3] == 4
+        assert sorted(ready[4]) == [(5, 77), (5, 78)]
 
 
 def test_nothing_overtakes_what_was_spilled_and_ready_waits_until_the_control_thread_knows() -> None:

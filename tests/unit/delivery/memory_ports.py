@@ -584,7 +584,7 @@ class MemoryEdge:
         self.wants_ready.difference_update(ready)
         self.flush_spilled()
         for registration in ready:
-            self.events.on_ready([registration], {seq for r, seq in self.flights if r == registration})
+            self.events.on_ready([registration], {(seq, r) for r, seq in self.flights if r == registration})
         self.flush_spilled()
 
     def answer_room(self) -> None:

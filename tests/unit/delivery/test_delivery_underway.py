@@ -17,7 +17,7 @@ async def adopted(house: House) -> tuple[int, int]:
     seq = await house.accepted(device, title="hi", fallback=[])
     house.journal.set_state(seq, State.ACCEPTED, 0)  # as it is recovered
     house.edge.bound.add(device.number)
-    house.dispatcher.on_ready([device.number], {seq})
+    house.dispatcher.on_ready([device.number], {(seq, device.number)})
     assert house.state(seq) is State.SENT
     assert not house.edge.frames
     return device.number, seq
@@ -51,7 +51,7 @@ async def test_where_its_link_is_lost_it_waits_for_the_device(house: House) -> N
 async def test_one_that_went_on_meanwhile_stays_what_it_is(house: House, state: State) -> None:
     number, seq = await adopted(house)
     house.journal.set_state(seq, state, 0)
-    house.dispatcher.on_ready([number], {seq})
+    house.dispatcher.on_ready([number], {(seq, number)})
     assert house.state(seq) is state
 
 
@@ -61,7 +61,7 @@ async def test_one_whose_ack_time_is_over_goes_on_waiting_though_its_link_has_it
     seq = await house.accepted(device, title="hi", fallback=[])
     assert house.state(seq) is State.WAITING
     house.edge.bound.add(device.number)
-    house.dispatcher.on_ready([device.number], {seq})
+    house.dispatcher.on_ready([device.number], {(seq, device.number)})
     assert house.state(seq) is State.WAITING
 
 
@@ -75,7 +75,7 @@ async def test_one_whose_ack_time_is_over_while_its_ready_waits_its_turn_is_trie
     house.journal.set_state(seq, State.ACCEPTED, 0)  # as it is recovered
     house.edge.bound.update((device.number, crowd.number))
     house.dispatcher.on_ready([crowd.number])
-    house.dispatcher.on_ready([device.number], {seq})
+    house.dispatcher.on_ready([device.number], {(seq, device.number)})
     house.dispatcher.on_ack_timeout(seq, device.number)
     await house.settle_down()
     assert "ack_timeout" in house.steps(seq)
@@ -93,7 +93,7 @@ async def light_adopted(house: House) -> tuple[int, int]:
     seq = await house.accepted(device, title="hi", data={"a": 1}, body="on_demand", fallback=[])
     house.journal.set_state(seq, State.ACCEPTED, 0)  # as it is recovered
     house.edge.bound.add(device.number)
-    house.dispatcher.on_ready([device.number], {seq})
+    house.dispatcher.on_ready([device.number], {(seq, device.number)})
     assert house.state(seq) is State.SENT
     return device.number, seq
 

@@ -56,7 +56,7 @@ class Listener:
         self.asked.append((seq, bool(flags)))
         return registrations[:1] if SEQ <= seq < SEQ + 10 else ()
 
-    def on_ready(self, registrations: Sequence[int], in_flight: Collection[int] = ()) -> None:
+    def on_ready(self, registrations: Sequence[int], in_flight: Collection[tuple[int, int]] = ()) -> None:
         self.heard.append(("ready", list(registrations)))
 
     def on_fetch(self, registration: int, ids: Sequence[int]) -> tuple[int, bool]:
