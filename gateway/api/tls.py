@@ -141,7 +141,8 @@ class Certificates:
         count = sum(map(self._reload_pair, self._pairs))
         self._warned_s.clear()
         self.report()
-        log.info("certificates loaded", count=count)
+        days_left = int((min(served.ends_s for served in self._loaded.values()) - self._clock()) // 86_400)
+        log.info("certificates_reloaded", certificates=count, days_left=days_left)
         return is_whole and count == len(self._pairs)
 
     def _reload_authority(self) -> bool:
@@ -171,11 +172,11 @@ class Certificates:
 
     def _say_refused(self, name: str, exc: ConfigError) -> None:
         log.error(
-            "certificate refused",
+            "certificate_reload_failed",
             certificate=name,
             field=exc.field,
-            reason=exc.message,
-            consequence="the old one stays",
+            problem=exc.message,
+            hint="the certificate from before stays in use",
         )
 
     def refresh(self) -> None:
@@ -190,14 +191,14 @@ class Certificates:
         now_s = self._clock()
         for host, served in self._loaded.items():
             left_s = served.ends_s - now_s
-            self._metrics.set(Metric.API_TLS_SECONDS, round(left_s), host)
+            self._metrics.set(Metric.API_TLS_CERTIFICATE_SECONDS, round(left_s), host)
             is_over = left_s <= 0
             if left_s < WARN_S and now_s - self._warned_s.get((host, is_over), float("-inf")) >= _WARN_EACH_S:
                 self._warned_s[host, is_over] = now_s
                 if is_over:
-                    log.error("certificate expired", certificate=host, hint="clients refuse it: renew it")
+                    log.error("certificate_expired", certificate=host, hint="clients refuse it: renew it")
                 else:
-                    log.warning("certificate expires soon", certificate=host, days=round(left_s / 86_400, 1))
+                    log.warning("certificate_expires_soon", certificate=host, days_left=int(left_s // 86_400))
 
     def _read_marks(self) -> list[tuple[int, int, int]]:
         """Of every file: whether it is another one than before."""

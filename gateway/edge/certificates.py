@@ -183,7 +183,7 @@ class Certificates:
                 _log.error("certificate_expired", certificate=name, hint="devices refuse it: renew it, then SIGHUP")
                 self._warned_at = now
             elif end - now < WARN_S:
-                _log.warning("certificate_ends_soon", certificate=name, days_left=int((end - now) // 86_400))
+                _log.warning("certificate_expires_soon", certificate=name, days_left=int((end - now) // 86_400))
                 self._warned_at = now
 
     def _figures(self) -> Iterable[tuple[Metric, str, float]]:

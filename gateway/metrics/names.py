@@ -195,10 +195,10 @@ class Metric(Enum):
     API_CUT = Spec(
         "heliograph_api_cut_total", "counter", "Provider connections refused or cut by a bound, by reason", "reason"
     )
-    API_TLS_SECONDS = Spec(
-        "heliograph_api_tls_seconds",
+    API_TLS_CERTIFICATE_SECONDS = Spec(
+        "heliograph_api_tls_certificate_seconds",
         "gauge",
-        "Seconds until a certificate of the provider door expires, by its place in the configuration",
+        "The same of the provider door's certificates as heliograph_tls_certificate_seconds of the device door's",
         "certificate",
     )
     API_WATCHERS = Spec("heliograph_api_watchers", "gauge", "Receipt streams and waiting receipt requests")

@@ -165,7 +165,7 @@ async def test_a_changed_file_is_noticed_by_itself_and_a_bad_one_keeps_the_old(a
         before = serial(localhost)
         with structlog.testing.capture_logs() as logs:
             localhost.cert.write_text("nonsense")
-            await until(lambda: any(entry["event"] == "certificate refused" for entry in logs))
+            await until(lambda: any(entry["event"] == "certificate_reload_failed" for entry in logs))
         assert await serial_of(server, authority.client_context()) == before
         renewed = authority.issue("localhost").write(tmp_path, "renewed")
         shutil.copy(renewed.cert, localhost.cert)
@@ -371,8 +371,8 @@ def test_remaining_time_is_a_metric_and_soon_a_warning(authority, tmp_path):
     with structlog.testing.capture_logs() as logs:
         certificates = Certificates(Api(**with_tls(soon)), metrics)
         certificates.report()
-    assert 4 * 86_400 < metrics.value(Metric.API_TLS_SECONDS, "default") <= 5 * 86_400
-    assert [entry["days"] for entry in logs if entry["event"] == "certificate expires soon"] == [5.0]
+    assert 4 * 86_400 < metrics.value(Metric.API_TLS_CERTIFICATE_SECONDS, "default") <= 5 * 86_400
+    assert [entry["days_left"] for entry in logs if entry["event"] == "certificate_expires_soon"] == [4]
 
 
 def test_one_that_ended_holds_up_no_others_renewal(authority, tmp_path, clock):
@@ -385,11 +385,11 @@ def test_one_that_ended_holds_up_no_others_renewal(authority, tmp_path, clock):
     with structlog.testing.capture_logs() as logs:
         certificates.report()
         certificates.report()
-    assert [entry["certificate"] for entry in logs if entry["event"] == "certificate expired"] == ["default"]
+    assert [entry["certificate"] for entry in logs if entry["event"] == "certificate_expired"] == ["default"]
     authority.issue("shop.example", ends_days=90).write(tmp_path, "shop")
     with structlog.testing.capture_logs() as logs:
         assert not certificates.reload()
-    assert [entry["certificate"] for entry in logs if entry["event"] == "certificate refused"] == ["default"]
+    assert [entry["certificate"] for entry in logs if entry["event"] == "certificate_reload_failed"] == ["default"]
     assert certificates.choose("shop.example").ends_s > before.ends_s + 50 * 86_400
     authority.issue("localhost", ends_days=90).write(tmp_path, "ending")
     assert certificates.reload()

@@ -179,9 +179,9 @@ async def test_the_time_that_is_left_is_a_metric_and_the_log_warns(
         assert 89 * DAY_S < left <= 90 * DAY_S
         assert said == []
         now[0] += 80 * DAY_S
-        await until(lambda: said == ["certificate_ends_soon"])
+        await until(lambda: said == ["certificate_expires_soon"])
         now[0] += 11 * DAY_S
-        await until(lambda: said == ["certificate_ends_soon", "certificate_expired"])
+        await until(lambda: said == ["certificate_expires_soon", "certificate_expired"])
         assert house.value(Metric.TLS_CERTIFICATE_SECONDS, "default") < 0
         # devices that look refuse it, but it is served
         blind = files.context()

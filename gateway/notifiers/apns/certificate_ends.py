@@ -36,6 +36,7 @@ class CertificateEnds:
             return
         self._known[settings.fingerprint] = ends_s, now_s
         if ends_s <= now_s:
-            _log.error("certificate expired", notifier="apns", app=app, hint="APNs refuses it: give a new one")
+            _log.error("certificate_expired", notifier="apns", app=app, hint="APNs refuses it: give a new one")
         else:
-            _log.warning("certificate expires soon", notifier="apns", app=app, days=round((ends_s - now_s) / 86_400, 1))
+            days_left = int((ends_s - now_s) // 86_400)
+            _log.warning("certificate_expires_soon", notifier="apns", app=app, days_left=days_left)

@@ -79,10 +79,10 @@ async def test_certificate_that_ends_soon_is_said_once_a_day_and_its_end_too(aut
 
         assert await said() == []
         scene.clock.moved_s += 7 * 86_400
-        assert await said() == [("certificate expires soon", "shop")]
+        assert await said() == [("certificate_expires_soon", "shop")]
         scene.clock.moved_s += 3_600
         assert await said() == []
         scene.clock.moved_s += 86_400
-        assert await said() == [("certificate expires soon", "shop")]
+        assert await said() == [("certificate_expires_soon", "shop")]
         scene.clock.moved_s += 13 * 86_400
-        assert await said() == [("certificate expired", "shop")]
+        assert await said() == [("certificate_expired", "shop")]
