@@ -13,7 +13,7 @@ from gateway.delivery.forms import build_notify, goes_light
 from gateway.delivery.holds import quiet_hold, spread_hold, spread_retry
 from gateway.delivery.notify_queue import Call, Job, NotifyQueue
 from gateway.delivery.policy import Action, Facts, decide
-from gateway.delivery.trails import Remembered, Trail
+from gateway.delivery.trails import Remembered, Trail, UnderWay
 from gateway.metrics import Metric, Metrics
 from gateway.model.frames import Urgency
 from gateway.model.notification import Notification, said_to
@@ -103,6 +103,7 @@ class Executor:
             for name, notifier in notifiers.items()
         }
         self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail")
+        self._under_way = UnderWay()
         self._caps = DeviceCaps()
         self._fetched: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "fetched")
         #: notifications that nothing may leave of before their commit
@@ -263,7 +264,8 @@ class Executor:
 
     def _notify(self, delivery: Delivery, notification: Notification, name: str) -> None:
         queue = self._queues.get(name)
-        job = Job(delivery.seq, delivery.hop, name)
+        job = Job(delivery.seq, name)
+        self._under_way.begin(*job)
         if queue is None:
             self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="not configured"))
             return
@@ -394,15 +396,23 @@ class Executor:
     # --- notifiers
 
     def _load_call(self, job: Job) -> Call | None:
-        """What to call the notifier with; None where the delivery ended, or is on the channel again meanwhile."""
+        """What to call the notifier with; None where the call is not to be made."""
+        call = None
+        try:
+            call = self._find_call(job)
+        finally:
+            if call is None:
+                self._under_way.end(*job)
+        return call
+
+    def _find_call(self, job: Job) -> Call | None:
         delivery = self._journal.get(job.seq)
         if delivery is None:
             return None
-        if delivery.hop != job.hop + 1:
-            self._pass_over(delivery, job)
-            return None
-        if delivery.state in (State.SENT, State.ANNOUNCED):
-            self._journal.set_state(job.seq, delivery.state, job.hop)  # not used up after all
+        is_elsewhere = delivery.state == State.NOTIFIED and not self._under_way.is_last(*job)
+        if is_elsewhere or delivery.state in (State.SENT, State.ANNOUNCED):
+            # Given to another, or on the channel again: this one was not asked, and is not used up.
+            self._journal.set_state(job.seq, delivery.state, max(0, delivery.hop - 1))
             return None
         notification = self._journal.notification(delivery.notification)
         registration = self._directory.registration(delivery.registration)
@@ -415,30 +425,24 @@ class Executor:
         app = self._directory.app(notification.app) if notification is not None else None
         if notification is None or app is None:
             return None
+        self._under_way.begin(*job)
         return app, registration, said_to(notification, registration.locale)
 
-    def _pass_over(self, delivery: Delivery, job: Job) -> None:
-        """The delivery went on to another while this call waited, and it is used up without having been asked."""
-        if delivery.hop <= job.hop:
-            return  # no longer
-        if delivery.state == State.NOTIFIED:
-            self._trail(job.seq).failed(job.notifier, dead=False)
-        else:
-            self._on_notifier_result(job, NotifierResult(ok=False, detail="passed over", asked=False))
-
     def _on_notifier_result(self, job: Job, result: NotifierResult) -> None:
+        is_last = self._under_way.is_last(*job)
+        self._under_way.end(*job)
         delivery = self._journal.get(job.seq)
         if delivery is None:
             return
         notification = self._journal.notification(delivery.notification)
         if notification is None:
             return
-        if delivery.hop != job.hop + 1 and (result.ok or delivery.state == State.NOTIFIED):
+        if not is_last and delivery.state == State.NOTIFIED:
             # The delivery has moved on to another notifier: only its history and its trail hear of this one.
-            what = "notified" if result.ok else "notifier_failed"
-            if not result.ok and delivery.hop > job.hop:
+            if not result.ok:
                 self._trail(job.seq).failed(job.notifier, dead=result.dead)
-            self._journal.step(job.seq, Step(self._clock(), what, job.notifier, result.detail))
+            step = Action.STEP_NOTIFIED if result.ok else Action.STEP_NOTIFIER_FAILED
+            self._step(delivery, notification, step, self._clock(), job.notifier, result.detail)
             return
         event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY
         if event is Event.NOTIFIER_RETRY:
@@ -475,13 +479,13 @@ class Executor:
         names = self._chain(notification, delivery.registration)
         if not names or delivery.hop >= chain.MAX_HOPS:
             return ""
-        used: Sequence[str] = ()
+        under_way = self._under_way.names(delivery.seq)
+        used: Sequence[str] = under_way
         if delivery.hop:
             used = chain.used_up(
                 self._journal.steps_of(delivery.seq),
                 delivery.hop,
-                names,
-                answered,
+                (answered, *under_way) if answered else under_way,
                 failed=(*trail.later, *trail.dead) if trail is not None else (),
                 opened=trail.opened if trail is not None else (),
             )

@@ -1,7 +1,8 @@
 """What RAM remembers of deliveries that did not go the ordinary way; must never grow past its bounds.
 
-Nothing here is needed for a delivery to end: what is evicted (oldest first, counted) costs a shorter back-off, one more
-FETCH, or a notifier that is asked once more, or once less.
+Nothing that is `Remembered` is needed for a delivery to end: what is evicted (oldest first, counted) costs a shorter
+back-off, one more FETCH, or a notifier that is asked once more, or once less. `UnderWay` has no more entries than the
+queues have calls.
 """
 
 from __future__ import annotations
@@ -75,3 +76,34 @@ class Trail:
         self.later = tuple(each for each in self.later if each not in names)
         self.opened += names
         return len(names)
+
+
+class UnderWay:
+    """Of each delivery the notifiers whose calls wait or are under way; last the one it was given to last, where its
+    call is one of them."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, tuple[str, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def names(self, seq: int) -> tuple[str, ...]:
+        """The last one empty where that is over."""
+        return self._names.get(seq, ())
+
+    def is_last(self, seq: int, name: str) -> bool:
+        return self.names(seq)[-1:] == (name,)
+
+    def begin(self, seq: int, name: str) -> None:
+        self._names[seq] = (*(each for each in self.names(seq) if each and each != name), name)
+
+    def end(self, seq: int, name: str) -> None:
+        names = self.names(seq)
+        left = tuple(each for each in names if each != name)
+        if names[-1:] == (name,):
+            left = (*left, "")
+        if any(left):
+            self._names[seq] = left
+        else:
+            self._names.pop(seq, None)

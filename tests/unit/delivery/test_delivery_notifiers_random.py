@@ -44,6 +44,7 @@ class Scene:
         self.moods = {"stub": "ok", "other": "ok"}
         self.said: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
         self.hanging: list[asyncio.Future[None]] = []
+        self.under_way: list[tuple[int, str]] = []
         self.is_restarted = False
         self.wrong: list[tuple[int, str, list[tuple[str, str]]]] = []
         has_lanes = random.random() < 0.5
@@ -53,12 +54,22 @@ class Scene:
         self.seqs: list[int] = []
 
     def play(self, notifier: StubNotifier, *, has_lanes: bool) -> None:
-        name = notifier.name
+        name, house = notifier.name, self.house
 
         async def notify(app: App, registration: Registration, notification: Notification) -> NotifierResult:
             said = self.said[notification.seq]
             if (name, "ok") in said or ((name, "dead") in said and not self.is_restarted):
                 self.wrong.append((notification.seq, name, list(said)))  # asked again
+            if house.journal.get(notification.seq) is None:
+                self.wrong.append((notification.seq, name, [("", "over")]))
+            call = (notification.seq, name)
+            self.under_way.append(call)
+            try:
+                return await answer(said)
+            finally:
+                self.under_way.remove(call)
+
+        async def answer(said: list[tuple[str, str]]) -> NotifierResult:
             mood = self.moods[name]
             if mood == "mixed":
                 mood = self.random.choice(MOODS[:6])
@@ -119,6 +130,18 @@ class Scene:
         else:
             await self.wait(random.choice((500, 3_500, 31_000, 120_000)))
         await house.settle_down()
+        self.check_calls()
+
+    def check_calls(self) -> None:
+        """No call waits or is made twice at a time."""
+        calls = Counter(self.under_way)
+        for name, queue in self.house.dispatcher._executor._queues.items():
+            calls.update((job.seq, name) for lane in queue._lanes.values() for job in lane.jobs)
+            calls.update((job.seq, name) for job, _ in queue._returned)
+        assert not calls or max(calls.values()) == 1, calls
+        known = self.house.dispatcher._executor._under_way
+        assert all(name in known.names(seq) for seq, name in calls)
+        assert len(known) == len({seq for seq, _ in calls})
 
     async def recover(self) -> None:
         """All devices are away, and every notifier takes what it is given."""
@@ -146,11 +169,12 @@ class Scene:
         for queue in house.dispatcher._executor._queues.values():
             assert (len(queue), len(queue._refused), queue._under_way.taken) == (0, 0, 0)
             assert queue._held_lanes.taken == queue.lanes
+        self.check_calls()
         assert not house.journal.settled_more_than_once
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-@pytest.mark.parametrize("seed", [*range(12), 397, 519, 5121])
+@pytest.mark.parametrize("seed", [*range(12), 103, 307, 397, 519, 1092, 5121])
 async def test_whoever_can_take_a_message_has_it_in_the_end(seed: int, restarts: bool) -> None:
     scene = Scene(seed)
     for _ in range(60):
