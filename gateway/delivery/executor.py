@@ -451,8 +451,8 @@ class Executor:
                 trail.full = ""
             trail.tries += result.asked and not result.is_lanes
             trail.failed(job.notifier, dead=False)
-        elif event is Event.NOTIFIER_DEAD and (known := self._trails.get(job.seq)) is not None:
-            known.failed(job.notifier, dead=True)
+        elif event is Event.NOTIFIER_DEAD and self._is_to_name(job.seq):
+            self._trail(job.seq).failed(job.notifier, dead=True)
         self.carry_out(
             delivery,
             notification,
@@ -461,6 +461,10 @@ class Executor:
             detail=result.detail,
             after_ms=min(max(result.retry_after_ms, result.hold_ms), MAX_RETRY_AFTER_MS),
         )
+
+    def _is_to_name(self, seq: int) -> bool:
+        """Does its number not say which notifier is dead? Another failed before, perhaps in front of a restart."""
+        return seq in self._trails or any(step.what == "notifier_failed" for step in self._journal.steps_of(seq))
 
     def _on_gone(self, channel: str, registration: Registration, result: NotifierResult) -> NotifierResult | None:
         """The address it was asked for is dead for good: its provider hears of it, and it is not asked again. None: it

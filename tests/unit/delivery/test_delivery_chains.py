@@ -131,6 +131,21 @@ async def test_a_call_under_way_is_not_made_again_though_its_notifier_failed_bef
     assert (len(house.stub.calls), len(house.other.calls)) == (3, 3)
 
 
+async def test_after_a_restart_one_that_is_dead_is_asked_once_and_the_last_is_not_left_out(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "gone", "other"])
+    house.stub.answer = house.other.answer = Answer.DOWN
+    seq = await house.accepted(device, ttl=86_400)
+    await house.close()
+    row = house.journal.rows[seq]
+    assert [step.channel for step in row.steps] == ["stub", "gone", "other"]
+    row.delivery = row.delivery._replace(state=State.ACCEPTED, hop=0)
+    house.start()
+    house.stub.answer, house.other.answer = Answer.DEAD, Answer.OK
+    await house.advance(31_000)
+    assert [step.channel for step in row.steps[3:]] == ["stub", "gone", "other"]
+    assert (len(house.stub.calls), house.steps(seq)[-1]) == (2, "notified")
+
+
 async def test_a_call_that_was_not_made_for_the_device_was_back_uses_up_nobody() -> None:
     house = House()
     house.config.delivery.notifier_lane_concurrency = 1
