@@ -221,10 +221,10 @@ class Executor:
         if event in _USES_CHAIN and not is_held and not (connected and wanted and event in _CHANNEL_FIRST):
             trail = self._trails.get(delivery.seq)
             notifier = self._next_notifier(delivery, notification, trail, "" if channel == EDGE else channel)
-            if event is Event.NOTIFIER_DEAD:
-                tries = trail is not None and bool(trail.later) and trail.tries < MAX_TRIES
-            else:
+            if event is Event.NOTIFIER_RETRY:
                 tries = trail is None or trail.tries < MAX_TRIES
+            else:
+                tries = trail is not None and bool(trail.later) and trail.tries < MAX_TRIES
         asked = delivery.seq in self._fetched
         facts = Facts(
             connected=connected,

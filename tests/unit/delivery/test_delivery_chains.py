@@ -195,6 +195,41 @@ async def test_a_notifier_that_took_it_is_not_asked_again_where_another_fails(ho
     assert (len(house.stub.calls), len(house.other.calls)) == (1, 3)
 
 
+async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_next_took_it_and_no_ack_came(
+    house: House,
+) -> None:
+    device = house.directory.add(fallback=["stub", "other"])
+    house.stub.answer = Answer.DOWN
+    seq = await house.accepted(device, ttl=86_400)
+    await house.advance(31_000)
+    assert (house.state(seq), house.steps(seq)) == (State.WAITING, ["notifier_failed", "notified", "recheck"])
+    house.stub.answer = Answer.OK
+    await house.advance(200_000)
+    assert (len(house.stub.calls), len(house.other.calls)) == (2, 1)
+    assert house.steps(seq)[3:] == ["notified", "recheck"]
+
+
+async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_one_that_is_waited_for_has_left_the_chain() -> (
+    None
+):
+    house = House()
+    house.config.delivery.notifier_lane_queue = house.config.delivery.notifier_lane_concurrency = 1
+    house.start()
+    house.app(fallback=["other"])
+    house.stub.answer, house.other.answer = Answer.DOWN, Answer.HANG
+    for _ in range(2):  # one is under way, one waits
+        await house.accepted(house.directory.add(), ttl=86_400)
+    device = house.directory.add(fallback=["stub", "other"])
+    seq = await house.accepted(device, ttl=86_400)
+    device.fallback = ["stub"]
+    house.dispatcher.look_again(device.number)
+    house.stub.answer = Answer.OK
+    await house.advance(100_000)
+    assert house.steps(seq)[-2:] == ["notified", "recheck"]
+    house.other.release()
+    await house.close()
+
+
 async def test_a_chain_changed_while_one_of_it_is_asked_blames_nobody_else_and_passes_nobody_over(house: House) -> None:
     device = house.directory.add(fallback=["stub"])
     house.stub.expect(Answer.HANG)
