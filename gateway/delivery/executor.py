@@ -420,7 +420,7 @@ class Executor:
             self.apply(job.seq, Event.REVOKE)
             return None
         if registration.signed_out:  # A5, while the call waited
-            self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="signed out"))
+            self._on_notifier_result(job, NotifierResult(ok=False, detail="signed out", asked=False))
             return None
         app = self._directory.app(notification.app) if notification is not None else None
         if notification is None or app is None:

@@ -310,6 +310,20 @@ async def test_signed_out_account_reaches_no_notifier_not_even_a_call_that_waits
     assert house.edge.sent_to(device.number) == [taken.seq, later]
 
 
+async def test_a_notifier_whose_call_waited_while_the_account_was_signed_out_is_not_used_up(house: House) -> None:
+    device = house.directory.add(fallback=["stub"])
+    taken = house.push(device)
+    device.signed_out = True
+    await taken.done
+    await house.settle_down()
+    assert (house.state(taken.seq), len(house.stub.calls)) == (State.WAITING, 0)
+    device.signed_out = False
+    house.edge.connect(device.number)
+    house.edge.disconnect(device.number)
+    await house.settle_down()
+    assert (house.state(taken.seq), len(house.stub.calls)) == (State.NOTIFIED, 1)
+
+
 async def test_light_form_is_announced_and_the_body_settles_it_on_fetch(house: House) -> None:  # B2
     device = house.directory.add()
     house.edge.connect(device.number)
