@@ -385,6 +385,11 @@ class Executor:
         trail = self._trails.get(seq)
         return trail is not None and trail.timed_out
 
+    def was_spilled(self, seq: int) -> bool:
+        """A link had no room for it, and that was the last to be heard of it."""
+        steps = self._journal.steps_of(seq)
+        return bool(steps) and steps[-1].what == "spilled"
+
     def was_tried(self, seq: int) -> bool:
         """In vain, since the start."""
         return seq in self._trails

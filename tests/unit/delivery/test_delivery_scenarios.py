@@ -324,6 +324,38 @@ async def test_a_notifier_whose_call_waited_while_the_account_was_signed_out_is_
     assert (house.state(taken.seq), len(house.stub.calls)) == (State.NOTIFIED, 1)
 
 
+async def test_what_a_link_had_no_room_for_goes_to_a_notifier_when_the_link_is_lost() -> None:  # B4
+    house = House(window=2)
+    house.app()
+    device = house.directory.add(fallback=["stub"])
+    house.edge.connect(device.number)
+    seqs = [await house.accepted(device) for _ in range(6)]
+    house.edge.ack(device.number, seqs[0])
+    await house.settle_down()
+    house.edge.disconnect(device.number)
+    await house.settle_down()
+    assert [call.notification for call in house.stub.calls] == seqs[1:]
+    assert {house.state(seq) for seq in seqs[1:]} == {State.NOTIFIED}
+    await house.close()
+
+
+async def test_what_a_link_had_no_room_for_waits_for_the_device_that_is_back_at_once() -> None:
+    house = House(window=2)
+    house.app()
+    device = house.directory.add(fallback=["stub"])
+    house.edge.connect(device.number)
+    seqs = [await house.accepted(device) for _ in range(6)]
+    house.edge.disconnect(device.number)  # what is lost is told at once, and has a notifier
+    house.edge.connect(device.number)
+    await house.settle_down()
+    assert [call.notification for call in house.stub.calls] == []
+    for seq in seqs:
+        house.edge.ack(device.number, seq)
+        await house.settle_down()
+    assert {house.state(seq) for seq in seqs} == {State.ACKED}
+    await house.close()
+
+
 async def test_light_form_is_announced_and_the_body_settles_it_on_fetch(house: House) -> None:  # B2
     device = house.directory.add()
     house.edge.connect(device.number)
