@@ -89,21 +89,20 @@ class UnderWay:
         return len(self._names)
 
     def names(self, seq: int) -> tuple[str, ...]:
-        """The last one empty where that is over."""
-        return self._names.get(seq, ())
+        return tuple(filter(None, self._names.get(seq, ())))
 
     def is_last(self, seq: int, name: str) -> bool:
-        return self.names(seq)[-1:] == (name,)
+        return self._names.get(seq, ())[-1:] == (name,)
 
     def begin(self, seq: int, name: str) -> None:
-        self._names[seq] = (*(each for each in self.names(seq) if each and each != name), name)
+        self._names[seq] = (*(each for each in self.names(seq) if each != name), name)
 
     def end(self, seq: int, name: str) -> None:
-        names = self.names(seq)
+        names = self._names.get(seq, ())
         left = tuple(each for each in names if each != name)
-        if names[-1:] == (name,):
-            left = (*left, "")
-        if any(left):
-            self._names[seq] = left
-        else:
+        if not any(left):
             self._names.pop(seq, None)
+        elif names[-1] == name:
+            self._names[seq] = (*left, "")  # none of the others is the last
+        else:
+            self._names[seq] = left

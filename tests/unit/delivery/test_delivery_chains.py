@@ -131,6 +131,19 @@ async def test_a_call_under_way_is_not_made_again_though_its_notifier_failed_bef
     assert (len(house.stub.calls), len(house.other.calls)) == (3, 3)
 
 
+async def test_one_that_is_dead_is_not_asked_again_while_a_call_of_another_is_under_way(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "other"])
+    house.stub.expect(Answer.HANG)
+    house.other.answer = Answer.DEAD
+    await house.accepted(device, ttl=86_400)
+    for _ in range(3):
+        house.edge.connect(device.number)
+        await house.settle_down()
+        house.edge.disconnect(device.number)
+        await house.settle_down()
+    assert (len(house.stub.calls), len(house.other.calls)) == (1, 1)
+
+
 async def test_after_a_restart_one_that_is_dead_is_asked_once_and_the_last_is_not_left_out(house: House) -> None:
     device = house.directory.add(fallback=["stub", "gone", "other"])
     house.stub.answer = house.other.answer = Answer.DOWN
