@@ -15,6 +15,7 @@ from gateway.delivery.notify_queue import Call, Job, NotifyQueue
 from gateway.delivery.policy import Action, Facts, decide
 from gateway.delivery.trails import Remembered, Trail, UnderWay
 from gateway.metrics import Metric, Metrics
+from gateway.model.cluster import SEQ_SHIFT
 from gateway.model.frames import Urgency
 from gateway.model.notification import Notification, said_to
 from gateway.model.outcome import CLOSING, Event, Outcome, State, Step
@@ -81,6 +82,7 @@ class Executor:
         is_recalled: Callable[[int], bool],
     ) -> None:
         self._is_recalled = is_recalled  # a broadcast, by its sequence
+        self._first_new = journal.next_seq
         self._edge = edge
         self._journal = journal
         self._directory = directory
@@ -165,7 +167,8 @@ class Executor:
         now = self._clock()
         facts, notifier = self._facts(delivery, notification, event, now, channel)
         old = State(delivery.state)
-        if event is Event.ROUTE and old is State.ACCEPTED and not self._is_allowed(notification, registration, now):
+        is_first = event is Event.ROUTE and old is State.ACCEPTED and self._is_new(seq)
+        if is_first and not self._is_allowed(notification, registration, now):
             event = Event.LIMIT
         state, actions = decide(old, event, facts)
         hop = delivery.hop + (Action.NOTIFY in actions)
@@ -202,6 +205,10 @@ class Executor:
         if not notification.over_s and not cohort.quiet:
             return 0
         return max(quiet_hold(notification, cohort, now), spread_hold(notification, delivery.seq, now))
+
+    def _is_new(self, seq: int) -> bool:
+        """Since the start: what the journal held then was let through when it came."""
+        return seq >= self._first_new and seq >> SEQ_SHIFT == self._first_new >> SEQ_SHIFT
 
     def _is_allowed(self, notification: Notification, registration: int, now: int) -> bool:
         app = self._directory.app(notification.app)

@@ -339,6 +339,26 @@ async def test_what_a_link_had_no_room_for_goes_to_a_notifier_when_the_link_is_l
     await house.close()
 
 
+async def test_a_restart_ends_nothing_as_too_many_for_its_device() -> None:
+    house = House()
+    house.app(device_per_hour=2)
+    device = house.directory.add()
+    seqs = []
+    for _ in range(3):
+        seqs += [await house.accepted(device, ttl=86_400) for _ in range(2)]
+        await house.advance(500)
+        house.clock.now_ms += 3_600_000
+    await house.close()
+    for row in house.journal.rows.values():
+        row.delivery = row.delivery._replace(state=State.ACCEPTED)
+    house.start()
+    await house.advance(31_000)
+    assert {house.state(seq) for seq in seqs} == {State.WAITING}
+    new = [await house.accepted(device) for _ in range(3)]
+    assert [house.state(seq) for seq in new] == [State.WAITING, State.WAITING, State.LIMITED]
+    await house.close()
+
+
 async def test_what_a_link_had_no_room_for_waits_for_the_device_that_is_back_at_once() -> None:
     house = House(window=2)
     house.app()
