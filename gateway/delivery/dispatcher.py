@@ -463,7 +463,9 @@ class Dispatcher:
                 pending = () if self._edge.is_connected(registration) else self._journal.pending_of(registration)
                 for seq in pending:
                     delivery = self._journal.get(seq)
-                    if delivery is not None and delivery.state == State.WAITING and self._executor.was_spilled(seq):
+                    state = State.ACKED if delivery is None else delivery.state
+                    # ACCEPTED: since the start, when the device was there
+                    if state == State.ACCEPTED or (state == State.WAITING and self._executor.was_spilled(seq)):
                         self._executor.apply(seq, Event.ROUTE)
                     looked += 1
                     if looked >= SLICE:

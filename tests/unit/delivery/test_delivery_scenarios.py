@@ -339,6 +339,25 @@ async def test_what_a_link_had_no_room_for_goes_to_a_notifier_when_the_link_is_l
     await house.close()
 
 
+async def test_what_a_restart_left_and_a_link_had_no_room_for_goes_to_a_notifier_when_the_link_is_lost() -> None:  # B4
+    house = House(window=2)
+    house.app(fallback=["stub"])
+    device = house.directory.add(fallback=[])
+    seqs = [await house.accepted(device, ttl=86_400, ack_ms=60_000) for _ in range(5)]
+    await house.close()
+    for row in house.journal.rows.values():
+        row.delivery = row.delivery._replace(state=State.ACCEPTED)
+    device.fallback = None
+    house.start()
+    house.edge.connect(device.number)
+    await house.advance(31_000)
+    house.edge.ack(device.number, seqs[0])
+    house.edge.disconnect(device.number)
+    await house.settle_down()
+    assert {call.notification for call in house.stub.calls} == set(seqs[1:])
+    await house.close()
+
+
 async def test_a_restart_ends_nothing_as_too_many_for_its_device() -> None:
     house = House()
     house.app(device_per_hour=2)
