@@ -212,7 +212,8 @@ class Executor:
 
     def _is_allowed(self, notification: Notification, registration: int, now: int) -> bool:
         app = self._directory.app(notification.app)
-        if app is None or notification.urgency >= Urgency.HIGH or not (app.device_per_hour or app.device_per_day):
+        counts = not notification.broadcast and notification.urgency < Urgency.HIGH
+        if app is None or not counts or not (app.device_per_hour or app.device_per_day):
             return True
         return self._caps.admit(app, registration, now)
 
