@@ -79,6 +79,7 @@ class Dispatcher:
             inline_bytes=config.delivery.inline_bytes,
             clock=clock,
             adopt=self._adopt,
+            take_back=self.take_back,
         )
         self._executor = Executor(
             edge=edge,
