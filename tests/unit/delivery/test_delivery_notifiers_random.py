@@ -22,6 +22,7 @@ RESULTS = {
     "ok": NotifierResult(ok=True),
     "down": NotifierResult(ok=False, is_lanes=True),
     "retry": NotifierResult(ok=False),
+    "rests": NotifierResult(ok=False, retry_after_ms=60_000, is_lanes=True),
     "absent": NotifierResult(ok=False, asked=False),
     "dead": NotifierResult(ok=False, dead=True),
 }
@@ -32,7 +33,7 @@ MOODS = (*RESULTS, "hang", "mixed", "mixed")
 class Scene:
     def __init__(self, seed: int) -> None:
         self.random = random = Random(seed)
-        self.house = house = House()
+        self.house = house = House(window=random.choice((1, 2, 32)))
         settings = house.config.delivery
         settings.notifier_queue = random.choice((3, 6, 20))
         settings.notifier_lane_queue = random.choice((1, 2, 5))
@@ -72,7 +73,7 @@ class Scene:
         async def answer(said: list[tuple[str, str]]) -> NotifierResult:
             mood = self.moods[name]
             if mood == "mixed":
-                mood = self.random.choice(MOODS[:6])
+                mood = self.random.choice(MOODS[:7])
             if mood == "hang":
                 self.hanging.append(asyncio.get_running_loop().create_future())
                 await self.hanging[-1]
@@ -127,6 +128,13 @@ class Scene:
             house.edge.ack(*random.choice(list(house.edge.flights)))
         elif dice < 0.84 and restarts:
             await self.restart()
+        elif dice < 0.86:
+            device = random.choice(self.devices)
+            if device.number not in house.edge.bound:
+                device.fallback = random.choice(CHAINS)
+                house.dispatcher.look_again(device.number)
+        elif dice < 0.88 and house.journal.rows:
+            await house.dispatcher.recall("shop", random.choice(list(house.journal.rows)))
         else:
             await self.wait(random.choice((500, 3_500, 31_000, 120_000)))
         await house.settle_down()
@@ -135,13 +143,15 @@ class Scene:
     def check_calls(self) -> None:
         """No call waits or is made twice at a time."""
         calls = Counter(self.under_way)
-        for name, queue in self.house.dispatcher._executor._queues.items():
+        queues = self.house.dispatcher._executor._queues
+        for name, queue in queues.items():
             calls.update((job.seq, name) for lane in queue._lanes.values() for job in lane.jobs)
             calls.update((job.seq, name) for job, _ in queue._returned)
         assert not calls or max(calls.values()) == 1, calls
         known = self.house.dispatcher._executor._under_way
         assert all(name in known.names(seq) for seq, name in calls)
-        assert len(known) == len({seq for seq, _ in calls})
+        held = sum(len(queue) + len(queue._returned) + queue._under_way.taken for queue in queues.values())
+        assert len(known) <= held
 
     async def recover(self) -> None:
         """All devices are away, and every notifier takes what it is given."""
@@ -151,6 +161,15 @@ class Scene:
         await self.release()
         for _ in range(8):
             await self.wait(1_200_000)
+
+    async def end(self) -> None:
+        """Nothing is remembered of what is over."""
+        await self.wait(10 * DAY_S * 1000)
+        await self.wait(500)
+        executor = self.house.dispatcher._executor
+        assert not self.house.journal.rows
+        of_deliveries = (executor._trails, executor._fetched, executor._briefs, executor._under_way)
+        assert [len(each) for each in (*of_deliveries, executor.held, executor.unsure)] == [0] * 6
 
     def check(self) -> None:
         house = self.house
@@ -181,4 +200,5 @@ async def test_whoever_can_take_a_message_has_it_in_the_end(seed: int, restarts:
         await scene.act(restarts=restarts)
     await scene.recover()
     scene.check()
+    await scene.end()
     await scene.house.close()
