@@ -104,7 +104,7 @@ class Executor:
             )
             for name, notifier in notifiers.items()
         }
-        self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail")
+        self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail", self._on_forgotten)
         self._under_way = UnderWay()
         self._caps = DeviceCaps()
         self._fetched: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "fetched")
@@ -321,6 +321,14 @@ class Executor:
             trail = Trail()
             self._trails.put(seq, trail)
         return trail
+
+    def _on_forgotten(self, seq: int) -> None:
+        """As after a restart: of its notifiers those are used up that took it, and those that are asked just now."""
+        delivery = self._journal.get(seq)
+        if delivery is not None:
+            took = chain.count_took(self._journal.steps_of(seq))
+            hop = took + len(self._under_way.names(seq))
+            self._journal.set_state(seq, delivery.state, min(hop, delivery.hop))
 
     def _arm_retry(self, seq: int, now: int, after_ms: int, *, is_spread: bool) -> None:
         """`is_spread`: what failed together is not tried together."""

@@ -243,6 +243,21 @@ async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_one_that_
     await house.close()
 
 
+@pytest.mark.parametrize("chain", [["stub", "other"], ["other", "stub"]])
+async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_tries_of_its_delivery_were_forgotten(
+    monkeypatch: pytest.MonkeyPatch, chain: list[str]
+) -> None:
+    monkeypatch.setattr("gateway.delivery.executor.MAX_TRAILS", 1)
+    house = House()
+    house.app(fallback=chain)
+    house.stub.answer, house.other.answer = Answer.DOWN, Answer.DEAD
+    seqs = [await house.accepted(house.directory.add(), ttl=86_400) for _ in range(3)]
+    house.stub.answer = Answer.OK
+    await house.advance(100_000)
+    assert [house.steps(seq).count("notified") for seq in seqs] == [1, 1, 1]
+    await house.close()
+
+
 async def test_a_chain_changed_while_one_of_it_is_asked_blames_nobody_else_and_passes_nobody_over(house: House) -> None:
     device = house.directory.add(fallback=["stub"])
     house.stub.expect(Answer.HANG)
