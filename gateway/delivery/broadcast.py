@@ -74,6 +74,7 @@ class BroadcastRouter:
         inline_bytes: int,
         clock: Callable[[], int],
         adopt: Adopt,
+        take_back: Callable[[Sequence[tuple[int, int]]], None],
     ) -> None:
         self._edge = edge
         self._journal = journal
@@ -84,6 +85,7 @@ class BroadcastRouter:
         self._inline_bytes = inline_bytes
         self._clock = clock
         self._adopt = adopt
+        self._take_back = take_back
         self._live: dict[int, _Live] = {}
         self._expiries: list[tuple[int, int]] = []  # heap of (Unix ms, sequence)
         self._spreads: dict[int, Spread] = {}
@@ -381,17 +383,18 @@ class BroadcastRouter:
                 live.adopted.append(notification.seq)
             else:
                 live.has_others = True
-        commit.add_done_callback(lambda done: self._adopted(broadcast.seq, registration, done))
+        commit.add_done_callback(lambda done: self._adopted(broadcast.seq, notification.seq, registration, done))
         if sent:
             # The single delivery has another id: the device must not show both.
             self._edge.recall(registration, broadcast.seq)
         self._adopt(notification, sent)
 
-    def _adopted(self, broadcast: int, registration: int, commit: asyncio.Future[None]) -> None:
+    def _adopted(self, broadcast: int, seq: int, registration: int, commit: asyncio.Future[None]) -> None:
         self._adopting.discard((broadcast, registration))
         if commit.cancelled() or commit.exception() is not None:
             # The row is out of RAM again; the broadcast still waits by its cursor.
             self._broadcasts.adopted(broadcast, registration, undone=True)
+            self._take_back([(seq, registration)])
             return
         self._broadcasts.acked(broadcast, [registration], self._clock())
         self._metrics.count(Metric.BROADCASTS_ADOPTED)

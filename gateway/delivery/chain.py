@@ -1,14 +1,14 @@
 """Which notifier of a fallback chain is next; must never go by its place alone: a chain may be changed while one of it
 is asked, and a delivery lives longer than a process.
 
-The history names those that were asked, and says who took the message. A delivery's `hop` says how many of them are
-used up. Who that is of those that failed, its trail says; without one those behind `hop`, who failed last, count as
-unused again.
+Those whose calls wait or are under way are known by name, and so are, by the history, those that answered: who took
+the message, and who failed. A delivery's `hop` says how many of all these are used up. Who that is of those that
+failed, its trail says; without one those behind `hop`, who failed last, count as unused again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from gateway.model.outcome import Step
 
@@ -19,22 +19,17 @@ MAX_HOPS = 64
 def used_up(
     steps: Iterable[Step],
     hop: int,
-    chain: Sequence[str],
-    asked: str = "",
+    asked: Iterable[str] = (),
     *,
     failed: Iterable[str] = (),
     opened: Collection[str] = (),
 ) -> list[str]:
-    """Names, at most `hop`. `asked`: has just answered, and its line is not written yet. `failed`, `opened`: of those
+    """Names. `asked`: their calls are under way, or have just ended and have no line yet. `failed`, `opened`: of those
     that failed these are known to be used up, or not to be."""
     took, others = _who(steps)
-    first = [asked] if asked else []
-    names = list(dict.fromkeys((*first, *took, *failed, *(name for name in others if name not in opened))))
-    used = names[:hop]
-    # The calls of these are under way still: the delivery went on without them.
-    under_way = [name for name in dict.fromkeys(chain) if name not in names]
-    under_way.sort(key=lambda name: name in opened)
-    return used + under_way[: hop - len(used)]
+    names = list(dict.fromkeys((*asked, *took, *failed)))
+    rest = [name for name in others if name not in names and name not in opened]
+    return names + rest[: max(0, hop - len(names))]
 
 
 def find_next(chain: Iterable[str], used: Collection[str]) -> str:

@@ -79,6 +79,7 @@ class Dispatcher:
             inline_bytes=config.delivery.inline_bytes,
             clock=clock,
             adopt=self._adopt,
+            take_back=self.take_back,
         )
         self._executor = Executor(
             edge=edge,
@@ -103,6 +104,9 @@ class Dispatcher:
         self._ready_working = False
         self._reachable: deque[int] = deque()  # at most those whose return a notifier waits for
         self._reachable_working = False
+        #: registrations that lost a link with something in flight
+        self._cut_off: dict[int, None] = {}
+        self._cut_off_working = False
         self._task: asyncio.Task[None] | None = None
         # Those who were connected before the restart are back by then; only then is a device "disconnected" (B4).
         self._resume_at_ms: int | None = clock() + config.delivery.notifier_ack_ms
@@ -444,6 +448,32 @@ class Dispatcher:
             self.broadcast.on_unacked(seq, registration, spilled=spilled)
         else:
             self._executor.apply(seq, Event.SPILLED if spilled else Event.LOST)
+        if not spilled:
+            self._cut_off[registration] = None
+            if not self._cut_off_working:
+                self._cut_off_working = True
+                self.backlog.add(self._work_cut_off())
+
+    def _work_cut_off(self) -> Iterator[None]:
+        """What waited for room behind what was lost: nobody else tells of it that there is no link any more (B4)."""
+        try:
+            looked = 0
+            while self._cut_off:
+                registration = next(iter(self._cut_off))
+                del self._cut_off[registration]
+                pending = () if self._edge.is_connected(registration) else self._journal.pending_of(registration)
+                for seq in pending:
+                    delivery = self._journal.get(seq)
+                    state = State.ACKED if delivery is None else delivery.state
+                    # ACCEPTED: since the start, when the device was there
+                    if state == State.ACCEPTED or (state == State.WAITING and self._executor.was_spilled(seq)):
+                        self._executor.apply(seq, Event.ROUTE)
+                    looked += 1
+                    if looked >= SLICE:
+                        looked = 0
+                        yield
+        finally:
+            self._cut_off_working = False
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[tuple[int, int]] = ()) -> None:
         for seq, registration in in_flight:

@@ -13,8 +13,9 @@ from gateway.delivery.forms import build_notify, goes_light
 from gateway.delivery.holds import quiet_hold, spread_hold, spread_retry
 from gateway.delivery.notify_queue import Call, Job, NotifyQueue
 from gateway.delivery.policy import Action, Facts, decide
-from gateway.delivery.trails import Remembered, Trail
+from gateway.delivery.trails import Remembered, Trail, UnderWay
 from gateway.metrics import Metric, Metrics
+from gateway.model.cluster import SEQ_SHIFT
 from gateway.model.frames import Urgency
 from gateway.model.notification import Notification, said_to
 from gateway.model.outcome import CLOSING, Event, Outcome, State, Step
@@ -81,6 +82,7 @@ class Executor:
         is_recalled: Callable[[int], bool],
     ) -> None:
         self._is_recalled = is_recalled  # a broadcast, by its sequence
+        self._first_new = journal.next_seq
         self._edge = edge
         self._journal = journal
         self._directory = directory
@@ -102,7 +104,8 @@ class Executor:
             )
             for name, notifier in notifiers.items()
         }
-        self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail")
+        self._trails: Remembered[Trail] = Remembered(MAX_TRAILS, metrics, "trail", self._on_forgotten)
+        self._under_way = UnderWay()
         self._caps = DeviceCaps()
         self._fetched: Remembered[bool] = Remembered(MAX_FETCHED, metrics, "fetched")
         #: notifications that nothing may leave of before their commit
@@ -164,7 +167,8 @@ class Executor:
         now = self._clock()
         facts, notifier = self._facts(delivery, notification, event, now, channel)
         old = State(delivery.state)
-        if event is Event.ROUTE and old is State.ACCEPTED and not self._is_allowed(notification, registration, now):
+        is_first = event is Event.ROUTE and old is State.ACCEPTED and self._is_new(seq)
+        if is_first and not self._is_allowed(notification, registration, now):
             event = Event.LIMIT
         state, actions = decide(old, event, facts)
         hop = delivery.hop + (Action.NOTIFY in actions)
@@ -202,9 +206,14 @@ class Executor:
             return 0
         return max(quiet_hold(notification, cohort, now), spread_hold(notification, delivery.seq, now))
 
+    def _is_new(self, seq: int) -> bool:
+        """Since the start: what the journal held then was let through when it came."""
+        return seq >= self._first_new and seq >> SEQ_SHIFT == self._first_new >> SEQ_SHIFT
+
     def _is_allowed(self, notification: Notification, registration: int, now: int) -> bool:
         app = self._directory.app(notification.app)
-        if app is None or notification.urgency >= Urgency.HIGH or not (app.device_per_hour or app.device_per_day):
+        counts = not notification.broadcast and notification.urgency < Urgency.HIGH
+        if app is None or not counts or not (app.device_per_hour or app.device_per_day):
             return True
         return self._caps.admit(app, registration, now)
 
@@ -220,10 +229,10 @@ class Executor:
         if event in _USES_CHAIN and not is_held and not (connected and wanted and event in _CHANNEL_FIRST):
             trail = self._trails.get(delivery.seq)
             notifier = self._next_notifier(delivery, notification, trail, "" if channel == EDGE else channel)
-            if event is Event.NOTIFIER_DEAD:
-                tries = trail is not None and bool(trail.later) and trail.tries < MAX_TRIES
-            else:
+            if event is Event.NOTIFIER_RETRY:
                 tries = trail is None or trail.tries < MAX_TRIES
+            else:
+                tries = trail is not None and bool(trail.later) and trail.tries < MAX_TRIES
         asked = delivery.seq in self._fetched
         facts = Facts(
             connected=connected,
@@ -263,7 +272,8 @@ class Executor:
 
     def _notify(self, delivery: Delivery, notification: Notification, name: str) -> None:
         queue = self._queues.get(name)
-        job = Job(delivery.seq, delivery.hop, name)
+        job = Job(delivery.seq, name)
+        self._under_way.begin(*job)
         if queue is None:
             self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="not configured"))
             return
@@ -311,6 +321,14 @@ class Executor:
             trail = Trail()
             self._trails.put(seq, trail)
         return trail
+
+    def _on_forgotten(self, seq: int) -> None:
+        """As after a restart: of its notifiers those are used up that took it, and those that are asked just now."""
+        delivery = self._journal.get(seq)
+        if delivery is not None:
+            took = chain.count_took(self._journal.steps_of(seq))
+            hop = took + len(self._under_way.names(seq))
+            self._journal.set_state(seq, delivery.state, min(hop, delivery.hop))
 
     def _arm_retry(self, seq: int, now: int, after_ms: int, *, is_spread: bool) -> None:
         """`is_spread`: what failed together is not tried together."""
@@ -383,6 +401,11 @@ class Executor:
         trail = self._trails.get(seq)
         return trail is not None and trail.timed_out
 
+    def was_spilled(self, seq: int) -> bool:
+        """A link had no room for it, and that was the last to be heard of it."""
+        steps = self._journal.steps_of(seq)
+        return bool(steps) and steps[-1].what == "spilled"
+
     def was_tried(self, seq: int) -> bool:
         """In vain, since the start."""
         return seq in self._trails
@@ -394,15 +417,23 @@ class Executor:
     # --- notifiers
 
     def _load_call(self, job: Job) -> Call | None:
-        """What to call the notifier with; None where the delivery ended, or is on the channel again meanwhile."""
+        """What to call the notifier with; None where the call is not to be made."""
+        call = None
+        try:
+            call = self._find_call(job)
+        finally:
+            if call is None:
+                self._under_way.end(*job)
+        return call
+
+    def _find_call(self, job: Job) -> Call | None:
         delivery = self._journal.get(job.seq)
         if delivery is None:
             return None
-        if delivery.hop != job.hop + 1:
-            self._pass_over(delivery, job)
-            return None
-        if delivery.state in (State.SENT, State.ANNOUNCED):
-            self._journal.set_state(job.seq, delivery.state, job.hop)  # not used up after all
+        is_elsewhere = delivery.state == State.NOTIFIED and not self._under_way.is_last(*job)
+        if is_elsewhere or delivery.state in (State.SENT, State.ANNOUNCED):
+            # Given to another, or on the channel again: this one was not asked, and is not used up.
+            self._journal.set_state(job.seq, delivery.state, max(0, delivery.hop - 1))
             return None
         notification = self._journal.notification(delivery.notification)
         registration = self._directory.registration(delivery.registration)
@@ -410,35 +441,29 @@ class Executor:
             self.apply(job.seq, Event.REVOKE)
             return None
         if registration.signed_out:  # A5, while the call waited
-            self._on_notifier_result(job, NotifierResult(ok=False, dead=True, detail="signed out"))
+            self._on_notifier_result(job, NotifierResult(ok=False, detail="signed out", asked=False))
             return None
         app = self._directory.app(notification.app) if notification is not None else None
         if notification is None or app is None:
             return None
+        self._under_way.begin(*job)
         return app, registration, said_to(notification, registration.locale)
 
-    def _pass_over(self, delivery: Delivery, job: Job) -> None:
-        """The delivery went on to another while this call waited, and it is used up without having been asked."""
-        if delivery.hop <= job.hop:
-            return  # no longer
-        if delivery.state == State.NOTIFIED:
-            self._trail(job.seq).failed(job.notifier, dead=False)
-        else:
-            self._on_notifier_result(job, NotifierResult(ok=False, detail="passed over", asked=False))
-
     def _on_notifier_result(self, job: Job, result: NotifierResult) -> None:
+        is_last = self._under_way.is_last(*job)
+        self._under_way.end(*job)
         delivery = self._journal.get(job.seq)
         if delivery is None:
             return
         notification = self._journal.notification(delivery.notification)
         if notification is None:
             return
-        if delivery.hop != job.hop + 1 and (result.ok or delivery.state == State.NOTIFIED):
+        if not is_last and delivery.state == State.NOTIFIED:
             # The delivery has moved on to another notifier: only its history and its trail hear of this one.
-            what = "notified" if result.ok else "notifier_failed"
-            if not result.ok and delivery.hop > job.hop:
+            if not result.ok:
                 self._trail(job.seq).failed(job.notifier, dead=result.dead)
-            self._journal.step(job.seq, Step(self._clock(), what, job.notifier, result.detail))
+            step = Action.STEP_NOTIFIED if result.ok else Action.STEP_NOTIFIER_FAILED
+            self._step(delivery, notification, step, self._clock(), job.notifier, result.detail)
             return
         event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY
         if event is Event.NOTIFIER_RETRY:
@@ -447,8 +472,8 @@ class Executor:
                 trail.full = ""
             trail.tries += result.asked and not result.is_lanes
             trail.failed(job.notifier, dead=False)
-        elif event is Event.NOTIFIER_DEAD and (known := self._trails.get(job.seq)) is not None:
-            known.failed(job.notifier, dead=True)
+        elif event is Event.NOTIFIER_DEAD and self._is_to_name(job.seq):
+            self._trail(job.seq).failed(job.notifier, dead=True)
         self.carry_out(
             delivery,
             notification,
@@ -457,6 +482,10 @@ class Executor:
             detail=result.detail,
             after_ms=min(max(result.retry_after_ms, result.hold_ms), MAX_RETRY_AFTER_MS),
         )
+
+    def _is_to_name(self, seq: int) -> bool:
+        """Does its number not say which notifier is dead? Another failed before, perhaps in front of a restart."""
+        return seq in self._trails or any(step.what == "notifier_failed" for step in self._journal.steps_of(seq))
 
     def _on_gone(self, channel: str, registration: Registration, result: NotifierResult) -> NotifierResult | None:
         """The address it was asked for is dead for good: its provider hears of it, and it is not asked again. None: it
@@ -475,13 +504,13 @@ class Executor:
         names = self._chain(notification, delivery.registration)
         if not names or delivery.hop >= chain.MAX_HOPS:
             return ""
-        used: Sequence[str] = ()
+        under_way = self._under_way.names(delivery.seq)
+        used: Sequence[str] = under_way
         if delivery.hop:
             used = chain.used_up(
                 self._journal.steps_of(delivery.seq),
                 delivery.hop,
-                names,
-                answered,
+                (answered, *under_way) if answered else under_way,
                 failed=(*trail.later, *trail.dead) if trail is not None else (),
                 opened=trail.opened if trail is not None else (),
             )

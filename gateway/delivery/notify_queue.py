@@ -51,7 +51,6 @@ class Job(NamedTuple):
     """One call to make. The content is loaded when its turn comes, so a long queue stays small."""
 
     seq: int  # of the delivery
-    hop: int  # notifiers of the delivery's chain used up before this one
     notifier: str
 
 

@@ -41,7 +41,7 @@ class Facts(NamedTuple):
     wanted: bool  # urgency is at or above the device's floor, and nothing holds it back (quiet hours, its own spread)
     light: bool  # its next (or last) frame is a light notification (B2)
     more_notifiers: bool  # the chain has one that was not used up, and nothing holds it back
-    #: those of the chain that failed for now may be tried again; where one is dead: there is such a one
+    #: those of the chain that failed for now may be tried again; where none has just done so: there is such a one
     tries_left: bool
     ttl_left: bool  # its expiry is still ahead
     asked: bool = False  # the device asked for its body (B2)
@@ -116,7 +116,7 @@ def _look_again(send: Action, *steps: Action) -> Look:
             return Decision(_SENT, (*steps, send)) if facts.wanted else Decision(_WAITING, steps)
         if facts.more_notifiers:
             return Decision(_NOTIFIED, (*steps, Action.NOTIFY))  # B4
-        return Decision(_WAITING, steps)
+        return Decision(_WAITING, (*steps, Action.REOPEN, Action.ARM_RETRY) if facts.tries_left else steps)
 
     return look
 

@@ -1,11 +1,13 @@
 """What RAM remembers of deliveries that did not go the ordinary way; must never grow past its bounds.
 
-Nothing here is needed for a delivery to end: what is evicted (oldest first, counted) costs a shorter back-off, one more
-FETCH, or a notifier that is asked once more, or once less.
+Nothing that is `Remembered` is needed for a delivery to end: what is evicted (oldest first, counted) costs a shorter
+back-off, one more FETCH, or a notifier that is asked once more. `UnderWay` has no more entries than the
+queues have calls.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from gateway.metrics import Metric, Metrics
@@ -14,13 +16,16 @@ _V = TypeVar("_V")
 
 
 class Remembered(Generic[_V]):
-    """A dict that forgets its oldest entry when full. Consequence and kind are named by its owner."""
+    """A dict that forgets its oldest entry when full, and says which. Consequence and kind are named by its owner."""
 
-    def __init__(self, limit: int, metrics: Metrics, kind: str) -> None:
+    def __init__(
+        self, limit: int, metrics: Metrics, kind: str, on_forgotten: Callable[[int], None] = lambda _seq: None
+    ) -> None:
         self._items: dict[int, _V] = {}
         self._limit = limit
         self._metrics = metrics
         self._kind = kind
+        self._on_forgotten = on_forgotten
 
     def __len__(self) -> int:
         return len(self._items)
@@ -33,8 +38,10 @@ class Remembered(Generic[_V]):
 
     def put(self, seq: int, value: _V) -> None:
         if seq not in self._items and len(self._items) >= self._limit:
-            del self._items[next(iter(self._items))]
+            oldest = next(iter(self._items))
+            del self._items[oldest]
             self._metrics.count(Metric.DELIVERY_MEMORY_EVICTED, label=self._kind)
+            self._on_forgotten(oldest)
         self._items[seq] = value
 
     def pop(self, seq: int) -> _V | None:
@@ -75,3 +82,33 @@ class Trail:
         self.later = tuple(each for each in self.later if each not in names)
         self.opened += names
         return len(names)
+
+
+class UnderWay:
+    """Of each delivery the notifiers whose calls wait or are under way; last the one it was given to last, where its
+    call is one of them."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, tuple[str, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def names(self, seq: int) -> tuple[str, ...]:
+        return tuple(filter(None, self._names.get(seq, ())))
+
+    def is_last(self, seq: int, name: str) -> bool:
+        return self._names.get(seq, ())[-1:] == (name,)
+
+    def begin(self, seq: int, name: str) -> None:
+        self._names[seq] = (*(each for each in self.names(seq) if each != name), name)
+
+    def end(self, seq: int, name: str) -> None:
+        names = self._names.get(seq, ())
+        left = tuple(each for each in names if each != name)
+        if not any(left):
+            self._names.pop(seq, None)
+        elif names[-1] == name:
+            self._names[seq] = (*left, "")  # none of the others is the last
+        else:
+            self._names[seq] = left

@@ -32,8 +32,10 @@ from gateway.store.records import (
 if TYPE_CHECKING:
     from gateway.store.batches import Batches
 
-#: lines of one delivery; past it a line is left out and counted (the closing ones are always kept)
+#: lines of one delivery; past it a line is left out and counted (the closing ones are always kept, and who took the
+#: message: by that line a notifier is known not to be asked again)
 MAX_STEPS = 64
+TOOK = "notified"
 #: rows of steps one delivery may have, and deliveries written behind at one time
 _MAX_STEP_ROWS = 32
 _FLUSH_DELIVERIES = 20_000
@@ -70,7 +72,7 @@ class History:
 
     def step(self, seq: int, step: Step) -> None:
         steps = self._steps.setdefault(seq, [])
-        if len(steps) >= MAX_STEPS:
+        if len(steps) >= MAX_STEPS and step.what != TOOK:
             self._metrics.count(Metric.STORE_HISTORY_DROPPED)
             return
         steps.append(step)
@@ -123,8 +125,11 @@ class History:
             if hop is None:
                 continue
             if self.has_rows and len(self._rows_of(seq)) >= _MAX_STEP_ROWS:
-                self._metrics.count(Metric.STORE_HISTORY_DROPPED, len(steps))
-                continue
+                took = [step for step in steps if step.what == TOOK]
+                self._metrics.count(Metric.STORE_HISTORY_DROPPED, len(steps) - len(took))
+                if not took:
+                    continue
+                steps = took
             key = U64_PAIR.pack(seq, now_ms)
             self._flying[seq] = (key, steps)
             flown.append(seq)
@@ -143,7 +148,8 @@ class History:
             for seq, line in lines.items():
                 if self._flying.get(seq) is line:
                     del self._flying[seq]
-                    self._steps[seq] = (line[1] + self._steps.get(seq, []))[:MAX_STEPS]
+                    steps = line[1] + self._steps.get(seq, [])
+                    self._steps[seq] = steps[:MAX_STEPS] + [step for step in steps[MAX_STEPS:] if step.what == TOOK]
 
         self._committer.refresh(rows, redo=redo, done=landed)
 

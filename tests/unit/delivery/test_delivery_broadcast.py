@@ -139,6 +139,25 @@ async def test_device_that_is_back_before_its_single_delivery_is_stored_gets_one
     assert house.edge.sent_to(away.number) == [own]
 
 
+async def test_a_single_delivery_whose_commit_fails_is_taken_back_and_nothing_of_it_is_remembered(house: House) -> None:
+    away = house.directory.add()
+    house.stub.answer = Answer.DOWN
+    taken = house.push(EVERYONE, fallback=["stub"])
+    await taken.done
+    house.journal.hold = True
+    await house.settle_down()
+    house.edge.connect(away.number)
+    [own] = house.edge.sent_to(away.number)
+    assert house.dispatcher._executor.was_tried(own)
+    house.journal.fail = True
+    house.journal.commit()
+    await house.settle_down()
+    assert house.edge.recalled == [(away.number, own)]
+    assert not house.dispatcher._executor.was_tried(own)
+    house.dispatcher.on_ready([away.number])
+    assert house.edge.sent_to(away.number) == [own, taken.seq]
+
+
 async def test_recall_reaches_links_and_single_deliveries_and_ends_it(house: House) -> None:
     there, away = house.directory.add(), house.directory.add()
     house.edge.connect(there.number)

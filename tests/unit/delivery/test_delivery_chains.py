@@ -113,6 +113,91 @@ async def test_a_notifier_whose_call_still_waited_when_the_delivery_went_on_is_t
     await house.close()
 
 
+async def test_a_call_under_way_is_not_made_again_though_its_notifier_failed_before_a_restart(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "other"])
+    house.stub.answer = Answer.DOWN
+    house.other.expect(Answer.DOWN, Answer.HANG)
+    seq = await house.accepted(device, ttl=86_400)
+    await house.advance(40_000)
+    assert [step.channel for step in house.journal.rows[seq].steps] == ["stub", "other", "stub"]
+    await house.close()
+    row = house.journal.rows[seq]
+    row.delivery = row.delivery._replace(state=State.ACCEPTED, hop=0)
+    house.stub.expect(Answer.HANG)
+    house.start()
+    await house.advance(31_000)
+    house.edge.connect(device.number)
+    await house.advance(3_000)  # no ack
+    assert (len(house.stub.calls), len(house.other.calls)) == (3, 3)
+
+
+async def test_one_that_is_dead_is_not_asked_again_while_a_call_of_another_is_under_way(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "other"])
+    house.stub.expect(Answer.HANG)
+    house.other.answer = Answer.DEAD
+    await house.accepted(device, ttl=86_400)
+    for _ in range(3):
+        house.edge.connect(device.number)
+        await house.settle_down()
+        house.edge.disconnect(device.number)
+        await house.settle_down()
+    assert (len(house.stub.calls), len(house.other.calls)) == (1, 1)
+
+
+async def test_after_a_restart_one_that_is_dead_is_asked_once_and_the_last_is_not_left_out(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "gone", "other"])
+    house.stub.answer = house.other.answer = Answer.DOWN
+    seq = await house.accepted(device, ttl=86_400)
+    await house.close()
+    row = house.journal.rows[seq]
+    assert [step.channel for step in row.steps] == ["stub", "gone", "other"]
+    row.delivery = row.delivery._replace(state=State.ACCEPTED, hop=0)
+    house.start()
+    house.stub.answer, house.other.answer = Answer.DEAD, Answer.OK
+    await house.advance(31_000)
+    assert [step.channel for step in row.steps[3:]] == ["stub", "gone", "other"]
+    assert (len(house.stub.calls), house.steps(seq)[-1]) == (2, "notified")
+
+
+async def test_a_call_that_was_not_made_for_the_device_was_back_uses_up_nobody() -> None:
+    house = House()
+    house.config.delivery.notifier_lane_concurrency = 1
+    house.start()
+    house.app(fallback=["other"])
+    house.stub.expect(Answer.HANG)
+    house.other.expect(Answer.HANG)
+    await house.accepted(house.directory.add(), ttl=86_400)
+    device = house.directory.add(fallback=["stub", "other"])
+    seq = await house.accepted(device, ttl=86_400)
+    for flap in (house.edge.connect, house.edge.disconnect, house.edge.connect):
+        flap(device.number)
+        await house.settle_down()
+    house.stub.hung, house.stub.answer = Answer.DOWN, Answer.DEAD
+    house.stub.release()  # its failure opens it again, while a call to the other waits
+    await house.settle_down()
+    house.other.release()
+    await house.settle_down()
+    house.edge.disconnect(device.number)
+    await house.settle_down()
+    assert (house.state(seq), [call.notification for call in house.other.calls][-1]) == (State.NOTIFIED, seq)
+    await house.close()
+
+
+async def test_a_notifier_that_takes_it_while_it_waits_for_another_is_given_its_time(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "other"])
+    house.stub.expect(Answer.HANG)
+    house.other.answer = Answer.DOWN
+    seq = await house.accepted(device, ttl=86_400)
+    house.edge.connect(device.number)
+    await house.settle_down()
+    house.edge.disconnect(device.number)
+    await house.settle_down()
+    assert (house.state(seq), len(house.other.calls)) == (State.WAITING, 1)
+    house.stub.release()
+    await house.settle_down()
+    assert (house.state(seq), house.journal.rows[seq].timer_ms) == (State.NOTIFIED, house.clock.now_ms + 30_000)
+
+
 async def test_a_notifier_that_took_it_is_not_asked_again_where_another_fails(house: House) -> None:
     device = house.directory.add(fallback=["stub", "other", "gone"])
     house.other.answer = Answer.DOWN
@@ -121,6 +206,56 @@ async def test_a_notifier_that_took_it_is_not_asked_again_where_another_fails(ho
     assert house.state(seq) is State.WAITING
     await house.advance(200_000)
     assert (len(house.stub.calls), len(house.other.calls)) == (1, 3)
+
+
+async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_next_took_it_and_no_ack_came(
+    house: House,
+) -> None:
+    device = house.directory.add(fallback=["stub", "other"])
+    house.stub.answer = Answer.DOWN
+    seq = await house.accepted(device, ttl=86_400)
+    await house.advance(31_000)
+    assert (house.state(seq), house.steps(seq)) == (State.WAITING, ["notifier_failed", "notified", "recheck"])
+    house.stub.answer = Answer.OK
+    await house.advance(200_000)
+    assert (len(house.stub.calls), len(house.other.calls)) == (2, 1)
+    assert house.steps(seq)[3:] == ["notified", "recheck"]
+
+
+async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_one_that_is_waited_for_has_left_the_chain() -> (
+    None
+):
+    house = House()
+    house.config.delivery.notifier_lane_queue = house.config.delivery.notifier_lane_concurrency = 1
+    house.start()
+    house.app(fallback=["other"])
+    house.stub.answer, house.other.answer = Answer.DOWN, Answer.HANG
+    for _ in range(2):  # one is under way, one waits
+        await house.accepted(house.directory.add(), ttl=86_400)
+    device = house.directory.add(fallback=["stub", "other"])
+    seq = await house.accepted(device, ttl=86_400)
+    device.fallback = ["stub"]
+    house.dispatcher.look_again(device.number)
+    house.stub.answer = Answer.OK
+    await house.advance(100_000)
+    assert house.steps(seq)[-2:] == ["notified", "recheck"]
+    house.other.release()
+    await house.close()
+
+
+@pytest.mark.parametrize("chain", [["stub", "other"], ["other", "stub"]])
+async def test_a_notifier_that_failed_for_now_is_tried_again_where_the_tries_of_its_delivery_were_forgotten(
+    monkeypatch: pytest.MonkeyPatch, chain: list[str]
+) -> None:
+    monkeypatch.setattr("gateway.delivery.executor.MAX_TRAILS", 1)
+    house = House()
+    house.app(fallback=chain)
+    house.stub.answer, house.other.answer = Answer.DOWN, Answer.DEAD
+    seqs = [await house.accepted(house.directory.add(), ttl=86_400) for _ in range(3)]
+    house.stub.answer = Answer.OK
+    await house.advance(100_000)
+    assert [house.steps(seq).count("notified") for seq in seqs] == [1, 1, 1]
+    await house.close()
 
 
 async def test_a_chain_changed_while_one_of_it_is_asked_blames_nobody_else_and_passes_nobody_over(house: House) -> None:
@@ -260,29 +395,30 @@ async def test_what_waits_for_room_is_told_of_it_where_those_before_it_went_else
 
 
 @pytest.mark.parametrize(
-    ("history", "hop", "chain", "answered", "used"),
+    ("history", "hop", "asked", "used"),
     [
-        ([], 1, ["a", "b"], "", ["a"]),  # it has not answered yet
-        ([("a", "notifier_failed")], 0, ["a"], "", []),  # failed for now, and is open again
-        ([("a", "notifier_failed")], 1, ["b", "a"], "", ["a"]),
-        ([("a", "notified"), ("b", "notifier_failed")], 1, ["a", "b"], "", ["a"]),
-        ([("b", "notifier_failed"), ("a", "notified")], 1, ["a", "b"], "", ["a"]),
-        ([("a", "notifier_failed")], 2, ["a", "b"], "b", ["b", "a"]),
-        ([("b", "notifier_failed")], 1, ["a", "b"], "a", ["a"]),  # the dead one is asked once more, never "a" at once
-        ([("gone", "notified")], 2, ["a", "b"], "", ["gone", "a"]),
-        ([("edge", "sent"), ("edge", "ack_timeout")], 0, ["a"], "", []),
+        ([], 1, "a", ["a"]),  # it has not answered yet
+        ([("a", "notifier_failed")], 0, "", []),  # failed for now, and is open again
+        ([("a", "notifier_failed")], 1, "", ["a"]),
+        ([("a", "notified"), ("b", "notifier_failed")], 1, "", ["a"]),
+        ([("b", "notifier_failed"), ("a", "notified")], 1, "", ["a"]),
+        ([("a", "notifier_failed")], 2, "b", ["b", "a"]),
+        ([("b", "notifier_failed")], 1, "a", ["a"]),  # the dead one is asked once more, never "a" at once
+        ([("a", "notifier_failed"), ("b", "notifier_failed")], 1, "b", ["b"]),  # "a" failed before the restart
+        ([("gone", "notified")], 2, "a", ["a", "gone"]),
+        ([("edge", "sent"), ("edge", "ack_timeout")], 0, "", []),
     ],
 )
 def test_names_that_are_used_up_by_the_history(
-    history: list[tuple[str, str]], hop: int, chain: list[str], answered: str, used: list[str]
+    history: list[tuple[str, str]], hop: int, asked: str, used: list[str]
 ) -> None:
-    assert used_up([Step(0, what, name) for name, what in history], hop, chain, answered) == used
+    assert used_up([Step(0, what, name) for name, what in history], hop, [asked] if asked else []) == used
 
 
 def test_names_that_are_used_up_as_the_trail_knows_them() -> None:
     history = [Step(0, "notifier_failed", name) for name in "abca"]
-    assert used_up(history, 1, list("abc"), "a", opened=["b", "c"]) == ["a"]
-    assert used_up(history, 2, list("abc"), "b", failed=["a", "b"], opened=["c"]) == ["b", "a"]
-    assert used_up(history, 1, list("abc"), opened=["b", "c"]) == ["a"]  # it was dead before the trail began
-    assert used_up(history, 2, list("abc"), failed=["c"], opened=["a", "b"]) == ["c", "a"]  # "a" is under way
-    assert used_up(history, 1, list("abd"), opened=["a", "b", "c"]) == ["d"]  # and here the one that never answered
+    assert used_up(history, 1, ["a"], opened=["b", "c"]) == ["a"]
+    assert used_up(history, 2, ["b"], failed=["a", "b"], opened=["c"]) == ["b", "a"]
+    assert used_up(history, 1, opened=["b", "c"]) == ["a"]  # it was dead before the trail began
+    assert used_up(history, 2, ["a"], failed=["c"], opened=["a", "b"]) == ["a", "c"]  # "a" is asked again
+    assert used_up(history, 1, ["d"], opened=["a", "b", "c"]) == ["d"]

@@ -22,6 +22,7 @@ RESULTS = {
     "ok": NotifierResult(ok=True),
     "down": NotifierResult(ok=False, is_lanes=True),
     "retry": NotifierResult(ok=False),
+    "rests": NotifierResult(ok=False, retry_after_ms=60_000, is_lanes=True),
     "absent": NotifierResult(ok=False, asked=False),
     "dead": NotifierResult(ok=False, dead=True),
 }
@@ -32,7 +33,7 @@ MOODS = (*RESULTS, "hang", "mixed", "mixed")
 class Scene:
     def __init__(self, seed: int) -> None:
         self.random = random = Random(seed)
-        self.house = house = House()
+        self.house = house = House(window=random.choice((1, 2, 32)))
         settings = house.config.delivery
         settings.notifier_queue = random.choice((3, 6, 20))
         settings.notifier_lane_queue = random.choice((1, 2, 5))
@@ -44,6 +45,7 @@ class Scene:
         self.moods = {"stub": "ok", "other": "ok"}
         self.said: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
         self.hanging: list[asyncio.Future[None]] = []
+        self.under_way: list[tuple[int, str]] = []
         self.is_restarted = False
         self.wrong: list[tuple[int, str, list[tuple[str, str]]]] = []
         has_lanes = random.random() < 0.5
@@ -53,15 +55,25 @@ class Scene:
         self.seqs: list[int] = []
 
     def play(self, notifier: StubNotifier, *, has_lanes: bool) -> None:
-        name = notifier.name
+        name, house = notifier.name, self.house
 
         async def notify(app: App, registration: Registration, notification: Notification) -> NotifierResult:
             said = self.said[notification.seq]
             if (name, "ok") in said or ((name, "dead") in said and not self.is_restarted):
                 self.wrong.append((notification.seq, name, list(said)))  # asked again
+            if house.journal.get(notification.seq) is None:
+                self.wrong.append((notification.seq, name, [("", "over")]))
+            call = (notification.seq, name)
+            self.under_way.append(call)
+            try:
+                return await answer(said)
+            finally:
+                self.under_way.remove(call)
+
+        async def answer(said: list[tuple[str, str]]) -> NotifierResult:
             mood = self.moods[name]
             if mood == "mixed":
-                mood = self.random.choice(MOODS[:6])
+                mood = self.random.choice(MOODS[:7])
             if mood == "hang":
                 self.hanging.append(asyncio.get_running_loop().create_future())
                 await self.hanging[-1]
@@ -116,9 +128,30 @@ class Scene:
             house.edge.ack(*random.choice(list(house.edge.flights)))
         elif dice < 0.84 and restarts:
             await self.restart()
+        elif dice < 0.86:
+            device = random.choice(self.devices)
+            if device.number not in house.edge.bound:
+                device.fallback = random.choice(CHAINS)
+                house.dispatcher.look_again(device.number)
+        elif dice < 0.88 and house.journal.rows:
+            await house.dispatcher.recall("shop", random.choice(list(house.journal.rows)))
         else:
             await self.wait(random.choice((500, 3_500, 31_000, 120_000)))
         await house.settle_down()
+        self.check_calls()
+
+    def check_calls(self) -> None:
+        """No call waits or is made twice at a time."""
+        calls = Counter(self.under_way)
+        queues = self.house.dispatcher._executor._queues
+        for name, queue in queues.items():
+            calls.update((job.seq, name) for lane in queue._lanes.values() for job in lane.jobs)
+            calls.update((job.seq, name) for job, _ in queue._returned)
+        assert not calls or max(calls.values()) == 1, calls
+        known = self.house.dispatcher._executor._under_way
+        assert all(name in known.names(seq) for seq, name in calls)
+        held = sum(len(queue) + len(queue._returned) + queue._under_way.taken for queue in queues.values())
+        assert len(known) <= held
 
     async def recover(self) -> None:
         """All devices are away, and every notifier takes what it is given."""
@@ -128,6 +161,15 @@ class Scene:
         await self.release()
         for _ in range(8):
             await self.wait(1_200_000)
+
+    async def end(self) -> None:
+        """Nothing is remembered of what is over."""
+        await self.wait(10 * DAY_S * 1000)
+        await self.wait(500)
+        executor = self.house.dispatcher._executor
+        assert not self.house.journal.rows
+        of_deliveries = (executor._trails, executor._fetched, executor._briefs, executor._under_way)
+        assert [len(each) for each in (*of_deliveries, executor.held, executor.unsure)] == [0] * 6
 
     def check(self) -> None:
         house = self.house
@@ -146,15 +188,17 @@ class Scene:
         for queue in house.dispatcher._executor._queues.values():
             assert (len(queue), len(queue._refused), queue._under_way.taken) == (0, 0, 0)
             assert queue._held_lanes.taken == queue.lanes
+        self.check_calls()
         assert not house.journal.settled_more_than_once
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-@pytest.mark.parametrize("seed", [*range(12), 397, 519, 5121])
+@pytest.mark.parametrize("seed", [*range(12), 103, 307, 397, 519, 1092, 5121])
 async def test_whoever_can_take_a_message_has_it_in_the_end(seed: int, restarts: bool) -> None:
     scene = Scene(seed)
     for _ in range(60):
         await scene.act(restarts=restarts)
     await scene.recover()
     scene.check()
+    await scene.end()
     await scene.house.close()

@@ -76,7 +76,8 @@ def test_a_notifier_is_reopened_only_while_tries_are_left_and_none_is_asked_at_o
     for _, event, facts, decision in CASES:
         if Action.REOPEN in decision.actions:
             assert facts.tries_left
-            assert event in (Event.NOTIFIER_RETRY, Event.NOTIFIER_DEAD)
+            looks = (Event.ROUTE, Event.LOST, Event.NOTIFIER_TIMEOUT)
+            assert event in (Event.NOTIFIER_RETRY, Event.NOTIFIER_DEAD, *looks)
             assert Action.NOTIFY not in decision.actions
 
 

@@ -310,6 +310,91 @@ async def test_signed_out_account_reaches_no_notifier_not_even_a_call_that_waits
     assert house.edge.sent_to(device.number) == [taken.seq, later]
 
 
+async def test_a_notifier_whose_call_waited_while_the_account_was_signed_out_is_not_used_up(house: House) -> None:
+    device = house.directory.add(fallback=["stub"])
+    taken = house.push(device)
+    device.signed_out = True
+    await taken.done
+    await house.settle_down()
+    assert (house.state(taken.seq), len(house.stub.calls)) == (State.WAITING, 0)
+    device.signed_out = False
+    house.edge.connect(device.number)
+    house.edge.disconnect(device.number)
+    await house.settle_down()
+    assert (house.state(taken.seq), len(house.stub.calls)) == (State.NOTIFIED, 1)
+
+
+async def test_what_a_link_had_no_room_for_goes_to_a_notifier_when_the_link_is_lost() -> None:  # B4
+    house = House(window=2)
+    house.app()
+    device = house.directory.add(fallback=["stub"])
+    house.edge.connect(device.number)
+    seqs = [await house.accepted(device) for _ in range(6)]
+    house.edge.ack(device.number, seqs[0])
+    await house.settle_down()
+    house.edge.disconnect(device.number)
+    await house.settle_down()
+    assert [call.notification for call in house.stub.calls] == seqs[1:]
+    assert {house.state(seq) for seq in seqs[1:]} == {State.NOTIFIED}
+    await house.close()
+
+
+async def test_what_a_restart_left_and_a_link_had_no_room_for_goes_to_a_notifier_when_the_link_is_lost() -> None:  # B4
+    house = House(window=2)
+    house.app(fallback=["stub"])
+    device = house.directory.add(fallback=[])
+    seqs = [await house.accepted(device, ttl=86_400, ack_ms=60_000) for _ in range(5)]
+    await house.close()
+    for row in house.journal.rows.values():
+        row.delivery = row.delivery._replace(state=State.ACCEPTED)
+    device.fallback = None
+    house.start()
+    house.edge.connect(device.number)
+    await house.advance(31_000)
+    house.edge.ack(device.number, seqs[0])
+    house.edge.disconnect(device.number)
+    await house.settle_down()
+    assert {call.notification for call in house.stub.calls} == set(seqs[1:])
+    await house.close()
+
+
+async def test_a_restart_ends_nothing_as_too_many_for_its_device() -> None:
+    house = House()
+    house.app(device_per_hour=2)
+    device = house.directory.add()
+    seqs = []
+    for _ in range(3):
+        seqs += [await house.accepted(device, ttl=86_400) for _ in range(2)]
+        await house.advance(500)
+        house.clock.now_ms += 3_600_000
+    await house.close()
+    for row in house.journal.rows.values():
+        row.delivery = row.delivery._replace(state=State.ACCEPTED)
+    house.start()
+    await house.advance(31_000)
+    assert {house.state(seq) for seq in seqs} == {State.WAITING}
+    new = [await house.accepted(device) for _ in range(3)]
+    assert [house.state(seq) for seq in new] == [State.WAITING, State.WAITING, State.LIMITED]
+    await house.close()
+
+
+async def test_what_a_link_had_no_room_for_waits_for_the_device_that_is_back_at_once() -> None:
+    house = House(window=2)
+    house.app()
+    device = house.directory.add(fallback=["stub"])
+    house.edge.connect(device.number)
+    seqs = [await house.accepted(device) for _ in range(6)]
+    house.edge.disconnect(device.number)  # what is lost is told at once, and has a notifier
+    house.edge.connect(device.number)
+    await house.settle_down()
+    assert [call.notification for call in house.stub.calls] == []
+    for seq in seqs:
+        house.edge.ack(device.number, seq)
+        await house.settle_down()
+    assert {house.state(seq) for seq in seqs} == {State.ACKED}
+    await house.close()
+
+
 async def test_light_form_is_announced_and_the_body_settles_it_on_fetch(house: House) -> None:  # B2
     device = house.directory.add()
     house.edge.connect(device.number)

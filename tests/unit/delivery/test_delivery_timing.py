@@ -356,6 +356,17 @@ async def test_one_device_gets_no_more_than_its_app_allows(house: House) -> None
     assert house.edge.sent_to(device.number)[-1] == later
 
 
+async def test_a_broadcast_that_goes_to_a_notifier_does_not_count_for_its_device(house: House) -> None:
+    house.directory.apps["shop"] = msgspec.structs.replace(house.directory.apps["shop"], device_per_hour=1)
+    device = house.directory.add(fallback=["stub"])
+    for _ in range(2):
+        await house.accepted(TargetRequest(everyone=True), fallback=["stub"])
+    single, past = await house.accepted(device), await house.accepted(device)
+    await house.advance(500)
+    assert len(house.stub.calls) == 3
+    assert [house.state(seq) for seq in (single, past)] == [State.NOTIFIED, State.LIMITED]
+
+
 # --- dead addresses
 
 

@@ -105,7 +105,7 @@ class Bench:
         for _ in range(count):
             self.seq += 1
             self.lane_of[self.seq] = lane
-            out.append(self.queue.offer(Job(self.seq, 0, "lanes"), app or lane, lane))
+            out.append(self.queue.offer(Job(self.seq, "lanes"), app or lane, lane))
         return out
 
     def done(self, lane: str) -> list[NotifierResult]:

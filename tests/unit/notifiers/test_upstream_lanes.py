@@ -371,8 +371,8 @@ async def both_apns(stuck: LocalApns, fine: LocalApns, stack: AsyncExitStack) ->
     )
     stack.push_async_callback(queue.close)
     for seq in range(400):
-        app, registration, _ = load(Job(seq, 0, "apns"))
-        assert queue.offer(Job(seq, 0, "apns"), app.name, queue.lane(app, registration)) is None
+        app, registration, _ = load(Job(seq, "apns"))
+        assert queue.offer(Job(seq, "apns"), app.name, queue.lane(app, registration)) is None
     await stuck.arrived(1)
     await all_there.wait()
     assert sorted(results) == list(range(200, 400))

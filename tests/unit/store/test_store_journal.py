@@ -261,6 +261,31 @@ async def test_after_a_restart_only_notifiers_that_took_it_are_used_up(
     await store.close()
 
 
+async def test_who_took_a_message_is_known_however_long_its_history_is(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await with_app(await open_store(tmp_path, clock))
+    seq, _ = push(store, 1)
+    store.journal.set_state(seq, State.NOTIFIED, 1)
+    for _ in range(40):  # a link that comes and goes
+        store.journal.step(seq, Step(clock.now_ms, "lost", "edge"))
+        store.write_behind()
+        await store.journal.committed()
+        clock.now_ms += 1_000
+    for _ in range(70):
+        store.journal.step(seq, Step(clock.now_ms, "lost", "edge"))
+    store.journal.step(seq, Step(clock.now_ms, "notified", "apns"))
+    store.write_behind()
+    await store.journal.committed()
+    steps = store.journal.steps_of(seq)
+    assert (len(steps), steps[-1].what) == (33, "notified")
+    await store.close()
+    store = await open_store(tmp_path, clock)
+    delivery = store.journal.get(seq)
+    assert delivery is not None
+    assert delivery.hop == 1
+    await store.close()
+
+
 async def test_history_is_whole_wherever_its_lines_are(tmp_path: Path) -> None:
     clock = Clock()
     store = await with_app(await open_store(tmp_path, clock))
