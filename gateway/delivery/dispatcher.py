@@ -104,8 +104,9 @@ class Dispatcher:
         self._ready_working = False
         self._reachable: deque[int] = deque()  # at most those whose return a notifier waits for
         self._reachable_working = False
-        #: registrations that lost a link with something in flight
-        self._cut_off: dict[int, None] = {}
+        #: registrations that lost a link with something in flight, each once
+        self._cut_off: deque[int] = deque()
+        self._is_cut_off: set[int] = set()
         self._cut_off_working = False
         self._task: asyncio.Task[None] | None = None
         # Those who were connected before the restart are back by then; only then is a device "disconnected" (B4).
@@ -448,8 +449,9 @@ class Dispatcher:
             self.broadcast.on_unacked(seq, registration, spilled=spilled)
         else:
             self._executor.apply(seq, Event.SPILLED if spilled else Event.LOST)
-        if not spilled:
-            self._cut_off[registration] = None
+        if not spilled and registration not in self._is_cut_off:
+            self._is_cut_off.add(registration)
+            self._cut_off.append(registration)
             if not self._cut_off_working:
                 self._cut_off_working = True
                 self.backlog.add(self._work_cut_off())
@@ -459,21 +461,33 @@ class Dispatcher:
         try:
             looked = 0
             while self._cut_off:
-                registration = next(iter(self._cut_off))
-                del self._cut_off[registration]
+                registration = self._cut_off.popleft()
+                self._is_cut_off.remove(registration)
                 pending = () if self._edge.is_connected(registration) else self._journal.pending_of(registration)
+                looked += 1
                 for seq in pending:
-                    delivery = self._journal.get(seq)
-                    state = State.ACKED if delivery is None else delivery.state
-                    # ACCEPTED: since the start, when the device was there
-                    if state == State.ACCEPTED or (state == State.WAITING and self._executor.was_spilled(seq)):
-                        self._executor.apply(seq, Event.ROUTE)
+                    try:
+                        self._look_at_cut_off(seq)
+                    except Exception:
+                        _log.exception("cut_off_failed")  # a store that can not be read: the others have their turn
                     looked += 1
                     if looked >= SLICE:
                         looked = 0
                         yield
+                        if self._edge.is_connected(registration):
+                            break
+                if looked >= SLICE:
+                    looked = 0
+                    yield
         finally:
             self._cut_off_working = False
+
+    def _look_at_cut_off(self, seq: int) -> None:
+        delivery = self._journal.get(seq)
+        state = State.ACKED if delivery is None else delivery.state
+        # ACCEPTED: since the start, when the device was there
+        if state == State.ACCEPTED or (state == State.WAITING and self._executor.was_spilled(seq)):
+            self._executor.apply(seq, Event.ROUTE)
 
     def on_ready(self, registrations: Sequence[int], in_flight: Collection[tuple[int, int]] = ()) -> None:
         for seq, registration in in_flight:

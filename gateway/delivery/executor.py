@@ -55,6 +55,7 @@ _USES_CHAIN = frozenset(
 _CHANNEL_FIRST = frozenset((Event.ROUTE, Event.BACK, Event.LOST, Event.NOTIFIER_TIMEOUT))
 #: what sends a delivery that was not sent before
 _LOOKS = frozenset((Event.ROUTE, Event.BACK, Event.FETCH))
+_FAILED = frozenset((Event.NOTIFIER_RETRY, Event.NOTIFIER_DEAD))
 _ENDS = frozenset((Event.ACK, Event.EXPIRE, Event.RECALL, Event.REPLACE, Event.REVOKE))
 
 
@@ -233,6 +234,12 @@ class Executor:
                 tries = trail is None or trail.tries < MAX_TRIES
             else:
                 tries = trail is not None and bool(trail.later) and trail.tries < MAX_TRIES
+            is_forgotten = event in _FAILED and self._under_way.take_forgotten(delivery.seq)
+            if is_forgotten and notifier and delivery.state == State.NOTIFIED:
+                # Who failed before it was forgotten, so it is as the last of its chain: it waits. Asked at once they
+                # would go round without a pause for as long as there is no room to remember them.
+                self._trail(delivery.seq).full = ""
+                notifier, tries = "", True
         asked = delivery.seq in self._fetched
         facts = Facts(
             connected=connected,
@@ -327,8 +334,8 @@ class Executor:
         delivery = self._journal.get(seq)
         if delivery is not None:
             took = chain.count_took(self._journal.steps_of(seq))
-            hop = took + len(self._under_way.names(seq))
-            self._journal.set_state(seq, delivery.state, min(hop, delivery.hop))
+            under_way = self._under_way.note_forgotten(seq)
+            self._journal.set_state(seq, delivery.state, min(took + under_way, delivery.hop))
 
     def _arm_retry(self, seq: int, now: int, after_ms: int, *, is_spread: bool) -> None:
         """`is_spread`: what failed together is not tried together."""
@@ -424,6 +431,7 @@ class Executor:
         finally:
             if call is None:
                 self._under_way.end(*job)
+                self._under_way.tidy(job.seq)
         return call
 
     def _find_call(self, job: Job) -> Call | None:
@@ -450,6 +458,12 @@ class Executor:
         return app, registration, said_to(notification, registration.locale)
 
     def _on_notifier_result(self, job: Job, result: NotifierResult) -> None:
+        try:
+            self._hear_result(job, result)
+        finally:
+            self._under_way.tidy(job.seq)
+
+    def _hear_result(self, job: Job, result: NotifierResult) -> None:
         is_last = self._under_way.is_last(*job)
         self._under_way.end(*job)
         delivery = self._journal.get(job.seq)
@@ -466,7 +480,9 @@ class Executor:
             self._step(delivery, notification, step, self._clock(), job.notifier, result.detail)
             return
         event = Event.NOTIFIER_OK if result.ok else Event.NOTIFIER_DEAD if result.dead else Event.NOTIFIER_RETRY
-        if event is Event.NOTIFIER_RETRY:
+        if event is Event.NOTIFIER_OK:
+            self._under_way.pass_on(job.seq)
+        elif event is Event.NOTIFIER_RETRY:
             trail = self._trail(job.seq)
             if result.asked:
                 trail.full = ""

@@ -7,6 +7,7 @@ queues have calls.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -21,7 +22,7 @@ class Remembered(Generic[_V]):
     def __init__(
         self, limit: int, metrics: Metrics, kind: str, on_forgotten: Callable[[int], None] = lambda _seq: None
     ) -> None:
-        self._items: dict[int, _V] = {}
+        self._items: OrderedDict[int, _V] = OrderedDict()  # its first is at hand however many went before it
         self._limit = limit
         self._metrics = metrics
         self._kind = kind
@@ -38,8 +39,7 @@ class Remembered(Generic[_V]):
 
     def put(self, seq: int, value: _V) -> None:
         if seq not in self._items and len(self._items) >= self._limit:
-            oldest = next(iter(self._items))
-            del self._items[oldest]
+            oldest, _ = self._items.popitem(last=False)
             self._metrics.count(Metric.DELIVERY_MEMORY_EVICTED, label=self._kind)
             self._on_forgotten(oldest)
         self._items[seq] = value
@@ -90,15 +90,41 @@ class UnderWay:
 
     def __init__(self) -> None:
         self._names: dict[int, tuple[str, ...]] = {}
+        self._forgotten: set[int] = set()  # of these the trail was forgotten meanwhile
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def note_forgotten(self, seq: int) -> int:
+        """How many of its calls wait or are under way."""
+        count = len(self.names(seq))
+        if count:
+            self._forgotten.add(seq)
+        return count
+
+    def take_forgotten(self, seq: int) -> bool:
+        """Was its trail forgotten while a call was under way? Said once."""
+        if seq not in self._forgotten:
+            return False
+        self._forgotten.remove(seq)
+        return True
+
+    def tidy(self, seq: int) -> None:
+        """The result of its call is dealt with."""
+        if seq not in self._names:
+            self._forgotten.discard(seq)
 
     def names(self, seq: int) -> tuple[str, ...]:
         return tuple(filter(None, self._names.get(seq, ())))
 
     def is_last(self, seq: int, name: str) -> bool:
         return self._names.get(seq, ())[-1:] == (name,)
+
+    def pass_on(self, seq: int) -> None:
+        """It is with one whose call is over: none of these is the last."""
+        names = self._names.get(seq, ())
+        if names and names[-1]:
+            self._names[seq] = (*names, "")
 
     def begin(self, seq: int, name: str) -> None:
         self._names[seq] = (*(each for each in self.names(seq) if each != name), name)

@@ -284,9 +284,9 @@ class Feeds:
         pulled = merge(found, full, after, limit)
         if pulled.is_held:
             self._seen[kind] = max(self._seen.get(kind, 0), pulled.highest)
-        seen = self._seen.get(kind, 0)
-        low = {partition: "watermark" for partition, answer in found.items() if answer.bound < seen}
-        self._note_holds(kind, {partition: why for partition, why in low.items() if partition not in full}, found)
+        # of what had to wait before this look: a partition that is well goes on from there by the next
+        low = [partition for partition, answer in found.items() if answer.bound < wanted.seen]
+        self._note_holds(kind, dict.fromkeys((one for one in low if one not in full), "watermark"), found)
         return pulled
 
     def _note_holds(self, kind: Kind, holds: dict[int, str], answered: Iterable[int]) -> None:

@@ -376,8 +376,9 @@ def _wrong_end(story: Story, push: Push, receipt: Receipted) -> str:
 
 def acked_before_the_commit(story: Story, push: Push) -> bool:
     """Answered because of the device's ack, and its commit was cut off by a fault: over, and nothing knows of it. Not
-    so with a key, and not where it was for several."""
-    first = story.firsts.get((push.op, push.asked.wanted[0])) if push.is_single and not push.asked.key else None
+    so with a key, and not where it was for several. A scheduled one whose time has come when it is taken is as any."""
+    is_one = push.is_single or (push.asked.kind == "scheduled" and len(push.asked.wanted) == 1)
+    first = story.firsts.get((push.op, push.asked.wanted[0])) if is_one and not push.asked.key else None
     if first is None:
         return False
     acked_at = story.acked_ids.get((device_of(push.asked.wanted[0]), first[1].id), _NEVER)

@@ -45,7 +45,8 @@ class Tale:
         self.history.note(event)  # type: ignore[arg-type]
 
     def ask(self, op: str, *regs: str, **about: object) -> None:
-        self._note(Asked(op=op, kind="token", app="shop", wanted=list(regs or (ANN,)), **about))  # type: ignore[arg-type]
+        about = {"kind": "token", "app": "shop", "wanted": list(regs or (ANN,)), **about}
+        self._note(Asked(op=op, **about))  # type: ignore[arg-type]
         self._note(Tried(op=op, node="g1"))
 
     def answer(self, op: str, status: int = 201, id: str = "", **more: object) -> None:
@@ -354,9 +355,9 @@ def test_a_push_without_its_receipts_or_with_the_wrong_end_is_found(tale: Tale) 
 
 
 def test_only_an_ack_before_a_commit_that_a_fault_cut_off_explains_a_push_without_receipts(tale: Tale) -> None:
-    def story(*, key: bool = False, ack_first: bool = True, fault: bool = True) -> set[str]:
+    def story(*, key: bool = False, ack_first: bool = True, fault: bool = True, kind: str = "token") -> set[str]:
         tale = Tale()
-        tale.ask("p", key=key)
+        tale.ask("p", key=key, kind=kind, kept=kind == "scheduled")
         link = tale.link()
         if ack_first:
             tale.get(link, "p", 5)
@@ -370,6 +371,7 @@ def test_only_an_ack_before_a_commit_that_a_fault_cut_off_explains_a_push_withou
         return tale.broken
 
     assert story() == set()
+    assert story(kind="scheduled") == set()  # its time had come when it was taken
     assert story(key=True) == {"ends"}
     assert story(ack_first=False) == {"ends"}
     assert story(fault=False) == {"ends"}

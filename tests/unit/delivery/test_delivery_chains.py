@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
 
 import pytest
 from house import House
@@ -422,3 +423,58 @@ def test_names_that_are_used_up_as_the_trail_knows_them() -> None:
     assert used_up(history, 1, opened=["b", "c"]) == ["a"]  # it was dead before the trail began
     assert used_up(history, 2, ["a"], failed=["c"], opened=["a", "b"]) == ["a", "c"]  # "a" is asked again
     assert used_up(history, 1, ["d"], opened=["a", "b", "c"]) == ["d"]
+
+
+async def test_with_more_in_trouble_than_are_remembered_no_notifier_is_asked_round_and_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who failed before is forgotten then; without a pause they would take turns for as long as both are down."""
+    monkeypatch.setattr("gateway.delivery.executor.MAX_TRAILS", 100)
+    house = House()
+    delivery = house.config.delivery
+    delivery.notifier_queue = delivery.notifier_lane_queue = 50
+    delivery.notifier_concurrency = delivery.notifier_lane_concurrency = 8
+    house.start()
+    house.app()
+    asked: Counter[int] = Counter()
+
+    async def fail(app: App, registration: Registration, notification: Notification) -> NotifierResult:
+        asked[notification.seq] += 1
+        await asyncio.sleep(0)
+        return NotifierResult(ok=False, is_lanes=True)
+
+    house.stub.notify = house.other.notify = fail  # type: ignore[method-assign]
+    for _ in range(160):
+        house.push(house.directory.add(fallback=["stub", "other"]), ttl=86_400)
+    for _ in range(3_000):
+        await asyncio.sleep(0)
+    assert len(asked) == 160
+    assert max(asked.values()) <= 4
+    await house.close()
+
+
+async def test_a_notifier_that_fails_after_another_took_the_message_takes_its_recheck_not_away(house: House) -> None:
+    device = house.directory.add(fallback=["stub", "other"])
+    calls: dict[str, asyncio.Future[NotifierResult]] = {}
+
+    def hang(name: str) -> Callable[..., Awaitable[NotifierResult]]:
+        async def notify(app: App, registration: Registration, notification: Notification) -> NotifierResult:
+            calls[name] = asyncio.get_running_loop().create_future()
+            return await calls[name]
+
+        return notify
+
+    house.stub.notify, house.other.notify = hang("stub"), hang("other")  # type: ignore[method-assign]
+    seq = await house.accepted(device)
+    for _ in range(2):  # back, and away again while a call is under way: the next is asked
+        house.edge.connect(device.number)
+        await house.settle_down()
+        house.edge.disconnect(device.number)
+        await house.settle_down()
+    assert set(calls) == {"stub", "other"}
+    assert house.state(seq) == State.WAITING
+    calls["stub"].set_result(NotifierResult(ok=True))
+    await house.settle_down()
+    calls["other"].set_result(NotifierResult(ok=False))
+    await house.settle_down()
+    assert house.state(seq) == State.NOTIFIED

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from house import House
 
+from gateway.delivery.backlog import SLICE
 from gateway.delivery.executor import MAX_TRIES
 from gateway.delivery.request import TargetRequest
 from gateway.metrics import Metric
@@ -376,6 +377,39 @@ async def test_a_restart_ends_nothing_as_too_many_for_its_device() -> None:
     new = [await house.accepted(device) for _ in range(3)]
     assert [house.state(seq) for seq in new] == [State.WAITING, State.WAITING, State.LIMITED]
     await house.close()
+
+
+async def test_a_store_that_can_not_be_read_keeps_no_others_from_their_notifier_when_links_are_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    house = House(window=1)
+    house.start()
+    house.app()
+    devices = [house.directory.add(fallback=["stub"]) for _ in range(3)]
+    house.edge.connect(*(device.number for device in devices))
+    for device in devices:
+        for _ in range(2):
+            await house.accepted(device)
+    was_spilled, broken = house.dispatcher._executor.was_spilled, iter([True])
+
+    def read(seq: int) -> bool:
+        if next(broken, False):
+            raise OSError
+        return was_spilled(seq)
+
+    monkeypatch.setattr(house.dispatcher._executor, "was_spilled", read)
+    house.edge.disconnect(*(device.number for device in devices))
+    await house.settle_down()
+    assert len(house.stub.calls) == 5
+    await house.close()
+
+
+async def test_many_lost_links_are_looked_at_in_slices_also_where_nothing_is_pending(house: House) -> None:
+    for number in range(10 * SLICE):
+        house.dispatcher.on_lost(1, number, spilled=False)
+    work = house.dispatcher._work_cut_off()
+    assert sum(1 for _ in work) == 10
+    assert not house.dispatcher._is_cut_off
 
 
 async def test_what_a_link_had_no_room_for_waits_for_the_device_that_is_back_at_once() -> None:

@@ -101,12 +101,15 @@ async def test_a_partition_that_holds_a_feed_back_for_long_is_in_the_log_once_an
         fleet.wire.cut.add(2)
         with structlog.testing.capture_logs() as early:
             await http.get("/v1/receipts")
-        monkeypatch.setattr(feeds, "TELLS_HELD_S", 0.0)
-        with structlog.testing.capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs, monkeypatch.context() as patched:
+            patched.setattr(feeds, "TELLS_HELD_S", 0.0)
             await http.get("/v1/receipts", params={"wait": 0})
             await http.get("/v1/receipts", params={"wait": 0})
+            patched.undo()
             fleet.wire.cut.clear()
-            await http.get("/v1/receipts")
+            async with asyncio.timeout(60):
+                while not any(line["event"] == "feed_goes_on" for line in logs):
+                    await http.get("/v1/receipts", params={"wait": 1})
     theirs = {partition for partition, node in fleet.owners.items() if node == 2}
     assert not [line for line in early if line["event"] == "feed_held"]
     held = [line for line in logs if line["event"] == "feed_held"]
