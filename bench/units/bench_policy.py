@@ -40,7 +40,7 @@ def written_out(state: State, event: Event, facts: Facts) -> Decision:
         return Decision(State.SENT, (step, Action.SEND))
     if facts.more_notifiers:
         return Decision(State.NOTIFIED, (step, Action.NOTIFY))
-    return Decision(State.WAITING, (step,))
+    return Decision(State.WAITING, (step, Action.REOPEN, Action.ARM_RETRY) if facts.tries_left else (step,))
 
 
 def test_table(benchmark: Any) -> None:
