@@ -198,7 +198,7 @@ class Metric(Enum):
     API_TLS_CERTIFICATE_SECONDS = Spec(
         "heliograph_api_tls_certificate_seconds",
         "gauge",
-        "The same of the provider door's certificates as heliograph_tls_certificate_seconds of the device door's",
+        "Time until a certificate of the provider door ends, below 0 once it has, by configured host name",
         "certificate",
     )
     API_WATCHERS = Spec("heliograph_api_watchers", "gauge", "Receipt streams and waiting receipt requests")
